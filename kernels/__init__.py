@@ -1,0 +1,117 @@
+"""The microkernels, one a file, and their registry.
+
+Adding a kernel: one file with a description (see `emit.py`), one line in `_REGISTRY`. The order is the order
+of preference: the first one whose features Numba's target has is used.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from lowgemm import config
+from lowgemm._jit import compile_c, source_stamp, target
+from lowgemm.kernels import portable, x86_avx512vnni
+from lowgemm.kernels.emit import SIGNATURE, Kernel, microkernel_body
+
+_REGISTRY: list[Kernel] = [
+    x86_avx512vnni.KERNEL,
+    portable.KERNEL,
+]
+
+
+def all_kernels() -> tuple[Kernel, ...]:
+    """Every registered kernel, the preferred first."""
+    return tuple(_REGISTRY)
+
+
+def register(kernel: Kernel) -> Kernel:
+    """Add a kernel that is never chosen by itself (tests use this for odd tiles); returns it."""
+    if any(k.name == kernel.name for k in _REGISTRY):
+        raise ValueError(f"name: a kernel called {kernel.name!r} is registered already")
+    _REGISTRY.append(kernel)
+    return kernel
+
+
+def by_id(index: int) -> Kernel:
+    """Kernel number `index`."""
+    return _REGISTRY[index]
+
+
+def id_of(kernel: Kernel) -> int:
+    """Number of a registered kernel."""
+    return _REGISTRY.index(kernel)
+
+
+def by_name(name: str) -> Kernel:
+    """Kernel of that name.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    for kernel in _REGISTRY:
+        if kernel.name == name:
+            return kernel
+    raise ValueError(f"kernel: no kernel is called {name!r}; there are {', '.join(k.name for k in _REGISTRY)}")
+
+
+def missing_features(kernel: Kernel) -> list[str]:
+    """Features that the kernel needs and Numba's target lacks; an empty list means it runs."""
+    has = target()[1]
+    return [f for f in kernel.features if f not in has]
+
+
+def selected() -> Kernel:
+    """Kernel in use: the forced one, or the first of the registry that the target can run.
+
+    Raises
+    ------
+    ValueError
+        If the forced kernel does not exist or the target lacks its instructions.
+    """
+    return _selected(config.kernel)
+
+
+@functools.cache
+def _selected(name: str | None) -> Kernel:
+    if name is not None:
+        kernel = by_name(name)
+        missing = missing_features(kernel)
+        if missing:
+            raise ValueError(
+                f"kernel: {name!r} needs {', '.join(missing)}, which Numba's target {target()[0]!r} lacks"
+            )
+        return kernel
+    return next(k for k in _REGISTRY if not missing_features(k))
+
+
+def _make(kernel_id: int, stamp: int) -> Any:
+    @compile_c(SIGNATURE)
+    def microkernel(m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c):
+        _ = stamp
+        microkernel_body(
+            kernel_id,
+            (m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c),
+        )
+
+    return microkernel
+
+
+@functools.cache
+def microkernel(kernel: Kernel) -> Any:
+    """Compiled microkernel, a `numba.cfunc` (its contract is in `emit.py`).
+
+    Raises
+    ------
+    ValueError
+        If Numba's target lacks the kernel's instructions (compiling it would abort the process).
+    """
+    missing = missing_features(kernel)
+    if missing:
+        raise ValueError(f"kernel: {kernel.name!r} needs {', '.join(missing)}")
+    compile_own = getattr(kernel, "compile", None)
+    if compile_own is not None:
+        return compile_own(id_of(kernel), source_stamp())
+    return _make(id_of(kernel), source_stamp())

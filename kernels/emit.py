@@ -1,0 +1,318 @@
+"""From a short description to a microkernel: the framework that unrolls the tile hooks.
+
+Start reading here if you port lowgemm to another CPU, then open `x86_avx512vnni.py` for a description.
+
+Every microkernel computes, for `m` rows and `nv` adjacent packed rhs panels of `lanes` columns each,
+
+    c[r, n] = sum_k lhs[r, k] * rhs[k, n] + row_terms[r] + col_terms[n] + (c[r, n] if add_c else 0)
+
+modulo 2**32, for r < m and n < nv * lanes. `row_terms` and `col_terms` carry zero points, bias and the
+compensation for flipped signs, so that a plain int32 product is stored once and never read again.
+
+The packed panels (one group is `kr` consecutive depth steps, here 4):
+
+    lhs: panel of `mr` rows                          rhs: panel of `lanes` columns
+    group 0: r0k0 r0k1 r0k2 r0k3 | r1k0 .. r1k3 | ...    group 0: n0k0 n0k1 n0k2 n0k3 | n1k0 .. n1k3 | ...
+    group 1: r0k4 r0k5 r0k6 r0k7 | r1k4 .. r1k7 | ...    group 1: n0k4 n0k5 n0k6 n0k7 | n1k4 .. n1k7 | ...
+
+Depth is padded to whole groups with packed zeros; rows and columns beyond the matrix repeat the last valid
+one (their results are never stored).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+i1, i8, i16, i32, i64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
+
+
+def vec(ty: ir.Type, n: int) -> ir.VectorType:
+    """LLVM vector type of `n` elements."""
+    return ir.VectorType(ty, n)
+
+
+def const(ty: ir.Type, value: int) -> ir.Constant:
+    """Scalar constant, or a vector of that constant."""
+    if isinstance(ty, ir.VectorType):
+        return ir.Constant(ty, [value] * ty.count)
+    return ir.Constant(ty, value)
+
+
+def splat(builder: ir.IRBuilder, scalar: ir.Value, n: int) -> ir.Value:
+    """Vector of `n` copies of a scalar value."""
+    ty = vec(scalar.type, n)
+    first = builder.insert_element(ir.Constant(ty, ir.Undefined), scalar, const(i32, 0))
+    return builder.shuffle_vector(first, ir.Constant(ty, ir.Undefined), const(vec(i32, n), 0))
+
+
+def shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value | None, mask: list[int]) -> ir.Value:
+    """`shufflevector` with a constant mask."""
+    if b is None:
+        b = ir.Constant(a.type, ir.Undefined)
+    return builder.shuffle_vector(a, b, ir.Constant(vec(i32, len(mask)), mask))
+
+
+def load(builder: ir.IRBuilder, ty: ir.Type, address: ir.Value, align: int = 1) -> ir.Value:
+    """Load a value of type `ty` from an i8 pointer."""
+    return builder.load(builder.bitcast(address, ty.as_pointer()), align=align)
+
+
+def store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, align: int = 1) -> None:
+    """Store a value to an i8 pointer."""
+    builder.store(value, builder.bitcast(address, value.type.as_pointer()), align=align)
+
+
+def call_intrinsic(builder: ir.IRBuilder, name: str, result: ir.Type, args: list[ir.Value]) -> ir.Value:
+    """Call an LLVM intrinsic by name."""
+    fn = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(result, [a.type for a in args]), name
+    )
+    return builder.call(fn, args)
+
+
+def at(builder: ir.IRBuilder, base: ir.Value, offset: int | ir.Value) -> ir.Value:
+    """Address `base + offset` bytes."""
+    if isinstance(offset, int):
+        if offset == 0:
+            return base
+        offset = const(i64, offset)
+    return builder.gep(base, [offset])
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Description of one microkernel: five numbers and four hooks.
+
+    Attributes
+    ----------
+    name : str
+        Registry name, also the value of ``LOWGEMM_KERNEL`` that forces it.
+    features : tuple of str
+        LLVM target features that the emitted instructions need.
+    mr : int
+        Rows of a packed lhs panel, and of the main tile.
+    lanes : int
+        Columns of a packed rhs panel.
+    max_nv : int
+        Panels side by side in the main tile, which so has ``nr = max_nv * lanes`` columns.
+    kr : int
+        Consecutive depth steps packed together for each row or column.
+    lhs_type, rhs_type : str
+        ``"u8"``, ``"s8"`` or ``"s16"``: how a packed element is stored. An operand of the other 8-bit sign
+        has its top bit flipped while it is packed and its zero point moved by 128; ``"s16"`` holds either
+        sign as it is.
+    row_tiles : tuple of int
+        Heights of the tiles that are emitted, falling; the last is 1, so that every row count is covered.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    mr: int
+    lanes: int
+    max_nv: int
+    kr: int
+    lhs_type: str = "u8"
+    rhs_type: str = "s8"
+    row_tiles: tuple[int, ...] = (8, 4, 2, 1)
+    rhs_excludes_min: bool = False
+    expect: str = ""
+    tags: frozenset[str] = field(default_factory=frozenset)
+
+    layout_version: ClassVar[int] = 1
+
+    @property
+    def nr(self) -> int:
+        """Columns of the main tile."""
+        return self.lanes * self.max_nv
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of a packed element."""
+        return 2 if self.lhs_type == "s16" else 1
+
+    @property
+    def lhs_group_bytes(self) -> int:
+        """Bytes of one depth group of a packed lhs panel."""
+        return self.mr * self.kr * self.element_bytes
+
+    @property
+    def rhs_group_bytes(self) -> int:
+        """Bytes of one depth group of a packed rhs panel."""
+        return self.lanes * self.kr * self.element_bytes
+
+    # ---- hooks: a kernel overrides these four --------------------------------------------------------
+    def zero(self) -> tuple[ir.Value, ...]:
+        """Accumulator registers of one (row, panel) pair, cleared."""
+        return (const(vec(i32, self.lanes), 0),)
+
+    def load_lhs(self, builder: ir.IRBuilder, address: ir.Value) -> Any:
+        """Load one row's depth group, in the form that `product` wants (usually broadcast)."""
+        raise NotImplementedError
+
+    def load_rhs(self, builder: ir.IRBuilder, address: ir.Value) -> Any:
+        """Load one depth group of one rhs panel."""
+        raise NotImplementedError
+
+    def product(self, builder: ir.IRBuilder, acc: tuple[ir.Value, ...], lhs: Any, rhs: Any) -> tuple:
+        """Add the product of one lhs and one rhs group to the accumulators."""
+        raise NotImplementedError
+
+    def finalize(self, builder: ir.IRBuilder, acc: tuple[ir.Value, ...]) -> ir.Value:
+        """Accumulators of one (row, panel) pair as a vector of `lanes` int32."""
+        return acc[0]
+
+
+def _tile(k: Kernel, b: ir.IRBuilder, mr: int, nv: int, groups, lhs, rhs, rhs_stride, finish) -> None:
+    """Emit the depth loop of an `mr` x `nv` tile; `finish(accs)` emits what follows it."""
+    fn = b.function
+    entry = b.block
+    body = fn.append_basic_block(f"depth_{mr}x{nv}")
+    done = fn.append_basic_block(f"store_{mr}x{nv}")
+    zero = k.zero()
+    b.cbranch(b.icmp_signed(">", groups, const(i64, 0)), body, done)
+
+    b.position_at_end(body)
+    step = b.phi(i64)
+    step.add_incoming(const(i64, 0), entry)
+    phis = {}
+    for r in range(mr):
+        for v in range(nv):
+            regs = []
+            for z in zero:
+                p = b.phi(z.type)
+                p.add_incoming(z, entry)
+                regs.append(p)
+            phis[r, v] = tuple(regs)
+    lhs_at = at(b, lhs, b.mul(step, const(i64, k.lhs_group_bytes)))
+    rhs_off = b.mul(step, const(i64, k.rhs_group_bytes))
+    rhs_regs = []
+    for v in range(nv):
+        base = rhs if v == 0 else at(b, rhs, b.mul(rhs_stride, const(i64, v)))
+        rhs_regs.append(k.load_rhs(b, at(b, base, rhs_off)))
+    accs = {}
+    row_bytes = k.kr * k.element_bytes
+    for r in range(mr):
+        lhs_reg = k.load_lhs(b, at(b, lhs_at, r * row_bytes))
+        for v in range(nv):
+            accs[r, v] = k.product(b, phis[r, v], lhs_reg, rhs_regs[v])
+    nxt = b.add(step, const(i64, 1), flags=["nuw", "nsw"])
+    step.add_incoming(nxt, body)
+    for key, regs in phis.items():
+        for p, a in zip(regs, accs[key], strict=True):
+            p.add_incoming(a, body)
+    b.cbranch(b.icmp_signed("<", nxt, groups), body, done)
+
+    b.position_at_end(done)
+    final = {}
+    for key, regs in accs.items():
+        out = []
+        for z, a in zip(zero, regs, strict=True):
+            p = b.phi(z.type)
+            p.add_incoming(z, entry)
+            p.add_incoming(a, body)
+            out.append(p)
+        final[key] = tuple(out)
+    finish(final)
+
+
+def emit_microkernel(k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value]) -> None:
+    """Emit the whole microkernel: row loop, one depth loop per tile shape, stores."""
+    fn = b.function
+    end = fn.append_basic_block("end")
+    vty = vec(i32, k.lanes)
+    vbytes = 4 * k.lanes
+    m, nv, groups = args["m"], args["nv"], args["groups"]
+    ldc_bytes = b.mul(args["ldc"], const(i64, 4))
+    add_c = b.icmp_signed("!=", args["add_c"], const(i64, 0))
+
+    for n in range(k.max_nv, 0, -1):
+        here, other = fn.append_basic_block(f"nv{n}"), fn.append_basic_block(f"not_nv{n}")
+        b.cbranch(b.icmp_signed("==", nv, const(i64, n)), here, other)
+        b.position_at_end(here)
+        cols = [load(b, vty, at(b, args["col_terms"], v * vbytes), 4) for v in range(n)]
+        row_in = const(i64, 0)
+        for mr in k.row_tiles:
+            # while (m - row >= mr): one tile. Heights fall, so each of the smaller ones runs at most once
+            # where they halve; the loop form costs nothing and needs no such assumption.
+            head = fn.append_basic_block(f"rows_{mr}x{n}")
+            tile = fn.append_basic_block(f"tile_{mr}x{n}")
+            after = fn.append_basic_block(f"after_{mr}x{n}")
+            came = b.block
+            b.branch(head)
+            b.position_at_end(head)
+            row = b.phi(i64)
+            row.add_incoming(row_in, came)
+            fits = b.icmp_signed("<=", b.add(row, const(i64, mr)), m)
+            b.cbranch(fits, tile, after)
+            b.position_at_end(tile)
+            panel = b.udiv(row, const(i64, k.mr))
+            within = b.urem(row, const(i64, k.mr))
+            lhs = at(b, args["lhs"], b.mul(panel, args["lhs_stride"]))
+            lhs = at(b, lhs, b.mul(within, const(i64, k.kr * k.element_bytes)))
+            c = at(b, args["c"], b.mul(row, ldc_bytes))
+            rows = at(b, args["row_terms"], b.mul(row, const(i64, 4)))
+
+            def finish(accs, mr=mr, n=n, cols=cols, c=c, rows=rows):
+                plain = fn.append_basic_block(f"plain_{mr}x{n}")
+                adding = fn.append_basic_block(f"adding_{mr}x{n}")
+                joined = fn.append_basic_block(f"joined_{mr}x{n}")
+                values = {}
+                for r in range(mr):
+                    term = splat(b, load(b, i32, at(b, rows, 4 * r), 4), k.lanes)
+                    for v in range(n):
+                        x = k.finalize(b, accs[r, v])
+                        values[r, v] = b.add(x, b.add(term, cols[v]))
+                b.cbranch(add_c, adding, plain)
+                for block, adds in ((plain, False), (adding, True)):
+                    b.position_at_end(block)
+                    for r in range(mr):
+                        c_row = at(b, c, b.mul(ldc_bytes, const(i64, r)))
+                        for v in range(n):
+                            dst = at(b, c_row, v * vbytes)
+                            x = values[r, v]
+                            if adds:
+                                x = b.add(x, load(b, vty, dst, 4))
+                            store(b, x, dst, 4)
+                    b.branch(joined)
+                b.position_at_end(joined)
+
+            _tile(k, b, mr, n, groups, lhs, args["rhs"], args["rhs_stride"], finish)
+            nxt = b.add(row, const(i64, mr))
+            row.add_incoming(nxt, b.block)
+            b.branch(head)
+            b.position_at_end(after)
+            row_in = row
+        b.branch(end)
+        b.position_at_end(other)
+    b.branch(end)
+    b.position_at_end(end)
+
+
+ARGUMENTS = (
+    "m", "nv", "groups", "lhs", "lhs_stride", "rhs", "rhs_stride",
+    "c", "ldc", "row_terms", "col_terms", "add_c",
+)  # fmt: skip
+POINTERS = frozenset({"lhs", "rhs", "c", "row_terms", "col_terms"})
+#: Signature of every microkernel: pointers as void*, everything else a 64-bit integer.
+SIGNATURE = types.void(*(types.voidptr if a in POINTERS else types.intp for a in ARGUMENTS))
+
+
+@intrinsic(prefer_literal=True)
+def microkernel_body(typingctx, kernel_id, args):
+    """Body of the microkernel number `kernel_id` of the registry."""
+    from lowgemm.kernels import by_id
+
+    kernel = by_id(kernel_id.literal_value)
+
+    def codegen(context, builder, signature, values):
+        items = cgutils.unpack_tuple(builder, values[1])
+        emit_microkernel(kernel, builder, dict(zip(ARGUMENTS, items, strict=True)))
+        return context.get_dummy_value()
+
+    return types.void(kernel_id, args), codegen

@@ -1,0 +1,102 @@
+"""The portable kernel: plain Numba loops, no vector IR, runs wherever Numba does.
+
+    acc[n] += lhs[r, 2g] * rhs[2g, n] + lhs[r, 2g + 1] * rhs[2g + 1, n]      16-bit values -> int32
+
+Packed elements are 16 bits wide, two of them a word, so that the column loop is shifts, multiplications and
+additions of whole words, which LLVM vectorises with whatever the target has. It is also the template of the
+test-only kernels with odd tiles: every number of the description is free here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lowgemm._jit import compile_c
+from lowgemm.kernels.emit import SIGNATURE, Kernel
+from lowgemm.memory import load_i32, load_s8, load_u8, offset, store_32
+
+
+@dataclass(frozen=True)
+class Portable(Kernel):
+    """A kernel that is a Python function instead of tile hooks."""
+
+    def compile(self, kernel_id: int, stamp: int) -> Any:
+        """Compile the loops for this description's numbers."""
+        if self.element_bytes == 2:
+            return _make_words(self.mr, self.lanes, self.max_nv, self.kr, stamp)
+        unsigned = self.lhs_type == "u8", self.rhs_type == "u8"
+        return _make_bytes(self.mr, self.lanes, self.max_nv, self.kr, *unsigned, stamp)
+
+
+def _make_words(mr: int, lanes: int, max_nv: int, kr: int, stamp: int) -> Any:
+    nr, words = lanes * max_nv, kr // 2
+
+    @compile_c(SIGNATURE)
+    def portable(m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c):
+        _ = stamp
+        acc = np.empty(nr, np.int32)
+        for r in range(m):
+            acc[:] = 0
+            row = offset(lhs, r // mr * lhs_stride + r % mr * (2 * kr))
+            for v in range(nv):
+                panel = offset(rhs, v * rhs_stride)
+                for g in range(groups):
+                    for w in range(words):
+                        x = np.int32(load_i32(row, g * (mr * words) + w))
+                        x0, x1 = np.int32(x << 16) >> 16, x >> 16
+                        group = offset(panel, (g * (lanes * words) + w) * 4)
+                        for i in range(lanes):
+                            y = np.int32(load_i32(group, i * words))
+                            acc[v * lanes + i] += x0 * (np.int32(y << 16) >> 16) + x1 * (y >> 16)
+            for i in range(nv * lanes):
+                value = acc[i] + load_i32(row_terms, r) + load_i32(col_terms, i)
+                if add_c:
+                    value += load_i32(c, r * ldc + i)
+                store_32(c, r * ldc + i, value)
+
+    return portable
+
+
+def _make_bytes(
+    mr: int, lanes: int, max_nv: int, kr: int, lhs_unsigned: bool, rhs_unsigned: bool, stamp: int
+) -> Any:
+    """Loops for 8-bit packed elements; only the test-only kernels use them."""
+
+    @compile_c(SIGNATURE)
+    def portable(m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c):
+        _ = stamp
+        for r in range(m):
+            row = offset(lhs, r // mr * lhs_stride + r % mr * kr)
+            for i in range(nv * lanes):
+                col = offset(rhs, i // lanes * rhs_stride + i % lanes * kr)
+                acc = load_i32(row_terms, r) + load_i32(col_terms, i)
+                if add_c:
+                    acc += load_i32(c, r * ldc + i)
+                for g in range(groups):
+                    for k in range(kr):
+                        x = load_s8(row, g * (mr * kr) + k)
+                        y = load_s8(col, g * (lanes * kr) + k)
+                        if lhs_unsigned:
+                            x = load_u8(row, g * (mr * kr) + k)
+                        if rhs_unsigned:
+                            y = load_u8(col, g * (lanes * kr) + k)
+                        acc += x * y
+                store_32(c, r * ldc + i, acc)
+
+    return portable
+
+
+KERNEL = Portable(
+    name="portable",
+    features=(),
+    mr=4,
+    lanes=16,
+    max_nv=2,
+    kr=2,
+    lhs_type="s16",
+    rhs_type="s16",
+    row_tiles=(1,),
+)

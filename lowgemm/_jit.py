@@ -1,0 +1,87 @@
+"""How lowgemm talks to Numba: the target, the cache stamp, and calls through function pointers.
+
+Every piece of machine code that touches matrix memory (a microkernel, a packing routine, an output stage)
+is a `numba.cfunc` with pointer arguments. The tile loop in `compute.py` only does integer arithmetic on
+addresses and calls these pieces through `call_address`. So there is one tile loop to compile, whatever the
+kernel and whatever the output pipeline, and each piece is compiled at most once and cached on disk by itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+intp = types.intp
+ptr = types.voidptr
+
+
+@functools.cache
+def source_stamp() -> int:
+    """Number that changes with any source file of lowgemm, with Numba and with llvmlite.
+
+    Numba's disk cache notices a change in the file of the cached function only, not in what that function
+    calls or in an intrinsic's emitter. Each cached function captures this number, which makes it part of the
+    cache key: an upgraded lowgemm can never be served yesterday's machine code.
+    """
+    digest = hashlib.sha256()
+    here = pathlib.Path(__file__).parent
+    import lowgemm.kernels  # its files lie in another folder when the package is installed for editing
+
+    folders = [here, here / "output", pathlib.Path(lowgemm.kernels.__file__).parent]
+    for folder in folders:
+        for path in sorted(folder.glob("*.py")):
+            digest.update(path.name.encode())
+            digest.update(path.read_bytes())
+    digest.update(f"{numba.__version__} {llvmlite.__version__}".encode())
+    return int.from_bytes(digest.digest()[:7], "little")
+
+
+@functools.cache
+def target() -> tuple[str, frozenset[str]]:
+    """Name and features of the CPU that Numba compiles for (not of the one it runs on).
+
+    `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` change it; an instruction outside this set makes LLVM abort the
+    process, so kernels are chosen by this and by nothing else.
+    """
+    from numba.core.registry import cpu_target
+
+    _, name, features = cpu_target.target_context.codegen().magic_tuple()
+    if name != "" and not features:
+        features = ""
+    return name, frozenset(f[1:] for f in features.split(",") if f.startswith("+"))
+
+
+def compile_c(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """`numba.cfunc` with lowgemm's options: cached on disk, no Python objects inside."""
+    return numba.cfunc(signature, nopython=True, cache=True)
+
+
+@intrinsic
+def call_address(typingctx, address, args):
+    """Call the C function at `address` (int64) with the tuple `args`; returns nothing.
+
+    Integers of the tuple are passed as they are: on every supported ABI a pointer-sized integer and a pointer
+    travel in the same register, and the callee declares the pointers as such. Nothing is loaded or stored
+    through them on this side (LLVM 22 can miscompile memory access by `inttoptr` arithmetic).
+    """
+    sig = types.void(address, args)
+
+    def codegen(context, builder, signature, values):
+        addr, tup = values
+        items = cgutils.unpack_tuple(builder, tup)
+        fnty = ir.FunctionType(ir.VoidType(), [i.type for i in items])
+        fn = builder.inttoptr(addr, fnty.as_pointer())
+        builder.call(fn, items)
+        return context.get_dummy_value()
+
+    return sig, codegen

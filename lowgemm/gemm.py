@@ -1,0 +1,242 @@
+"""The front door: check the arguments, plan, run. Start reading here.
+
+    gemm.py -> plan.py -> packing.py -> compute.py (-> kernels/) -> output/routines.py
+
+`reference.py` says what the result is; everything else is about getting it fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numba
+import numpy as np
+
+from lowgemm import kernels, overflow_check, reference
+from lowgemm.arguments import as_num_threads, as_operand, as_zero_point, check_out
+from lowgemm.output.stages import check_pipeline
+from lowgemm.packed import PackedRhs, repacked
+from lowgemm.plan import Operand, Plan
+
+_INT32 = np.dtype(np.int32)
+
+
+class _Call:
+    """One checked call: operands as stacks of matrices, zero points, stages, and where the result goes."""
+
+    def __init__(
+        self,
+        lhs: Any,
+        rhs: Any,
+        lhs_zero_point: Any,
+        rhs_zero_point: Any,
+        output: Any,
+        out: Any,
+        accumulate: bool,
+        num_threads: Any,
+        overflow: str,
+    ) -> None:
+        self.lhs = as_operand(lhs, "lhs")
+        self.rhs = rhs if isinstance(rhs, PackedRhs) else as_operand(rhs, "rhs")
+        lhs_vector = self.lhs.ndim == 1
+        rhs_vector = self.rhs.ndim == 1
+        if lhs_vector:
+            self.lhs = self.lhs[None, :]
+        if rhs_vector:
+            self.rhs = self.rhs[:, None]
+        self.m, self.depth = self.lhs.shape[-2:]
+        rhs_depth, self.n = self.rhs.shape[-2:]
+        if self.depth != rhs_depth:
+            raise ValueError(f"rhs: expected depth {self.depth} to match lhs, got {rhs_depth}")
+        try:
+            self.batch_shape = np.broadcast_shapes(self.lhs.shape[:-2], self.rhs.shape[:-2])
+        except ValueError:
+            raise ValueError(
+                f"rhs: batch dimensions {self.rhs.shape[:-2]} do not broadcast with lhs {self.lhs.shape[:-2]}"
+            ) from None
+        self.lhs_zero = as_zero_point(lhs_zero_point, "lhs_zero_point", self.m, "lhs row")
+        self.rhs_zero = as_zero_point(rhs_zero_point, "rhs_zero_point", self.n, "rhs column")
+        self.stages, self.result = check_pipeline(output, self.m, self.n)
+        self.num_threads = as_num_threads(num_threads)
+        if not isinstance(accumulate, (bool, np.bool_)):
+            raise TypeError(f"accumulate: expected a bool, got {type(accumulate).__name__}")
+        self.accumulate = bool(accumulate)
+        if self.accumulate and out is None:
+            raise ValueError("accumulate: expected out= to add to")
+        if self.accumulate and self.stages:
+            raise ValueError("accumulate: expected no output stages (it adds int32 products)")
+        if overflow not in ("wrap", "raise"):
+            raise ValueError(f"overflow: expected 'wrap' or 'raise', got {overflow!r}")
+        matrix = (() if lhs_vector else (self.m,)) + (() if rhs_vector else (self.n,))
+        shape = self.batch_shape + matrix
+        if out is not None:
+            inputs = {"lhs": self.lhs}
+            if not isinstance(self.rhs, PackedRhs):
+                inputs["rhs"] = self.rhs
+            self.out = check_out(out, shape, self.result, inputs)
+        if overflow == "raise":
+            overflow_check.require_no_wrap(self.lhs, self.rhs, self.lhs_zero, self.rhs_zero)
+        if out is None:
+            self.out = np.empty(shape, dtype=self.result)
+        # The result as a stack of matrices: the dropped axes of vectors come back with length 1.
+        full = self.out
+        if lhs_vector:
+            full = full[..., None, :] if not rhs_vector else full[..., None]
+        if rhs_vector:
+            full = full[..., None]
+        self.matrices = full
+
+    @property
+    def batch(self) -> int:
+        """Number of products."""
+        return int(np.prod(self.batch_shape, dtype=np.int64))
+
+    def plan(self, kernel: kernels.Kernel) -> Plan:
+        """Plan for a kernel."""
+        packed = isinstance(self.rhs, PackedRhs)
+        return Plan(
+            kernel,
+            Operand((self.m, self.depth), self.lhs.strides[-2:], self.lhs.dtype.kind),
+            Operand(
+                (self.depth, self.n), (0, 0) if packed else self.rhs.strides[-2:], self.rhs.dtype.kind
+            ),
+            batch=self.batch,
+            slots=self.rhs.slots if packed else _slots(self.rhs),
+            packed=packed,
+            lhs_zero=self.lhs_zero,
+            rhs_zero=self.rhs_zero,
+            output=self.stages,
+            result=self.result,
+            out_strides=self.matrices.strides[-2:],
+            accumulate=self.accumulate,
+            num_threads=self.num_threads,
+        )
+
+    def run(self) -> np.ndarray:
+        """Compute into `out` and return it."""
+        if self.out.size == 0:
+            return self.out
+        if numba.config.DISABLE_JIT:
+            rhs = self.rhs.to_array() if isinstance(self.rhs, PackedRhs) else self.rhs
+            self.matrices[...] = reference.gemm(
+                self.lhs,
+                rhs,
+                lhs_zero_point=self.lhs_zero,
+                rhs_zero_point=self.rhs_zero,
+                output=list(self.stages) or None,
+                out=self.matrices.copy() if self.accumulate else None,
+                accumulate=self.accumulate,
+            )
+            return self.out
+        kernel = kernels.selected()
+        if isinstance(self.rhs, PackedRhs):
+            rhs = repacked(self.rhs, kernel)
+            panels, sums = rhs.addresses()
+            slot_of = np.arange(rhs.slots).reshape(rhs.shape[:-2])
+        else:
+            rhs, sums = self.rhs, None
+            distinct = rhs[_distinct(rhs)]
+            panels = _addresses(distinct, distinct.shape[:-2])
+            slot_of = np.arange(panels.size).reshape(distinct.shape[:-2])
+        slots = np.broadcast_to(slot_of, self.batch_shape).ravel()
+        self.plan(kernel).run(
+            _addresses(self.lhs, self.batch_shape), panels, sums, slots, _addresses(self.matrices, self.batch_shape)
+        )
+        return self.out
+
+
+def _distinct(a: np.ndarray) -> tuple[Any, ...]:
+    """Index that drops the repetitions of broadcast batch dimensions (stride 0)."""
+    return tuple(slice(0, 1) if stride == 0 else slice(None) for stride in a.strides[:-2])
+
+
+def _slots(a: np.ndarray) -> int:
+    return int(np.prod(a[_distinct(a)].shape[:-2], dtype=np.int64))
+
+
+def _addresses(a: np.ndarray, batch_shape: tuple[int, ...]) -> np.ndarray:
+    """Address of each matrix of a stack broadcast to `batch_shape`, flat, in C order."""
+    total = np.zeros((), dtype=np.int64)
+    lead = a.ndim - 2
+    for axis, size in enumerate(batch_shape):
+        mine = axis - (len(batch_shape) - lead)
+        stride = a.strides[mine] if mine >= 0 and a.shape[mine] != 1 else 0
+        total = total[..., None] + np.arange(size, dtype=np.int64) * stride
+    return total.ravel() + a.__array_interface__["data"][0]
+
+
+def gemm(
+    lhs: Any,
+    rhs: Any,
+    *,
+    lhs_zero_point: Any = 0,
+    rhs_zero_point: Any = 0,
+    output: Sequence[Any] | Any | None = None,
+    out: np.ndarray | None = None,
+    accumulate: bool = False,
+    num_threads: int | None = None,
+    overflow: str = "wrap",
+) -> np.ndarray:
+    """Multiply 8-bit integer matrices exactly.
+
+    Computes ``sum_k (lhs[..., i, k] - lhs_zero_point[i]) * (rhs[..., k, j] - rhs_zero_point[j])`` in int32 modulo
+    2**32 and puts it through the `output` stages.
+
+    Parameters
+    ----------
+    lhs : array_like of uint8 or int8, shape (..., m, depth) or (depth,)
+        Left operand, any strides.
+    rhs : array_like of uint8 or int8, shape (..., depth, n) or (depth,), or PackedRhs
+        Right operand, any strides, or the result of `pack_rhs`. Leading dimensions broadcast, and vectors are
+        treated, as in `numpy.matmul`.
+    lhs_zero_point : int or array_like of int, shape (m,)
+        Subtracted from `lhs`, one for all or one for each row. Any int32.
+    rhs_zero_point : int or array_like of int, shape (n,)
+        Subtracted from `rhs`, one for all or one for each column. Any int32.
+    output : stage or sequence of stages, optional
+        Output pipeline (`lowgemm.BiasAddition`, ...), applied to each tile of the result while it is in cache.
+        Without it, the int32 sums are the result.
+    out : ndarray, optional
+        Array to write the result to: the result's shape and dtype, any strides, no overlap with the inputs.
+    accumulate : bool
+        Add the int32 product to `out` instead of replacing it.
+    num_threads : int, optional
+        Upper bound on threads; the default is Numba's setting. Small products use one.
+    overflow : {"wrap", "raise"}
+        What happens when an int32 sum could pass 2**31 - 1. It cannot below a depth of 33,025 (uint8 by uint8),
+        65,793 (uint8 by int8) or 131,071 (int8 by int8) without zero points. "raise" looks at the data only
+        when dtypes, zero points and depth leave it open.
+
+    Returns
+    -------
+    ndarray, shape (..., m, n)
+        int32, or the dtype of the output pipeline. `out` if that was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message names it, and `out` is untouched.
+    OverflowError
+        With ``overflow="raise"``.
+
+    Notes
+    -----
+    The equation and the name of each part are those of gemmlowp (its docs ``low-precision.md`` and
+    ``output.md``), except that gemmlowp adds its offsets and lowgemm subtracts zero points.
+
+    Examples
+    --------
+    >>> import numpy as np, lowgemm
+    >>> lhs = np.array([[1, 2], [255, 0]], dtype=np.uint8)
+    >>> rhs = np.array([[-1, 1], [100, -128]], dtype=np.int8)
+    >>> lowgemm.gemm(lhs, rhs)
+    array([[ 199, -255],
+           [-255,  255]], dtype=int32)
+    >>> lowgemm.gemm(lhs, rhs, lhs_zero_point=1, output=[lowgemm.SaturatingCast(np.uint8)])
+    array([[100,   0],
+           [  0, 255]], dtype=uint8)
+    """
+    return _Call(
+        lhs, rhs, lhs_zero_point, rhs_zero_point, output, out, accumulate, num_threads, overflow
+    ).run()

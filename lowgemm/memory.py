@@ -1,0 +1,105 @@
+"""Memory access through raw pointers, for use inside Numba code: the only module that loads or stores by address.
+
+All take a real pointer (`numba.types.voidptr`) and use `getelementptr`; an address that was computed as an
+integer is never dereferenced in the function that computed it.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_void = types.voidptr
+_i8, _i64 = ir.IntType(8), ir.IntType(64)
+
+
+def _element(builder: ir.IRBuilder, base: ir.Value, index: ir.Value, ty: ir.Type) -> ir.Value:
+    return builder.gep(builder.bitcast(base, ty.as_pointer()), [index])
+
+
+def _loader(bits: int, signed: bool):
+    ty = ir.IntType(bits)
+
+    def load(typingctx, base, index):
+        def codegen(context, builder, signature, values):
+            x = builder.load(_element(builder, values[0], values[1], ty), align=bits // 8)
+            if bits == 64:
+                return x
+            return builder.sext(x, _i64) if signed else builder.zext(x, _i64)
+
+        return types.int64(_void, types.intp), codegen
+
+    return load
+
+
+def _storer(bits: int):
+    ty = ir.IntType(bits)
+
+    def store(typingctx, base, index, value):
+        def codegen(context, builder, signature, values):
+            builder.store(
+                builder.trunc(values[2], ty) if bits < 64 else values[2],
+                _element(builder, values[0], values[1], ty),
+                align=bits // 8,
+            )
+            return context.get_dummy_value()
+
+        return types.void(_void, types.intp, types.int64), codegen
+
+    return store
+
+
+#: ``load_x(base, index) -> int64``; ``store_x(base, index, value)`` keeps the low bits of an int64.
+load_u8 = intrinsic(_loader(8, False))
+load_s8 = intrinsic(_loader(8, True))
+load_i32 = intrinsic(_loader(32, True))
+load_i64 = intrinsic(_loader(64, True))
+store_8 = intrinsic(_storer(8))
+store_16 = intrinsic(_storer(16))
+store_32 = intrinsic(_storer(32))
+
+
+@intrinsic
+def offset(typingctx, base, count):
+    """Pointer `count` bytes after `base`."""
+
+    def codegen(context, builder, signature, values):
+        return builder.gep(values[0], [values[1]])
+
+    return _void(_void, types.intp), codegen
+
+
+@intrinsic
+def pointer_at(typingctx, base, index):
+    """Element `index` of an array of pointers at `base`."""
+
+    def codegen(context, builder, signature, values):
+        return builder.load(_element(builder, values[0], values[1], _i8.as_pointer()))
+
+    return _void(_void, types.intp), codegen
+
+
+@intrinsic(prefer_literal=True)
+def stack(typingctx, size):
+    """Pointer to `size` (a constant) bytes on the stack, 64-byte aligned."""
+    count = size.literal_value
+
+    def codegen(context, builder, signature, values):
+        slot = cgutils.alloca_once(builder, ir.ArrayType(_i8, count))
+        slot.align = 64
+        return builder.bitcast(slot, _i8.as_pointer())
+
+    return _void(size), codegen
+
+
+@intrinsic
+def fetch_add(typingctx, array, index, amount):
+    """Atomically add to an element of an int64 array; returns what it held before."""
+
+    def codegen(context, builder, signature, values):
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        return builder.atomic_rmw("add", builder.gep(data, [values[1]]), values[2], "monotonic")
+
+    return types.int64(array, types.intp, types.int64), codegen

@@ -1,0 +1,148 @@
+"""From a list of stages to the routines that run on each tile.
+
+A leading `BiasAddition` costs nothing: it is added to the row or column terms that the kernel adds anyway
+(int32 addition wraps, so the order does not matter). Adjacent clamps, and a clamp before a saturating cast,
+are merged into the bounds of the store.
+
+Next file to open: `routines.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lowgemm.output import stages as st
+from lowgemm.output.routines import INT32_MAX, INT32_MIN, routine
+
+
+@dataclass
+class Program:
+    """Compiled form of a pipeline for one problem size.
+
+    Attributes
+    ----------
+    steps : list of (routine name, list of int)
+        Routines in order with their parameters; the last stores.
+    col_bias, row_bias : ndarray of int32 or None
+        Bias folded into the column or row terms.
+    direct : bool
+        Nothing but the int32 store is left: the kernel may write to the result itself.
+    keep : list
+        Arrays whose addresses the parameters hold.
+    """
+
+    steps: list[tuple[str, list[int]]] = field(default_factory=list)
+    col_bias: np.ndarray | None = None
+    row_bias: np.ndarray | None = None
+    direct: bool = False
+    keep: list[Any] = field(default_factory=list)
+
+    def table(self) -> list[int]:
+        """Flat list of routine address, parameter address, ..., as `compute.py` reads it."""
+        flat: list[int] = []
+        for name, values in self.steps:
+            params = np.array(values, dtype=np.int64)
+            self.keep.append(params)
+            flat += [routine(name).address, params.ctypes.data]
+        return flat
+
+
+def _steps(axis: int, value: np.ndarray) -> tuple[int, int]:
+    """Row and column step of a parameter: a scalar, or one for each row (axis 0) or column (axis 1)."""
+    if value.ndim == 0:
+        return 0, 0
+    return (1, 0) if axis == 0 else (0, 1)
+
+
+def compile_pipeline(
+    output: tuple[Any, ...], result: np.dtype, *, accumulate: bool = False, bilinear: list[Any] | None = None
+) -> Program:
+    """Choose the routines for checked `output` stages.
+
+    Parameters
+    ----------
+    output : tuple of stages
+        As returned by `check_pipeline`.
+    result : dtype
+        Element type that is stored.
+    accumulate : bool
+        Add to what `out` holds (int32 without stages only).
+    bilinear : list of two int32 arrays or None
+        Zero points of the lhs (one per row) and rhs (one per column) where a kernel's additive terms cannot
+        express them.
+    """
+    program = Program()
+    todo = list(output)
+
+    def vector(value: Any) -> np.ndarray:
+        a = np.ascontiguousarray(value, dtype=np.int32)
+        program.keep.append(a)
+        return a
+
+    def push(name: str, *params: Any) -> None:
+        program.steps.append((name, [p.ctypes.data if isinstance(p, np.ndarray) else int(p) for p in params]))
+
+    while todo and isinstance(todo[0], st.BiasAddition):
+        stage = todo[0]
+        side = "row_bias" if stage.axis == 0 else "col_bias"
+        if getattr(program, side) is not None:
+            break
+        setattr(program, side, vector(stage.bias))
+        todo.pop(0)
+    if bilinear is not None:
+        push("bilinear", *(vector(z) for z in bilinear))
+    lo, hi = INT32_MIN, INT32_MAX
+    truncating = False
+
+    def flush() -> None:
+        nonlocal lo, hi
+        if (lo, hi) != (INT32_MIN, INT32_MAX):
+            push("clamp", lo, hi)
+            lo, hi = INT32_MIN, INT32_MAX
+
+    for stage in todo:
+        if isinstance(stage, st.Clamp):
+            # min(max(x, lo), hi) after another: again of that form
+            lo, hi = min(max(lo, stage.min), stage.max), min(max(hi, stage.min), stage.max)
+        elif isinstance(stage, st.SaturatingCast):
+            info = np.iinfo(stage.dtype)
+            lo, hi = (int(min(max(v, info.min), info.max)) for v in (lo, hi))
+        elif isinstance(stage, st.TruncatingCast):
+            truncating = True
+            flush()
+        else:
+            flush()
+            _push_stage(stage, push, vector)
+    size = result.itemsize * 8
+    program.direct = not program.steps and size == 32 and (lo, hi) == (INT32_MIN, INT32_MAX)
+    if size == 32:
+        flush()
+        push("store32", 0, 0, accumulate)
+    elif truncating:
+        push(f"store{size}", INT32_MIN, INT32_MAX, 0)
+    else:
+        push(f"store{size}", lo, hi, 0)
+    return program
+
+
+def _push_stage(stage: Any, push: Any, vector: Any) -> None:
+    if isinstance(stage, st.BiasAddition):
+        push("bias", vector(stage.bias), *_steps(stage.axis, np.asarray(stage.bias)))
+    elif isinstance(stage, (st.ScaleInt32ByFixedPointAndExponent, st.QuantizeDownInt32ByFixedPoint)):
+        if isinstance(stage, st.QuantizeDownInt32ByFixedPoint):
+            exponent, axis = -np.asarray(stage.shift), 1
+        else:
+            exponent, axis = np.asarray(stage.exponent), stage.axis
+        multiplier, exponent = np.broadcast_arrays(np.asarray(stage.multiplier), exponent)
+        push(
+            "scale", vector(multiplier), vector(np.maximum(exponent, 0)), vector(np.maximum(-exponent, 0)),
+            *_steps(axis, multiplier), stage.offset_after_shift,
+        )  # fmt: skip
+    elif isinstance(stage, st.QuantizeDownInt32ToUint8Scale):
+        offsets, mults = np.broadcast_arrays(np.asarray(stage.offset), np.asarray(stage.mult_int))
+        push("legacy_scale", vector(offsets), vector(mults), *_steps(stage.axis, offsets), stage.shift)
+    else:
+        raise TypeError(f"output: no routine for {type(stage).__name__}")

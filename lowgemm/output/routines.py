@@ -1,0 +1,193 @@
+"""What happens to a finished tile: one C routine for each kind of output stage.
+
+Every routine has the same signature,
+
+    routine(tile, ld, rows, cols, row, col, params, row_sums, col_factors, out, out_row_stride, out_col_stride)
+
+and works on the `rows` x `cols` int32 tile at `tile` (row stride `ld` elements) whose corner is element
+(`row`, `col`) of the result. All but the last rewrite the tile in place; the last stores it to `out`. The tile
+is in L1, so a pipeline is fused into the tile loop without being compiled as one function: any list of standard
+stages runs on what `warmup` has compiled, and a user's own stage is one more routine. `pipeline.py` chooses
+the routines and merges neighbours (fixed-point scale, clamp and cast are one pass).
+
+`params` points to int64 numbers, addresses among them. A parameter that may be per tensor, row or column is
+read at ``(row + r) * row_step + (col + c) * col_step``.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numba
+from numba import types
+
+from lowgemm._jit import compile_c, source_stamp
+from lowgemm.memory import load_i32, load_i64, offset, pointer_at, store_8, store_16, store_32
+
+_p, _n = types.voidptr, types.intp
+SIGNATURE = types.void(_p, _n, _n, _n, _n, _n, _p, _p, _p, _p, _n, _n)
+
+INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+
+
+# ---- scalar definitions, in int64, without branches so that LLVM vectorises the loops around them -----------
+@numba.njit(inline="always")
+def wrap32(x):
+    """Reduce to int32 modulo 2**32."""
+    return (x << 32) >> 32
+
+
+@numba.njit(inline="always")
+def fixed_point(x, multiplier, left, right, round_up):
+    """RDP(SRDHM(saturate(x << left), multiplier), right); `round_up` is 2**right >> 1."""
+    y = min(max(x << left, INT32_MIN), INT32_MAX)
+    y = min((y * multiplier + (1 << 30)) >> 31, INT32_MAX)
+    away = (y >> 63) & -(right > 0)
+    return (y + round_up + away) >> right
+
+
+@numba.njit(inline="always")
+def rounding_divide(x, right, round_up):
+    """RDP(x, right): nearest, ties away from zero."""
+    return (x + round_up + ((x >> 63) & -(right > 0))) >> right
+
+
+# ---- in-place stages --------------------------------------------------------------------------------------
+def _make_bilinear(stamp: int):
+    @compile_c(SIGNATURE)
+    def bilinear(tile, ld, rows, cols, row, col, params, row_sums, col_factors, out, out_rs, out_cs):
+        """Zero points that differ by row or column: += lz[r] * (depth * rz[c] - col_sum[c]) - row_sum[r] * rz[c]."""
+        _ = stamp
+        lhs_zeros, rhs_zeros = pointer_at(params, 0), pointer_at(params, 1)
+        for r in range(rows):
+            line = offset(tile, 4 * r * ld)
+            lz, total = load_i32(lhs_zeros, row + r), load_i32(row_sums, r)
+            for c in range(cols):
+                x = load_i32(line, c) + lz * load_i32(col_factors, c) - total * load_i32(rhs_zeros, col + c)
+                store_32(line, c, x)
+
+    return bilinear
+
+
+def _make_bias(stamp: int):
+    @compile_c(SIGNATURE)
+    def bias(tile, ld, rows, cols, row, col, params, row_sums, col_factors, out, out_rs, out_cs):
+        """x + bias, wrapping. params: address, row step, column step."""
+        _ = stamp
+        values, row_step, col_step = pointer_at(params, 0), load_i64(params, 1), load_i64(params, 2)
+        for r in range(rows):
+            line = offset(tile, 4 * r * ld)
+            mine = offset(values, 4 * ((row + r) * row_step + col * col_step))
+            for c in range(cols):
+                store_32(line, c, load_i32(line, c) + load_i32(mine, c * col_step))
+
+    return bias
+
+
+def _make_clamp(stamp: int):
+    @compile_c(SIGNATURE)
+    def clamp(tile, ld, rows, cols, row, col, params, row_sums, col_factors, out, out_rs, out_cs):
+        """min(max(x, lo), hi). params: lo, hi."""
+        _ = stamp
+        lo, hi = load_i64(params, 0), load_i64(params, 1)
+        for r in range(rows):
+            line = offset(tile, 4 * r * ld)
+            for c in range(cols):
+                store_32(line, c, min(max(load_i32(line, c), lo), hi))
+
+    return clamp
+
+
+def _make_scale(stamp: int):
+    @compile_c(SIGNATURE)
+    def scale(tile, ld, rows, cols, row, col, params, row_sums, col_factors, out, out_rs, out_cs):
+        """Fixed-point scale plus offset. params: multipliers, left shifts, right shifts, row step, column step, offset."""
+        _ = stamp
+        multipliers, lefts, rights = pointer_at(params, 0), pointer_at(params, 1), pointer_at(params, 2)
+        row_step, col_step, after = load_i64(params, 3), load_i64(params, 4), load_i64(params, 5)
+        for r in range(rows):
+            line = offset(tile, 4 * r * ld)
+            i = (row + r) * row_step + col * col_step
+            if col_step == 0:
+                m, left, right = load_i32(multipliers, i), load_i32(lefts, i), load_i32(rights, i)
+                round_up = (1 << right) >> 1
+                for c in range(cols):
+                    x = fixed_point(load_i32(line, c), m, left, right, round_up)
+                    store_32(line, c, x + after)
+            else:
+                for c in range(cols):
+                    m, left, right = load_i32(multipliers, i + c), load_i32(lefts, i + c), load_i32(rights, i + c)
+                    x = fixed_point(load_i32(line, c), m, left, right, (1 << right) >> 1)
+                    store_32(line, c, x + after)
+
+    return scale
+
+
+def _make_legacy_scale(stamp: int):
+    @compile_c(SIGNATURE)
+    def legacy_scale(tile, ld, rows, cols, row, col, params, row_sums, col_factors, out, out_rs, out_cs):
+        """RDP((x + offset) * mult, shift). params: offsets, multipliers, row step, column step, shift."""
+        _ = stamp
+        offsets, mults = pointer_at(params, 0), pointer_at(params, 1)
+        row_step, col_step, shift = load_i64(params, 2), load_i64(params, 3), load_i64(params, 4)
+        round_up = (1 << shift) >> 1
+        for r in range(rows):
+            line = offset(tile, 4 * r * ld)
+            i = (row + r) * row_step + col * col_step
+            for c in range(cols):
+                j = i + c * col_step
+                x = wrap32(load_i32(line, c) + load_i32(offsets, j))
+                store_32(line, c, rounding_divide(wrap32(x * load_i32(mults, j)), shift, round_up))
+
+    return legacy_scale
+
+
+# ---- last stages: store -----------------------------------------------------------------------------------
+def _make_store(bits: int, stamp: int):
+    @compile_c(SIGNATURE)
+    def store(tile, ld, rows, cols, row, col, params, row_sums, col_factors, out, out_rs, out_cs):
+        """Clamp to [lo, hi] and keep the low `bits`. params: lo, hi, accumulate (32 bits only)."""
+        _ = stamp
+        lo, hi, accumulate = load_i64(params, 0), load_i64(params, 1), load_i64(params, 2)
+        for r in range(rows):
+            line, to = offset(tile, 4 * r * ld), offset(out, r * out_rs)
+            if bits == 32:
+                for c in range(cols):
+                    x = load_i32(line, c)
+                    here = offset(to, c * out_cs)
+                    if accumulate:
+                        x += load_i32(here, 0)
+                    store_32(here, 0, x)
+            elif bits == 16:
+                for c in range(cols):
+                    store_16(offset(to, c * out_cs), 0, min(max(load_i32(line, c), lo), hi))
+            elif out_cs == 1:
+                for c in range(cols):
+                    store_8(to, c, min(max(load_i32(line, c), lo), hi))
+            else:
+                for c in range(cols):
+                    store_8(to, c * out_cs, min(max(load_i32(line, c), lo), hi))
+
+    return store
+
+
+_FACTORIES = {
+    "bilinear": _make_bilinear,
+    "bias": _make_bias,
+    "clamp": _make_clamp,
+    "scale": _make_scale,
+    "legacy_scale": _make_legacy_scale,
+    "store32": functools.partial(_make_store, 32),
+    "store16": functools.partial(_make_store, 16),
+    "store8": functools.partial(_make_store, 8),
+}
+
+
+@functools.cache
+def routine(kind: str) -> Any:
+    """Compiled routine of one kind (see `KINDS`)."""
+    return _FACTORIES[kind](source_stamp())
+
+
+KINDS = tuple(_FACTORIES)
