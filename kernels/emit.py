@@ -168,13 +168,26 @@ class Kernel:
         return acc[0]
 
 
-def _tile(k: Kernel, b: ir.IRBuilder, mr: int, nv: int, groups, lhs, rhs, rhs_stride, finish) -> None:
+def _prefetch_c(b: ir.IRBuilder, c: ir.Value, ldc_bytes: ir.Value, mr: int, row_bytes: int) -> None:
+    """Ask for the lines of the result before the depth loop hides the wait."""
+    void = ir.VoidType()
+    for r in range(mr):
+        row = at(b, c, b.mul(ldc_bytes, const(i64, r)))
+        for line in range(0, row_bytes, 64):
+            write, keep, data = const(i32, 1), const(i32, 3), const(i32, 1)
+            call_intrinsic(b, "llvm.prefetch.p0", void, [at(b, row, line), write, keep, data])
+
+
+def _tile(
+    k: Kernel, b: ir.IRBuilder, mr: int, nv: int, groups, lhs, rhs, rhs_stride, c, ldc_bytes, finish
+) -> None:
     """Emit the depth loop of an `mr` x `nv` tile; `finish(accs)` emits what follows it."""
     fn = b.function
     entry = b.block
     body = fn.append_basic_block(f"depth_{mr}x{nv}")
     done = fn.append_basic_block(f"store_{mr}x{nv}")
     zero = k.zero()
+    _prefetch_c(b, c, ldc_bytes, mr, 4 * k.lanes * nv)
     b.cbranch(b.icmp_signed(">", groups, const(i64, 0)), body, done)
 
     b.position_at_end(body)
@@ -282,7 +295,7 @@ def emit_microkernel(k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value]) -> N
                     b.branch(joined)
                 b.position_at_end(joined)
 
-            _tile(k, b, mr, n, groups, lhs, args["rhs"], args["rhs_stride"], finish)
+            _tile(k, b, mr, n, groups, lhs, args["rhs"], args["rhs_stride"], c, ldc_bytes, finish)
             nxt = b.add(row, const(i64, mr))
             row.add_incoming(nxt, b.block)
             b.branch(head)

@@ -13,13 +13,15 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm import kernels, overflow_check, reference
+from lowgemm import config, kernels, overflow_check, reference
 from lowgemm.arguments import as_num_threads, as_operand, as_zero_point, check_out
 from lowgemm.output.stages import check_pipeline
 from lowgemm.packed import PackedRhs, repacked
 from lowgemm.plan import Operand, Plan
+from lowgemm.repeat import PlannedGemm, Seen, stages_key
 
-_INT32 = np.dtype(np.int32)
+_INT32_MIN, _INT32_MAX = -(2**31), 2**31 - 1
+_plans, _calls = Seen(), Seen()
 
 
 class _Call:
@@ -93,57 +95,68 @@ class _Call:
         return int(np.prod(self.batch_shape, dtype=np.int64))
 
     def plan(self, kernel: kernels.Kernel) -> Plan:
-        """Plan for a kernel."""
+        """Plan for a kernel, the one of an earlier call of the same kind if there was one."""
         packed = isinstance(self.rhs, PackedRhs)
-        return Plan(
-            kernel,
-            Operand((self.m, self.depth), self.lhs.strides[-2:], self.lhs.dtype.kind),
-            Operand(
-                (self.depth, self.n), (0, 0) if packed else self.rhs.strides[-2:], self.rhs.dtype.kind
-            ),
-            batch=self.batch,
-            slots=self.rhs.slots if packed else _slots(self.rhs),
-            packed=packed,
-            lhs_zero=self.lhs_zero,
-            rhs_zero=self.rhs_zero,
-            output=self.stages,
-            result=self.result,
-            out_strides=self.matrices.strides[-2:],
-            accumulate=self.accumulate,
-            num_threads=self.num_threads,
+        lhs = Operand((self.m, self.depth), self.lhs.strides[-2:], self.lhs.dtype.kind)
+        rhs = Operand(
+            (self.depth, self.n), (0, 0) if packed else self.rhs.strides[-2:], self.rhs.dtype.kind
         )
+        options = {
+            "result": self.result,
+            "out_strides": self.matrices.strides[-2:],
+            "batch": self.batch,
+            "slots": self.rhs.slots if packed else _slots(self.rhs),
+            "packed": packed,
+            "bilinear": isinstance(self.lhs_zero, np.ndarray) or isinstance(self.rhs_zero, np.ndarray),
+            "accumulate": self.accumulate,
+            "num_threads": self.num_threads,
+        }
+        key = (kernel.name, lhs, rhs, *options.values(), stages_key(self.stages))
+        plan = _plans.get(key)
+        if plan is None or not plan.serves():
+            plan = Plan(kernel, lhs, rhs, output=self.stages, **options)
+            _plans.add(key, plan)
+        return plan
 
-    def run(self) -> np.ndarray:
-        """Compute into `out` and return it."""
+    def run(self) -> Plan | None:
+        """Compute into `out`; returns the plan that did it."""
         if self.out.size == 0:
-            return self.out
+            return None
         if numba.config.DISABLE_JIT:
-            rhs = self.rhs.to_array() if isinstance(self.rhs, PackedRhs) else self.rhs
-            self.matrices[...] = reference.gemm(
-                self.lhs,
-                rhs,
-                lhs_zero_point=self.lhs_zero,
-                rhs_zero_point=self.rhs_zero,
-                output=list(self.stages) or None,
-                out=self.matrices.copy() if self.accumulate else None,
-                accumulate=self.accumulate,
-            )
-            return self.out
+            self._run_reference()
+            return None
         kernel = kernels.selected()
         if isinstance(self.rhs, PackedRhs):
-            rhs = repacked(self.rhs, kernel)
-            panels, sums = rhs.addresses()
-            slot_of = np.arange(rhs.slots).reshape(rhs.shape[:-2])
+            self.rhs = repacked(self.rhs, kernel)
+            panels, sums = self.rhs.addresses()
+            slot_of = np.arange(self.rhs.slots).reshape(self.rhs.shape[:-2])
         else:
-            rhs, sums = self.rhs, None
-            distinct = rhs[_distinct(rhs)]
-            panels = _addresses(distinct, distinct.shape[:-2])
+            distinct = self.rhs[_distinct(self.rhs)]
+            panels, sums = _addresses(distinct, distinct.shape[:-2]), None
             slot_of = np.arange(panels.size).reshape(distinct.shape[:-2])
-        slots = np.broadcast_to(slot_of, self.batch_shape).ravel()
-        self.plan(kernel).run(
-            _addresses(self.lhs, self.batch_shape), panels, sums, slots, _addresses(self.matrices, self.batch_shape)
+        plan = self.plan(kernel)
+        plan.run(
+            _addresses(self.lhs, self.batch_shape),
+            panels,
+            sums,
+            np.broadcast_to(slot_of, self.batch_shape).ravel(),
+            _addresses(self.matrices, self.batch_shape),
+            self.lhs_zero,
+            self.rhs_zero,
         )
-        return self.out
+        return plan
+
+    def _run_reference(self) -> None:
+        """NUMBA_DISABLE_JIT=1: intrinsics cannot run, the definition can."""
+        self.matrices[...] = reference.gemm(
+            self.lhs,
+            self.rhs.to_array() if isinstance(self.rhs, PackedRhs) else self.rhs,
+            lhs_zero_point=self.lhs_zero,
+            rhs_zero_point=self.rhs_zero,
+            output=list(self.stages) or None,
+            out=self.matrices.copy() if self.accumulate else None,
+            accumulate=self.accumulate,
+        )
 
 
 def _distinct(a: np.ndarray) -> tuple[Any, ...]:
@@ -237,6 +250,85 @@ def gemm(
     array([[100,   0],
            [  0, 255]], dtype=uint8)
     """
-    return _Call(
-        lhs, rhs, lhs_zero_point, rhs_zero_point, output, out, accumulate, num_threads, overflow
-    ).run()
+    key = None
+    if type(lhs) is np.ndarray and (out is None or type(out) is np.ndarray):
+        plain = type(lhs_zero_point) is int and type(rhs_zero_point) is int and overflow == "wrap"
+        if plain and accumulate is False and (num_threads is None or type(num_threads) is int):
+            if type(rhs) is np.ndarray:
+                strides = rhs.strides
+            else:
+                strides, plain = None, type(rhs) is PackedRhs
+            if plain:
+                place = None if out is None else (out.shape, out.strides, out.dtype)
+                key = (
+                    lhs.shape, lhs.strides, lhs.dtype, rhs.shape, strides, rhs.dtype, place,
+                    None if output is None else stages_key(output), num_threads, config.kernel,
+                )  # fmt: skip
+                seen = _calls.get(key)
+                if (
+                    seen is not None
+                    and seen.plan.serves()
+                    and _INT32_MIN <= lhs_zero_point <= _INT32_MAX
+                    and _INT32_MIN <= rhs_zero_point <= _INT32_MAX
+                    and (strides is not None or rhs.kernel == seen.plan.kernel.name)
+                    and (out is None or _still_fits(out, lhs, rhs))
+                ):
+                    return seen.run(lhs, rhs, out, lhs_zero_point, rhs_zero_point)
+    call = _Call(lhs, rhs, lhs_zero_point, rhs_zero_point, output, out, accumulate, num_threads, overflow)
+    plan = call.run()
+    if key is not None and plan is not None and lhs.ndim == 2 and len(rhs.shape) == 2:
+        _calls.add(key, PlannedGemm(plan, lhs, rhs))
+    return call.out
+
+
+def _still_fits(out: np.ndarray, lhs: np.ndarray, rhs: np.ndarray | PackedRhs) -> bool:
+    """The checks of `out` that do not follow from its shape, strides and dtype."""
+    flags = out.flags
+    if not (flags.writeable and flags.aligned) or np.may_share_memory(out, lhs):
+        return False
+    return type(rhs) is PackedRhs or not np.may_share_memory(out, rhs)
+
+
+def plan(
+    lhs: np.ndarray,
+    rhs: np.ndarray | PackedRhs,
+    *,
+    output: Sequence[Any] | Any | None = None,
+    num_threads: int | None = None,
+) -> PlannedGemm:
+    """Plan a product once, for calls at the least cost.
+
+    Parameters
+    ----------
+    lhs : ndarray of uint8 or int8, shape (m, depth)
+        An operand of the shape, strides and dtype of those to come (its values do not matter).
+    rhs : ndarray of uint8 or int8, shape (depth, n), or PackedRhs
+        Likewise.
+    output, num_threads
+        As in `gemm`.
+
+    Returns
+    -------
+    PlannedGemm
+        ``planned(lhs, rhs, out=None, *, lhs_zero_point=0, rhs_zero_point=0)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np, lowgemm
+    >>> x, w = np.ones((2, 3), np.uint8), np.full((3, 2), 5, np.int8)
+    >>> planned = lowgemm.plan(x, w)
+    >>> planned(x, w)
+    array([[15, 15],
+           [15, 15]], dtype=int32)
+    """
+    call = _Call(lhs, rhs, 0, 0, output, None, False, num_threads, "wrap")
+    if type(lhs) is not np.ndarray or lhs.ndim != 2 or call.rhs is not rhs or len(rhs.shape) != 2:
+        raise ValueError("lhs, rhs: expected two matrices (NumPy arrays, or a PackedRhs)")
+    if isinstance(rhs, PackedRhs) and rhs.kernel != kernels.selected().name:
+        raise ValueError(f"rhs: expected panels of kernel {kernels.selected().name!r}, got {rhs.kernel!r}")
+    return PlannedGemm(call.plan(kernels.selected()), lhs, rhs)

@@ -103,3 +103,24 @@ def fetch_add(typingctx, array, index, amount):
         return builder.atomic_rmw("add", builder.gep(data, [values[1]]), values[2], "monotonic")
 
     return types.int64(array, types.intp, types.int64), codegen
+
+
+@intrinsic
+def address(typingctx, array):
+    """Pointer to an array's first element."""
+
+    def codegen(context, builder, signature, values):
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        return builder.bitcast(data, _i8.as_pointer())
+
+    return _void(array), codegen
+
+
+@intrinsic
+def as_address(typingctx, pointer):
+    """Pointer as an integer, to hand on to `call_address`."""
+
+    def codegen(context, builder, signature, values):
+        return builder.ptrtoint(values[0], _i64)
+
+    return types.intp(_void), codegen

@@ -37,42 +37,54 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+def settings() -> tuple[int | None, int]:
+    """Thread settings that a plan depends on."""
+    return config.num_threads, numba.get_num_threads()
+
+
+def worth_threads(requested: int | None, macs: int) -> bool:
+    """Whether the settings matter at all for a product of `macs` multiply-accumulates."""
+    return requested != 1 and macs >= 2 * MACS_PER_THREAD
+
+
 def choose_threads(requested: int | None, macs: int) -> int:
     """Number of threads for a product of `macs` multiply-accumulates.
 
     Never more than asked for, than `config.num_threads`, than Numba's own setting, or than pays.
     """
-    limit = requested if requested is not None else config.num_threads
-    if limit == 1 or macs < 2 * MACS_PER_THREAD:
+    if not worth_threads(requested, macs):
         return 1
-    available = numba.get_num_threads()
+    configured, available = settings()
+    limit = requested if requested is not None else configured
     wanted = available if limit is None else min(limit, available)
     return max(1, min(wanted, macs // MACS_PER_THREAD))
 
 
-def run(p: np.ndarray, jobs: np.ndarray, batch: np.ndarray) -> None:
+def run(p: np.ndarray, s: np.ndarray, jobs: np.ndarray, batch: np.ndarray) -> None:
     """Run a plan on ``p[WORKERS]`` threads."""
     global _launched
+    serial = compute.serial_driver()
     if p[compute.WORKERS] == 1:
-        compute.serial_driver()(p, jobs, batch)
+        serial(p, s, jobs, batch)
         return
     if _forked:
         _warn_forked()
-        compute.serial_driver()(p, jobs, batch)
+        # One worker does all blocks: they are handed out by a counter, not by worker number.
+        serial(p, s, jobs, batch)
         return
     driver = compute.parallel_driver()
     if _launched and numba.threading_layer() != "workqueue":
-        driver(p, jobs, batch)
+        driver(p, s, jobs, batch)
         return
     # The layer's name is known only once it runs; until then treat it as the one that cannot be shared.
     if _busy.acquire(blocking=False):
         try:
             _launched = True
-            driver(p, jobs, batch)
+            driver(p, s, jobs, batch)
         finally:
             _busy.release()
     else:
-        compute.serial_driver()(p, jobs, batch)
+        serial(p, s, jobs, batch)
 
 
 _warned = False

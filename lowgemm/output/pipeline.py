@@ -58,7 +58,7 @@ def _steps(axis: int, value: np.ndarray) -> tuple[int, int]:
 
 
 def compile_pipeline(
-    output: tuple[Any, ...], result: np.dtype, *, accumulate: bool = False, bilinear: list[Any] | None = None
+    output: tuple[Any, ...], result: np.dtype, *, accumulate: bool = False, bilinear: bool = False
 ) -> Program:
     """Choose the routines for checked `output` stages.
 
@@ -70,9 +70,8 @@ def compile_pipeline(
         Element type that is stored.
     accumulate : bool
         Add to what `out` holds (int32 without stages only).
-    bilinear : list of two int32 arrays or None
-        Zero points of the lhs (one per row) and rhs (one per column) where a kernel's additive terms cannot
-        express them.
+    bilinear : bool
+        Zero points differ by row or column, which the kernel's additive terms cannot express.
     """
     program = Program()
     todo = list(output)
@@ -92,8 +91,8 @@ def compile_pipeline(
             break
         setattr(program, side, vector(stage.bias))
         todo.pop(0)
-    if bilinear is not None:
-        push("bilinear", *(vector(z) for z in bilinear))
+    if bilinear:
+        push("bilinear")
     lo, hi = INT32_MIN, INT32_MAX
     truncating = False
 

@@ -2,7 +2,8 @@
 
 Every routine has the same signature,
 
-    routine(tile, ld, rows, cols, row, col, params, row_sums, col_factors, out, out_row_stride, out_col_stride)
+    routine(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lhs_zeros, rhs_zeros,
+            out, out_row_stride, out_col_stride)
 
 and works on the `rows` x `cols` int32 tile at `tile` (row stride `ld` elements) whose corner is element
 (`row`, `col`) of the result. All but the last rewrite the tile in place; the last stores it to `out`. The tile
@@ -26,7 +27,7 @@ from lowgemm._jit import compile_c, source_stamp
 from lowgemm.memory import load_i32, load_i64, offset, pointer_at, store_8, store_16, store_32
 
 _p, _n = types.voidptr, types.intp
-SIGNATURE = types.void(_p, _n, _n, _n, _n, _n, _p, _p, _p, _p, _n, _n)
+SIGNATURE = types.void(_p, _n, _n, _n, _n, _n, _p, _p, _p, _p, _p, _p, _n, _n)
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
@@ -56,15 +57,14 @@ def rounding_divide(x, right, round_up):
 # ---- in-place stages --------------------------------------------------------------------------------------
 def _make_bilinear(stamp: int):
     @compile_c(SIGNATURE)
-    def bilinear(tile, ld, rows, cols, row, col, params, row_sums, col_factors, out, out_rs, out_cs):
+    def bilinear(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
         """Zero points that differ by row or column: += lz[r] * (depth * rz[c] - col_sum[c]) - row_sum[r] * rz[c]."""
         _ = stamp
-        lhs_zeros, rhs_zeros = pointer_at(params, 0), pointer_at(params, 1)
         for r in range(rows):
             line = offset(tile, 4 * r * ld)
-            lz, total = load_i32(lhs_zeros, row + r), load_i32(row_sums, r)
+            lz, total = load_i32(lzs, r), load_i32(row_sums, r)
             for c in range(cols):
-                x = load_i32(line, c) + lz * load_i32(col_factors, c) - total * load_i32(rhs_zeros, col + c)
+                x = load_i32(line, c) + lz * load_i32(col_factors, c) - total * load_i32(rzs, c)
                 store_32(line, c, x)
 
     return bilinear
@@ -72,7 +72,7 @@ def _make_bilinear(stamp: int):
 
 def _make_bias(stamp: int):
     @compile_c(SIGNATURE)
-    def bias(tile, ld, rows, cols, row, col, params, row_sums, col_factors, out, out_rs, out_cs):
+    def bias(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
         """x + bias, wrapping. params: address, row step, column step."""
         _ = stamp
         values, row_step, col_step = pointer_at(params, 0), load_i64(params, 1), load_i64(params, 2)
@@ -87,7 +87,7 @@ def _make_bias(stamp: int):
 
 def _make_clamp(stamp: int):
     @compile_c(SIGNATURE)
-    def clamp(tile, ld, rows, cols, row, col, params, row_sums, col_factors, out, out_rs, out_cs):
+    def clamp(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
         """min(max(x, lo), hi). params: lo, hi."""
         _ = stamp
         lo, hi = load_i64(params, 0), load_i64(params, 1)
@@ -101,7 +101,7 @@ def _make_clamp(stamp: int):
 
 def _make_scale(stamp: int):
     @compile_c(SIGNATURE)
-    def scale(tile, ld, rows, cols, row, col, params, row_sums, col_factors, out, out_rs, out_cs):
+    def scale(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
         """Fixed-point scale plus offset. params: multipliers, left shifts, right shifts, row step, column step, offset."""
         _ = stamp
         multipliers, lefts, rights = pointer_at(params, 0), pointer_at(params, 1), pointer_at(params, 2)
@@ -126,7 +126,7 @@ def _make_scale(stamp: int):
 
 def _make_legacy_scale(stamp: int):
     @compile_c(SIGNATURE)
-    def legacy_scale(tile, ld, rows, cols, row, col, params, row_sums, col_factors, out, out_rs, out_cs):
+    def legacy_scale(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
         """RDP((x + offset) * mult, shift). params: offsets, multipliers, row step, column step, shift."""
         _ = stamp
         offsets, mults = pointer_at(params, 0), pointer_at(params, 1)
@@ -146,7 +146,7 @@ def _make_legacy_scale(stamp: int):
 # ---- last stages: store -----------------------------------------------------------------------------------
 def _make_store(bits: int, stamp: int):
     @compile_c(SIGNATURE)
-    def store(tile, ld, rows, cols, row, col, params, row_sums, col_factors, out, out_rs, out_cs):
+    def store(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
         """Clamp to [lo, hi] and keep the low `bits`. params: lo, hi, accumulate (32 bits only)."""
         _ = stamp
         lo, hi, accumulate = load_i64(params, 0), load_i64(params, 1), load_i64(params, 2)

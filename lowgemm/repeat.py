@@ -1,0 +1,149 @@
+"""Calls of a kind that was seen before: everything is checked and planned already.
+
+A 32-cubed product computes for half a microsecond; checking its arguments takes twenty. So `gemm` looks its
+arguments up by shape, strides and dtype first, and a hit runs a `PlannedGemm`, which `plan` also gives to the
+user directly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lowgemm.packed import PackedRhs
+from lowgemm.plan import Plan
+
+_INT32_MIN, _INT32_MAX = -(2**31), 2**31 - 1
+_empty, _uint8 = np.empty, np.uint8
+
+
+class PlannedGemm:
+    """A planned product of two matrices, made by `lowgemm.plan`.
+
+    Call it with operands of the planned shapes, strides and dtypes.
+    """
+
+    __slots__ = ("_dtypes", "_packed", "_shape", "_shapes", "_strides", "_views", "plan")
+
+    def __init__(self, plan: Plan, lhs: np.ndarray, rhs: np.ndarray | PackedRhs) -> None:
+        self.plan = plan
+        self._packed = isinstance(rhs, PackedRhs)
+        self._shapes, self._dtypes = (lhs.shape, rhs.shape), (lhs.dtype, rhs.dtype)
+        self._strides = (lhs.strides, None if self._packed else rhs.strides)
+        self._views = tuple(d == np.int8 for d in self._dtypes)
+        self._shape = (plan.m, plan.n)
+
+    def __repr__(self) -> str:
+        p = self.plan
+        return f"PlannedGemm({p.m}x{p.depth}x{p.n} -> {p.result}, kernel={p.kernel.name!r}, threads={p.threads})"
+
+    def run(self, lhs, rhs, out, lhs_zero: int, rhs_zero: int) -> np.ndarray:
+        """Multiply arguments that are known to fit."""
+        plan = self.plan
+        if out is None:
+            out = _empty(self._shape, plan.result)
+        if plan.threads == 1:
+            left_signed, right_signed = self._views
+            left = lhs.view(_uint8) if left_signed else lhs
+            if self._packed:
+                right, sums = rhs.panel_matrix, rhs.sums_address
+            else:
+                right, sums = (rhs.view(_uint8) if right_signed else rhs), 0
+            try:
+                plan.run_single(left, right, sums, out, lhs_zero, rhs_zero)
+                return out
+            except TypeError:  # a read-only operand is another type to Numba; go by addresses
+                pass
+        if self._packed:
+            panels, sums = rhs.addresses()
+        else:
+            panels, sums = rhs.ctypes.data, None
+        plan.run(lhs.ctypes.data, panels, sums, 0, out.ctypes.data, lhs_zero, rhs_zero)
+        return out
+
+    def __call__(
+        self,
+        lhs: np.ndarray,
+        rhs: np.ndarray | PackedRhs,
+        out: np.ndarray | None = None,
+        *,
+        lhs_zero_point: int = 0,
+        rhs_zero_point: int = 0,
+    ) -> np.ndarray:
+        """Multiply.
+
+        Parameters
+        ----------
+        lhs, rhs : ndarray or PackedRhs
+            Operands of the planned shapes, strides and dtypes.
+        out : ndarray, optional
+            C-contiguous result array.
+        lhs_zero_point, rhs_zero_point : int
+            As in `gemm`.
+
+        Returns
+        -------
+        ndarray
+            The result.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not what was planned.
+        """
+        if type(lhs) is not np.ndarray or lhs.dtype is not self._dtypes[0] or lhs.shape != self._shapes[0]:
+            raise TypeError(f"lhs: expected a {self._dtypes[0]} array of shape {self._shapes[0]}, as planned")
+        if lhs.strides != self._strides[0]:
+            raise ValueError(f"lhs: expected strides {self._strides[0]}, as planned, got {lhs.strides}")
+        if self._packed:
+            if type(rhs) is not PackedRhs or rhs.shape != self._shapes[1] or rhs.dtype != self._dtypes[1]:
+                raise TypeError(f"rhs: expected a PackedRhs of shape {self._shapes[1]}, as planned")
+            if rhs.kernel != self.plan.kernel.name:
+                raise ValueError(f"rhs: expected panels of kernel {self.plan.kernel.name!r}, as planned")
+        else:
+            if type(rhs) is not np.ndarray or rhs.dtype is not self._dtypes[1] or rhs.shape != self._shapes[1]:
+                raise TypeError(f"rhs: expected a {self._dtypes[1]} array of shape {self._shapes[1]}")
+            if rhs.strides != self._strides[1]:
+                raise ValueError(f"rhs: expected strides {self._strides[1]}, as planned, got {rhs.strides}")
+        if not (_INT32_MIN <= lhs_zero_point <= _INT32_MAX):
+            raise ValueError(f"lhs_zero_point: expected an int32 value, got {lhs_zero_point}")
+        if not (_INT32_MIN <= rhs_zero_point <= _INT32_MAX):
+            raise ValueError(f"rhs_zero_point: expected an int32 value, got {rhs_zero_point}")
+        if out is not None:
+            self._check_out(out, lhs, rhs)
+        return self.run(lhs, rhs, out, lhs_zero_point, rhs_zero_point)
+
+    def _check_out(self, out: Any, lhs: np.ndarray, rhs: Any) -> None:
+        from lowgemm.arguments import check_out
+
+        inputs = {"lhs": lhs} if self._packed else {"lhs": lhs, "rhs": rhs}
+        check_out(out, self._shape, self.plan.result, inputs)
+        if not out.flags.c_contiguous:
+            raise ValueError("out: expected a C-contiguous array (plan with out= for other strides)")
+
+
+class Seen:
+    """Bounded memory of what was planned."""
+
+    #: Kinds of call remembered; at about 4 KB each. A program with more shapes than this replans some.
+    LIMIT = 512
+
+    def __init__(self) -> None:
+        self._entries: dict[Any, Any] = {}
+        self.get = self._entries.get
+
+    def add(self, key: Any, entry: Any) -> None:
+        """Remember; forgets everything when full, which is simpler than order and as good for few shapes."""
+        if len(self._entries) >= self.LIMIT:
+            self._entries.clear()
+        self._entries[key] = entry
+
+
+def stages_key(output: Any) -> Any:
+    """Identity of a pipeline: stages are immutable, and a remembered plan keeps them alive."""
+    if output is None:
+        return None
+    if type(output) is list or type(output) is tuple:
+        return tuple(map(id, output))
+    return id(output)
