@@ -1,0 +1,40 @@
+"""Exact low-precision matrix multiplication for NumPy.
+
+Start with `gemm`; `pack_rhs` and `plan` make repeated products cheaper, `explain` says what happens.
+"""
+
+from lowgemm import config
+from lowgemm._version import __version__
+from lowgemm.gemm import gemm, plan
+from lowgemm.output.requantizing import requantize
+from lowgemm.output.stages import (
+    BiasAddition,
+    Clamp,
+    QuantizeDownInt32ByFixedPoint,
+    QuantizeDownInt32ToUint8Scale,
+    SaturatingCast,
+    ScaleInt32ByFixedPointAndExponent,
+    Stage,
+    Tanh,
+    TruncatingCast,
+)
+from lowgemm.packed import PackedRhs, pack_rhs
+
+__all__ = [
+    "BiasAddition",
+    "Clamp",
+    "PackedRhs",
+    "QuantizeDownInt32ByFixedPoint",
+    "QuantizeDownInt32ToUint8Scale",
+    "SaturatingCast",
+    "ScaleInt32ByFixedPointAndExponent",
+    "Stage",
+    "Tanh",
+    "TruncatingCast",
+    "__version__",
+    "config",
+    "gemm",
+    "pack_rhs",
+    "plan",
+    "requantize",
+]

@@ -37,7 +37,7 @@ def source_stamp() -> int:
     here = pathlib.Path(__file__).parent
     import lowgemm.kernels  # its files lie in another folder when the package is installed for editing
 
-    folders = [here, here / "output", pathlib.Path(lowgemm.kernels.__file__).parent]
+    folders = [here, here / "fixedpoint", here / "output", pathlib.Path(lowgemm.kernels.__file__).parent]
     for folder in folders:
         for path in sorted(folder.glob("*.py")):
             digest.update(path.name.encode())

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm import reference
 from lowgemm.output import stages as st
 from lowgemm.output.routines import INT32_MAX, INT32_MIN, routine
 
@@ -58,7 +59,12 @@ def _steps(axis: int, value: np.ndarray) -> tuple[int, int]:
 
 
 def compile_pipeline(
-    output: tuple[Any, ...], result: np.dtype, *, accumulate: bool = False, bilinear: bool = False
+    output: tuple[Any, ...],
+    result: np.dtype,
+    *,
+    accumulate: bool = False,
+    bilinear: bool = False,
+    fold_bias: bool = True,
 ) -> Program:
     """Choose the routines for checked `output` stages.
 
@@ -72,6 +78,8 @@ def compile_pipeline(
         Add to what `out` holds (int32 without stages only).
     bilinear : bool
         Zero points differ by row or column, which the kernel's additive terms cannot express.
+    fold_bias : bool
+        Let the kernel add a leading bias.
     """
     program = Program()
     todo = list(output)
@@ -84,7 +92,7 @@ def compile_pipeline(
     def push(name: str, *params: Any) -> None:
         program.steps.append((name, [p.ctypes.data if isinstance(p, np.ndarray) else int(p) for p in params]))
 
-    while todo and isinstance(todo[0], st.BiasAddition):
+    while fold_bias and todo and isinstance(todo[0], st.BiasAddition):
         stage = todo[0]
         side = "row_bias" if stage.axis == 0 else "col_bias"
         if getattr(program, side) is not None:
@@ -143,5 +151,7 @@ def _push_stage(stage: Any, push: Any, vector: Any) -> None:
     elif isinstance(stage, st.QuantizeDownInt32ToUint8Scale):
         offsets, mults = np.broadcast_arrays(np.asarray(stage.offset), np.asarray(stage.mult_int))
         push("legacy_scale", vector(offsets), vector(mults), *_steps(stage.axis, offsets), stage.shift)
+    elif isinstance(stage, st.Tanh):
+        push("tanh", stage.real_zero, stage.real_amplitude, *reference.tanh_constants(stage.real_amplitude))
     else:
         raise TypeError(f"output: no routine for {type(stage).__name__}")

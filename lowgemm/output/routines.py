@@ -24,6 +24,7 @@ import numba
 from numba import types
 
 from lowgemm._jit import compile_c, source_stamp
+from lowgemm.fixedpoint import scalar as fp
 from lowgemm.memory import load_i32, load_i64, offset, pointer_at, store_8, store_16, store_32
 
 _p, _n = types.voidptr, types.intp
@@ -32,26 +33,11 @@ SIGNATURE = types.void(_p, _n, _n, _n, _n, _n, _p, _p, _p, _p, _p, _p, _n, _n)
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
 
-# ---- scalar definitions, in int64, without branches so that LLVM vectorises the loops around them -----------
-@numba.njit(inline="always")
-def wrap32(x):
-    """Reduce to int32 modulo 2**32."""
-    return (x << 32) >> 32
 
-
-@numba.njit(inline="always")
-def fixed_point(x, multiplier, left, right, round_up):
-    """RDP(SRDHM(saturate(x << left), multiplier), right); `round_up` is 2**right >> 1."""
-    y = min(max(x << left, INT32_MIN), INT32_MAX)
-    y = min((y * multiplier + (1 << 30)) >> 31, INT32_MAX)
-    away = (y >> 63) & -(right > 0)
-    return (y + round_up + away) >> right
-
-
-@numba.njit(inline="always")
-def rounding_divide(x, right, round_up):
-    """RDP(x, right): nearest, ties away from zero."""
-    return (x + round_up + ((x >> 63) & -(right > 0))) >> right
+@numba.njit(nogil=True)
+def fixed_point(x, multiplier, left, right):
+    """RDP(SRDHM(saturate(x << left), multiplier), right)."""
+    return fp.divide_by_pot(fp.high_mul(fp.shift_left(x, left, 32), multiplier, 32), right)
 
 
 # ---- in-place stages --------------------------------------------------------------------------------------
@@ -111,15 +97,12 @@ def _make_scale(stamp: int):
             i = (row + r) * row_step + col * col_step
             if col_step == 0:
                 m, left, right = load_i32(multipliers, i), load_i32(lefts, i), load_i32(rights, i)
-                round_up = (1 << right) >> 1
                 for c in range(cols):
-                    x = fixed_point(load_i32(line, c), m, left, right, round_up)
-                    store_32(line, c, x + after)
+                    store_32(line, c, fixed_point(load_i32(line, c), m, left, right) + after)
             else:
                 for c in range(cols):
                     m, left, right = load_i32(multipliers, i + c), load_i32(lefts, i + c), load_i32(rights, i + c)
-                    x = fixed_point(load_i32(line, c), m, left, right, (1 << right) >> 1)
-                    store_32(line, c, x + after)
+                    store_32(line, c, fixed_point(load_i32(line, c), m, left, right) + after)
 
     return scale
 
@@ -131,16 +114,37 @@ def _make_legacy_scale(stamp: int):
         _ = stamp
         offsets, mults = pointer_at(params, 0), pointer_at(params, 1)
         row_step, col_step, shift = load_i64(params, 2), load_i64(params, 3), load_i64(params, 4)
-        round_up = (1 << shift) >> 1
         for r in range(rows):
             line = offset(tile, 4 * r * ld)
             i = (row + r) * row_step + col * col_step
             for c in range(cols):
                 j = i + c * col_step
-                x = wrap32(load_i32(line, c) + load_i32(offsets, j))
-                store_32(line, c, rounding_divide(wrap32(x * load_i32(mults, j)), shift, round_up))
+                x = fp.wrap(load_i32(line, c) + load_i32(offsets, j), 32)
+                store_32(line, c, fp.divide_by_pot(fp.wrap(x * load_i32(mults, j), 32), shift))
 
     return legacy_scale
+
+
+def _make_tanh(stamp: int):
+    @compile_c(SIGNATURE)
+    def tanh(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
+        """Integer tanh. params: zero, amplitude, 1/amplitude and its doublings, amplitude and its halvings."""
+        _ = stamp
+        zero, amplitude = load_i64(params, 0), load_i64(params, 1)
+        inverse, doublings = load_i64(params, 2), load_i64(params, 3)
+        factor, halvings = load_i64(params, 4), load_i64(params, 5)
+        low, high = zero - 8 * amplitude, zero + 8 * amplitude
+        for r in range(rows):
+            line = offset(tile, 4 * r * ld)
+            for c in range(cols):
+                x = load_i32(line, c)
+                t = fp.high_mul(fp.wrap(x - zero, 32), inverse, 32)
+                u = fp.tanh(fp.multiply_by_pot(t, 28 - doublings, 32), 3, 32)
+                y = zero + (fp.high_mul(u, factor, 32) >> (31 - halvings))
+                y = zero - amplitude if x <= low else y
+                store_32(line, c, zero + amplitude if x >= high else y)
+
+    return tanh
 
 
 # ---- last stages: store -----------------------------------------------------------------------------------
@@ -178,6 +182,7 @@ _FACTORIES = {
     "clamp": _make_clamp,
     "scale": _make_scale,
     "legacy_scale": _make_legacy_scale,
+    "tanh": _make_tanh,
     "store32": functools.partial(_make_store, 32),
     "store16": functools.partial(_make_store, 16),
     "store8": functools.partial(_make_store, 8),

@@ -1,0 +1,97 @@
+"""What all output stages share: checked fields, equality by value, the check against a problem's size."""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+from typing import Any
+
+import numpy as np
+
+INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+
+
+def integer(value: Any, name: str, low: int = INT32_MIN, high: int = INT32_MAX) -> int:
+    """`value` as an int in [low, high]."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}: expected {low} to {high}, got {value}")
+    return int(value)
+
+
+def integers(value: Any, name: str, low: int = INT32_MIN, high: int = INT32_MAX) -> int | np.ndarray:
+    """`value` as an int, or as a read-only int32 vector, all in [low, high]."""
+    if isinstance(value, (bool, np.bool_, numbers.Integral)):
+        return integer(value, name, low, high)
+    try:
+        a = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected an integer or a vector ({error})") from None
+    if a.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected an integer or a vector of integers, got {a.dtype}")
+    if a.ndim == 0:
+        return integer(a[()], name, low, high)
+    if a.ndim != 1:
+        raise ValueError(f"{name}: expected an integer or a vector, got shape {a.shape}")
+    if a.size and (int(a.min()) < low or int(a.max()) > high):
+        raise ValueError(f"{name}: expected {low} to {high}, got {int(a.min())} to {int(a.max())}")
+    a = a.astype(np.int32)
+    a.flags.writeable = False
+    return a
+
+
+def same_length(**vectors: int | float | np.ndarray) -> None:
+    """Require that those of the named values that are vectors have one length."""
+    sizes = {name: v.size for name, v in vectors.items() if isinstance(v, np.ndarray)}
+    if len(set(sizes.values())) > 1:
+        text = ", ".join(f"{size} for {name}" for name, size in sizes.items())
+        raise ValueError(f"{', '.join(sizes)}: expected vectors of one length, got {text}")
+
+
+def along(value: int | float | np.ndarray, axis: int) -> Any:
+    """A per-channel value shaped to broadcast over an (m, n) matrix: one for each row (0) or column (1)."""
+    return value[:, None] if isinstance(value, np.ndarray) and axis == 0 else value
+
+
+class Stage:
+    """Base of the output stages: frozen dataclasses that describe, and compute nothing themselves.
+
+    `reference.apply_stage` has each one's equation, `routines.py` its fast form.
+    """
+
+    #: Names of the fields that may hold one value per channel.
+    channel_fields: tuple[str, ...] = ()
+    #: dtype of the result, for stages that end a pipeline.
+    result_dtype: np.dtype | None = None
+    axis: int = 1
+
+    def check(self, m: int, n: int) -> None:
+        """Raise ValueError unless the per-channel fields fit an m x n result."""
+        size, unit = (m, "row") if self.axis == 0 else (n, "column")
+        for name in self.channel_fields:
+            value = getattr(self, name)
+            if isinstance(value, np.ndarray) and value.size != size:
+                raise ValueError(
+                    f"output: {type(self).__name__}.{name}: expected {size} values (one per {unit}, "
+                    f"axis={self.axis}), got {value.size}"
+                )
+
+    def _set(self, **fields: Any) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def _items(self) -> tuple[Any, ...]:
+        values = (getattr(self, f.name) for f in dataclasses.fields(self))  # type: ignore[arg-type]
+        return tuple((v.tobytes(), v.shape) if isinstance(v, np.ndarray) else v for v in values)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._items() == other._items()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._items()))
+
+
+def axis_of(value: Any) -> int:
+    """`axis` as 0 (one value per row) or 1 (one per column)."""
+    return integer(value, "axis", 0, 1)

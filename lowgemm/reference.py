@@ -1,0 +1,174 @@
+"""The slow, obvious definition of the product and of every output stage, in NumPy, for reading and for tests.
+
+Everything fast in lowgemm is compared with this, bit for bit. All integers are int64; products of zero points
+wrap modulo 2**64, which leaves them right modulo 2**32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lowgemm import reference_fixedpoint as fp
+from lowgemm.output import stages
+from lowgemm.output.base import along
+
+
+def wrap32(x: ArrayLike) -> np.ndarray:
+    """Reduce int64 values to int32 modulo 2**32 (still in an int64 array)."""
+    return fp.wrap(x, 32)
+
+
+def gemm(
+    lhs: ArrayLike,
+    rhs: ArrayLike,
+    *,
+    lhs_zero_point: Any = 0,
+    rhs_zero_point: Any = 0,
+    output: Any = None,
+    out: np.ndarray | None = None,
+    accumulate: bool = False,
+) -> np.ndarray:
+    """Definition of `lowgemm.gemm`.
+
+    Parameters
+    ----------
+    lhs, rhs : array_like of uint8 or int8
+        As in `lowgemm.gemm`.
+    lhs_zero_point, rhs_zero_point : int or array_like
+        Scalar, or one per row of the lhs, column of the rhs.
+    output : stage or list of stages, optional
+        Output pipeline.
+    out : ndarray, optional
+        Array to write to.
+    accumulate : bool
+        Add to `out`.
+
+    Returns
+    -------
+    ndarray
+        The exact result.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gemm(np.array([[1, 2]], np.uint8), np.array([[3], [-4]], np.int8), lhs_zero_point=1)
+    array([[-4]], dtype=int32)
+    """
+    lhs, rhs = np.asarray(lhs), np.asarray(rhs)
+    lhs_vector, rhs_vector = lhs.ndim == 1, rhs.ndim == 1
+    a = np.atleast_2d(lhs).astype(np.int64)
+    b = (rhs[:, None] if rhs_vector else rhs).astype(np.int64)
+    a = a - along(np.asarray(lhs_zero_point, dtype=np.int64) + np.zeros(a.shape[-2], np.int64), 0)
+    b = b - np.asarray(rhs_zero_point, dtype=np.int64)
+    acc = wrap32(np.matmul(a, b))
+    if accumulate:
+        assert out is not None
+        acc = wrap32(acc + out.reshape(acc.shape))
+    checked, dtype = stages.check_pipeline(output, *acc.shape[-2:])
+    result = apply_pipeline(acc, checked).astype(dtype)
+    if rhs_vector:
+        result = result[..., 0]
+    if lhs_vector:
+        result = result[..., 0] if rhs_vector else result[..., 0, :]
+    if out is None:
+        return np.asarray(result, dtype=dtype)
+    out[...] = result
+    return out
+
+
+def apply_pipeline(acc: ArrayLike, output: tuple[stages.Stage, ...]) -> np.ndarray:
+    """Put int32 accumulators through stages; the last axis is the column, the one before it the row."""
+    x: np.ndarray = np.asarray(acc).astype(np.int64)
+    for stage in output:
+        x = apply_stage(x, stage)
+    return x
+
+
+def apply_stage(x: np.ndarray, stage: stages.Stage) -> np.ndarray:
+    """One stage's equation."""
+    return _EQUATIONS[type(stage)](x, stage)
+
+
+def _bias(x: np.ndarray, s: stages.BiasAddition) -> np.ndarray:
+    return wrap32(x + along(s.bias, s.axis))
+
+
+def _fixed_point(x: np.ndarray, s: stages.QuantizeDownInt32ByFixedPoint) -> np.ndarray:
+    y = fp.saturating_rounding_doubling_high_mul(x, s.multiplier, 32)
+    return wrap32(fp.rounding_divide_by_pot(y, s.shift) + s.offset_after_shift)
+
+
+def fixed_point_and_exponent(x: np.ndarray, multiplier: Any, exponent: Any) -> np.ndarray:
+    """x * multiplier * 2**(exponent - 31) with gemmlowp's double rounding."""
+    y = fp.shift_left(x, np.maximum(exponent, 0), 32)
+    y = fp.saturating_rounding_doubling_high_mul(y, multiplier, 32)
+    return fp.rounding_divide_by_pot(y, np.maximum(np.negative(exponent), 0))
+
+
+def _scale(x: np.ndarray, s: stages.ScaleInt32ByFixedPointAndExponent) -> np.ndarray:
+    y = fixed_point_and_exponent(x, along(s.multiplier, s.axis), along(s.exponent, s.axis))
+    return wrap32(y + s.offset_after_shift)
+
+
+def _legacy(x: np.ndarray, s: stages.QuantizeDownInt32ToUint8Scale) -> np.ndarray:
+    product = wrap32(wrap32(x + along(s.offset, s.axis)) * along(s.mult_int, s.axis))
+    return fp.rounding_divide_by_pot(product, s.shift)
+
+
+def _clamp(x: np.ndarray, s: stages.Clamp) -> np.ndarray:
+    return np.minimum(np.maximum(x, s.min), s.max)
+
+
+def tanh_constants(real_amplitude: int) -> tuple[int, int, int, int]:
+    """Constants of the tanh stage: 1/amplitude as (Q0.31, doublings) and amplitude as (Q0.31, halvings)."""
+
+    def q31(x: float) -> int:
+        return min(int(np.floor(x * 2.0**31 + 0.5)), 2**31 - 1)
+
+    inverse, doublings = 1.0 / real_amplitude, 0
+    while inverse < 0.5:
+        inverse *= 2
+        doublings += 1
+    amplitude, halvings = float(real_amplitude), 0
+    while amplitude >= 1.0:
+        amplitude /= 2
+        halvings += 1
+    return q31(inverse), doublings, q31(amplitude), halvings
+
+
+def _tanh(x: np.ndarray, s: stages.Tanh) -> np.ndarray:
+    zero, amplitude = s.real_zero, s.real_amplitude
+    inverse, doublings, factor, halvings = tanh_constants(amplitude)
+    # raw value with 3 integer bits: (x - zero) / amplitude * 2**28
+    t = fp.saturating_rounding_doubling_high_mul(wrap32(x - zero), inverse, 32)
+    t = fp.saturating_rounding_multiply_by_pot(t, 28 - doublings, 32)
+    u = fp.tanh(t, 3, 32)
+    y = fp.saturating_rounding_doubling_high_mul(u, factor, 32) >> (31 - halvings)
+    y = wrap32(zero + y)
+    low, high = zero - 8 * amplitude, zero + 8 * amplitude
+    return np.where(x <= low, wrap32(zero - amplitude), np.where(x >= high, wrap32(zero + amplitude), y))
+
+
+def _saturate(x: np.ndarray, s: stages.SaturatingCast) -> np.ndarray:
+    info = np.iinfo(s.dtype)
+    return np.clip(x, info.min, info.max)
+
+
+def _truncate(x: np.ndarray, s: stages.TruncatingCast) -> np.ndarray:
+    return x % 256
+
+
+_EQUATIONS: dict[type, Callable[[np.ndarray, Any], np.ndarray]] = {
+    stages.BiasAddition: _bias,
+    stages.QuantizeDownInt32ByFixedPoint: _fixed_point,
+    stages.ScaleInt32ByFixedPointAndExponent: _scale,
+    stages.QuantizeDownInt32ToUint8Scale: _legacy,
+    stages.Clamp: _clamp,
+    stages.Tanh: _tanh,
+    stages.SaturatingCast: _saturate,
+    stages.TruncatingCast: _truncate,
+}
