@@ -21,7 +21,7 @@ one (their results are never stored).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llvmlite import ir
@@ -109,6 +109,10 @@ class Kernel:
         sign as it is.
     row_tiles : tuple of int
         Heights of the tiles that are emitted, falling; the last is 1, so that every row count is covered.
+    lhs_rows : int
+        Rows that one `load_lhs` covers.
+    expect : str
+        Instruction that the depth loop must contain; a test reads the assembly.
     """
 
     name: str
@@ -120,9 +124,8 @@ class Kernel:
     lhs_type: str = "u8"
     rhs_type: str = "s8"
     row_tiles: tuple[int, ...] = (8, 4, 2, 1)
-    rhs_excludes_min: bool = False
+    lhs_rows: int = 1
     expect: str = ""
-    tags: frozenset[str] = field(default_factory=frozenset)
 
     layout_version: ClassVar[int] = 1
 

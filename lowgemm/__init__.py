@@ -5,6 +5,7 @@ Start with `gemm`; `pack_rhs` and `plan` make repeated products cheaper, `explai
 
 from lowgemm import config
 from lowgemm._version import __version__
+from lowgemm.explain import explain
 from lowgemm.gemm import gemm, plan
 from lowgemm.output.requantizing import requantize
 from lowgemm.output.stages import (
@@ -33,6 +34,7 @@ __all__ = [
     "TruncatingCast",
     "__version__",
     "config",
+    "explain",
     "gemm",
     "pack_rhs",
     "plan",

@@ -281,6 +281,22 @@ def gemm(
     return call.out
 
 
+def checked_call(
+    lhs: Any,
+    rhs: Any,
+    *,
+    lhs_zero_point: Any = 0,
+    rhs_zero_point: Any = 0,
+    output: Any = None,
+    out: Any = None,
+    accumulate: bool = False,
+    num_threads: Any = None,
+    overflow: str = "wrap",
+) -> _Call:
+    """The arguments of `gemm`, checked but not run (for `explain`)."""
+    return _Call(lhs, rhs, lhs_zero_point, rhs_zero_point, output, out, accumulate, num_threads, overflow)
+
+
 def _still_fits(out: np.ndarray, lhs: np.ndarray, rhs: np.ndarray | PackedRhs) -> bool:
     """The checks of `out` that do not follow from its shape, strides and dtype."""
     flags = out.flags

@@ -12,7 +12,7 @@ from numba import types
 from lowgemm import reference
 from lowgemm._jit import call_address, compile_c, source_stamp
 from lowgemm.arguments import check_out
-from lowgemm.memory import as_address, load_i32, load_i64, offset, stack, store_32
+from lowgemm.memory import as_address, load_i32, load_i64, offset, store_32
 from lowgemm.output.pipeline import compile_pipeline
 from lowgemm.output.stages import check_pipeline
 
@@ -26,11 +26,12 @@ def _make_apply(stamp: int) -> Any:
     pointer, number = types.voidptr, types.intp
 
     @compile_c(
-        types.void(pointer, number, pointer, number, number, number, number, pointer, number, number)
+        types.void(
+            pointer, number, pointer, number, number, number, number, pointer, number, number, pointer
+        )  # fmt: skip
     )
-    def apply(stages, count, acc, acc_rs, acc_cs, m, n, out, out_rs, out_cs):
+    def apply(stages, count, acc, acc_rs, acc_cs, m, n, out, out_rs, out_cs, tile):
         _ = stamp
-        tile = stack(tile_bytes)
         for row in range(0, m, TILE_ROWS):
             rows = min(TILE_ROWS, m - row)
             for col in range(0, n, TILE_COLS):
@@ -113,7 +114,11 @@ def requantize(acc: Any, output: Any, *, out: np.ndarray | None = None) -> np.nd
     program = compile_pipeline(stages, dtype, fold_bias=False)
     table = np.array(program.table(), dtype=np.int64)
     routine = apply_routine().ctypes
+    tile = np.empty(TILE_ROWS * TILE_COLS, dtype=np.int32)
     for index in np.ndindex(stack_of.shape[:-2]):
         x, y = stack_of[index], target[index]
-        routine(table.ctypes.data, table.size // 2, x.ctypes.data, *x.strides, *x.shape, y.ctypes.data, *y.strides)
+        routine(
+            table.ctypes.data, table.size // 2, x.ctypes.data, *x.strides, *x.shape, y.ctypes.data, *y.strides,
+            tile.ctypes.data,
+        )  # fmt: skip
     return out

@@ -1,0 +1,115 @@
+"""Upper bounds for a kernel: its product instruction on registers alone, and its microkernel on data in L1.
+
+A microkernel cannot be faster than `register_loop`, which issues the same products on as many accumulators as
+the main tile has, but loads and stores nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from lowgemm._jit import call_address, compile_c, source_stamp
+from lowgemm.kernels import by_id, id_of, missing_features
+from lowgemm.kernels.emit import Kernel, const, i64, load, store
+
+
+def _hide(b: ir.IRBuilder, value: Any) -> Any:
+    """Make LLVM forget where a register's value comes from, so that it cannot move a product out of the loop."""
+    if isinstance(value, (tuple, list)):
+        return tuple(_hide(b, v) for v in value)
+    register = "w" if "aarch64" in b.module.triple else "x"
+    if isinstance(value.type, ir.VectorType) and value.type.count * value.type.element.width > 256:
+        register = "v"
+    return b.asm(ir.FunctionType(value.type, [value.type]), "", f"={register},0", [value], side_effect=True)
+
+
+def _emit_loop(k: Kernel, b: ir.IRBuilder, steps: ir.Value, source: ir.Value, sink: ir.Value) -> None:
+    fn = b.function
+    lhs = k.load_lhs(b, source)
+    rhs = [k.load_rhs(b, source) for _ in range(k.max_nv)]
+    zero = k.zero()
+    entry, body, done = b.block, fn.append_basic_block("peak"), fn.append_basic_block("peak_done")
+    b.branch(body)
+    b.position_at_end(body)
+    step = b.phi(i64)
+    step.add_incoming(const(i64, 0), entry)
+    rows = range(k.row_tiles[0] // k.lhs_rows)
+    phis = {}
+    for r in rows:
+        for v in range(k.max_nv):
+            regs = []
+            for z in zero:
+                p = b.phi(z.type)
+                p.add_incoming(z, entry)
+                regs.append(p)
+            phis[r, v] = tuple(regs)
+    accs = {}
+    for r in rows:
+        left = _hide(b, lhs)
+        for v in range(k.max_nv):
+            accs[r, v] = k.product(b, phis[r, v], left, rhs[v])
+    nxt = b.add(step, const(i64, 1))
+    step.add_incoming(nxt, body)
+    for key, regs in phis.items():
+        for p, a in zip(regs, accs[key], strict=True):
+            p.add_incoming(a, body)
+    b.cbranch(b.icmp_signed("<", nxt, steps), body, done)
+    b.position_at_end(done)
+    total = None
+    for regs in accs.values():
+        for a in regs:
+            total = a if total is None else b.add(total, a)
+    store(b, total, sink)
+
+
+@intrinsic(prefer_literal=True)
+def _loop_body(typingctx, kernel_id, args):
+    kernel = by_id(kernel_id.literal_value)
+
+    def codegen(context, builder, signature, values):
+        _emit_loop(kernel, builder, *cgutils.unpack_tuple(builder, values[1]))
+        return context.get_dummy_value()
+
+    return types.void(kernel_id, args), codegen
+
+
+def _make(kernel_id: int, stamp: int) -> Any:
+    @compile_c(types.void(types.intp, types.voidptr, types.voidptr))
+    def loop(steps, source, sink):
+        _ = stamp
+        _loop_body(kernel_id, (steps, source, sink))
+
+    return loop
+
+
+@functools.cache
+def register_loop(kernel: Kernel) -> Any:
+    """Compiled loop ``(steps, source, sink)``; a step is one depth group of the main tile.
+
+    Raises
+    ------
+    ValueError
+        If the target lacks the kernel's instructions, or the kernel is plain loops without hooks.
+    """
+    if missing_features(kernel) or hasattr(kernel, "compile"):
+        raise ValueError(f"kernel: {kernel.name!r} has no register-only loop here")
+    return _make(id_of(kernel), source_stamp())
+
+
+def macs_per_step(kernel: Kernel) -> int:
+    """Multiply-accumulates of one step of the register-only loop."""
+    return kernel.row_tiles[0] * kernel.nr * kernel.kr
+
+
+@numba.njit(nogil=True)
+def repeat(address, times, args):
+    """Call a C routine `times` times."""
+    for _ in range(times):
+        call_address(address, args)

@@ -1,0 +1,221 @@
+"""`python -m lowgemm bench`: GMAC/s beside float32 NumPy, the machine's limits and, on request, other libraries."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import lowgemm
+from lowgemm import kernels
+from lowgemm._jit import target
+from lowgemm.cli import limits, peers
+from lowgemm.cli.shapes import parse_shapes
+from lowgemm.cli.timing import Progress, blas_threads, interleave, table
+
+QUICK = "256,512,1024"
+FULL = (
+    "32,64,128,256,512,1024,2048,1x1024x1024,1x4096x4096,8x4096x1024,128x768x768,3136x576x64,784x1152x128,"
+    "196x2304x256,49x4608x512"
+)
+FLOAT, FRESH, PACKED, QUANTIZED = "float32", "lowgemm", "lowgemm packed", "lowgemm packed -> uint8"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--quick", action="store_true", help=f"the limits and the shapes {QUICK}, in half a minute")
+    parser.add_argument("--threads", type=int, default=1, help="threads of every library (default 1)")
+    parser.add_argument("--shapes", type=parse_shapes, default=None, help="MxKxN,... or N for a cube")
+    parser.add_argument("--lhs", choices=["uint8", "int8"], default="uint8")
+    parser.add_argument("--rhs", choices=["uint8", "int8"], default="uint8")
+    parser.add_argument("--seconds", type=float, default=1.0, help="measured time for each shape (default 1)")
+    parser.add_argument("--peers", action="store_true", help="also every other int8 library that is installed")
+    parser.add_argument("--json", metavar="FILE", help="write all figures to a file")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw them (needs matplotlib)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    if args.threads < 1:
+        raise ValueError("threads: expected at least 1")
+    shapes = args.shapes or parse_shapes(QUICK if args.quick else FULL)
+    kernel = kernels.selected()
+    report: dict[str, Any] = {
+        "lowgemm": lowgemm.__version__, "kernel": kernel.name, "target": target()[0], "threads": args.threads,
+        "machine": platform.processor() or platform.machine(), "numpy": np.__version__, "shapes": [],
+    }  # fmt: skip
+    progress = Progress(len(shapes) + 2)
+    with blas_threads(args.threads) as how:
+        print(f"kernel {kernel.name} (target {target()[0]}), {args.threads} thread(s); float32: {how}")
+        progress.step("limits")
+        report["limits"] = _limits(kernel)
+        progress.close()
+        _print_limits(report["limits"])
+        peak = report["limits"].get("register_gmacs")
+        for m, k, n in shapes:
+            progress.step(f"{m} x {k} x {n}")
+            report["shapes"].append(_shape(m, k, n, args, peak))
+        progress.close()
+        print()
+        print(_shape_table(report["shapes"], peak, args.threads))
+        if args.peers:
+            print()
+            print(_peer_table(report["shapes"]))
+        if args.quick and args.threads == 1:
+            progress.step("two threads")
+            report["scaling"] = _scaling(1024)
+            progress.close()
+            print(f"\n1024 cubed, rhs packed: 2 threads are {report['scaling']:.2f} times as fast as one")
+    if args.json:
+        with open(args.json, "w") as f:
+            json.dump(report, f, indent=1)
+    if args.plot:
+        _plot(report, args.plot)
+    return 0
+
+
+def _limits(kernel: kernels.Kernel) -> dict[str, float]:
+    read, nbytes = limits.read_call()
+    seconds = interleave({"read": read}, seconds=0.5)["read"]
+    del read  # a quarter of a gigabyte; and it would sweep the caches between the other two
+    calls: dict[str, tuple[Callable[[], Any], int]] = {"micro": limits.microkernel_call(kernel)}
+    try:
+        calls["register"] = limits.register_call(kernel)
+    except ValueError:
+        pass  # plain loops have no hooks to put on registers; the report then has no share of peak
+    times = interleave({name: call for name, (call, _) in calls.items()}, seconds=2.0)
+    found = {
+        "read_gbytes": nbytes / seconds / 1e9,
+        "microkernel_gmacs": calls["micro"][1] / times["micro"] / 1e9,
+    }
+    if "register" in calls:
+        found["register_gmacs"] = calls["register"][1] / times["register"] / 1e9
+    return found
+
+
+def _print_limits(found: dict[str, float]) -> None:
+    micro = found["microkernel_gmacs"]
+    if "register_gmacs" in found:
+        peak = found["register_gmacs"]
+        print(f"register-only product loop {peak:.1f} GMAC/s; microkernel in L1 {micro:.1f} ({100 * micro / peak:.1f} %)")
+    else:
+        print(f"microkernel in L1 {micro:.1f} GMAC/s (no register-only loop: this kernel is plain loops)")
+    print(f"memory read, one thread: {found['read_gbytes']:.1f} GB/s")
+
+
+def _operand(rng: np.random.Generator, dtype: str, shape: tuple[int, int]) -> np.ndarray:
+    info = np.iinfo(dtype)
+    return rng.integers(info.min, info.max, shape, dtype=dtype, endpoint=True)
+
+
+def _shape(m: int, k: int, n: int, args: argparse.Namespace, peak: float | None) -> dict[str, Any]:
+    rng = np.random.default_rng(m + k + n)
+    lhs, rhs = _operand(rng, args.lhs, (m, k)), _operand(rng, args.rhs, (k, n))
+    f_lhs, f_rhs = lhs.astype(np.float32), rhs.astype(np.float32)
+    packed = lowgemm.pack_rhs(rhs)
+    output = [
+        lowgemm.BiasAddition(np.zeros(n, dtype=np.int32)),
+        lowgemm.ScaleInt32ByFixedPointAndExponent(1518500250, -11, 128),
+        lowgemm.Clamp(0, 255),
+        lowgemm.SaturatingCast(np.uint8),
+    ]
+    t = args.threads
+    candidates: dict[str, Callable[[], Any]] = {
+        FLOAT: lambda: f_lhs @ f_rhs,
+        FRESH: lambda: lowgemm.gemm(lhs, rhs, num_threads=t),
+        PACKED: lambda: lowgemm.gemm(lhs, packed, num_threads=t),
+        QUANTIZED: lambda: lowgemm.gemm(lhs, packed, output=output, num_threads=t),
+    }
+    notes = {}
+    if args.peers:
+        for name, left, right, make in [*peers.EXACT_PEERS, *peers.REQUANTIZING_PEERS]:
+            a, b = _operand(rng, left, (m, k)), _operand(rng, right, (k, n))
+            exact = a.astype(np.int64) @ b.astype(np.int64) if m * k * n < 2**28 else None
+            try:
+                call = make(a, b, t)
+                got = np.asarray(call())
+            except ImportError:
+                notes[name] = "not installed"
+                continue
+            except Exception as error:
+                notes[name] = f"{type(error).__name__}: {error}"[:60]
+                continue
+            if got.dtype == np.int32 and exact is not None:
+                wrong = int(np.count_nonzero(got != exact))
+                notes[name] = "exact" if wrong == 0 else f"{wrong} of {got.size} WRONG"
+            candidates[name] = call
+            mine = lowgemm.pack_rhs(b)
+            stages = None if got.dtype == np.int32 else output
+            candidates[f"{name} | lowgemm"] = lambda a=a, w=mine, s=stages: lowgemm.gemm(
+                a, w, output=s, num_threads=t
+            )
+    times = interleave(candidates, seconds=args.seconds)
+    macs = m * k * n
+    return {
+        "shape": [m, k, n],
+        "microseconds": {name: s * 1e6 for name, s in times.items()},
+        "gmacs": {name: macs / s / 1e9 for name, s in times.items()},
+        "notes": notes,
+    }
+
+
+def _shape_table(shapes: list[dict[str, Any]], peak: float | None, threads: int) -> str:
+    header = ["M x K x N, GMAC/s", FLOAT, FRESH, PACKED, QUANTIZED, "fresh/f32", "packed/f32", "packed/peak"]
+    rows = []
+    for s in shapes:
+        g = s["gmacs"]
+        share = f"{100 * g[PACKED] / (peak * threads):.0f} %" if peak else "-"
+        rows.append(
+            [" x ".join(map(str, s["shape"]))]
+            + [f"{g[name]:.1f}" for name in (FLOAT, FRESH, PACKED, QUANTIZED)]
+            + [f"{g[FRESH] / g[FLOAT]:.2f}", f"{g[PACKED] / g[FLOAT]:.2f}", share]
+        )
+    return table(header, rows)
+
+
+def _peer_table(shapes: list[dict[str, Any]]) -> str:
+    rows = []
+    for s in shapes:
+        for name, note in s["notes"].items():
+            g = s["gmacs"]
+            if name not in g:
+                rows.append([" x ".join(map(str, s["shape"])), name, "-", "-", "-", note])
+                continue
+            mine = g[f"{name} | lowgemm"]
+            ratio = f"{mine / g[name]:.2f}"
+            rows.append([" x ".join(map(str, s["shape"])), name, f"{g[name]:.1f}", f"{mine:.1f}", ratio, note])
+    return table(["M x K x N", "peer", "GMAC/s", "lowgemm", "ratio", "numbers"], rows)
+
+
+def _scaling(n: int) -> float:
+    rng = np.random.default_rng(0)
+    a, b = _operand(rng, "uint8", (n, n)), lowgemm.pack_rhs(_operand(rng, "uint8", (n, n)))
+    times = interleave({str(t): lambda t=t: lowgemm.gemm(a, b, num_threads=t) for t in (1, 2)}, seconds=2.0)
+    return times["1"] / times["2"]
+
+
+def _plot(report: dict[str, Any], path: str) -> None:
+    try:
+        import matplotlib
+    except ImportError:
+        raise ValueError("plot: matplotlib is not installed (pip install matplotlib)") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = [FLOAT, FRESH, PACKED, QUANTIZED]
+    labels = [" x ".join(map(str, s["shape"])) for s in report["shapes"]]
+    x = np.arange(len(labels))
+    figure, axes = plt.subplots(figsize=(max(6, 0.9 * len(labels)), 4.5), layout="constrained")
+    for i, name in enumerate(names):
+        axes.bar(x + 0.2 * (i - 1.5), [s["gmacs"][name] for s in report["shapes"]], 0.2, label=name)
+    if "register_gmacs" in report["limits"]:
+        axes.axhline(report["limits"]["register_gmacs"] * report["threads"], color="grey", linestyle="--")
+    axes.set_xticks(x, labels, rotation=45, ha="right")
+    axes.set_ylabel("GMAC/s")
+    axes.set_title(f"{report['kernel']}, {report['threads']} thread(s); dashed: register-only peak")
+    axes.legend()
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,52 @@
+"""`python -m lowgemm info`: what a bug report needs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+
+import llvmlite
+import numba
+import numpy as np
+
+import lowgemm
+from lowgemm import config, kernels
+from lowgemm._jit import target
+from lowgemm.caches import cache_sizes
+from lowgemm.explain import why_kernel
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options (none)."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report."""
+    name, features = target()
+    selected = kernels.selected()
+    cache = numba.config.CACHE_DIR or "beside the installed package, or the user's cache folder"
+    interesting = ("NUMBA_", "LOWGEMM_", "OMP_", "OPENBLAS_", "MKL_", "KMP_")
+    settings = {k: v for k, v in sorted(os.environ.items()) if k.startswith(interesting)}
+    lines = [
+        f"lowgemm   {lowgemm.__version__}",
+        f"python    {platform.python_version()} ({platform.python_implementation()}), {platform.platform()}",
+        f"numba     {numba.__version__}, llvmlite {llvmlite.__version__}, LLVM "
+        + ".".join(map(str, llvmlite.binding.llvm_version_info)),
+        f"numpy     {np.__version__}",
+        f"target    {name}, {len(features)} features",
+        f"cores     {os.cpu_count()} seen, {numba.config.NUMBA_NUM_THREADS} threads for Numba",
+        "caches    L1 {} KiB, L2 {} KiB, L3 {} KiB".format(*(size >> 10 for size in cache_sizes())),
+        f"kernel    {selected.name}: {why_kernel(selected)}",
+        f"layer     {numba.config.THREADING_LAYER} requested (priority {numba.config.THREADING_LAYER_PRIORITY})",
+        f"jit       {'disabled by NUMBA_DISABLE_JIT' if numba.config.DISABLE_JIT else 'enabled'}; cache {cache}",
+        f"threads   lowgemm.config.num_threads = {config.num_threads}",
+        "settings  " + (", ".join(f"{k}={v}" for k, v in settings.items()) or "none"),
+        "kernels",
+    ]
+    for kernel in kernels.all_kernels():
+        missing = kernels.missing_features(kernel)
+        state = "runs here" if not missing else f"needs {', '.join(missing)}"
+        lines.append(f"  {kernel.name:<18} {kernel.mr:>2} x {kernel.nr:<3} kr {kernel.kr}  {state}")
+    print("\n".join(lines))
+    return 0

@@ -1,0 +1,69 @@
+"""What the machine allows: the kernel's register-only peak, its microkernel in L1, and the read bandwidth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from lowgemm import kernels, packing
+from lowgemm.kernels import Kernel, peak
+from lowgemm.workspace import aligned_empty
+
+#: Depth of the microkernel measurement: an 8-row lhs panel and a 48-column rhs tile of it take 28 KiB of L1.
+DEPTH = 512
+
+
+def register_call(kernel: Kernel) -> tuple[Any, int]:
+    """Call of the register-only loop, and its multiply-accumulates."""
+    steps = 200_000
+    source, sink = aligned_empty(256), aligned_empty(256)
+    source[:] = 1
+    loop = peak.register_loop(kernel).ctypes
+    addresses = source.ctypes.data, sink.ctypes.data
+    keep = (source, sink)
+
+    def call() -> None:
+        loop(steps, *addresses)
+        _ = keep
+
+    return call, steps * peak.macs_per_step(kernel)
+
+
+def microkernel_call(kernel: Kernel, depth: int = DEPTH, times: int = 200) -> tuple[Any, int]:
+    """Call of the microkernel on one tile that stays in L1, and its multiply-accumulates."""
+    m, nr = kernel.row_tiles[0], kernel.nr
+    row_bytes = packing.padded_depth_bytes(kernel, depth)
+    lhs, rhs = aligned_empty(kernel.mr * row_bytes), aligned_empty(nr * row_bytes)
+    rng = np.random.default_rng(0)
+    for a in (lhs, rhs):
+        a[:] = rng.integers(0, 128, a.size, dtype=np.uint8)
+    c = aligned_empty(4 * m * nr)
+    terms = np.zeros(max(m, nr), dtype=np.int32)
+    args = (
+        m, kernel.max_nv, packing.groups(kernel, depth), lhs.ctypes.data, kernel.mr * row_bytes,
+        rhs.ctypes.data, kernel.lanes * row_bytes, c.ctypes.data, nr, terms.ctypes.data, terms.ctypes.data, 0,
+    )  # fmt: skip
+    address = kernels.microkernel(kernel).address
+    keep = (lhs, rhs, c, terms)
+
+    def call() -> None:
+        peak.repeat(address, times, args)
+        _ = keep
+
+    return call, times * m * nr * depth
+
+
+@numba.njit(nogil=True, fastmath=True)
+def _sum(a: np.ndarray) -> int:
+    total = np.int64(0)
+    for i in range(a.size):
+        total += a[i]
+    return total
+
+
+def read_call(megabytes: int = 256) -> tuple[Any, int]:
+    """Call that reads a buffer much larger than L3 on one thread, and its bytes."""
+    a = np.ones(megabytes << 17, dtype=np.int64)
+    return (lambda: _sum(a)), a.nbytes

@@ -1,0 +1,57 @@
+"""`python -m lowgemm warmup`: compile all that `gemm` can need here, into the cache on disk."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lowgemm import compute, kernels, packing
+from lowgemm.output import requantizing, routines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--all-kernels", action="store_true", help="every kernel that runs here, not only the best")
+
+
+def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
+    """Everything there is to compile, by name."""
+    chosen = [k for k in kernels.all_kernels() if not kernels.missing_features(k)]
+    if not all_kernels:
+        chosen = [kernels.selected()]
+    todo: dict[str, Callable[[], Any]] = {}
+    for kernel in chosen:
+        todo[f"kernel {kernel.name}"] = lambda k=kernel: kernels.microkernel(k)
+        for side in ("lhs", "rhs"):
+            todo[f"packing {side} {kernel.name}"] = lambda k=kernel, s=side: packing.pack_routine(k, s)
+    todo["terms"] = compute.term_routines
+    todo["tile loop"] = compute.single_routine
+    for kind in routines.KINDS:
+        todo[f"stage {kind}"] = lambda k=kind: routines.routine(k)
+    todo["requantize"] = requantizing.apply_routine
+    for dtype in (np.int32, np.uint8, np.int8, np.int16):
+        todo[f"entry {np.dtype(dtype).name}"] = lambda d=dtype: compute.enter_driver(np.dtype(d))
+    todo["serial driver"] = compute.serial_driver
+    todo["parallel driver"] = compute.parallel_driver
+    return todo
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compile each piece, with a line that says which."""
+    todo = pieces(args.all_kernels)
+    terminal = sys.stdout.isatty()
+    start = time.perf_counter()
+    for i, (name, compile_piece) in enumerate(todo.items(), 1):
+        begin = time.perf_counter()
+        if terminal:
+            print(f"\r\033[K[{i}/{len(todo)}] {name}", end="", flush=True)
+        compile_piece()
+        if not terminal:
+            print(f"[{i}/{len(todo)}] {name}: {time.perf_counter() - begin:.2f} s", flush=True)
+    print(f"{chr(13) + chr(27) + '[K' if terminal else ''}{len(todo)} pieces ready in {time.perf_counter() - start:.1f} s")
+    return 0

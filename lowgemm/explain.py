@@ -1,0 +1,146 @@
+"""What a call would do, and why: `explain`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+
+from lowgemm import config, kernels
+from lowgemm._jit import target
+from lowgemm.caches import cache_sizes
+from lowgemm.compute import F
+from lowgemm.gemm import checked_call
+from lowgemm.kernels import Kernel
+from lowgemm.packed import PackedRhs
+from lowgemm.plan import Plan
+
+#: Packed bytes for each multiply-accumulate's worth of time, from measurements on Zen 4: packing moves 20 bytes
+#: a nanosecond while the AVX512-VNNI kernel does 230 products, and a finished int32 tile costs a store of 4
+#: bytes at about 30 bytes a nanosecond.
+_MACS_PER_PACKED_BYTE = 230 / 20
+_MACS_PER_STORED_BYTE = 230 / 30
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The decisions for one call; `str()` of it is the report.
+
+    Attributes
+    ----------
+    plan : Plan or None
+        None if nothing is compiled for the call (an empty result, or ``NUMBA_DISABLE_JIT``).
+    kernel : str
+        Kernel name, or "reference".
+    threads : int
+        Threads.
+    share_of_peak : float
+        Estimated share of the time that the product instruction is busy. An estimate from tile padding and from
+        the bytes packed and stored; `python -m lowgemm bench` measures.
+    text : str
+        The report.
+    """
+
+    plan: Plan | None
+    kernel: str
+    threads: int
+    share_of_peak: float
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def why_kernel(kernel: Kernel) -> str:
+    """Why this kernel is the one in use."""
+    if config.kernel is not None:
+        return "forced by LOWGEMM_KERNEL or lowgemm.config.kernel"
+    skipped = [k.name for k in kernels.all_kernels()]
+    better = skipped[: skipped.index(kernel.name)]
+    text = f"the first that Numba's target {target()[0]!r} can run"
+    return f"{text}; not {', '.join(better)}" if better else text
+
+
+def _share(plan: Plan) -> float:
+    kernel, b = plan.kernel, plan.blocking
+    macs = plan.m * plan.n * plan.depth
+    if macs == 0:
+        return 0.0
+
+    def up(x: int, step: int) -> int:
+        return -(-x // step) * step
+
+    worked = plan.m * up(plan.n, kernel.lanes) * up(plan.depth, kernel.kr)
+    packed = plan.m * plan.depth * b.col_blocks + (0 if plan.packed else plan.n * plan.depth)
+    stored = plan.m * plan.n * plan.result.itemsize
+    overhead = packed * kernel.element_bytes * _MACS_PER_PACKED_BYTE + stored * _MACS_PER_STORED_BYTE
+    return macs / (worked + overhead)
+
+
+def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
+    """Say what `gemm` would do with these arguments.
+
+    Parameters
+    ----------
+    lhs, rhs, **options
+        As for `gemm`.
+
+    Returns
+    -------
+    Explanation
+        Print it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `gemm` would.
+
+    Examples
+    --------
+    >>> import numpy as np, lowgemm
+    >>> x = np.zeros((64, 128), np.uint8)
+    >>> print(lowgemm.explain(x, x.T))  # doctest: +ELLIPSIS
+    64 x 128 by 128 x 64, uint8 x uint8 -> int32
+    kernel    ...
+    """
+    call = checked_call(lhs, rhs, **options)
+    head = (
+        f"{call.m} x {call.depth} by {call.depth} x {call.n}, {call.lhs.dtype} x {call.rhs.dtype} -> {call.result}"
+    )
+    if call.batch != 1 or call.batch_shape:
+        head += f", batch {call.batch_shape}"
+    if call.out.size == 0 or numba.config.DISABLE_JIT:
+        why = "the result is empty" if call.out.size == 0 else "NUMBA_DISABLE_JIT is set: the slow definition runs"
+        return Explanation(None, "reference", 1, 0.0, f"{head}\nkernel    none: {why}")
+    kernel = kernels.selected()
+    plan = call.plan(kernel)
+    b, caches = plan.blocking, cache_sizes()
+    sizes = f"L1 {caches.l1 >> 10} KiB, L2 {caches.l2 >> 10} KiB, L3 {caches.l3 >> 20} MiB"
+    share = _share(plan)
+    steps = [name for name, _ in plan.program.steps]
+    folded = [s for s in ("col_bias", "row_bias") if getattr(plan.program, s) is not None]
+    if plan.p[F["direct"]]:
+        stages = "none: the kernel stores int32 sums itself (edges through a tile)"
+    else:
+        stages = " -> ".join(steps) + " on each tile in cache"
+    if folded:
+        stages += f"; {' and '.join(folded)} in the kernel's terms"
+    if isinstance(call.rhs, PackedRhs):
+        packed = "packed before" if call.rhs.kernel == kernel.name else f"packed for {call.rhs.kernel}: REPACKED each call"
+    else:
+        packed = "packed each call (pack_rhs does it once)"
+    lines = [
+        head,
+        f"kernel    {kernel.name} ({why_kernel(kernel)})",
+        f"tile      {kernel.mr} x {kernel.nr}, {kernel.kr} deep; packed as lhs {kernel.lhs_type}, rhs {kernel.rhs_type}",
+        f"rhs       {packed}",
+        f"blocking  mc {b.mc}, nc {b.nc}, kc {b.kc}: {b.row_blocks} x {b.col_blocks} blocks, depth in {b.depth_blocks}"
+        f" ({sizes})",
+        f"stages    {stages}",
+        f"threads   {plan.threads}",
+        f"scratch   {plan.scratch_bytes / 1024:.0f} KiB",
+        f"estimate  {100 * share:.0f} % of the kernel's peak (a model: padding, packing, stores)",
+    ]
+    return Explanation(plan, kernel.name, plan.threads, share, "\n".join(lines))
+

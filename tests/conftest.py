@@ -1,0 +1,42 @@
+"""Kernels that tests run on: every registered one that this machine can run, and odd ones made for tests."""
+
+from __future__ import annotations
+
+import pytest
+
+import lowgemm
+from lowgemm import kernels
+from lowgemm.kernels.portable import Portable
+
+#: Odd tiles and every sign treatment: what is only right by luck of a power of two fails here.
+ODD = [
+    kernels.register(Portable("test_3x5x2", (), 3, 5, 2, 2, "s16", "s16", row_tiles=(1,))),
+    kernels.register(Portable("test_5x3x4_s8_u8", (), 5, 3, 3, 4, "s8", "u8", row_tiles=(1,))),
+    kernels.register(Portable("test_1x7x2_u8_u8", (), 1, 7, 1, 2, "u8", "u8", row_tiles=(1,))),
+    kernels.register(Portable("test_7x1x8_s8_s8", (), 7, 1, 2, 8, "s8", "s8", row_tiles=(1,))),
+]
+RUNNABLE = [k.name for k in kernels.all_kernels() if not kernels.missing_features(k) and k not in ODD]
+ALL = RUNNABLE + [k.name for k in ODD]
+
+
+@pytest.fixture(params=RUNNABLE)
+def kernel(request, monkeypatch) -> str:
+    """Each real kernel in turn, forced."""
+    monkeypatch.setattr(lowgemm.config, "kernel", request.param)
+    return request.param
+
+
+@pytest.fixture(params=ALL)
+def any_kernel(request, monkeypatch) -> str:
+    """Each real and each odd kernel in turn, forced."""
+    monkeypatch.setattr(lowgemm.config, "kernel", request.param)
+    return request.param
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request, monkeypatch) -> int:
+    """One and two threads, whatever the size of the product."""
+    from lowgemm import threads as module
+
+    monkeypatch.setattr(module, "MACS_PER_THREAD", 1)
+    return request.param

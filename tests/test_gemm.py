@@ -1,0 +1,214 @@
+"""`gemm` against its definition: shapes, strides, signs, zero points, kernels, threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import lowgemm
+from lowgemm import reference
+
+INT32 = st.one_of(
+    st.sampled_from([0, 1, -1, 127, 128, 255, -128, 2**31 - 1, -(2**31)]), st.integers(-(2**31), 2**31 - 1)
+)
+SIZE = st.one_of(st.sampled_from([0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 47, 48, 49, 64, 65]), st.integers(0, 300))
+DTYPE = st.sampled_from([np.uint8, np.int8])
+LAYOUT = st.sampled_from(["C", "F", "step", "negative", "offset", "broadcast"])
+FILL = st.sampled_from(["random", "min", "max", "mixed"])
+
+bounded = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+def matrix(rng: np.random.Generator, rows: int, cols: int, dtype: type, layout: str, fill: str = "random") -> np.ndarray:
+    """A (rows, cols) array of the given memory layout."""
+    info = np.iinfo(dtype)
+    shape = (2 * rows + 3, 2 * cols + 5)
+    if fill == "random":
+        a = rng.integers(info.min, info.max, shape, dtype=dtype, endpoint=True)
+    elif fill == "mixed":
+        a = rng.choice(np.array([info.min, info.max, 0, 1], dtype=dtype), shape)
+    else:
+        a = np.full(shape, info.min if fill == "min" else info.max, dtype=dtype)
+    if layout == "C":
+        return np.ascontiguousarray(a[:rows, :cols])
+    if layout == "F":
+        return np.asfortranarray(a[:rows, :cols])
+    if layout == "step":
+        return a[1 : 1 + 2 * rows : 2, 2 : 2 + 2 * cols : 2]
+    if layout == "negative":
+        return a[:rows, :cols][::-1, ::-1]
+    if layout == "broadcast":
+        return np.broadcast_to(a[:1, :cols], (rows, cols))
+    return a[3 : 3 + rows, 5 : 5 + cols]
+
+
+def zero_point(draw, rng: np.random.Generator, size: int):
+    kind = draw(st.sampled_from(["none", "scalar", "vector", "small vector"]))
+    if kind == "none":
+        return 0
+    if kind == "scalar":
+        return draw(INT32)
+    low, high = (-(2**31), 2**31) if kind == "vector" else (-128, 256)
+    return rng.integers(low, high, size)
+
+
+@bounded
+@given(data=st.data(), m=SIZE, k=SIZE, n=SIZE, left=DTYPE, right=DTYPE, a=LAYOUT, b=LAYOUT, fill=FILL, seed=st.integers(0, 2**32))
+def test_equals_the_definition(any_kernel, threads, data, m, k, n, left, right, a, b, fill, seed):
+    rng = np.random.default_rng(seed)
+    lhs, rhs = matrix(rng, m, k, left, a, fill), matrix(rng, k, n, right, b, fill)
+    zeros = {
+        "lhs_zero_point": zero_point(data.draw, rng, m),
+        "rhs_zero_point": zero_point(data.draw, rng, n),
+    }
+    expected = reference.gemm(lhs, rhs, **zeros)
+    got = lowgemm.gemm(lhs, rhs, num_threads=threads, **zeros)
+    assert got.dtype == np.int32
+    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(lowgemm.gemm(lhs, lowgemm.pack_rhs(rhs), **zeros), expected)
+
+
+@bounded
+@given(
+    m=st.integers(1, 40), k=st.integers(0, 60), n=st.integers(1, 70), layout=st.sampled_from(["C", "F", "step", "negative", "offset"]),
+    accumulate=st.booleans(), seed=st.integers(0, 2**32),
+)  # fmt: skip
+def test_out_of_any_strides(any_kernel, m, k, n, layout, accumulate, seed):
+    rng = np.random.default_rng(seed)
+    lhs, rhs = matrix(rng, m, k, np.uint8, "C"), matrix(rng, k, n, np.int8, "F")
+    whole = np.full((2 * m + 7, 2 * n + 7), 77, dtype=np.int32)
+    whole = whole.T.copy().T if layout == "F" else whole
+    views = {
+        "C": (slice(0, m), slice(0, n)), "F": (slice(0, m), slice(0, n)),
+        "step": (slice(1, 1 + 2 * m, 2), slice(2, 2 + 2 * n, 2)),
+        "negative": (slice(m, 0, -1), slice(n, 0, -1)), "offset": (slice(4, 4 + m), slice(3, 3 + n)),
+    }  # fmt: skip
+    out = whole[views[layout]]
+    expected = reference.gemm(lhs, rhs)
+    assert lowgemm.gemm(lhs, rhs, out=out, accumulate=accumulate) is out
+    np.testing.assert_array_equal(out, expected + (77 if accumulate else 0))
+    out[...] = 77
+    assert (whole == 77).all(), "wrote outside out"
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [((5,), (5,)), ((3, 5), (5,)), ((5,), (5, 4)), ((2, 3, 5), (5, 4)), ((3, 5), (2, 5, 4)), ((2, 1, 3, 5), (4, 5, 6)),
+     ((7, 5), (2, 0, 5, 4)), ((5,), (2, 5, 4)), ((2, 3, 5), (5,)), ((0, 5), (5, 3)), ((3, 0), (0, 3)), ((0,), (0,))],
+)  # fmt: skip
+def test_shapes_as_matmul(any_kernel, threads, left, right):
+    rng = np.random.default_rng(1)
+    lhs, rhs = rng.integers(0, 256, left, dtype=np.uint8), rng.integers(-128, 128, right, dtype=np.int8)
+    expected = np.matmul(lhs.astype(np.int64), rhs.astype(np.int64))
+    got = lowgemm.gemm(lhs, rhs, num_threads=threads)
+    assert got.shape == expected.shape
+    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(reference.gemm(lhs, rhs), expected)
+    if rhs.ndim > 1:
+        np.testing.assert_array_equal(lowgemm.gemm(lhs, lowgemm.pack_rhs(rhs)), expected)
+
+
+def test_broadcast_batches_pack_each_distinct_rhs_once(kernel):
+    rng = np.random.default_rng(2)
+    lhs = rng.integers(0, 256, (6, 4, 9), dtype=np.uint8)
+    rhs = np.broadcast_to(rng.integers(0, 256, (9, 5), dtype=np.uint8), (6, 9, 5))
+    np.testing.assert_array_equal(lowgemm.gemm(lhs, rhs), np.matmul(lhs.astype(int), rhs.astype(int)))
+    assert lowgemm.explain(lhs, rhs).plan.slots == 1
+
+
+@pytest.mark.parametrize("depth", [8191, 30000, 65536])
+def test_depth_in_blocks(kernel, threads, depth):
+    rng = np.random.default_rng(depth)
+    lhs, rhs = rng.integers(0, 256, (37, depth), dtype=np.uint8), rng.integers(0, 256, (depth, 75), dtype=np.uint8)
+    zeros = {"lhs_zero_point": 11, "rhs_zero_point": -3}
+    expected = reference.gemm(lhs, rhs, **zeros)
+    np.testing.assert_array_equal(lowgemm.gemm(lhs, rhs, num_threads=threads, **zeros), expected)
+    stages = [lowgemm.BiasAddition(np.arange(75)), lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 20, 3), lowgemm.SaturatingCast(np.int16)]
+    got = lowgemm.gemm(lhs, rhs, num_threads=threads, output=stages, **zeros)
+    np.testing.assert_array_equal(got, reference.gemm(lhs, rhs, output=stages, **zeros))
+
+
+def test_several_blocks_each_way(kernel, threads):
+    rng = np.random.default_rng(3)
+    lhs, rhs = rng.integers(0, 256, (517, 129), dtype=np.uint8), rng.integers(-128, 128, (129, 1031), dtype=np.int8)
+    zeros = {"lhs_zero_point": rng.integers(0, 255, 517), "rhs_zero_point": rng.integers(-9, 9, 1031)}
+    np.testing.assert_array_equal(lowgemm.gemm(lhs, rhs, num_threads=threads, **zeros), reference.gemm(lhs, rhs, **zeros))
+
+
+def test_sums_wrap_as_gemmlowps_do(kernel):
+    lhs, rhs = np.full((2, 40000), 255, np.uint8), np.full((40000, 3), 255, np.uint8)
+    exact = 40000 * 255 * 255
+    assert exact > 2**31
+    assert (lowgemm.gemm(lhs, rhs) == exact - 2**32).all()
+    with pytest.raises(OverflowError, match="depth 40000"):
+        lowgemm.gemm(lhs, rhs, overflow="raise")
+    rhs[:] = 1  # the dtypes would allow an overflow, the data does not
+    assert (lowgemm.gemm(lhs, rhs, overflow="raise") == 40000 * 255).all()
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "depth"), [(np.uint8, np.uint8, 33025), (np.uint8, np.int8, 65793), (np.int8, np.int8, 131071)]
+)
+def test_documented_depth_bounds(left, right, depth):
+    """The largest depth at which no product of these dtypes can wrap, and one more."""
+    worst = [255 if d is np.uint8 else 128 for d in (left, right)]
+    assert depth * worst[0] * worst[1] <= 2**31 - 1 < (depth + 1) * worst[0] * worst[1]
+
+
+def test_repeated_calls_take_the_short_way_and_stay_right(kernel):
+    rng = np.random.default_rng(4)
+    for _ in range(3):
+        for left, right in ((np.uint8, np.uint8), (np.int8, np.uint8), (np.uint8, np.int8), (np.int8, np.int8)):
+            lhs, rhs = matrix(rng, 20, 30, left, "C"), matrix(rng, 30, 40, right, "C")
+            frozen = lhs.copy()
+            frozen.flags.writeable = False
+            expected = reference.gemm(lhs, rhs, lhs_zero_point=3)
+            for a in (lhs, frozen):
+                np.testing.assert_array_equal(lowgemm.gemm(a, rhs, lhs_zero_point=3), expected)
+                out = np.empty_like(expected)
+                np.testing.assert_array_equal(lowgemm.gemm(a, rhs, lhs_zero_point=3, out=out), expected)
+
+
+def test_planned_product(kernel, threads):
+    rng = np.random.default_rng(5)
+    lhs, rhs = matrix(rng, 33, 65, np.int8, "C"), matrix(rng, 65, 50, np.uint8, "F")
+    for right in (rhs, lowgemm.pack_rhs(rhs)):
+        planned = lowgemm.plan(lhs, right, output=[lowgemm.SaturatingCast(np.int16)], num_threads=threads)
+        expected = reference.gemm(lhs, rhs, lhs_zero_point=-3, rhs_zero_point=130, output=[lowgemm.SaturatingCast(np.int16)])
+        np.testing.assert_array_equal(planned(lhs, right, lhs_zero_point=-3, rhs_zero_point=130), expected)
+        out = np.empty_like(expected)
+        assert planned(lhs, right, out, lhs_zero_point=-3, rhs_zero_point=130) is out
+        np.testing.assert_array_equal(out, expected)
+        with pytest.raises(TypeError, match="lhs"):
+            planned(lhs[:5], right)
+        with pytest.raises(TypeError, match="rhs"):
+            planned(lhs, rhs[:, :5])
+        with pytest.raises(ValueError, match="lhs"):
+            planned(np.asfortranarray(lhs), right)
+        with pytest.raises(ValueError, match="lhs_zero_point"):
+            planned(lhs, right, lhs_zero_point=2**31)
+        with pytest.raises(ValueError, match="out"):
+            planned(lhs, right, np.asfortranarray(out))
+
+
+def test_without_the_compiler(tmp_path):
+    """NUMBA_DISABLE_JIT=1 computes by the definition."""
+    import os
+    import subprocess
+    import sys
+
+    code = (
+        "import numpy as np, lowgemm\n"
+        "x = np.arange(6, dtype=np.uint8).reshape(2, 3)\n"
+        "w = np.array([[1, -2], [3, 4], [5, -128]], np.int8)\n"
+        "print(lowgemm.gemm(x, w, lhs_zero_point=1, output=[lowgemm.SaturatingCast(np.int8)]).tolist())\n"
+        "print(lowgemm.explain(x, w))\n"
+    )
+    env = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "[[4, -126], [31, -128]]" in done.stdout and "DISABLE_JIT" in done.stdout
