@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from lowgemm import config
-from lowgemm._jit import compile_c, source_stamp, target
 from lowgemm.kernels import portable, x86_avx512vnni
 from lowgemm.kernels.emit import SIGNATURE, Kernel, microkernel_body
+
+from lowgemm import config
+from lowgemm._jit import compile_c, source_stamp, target
 
 _REGISTRY: list[Kernel] = [
     x86_avx512vnni.KERNEL,
@@ -54,7 +55,9 @@ def by_name(name: str) -> Kernel:
     for kernel in _REGISTRY:
         if kernel.name == name:
             return kernel
-    raise ValueError(f"kernel: no kernel is called {name!r}; there are {', '.join(k.name for k in _REGISTRY)}")
+    raise ValueError(
+        f"kernel: no kernel is called {name!r}; there are {', '.join(k.name for k in _REGISTRY)}"
+    )
 
 
 def missing_features(kernel: Kernel) -> list[str]:

@@ -70,9 +70,7 @@ def store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, align: int 
 
 def call_intrinsic(builder: ir.IRBuilder, name: str, result: ir.Type, args: list[ir.Value]) -> ir.Value:
     """Call an LLVM intrinsic by name."""
-    fn = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(result, [a.type for a in args]), name
-    )
+    fn = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
     return builder.call(fn, args)
 
 

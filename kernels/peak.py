@@ -11,13 +11,13 @@ from typing import Any
 
 import numba
 from llvmlite import ir
+from lowgemm.kernels import by_id, id_of, missing_features
+from lowgemm.kernels.emit import Kernel, const, i64, store
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from lowgemm._jit import call_address, compile_c, source_stamp
-from lowgemm.kernels import by_id, id_of, missing_features
-from lowgemm.kernels.emit import Kernel, const, i64, load, store
 
 
 def _hide(b: ir.IRBuilder, value: Any) -> Any:

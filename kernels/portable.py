@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from lowgemm.kernels.emit import SIGNATURE, Kernel
 
 from lowgemm._jit import compile_c
-from lowgemm.kernels.emit import SIGNATURE, Kernel
 from lowgemm.memory import load_i32, load_s8, load_u8, offset, store_32
 
 

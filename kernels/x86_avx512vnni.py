@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llvmlite import ir
-
 from lowgemm.kernels.emit import Kernel, call_intrinsic, i32, load, splat, vec
 
 

@@ -17,7 +17,9 @@ _COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lowgemm", description="Exact low-precision matrix products.")
+    parser = argparse.ArgumentParser(
+        prog="python -m lowgemm", description="Exact low-precision matrix products."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     modules = {}
     for name, text in _COMMANDS.items():

@@ -21,9 +21,6 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-intp = types.intp
-ptr = types.voidptr
-
 
 @functools.cache
 def source_stamp() -> int:
@@ -59,6 +56,17 @@ def target() -> tuple[str, frozenset[str]]:
     if name != "" and not features:
         features = ""
     return name, frozenset(f[1:] for f in features.split(",") if f.startswith("+"))
+
+
+def signature(letters: str) -> Any:
+    """C signature of a routine that returns nothing: `p` for a pointer, `n` for a 64-bit integer.
+
+    Examples
+    --------
+    >>> signature("pn")
+    (void*, int64) -> none
+    """
+    return types.void(*({"p": types.voidptr, "n": types.intp}[letter] for letter in letters))
 
 
 def compile_c(signature: Any) -> Callable[[Callable[..., Any]], Any]:

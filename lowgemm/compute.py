@@ -26,23 +26,63 @@ import numba
 import numpy as np
 from numba import prange, types
 
-from lowgemm._jit import call_address, compile_c, source_stamp
+from lowgemm._jit import call_address, compile_c, signature, source_stamp
 from lowgemm.memory import address, as_address, fetch_add, load_i32, store_32
 
 # ---- p: the plan as numbers -------------------------------------------------------------------------------
-_FIELDS = (
-    "workers m n depth batch jobs packed "
-    "kernel pack_lhs pack_rhs col_terms_routine row_terms_routine single "
-    "kr lanes nr "
-    "lhs_row_stride lhs_k_stride lhs_flip lhs_panel_bytes "
-    "rhs_k_stride rhs_n_stride rhs_flip rhs_panel_bytes rhs_group_bytes pack_chunk "
-    "mc nc kc row_blocks col_blocks depth_blocks "
-    "lhs_shift rhs_shift bilinear "
-    "col_bias row_bias has_col_bias has_row_bias "
-    "direct accumulate out_row_stride out_col_stride "
-    "worker_bytes col_bytes slot_bytes row_sums_at row_terms_at tile_at zeros "
-    "stages"
-).split()
+_FIELDS = [
+    "workers",
+    "m",
+    "n",
+    "depth",
+    "batch",
+    "jobs",
+    "packed",
+    "kernel",
+    "pack_lhs",
+    "pack_rhs",
+    "col_terms_routine",
+    "row_terms_routine",
+    "single",
+    "kr",
+    "lanes",
+    "nr",
+    "lhs_row_stride",
+    "lhs_k_stride",
+    "lhs_flip",
+    "lhs_panel_bytes",
+    "rhs_k_stride",
+    "rhs_n_stride",
+    "rhs_flip",
+    "rhs_panel_bytes",
+    "rhs_group_bytes",
+    "pack_chunk",
+    "mc",
+    "nc",
+    "kc",
+    "row_blocks",
+    "col_blocks",
+    "depth_blocks",
+    "lhs_shift",
+    "rhs_shift",
+    "bilinear",
+    "col_bias",
+    "row_bias",
+    "has_col_bias",
+    "has_row_bias",
+    "direct",
+    "accumulate",
+    "out_row_stride",
+    "out_col_stride",
+    "worker_bytes",
+    "col_bytes",
+    "slot_bytes",
+    "row_sums_at",
+    "row_terms_at",
+    "tile_at",
+    "zeros",
+    "stages",
+]
 F = {name: i for i, name in enumerate(_FIELDS)}
 #: Where the (routine, parameters) pairs of the output stages begin.
 STAGES_AT = len(_FIELDS)
@@ -77,12 +117,7 @@ JOB_SOURCE, JOB_PANELS, JOB_SUMS, JOB_TERMS, JOB_FACTORS = range(5)
 
 # ---- zero-point terms -------------------------------------------------------------------------------------
 def _make_col_terms(stamp: int):
-    @compile_c(
-        types.void(
-            types.intp, types.intp, types.voidptr, types.intp, types.intp, types.intp, types.voidptr,
-            types.voidptr, types.intp, types.voidptr, types.voidptr,
-        )  # fmt: skip
-    )
+    @compile_c(signature("nnpnnnppnpp"))
     def col_terms(n, depth, sums, lhs_zero, rhs_zero, bilinear, rhs_zeros, bias, has_bias, terms, factors):
         """Column terms of columns 0..n: everything in the result that depends on the column alone."""
         _ = stamp
@@ -100,11 +135,7 @@ def _make_col_terms(stamp: int):
 
 
 def _make_row_terms(stamp: int):
-    @compile_c(
-        types.void(
-            types.intp, types.voidptr, types.intp, types.intp, types.voidptr, types.intp, types.voidptr
-        )
-    )
+    @compile_c(signature("npnnpnp"))
     def row_terms(m, sums, rhs_zero, bilinear, bias, has_bias, terms):
         """Row terms of rows 0..m: everything in the result that depends on the row alone."""
         _ = stamp
@@ -323,7 +354,7 @@ def _make_parallel(stamp: int):
 
 
 def _make_single(stamp: int):
-    @compile_c(types.void(*[types.voidptr] + [types.intp] * 9))
+    @compile_c(signature("pnnnnnnnnn"))
     def single(plan, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros):
         """One product on one thread. `space` is the scratch memory; sums of 0: the rhs is not packed yet."""
         _ = stamp

@@ -16,4 +16,6 @@ from __future__ import annotations
 import os
 
 kernel: str | None = os.environ.get("LOWGEMM_KERNEL") or None
-num_threads: int | None = int(os.environ["LOWGEMM_NUM_THREADS"]) if "LOWGEMM_NUM_THREADS" in os.environ else None
+num_threads: int | None = (
+    int(os.environ["LOWGEMM_NUM_THREADS"]) if "LOWGEMM_NUM_THREADS" in os.environ else None
+)

@@ -105,13 +105,15 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
     kernel    ...
     """
     call = checked_call(lhs, rhs, **options)
-    head = (
-        f"{call.m} x {call.depth} by {call.depth} x {call.n}, {call.lhs.dtype} x {call.rhs.dtype} -> {call.result}"
-    )
+    head = f"{call.m} x {call.depth} by {call.depth} x {call.n}, {call.lhs.dtype} x {call.rhs.dtype} -> {call.result}"
     if call.batch != 1 or call.batch_shape:
         head += f", batch {call.batch_shape}"
     if call.out.size == 0 or numba.config.DISABLE_JIT:
-        why = "the result is empty" if call.out.size == 0 else "NUMBA_DISABLE_JIT is set: the slow definition runs"
+        why = (
+            "the result is empty"
+            if call.out.size == 0
+            else "NUMBA_DISABLE_JIT is set: the slow definition runs"
+        )
         return Explanation(None, "reference", 1, 0.0, f"{head}\nkernel    none: {why}")
     kernel = kernels.selected()
     plan = call.plan(kernel)
@@ -127,7 +129,11 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
     if folded:
         stages += f"; {' and '.join(folded)} in the kernel's terms"
     if isinstance(call.rhs, PackedRhs):
-        packed = "packed before" if call.rhs.kernel == kernel.name else f"packed for {call.rhs.kernel}: REPACKED each call"
+        packed = (
+            "packed before"
+            if call.rhs.kernel == kernel.name
+            else f"packed for {call.rhs.kernel}: REPACKED each call"
+        )
     else:
         packed = "packed each call (pack_rhs does it once)"
     lines = [
@@ -143,4 +149,3 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
         f"estimate  {100 * share:.0f} % of the kernel's peak (a model: padding, packing, stores)",
     ]
     return Explanation(plan, kernel.name, plan.threads, share, "\n".join(lines))
-

@@ -98,9 +98,7 @@ class _Call:
         """Plan for a kernel, the one of an earlier call of the same kind if there was one."""
         packed = isinstance(self.rhs, PackedRhs)
         lhs = Operand((self.m, self.depth), self.lhs.strides[-2:], self.lhs.dtype.kind)
-        rhs = Operand(
-            (self.depth, self.n), (0, 0) if packed else self.rhs.strides[-2:], self.rhs.dtype.kind
-        )
+        rhs = Operand((self.depth, self.n), (0, 0) if packed else self.rhs.strides[-2:], self.rhs.dtype.kind)
         options = {
             "result": self.result,
             "out_strides": self.matrices.strides[-2:],

@@ -24,10 +24,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lowgemm._jit import compile_c, source_stamp
+from lowgemm._jit import compile_c, signature, source_stamp
 from lowgemm.kernels import Kernel, by_id, id_of
-from lowgemm.memory import load_u8, offset, stack, store_8
 from lowgemm.kernels.emit import at, const, i8, i16, i32, i64, load, shuffle, splat, store, vec
+from lowgemm.memory import load_u8, offset, stack, store_8
 
 #: Bytes of packed depth that one transposition step handles for each row; panels are padded to it.
 CHUNK_BYTES = 16
@@ -179,7 +179,11 @@ def _emit_interleave(
         dst = at(b, a["dst"], b.mul(loop.index, const(i64, group_bytes)))
         vectors = [
             _convert(
-                k, b, load(b, vec(i8, cols), at(b, src, b.mul(a["stride"], const(i64, j)))), a["flip"], a["bias"]
+                k,
+                b,
+                load(b, vec(i8, cols), at(b, src, b.mul(a["stride"], const(i64, j)))),
+                a["flip"],
+                a["bias"],
             )
             for j in range(k.kr)
         ]
@@ -235,10 +239,7 @@ def _interleave(typingctx, kernel_id, side, width, panels, args):
 
 
 # ---- the routine -----------------------------------------------------------------------------------------
-_SIGNATURE = types.void(
-    types.voidptr, types.intp, types.intp, types.intp, types.intp, types.intp,
-    types.voidptr, types.intp, types.voidptr,
-)  # fmt: skip
+_SIGNATURE = signature("pnnnnnpnp")
 
 
 @numba.njit(nogil=True)
@@ -262,7 +263,6 @@ def _gather(src, mn_stride, k_stride, valid, k0, count, block, width, per_row, p
 def _make_pack(kernel_id: int, side: int, width: int, kr: int, element_bytes: int, stamp: int):
     per_row = CHUNK_BYTES // element_bytes
     chunk_bytes = CHUNK_BYTES * width
-    group_bytes = width * kr * element_bytes
     block_bytes = width * per_row
     wide = LINE // width
 
@@ -345,4 +345,3 @@ def element_map(kernel: Kernel, side: str, dtype_kind: str) -> tuple[int, int]:
     if unsigned == (stored == "u8"):
         return 0, 0
     return 0x80, (128 if unsigned else -128)
-

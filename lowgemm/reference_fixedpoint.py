@@ -62,7 +62,9 @@ def rounding_half_sum(a: ArrayLike, b: ArrayLike) -> Raw:
 def saturating_rounding_multiply_by_pot(x: ArrayLike, exponent: ArrayLike, bits: int) -> Raw:
     """x * 2**exponent: saturating to the left, RDP to the right."""
     e = _raw(exponent)
-    return np.where(e >= 0, shift_left(x, np.maximum(e, 0), bits), rounding_divide_by_pot(x, np.maximum(-e, 0)))
+    return np.where(
+        e >= 0, shift_left(x, np.maximum(e, 0), bits), rounding_divide_by_pot(x, np.maximum(-e, 0))
+    )
 
 
 def constant(raw32: int, bits: int) -> int:

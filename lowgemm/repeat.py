@@ -36,7 +36,9 @@ class PlannedGemm:
 
     def __repr__(self) -> str:
         p = self.plan
-        return f"PlannedGemm({p.m}x{p.depth}x{p.n} -> {p.result}, kernel={p.kernel.name!r}, threads={p.threads})"
+        return (
+            f"PlannedGemm({p.m}x{p.depth}x{p.n} -> {p.result}, kernel={p.kernel.name!r}, threads={p.threads})"
+        )
 
     def run(self, lhs, rhs, out, lhs_zero: int, rhs_zero: int) -> np.ndarray:
         """Multiply arguments that are known to fit."""
@@ -102,7 +104,11 @@ class PlannedGemm:
             if rhs.kernel != self.plan.kernel.name:
                 raise ValueError(f"rhs: expected panels of kernel {self.plan.kernel.name!r}, as planned")
         else:
-            if type(rhs) is not np.ndarray or rhs.dtype is not self._dtypes[1] or rhs.shape != self._shapes[1]:
+            if (
+                type(rhs) is not np.ndarray
+                or rhs.dtype is not self._dtypes[1]
+                or rhs.shape != self._shapes[1]
+            ):
                 raise TypeError(f"rhs: expected a {self._dtypes[1]} array of shape {self._shapes[1]}")
             if rhs.strides != self._strides[1]:
                 raise ValueError(f"rhs: expected strides {self._strides[1]}, as planned, got {rhs.strides}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from lowgemm.kernels.portable import Portable
 
 import lowgemm
 from lowgemm import kernels
-from lowgemm.kernels.portable import Portable
 
 #: Odd tiles and every sign treatment: what is only right by luck of a power of two fails here.
 ODD = [

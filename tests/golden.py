@@ -46,7 +46,9 @@ def view(buffer: np.ndarray, rows: int, cols: int, order: str, stride: int, star
     strides = (stride * step, step) if order == "row" else (step, stride * step)
     if rows == 0 or cols == 0:
         return np.empty((rows, cols), dtype=buffer.dtype)
-    return np.lib.stride_tricks.as_strided(buffer[start:], (rows, cols), strides, writeable=buffer.flags.writeable)
+    return np.lib.stride_tricks.as_strided(
+        buffer[start:], (rows, cols), strides, writeable=buffer.flags.writeable
+    )
 
 
 def stage(s: dict[str, Any]) -> lowgemm.Stage:

@@ -25,7 +25,9 @@ def second_argument(case):
     return None
 
 
-@pytest.mark.parametrize("case", golden.cases("fixedpoint"), ids=lambda c: f"{c['function']}-{c['bits']}-{c['id'][-4:]}")
+@pytest.mark.parametrize(
+    "case", golden.cases("fixedpoint"), ids=lambda c: f"{c['function']}-{c['bits']}-{c['id'][-4:]}"
+)
 def test_golden(case):
     bits, name = case["bits"], case["function"]
     a = golden.array(case["a"]).astype(f"int{bits}")
@@ -49,12 +51,18 @@ def test_primitives_equal_the_definition(bits, data):
     a, b = (np.array(data.draw(st.lists(value, min_size=9, max_size=9)), WIDTHS[bits]) for _ in range(2))
     e = data.draw(st.integers(0, bits - 1))
     pairs = [
-        (fixedpoint.saturating_rounding_doubling_high_mul(a, b), ref.saturating_rounding_doubling_high_mul(a, b, bits)),
+        (
+            fixedpoint.saturating_rounding_doubling_high_mul(a, b),
+            ref.saturating_rounding_doubling_high_mul(a, b, bits),
+        ),
         (fixedpoint.rounding_divide_by_pot(a, e), ref.rounding_divide_by_pot(a, e)),
         (fixedpoint.shift_left(a, e), ref.shift_left(a, e, bits)),
         (fixedpoint.saturating_add(a, b), ref.saturating_add(a, b, bits)),
         (fixedpoint.rounding_half_sum(a, b), ref.rounding_half_sum(a, b)),
-        (fixedpoint.saturating_rounding_multiply_by_pot(a, -e), ref.saturating_rounding_multiply_by_pot(a, -e, bits)),
+        (
+            fixedpoint.saturating_rounding_multiply_by_pot(a, -e),
+            ref.saturating_rounding_multiply_by_pot(a, -e, bits),
+        ),
     ]
     for got, expected in pairs:
         assert got.dtype == a.dtype
@@ -71,11 +79,17 @@ def test_functions_equal_the_definition(bits, data):
     minus = np.minimum(raw, 0)
     unit = np.maximum(raw, 0)
     pairs = [
-        (fixedpoint.exp_on_negative_values(minus, integer_bits), ref.exp_on_negative_values(minus, integer_bits, bits)),
+        (
+            fixedpoint.exp_on_negative_values(minus, integer_bits),
+            ref.exp_on_negative_values(minus, integer_bits, bits),
+        ),
         (fixedpoint.tanh(raw, integer_bits), ref.tanh(raw, integer_bits, bits)),
         (fixedpoint.logistic(raw, integer_bits), ref.logistic(raw, integer_bits, bits)),
         (fixedpoint.one_over_one_plus_x_for_x_in_0_1(unit), ref.one_over_one_plus_x_for_x_in_0_1(unit, bits)),
-        (fixedpoint.one_minus_x_over_one_plus_x_for_x_in_0_1(unit), ref.one_minus_x_over_one_plus_x_for_x_in_0_1(unit, bits)),
+        (
+            fixedpoint.one_minus_x_over_one_plus_x_for_x_in_0_1(unit),
+            ref.one_minus_x_over_one_plus_x_for_x_in_0_1(unit, bits),
+        ),
     ]
     for got, expected in pairs:
         np.testing.assert_array_equal(got, expected)
@@ -87,7 +101,9 @@ def test_close_to_the_real_functions():
     real = raw / 2**28
     np.testing.assert_allclose(fixedpoint.tanh(raw, 3) / 2**31, np.tanh(real), atol=3e-7)
     np.testing.assert_allclose(fixedpoint.logistic(raw, 3) / 2**31, 1 / (1 + np.exp(-real)), atol=3e-7)
-    np.testing.assert_allclose(fixedpoint.exp_on_negative_values(raw[:500], 3) / 2**31, np.exp(real[:500]), atol=3e-7)
+    np.testing.assert_allclose(
+        fixedpoint.exp_on_negative_values(raw[:500], 3) / 2**31, np.exp(real[:500]), atol=3e-7
+    )
 
 
 def test_strided_and_scalar_arguments():

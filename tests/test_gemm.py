@@ -13,17 +13,23 @@ from lowgemm import reference
 INT32 = st.one_of(
     st.sampled_from([0, 1, -1, 127, 128, 255, -128, 2**31 - 1, -(2**31)]), st.integers(-(2**31), 2**31 - 1)
 )
-SIZE = st.one_of(st.sampled_from([0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 47, 48, 49, 64, 65]), st.integers(0, 300))
+SIZE = st.one_of(
+    st.sampled_from([0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 47, 48, 49, 64, 65]), st.integers(0, 300)
+)
 DTYPE = st.sampled_from([np.uint8, np.int8])
 LAYOUT = st.sampled_from(["C", "F", "step", "negative", "offset", "broadcast"])
 FILL = st.sampled_from(["random", "min", "max", "mixed"])
 
 bounded = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
-def matrix(rng: np.random.Generator, rows: int, cols: int, dtype: type, layout: str, fill: str = "random") -> np.ndarray:
+def matrix(
+    rng: np.random.Generator, rows: int, cols: int, dtype: type, layout: str, fill: str = "random"
+) -> np.ndarray:
     """A (rows, cols) array of the given memory layout."""
     info = np.iinfo(dtype)
     shape = (2 * rows + 3, 2 * cols + 5)
@@ -57,7 +63,18 @@ def zero_point(draw, rng: np.random.Generator, size: int):
 
 
 @bounded
-@given(data=st.data(), m=SIZE, k=SIZE, n=SIZE, left=DTYPE, right=DTYPE, a=LAYOUT, b=LAYOUT, fill=FILL, seed=st.integers(0, 2**32))
+@given(
+    data=st.data(),
+    m=SIZE,
+    k=SIZE,
+    n=SIZE,
+    left=DTYPE,
+    right=DTYPE,
+    a=LAYOUT,
+    b=LAYOUT,
+    fill=FILL,
+    seed=st.integers(0, 2**32),
+)
 def test_equals_the_definition(any_kernel, threads, data, m, k, n, left, right, a, b, fill, seed):
     rng = np.random.default_rng(seed)
     lhs, rhs = matrix(rng, m, k, left, a, fill), matrix(rng, k, n, right, b, fill)
@@ -123,20 +140,32 @@ def test_broadcast_batches_pack_each_distinct_rhs_once(kernel):
 @pytest.mark.parametrize("depth", [8191, 30000, 65536])
 def test_depth_in_blocks(kernel, threads, depth):
     rng = np.random.default_rng(depth)
-    lhs, rhs = rng.integers(0, 256, (37, depth), dtype=np.uint8), rng.integers(0, 256, (depth, 75), dtype=np.uint8)
+    lhs, rhs = (
+        rng.integers(0, 256, (37, depth), dtype=np.uint8),
+        rng.integers(0, 256, (depth, 75), dtype=np.uint8),
+    )
     zeros = {"lhs_zero_point": 11, "rhs_zero_point": -3}
     expected = reference.gemm(lhs, rhs, **zeros)
     np.testing.assert_array_equal(lowgemm.gemm(lhs, rhs, num_threads=threads, **zeros), expected)
-    stages = [lowgemm.BiasAddition(np.arange(75)), lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 20, 3), lowgemm.SaturatingCast(np.int16)]
+    stages = [
+        lowgemm.BiasAddition(np.arange(75)),
+        lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 20, 3),
+        lowgemm.SaturatingCast(np.int16),
+    ]
     got = lowgemm.gemm(lhs, rhs, num_threads=threads, output=stages, **zeros)
     np.testing.assert_array_equal(got, reference.gemm(lhs, rhs, output=stages, **zeros))
 
 
 def test_several_blocks_each_way(kernel, threads):
     rng = np.random.default_rng(3)
-    lhs, rhs = rng.integers(0, 256, (517, 129), dtype=np.uint8), rng.integers(-128, 128, (129, 1031), dtype=np.int8)
+    lhs, rhs = (
+        rng.integers(0, 256, (517, 129), dtype=np.uint8),
+        rng.integers(-128, 128, (129, 1031), dtype=np.int8),
+    )
     zeros = {"lhs_zero_point": rng.integers(0, 255, 517), "rhs_zero_point": rng.integers(-9, 9, 1031)}
-    np.testing.assert_array_equal(lowgemm.gemm(lhs, rhs, num_threads=threads, **zeros), reference.gemm(lhs, rhs, **zeros))
+    np.testing.assert_array_equal(
+        lowgemm.gemm(lhs, rhs, num_threads=threads, **zeros), reference.gemm(lhs, rhs, **zeros)
+    )
 
 
 def test_sums_wrap_as_gemmlowps_do(kernel):
@@ -151,7 +180,8 @@ def test_sums_wrap_as_gemmlowps_do(kernel):
 
 
 @pytest.mark.parametrize(
-    ("left", "right", "depth"), [(np.uint8, np.uint8, 33025), (np.uint8, np.int8, 65793), (np.int8, np.int8, 131071)]
+    ("left", "right", "depth"),
+    [(np.uint8, np.uint8, 33025), (np.uint8, np.int8, 65793), (np.int8, np.int8, 131071)],
 )
 def test_documented_depth_bounds(left, right, depth):
     """The largest depth at which no product of these dtypes can wrap, and one more."""
@@ -162,7 +192,12 @@ def test_documented_depth_bounds(left, right, depth):
 def test_repeated_calls_take_the_short_way_and_stay_right(kernel):
     rng = np.random.default_rng(4)
     for _ in range(3):
-        for left, right in ((np.uint8, np.uint8), (np.int8, np.uint8), (np.uint8, np.int8), (np.int8, np.int8)):
+        for left, right in (
+            (np.uint8, np.uint8),
+            (np.int8, np.uint8),
+            (np.uint8, np.int8),
+            (np.int8, np.int8),
+        ):
             lhs, rhs = matrix(rng, 20, 30, left, "C"), matrix(rng, 30, 40, right, "C")
             frozen = lhs.copy()
             frozen.flags.writeable = False
@@ -178,7 +213,9 @@ def test_planned_product(kernel, threads):
     lhs, rhs = matrix(rng, 33, 65, np.int8, "C"), matrix(rng, 65, 50, np.uint8, "F")
     for right in (rhs, lowgemm.pack_rhs(rhs)):
         planned = lowgemm.plan(lhs, right, output=[lowgemm.SaturatingCast(np.int16)], num_threads=threads)
-        expected = reference.gemm(lhs, rhs, lhs_zero_point=-3, rhs_zero_point=130, output=[lowgemm.SaturatingCast(np.int16)])
+        expected = reference.gemm(
+            lhs, rhs, lhs_zero_point=-3, rhs_zero_point=130, output=[lowgemm.SaturatingCast(np.int16)]
+        )
         np.testing.assert_array_equal(planned(lhs, right, lhs_zero_point=-3, rhs_zero_point=130), expected)
         out = np.empty_like(expected)
         assert planned(lhs, right, out, lhs_zero_point=-3, rhs_zero_point=130) is out

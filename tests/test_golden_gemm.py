@@ -29,7 +29,17 @@ def check(counts: Counter) -> None:
     print(dict(counts))
     assert counts["run"] + counts["skipped: vacuous"] == len(golden.cases("gemm"))
     assert counts["skipped: vacuous"] < 0.1 * counts["run"]
-    for tag in ("pipeline", "raw_int32", "extremes", "int32_wrap", "rows_cols", "orders", "depth", "gemv", "stage_order"):
+    for tag in (
+        "pipeline",
+        "raw_int32",
+        "extremes",
+        "int32_wrap",
+        "rows_cols",
+        "orders",
+        "depth",
+        "gemv",
+        "stage_order",
+    ):
         assert counts[f"run: {tag}"] > 0, f"no case tagged {tag} was run"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import platform
 from collections.abc import Callable
@@ -27,13 +28,17 @@ FLOAT, FRESH, PACKED, QUANTIZED = "float32", "lowgemm", "lowgemm packed", "lowge
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--quick", action="store_true", help=f"the limits and the shapes {QUICK}, in half a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"the limits and the shapes {QUICK}, in half a minute"
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of every library (default 1)")
     parser.add_argument("--shapes", type=parse_shapes, default=None, help="MxKxN,... or N for a cube")
     parser.add_argument("--lhs", choices=["uint8", "int8"], default="uint8")
     parser.add_argument("--rhs", choices=["uint8", "int8"], default="uint8")
     parser.add_argument("--seconds", type=float, default=1.0, help="measured time for each shape (default 1)")
-    parser.add_argument("--peers", action="store_true", help="also every other int8 library that is installed")
+    parser.add_argument(
+        "--peers", action="store_true", help="also every other int8 library that is installed"
+    )
     parser.add_argument("--json", metavar="FILE", help="write all figures to a file")
     parser.add_argument("--plot", metavar="FILE.png", help="draw them (needs matplotlib)")
 
@@ -83,10 +88,8 @@ def _limits(kernel: kernels.Kernel) -> dict[str, float]:
     seconds = interleave({"read": read}, seconds=0.5)["read"]
     del read  # a quarter of a gigabyte; and it would sweep the caches between the other two
     calls: dict[str, tuple[Callable[[], Any], int]] = {"micro": limits.microkernel_call(kernel)}
-    try:
+    with contextlib.suppress(ValueError):  # plain loops have no hooks to put on registers
         calls["register"] = limits.register_call(kernel)
-    except ValueError:
-        pass  # plain loops have no hooks to put on registers; the report then has no share of peak
     times = interleave({name: call for name, (call, _) in calls.items()}, seconds=2.0)
     found = {
         "read_gbytes": nbytes / seconds / 1e9,
@@ -101,7 +104,9 @@ def _print_limits(found: dict[str, float]) -> None:
     micro = found["microkernel_gmacs"]
     if "register_gmacs" in found:
         peak = found["register_gmacs"]
-        print(f"register-only product loop {peak:.1f} GMAC/s; microkernel in L1 {micro:.1f} ({100 * micro / peak:.1f} %)")
+        print(
+            f"register-only product loop {peak:.1f} GMAC/s; microkernel in L1 {micro:.1f} ({100 * micro / peak:.1f} %)"
+        )
     else:
         print(f"microkernel in L1 {micro:.1f} GMAC/s (no register-only loop: this kernel is plain loops)")
     print(f"memory read, one thread: {found['read_gbytes']:.1f} GB/s")
@@ -187,7 +192,9 @@ def _peer_table(shapes: list[dict[str, Any]]) -> str:
                 continue
             mine = g[f"{name} | lowgemm"]
             ratio = f"{mine / g[name]:.2f}"
-            rows.append([" x ".join(map(str, s["shape"])), name, f"{g[name]:.1f}", f"{mine:.1f}", ratio, note])
+            rows.append(
+                [" x ".join(map(str, s["shape"])), name, f"{g[name]:.1f}", f"{mine:.1f}", ratio, note]
+            )
     return table(["M x K x N", "peer", "GMAC/s", "lowgemm", "ratio", "numbers"], rows)
 
 

@@ -45,7 +45,9 @@ def run(args: argparse.Namespace) -> int:
             {
                 "float32 NumPy": lambda: left @ right,
                 "lowgemm -> uint8": lambda: lowgemm.gemm(lhs, rhs, output=output, **options),
-                "lowgemm -> uint8, rhs packed once": lambda: lowgemm.gemm(lhs, packed, output=output, **options),
+                "lowgemm -> uint8, rhs packed once": lambda: lowgemm.gemm(
+                    lhs, packed, output=output, **options
+                ),
                 "lowgemm -> int32": lambda: lowgemm.gemm(lhs, rhs, **options),
             },
             seconds=1.5,

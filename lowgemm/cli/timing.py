@@ -50,7 +50,9 @@ def blas_threads(count: int) -> Iterator[str]:
         return
     with threadpoolctl.threadpool_limits(count, user_api="blas"):
         found = [i for i in threadpoolctl.threadpool_info() if i["user_api"] == "blas"]
-        text = ", ".join(f"{i['internal_api']} {i.get('version')} {i.get('architecture', '')}".strip() for i in found)
+        text = ", ".join(
+            f"{i['internal_api']} {i.get('version')} {i.get('architecture', '')}".strip() for i in found
+        )
         yield f"{text or 'unknown BLAS'}, {count} thread{'s' if count > 1 else ''} by threadpoolctl"
 
 

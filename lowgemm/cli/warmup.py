@@ -16,7 +16,9 @@ from lowgemm.output import requantizing, routines
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--all-kernels", action="store_true", help="every kernel that runs here, not only the best")
+    parser.add_argument(
+        "--all-kernels", action="store_true", help="every kernel that runs here, not only the best"
+    )
 
 
 def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
@@ -53,5 +55,7 @@ def run(args: argparse.Namespace) -> int:
         compile_piece()
         if not terminal:
             print(f"[{i}/{len(todo)}] {name}: {time.perf_counter() - begin:.2f} s", flush=True)
-    print(f"{chr(13) + chr(27) + '[K' if terminal else ''}{len(todo)} pieces ready in {time.perf_counter() - start:.1f} s")
+    print(
+        f"{chr(13) + chr(27) + '[K' if terminal else ''}{len(todo)} pieces ready in {time.perf_counter() - start:.1f} s"
+    )
     return 0

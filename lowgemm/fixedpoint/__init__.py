@@ -317,7 +317,7 @@ def exp_on_negative_values(a: Any, integer_bits: Any) -> Any:
     --------
     >>> import numpy as np
     >>> round(int(exp_on_negative_values(np.int32(-(2**28)), 3)) / 2**31, 6)  # exp(-1)
-    0.367879
+    0.36788
     """
     a = _value(a, "a")
     integer_bits = _integer_bits(integer_bits, a, 0)

@@ -7,10 +7,9 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import types
 
 from lowgemm import reference
-from lowgemm._jit import call_address, compile_c, source_stamp
+from lowgemm._jit import call_address, compile_c, signature, source_stamp
 from lowgemm.arguments import check_out
 from lowgemm.memory import as_address, load_i32, load_i64, offset, store_32
 from lowgemm.output.pipeline import compile_pipeline
@@ -21,15 +20,9 @@ TILE_ROWS, TILE_COLS = 16, 256
 
 
 def _make_apply(stamp: int) -> Any:
-    tile_bytes, ld = 4 * TILE_ROWS * TILE_COLS, TILE_COLS
+    ld = TILE_COLS
 
-    pointer, number = types.voidptr, types.intp
-
-    @compile_c(
-        types.void(
-            pointer, number, pointer, number, number, number, number, pointer, number, number, pointer
-        )  # fmt: skip
-    )
+    @compile_c(signature("pnpnnnnpnnp"))
     def apply(stages, count, acc, acc_rs, acc_cs, m, n, out, out_rs, out_cs, tile):
         _ = stamp
         for row in range(0, m, TILE_ROWS):

@@ -21,17 +21,14 @@ import functools
 from typing import Any
 
 import numba
-from numba import types
 
-from lowgemm._jit import compile_c, source_stamp
+from lowgemm._jit import compile_c, signature, source_stamp
 from lowgemm.fixedpoint import scalar as fp
 from lowgemm.memory import load_i32, load_i64, offset, pointer_at, store_8, store_16, store_32
 
-_p, _n = types.voidptr, types.intp
-SIGNATURE = types.void(_p, _n, _n, _n, _n, _n, _p, _p, _p, _p, _p, _p, _n, _n)
+SIGNATURE = signature("pnnnnnppppppnn")
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
-
 
 
 @numba.njit(nogil=True)
@@ -43,7 +40,9 @@ def fixed_point(x, multiplier, left, right):
 # ---- in-place stages --------------------------------------------------------------------------------------
 def _make_bilinear(stamp: int):
     @compile_c(SIGNATURE)
-    def bilinear(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
+    def bilinear(
+        tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs
+    ):
         """Zero points that differ by row or column: += lz[r] * (depth * rz[c] - col_sum[c]) - row_sum[r] * rz[c]."""
         _ = stamp
         for r in range(rows):
@@ -101,7 +100,11 @@ def _make_scale(stamp: int):
                     store_32(line, c, fixed_point(load_i32(line, c), m, left, right) + after)
             else:
                 for c in range(cols):
-                    m, left, right = load_i32(multipliers, i + c), load_i32(lefts, i + c), load_i32(rights, i + c)
+                    m, left, right = (
+                        load_i32(multipliers, i + c),
+                        load_i32(lefts, i + c),
+                        load_i32(rights, i + c),
+                    )
                     store_32(line, c, fixed_point(load_i32(line, c), m, left, right) + after)
 
     return scale
@@ -109,7 +112,9 @@ def _make_scale(stamp: int):
 
 def _make_legacy_scale(stamp: int):
     @compile_c(SIGNATURE)
-    def legacy_scale(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
+    def legacy_scale(
+        tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs
+    ):
         """RDP((x + offset) * mult, shift). params: offsets, multipliers, row step, column step, shift."""
         _ = stamp
         offsets, mults = pointer_at(params, 0), pointer_at(params, 1)

@@ -1,0 +1,48 @@
+"""Blocks cover the product exactly, fit the caches, and give every thread work."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lowgemm import kernels
+from lowgemm.blocking import choose_blocking
+from lowgemm.caches import FALLBACK, cache_sizes
+
+SIZE = st.one_of(st.integers(1, 300), st.integers(1, 10**6))
+
+
+@pytest.mark.parametrize("kernel", kernels.all_kernels(), ids=lambda k: k.name)
+@given(
+    m=SIZE,
+    n=SIZE,
+    depth=st.integers(0, 10**6),
+    threads=st.integers(1, 64),
+    batch=st.integers(1, 9),
+    direct=st.booleans(),
+)
+def test_blocks_cover_everything_once(kernel, m, n, depth, threads, batch, direct):
+    b = choose_blocking(kernel, m, n, depth, threads=threads, batch=batch, direct=direct)
+    assert b.mc % kernel.mr == 0
+    assert (b.row_blocks - 1) * b.mc < m <= b.row_blocks * b.mc
+    assert (b.col_blocks - 1) * b.nc < n <= b.col_blocks * b.nc
+    assert b.col_blocks == 1 or b.nc % kernel.lanes == 0
+    if b.depth_blocks > 1:
+        assert (b.depth_blocks - 1) * b.kc < depth <= b.depth_blocks * b.kc and b.kc % kernel.kr == 0
+    else:
+        assert depth <= b.kc
+
+
+def test_more_threads_get_more_blocks():
+    kernel = kernels.by_name("portable")
+    b = choose_blocking(kernel, 1024, 1024, 1024, threads=16)
+    assert b.row_blocks * b.col_blocks >= 16
+
+
+def test_cache_sizes_without_linux(tmp_path):
+    assert cache_sizes(str(tmp_path)) == FALLBACK
+    (tmp_path / "index0").mkdir()
+    for name, text in {"type": "Data", "level": "1", "size": "48K"}.items():
+        (tmp_path / "index0" / name).write_text(text + "\n")
+    assert cache_sizes.__wrapped__(str(tmp_path)).l1 == 48 << 10

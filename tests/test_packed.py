@@ -1,0 +1,50 @@
+"""`pack_rhs`: what is packed is the matrix, on every kernel, through pickles and kernel changes."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+import lowgemm
+from lowgemm import kernels
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (5, 3), (64, 48), (65, 49), (0, 3), (3, 0), (2, 7, 9), (3, 1, 4, 20)]
+)
+def test_unpacks_to_the_same_matrix(any_kernel, dtype, shape):
+    info = np.iinfo(dtype)
+    rhs = np.random.default_rng(0).integers(info.min, info.max, shape, dtype=dtype, endpoint=True)
+    for view in (rhs, np.asfortranarray(rhs), rhs[..., ::-1]):
+        w = lowgemm.pack_rhs(view)
+        back = w.to_array()
+        assert back.dtype == dtype and w.shape == shape
+        np.testing.assert_array_equal(back, view)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(w)).to_array(), view)
+
+
+def test_panels_of_another_kernel_are_repacked(monkeypatch):
+    rng = np.random.default_rng(1)
+    lhs, rhs = rng.integers(0, 256, (9, 20), dtype=np.uint8), rng.integers(-128, 128, (20, 11), dtype=np.int8)
+    expected = lhs.astype(int) @ rhs.astype(int)
+    w = lowgemm.pack_rhs(rhs)
+    for kernel in kernels.all_kernels():
+        if not kernels.missing_features(kernel):
+            monkeypatch.setattr(lowgemm.config, "kernel", kernel.name)
+            for _ in range(2):
+                np.testing.assert_array_equal(lowgemm.gemm(lhs, w), expected)
+
+
+def test_changing_the_source_afterwards_changes_nothing():
+    rhs = np.ones((4, 4), np.int8)
+    w = lowgemm.pack_rhs(rhs)
+    rhs[:] = 7
+    assert (lowgemm.gemm(np.ones((1, 4), np.uint8), w) == 4).all()
+
+
+def test_says_what_it_is():
+    w = lowgemm.pack_rhs(np.ones((4, 6), np.int8))
+    assert "shape=(4, 6)" in repr(w) and w.ndim == 2 and w.nbytes >= 24
