@@ -7,16 +7,25 @@ of preference: the first one whose features Numba's target has is used.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
-from lowgemm.kernels import portable, x86_avx512vnni
+from lowgemm.kernels import arm_neon, portable, x86_avx2_sign, x86_pmaddwd, x86_vnni
 from lowgemm.kernels.emit import SIGNATURE, Kernel, microkernel_body
 
 from lowgemm import config
 from lowgemm._jit import compile_c, source_stamp, target
 
 _REGISTRY: list[Kernel] = [
-    x86_avx512vnni.KERNEL,
+    x86_vnni.AVX512,
+    x86_vnni.AVX,
+    x86_pmaddwd.AVX512,
+    x86_avx2_sign.KERNEL,
+    x86_pmaddwd.AVX2,
+    x86_pmaddwd.SSE,
+    arm_neon.I8MM,
+    arm_neon.DOTPROD,
+    arm_neon.NEON,
     portable.KERNEL,
 ]
 
@@ -67,27 +76,47 @@ def missing_features(kernel: Kernel) -> list[str]:
 
 
 def selected() -> Kernel:
-    """Kernel in use: the forced one, or the first of the registry that the target can run.
+    """Kernel in use: the forced one, or the first of the registry that the target can run for any operand.
 
     Raises
     ------
     ValueError
         If the forced kernel does not exist or the target lacks its instructions.
     """
-    return _selected(config.kernel)
+    return _choice(config.kernel)[0]
+
+
+def selected_for(holds_min: Callable[[], bool]) -> Kernel:
+    """Kernel in use for an rhs; `holds_min` is asked only where a kernel depends on it.
+
+    Parameters
+    ----------
+    holds_min : callable
+        Says whether the rhs holds the smallest value of its dtype, which packs as -128.
+    """
+    general, special = _choice(config.kernel)
+    if special is not None and not holds_min():
+        return special
+    return general
 
 
 @functools.cache
-def _selected(name: str | None) -> Kernel:
-    if name is not None:
-        kernel = by_name(name)
+def _choice(forced: str | None) -> tuple[Kernel, Kernel | None]:
+    """Kernel for any rhs, and a faster one for an rhs without -128 if there is one."""
+    runnable = [k for k in _REGISTRY if not missing_features(k)]
+    if forced is not None:
+        kernel = by_name(forced)
         missing = missing_features(kernel)
         if missing:
             raise ValueError(
-                f"kernel: {name!r} needs {', '.join(missing)}, which Numba's target {target()[0]!r} lacks"
+                f"kernel: {forced!r} needs {', '.join(missing)}, which Numba's target {target()[0]!r} lacks"
             )
-        return kernel
-    return next(k for k in _REGISTRY if not missing_features(k))
+        runnable = runnable[runnable.index(kernel) :]
+        if not kernel.rhs_excludes_min:
+            return kernel, None
+    general = next(k for k in runnable if not k.rhs_excludes_min)
+    special = next((k for k in runnable[: runnable.index(general)] if k.rhs_excludes_min), None)
+    return general, special
 
 
 def _make(kernel_id: int, stamp: int) -> Any:

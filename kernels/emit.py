@@ -29,6 +29,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from lowgemm._jit import signature
+
 i1, i8, i16, i32, i64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 
 
@@ -109,8 +111,6 @@ class Kernel:
         Heights of the tiles that are emitted, falling; the last is 1, so that every row count is covered.
     lhs_rows : int
         Rows that one `load_lhs` covers.
-    expect : str
-        Instruction that the depth loop must contain; a test reads the assembly.
     """
 
     name: str
@@ -123,9 +123,13 @@ class Kernel:
     rhs_type: str = "s8"
     row_tiles: tuple[int, ...] = (8, 4, 2, 1)
     lhs_rows: int = 1
-    expect: str = ""
 
+    #: Instruction that the depth loop must contain (tests read the assembly).
+    expect: ClassVar[str] = ""
     layout_version: ClassVar[int] = 1
+
+    #: Whether the kernel is right only if the rhs holds no -128 once packed; chosen by the data then.
+    rhs_excludes_min: ClassVar[bool] = False
 
     @property
     def nr(self) -> int:
@@ -149,11 +153,11 @@ class Kernel:
 
     # ---- hooks: a kernel overrides these four --------------------------------------------------------
     def zero(self) -> tuple[ir.Value, ...]:
-        """Accumulator registers of one (row, panel) pair, cleared."""
+        """Accumulator registers of one `load_lhs` and one panel, cleared."""
         return (const(vec(i32, self.lanes), 0),)
 
     def load_lhs(self, builder: ir.IRBuilder, address: ir.Value) -> Any:
-        """Load one row's depth group, in the form that `product` wants (usually broadcast)."""
+        """Load the depth group of `lhs_rows` rows, in the form that `product` wants (usually broadcast)."""
         raise NotImplementedError
 
     def load_rhs(self, builder: ir.IRBuilder, address: ir.Value) -> Any:
@@ -164,9 +168,9 @@ class Kernel:
         """Add the product of one lhs and one rhs group to the accumulators."""
         raise NotImplementedError
 
-    def finalize(self, builder: ir.IRBuilder, acc: tuple[ir.Value, ...]) -> ir.Value:
-        """Accumulators of one (row, panel) pair as a vector of `lanes` int32."""
-        return acc[0]
+    def finalize(self, builder: ir.IRBuilder, acc: tuple[ir.Value, ...]) -> list[ir.Value]:
+        """Accumulators of one `load_lhs` and one panel, as a vector of `lanes` int32 for each row."""
+        return [acc[0]]
 
 
 def _prefetch_c(b: ir.IRBuilder, c: ir.Value, ldc_bytes: ir.Value, mr: int, row_bytes: int) -> None:
@@ -195,7 +199,8 @@ def _tile(
     step = b.phi(i64)
     step.add_incoming(const(i64, 0), entry)
     phis = {}
-    for r in range(mr):
+    heads = range(0, mr, k.lhs_rows)  # the first row of each lhs register
+    for r in heads:
         for v in range(nv):
             regs = []
             for z in zero:
@@ -211,7 +216,7 @@ def _tile(
         rhs_regs.append(k.load_rhs(b, at(b, base, rhs_off)))
     accs = {}
     row_bytes = k.kr * k.element_bytes
-    for r in range(mr):
+    for r in heads:
         lhs_reg = k.load_lhs(b, at(b, lhs_at, r * row_bytes))
         for v in range(nv):
             accs[r, v] = k.product(b, phis[r, v], lhs_reg, rhs_regs[v])
@@ -277,11 +282,11 @@ def emit_microkernel(k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value]) -> N
                 adding = fn.append_basic_block(f"adding_{mr}x{n}")
                 joined = fn.append_basic_block(f"joined_{mr}x{n}")
                 values = {}
-                for r in range(mr):
-                    term = splat(b, load(b, i32, at(b, rows, 4 * r), 4), k.lanes)
-                    for v in range(n):
-                        x = k.finalize(b, accs[r, v])
-                        values[r, v] = b.add(x, b.add(term, cols[v]))
+                for (head, v), acc in accs.items():
+                    for r, x in enumerate(k.finalize(b, acc), head):
+                        if r < mr:  # a register of several rows may reach past an odd last one
+                            term = splat(b, load(b, i32, at(b, rows, 4 * r), 4), k.lanes)
+                            values[r, v] = b.add(x, b.add(term, cols[v]))
                 b.cbranch(add_c, adding, plain)
                 for block, adds in ((plain, False), (adding, True)):
                     b.position_at_end(block)
@@ -314,7 +319,7 @@ ARGUMENTS = (
 )  # fmt: skip
 POINTERS = frozenset({"lhs", "rhs", "c", "row_terms", "col_terms"})
 #: Signature of every microkernel: pointers as void*, everything else a 64-bit integer.
-SIGNATURE = types.void(*(types.voidptr if a in POINTERS else types.intp for a in ARGUMENTS))
+SIGNATURE = signature("".join("p" if a in POINTERS else "n" for a in ARGUMENTS))
 
 
 @intrinsic(prefer_literal=True)

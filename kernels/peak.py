@@ -40,7 +40,7 @@ def _emit_loop(k: Kernel, b: ir.IRBuilder, steps: ir.Value, source: ir.Value, si
     b.position_at_end(body)
     step = b.phi(i64)
     step.add_incoming(const(i64, 0), entry)
-    rows = range(k.row_tiles[0] // k.lhs_rows)
+    rows = range(0, k.row_tiles[0], k.lhs_rows)
     phis = {}
     for r in rows:
         for v in range(k.max_nv):

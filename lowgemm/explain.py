@@ -7,7 +7,7 @@ from typing import Any
 
 import numba
 
-from lowgemm import config, kernels
+from lowgemm import config
 from lowgemm._jit import target
 from lowgemm.caches import cache_sizes
 from lowgemm.compute import F
@@ -54,12 +54,12 @@ class Explanation:
 
 def why_kernel(kernel: Kernel) -> str:
     """Why this kernel is the one in use."""
-    if config.kernel is not None:
+    if config.kernel == kernel.name:
         return "forced by LOWGEMM_KERNEL or lowgemm.config.kernel"
-    skipped = [k.name for k in kernels.all_kernels()]
-    better = skipped[: skipped.index(kernel.name)]
+    if config.kernel is not None:
+        return f"{config.kernel} is forced, but cannot take an rhs that packs as -128"
     text = f"the first that Numba's target {target()[0]!r} can run"
-    return f"{text}; not {', '.join(better)}" if better else text
+    return f"{text}, as the rhs holds no -128" if kernel.rhs_excludes_min else text
 
 
 def _share(plan: Plan) -> float:
@@ -115,7 +115,7 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
             else "NUMBA_DISABLE_JIT is set: the slow definition runs"
         )
         return Explanation(None, "reference", 1, 0.0, f"{head}\nkernel    none: {why}")
-    kernel = kernels.selected()
+    kernel = call.kernel()
     plan = call.plan(kernel)
     b, caches = plan.blocking, cache_sizes()
     sizes = f"L1 {caches.l1 >> 10} KiB, L2 {caches.l2 >> 10} KiB, L3 {caches.l3 >> 20} MiB"

@@ -16,12 +16,14 @@ import numpy as np
 from lowgemm import config, kernels, overflow_check, reference
 from lowgemm.arguments import as_num_threads, as_operand, as_zero_point, check_out
 from lowgemm.output.stages import check_pipeline
-from lowgemm.packed import PackedRhs, repacked
+from lowgemm.packed import PackedRhs, holds_min, repacked
 from lowgemm.plan import Operand, Plan
 from lowgemm.repeat import PlannedGemm, Seen, stages_key
 
 _INT32_MIN, _INT32_MAX = -(2**31), 2**31 - 1
 _plans, _calls = Seen(), Seen()
+#: Rows below which `gemm` does not look through an rhs for a value that a faster kernel excludes.
+MIN_ROWS_TO_LOOK = 32
 
 
 class _Call:
@@ -116,6 +118,15 @@ class _Call:
             _plans.add(key, plan)
         return plan
 
+    def kernel(self) -> kernels.Kernel:
+        """Kernel for these operands."""
+        rhs = self.rhs
+        if isinstance(rhs, PackedRhs):
+            return kernels.selected_for(lambda: rhs.holds_min)
+        # looking through the rhs costs what packing it costs, so it has to be used for some rows
+        few_rows = self.m < MIN_ROWS_TO_LOOK
+        return kernels.selected_for(lambda: few_rows or holds_min(rhs))
+
     def run(self) -> Plan | None:
         """Compute into `out`; returns the plan that did it."""
         if self.out.size == 0:
@@ -123,7 +134,7 @@ class _Call:
         if numba.config.DISABLE_JIT:
             self._run_reference()
             return None
-        kernel = kernels.selected()
+        kernel = self.kernel()
         if isinstance(self.rhs, PackedRhs):
             self.rhs = repacked(self.rhs, kernel)
             panels, sums = self.rhs.addresses()
@@ -248,7 +259,7 @@ def gemm(
     array([[100,   0],
            [  0, 255]], dtype=uint8)
     """
-    key = None
+    key = strides = None
     if type(lhs) is np.ndarray and (out is None or type(out) is np.ndarray):
         plain = type(lhs_zero_point) is int and type(rhs_zero_point) is int and overflow == "wrap"
         if plain and accumulate is False and (num_threads is None or type(num_threads) is int):
@@ -274,7 +285,9 @@ def gemm(
                     return seen.run(lhs, rhs, out, lhs_zero_point, rhs_zero_point)
     call = _Call(lhs, rhs, lhs_zero_point, rhs_zero_point, output, out, accumulate, num_threads, overflow)
     plan = call.run()
-    if key is not None and plan is not None and lhs.ndim == 2 and len(rhs.shape) == 2:
+    # a kernel that was chosen by the values of an rhs array says nothing about the next array
+    lasting = plan is not None and (strides is None or not plan.kernel.rhs_excludes_min)
+    if key is not None and lasting and lhs.ndim == 2 and len(rhs.shape) == 2:
         _calls.add(key, PlannedGemm(plan, lhs, rhs))
     return call.out
 
@@ -343,6 +356,7 @@ def plan(
     call = _Call(lhs, rhs, 0, 0, output, None, False, num_threads, "wrap")
     if type(lhs) is not np.ndarray or lhs.ndim != 2 or call.rhs is not rhs or len(rhs.shape) != 2:
         raise ValueError("lhs, rhs: expected two matrices (NumPy arrays, or a PackedRhs)")
-    if isinstance(rhs, PackedRhs) and rhs.kernel != kernels.selected().name:
-        raise ValueError(f"rhs: expected panels of kernel {kernels.selected().name!r}, got {rhs.kernel!r}")
-    return PlannedGemm(call.plan(kernels.selected()), lhs, rhs)
+    kernel = call.kernel() if isinstance(rhs, PackedRhs) else kernels.selected()
+    if isinstance(rhs, PackedRhs) and rhs.kernel != kernel.name:
+        raise ValueError(f"rhs: expected panels of kernel {kernel.name!r}, got {rhs.kernel!r}")
+    return PlannedGemm(call.plan(kernel), lhs, rhs)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm import packing, workspace
-from lowgemm.kernels import Kernel, by_name, selected
+from lowgemm.kernels import Kernel, by_name, selected_for
 
 
 class PackedRhs:
@@ -28,6 +28,8 @@ class PackedRhs:
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, kernel: Kernel) -> None:
         self.shape, self.dtype = tuple(int(s) for s in shape), np.dtype(dtype)
         self.kernel, self.layout_version = kernel.name, kernel.layout_version
+        #: Whether the matrix holds its dtype's smallest value, which some kernels cannot take.
+        self.holds_min = True
         depth, n = self.shape[-2:]
         self.slots = int(np.prod(self.shape[:-2], dtype=np.int64))
         panels = -(-n // kernel.lanes)
@@ -121,7 +123,12 @@ def pack_rhs(rhs: Any) -> PackedRhs:
     a = as_operand(rhs, "rhs")
     if a.ndim == 1:
         a = a[:, None]
-    return _pack(a, selected())
+    return _pack(a, selected_for(lambda: holds_min(a)))
+
+
+def holds_min(a: np.ndarray) -> bool:
+    """Whether an operand holds the smallest value of its dtype (it packs as -128 in 8 signed bits)."""
+    return a.size > 0 and int(a.min()) == np.iinfo(a.dtype).min
 
 
 def repacked(w: PackedRhs, kernel: Kernel) -> PackedRhs:
@@ -133,6 +140,7 @@ def repacked(w: PackedRhs, kernel: Kernel) -> PackedRhs:
 
 def _pack(a: np.ndarray, kernel: Kernel) -> PackedRhs:
     w = PackedRhs(a.shape, a.dtype, kernel)
+    w.holds_min = holds_min(a)
     depth, n = a.shape[-2:]
     if a.size == 0 and n == 0:
         return w
