@@ -87,7 +87,7 @@ def at(builder: ir.IRBuilder, base: ir.Value, offset: int | ir.Value) -> ir.Valu
 
 @dataclass(frozen=True)
 class Kernel:
-    """Description of one microkernel: five numbers and four hooks.
+    """Description of one microkernel: five numbers and three hooks.
 
     Attributes
     ----------
@@ -111,6 +111,8 @@ class Kernel:
         Heights of the tiles that are emitted, falling; the last is 1, so that every row count is covered.
     lhs_rows : int
         Rows that one `load_lhs` covers.
+    unroll : int
+        Depth groups in each turn of the loop, where the loop's own instructions cost issue slots.
     """
 
     name: str
@@ -123,6 +125,7 @@ class Kernel:
     rhs_type: str = "s8"
     row_tiles: tuple[int, ...] = (8, 4, 2, 1)
     lhs_rows: int = 1
+    unroll: int = 1
 
     #: Instruction that the depth loop must contain (tests read the assembly).
     expect: ClassVar[str] = ""
@@ -151,7 +154,7 @@ class Kernel:
         """Bytes of one depth group of a packed rhs panel."""
         return self.lanes * self.kr * self.element_bytes
 
-    # ---- hooks: a kernel overrides these four --------------------------------------------------------
+    # ---- hooks: a kernel overrides load_lhs, load_rhs and product, others where it must --------------------------------------------------------
     def zero(self) -> tuple[ir.Value, ...]:
         """Accumulator registers of one `load_lhs` and one panel, cleared."""
         return (const(vec(i32, self.lanes), 0),)
@@ -159,6 +162,10 @@ class Kernel:
     def load_lhs(self, builder: ir.IRBuilder, address: ir.Value) -> Any:
         """Load the depth group of `lhs_rows` rows, in the form that `product` wants (usually broadcast)."""
         raise NotImplementedError
+
+    def prepare_lhs(self, builder: ir.IRBuilder, lhs: Any) -> Any:
+        """What `product` takes for a loaded lhs: arithmetic that all panels of a row share."""
+        return lhs
 
     def load_rhs(self, builder: ir.IRBuilder, address: ir.Value) -> Any:
         """Load one depth group of one rhs panel."""
@@ -183,61 +190,81 @@ def _prefetch_c(b: ir.IRBuilder, c: ir.Value, ldc_bytes: ir.Value, mr: int, row_
             call_intrinsic(b, "llvm.prefetch.p0", void, [at(b, row, line), write, keep, data])
 
 
-def _tile(
-    k: Kernel, b: ir.IRBuilder, mr: int, nv: int, groups, lhs, rhs, rhs_stride, c, ldc_bytes, finish
-) -> None:
-    """Emit the depth loop of an `mr` x `nv` tile; `finish(accs)` emits what follows it."""
+def _depth_loop(
+    k: Kernel, b: ir.IRBuilder, nv: int, start: ir.Value, stop: ir.Value, count: int, addresses, accs
+) -> dict:
+    """Emit ``for step in range(start, stop, count)`` over depth groups, `count` of them in each turn."""
     fn = b.function
-    entry = b.block
-    body = fn.append_basic_block(f"depth_{mr}x{nv}")
-    done = fn.append_basic_block(f"store_{mr}x{nv}")
-    zero = k.zero()
-    _prefetch_c(b, c, ldc_bytes, mr, 4 * k.lanes * nv)
-    b.cbranch(b.icmp_signed(">", groups, const(i64, 0)), body, done)
-
+    lhs, rhs = addresses
+    entry, body, done = b.block, fn.append_basic_block("depth"), fn.append_basic_block("depth_done")
+    b.cbranch(b.icmp_signed("<", start, stop), body, done)
     b.position_at_end(body)
     step = b.phi(i64)
-    step.add_incoming(const(i64, 0), entry)
-    phis = {}
-    heads = range(0, mr, k.lhs_rows)  # the first row of each lhs register
-    for r in heads:
-        for v in range(nv):
-            regs = []
-            for z in zero:
-                p = b.phi(z.type)
-                p.add_incoming(z, entry)
-                regs.append(p)
-            phis[r, v] = tuple(regs)
-    lhs_at = at(b, lhs, b.mul(step, const(i64, k.lhs_group_bytes)))
-    rhs_off = b.mul(step, const(i64, k.rhs_group_bytes))
-    rhs_regs = []
-    for v in range(nv):
-        base = rhs if v == 0 else at(b, rhs, b.mul(rhs_stride, const(i64, v)))
-        rhs_regs.append(k.load_rhs(b, at(b, base, rhs_off)))
-    accs = {}
-    row_bytes = k.kr * k.element_bytes
-    for r in heads:
-        lhs_reg = k.load_lhs(b, at(b, lhs_at, r * row_bytes))
-        for v in range(nv):
-            accs[r, v] = k.product(b, phis[r, v], lhs_reg, rhs_regs[v])
-    nxt = b.add(step, const(i64, 1), flags=["nuw", "nsw"])
+    step.add_incoming(start, entry)
+    phis = {key: tuple(b.phi(a.type) for a in regs) for key, regs in accs.items()}
+    now = phis
+    for u in range(count):
+        lhs_at = at(b, at(b, lhs, b.mul(step, const(i64, k.lhs_group_bytes))), u * k.lhs_group_bytes)
+        rhs_off = b.mul(step, const(i64, k.rhs_group_bytes))
+        right = [k.load_rhs(b, at(b, at(b, rhs[v], rhs_off), u * k.rhs_group_bytes)) for v in range(nv)]
+        following = {}
+        for r in sorted({r for r, _ in accs}):
+            left = k.prepare_lhs(b, k.load_lhs(b, at(b, lhs_at, r * k.kr * k.element_bytes)))
+            for v in range(nv):
+                following[r, v] = k.product(b, now[r, v], left, right[v])
+        now = following
+    nxt = b.add(step, const(i64, count), flags=["nuw", "nsw"])
     step.add_incoming(nxt, body)
-    for key, regs in phis.items():
-        for p, a in zip(regs, accs[key], strict=True):
-            p.add_incoming(a, body)
-    b.cbranch(b.icmp_signed("<", nxt, groups), body, done)
-
+    b.cbranch(b.icmp_signed("<", nxt, stop), body, done)
     b.position_at_end(done)
     final = {}
     for key, regs in accs.items():
         out = []
-        for z, a in zip(zero, regs, strict=True):
-            p = b.phi(z.type)
-            p.add_incoming(z, entry)
-            p.add_incoming(a, body)
+        for before, phi, after in zip(regs, phis[key], now[key], strict=True):
+            phi.add_incoming(before, entry)
+            phi.add_incoming(after, body)
+            p = b.phi(before.type)
+            p.add_incoming(before, entry)
+            p.add_incoming(after, body)
             out.append(p)
         final[key] = tuple(out)
-    finish(final)
+    return final
+
+
+def _tile(k: Kernel, b: ir.IRBuilder, mr: int, nv: int, groups, lhs, rhs, rhs_stride, c, ldc_bytes) -> dict:
+    """Emit the depth loop of an `mr` x `nv` tile; gives its accumulators by (first row, panel)."""
+    _prefetch_c(b, c, ldc_bytes, mr, 4 * k.lanes * nv)
+    addresses = lhs, [at(b, rhs, b.mul(rhs_stride, const(i64, v))) if v else rhs for v in range(nv)]
+    accs = {(r, v): k.zero() for r in range(0, mr, k.lhs_rows) for v in range(nv)}
+    start = const(i64, 0)
+    if k.unroll > 1:
+        whole = b.sub(groups, b.srem(groups, const(i64, k.unroll)))
+        accs = _depth_loop(k, b, nv, start, whole, k.unroll, addresses, accs)
+        start = whole
+    return _depth_loop(k, b, nv, start, groups, 1, addresses, accs)
+
+
+def _store_tile(k: Kernel, b: ir.IRBuilder, mr: int, accs, cols, rows, c, ldc_bytes, add_c) -> None:
+    """Emit: add the terms, and `c` on request, and store."""
+    fn = b.function
+    vbytes = 4 * k.lanes
+    values = {}
+    for (head, v), acc in accs.items():
+        for r, x in enumerate(k.finalize(b, acc), head):
+            if r < mr:  # a register of several rows may reach past an odd last one
+                term = splat(b, load(b, i32, at(b, rows, 4 * r), 4), k.lanes)
+                values[r, v] = b.add(x, b.add(term, cols[v]))
+    plain, adding, stored = (fn.append_basic_block(name) for name in ("plain", "adding", "stored"))
+    b.cbranch(add_c, adding, plain)
+    for block in (plain, adding):
+        b.position_at_end(block)
+        for (r, v), value in sorted(values.items()):
+            place = at(b, at(b, c, b.mul(ldc_bytes, const(i64, r))), v * vbytes)
+            if block is adding:
+                value = b.add(value, load(b, value.type, place, 4))
+            store(b, value, place, 4)
+        b.branch(stored)
+    b.position_at_end(stored)
 
 
 def emit_microkernel(k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value]) -> None:
@@ -277,31 +304,8 @@ def emit_microkernel(k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value]) -> N
             c = at(b, args["c"], b.mul(row, ldc_bytes))
             rows = at(b, args["row_terms"], b.mul(row, const(i64, 4)))
 
-            def finish(accs, mr=mr, n=n, cols=cols, c=c, rows=rows):
-                plain = fn.append_basic_block(f"plain_{mr}x{n}")
-                adding = fn.append_basic_block(f"adding_{mr}x{n}")
-                joined = fn.append_basic_block(f"joined_{mr}x{n}")
-                values = {}
-                for (head, v), acc in accs.items():
-                    for r, x in enumerate(k.finalize(b, acc), head):
-                        if r < mr:  # a register of several rows may reach past an odd last one
-                            term = splat(b, load(b, i32, at(b, rows, 4 * r), 4), k.lanes)
-                            values[r, v] = b.add(x, b.add(term, cols[v]))
-                b.cbranch(add_c, adding, plain)
-                for block, adds in ((plain, False), (adding, True)):
-                    b.position_at_end(block)
-                    for r in range(mr):
-                        c_row = at(b, c, b.mul(ldc_bytes, const(i64, r)))
-                        for v in range(n):
-                            dst = at(b, c_row, v * vbytes)
-                            x = values[r, v]
-                            if adds:
-                                x = b.add(x, load(b, vty, dst, 4))
-                            store(b, x, dst, 4)
-                    b.branch(joined)
-                b.position_at_end(joined)
-
-            _tile(k, b, mr, n, groups, lhs, args["rhs"], args["rhs_stride"], c, ldc_bytes, finish)
+            accs = _tile(k, b, mr, n, groups, lhs, args["rhs"], args["rhs_stride"], c, ldc_bytes)
+            _store_tile(k, b, mr, accs, cols, rows, c, ldc_bytes, add_c)
             nxt = b.add(row, const(i64, mr))
             row.add_incoming(nxt, b.block)
             b.branch(head)

@@ -12,7 +12,7 @@ from typing import Any
 import numba
 from llvmlite import ir
 from lowgemm.kernels import by_id, id_of, missing_features
-from lowgemm.kernels.emit import Kernel, const, i64, store
+from lowgemm.kernels.emit import Kernel, at, const, i64, store
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -20,10 +20,8 @@ from numba.extending import intrinsic
 from lowgemm._jit import call_address, compile_c, source_stamp
 
 
-def _hide(b: ir.IRBuilder, value: Any) -> Any:
+def _hide(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """Make LLVM forget where a register's value comes from, so that it cannot move a product out of the loop."""
-    if isinstance(value, (tuple, list)):
-        return tuple(_hide(b, v) for v in value)
     register = "w" if "aarch64" in b.module.triple else "x"
     if isinstance(value.type, ir.VectorType) and value.type.count * value.type.element.width > 256:
         register = "v"
@@ -33,7 +31,8 @@ def _hide(b: ir.IRBuilder, value: Any) -> Any:
 def _emit_loop(k: Kernel, b: ir.IRBuilder, steps: ir.Value, source: ir.Value, sink: ir.Value) -> None:
     fn = b.function
     lhs = k.load_lhs(b, source)
-    rhs = [k.load_rhs(b, source) for _ in range(k.max_nv)]
+    # distinct values, or LLVM would compute equal products once
+    rhs = [k.load_rhs(b, at(b, source, 64 * (v + 1))) for v in range(k.max_nv)]
     zero = k.zero()
     entry, body, done = b.block, fn.append_basic_block("peak"), fn.append_basic_block("peak_done")
     b.branch(body)
@@ -50,11 +49,16 @@ def _emit_loop(k: Kernel, b: ir.IRBuilder, steps: ir.Value, source: ir.Value, si
                 p.add_incoming(z, entry)
                 regs.append(p)
             phis[r, v] = tuple(regs)
+    # The lhs is one register, hidden anew for each row and carried around the loop: no copies, no equal products.
+    carried = left = b.phi(lhs.type)
+    carried.add_incoming(lhs, entry)
     accs = {}
     for r in rows:
-        left = _hide(b, lhs)
+        left = _hide(b, left)
+        operand = k.prepare_lhs(b, left)
         for v in range(k.max_nv):
-            accs[r, v] = k.product(b, phis[r, v], left, rhs[v])
+            accs[r, v] = k.product(b, phis[r, v], operand, rhs[v])
+    carried.add_incoming(left, body)
     nxt = b.add(step, const(i64, 1))
     step.add_incoming(nxt, body)
     for key, regs in phis.items():

@@ -11,15 +11,15 @@ from lowgemm import kernels, packing
 from lowgemm.kernels import Kernel, peak
 from lowgemm.workspace import aligned_empty
 
-#: Depth of the microkernel measurement: an 8-row lhs panel and a 48-column rhs tile of it take 28 KiB of L1.
-DEPTH = 512
+#: What the panels of the microkernel measurement may take of L1 (32 KiB or more everywhere).
+PANEL_BYTES = 28 << 10
 
 
 def register_call(kernel: Kernel) -> tuple[Any, int]:
     """Call of the register-only loop, and its multiply-accumulates."""
     steps = 200_000
-    source, sink = aligned_empty(256), aligned_empty(256)
-    source[:] = 1
+    source, sink = aligned_empty(1024), aligned_empty(256)
+    source[:] = np.arange(1024) % 100 + 1
     loop = peak.register_loop(kernel).ctypes
     addresses = source.ctypes.data, sink.ctypes.data
     keep = (source, sink)
@@ -31,9 +31,14 @@ def register_call(kernel: Kernel) -> tuple[Any, int]:
     return call, steps * peak.macs_per_step(kernel)
 
 
-def microkernel_call(kernel: Kernel, depth: int = DEPTH, times: int = 200) -> tuple[Any, int]:
-    """Call of the microkernel on one tile that stays in L1, and its multiply-accumulates."""
-    m, nr = kernel.row_tiles[0], kernel.nr
+def microkernel_call(
+    kernel: Kernel, depth: int | None = None, times: int = 200, m: int | None = None, nv: int | None = None
+) -> tuple[Any, int]:
+    """Call of the microkernel on one tile (the main one) in L1, and its multiply-accumulates."""
+    m, nv = m or kernel.row_tiles[0], nv or kernel.max_nv
+    nr = nv * kernel.lanes
+    if depth is None:
+        depth = PANEL_BYTES // ((kernel.mr + kernel.nr) * kernel.element_bytes) // 16 * 16
     row_bytes = packing.padded_depth_bytes(kernel, depth)
     lhs, rhs = aligned_empty(kernel.mr * row_bytes), aligned_empty(nr * row_bytes)
     rng = np.random.default_rng(0)
@@ -42,7 +47,7 @@ def microkernel_call(kernel: Kernel, depth: int = DEPTH, times: int = 200) -> tu
     c = aligned_empty(4 * m * nr)
     terms = np.zeros(max(m, nr), dtype=np.int32)
     args = (
-        m, kernel.max_nv, packing.groups(kernel, depth), lhs.ctypes.data, kernel.mr * row_bytes,
+        m, nv, packing.groups(kernel, depth), lhs.ctypes.data, kernel.mr * row_bytes,
         rhs.ctypes.data, kernel.lanes * row_bytes, c.ctypes.data, nr, terms.ctypes.data, terms.ctypes.data, 0,
     )  # fmt: skip
     address = kernels.microkernel(kernel).address

@@ -1,0 +1,179 @@
+"""Microkernels: their contract, their machine code, and the Arm ones under emulation."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from lowgemm.kernels import cross, peak, verify, x86_vnni
+from lowgemm.kernels.__main__ import main
+from lowgemm.kernels.emit import Kernel
+from lowgemm.kernels.vectors import vectors
+
+import lowgemm
+from lowgemm import kernels
+
+HOOKED = [k for k in kernels.all_kernels() if k.name in cross.TARGETS]
+ARM = [k for k in HOOKED if k.name.startswith("arm_")]
+
+
+def test_every_real_kernel_is_covered_here():
+    named = {k.name for k in kernels.all_kernels() if not k.name.startswith("test_")}
+    assert named == set(cross.TARGETS) | {"portable"}
+
+
+def test_contract(any_kernel):
+    assert verify.verify_native(kernels.by_name(any_kernel)) == 0
+
+
+def test_vectors_tell_right_from_wrong():
+    """The expected results depend on every part of the contract."""
+    kernel = kernels.by_name("portable")
+    found = list(vectors(kernel, count=60))
+    assert {v.m for v in found} >= set(range(1, 2 * kernel.mr + 3)) and {v.add_c for v in found} == {0, 1}
+    assert any(v.groups == 0 for v in found)
+    v = next(v for v in found if v.groups > 3)
+    wrong = dataclasses.replace(v, row_terms=v.row_terms + 1)
+    assert (wrong.row_terms != v.row_terms).all() and not (v.expected == v.c).all()
+
+
+@pytest.mark.parametrize("kernel", HOOKED, ids=lambda k: k.name)
+def test_depth_loop(kernel):
+    """The instruction is there, as often as the tile wants it, and nothing is spilled."""
+    assembly, code = cross.compile_for(kernel)
+    assert code[:4] == b"\x7fELF"
+    loops = cross.depth_loops(assembly, kernel.expect)
+    assert len(loops) >= len(kernel.row_tiles) * kernel.max_nv
+    for loop in loops:
+        assert cross.spills(loop) == [], f"{kernel.name} spills in a depth loop"
+    # the main tile: one instruction for each accumulator (LLVM may unroll further)
+    accumulators = kernel.mr // kernel.lhs_rows * kernel.max_nv * len(kernel.zero()) * kernel.unroll
+    counts = [sum(kernel.expect in line for line in loop) for loop in loops]
+    assert any(count >= accumulators and count % accumulators == 0 for count in counts), counts
+
+
+@pytest.mark.parametrize("cpu", ["cascadelake", "icelake-server", "sapphirerapids", "znver4"])
+def test_512_bits_stay_512_bits(cpu):
+    """Intel CPUs prefer 256-bit vectors in LLVM's eyes; the kernel must not be split."""
+    kernel = kernels.by_name("x86_avx512vnni")
+    assembly, _ = cross.compile_for(kernel, cross.Target("x86_64-unknown-linux-gnu", cpu))
+    for loop in cross.depth_loops(assembly, "vpdpbusd"):
+        assert all("zmm" in line for line in loop if "vpdpbusd" in line)
+
+
+def test_avxvnni_uses_the_vex_form():
+    """The code for Alder Lake has no 512-bit register, no EVEX-only register and no mask."""
+    loops = cross.depth_loops(cross.compile_for(kernels.by_name("x86_avxvnni"))[0], "vpdpbusd")
+    text = "\n".join("\n".join(loop) for loop in loops)
+    assert (
+        "{vex}" in text and "ymm" in text and "zmm" not in text and "%ymm16" not in text and "%k" not in text
+    )
+
+
+TWIN = kernels.register(
+    dataclasses.replace(x86_vnni.AVX, name="test_vnni_256", features=("avx512vl", "avx512vnni"))
+)
+
+
+def test_avxvnni_tiles_run_in_their_evex_twin(monkeypatch):
+    """Same hooks, tile and IR as x86_avxvnni, on CPUs that have the EVEX form of the 256-bit instruction."""
+    missing = kernels.missing_features(TWIN)
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+    assert verify.verify_native(TWIN) == 0
+    monkeypatch.setattr(lowgemm.config, "kernel", TWIN.name)
+    a = np.random.default_rng(0).integers(0, 256, (50, 70), dtype=np.uint8)
+    np.testing.assert_array_equal(lowgemm.gemm(a, a.T), a.astype(int) @ a.T.astype(int))
+
+
+class Emulated(x86_vnni.Vnni):
+    """x86_avxvnni with `vpdpbusd` spelled out in plain IR, so that its tiles run on any x86 CPU."""
+
+    def product(self, builder, acc, lhs, rhs):
+        from lowgemm.kernels.emit import const
+
+        total, ty = acc[0], lhs.type
+        for k in range(4):
+            unsigned = builder.lshr(builder.shl(lhs, const(ty, 24 - 8 * k)), const(ty, 24))
+            signed = builder.ashr(builder.shl(rhs, const(ty, 24 - 8 * k)), const(ty, 24))
+            total = builder.add(total, builder.mul(unsigned, signed))
+        return (total,)
+
+
+EMULATED = kernels.register(
+    Emulated(**{f.name: getattr(x86_vnni.AVX, f.name) for f in dataclasses.fields(Kernel) if f.name not in ("name", "features")},
+             name="test_vnni_emulated", features=())
+)  # fmt: skip
+
+
+def test_avxvnni_tiles_run_in_emulation():
+    assert verify.verify_native(EMULATED) == 0
+
+
+@pytest.mark.parametrize("kernel", ARM, ids=lambda k: k.name)
+def test_arm_kernels_under_emulation(kernel):
+    absent = verify.missing_tools()
+    if absent:
+        pytest.skip(f"not installed: {', '.join(absent)} (Debian: gcc-aarch64-linux-gnu, qemu-user)")
+    assert verify.verify_emulated(kernel) == 0
+
+
+def test_missing_tools_are_named(monkeypatch, capsys):
+    monkeypatch.setattr(verify, "EMULATOR", "no-such-emulator")
+    with pytest.raises(FileNotFoundError, match="no-such-emulator"):
+        verify.verify_emulated(ARM[0])
+    assert main(["verify", "--target", "aarch64"]) == 2
+    assert "no-such-emulator" in capsys.readouterr().out
+
+
+def test_sign_kernel_takes_only_what_it_can(monkeypatch):
+    sign = kernels.by_name("x86_avx2_sign")
+    if kernels.missing_features(sign):
+        pytest.skip("needs avx2")
+    monkeypatch.setattr(lowgemm.config, "kernel", sign.name)
+    a = np.full((40, 64), -128, np.int8)
+    small = np.full((64, 24), -127, np.int8)
+    assert lowgemm.pack_rhs(small).kernel == sign.name
+    assert lowgemm.explain(a, small).kernel == sign.name
+    large = small.copy()
+    for _ in range(2):  # the second call takes the short way
+        assert (lowgemm.gemm(a, small) == 64 * 128 * 127).all()
+        large[5, 5] = -128
+        got = lowgemm.gemm(a, large)
+        assert got[0, 5] == 64 * 128 * 127 + 128 and got[0, 0] == 64 * 128 * 127
+    assert lowgemm.pack_rhs(large).kernel != sign.name
+    assert "cannot take" in str(lowgemm.explain(a, large))
+
+
+def test_registering_a_name_twice():
+    with pytest.raises(ValueError, match="name"):
+        kernels.register(kernels.by_name("portable"))
+
+
+def test_register_loop_needs_hooks():
+    with pytest.raises(ValueError, match="portable"):
+        peak.register_loop(kernels.by_name("portable"))
+
+
+def test_command_line(capsys):
+    assert main([]) == 0
+    listed = capsys.readouterr().out
+    assert all(k.name in listed for k in HOOKED) and "runs here" in listed
+    assert main(["x86_avxvnni", "--asm"]) == 0
+    assert "vpdpbusd" in capsys.readouterr().out
+    assert main(["arm_i8mm", "--ll"]) == 0
+    assert "usmmla" in capsys.readouterr().out
+    assert main(["portable"]) == 0
+    assert "0 wrong elements" in capsys.readouterr().out
+    assert main(["nonsense"]) == 2
+    assert main(["portable", "--asm"]) == 2
+
+
+def test_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "lowgemm.kernels"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0 and "portable" in done.stdout
