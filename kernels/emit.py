@@ -108,7 +108,8 @@ class Kernel:
         has its top bit flipped while it is packed and its zero point moved by 128; ``"s16"`` holds either
         sign as it is.
     row_tiles : tuple of int
-        Heights of the tiles that are emitted, falling; the last is 1, so that every row count is covered.
+        Heights of the tiles that are emitted, falling from `mr` to 1, so that every row count is covered; left
+        out, `mr` and the powers of two below it.
     lhs_rows : int
         Rows that one `load_lhs` covers.
     unroll : int
@@ -123,13 +124,21 @@ class Kernel:
     kr: int
     lhs_type: str = "u8"
     rhs_type: str = "s8"
-    row_tiles: tuple[int, ...] = (8, 4, 2, 1)
+    row_tiles: tuple[int, ...] = ()
     lhs_rows: int = 1
     unroll: int = 1
 
     #: Instruction that the depth loop must contain (tests read the assembly).
     expect: ClassVar[str] = ""
     layout_version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not self.row_tiles:
+            halves = tuple(h for h in (8, 4, 2, 1) if h < self.mr)
+            object.__setattr__(self, "row_tiles", (self.mr, *halves))
+        tiles = list(self.row_tiles)
+        if tiles[0] > self.mr or tiles[-1] != 1 or tiles != sorted(set(tiles), reverse=True):
+            raise ValueError(f"row_tiles: expected heights falling from at most {self.mr} to 1, got {tiles}")
 
     #: Whether the kernel is right only if the rhs holds no -128 once packed; chosen by the data then.
     rhs_excludes_min: ClassVar[bool] = False

@@ -65,6 +65,5 @@ KERNEL = Avx2Sign(
     kr=4,
     lhs_type="s8",
     rhs_type="s8",
-    row_tiles=(4, 2, 1),
     unroll=2,
 )

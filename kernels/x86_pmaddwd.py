@@ -51,8 +51,13 @@ AVX512 = Pmaddwd(
     mr=8,
     lanes=16,
     max_nv=3,
-    row_tiles=(8, 4, 2, 1),
 )
-AVX2 = Pmaddwd(name="x86_avx2", features=("avx2",), mr=6, lanes=8, max_nv=2, row_tiles=(6, 4, 2, 1), unroll=2)
+AVX2 = Pmaddwd(name="x86_avx2", features=("avx2",), mr=6, lanes=8, max_nv=2, unroll=2)
 # Not unrolled: without three-operand forms, the copies that a second group needs spill.
-SSE = Pmaddwd(name="x86_sse41", features=("sse2",), mr=6, lanes=4, max_nv=2, row_tiles=(6, 4, 2, 1))
+SSE = Pmaddwd(
+    name="x86_sse41",
+    features=("sse2",),
+    mr=6,
+    lanes=4,
+    max_nv=2,
+)

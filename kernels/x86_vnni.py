@@ -49,6 +49,11 @@ AVX512 = Vnni(
     mr=8,
     lanes=16,
     max_nv=3,
-    row_tiles=(8, 4, 2, 1),
 )
-AVX = Vnni(name="x86_avxvnni", features=("avx2", "avxvnni"), mr=6, lanes=8, max_nv=2, row_tiles=(6, 4, 2, 1))
+AVX = Vnni(
+    name="x86_avxvnni",
+    features=("avx2", "avxvnni"),
+    mr=6,
+    lanes=8,
+    max_nv=2,
+)
