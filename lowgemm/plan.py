@@ -89,7 +89,14 @@ class Plan:
         self.kernel, self.packed, self.slots, self.batch = kernel, packed, slots, batch
         self.m, self.n, self.depth, self.result = m, n, depth, np.dtype(result)
         self.bilinear = bilinear
-        self.program = program = compile_pipeline(output, result, accumulate=accumulate, bilinear=bilinear)
+        self.program = program = compile_pipeline(
+            output,
+            result,
+            accumulate=accumulate,
+            bilinear=bilinear,
+            size=(m, n),
+            contiguous=out_strides[1] == self.result.itemsize,
+        )
         direct = program.direct and out_strides[1] == 4 and out_strides[0] % 4 == 0
 
         macs = batch * m * n * depth

@@ -192,3 +192,46 @@ def test_bad_accumulators():
     acc = np.zeros((2, 2), np.int32)
     with pytest.raises(ValueError, match="out: expected no overlap with acc"):
         lowgemm.requantize(acc, [], out=acc)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), seed=st.integers(0, 2**32), dtype=st.sampled_from([np.uint8, np.int8, np.int16]))
+def test_scale_and_store_in_one_pass(data, seed, dtype):
+    """What `output/vector.py` does in one pass: ties, signs, offsets at the bound, edges of every width."""
+    rng = np.random.default_rng(seed)
+    m, n = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 70))
+    axis = data.draw(AXIS)
+    size = m if axis == 0 else n
+    exponent = -data.draw(st.integers(1, 31))
+    vectors = data.draw(st.booleans())
+    multiplier = rng.choice([0, 1, 2**30, 2**31 - 1, int(rng.integers(0, 2**31))], size) if vectors else 2**30
+    exponents = -rng.integers(1, -exponent + 1, size) if vectors else exponent
+    offset = data.draw(
+        st.sampled_from([0, 3, -128, 2**10, -(2**28), 2 ** (30 + exponent) if exponent > -31 else 0])
+    )
+    acc = rng.integers(-(2**31), 2**31, (m, n)).astype(np.int32)
+    # halves after the shift: the ties
+    acc[0] = (rng.integers(-8, 8, n) * 2 + 1) << min(-exponent, 26)
+    stages = [
+        lowgemm.ScaleInt32ByFixedPointAndExponent(multiplier, exponents, offset, axis=axis),
+        lowgemm.Clamp(*sorted(rng.integers(-300, 300, 2).tolist())),
+        lowgemm.SaturatingCast(dtype),
+    ]
+    checked, _ = check_pipeline(stages, m, n)
+    np.testing.assert_array_equal(lowgemm.requantize(acc, stages), reference.apply_pipeline(acc, checked))
+
+
+def test_which_pipelines_take_one_pass():
+    x = np.zeros((4, 40), np.uint8)
+    cast = lowgemm.SaturatingCast(np.uint8)
+
+    def steps(stage):
+        return [name for name, _ in lowgemm.explain(x, x.T, output=[stage, cast]).plan.program.steps]
+
+    assert steps(lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 5, 3)) == ["requantize_store8"]
+    assert steps(lowgemm.ScaleInt32ByFixedPointAndExponent([2**30] * 4, [-5] * 4, 3, axis=0)) == [
+        "requantize_store8_by_row"
+    ]
+    assert steps(lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 0, 3)) == ["scale", "store8"]
+    assert steps(lowgemm.QuantizeDownInt32ByFixedPoint(-1, 5, 3)) == ["scale", "store8"]
+    assert steps(lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 25, 128)) == ["scale", "store8"]

@@ -16,7 +16,9 @@ import numpy as np
 
 from lowgemm import reference
 from lowgemm.output import stages as st
-from lowgemm.output.routines import INT32_MAX, INT32_MIN, routine
+from lowgemm.output.base import INT32_MAX, INT32_MIN
+from lowgemm.output.routines import routine
+from lowgemm.output.vector import WIDTH as vector_width
 
 
 @dataclass
@@ -65,6 +67,8 @@ def compile_pipeline(
     accumulate: bool = False,
     bilinear: bool = False,
     fold_bias: bool = True,
+    size: tuple[int, int] = (1, 1),
+    contiguous: bool = False,
 ) -> Program:
     """Choose the routines for checked `output` stages.
 
@@ -80,6 +84,10 @@ def compile_pipeline(
         Zero points differ by row or column, which the kernel's additive terms cannot express.
     fold_bias : bool
         Let the kernel add a leading bias.
+    size : tuple of int
+        Rows and columns of the result.
+    contiguous : bool
+        Whether the result's rows are contiguous.
     """
     program = Program()
     todo = list(output)
@@ -103,6 +111,7 @@ def compile_pipeline(
         push("bilinear")
     lo, hi = INT32_MIN, INT32_MAX
     truncating = False
+    last_scale: tuple[Any, ...] | None = None
 
     def flush() -> None:
         nonlocal lo, hi
@@ -123,16 +132,50 @@ def compile_pipeline(
         else:
             flush()
             _push_stage(stage, push, vector)
-    size = result.itemsize * 8
-    program.direct = not program.steps and size == 32 and (lo, hi) == (INT32_MIN, INT32_MAX)
-    if size == 32:
+            one_pass = _one_pass_scale(stage)
+            if one_pass is not None:
+                last_scale = (program.steps[-1], *one_pass)
+    bits = result.itemsize * 8
+    program.direct = not program.steps and bits == 32 and (lo, hi) == (INT32_MIN, INT32_MAX)
+    if bits == 32:
         flush()
         push("store32", 0, 0, accumulate)
     elif truncating:
-        push(f"store{size}", INT32_MIN, INT32_MAX, 0)
+        push(f"store{bits}", INT32_MIN, INT32_MAX, 0)
+    elif contiguous and last_scale is not None and program.steps and program.steps[-1] is last_scale[0]:
+        # the scale is right before the store: both in one pass
+        program.steps.pop()
+        multiplier, right, by_row, after = last_scale[1:]
+        length = size[0] if by_row else size[1]
+        padded = [np.full(length + vector_width, v.flat[0], np.int32) for v in (multiplier, right)]
+        for to, v in zip(padded, (multiplier, right), strict=True):
+            to[:length] = v
+        push(
+            f"requantize_store{bits}{'_by_row' if by_row else ''}",
+            *(vector(v) for v in padded),
+            after,
+            lo,
+            hi,
+        )
     else:
-        push(f"store{size}", lo, hi, 0)
+        push(f"store{bits}", lo, hi, 0)
     return program
+
+
+def _one_pass_scale(stage: Any) -> tuple[np.ndarray, np.ndarray, bool, int] | None:
+    """Multiplier, right shift, whether by row, and offset of a scale that `vector.py` can do, else None."""
+    if isinstance(stage, st.QuantizeDownInt32ByFixedPoint):
+        multiplier, exponent, by_row = np.asarray(stage.multiplier), -np.asarray(stage.shift), False
+    elif isinstance(stage, st.ScaleInt32ByFixedPointAndExponent):
+        multiplier, exponent = np.broadcast_arrays(np.asarray(stage.multiplier), np.asarray(stage.exponent))
+        by_row = stage.axis == 0 and multiplier.ndim == 1
+    else:
+        return None
+    if multiplier.size == 0 or int(multiplier.min()) < 0 or int(exponent.max()) > -1:
+        return None
+    if abs(stage.offset_after_shift) >= 2 ** (30 + int(exponent.min())):
+        return None  # the offset would not fit the 64-bit sum
+    return multiplier, -exponent, by_row, stage.offset_after_shift
 
 
 def _push_stage(stage: Any, push: Any, vector: Any) -> None:

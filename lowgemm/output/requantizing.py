@@ -104,7 +104,13 @@ def requantize(acc: Any, output: Any, *, out: np.ndarray | None = None) -> np.nd
         return out
     if a.size == 0:
         return out
-    program = compile_pipeline(stages, dtype, fold_bias=False)
+    program = compile_pipeline(
+        stages,
+        dtype,
+        fold_bias=False,
+        size=stack_of.shape[-2:],
+        contiguous=target.strides[-1] == dtype.itemsize,
+    )
     table = np.array(program.table(), dtype=np.int64)
     routine = apply_routine().ctypes
     tile = np.empty(TILE_ROWS * TILE_COLS, dtype=np.int32)

@@ -25,6 +25,7 @@ import numba
 from lowgemm._jit import compile_c, signature, source_stamp
 from lowgemm.fixedpoint import scalar as fp
 from lowgemm.memory import load_i32, load_i64, offset, pointer_at, store_8, store_16, store_32
+from lowgemm.output import vector
 
 SIGNATURE = signature("pnnnnnppppppnn")
 
@@ -181,6 +182,29 @@ def _make_store(bits: int, stamp: int):
     return store
 
 
+def _make_requantize_store(bits: int, by_row: int, stamp: int):
+    @compile_c(SIGNATURE)
+    def requantize_store(
+        tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs
+    ):
+        """Scale, offset, clamp and store to contiguous rows. params: multipliers, right shifts, offset, lo, hi.
+
+        For multipliers from 0 up and right shifts from 1 up; vectors are padded by 16 values.
+        """
+        _ = stamp
+        first = 4 * (row if by_row else col)
+        vector.requantize_rows(
+            bits,
+            by_row,
+            (
+                tile, ld, rows, cols, offset(pointer_at(params, 0), first), offset(pointer_at(params, 1), first),
+                load_i64(params, 2), load_i64(params, 3), load_i64(params, 4), out, out_rs,
+            ),
+        )  # fmt: skip
+
+    return requantize_store
+
+
 _FACTORIES = {
     "bilinear": _make_bilinear,
     "bias": _make_bias,
@@ -191,6 +215,10 @@ _FACTORIES = {
     "store32": functools.partial(_make_store, 32),
     "store16": functools.partial(_make_store, 16),
     "store8": functools.partial(_make_store, 8),
+    "requantize_store16": functools.partial(_make_requantize_store, 16, 0),
+    "requantize_store8": functools.partial(_make_requantize_store, 8, 0),
+    "requantize_store16_by_row": functools.partial(_make_requantize_store, 16, 1),
+    "requantize_store8_by_row": functools.partial(_make_requantize_store, 8, 1),
 }
 
 
