@@ -59,10 +59,7 @@ def _constants(b: ir.IRBuilder, multiplier: ir.Value, right: ir.Value, after: ir
     return _even_odd(b, multiplier), roundings, b.sub(right, const(right.type, 1))
 
 
-def _finish(
-    b: ir.IRBuilder, x: ir.Value, offset: ir.Value, lo: ir.Value, hi: ir.Value, bits: int
-) -> ir.Value:
-    x = b.add(x, offset)
+def _finish(b: ir.IRBuilder, x: ir.Value, lo: ir.Value, hi: ir.Value, bits: int) -> ir.Value:
     x = call_intrinsic(b, f"llvm.smax.v{WIDTH}i32", x.type, [x, lo])
     x = call_intrinsic(b, f"llvm.smin.v{WIDTH}i32", x.type, [x, hi])
     return b.trunc(x, vec(ir.IntType(bits), WIDTH))
