@@ -7,6 +7,8 @@ from lowgemm import config
 from lowgemm._version import __version__
 from lowgemm.explain import explain
 from lowgemm.gemm import gemm, plan
+from lowgemm.output.activations import Custom, Logistic, Lut, relu, relu6
+from lowgemm.output.requantize import Dequantize, Requantize
 from lowgemm.output.requantizing import requantize
 from lowgemm.output.stages import (
     BiasAddition,
@@ -24,9 +26,14 @@ from lowgemm.packed import PackedRhs, pack_rhs
 __all__ = [
     "BiasAddition",
     "Clamp",
+    "Custom",
+    "Dequantize",
+    "Logistic",
+    "Lut",
     "PackedRhs",
     "QuantizeDownInt32ByFixedPoint",
     "QuantizeDownInt32ToUint8Scale",
+    "Requantize",
     "SaturatingCast",
     "ScaleInt32ByFixedPointAndExponent",
     "Stage",
@@ -38,5 +45,7 @@ __all__ = [
     "gemm",
     "pack_rhs",
     "plan",
+    "relu",
+    "relu6",
     "requantize",
 ]

@@ -61,6 +61,44 @@ store_16 = intrinsic(_storer(16))
 store_32 = intrinsic(_storer(32))
 
 
+def _float_loader(ty, result):
+    def load(typingctx, base, index):
+        def codegen(context, builder, signature, values):
+            return builder.load(_element(builder, values[0], values[1], ty), align=result.bitwidth // 8)
+
+        return result(_void, types.intp), codegen
+
+    return load
+
+
+load_f32 = intrinsic(_float_loader(ir.FloatType(), types.float32))
+load_f64 = intrinsic(_float_loader(ir.DoubleType(), types.float64))
+
+
+@intrinsic
+def store_f32(typingctx, base, index, value):
+    """Store a float32."""
+
+    def codegen(context, builder, signature, values):
+        builder.store(values[2], _element(builder, values[0], values[1], ir.FloatType()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(_void, types.intp, types.float32), codegen
+
+
+@intrinsic
+def round_even(typingctx, value):
+    """Nearest whole number, ties to even, in the type of `value` (float32 or float64)."""
+
+    def codegen(context, builder, signature, values):
+        ty = values[0].type
+        name = "llvm.roundeven." + ("f32" if isinstance(ty, ir.FloatType) else "f64")
+        fn = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ty, [ty]), name)
+        return builder.call(fn, values)
+
+    return value(value), codegen
+
+
 @intrinsic
 def offset(typingctx, base, count):
     """Pointer `count` bytes after `base`."""

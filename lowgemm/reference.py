@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lowgemm import reference_fixedpoint as fp
-from lowgemm.output import stages
+from lowgemm.output import activations, requantize, stages
 from lowgemm.output.base import along
+from lowgemm.output.custom import python_function
 
 
 def wrap32(x: ArrayLike) -> np.ndarray:
@@ -162,6 +163,44 @@ def _truncate(x: np.ndarray, s: stages.TruncatingCast) -> np.ndarray:
     return x % 256
 
 
+def _requantize(x: np.ndarray, s: requantize.Requantize) -> np.ndarray:
+    scale = along(s.scale, s.axis)
+    if s.rounding in ("gemmlowp", "tflite", "tflite_single"):
+        multiplier, exponent = (along(v, s.axis) for v in s.fixed_point())
+        if s.rounding == "tflite_single":
+            total = 31 - np.asarray(exponent, dtype=np.int64)
+            y = fp.saturate((x * np.int64(multiplier) + 2 ** (total - 1)) // 2**total, 32)
+        else:
+            y = fixed_point_and_exponent(x, multiplier, exponent)
+        y = wrap32(y + s.zero_point)
+    elif s.rounding == "onnx_reference":
+        y = np.rint(np.clip(x * np.float64(scale) + s.zero_point, -(2.0**40), 2.0**40))
+    else:  # "onnx", "torch"
+        y = np.rint((x.astype(np.float32) * np.float32(scale)).astype(np.float64)) + s.zero_point
+    return np.clip(y, s.min, s.max)
+
+
+def _dequantize(x: np.ndarray, s: requantize.Dequantize) -> np.ndarray:
+    return x.astype(np.float32) * np.asarray(along(s.scale, s.axis), dtype=np.float32)
+
+
+def _logistic(x: np.ndarray, s: activations.Logistic) -> np.ndarray:
+    return fp.logistic(x, s.integer_bits, 32)
+
+
+def _lut(x: np.ndarray, s: activations.Lut) -> np.ndarray:
+    info = np.iinfo(s.input_dtype)
+    return s.table[np.clip(x, info.min, info.max) - info.min]
+
+
+def _custom(x: np.ndarray, s: activations.Custom) -> np.ndarray:
+    function = python_function(s.function)
+    y = np.empty(x.shape, dtype=np.int64)
+    for index in np.ndindex(x.shape):
+        y[index] = int(function(int(x[index]), index[-2], index[-1], *s.arrays))
+    return wrap32(y)
+
+
 _EQUATIONS: dict[type, Callable[[np.ndarray, Any], np.ndarray]] = {
     stages.BiasAddition: _bias,
     stages.QuantizeDownInt32ByFixedPoint: _fixed_point,
@@ -171,4 +210,9 @@ _EQUATIONS: dict[type, Callable[[np.ndarray, Any], np.ndarray]] = {
     stages.Tanh: _tanh,
     stages.SaturatingCast: _saturate,
     stages.TruncatingCast: _truncate,
+    requantize.Requantize: _requantize,
+    requantize.Dequantize: _dequantize,
+    activations.Logistic: _logistic,
+    activations.Lut: _lut,
+    activations.Custom: _custom,
 }

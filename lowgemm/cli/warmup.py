@@ -36,7 +36,7 @@ def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
     for kind in routines.KINDS:
         todo[f"stage {kind}"] = lambda k=kind: routines.routine(k)
     todo["requantize"] = requantizing.apply_routine
-    for dtype in (np.int32, np.uint8, np.int8, np.int16):
+    for dtype in (np.int32, np.uint8, np.int8, np.int16, np.float32):
         todo[f"entry {np.dtype(dtype).name}"] = lambda d=dtype: compute.enter_driver(np.dtype(d))
     todo["serial driver"] = compute.serial_driver
     todo["parallel driver"] = compute.parallel_driver

@@ -77,6 +77,10 @@ class Stage:
                     f"axis={self.axis}), got {value.size}"
                 )
 
+    def lower(self) -> list[Stage]:
+        """The same as simpler stages, for those that are put together of such."""
+        return [self]
+
     def _set(self, **fields: Any) -> None:
         for name, value in fields.items():
             object.__setattr__(self, name, value)

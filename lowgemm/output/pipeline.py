@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 
 from lowgemm import reference
+from lowgemm.output import activations as act
+from lowgemm.output import requantize as rq
 from lowgemm.output import stages as st
 from lowgemm.output.base import INT32_MAX, INT32_MIN
+from lowgemm.output.custom import custom_params, custom_routine
 from lowgemm.output.routines import routine
 from lowgemm.output.vector import WIDTH as vector_width
 
@@ -27,8 +30,8 @@ class Program:
 
     Attributes
     ----------
-    steps : list of (routine name, list of int)
-        Routines in order with their parameters; the last stores.
+    steps : list of (routine, list of int)
+        Routines in order, by name or compiled, with their parameters; the last stores.
     col_bias, row_bias : ndarray of int32 or None
         Bias folded into the column or row terms.
     direct : bool
@@ -37,7 +40,7 @@ class Program:
         Arrays whose addresses the parameters hold.
     """
 
-    steps: list[tuple[str, list[int]]] = field(default_factory=list)
+    steps: list[tuple[Any, list[int]]] = field(default_factory=list)
     col_bias: np.ndarray | None = None
     row_bias: np.ndarray | None = None
     direct: bool = False
@@ -49,7 +52,8 @@ class Program:
         for name, values in self.steps:
             params = np.array(values, dtype=np.int64)
             self.keep.append(params)
-            flat += [routine(name).address, params.ctypes.data]
+            compiled = routine(name) if isinstance(name, str) else name
+            flat += [compiled.address, params.ctypes.data]
         return flat
 
 
@@ -90,14 +94,14 @@ def compile_pipeline(
         Whether the result's rows are contiguous.
     """
     program = Program()
-    todo = list(output)
+    todo = [simple for stage in output for simple in stage.lower()]
 
     def vector(value: Any) -> np.ndarray:
         a = np.ascontiguousarray(value, dtype=np.int32)
         program.keep.append(a)
         return a
 
-    def push(name: str, *params: Any) -> None:
+    def push(name: Any, *params: Any) -> None:
         program.steps.append((name, [p.ctypes.data if isinstance(p, np.ndarray) else int(p) for p in params]))
 
     while fold_bias and todo and isinstance(todo[0], st.BiasAddition):
@@ -129,12 +133,25 @@ def compile_pipeline(
         elif isinstance(stage, st.TruncatingCast):
             truncating = True
             flush()
+        elif isinstance(stage, act.Lut):
+            flush()
+            table = stage.table.view(np.uint8)
+            program.keep.append(table)
+            push("lut", table, *_range(stage.input_dtype))
+            truncating = True
+        elif isinstance(stage, rq.Dequantize):
+            flush()
+            scales = np.asarray(stage.scale, dtype=np.float32)
+            program.keep.append(scales)
+            push("store_float", scales, *_steps(stage.axis, scales))
         else:
             flush()
-            _push_stage(stage, push, vector)
+            _push_stage(stage, push, vector, program.keep)
             one_pass = _one_pass_scale(stage)
             if one_pass is not None:
                 last_scale = (program.steps[-1], *one_pass)
+    if result == np.float32:
+        return program
     bits = result.itemsize * 8
     program.direct = not program.steps and bits == 32 and (lo, hi) == (INT32_MIN, INT32_MAX)
     if bits == 32:
@@ -178,7 +195,12 @@ def _one_pass_scale(stage: Any) -> tuple[np.ndarray, np.ndarray, bool, int] | No
     return multiplier, -exponent, by_row, stage.offset_after_shift
 
 
-def _push_stage(stage: Any, push: Any, vector: Any) -> None:
+def _range(dtype: np.dtype) -> tuple[int, int]:
+    info = np.iinfo(dtype)
+    return int(info.min), int(info.max)
+
+
+def _push_stage(stage: Any, push: Any, vector: Any, keep: list[Any]) -> None:
     if isinstance(stage, st.BiasAddition):
         push("bias", vector(stage.bias), *_steps(stage.axis, np.asarray(stage.bias)))
     elif isinstance(stage, (st.ScaleInt32ByFixedPointAndExponent, st.QuantizeDownInt32ByFixedPoint)):
@@ -194,6 +216,20 @@ def _push_stage(stage: Any, push: Any, vector: Any) -> None:
     elif isinstance(stage, st.QuantizeDownInt32ToUint8Scale):
         offsets, mults = np.broadcast_arrays(np.asarray(stage.offset), np.asarray(stage.mult_int))
         push("legacy_scale", vector(offsets), vector(mults), *_steps(stage.axis, offsets), stage.shift)
+    elif isinstance(stage, rq.SingleRoundingScale):
+        multiplier, exponent = np.asarray(stage.multiplier), np.asarray(stage.exponent)
+        steps = _steps(stage.axis, multiplier)
+        push("scale_single", vector(multiplier), vector(31 - exponent), *steps, stage.offset)
+    elif isinstance(stage, rq.FloatScale):
+        scales = np.asarray(stage.scale, dtype=np.float64 if stage.double else np.float32)
+        keep.append(scales)
+        name = "scale_float64" if stage.double else "scale_float32"
+        push(name, scales, *_steps(stage.axis, scales), stage.zero_point, stage.low, stage.high)
+    elif isinstance(stage, act.Logistic):
+        push("logistic", stage.integer_bits)
+    elif isinstance(stage, act.Custom):
+        keep.append(stage)
+        push(custom_routine(stage), *custom_params(stage))
     elif isinstance(stage, st.Tanh):
         push("tanh", stage.real_zero, stage.real_amplitude, *reference.tanh_constants(stage.real_amplitude))
     else:

@@ -21,15 +21,28 @@ import functools
 from typing import Any
 
 import numba
+import numpy as np
 
 from lowgemm._jit import compile_c, signature, source_stamp
 from lowgemm.fixedpoint import scalar as fp
-from lowgemm.memory import load_i32, load_i64, offset, pointer_at, store_8, store_16, store_32
+from lowgemm.memory import (
+    load_f32,
+    load_f64,
+    load_i32,
+    load_i64,
+    load_u8,
+    offset,
+    pointer_at,
+    round_even,
+    store_8,
+    store_16,
+    store_32,
+    store_f32,
+)  # fmt: skip
 from lowgemm.output import vector
+from lowgemm.output.base import INT32_MAX, INT32_MIN
 
 SIGNATURE = signature("pnnnnnppppppnn")
-
-INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
 
 @numba.njit(nogil=True)
@@ -153,6 +166,104 @@ def _make_tanh(stamp: int):
     return tanh
 
 
+def _make_logistic(stamp: int):
+    @compile_c(SIGNATURE)
+    def logistic(
+        tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs
+    ):
+        """Integer logistic function. params: integer bits."""
+        _ = stamp
+        integer_bits = load_i64(params, 0)
+        for r in range(rows):
+            line = offset(tile, 4 * r * ld)
+            for c in range(cols):
+                store_32(line, c, fp.logistic(load_i32(line, c), integer_bits, 32))
+
+    return logistic
+
+
+def _make_scale_single(stamp: int):
+    @compile_c(SIGNATURE)
+    def scale_single(
+        tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs
+    ):
+        """One rounding, ties upwards. params: multipliers, total shifts, row step, column step, offset."""
+        _ = stamp
+        multipliers, shifts = pointer_at(params, 0), pointer_at(params, 1)
+        row_step, col_step, after = load_i64(params, 2), load_i64(params, 3), load_i64(params, 4)
+        for r in range(rows):
+            line = offset(tile, 4 * r * ld)
+            i = (row + r) * row_step + col * col_step
+            for c in range(cols):
+                m, shift = load_i32(multipliers, i + c * col_step), load_i32(shifts, i + c * col_step)
+                x = (load_i32(line, c) * m + (1 << (shift - 1))) >> shift
+                store_32(line, c, min(max(x, INT32_MIN), INT32_MAX) + after)
+
+    return scale_single
+
+
+def _make_scale_float(double: int, stamp: int):
+    @compile_c(SIGNATURE)
+    def scale_float(
+        tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs
+    ):
+        """Round half to even. params: scales, row step, column step, zero point, lowest and highest result.
+
+        float32: round(x * scale) + zero point; float64: round(x * scale + zero point). Bounds go before the
+        rounding, where they change nothing (they are whole numbers) and keep the conversion defined.
+        """
+        _ = stamp
+        scales, row_step, col_step = pointer_at(params, 0), load_i64(params, 1), load_i64(params, 2)
+        zero, lo, hi = load_i64(params, 3), load_i64(params, 4), load_i64(params, 5)
+        for r in range(rows):
+            line = offset(tile, 4 * r * ld)
+            i = (row + r) * row_step + col * col_step
+            for c in range(cols):
+                x = np.int32(load_i32(line, c))
+                if double:
+                    y = np.float64(x) * load_f64(scales, i + c * col_step) + np.float64(zero)
+                    y = min(max(y, np.float64(lo)), np.float64(hi))
+                    store_32(line, c, np.int64(round_even(y)))
+                else:
+                    z = np.float32(x) * load_f32(scales, i + c * col_step)
+                    z = min(max(z, np.float32(lo - zero)), np.float32(hi - zero))
+                    store_32(line, c, np.int64(np.int32(round_even(z))) + zero)
+
+    return scale_float
+
+
+def _make_lut(stamp: int):
+    @compile_c(SIGNATURE)
+    def lut(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
+        """Table look-up. params: 256 bytes, lowest and highest input."""
+        _ = stamp
+        table, lo, hi = pointer_at(params, 0), load_i64(params, 1), load_i64(params, 2)
+        for r in range(rows):
+            line = offset(tile, 4 * r * ld)
+            for c in range(cols):
+                store_32(line, c, load_u8(table, min(max(load_i32(line, c), lo), hi) - lo))
+
+    return lut
+
+
+def _make_store_float(stamp: int):
+    @compile_c(SIGNATURE)
+    def store_float(
+        tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs
+    ):
+        """float32(x) * scale. params: scales, row step, column step."""
+        _ = stamp
+        scales, row_step, col_step = pointer_at(params, 0), load_i64(params, 1), load_i64(params, 2)
+        for r in range(rows):
+            line, to = offset(tile, 4 * r * ld), offset(out, r * out_rs)
+            i = (row + r) * row_step + col * col_step
+            for c in range(cols):
+                y = np.float32(np.int32(load_i32(line, c))) * load_f32(scales, i + c * col_step)
+                store_f32(offset(to, c * out_cs), 0, y)
+
+    return store_float
+
+
 # ---- last stages: store -----------------------------------------------------------------------------------
 def _make_store(bits: int, stamp: int):
     @compile_c(SIGNATURE)
@@ -212,6 +323,12 @@ _FACTORIES = {
     "scale": _make_scale,
     "legacy_scale": _make_legacy_scale,
     "tanh": _make_tanh,
+    "logistic": _make_logistic,
+    "scale_single": _make_scale_single,
+    "scale_float32": functools.partial(_make_scale_float, 0),
+    "scale_float64": functools.partial(_make_scale_float, 1),
+    "lut": _make_lut,
+    "store_float": _make_store_float,
     "store32": functools.partial(_make_store, 32),
     "store16": functools.partial(_make_store, 16),
     "store8": functools.partial(_make_store, 8),

@@ -1,0 +1,147 @@
+"""Activations on integers: bounds, the logistic function, look-up tables, and functions of the user's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lowgemm.output.base import INT32_MAX, Stage, integer
+from lowgemm.output.stages import Clamp
+
+
+def relu(zero_point: int = 0) -> Clamp:
+    """Bounds of a rectified linear unit: nothing below the integer that stands for 0.0.
+
+    Examples
+    --------
+    >>> relu(3)
+    Clamp(min=3, max=2147483647)
+    """
+    return Clamp(zero_point, INT32_MAX)
+
+
+def relu6(scale: float, zero_point: int = 0) -> Clamp:
+    """Bounds of min(max(x, 0), 6) for values of the given scale, 6 rounded to the nearest step.
+
+    Examples
+    --------
+    >>> relu6(0.05, -100)
+    Clamp(min=-100, max=20)
+    """
+    if not np.isfinite(scale) or scale <= 0:
+        raise ValueError(f"scale: expected a positive number, got {scale}")
+    return Clamp(zero_point, min(zero_point + round(6 / scale), INT32_MAX))
+
+
+@dataclass(frozen=True, eq=False)
+class Logistic(Stage):
+    """``1 / (1 + exp(-x))`` of a fixed-point value with `integer_bits`; the result is Q0.31.
+
+    Parameters
+    ----------
+    integer_bits : int
+        Integer bits of x, 0 to 29: x stands for ``x / 2**(31 - integer_bits)``.
+
+    Examples
+    --------
+    >>> import numpy as np, lowgemm
+    >>> y = lowgemm.requantize(np.array([[0, 2**28]], np.int32), [lowgemm.Logistic(3)])  # of 0.0 and 1.0
+    >>> (y / 2**31).round(4)
+    array([[0.5   , 0.7311]])
+    """
+
+    integer_bits: int
+
+    def __post_init__(self) -> None:
+        self._set(integer_bits=integer(self.integer_bits, "integer_bits", 0, 29))
+
+
+@dataclass(frozen=True, eq=False)
+class Lut(Stage):
+    """Replace 8-bit values by entries of a table: any activation, at the price of a load.
+
+    Parameters
+    ----------
+    table : array_like of uint8 or int8, shape (256,)
+        Entry i is the result for the value ``low + i``, where low is 0 for uint8 input and -128 for int8.
+    input_dtype : dtype
+        uint8 or int8: values are clipped to its range first.
+
+    Examples
+    --------
+    >>> import numpy as np, lowgemm
+    >>> square = (np.arange(256) ** 2 // 255).astype(np.uint8)
+    >>> lowgemm.requantize(np.array([[2, 100, 999]], np.int32), [lowgemm.Lut(square)])
+    array([[  0,  39, 255]], dtype=uint8)
+    """
+
+    table: Any
+    input_dtype: Any = np.uint8
+
+    def __post_init__(self) -> None:
+        table = np.array(self.table)
+        if table.dtype not in (np.uint8, np.int8):
+            raise TypeError(f"table: expected dtype uint8 or int8, got {table.dtype}")
+        if table.shape != (256,):
+            raise ValueError(f"table: expected 256 values, got shape {table.shape}")
+        kind = np.dtype(self.input_dtype)
+        if kind not in (np.uint8, np.int8):
+            raise ValueError(f"input_dtype: expected uint8 or int8, got {kind}")
+        table.flags.writeable = False
+        self._set(table=table, input_dtype=kind, result_dtype=table.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Custom(Stage):
+    """A function of the user's own, compiled by Numba and run on each tile like any other stage.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(acc, row, col, *arrays) -> acc`` on int64 values, compiled by `numba.njit` or plain Python that
+        Numba can compile. `row` and `col` are those of the result. What it returns is reduced to int32.
+    arrays : tuple of ndarray
+        Passed on to the function: scales per column, tables, anything. They are copied.
+
+    Raises
+    ------
+    TypeError
+        If Numba cannot compile the function for these arrays; the message says why.
+
+    Examples
+    --------
+    >>> import numpy as np, lowgemm
+    >>> leaky = lowgemm.Custom(lambda acc, row, col: acc if acc > 0 else acc >> 3)
+    >>> lowgemm.requantize(np.array([[80, -80]], np.int32), [leaky])
+    array([[ 80, -10]], dtype=int32)
+    >>> scaled = lowgemm.Custom(lambda acc, row, col, s: acc * s[col], (np.array([2, 3]),))
+    >>> lowgemm.requantize(np.array([[5, 5]], np.int32), [scaled])
+    array([[10, 15]], dtype=int32)
+    """
+
+    function: Any
+    arrays: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"function: expected a function, got {type(self.function).__name__}")
+        if not isinstance(self.arrays, tuple) or not all(isinstance(a, np.ndarray) for a in self.arrays):
+            raise TypeError("arrays: expected a tuple of NumPy arrays")
+        if len(self.arrays) > 4:
+            raise ValueError(f"arrays: expected at most 4, got {len(self.arrays)}")
+        copies = []
+        for a in self.arrays:
+            if a.dtype.kind not in "iuf" or a.ndim > 2:
+                raise TypeError(
+                    f"arrays: expected numbers in one or two dimensions, got {a.dtype}, {a.ndim}-D"
+                )
+            copies.append(np.array(a, order="C"))
+        self._set(arrays=tuple(copies))
+        from lowgemm.output.custom import custom_routine
+
+        custom_routine(self)
+
+    def _items(self) -> tuple[Any, ...]:
+        return (self.function, *((a.tobytes(), a.shape, a.dtype.str) for a in self.arrays))

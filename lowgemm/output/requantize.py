@@ -1,0 +1,226 @@
+"""Real scales: `Requantize` to 8 or 16 bits with a framework's rounding, and `Dequantize` to float32.
+
+Frameworks agree on ``round(acc * scale) + zero_point`` and differ in the arithmetic; `docs/output.md` compares them.
+"""
+
+from __future__ import annotations
+
+import numbers
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lowgemm.output.base import Stage, axis_of, integer
+from lowgemm.output.stages import Clamp, SaturatingCast, ScaleInt32ByFixedPointAndExponent, _cast_dtype
+
+ROUNDINGS = ("gemmlowp", "tflite", "tflite_single", "onnx", "onnx_reference", "torch")
+
+
+def quantize_multiplier(scale: float) -> tuple[int, int]:
+    """A real scale as a Q0.31 multiplier in [2**30, 2**31) and an exponent: ``multiplier * 2**(exponent - 31)``.
+
+    Parameters
+    ----------
+    scale : float
+        Finite and at least 0, below 2**30.
+
+    Returns
+    -------
+    (int, int)
+        Multiplier and exponent; (0, 0) for scales too small to matter (exponent below -31).
+
+    Raises
+    ------
+    ValueError
+        If `scale` is negative, not finite, or too large.
+
+    Notes
+    -----
+    TensorFlow Lite's ``QuantizeMultiplier``: rounding half away, and the carry when that gives 2**31.
+
+    Examples
+    --------
+    >>> quantize_multiplier(0.75), quantize_multiplier(0.001)
+    ((1610612736, 0), (1099511628, -9))
+    """
+    if not np.isfinite(scale) or scale < 0:
+        raise ValueError(f"scale: expected a finite number from 0 up, got {scale}")
+    fraction, exponent = np.frexp(np.float64(scale))
+    multiplier, exponent = int(np.floor(float(fraction) * 2.0**31 + 0.5)), int(exponent)
+    if multiplier == 2**31:
+        multiplier, exponent = 2**30, exponent + 1
+    if exponent < -31:
+        return 0, 0
+    if exponent > 30:
+        raise ValueError(f"scale: expected less than 2**30, got {scale}")
+    return multiplier, exponent
+
+
+def real_scale(value: Any) -> float | np.ndarray:
+    """`scale` as a float, or a read-only float64 vector; positive or zero and finite."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError("scale: expected a number or a vector, got a bool")
+    if isinstance(value, numbers.Real):
+        a: Any = np.float64(value)
+    else:
+        try:
+            a = np.asarray(value)
+        except ValueError as error:
+            raise ValueError(f"scale: expected a number or a vector ({error})") from None
+        if a.dtype.kind not in "fiu":
+            raise TypeError(f"scale: expected a number or a vector of numbers, got {a.dtype}")
+    if np.ndim(a) > 1:
+        raise ValueError(f"scale: expected a number or a vector, got shape {np.shape(a)}")
+    a = np.array(a, dtype=np.float64)
+    if not np.isfinite(a).all() or (a < 0).any():
+        raise ValueError("scale: expected finite numbers from 0 up")
+    if a.ndim == 0:
+        return float(a)
+    a.flags.writeable = False
+    return a
+
+
+@dataclass(frozen=True, eq=False)
+class SingleRoundingScale(Stage):
+    """``floor((x * multiplier + 2**(30 - exponent)) / 2**(31 - exponent)) + offset``: one rounding, ties upwards."""
+
+    multiplier: Any
+    exponent: Any
+    offset: int
+    axis: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class FloatScale(Stage):
+    """Scale in float32 or float64, round half to even; see `Requantize`, which lowers to it."""
+
+    scale: Any
+    zero_point: int
+    low: int
+    high: int
+    double: bool
+    axis: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Requantize(Stage):
+    """Scale by a real number, add a zero point, saturate to 8 or 16 bits: ``round(x * scale) + zero_point``.
+
+    Parameters
+    ----------
+    scale : float or array_like of float
+        For all, or one per channel; usually ``lhs_scale * rhs_scale / result_scale``. From 0 to 2**30.
+    zero_point : int
+        The result's zero point.
+    dtype : dtype
+        uint8, int8 or int16.
+    rounding : str
+        "gemmlowp" or "tflite": Q0.31 multiplier, SRDHM, then RDP (two roundings). "tflite_single": the same
+        multiplier with one rounding, ties upwards. "onnx" and "torch": ``x * scale`` in float32, rounded half to
+        even, then the zero point (what onnxruntime and fbgemm compute). "onnx_reference": float64, the zero
+        point added before rounding half to even (the onnx package's reference).
+    axis : int
+        Which way a vector `scale` runs: 1, one value per column; 0, one per row.
+    min, max : int, optional
+        Narrower bounds of the result, for fused activations.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a field does not fit; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np, lowgemm
+    >>> acc = np.array([[5, -5, 7]], np.int32)
+    >>> lowgemm.requantize(acc, lowgemm.Requantize(0.5, 0, np.int8, rounding="gemmlowp"))
+    array([[ 3, -2,  4]], dtype=int8)
+    >>> lowgemm.requantize(acc, lowgemm.Requantize(0.5, 0, np.int8, rounding="onnx"))
+    array([[ 2, -2,  4]], dtype=int8)
+    """
+
+    scale: Any
+    zero_point: int = 0
+    dtype: Any = np.int8
+    rounding: str = "gemmlowp"
+    axis: int = 1
+    min: int | None = None
+    max: int | None = None
+    channel_fields = ("scale",)
+
+    def __post_init__(self) -> None:
+        dtype = _cast_dtype(self.dtype, (np.uint8, np.int8, np.int16))
+        info = np.iinfo(dtype)
+        if self.rounding not in ROUNDINGS:
+            raise ValueError(f"rounding: expected {', '.join(ROUNDINGS)}, got {self.rounding!r}")
+        low = info.min if self.min is None else integer(self.min, "min", info.min, info.max)
+        high = info.max if self.max is None else integer(self.max, "max", low, info.max)
+        self._set(
+            scale=real_scale(self.scale),
+            zero_point=integer(self.zero_point, "zero_point", info.min, info.max),
+            dtype=dtype,
+            result_dtype=dtype,
+            axis=axis_of(self.axis),
+            min=low,
+            max=high,
+        )
+        if self.rounding in ("gemmlowp", "tflite", "tflite_single"):
+            self.fixed_point()  # so that a scale that is too large is an error here
+
+    def fixed_point(self) -> tuple[Any, Any]:
+        """Multiplier and exponent, scalars or vectors."""
+        if isinstance(self.scale, float):
+            return quantize_multiplier(self.scale)
+        pairs = [quantize_multiplier(s) for s in self.scale]
+        return np.array([p[0] for p in pairs], np.int32), np.array([p[1] for p in pairs], np.int32)
+
+    def lower(self) -> list[Stage]:
+        """The same as simpler stages."""
+        bounds: list[Stage] = [Clamp(self.min, self.max), SaturatingCast(self.dtype)]  # type: ignore[arg-type]
+        if self.rounding in ("gemmlowp", "tflite"):
+            return [
+                ScaleInt32ByFixedPointAndExponent(*self.fixed_point(), self.zero_point, self.axis),
+                *bounds,
+            ]
+        if self.rounding == "tflite_single":
+            return [SingleRoundingScale(*self.fixed_point(), self.zero_point, self.axis), *bounds]
+        double = self.rounding == "onnx_reference"
+        return [FloatScale(self.scale, self.zero_point, self.min, self.max, double, self.axis), *bounds]  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class Dequantize(Stage):
+    """float32 result: ``float32(x) * float32(scale)``.
+
+    Parameters
+    ----------
+    scale : float or array_like of float
+        For all, or one per channel; usually ``lhs_scale * rhs_scale``.
+    axis : int
+        Which way a vector runs: 1, one value per column; 0, one per row.
+
+    Examples
+    --------
+    >>> import numpy as np, lowgemm
+    >>> lowgemm.requantize(np.array([[3, -4]], np.int32), lowgemm.Dequantize(0.5))
+    array([[ 1.5, -2. ]], dtype=float32)
+    """
+
+    scale: Any
+    axis: int = 1
+    channel_fields = ("scale",)
+    result_dtype = np.dtype(np.float32)
+
+    def __post_init__(self) -> None:
+        self._set(scale=_signed_scale(self.scale), axis=axis_of(self.axis))
+
+
+def _signed_scale(value: Any) -> float | np.ndarray:
+    """As `real_scale`, of any sign."""
+    magnitude = real_scale(np.abs(value) if not isinstance(value, (bool, np.bool_)) else value)
+    if isinstance(magnitude, float):
+        return float(np.float64(value))
+    a = np.array(value, dtype=np.float64)
+    a.flags.writeable = False
+    return a
