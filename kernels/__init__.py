@@ -121,12 +121,16 @@ def _choice(forced: str | None) -> tuple[Kernel, Kernel | None]:
 
 def _make(kernel_id: int, stamp: int) -> Any:
     @compile_c(SIGNATURE)
-    def microkernel(m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c):
+    def microkernel(
+        m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c, requant, col
+    ):
         _ = stamp
         microkernel_body(
             kernel_id,
-            (m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c),
-        )
+            (
+                m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c, requant, col,
+            ),
+        )  # fmt: skip
 
     return microkernel
 

@@ -7,7 +7,9 @@ Every microkernel computes, for `m` rows and `nv` adjacent packed rhs panels of 
     c[r, n] = sum_k lhs[r, k] * rhs[k, n] + row_terms[r] + col_terms[n] + (c[r, n] if add_c else 0)
 
 modulo 2**32, for r < m and n < nv * lanes. `row_terms` and `col_terms` carry zero points, bias and the
-compensation for flipped signs, so that a plain int32 product is stored once and never read again.
+compensation for flipped signs, so that a plain int32 product is stored once and never read again. If `requant` is
+not null (only for kernels with `fuses_requantize`), the sums are scaled, clamped and stored as bytes instead, by the
+parameters of the output routine `requantize_store8`, and `ldc` counts bytes; `col` is the column of c[0, 0] in them.
 
 The packed panels (one group is `kr` consecutive depth steps, here 4):
 
@@ -25,64 +27,27 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llvmlite import ir
+from lowgemm.kernels.irtools import (  # noqa: F401 (kernels take these from here)
+    at,
+    call_intrinsic,
+    const,
+    i1,
+    i8,
+    i16,
+    i32,
+    i64,
+    load,
+    shuffle,
+    splat,
+    store,
+    vec,
+)  # fmt: skip
+from lowgemm.kernels.requant import requantize_constants, requantized
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from lowgemm._jit import signature
-
-i1, i8, i16, i32, i64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
-
-
-def vec(ty: ir.Type, n: int) -> ir.VectorType:
-    """LLVM vector type of `n` elements."""
-    return ir.VectorType(ty, n)
-
-
-def const(ty: ir.Type, value: int) -> ir.Constant:
-    """Scalar constant, or a vector of that constant."""
-    if isinstance(ty, ir.VectorType):
-        return ir.Constant(ty, [value] * ty.count)
-    return ir.Constant(ty, value)
-
-
-def splat(builder: ir.IRBuilder, scalar: ir.Value, n: int) -> ir.Value:
-    """Vector of `n` copies of a scalar value."""
-    ty = vec(scalar.type, n)
-    first = builder.insert_element(ir.Constant(ty, ir.Undefined), scalar, const(i32, 0))
-    return builder.shuffle_vector(first, ir.Constant(ty, ir.Undefined), const(vec(i32, n), 0))
-
-
-def shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value | None, mask: list[int]) -> ir.Value:
-    """`shufflevector` with a constant mask."""
-    if b is None:
-        b = ir.Constant(a.type, ir.Undefined)
-    return builder.shuffle_vector(a, b, ir.Constant(vec(i32, len(mask)), mask))
-
-
-def load(builder: ir.IRBuilder, ty: ir.Type, address: ir.Value, align: int = 1) -> ir.Value:
-    """Load a value of type `ty` from an i8 pointer."""
-    return builder.load(builder.bitcast(address, ty.as_pointer()), align=align)
-
-
-def store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, align: int = 1) -> None:
-    """Store a value to an i8 pointer."""
-    builder.store(value, builder.bitcast(address, value.type.as_pointer()), align=align)
-
-
-def call_intrinsic(builder: ir.IRBuilder, name: str, result: ir.Type, args: list[ir.Value]) -> ir.Value:
-    """Call an LLVM intrinsic by name."""
-    fn = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
-    return builder.call(fn, args)
-
-
-def at(builder: ir.IRBuilder, base: ir.Value, offset: int | ir.Value) -> ir.Value:
-    """Address `base + offset` bytes."""
-    if isinstance(offset, int):
-        if offset == 0:
-            return base
-        offset = const(i64, offset)
-    return builder.gep(base, [offset])
 
 
 @dataclass(frozen=True)
@@ -142,6 +107,11 @@ class Kernel:
 
     #: Whether the kernel is right only if the rhs holds no -128 once packed; chosen by the data then.
     rhs_excludes_min: ClassVar[bool] = False
+
+    @property
+    def fuses_requantize(self) -> bool:
+        """Whether the kernel can scale and store bytes itself: with 512-bit registers, which leave room for it."""
+        return self.lanes == 16 and not hasattr(self, "compile")
 
     @property
     def nr(self) -> int:
@@ -253,8 +223,8 @@ def _tile(k: Kernel, b: ir.IRBuilder, mr: int, nv: int, groups, lhs, rhs, rhs_st
     return _depth_loop(k, b, nv, start, groups, 1, addresses, accs)
 
 
-def _store_tile(k: Kernel, b: ir.IRBuilder, mr: int, accs, cols, rows, c, ldc_bytes, add_c) -> None:
-    """Emit: add the terms, and `c` on request, and store."""
+def _store_tile(k: Kernel, b: ir.IRBuilder, mr: int, accs, cols, rows, c, ldc_bytes, add_c, requant) -> None:
+    """Emit: add the terms, and `c` on request, and store; or requantize and store bytes."""
     fn = b.function
     vbytes = 4 * k.lanes
     values = {}
@@ -264,6 +234,14 @@ def _store_tile(k: Kernel, b: ir.IRBuilder, mr: int, accs, cols, rows, c, ldc_by
                 term = splat(b, load(b, i32, at(b, rows, 4 * r), 4), k.lanes)
                 values[r, v] = b.add(x, b.add(term, cols[v]))
     plain, adding, stored = (fn.append_basic_block(name) for name in ("plain", "adding", "stored"))
+    if requant is not None:
+        fused, params, col = requant
+        scaling, other = fn.append_basic_block("scaling"), fn.append_basic_block("int32")
+        b.cbranch(fused, scaling, other)
+        b.position_at_end(scaling)
+        _store_bytes(k, b, values, params, col, c, ldc_bytes)
+        b.branch(stored)
+        b.position_at_end(other)
     b.cbranch(add_c, adding, plain)
     for block in (plain, adding):
         b.position_at_end(block)
@@ -276,6 +254,21 @@ def _store_tile(k: Kernel, b: ir.IRBuilder, mr: int, accs, cols, rows, c, ldc_by
     b.position_at_end(stored)
 
 
+def _store_bytes(k: Kernel, b: ir.IRBuilder, values, params, col, c, ldc_bytes) -> None:
+    """Emit: scale, clamp and store a tile as bytes; `params` as `requantize_store8` of the output routines has them."""
+    words = [load(b, i64, at(b, params, 8 * i), 8) for i in range(5)]
+    pointers = [load(b, i8.as_pointer(), at(b, params, 8 * i), 8) for i in range(2)]
+    vector = vec(i32, k.lanes)
+    low, high = (splat(b, b.trunc(words[i], i32), k.lanes) for i in (3, 4))
+    for v in sorted({v for _, v in values}):
+        first = b.mul(b.add(col, const(i64, v * k.lanes)), const(i64, 4))
+        multiplier, right = (load(b, vector, at(b, p, first), 4) for p in pointers)
+        constants = requantize_constants(b, multiplier, right, words[2])
+        for r in sorted(r for r, w in values if w == v):
+            x = requantized(b, values[r, v], constants, low, high, 8)
+            store(b, x, at(b, at(b, c, b.mul(ldc_bytes, const(i64, r))), v * k.lanes))
+
+
 def emit_microkernel(k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value]) -> None:
     """Emit the whole microkernel: row loop, one depth loop per tile shape, stores."""
     fn = b.function
@@ -283,7 +276,8 @@ def emit_microkernel(k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value]) -> N
     vty = vec(i32, k.lanes)
     vbytes = 4 * k.lanes
     m, nv, groups = args["m"], args["nv"], args["groups"]
-    ldc_bytes = b.mul(args["ldc"], const(i64, 4))
+    fused = b.icmp_unsigned("!=", b.ptrtoint(args["requant"], i64), const(i64, 0))
+    ldc_bytes = b.mul(args["ldc"], b.select(fused, const(i64, 1), const(i64, 4)))
     add_c = b.icmp_signed("!=", args["add_c"], const(i64, 0))
 
     for n in range(k.max_nv, 0, -1):
@@ -314,7 +308,8 @@ def emit_microkernel(k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value]) -> N
             rows = at(b, args["row_terms"], b.mul(row, const(i64, 4)))
 
             accs = _tile(k, b, mr, n, groups, lhs, args["rhs"], args["rhs_stride"], c, ldc_bytes)
-            _store_tile(k, b, mr, accs, cols, rows, c, ldc_bytes, add_c)
+            requant = (fused, args["requant"], args["col"]) if k.fuses_requantize else None
+            _store_tile(k, b, mr, accs, cols, rows, c, ldc_bytes, add_c, requant)
             nxt = b.add(row, const(i64, mr))
             row.add_incoming(nxt, b.block)
             b.branch(head)
@@ -328,9 +323,9 @@ def emit_microkernel(k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value]) -> N
 
 ARGUMENTS = (
     "m", "nv", "groups", "lhs", "lhs_stride", "rhs", "rhs_stride",
-    "c", "ldc", "row_terms", "col_terms", "add_c",
+    "c", "ldc", "row_terms", "col_terms", "add_c", "requant", "col",
 )  # fmt: skip
-POINTERS = frozenset({"lhs", "rhs", "c", "row_terms", "col_terms"})
+POINTERS = frozenset({"lhs", "rhs", "c", "row_terms", "col_terms", "requant"})
 #: Signature of every microkernel: pointers as void*, everything else a 64-bit integer.
 SIGNATURE = signature("".join("p" if a in POINTERS else "n" for a in ARGUMENTS))
 

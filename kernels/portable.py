@@ -35,7 +35,9 @@ def _make_words(mr: int, lanes: int, max_nv: int, kr: int, stamp: int) -> Any:
     nr, words = lanes * max_nv, kr // 2
 
     @compile_c(SIGNATURE)
-    def portable(m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c):
+    def portable(
+        m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c, requant, col_at
+    ):
         _ = stamp
         acc = np.empty(nr, np.int32)
         for r in range(m):
@@ -66,7 +68,9 @@ def _make_bytes(
     """Loops for 8-bit packed elements; only the test-only kernels use them."""
 
     @compile_c(SIGNATURE)
-    def portable(m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c):
+    def portable(
+        m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c, requant, col_at
+    ):
         _ = stamp
         for r in range(m):
             row = offset(lhs, r // mr * lhs_stride + r % mr * kr)

@@ -30,59 +30,21 @@ from lowgemm._jit import call_address, compile_c, signature, source_stamp
 from lowgemm.memory import address, as_address, fetch_add, load_i32, store_32
 
 # ---- p: the plan as numbers -------------------------------------------------------------------------------
-_FIELDS = [
-    "workers",
-    "m",
-    "n",
-    "depth",
-    "batch",
-    "jobs",
-    "packed",
-    "kernel",
-    "pack_lhs",
-    "pack_rhs",
-    "col_terms_routine",
-    "row_terms_routine",
-    "single",
-    "kr",
-    "lanes",
-    "nr",
-    "lhs_row_stride",
-    "lhs_k_stride",
-    "lhs_flip",
-    "lhs_panel_bytes",
-    "rhs_k_stride",
-    "rhs_n_stride",
-    "rhs_flip",
-    "rhs_panel_bytes",
-    "rhs_group_bytes",
-    "pack_chunk",
-    "mc",
-    "nc",
-    "kc",
-    "row_blocks",
-    "col_blocks",
-    "depth_blocks",
-    "lhs_shift",
-    "rhs_shift",
-    "bilinear",
-    "col_bias",
-    "row_bias",
-    "has_col_bias",
-    "has_row_bias",
-    "direct",
-    "accumulate",
-    "out_row_stride",
-    "out_col_stride",
-    "worker_bytes",
-    "col_bytes",
-    "slot_bytes",
-    "row_sums_at",
-    "row_terms_at",
-    "tile_at",
-    "zeros",
-    "stages",
-]
+_FIELDS = tuple(
+    """
+    workers m n depth batch jobs packed
+    kernel pack_lhs pack_rhs col_terms_routine row_terms_routine single
+    kr lanes nr
+    lhs_row_stride lhs_k_stride lhs_flip lhs_panel_bytes
+    rhs_k_stride rhs_n_stride rhs_flip rhs_panel_bytes rhs_group_bytes pack_chunk
+    mc nc kc row_blocks col_blocks depth_blocks
+    lhs_shift rhs_shift bilinear
+    col_bias row_bias has_col_bias has_row_bias
+    direct accumulate fused out_row_stride out_col_stride
+    worker_bytes col_bytes slot_bytes row_sums_at row_terms_at tile_at zeros
+    stages
+    """.split()  # noqa: SIM905 (one line for each subject)
+)
 F = {name: i for i, name in enumerate(_FIELDS)}
 #: Where the (routine, parameters) pairs of the output stages begin.
 STAGES_AT = len(_FIELDS)
@@ -98,7 +60,7 @@ PLAN_SIZE = STAGES_AT + 2 * MAX_STAGES
     MC, NC, KC, ROW_BLOCKS, COL_BLOCKS, DEPTH_BLOCKS,
     LHS_SHIFT, RHS_SHIFT, BILINEAR,
     COL_BIAS, ROW_BIAS, HAS_COL_BIAS, HAS_ROW_BIAS,
-    DIRECT, ACCUMULATE, OUT_ROW_STRIDE, OUT_COL_STRIDE,
+    DIRECT, ACCUMULATE, FUSED, OUT_ROW_STRIDE, OUT_COL_STRIDE,
     WORKER_BYTES, COL_BYTES, SLOT_BYTES, ROW_SUMS_AT, ROW_TERMS_AT, TILE_AT, ZEROS,
     STAGES,
 ) = range(STAGES_AT)  # fmt: skip
@@ -211,7 +173,7 @@ def _finish(p, s, a, tile, ld, rows, cols, row, col, row_sums):
 
 
 @numba.njit(nogil=True)
-def _multiply(p, a, rows, col, cols, groups, lhs, terms, rhs_at, c, ldc, add_c):
+def _multiply(p, a, rows, col, cols, groups, lhs, terms, rhs_at, c, ldc, add_c, requant):
     """One microkernel call: `rows` x `cols` of one depth block, at most nr columns.
 
     `terms` is the address of the row terms, or 0 to leave out the terms (all but the last depth block).
@@ -223,6 +185,7 @@ def _multiply(p, a, rows, col, cols, groups, lhs, terms, rhs_at, c, ldc, add_c):
             rows, (cols + lanes - 1) // lanes, groups, lhs, p[LHS_PANEL_BYTES],
             a[RHS_PANELS] + col // lanes * p[RHS_PANEL_BYTES] + rhs_at, p[RHS_PANEL_BYTES], c, ldc,
             terms if terms != 0 else p[ZEROS], a[COL_TERMS] + 4 * col if terms != 0 else p[ZEROS], add_c,
+            requant, col,
         ),
     )  # fmt: skip
 
@@ -258,17 +221,20 @@ def _block(p, s, a, row0, rows, col0, cols, space):
     while col < end:
         width = min(nr, end - col)
         if p[DIRECT]:
-            # whole panels go straight to the result; what is left of the last one takes the tile
+            # whole panels go straight to the result, as int32 or, with a fused scale, as bytes; what is left of
+            # the last one takes the tile
             full = width // lanes * lanes
+            size = 4 if p[FUSED] == 0 else 1
             if full > 0:
                 _multiply(
                     p, a, rows, col, full, groups, space, terms, 0,
-                    a[OUT_ADDRESS] + row0 * p[OUT_ROW_STRIDE] + 4 * col, p[OUT_ROW_STRIDE] // 4, p[ACCUMULATE],
+                    a[OUT_ADDRESS] + row0 * p[OUT_ROW_STRIDE] + size * col, p[OUT_ROW_STRIDE] // size,
+                    p[ACCUMULATE], p[FUSED],
                 )  # fmt: skip
             col += full
             width -= full
         if width > 0:
-            _multiply(p, a, rows, col, width, groups, space, terms, 0, tile, nr, 0)
+            _multiply(p, a, rows, col, width, groups, space, terms, 0, tile, nr, 0, 0)
             _finish(p, s, a, tile, nr, rows, width, row0, col, sums)
         col += width
 
@@ -294,7 +260,7 @@ def _deep_block(p, s, a, row0, rows, col0, cols, space):
         for j in range(0, cols, nr):
             width = min(nr, cols - j)
             rhs_at = k0 // p[KR] * p[RHS_GROUP_BYTES]
-            _multiply(p, a, rows, col0 + j, width, groups, space, here, rhs_at, tile + 4 * j, ld, d > 0)
+            _multiply(p, a, rows, col0 + j, width, groups, space, here, rhs_at, tile + 4 * j, ld, d > 0, 0)
     _finish(p, s, a, tile, ld, rows, cols, row0, col0, sums)
 
 

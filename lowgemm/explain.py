@@ -122,7 +122,9 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
     share = _share(plan)
     steps = [name for name, _ in plan.program.steps]
     folded = [s for s in ("col_bias", "row_bias") if getattr(plan.program, s) is not None]
-    if plan.p[F["direct"]]:
+    if plan.fused:
+        stages = "scale, clamp and cast in the kernel's registers (edges through a tile)"
+    elif plan.p[F["direct"]]:
         stages = "none: the kernel stores int32 sums itself (edges through a tile)"
     else:
         stages = " -> ".join(steps) + " on each tile in cache"

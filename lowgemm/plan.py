@@ -97,7 +97,11 @@ class Plan:
             size=(m, n),
             contiguous=out_strides[1] == self.result.itemsize,
         )
+        table = program.table()
         direct = program.direct and out_strides[1] == 4 and out_strides[0] % 4 == 0
+        #: The kernel scales and stores bytes itself: the only step left is the scale that it can fuse.
+        self.fused = kernel.fuses_requantize and [name for name, _ in program.steps] == ["requantize_store8"]
+        direct = direct or self.fused
 
         macs = batch * m * n * depth
         wanted = threads.choose_threads(num_threads, macs)
@@ -124,7 +128,6 @@ class Plan:
         self.scratch_bytes = slots * per_slot + self.threads * self.worker_bytes
 
         zeros = np.zeros(max(b.mc, tile_cols), dtype=np.int32)
-        table = program.table()
         self._keep = [zeros, program, output]
         self.lhs_shift = packing.element_map(kernel, "lhs", lhs.kind)[1]
         self.rhs_shift = packing.element_map(kernel, "rhs", rhs.kind)[1]
@@ -150,7 +153,7 @@ class Plan:
             "lhs_shift": self.lhs_shift, "rhs_shift": self.rhs_shift, "bilinear": bilinear,
             "col_bias": 0 if col_bias is None else col_bias.ctypes.data, "has_col_bias": col_bias is not None,
             "row_bias": 0 if row_bias is None else row_bias.ctypes.data, "has_row_bias": row_bias is not None,
-            "direct": direct, "accumulate": accumulate,
+            "direct": direct, "accumulate": accumulate, "fused": table[1] if self.fused else 0,
             "out_row_stride": out_strides[0], "out_col_stride": out_strides[1],
             "worker_bytes": self.worker_bytes, "col_bytes": self.col_bytes, "slot_bytes": self.slot_bytes,
             "row_sums_at": row_sums_at, "row_terms_at": row_terms_at, "tile_at": tile_at,

@@ -48,7 +48,7 @@ def microkernel_call(
     terms = np.zeros(max(m, nr), dtype=np.int32)
     args = (
         m, nv, packing.groups(kernel, depth), lhs.ctypes.data, kernel.mr * row_bytes,
-        rhs.ctypes.data, kernel.lanes * row_bytes, c.ctypes.data, nr, terms.ctypes.data, terms.ctypes.data, 0,
+        rhs.ctypes.data, kernel.lanes * row_bytes, c.ctypes.data, nr, terms.ctypes.data, terms.ctypes.data, 0, 0, 0,
     )  # fmt: skip
     address = kernels.microkernel(kernel).address
     keep = (lhs, rhs, c, terms)

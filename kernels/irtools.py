@@ -1,0 +1,59 @@
+"""Short names for the LLVM IR that kernels, packing and output stages are written in."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba.core import cgutils
+
+i1, i8, i16, i32, i64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
+
+
+def vec(ty: ir.Type, n: int) -> ir.VectorType:
+    """LLVM vector type of `n` elements."""
+    return ir.VectorType(ty, n)
+
+
+def const(ty: ir.Type, value: int) -> ir.Constant:
+    """Scalar constant, or a vector of that constant."""
+    if isinstance(ty, ir.VectorType):
+        return ir.Constant(ty, [value] * ty.count)
+    return ir.Constant(ty, value)
+
+
+def splat(builder: ir.IRBuilder, scalar: ir.Value, n: int) -> ir.Value:
+    """Vector of `n` copies of a scalar value."""
+    ty = vec(scalar.type, n)
+    first = builder.insert_element(ir.Constant(ty, ir.Undefined), scalar, const(i32, 0))
+    return builder.shuffle_vector(first, ir.Constant(ty, ir.Undefined), const(vec(i32, n), 0))
+
+
+def shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value | None, mask: list[int]) -> ir.Value:
+    """`shufflevector` with a constant mask."""
+    if b is None:
+        b = ir.Constant(a.type, ir.Undefined)
+    return builder.shuffle_vector(a, b, ir.Constant(vec(i32, len(mask)), mask))
+
+
+def load(builder: ir.IRBuilder, ty: ir.Type, address: ir.Value, align: int = 1) -> ir.Value:
+    """Load a value of type `ty` from an i8 pointer."""
+    return builder.load(builder.bitcast(address, ty.as_pointer()), align=align)
+
+
+def store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, align: int = 1) -> None:
+    """Store a value to an i8 pointer."""
+    builder.store(value, builder.bitcast(address, value.type.as_pointer()), align=align)
+
+
+def call_intrinsic(builder: ir.IRBuilder, name: str, result: ir.Type, args: list[ir.Value]) -> ir.Value:
+    """Call an LLVM intrinsic by name."""
+    fn = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
+    return builder.call(fn, args)
+
+
+def at(builder: ir.IRBuilder, base: ir.Value, offset: int | ir.Value) -> ir.Value:
+    """Address `base + offset` bytes."""
+    if isinstance(offset, int):
+        if offset == 0:
+            return base
+        offset = const(i64, offset)
+    return builder.gep(base, [offset])
