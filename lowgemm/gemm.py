@@ -19,8 +19,8 @@ from lowgemm.output.stages import check_pipeline
 from lowgemm.packed import PackedRhs, holds_min, repacked
 from lowgemm.plan import Operand, Plan
 from lowgemm.repeat import PlannedGemm, Seen, stages_key
+from lowgemm.threads import settings as thread_settings
 
-_INT32_MIN, _INT32_MAX = -(2**31), 2**31 - 1
 _plans, _calls = Seen(), Seen()
 #: Rows below which `gemm` does not look through an rhs for a value that a faster kernel excludes.
 MIN_ROWS_TO_LOOK = 32
@@ -259,37 +259,44 @@ def gemm(
     array([[100,   0],
            [  0, 255]], dtype=uint8)
     """
-    key = strides = None
-    if type(lhs) is np.ndarray and (out is None or type(out) is np.ndarray):
-        plain = type(lhs_zero_point) is int and type(rhs_zero_point) is int and overflow == "wrap"
-        if plain and accumulate is False and (num_threads is None or type(num_threads) is int):
-            if type(rhs) is np.ndarray:
-                strides = rhs.strides
-            else:
-                strides, plain = None, type(rhs) is PackedRhs
-            if plain:
-                place = None if out is None else (out.shape, out.strides, out.dtype)
-                key = (
-                    lhs.shape, lhs.strides, lhs.dtype, rhs.shape, strides, rhs.dtype, place,
-                    None if output is None else stages_key(output), num_threads, config.kernel,
-                )  # fmt: skip
-                seen = _calls.get(key)
-                if (
-                    seen is not None
-                    and seen.plan.serves()
-                    and _INT32_MIN <= lhs_zero_point <= _INT32_MAX
-                    and _INT32_MIN <= rhs_zero_point <= _INT32_MAX
-                    and (strides is not None or rhs.kernel == seen.plan.kernel.name)
-                    and (out is None or _still_fits(out, lhs, rhs))
-                ):
-                    return seen.run(lhs, rhs, out, lhs_zero_point, rhs_zero_point)
+    # A call of a kind that was seen before, types and all, has only its values left to check. Equal keys must mean
+    # equal treatment: 1 == 1.0 == True, so the types of scalars are part of the key.
+    try:
+        key = (
+            type(lhs), lhs.shape, lhs.strides, lhs.dtype, type(rhs), rhs.shape, rhs.strides, rhs.dtype,
+            type(lhs_zero_point), type(rhs_zero_point), type(num_threads), num_threads, overflow,
+            None if out is None else (type(out), out.shape, out.strides, out.dtype),
+            None if output is None else stages_key(output), config.kernel,
+        )  # fmt: skip
+        seen = _calls.get(key)
+    except (AttributeError, TypeError):
+        key = seen = None
+    if (
+        seen is not None
+        and accumulate is False
+        and (seen.made_for is None or seen.made_for == thread_settings())
+        and -2147483648 <= lhs_zero_point <= 2147483647
+        and -2147483648 <= rhs_zero_point <= 2147483647
+        and (rhs.strides is not None or rhs.kernel == seen.kernel)
+        and (out is None or _still_fits(out, lhs, rhs))
+    ):
+        return seen.run(lhs, rhs, out, lhs_zero_point, rhs_zero_point)
     call = _Call(lhs, rhs, lhs_zero_point, rhs_zero_point, output, out, accumulate, num_threads, overflow)
     plan = call.run()
-    # a kernel that was chosen by the values of an rhs array says nothing about the next array
-    lasting = plan is not None and (strides is None or not plan.kernel.rhs_excludes_min)
-    if key is not None and lasting and lhs.ndim == 2 and len(rhs.shape) == 2:
+    if key is not None and accumulate is False and plan is not None and _repeatable(key, plan):
         _calls.add(key, PlannedGemm(plan, lhs, rhs))
     return call.out
+
+
+def _repeatable(key: tuple[Any, ...], plan: Plan) -> bool:
+    """Whether a call of this kind can be repeated without a look at its arguments."""
+    place = key[13]
+    arrays = key[0] is np.ndarray and key[4] in (np.ndarray, PackedRhs)
+    arrays = arrays and (place is None or place[0] is np.ndarray)
+    scalars = key[8] is int and key[9] is int and key[12] == "wrap"
+    # a kernel that was chosen by the values of an rhs array says nothing about the next array
+    lasting = key[4] is PackedRhs or not plan.kernel.rhs_excludes_min
+    return arrays and scalars and lasting and len(key[1]) == 2 and len(key[5]) == 2
 
 
 def checked_call(

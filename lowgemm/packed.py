@@ -25,6 +25,9 @@ class PackedRhs:
         Size of the panels and sums.
     """
 
+    #: Panels have no strides; what is keyed by an operand's strides finds this.
+    strides = None
+
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, kernel: Kernel) -> None:
         self.shape, self.dtype = tuple(int(s) for s in shape), np.dtype(dtype)
         self.kernel, self.layout_version = kernel.name, kernel.layout_version

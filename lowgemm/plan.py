@@ -166,19 +166,12 @@ class Plan:
             self.p[c.F[name]] = value
         self.p[c.STAGES_AT : c.STAGES_AT + len(table)] = table
         self.p.flags.writeable = True  # Numba types read-only arrays apart; nothing writes to it
-        self._enter = c.enter_driver(self.result) if batch == 1 and not bilinear else None
+        #: Python's way in for one product on one thread; see `compute.enter_driver`.
+        self.enter = c.enter_driver(self.result) if batch == 1 and not bilinear else None
 
     def serves(self) -> bool:
         """Whether the thread settings are still those that the plan was made for."""
         return self.made_for is None or self.made_for == threads.settings()
-
-    def run_single(
-        self, lhs: np.ndarray, rhs: np.ndarray, rhs_sums: int, out: np.ndarray, lhs_zero: int, rhs_zero: int
-    ) -> None:
-        """One product on this thread. Both operands 2-D uint8 (or viewed so); a packed rhs as its panels."""
-        space = workspace.borrow(self.scratch_bytes)
-        self._enter(self.p, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero)
-        workspace.give_back(space)
 
     def run(
         self,

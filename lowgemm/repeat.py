@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.arguments import check_out
 from lowgemm.packed import PackedRhs
 from lowgemm.plan import Plan
+from lowgemm.workspace import borrowed
 
 _INT32_MIN, _INT32_MAX = -(2**31), 2**31 - 1
-_empty, _uint8 = np.empty, np.uint8
+_empty, _uint8, _share = np.empty, np.uint8, np.may_share_memory
 
 
 class PlannedGemm:
@@ -24,7 +26,10 @@ class PlannedGemm:
     Call it with operands of the planned shapes, strides and dtypes.
     """
 
-    __slots__ = ("_dtypes", "_packed", "_shape", "_shapes", "_strides", "_views", "plan")
+    __slots__ = (
+        "_dtypes", "_enter", "_p", "_packed", "_result", "_scratch", "_shape", "_shapes", "_strides", "_views",
+        "kernel", "made_for", "plan",
+    )  # fmt: skip
 
     def __init__(self, plan: Plan, lhs: np.ndarray, rhs: np.ndarray | PackedRhs) -> None:
         self.plan = plan
@@ -32,7 +37,14 @@ class PlannedGemm:
         self._shapes, self._dtypes = (lhs.shape, rhs.shape), (lhs.dtype, rhs.dtype)
         self._strides = (lhs.strides, None if self._packed else rhs.strides)
         self._views = tuple(d == np.int8 for d in self._dtypes)
-        self._shape = (plan.m, plan.n)
+        self._shape, self._result = (plan.m, plan.n), plan.result
+        self.kernel, self.made_for = plan.kernel.name, plan.made_for
+        # what a call touches, without a look through the plan
+        self._enter, self._p, self._scratch = (
+            plan.enter if plan.threads == 1 else None,
+            plan.p,
+            plan.scratch_bytes,
+        )
 
     def __repr__(self) -> str:
         p = self.plan
@@ -42,21 +54,23 @@ class PlannedGemm:
 
     def run(self, lhs, rhs, out, lhs_zero: int, rhs_zero: int) -> np.ndarray:
         """Multiply arguments that are known to fit."""
-        plan = self.plan
         if out is None:
-            out = _empty(self._shape, plan.result)
-        if plan.threads == 1:
-            left_signed, right_signed = self._views
-            left = lhs.view(_uint8) if left_signed else lhs
+            out = _empty(self._shape, self._result)
+        enter = self._enter
+        if enter is not None:
+            views = self._views
+            left = lhs.view(_uint8) if views[0] else lhs
             if self._packed:
                 right, sums = rhs.panel_matrix, rhs.sums_address
             else:
-                right, sums = (rhs.view(_uint8) if right_signed else rhs), 0
+                right, sums = (rhs.view(_uint8) if views[1] else rhs), 0
+            space = borrowed(self._scratch)
             try:
-                plan.run_single(left, right, sums, out, lhs_zero, rhs_zero)
+                enter(self._p, left, right, sums, out, space, lhs_zero, rhs_zero)
                 return out
             except TypeError:  # a read-only operand is another type to Numba; go by addresses
                 pass
+        plan = self.plan
         if self._packed:
             panels, sums = rhs.addresses()
         else:
@@ -121,8 +135,10 @@ class PlannedGemm:
         return self.run(lhs, rhs, out, lhs_zero_point, rhs_zero_point)
 
     def _check_out(self, out: Any, lhs: np.ndarray, rhs: Any) -> None:
-        from lowgemm.arguments import check_out
-
+        if type(out) is np.ndarray and out.shape == self._shape and out.dtype == self._result:
+            apart = not _share(out, lhs) and (self._packed or not _share(out, rhs))
+            if out.flags.carray and apart:  # contiguous, aligned, writable
+                return
         inputs = {"lhs": lhs} if self._packed else {"lhs": lhs, "rhs": rhs}
         check_out(out, self._shape, self.plan.result, inputs)
         if not out.flags.c_contiguous:

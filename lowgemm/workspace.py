@@ -37,3 +37,16 @@ def give_back(buffer: np.ndarray) -> None:
     """Keep a borrowed buffer for the next call."""
     if buffer.size <= KEEP_BYTES:
         _local.buffer = buffer
+
+
+def borrowed(nbytes: int) -> np.ndarray:
+    """This thread's buffer, for compiled code that runs to its end before any other Python code of the thread."""
+    try:
+        buffer = _local.buffer
+        if buffer.size >= nbytes:
+            return buffer
+    except AttributeError:  # no buffer yet, or it is lent
+        pass
+    buffer = aligned_empty(max(nbytes, 1 << 16))
+    give_back(buffer)
+    return buffer
