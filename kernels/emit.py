@@ -154,6 +154,12 @@ class Kernel:
         """Add the product of one lhs and one rhs group to the accumulators."""
         raise NotImplementedError
 
+    def product_at(
+        self, builder: ir.IRBuilder, acc: tuple[ir.Value, ...], lhs: Any, rhs: Any, v: int
+    ) -> tuple:
+        """`product` for panel `v` of the tile, for kernels that share the work among ports by alternating forms."""
+        return self.product(builder, acc, lhs, rhs)
+
     def finalize(self, builder: ir.IRBuilder, acc: tuple[ir.Value, ...]) -> list[ir.Value]:
         """Accumulators of one `load_lhs` and one panel, as a vector of `lanes` int32 for each row."""
         return [acc[0]]
@@ -190,7 +196,7 @@ def _depth_loop(
         for r in sorted({r for r, _ in accs}):
             left = k.prepare_lhs(b, k.load_lhs(b, at(b, lhs_at, r * k.kr * k.element_bytes)))
             for v in range(nv):
-                following[r, v] = k.product(b, now[r, v], left, right[v])
+                following[r, v] = k.product_at(b, now[r, v], left, right[v], v)
         now = following
     nxt = b.add(step, const(i64, count), flags=["nuw", "nsw"])
     step.add_incoming(nxt, body)

@@ -57,7 +57,7 @@ def _emit_loop(k: Kernel, b: ir.IRBuilder, steps: ir.Value, source: ir.Value, si
         left = _hide(b, left)
         operand = k.prepare_lhs(b, left)
         for v in range(k.max_nv):
-            accs[r, v] = k.product(b, phis[r, v], operand, rhs[v])
+            accs[r, v] = k.product_at(b, phis[r, v], operand, rhs[v], v)
     carried.add_incoming(left, body)
     nxt = b.add(step, const(i64, 1))
     step.add_incoming(nxt, body)
