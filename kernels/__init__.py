@@ -111,9 +111,10 @@ def _choice(forced: str | None) -> tuple[Kernel, Kernel | None]:
             raise ValueError(
                 f"kernel: {forced!r} needs {', '.join(missing)}, which Numba's target {target()[0]!r} lacks"
             )
-        runnable = runnable[runnable.index(kernel) :]
         if not kernel.rhs_excludes_min:
             return kernel, None
+        same = (k for k in runnable if not k.rhs_excludes_min and set(k.features) <= set(kernel.features))
+        return next(same), kernel
     general = next(k for k in runnable if not k.rhs_excludes_min)
     special = next((k for k in runnable[: runnable.index(general)] if k.rhs_excludes_min), None)
     return general, special

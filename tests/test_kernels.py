@@ -144,7 +144,7 @@ def test_sign_kernel_takes_only_what_it_can(monkeypatch):
         large[5, 5] = -128
         got = lowgemm.gemm(a, large)
         assert got[0, 5] == 64 * 128 * 127 + 128 and got[0, 0] == 64 * 128 * 127
-    assert lowgemm.pack_rhs(large).kernel != sign.name
+    assert lowgemm.pack_rhs(large).kernel == "x86_avx2"
     assert "cannot take" in str(lowgemm.explain(a, large))
 
 
@@ -177,3 +177,42 @@ def test_runs_as_a_module():
         [sys.executable, "-m", "lowgemm.kernels"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0 and "portable" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["x86_avx512vnni", "x86_avx512bw"])
+def test_fused_requantization_is_vector_code(name):
+    """Products of 8 sums at a time on 512-bit registers, and 16 results narrowed by one store."""
+    kernel = kernels.by_name(name)
+    assert kernel.fuses_requantize
+    assembly, _ = cross.compile_for(kernel)
+    products = [line for line in assembly.splitlines() if "vpmuldq" in line]
+    assert products and all("zmm" in line for line in products)
+    main_tile = kernel.mr * kernel.max_nv
+    assert len(products) >= 2 * main_tile
+    assert sum("vpmovdb" in line and "(" in line for line in assembly.splitlines()) >= main_tile
+
+
+def test_fused_and_tiled_requantization_agree(monkeypatch):
+    """The same bytes from the kernel's registers and from the routine on a tile."""
+    fused = [k for k in kernels.all_kernels() if k.fuses_requantize and not kernels.missing_features(k)]
+    if not fused:
+        pytest.skip("no kernel with 512-bit registers runs here")
+    rng = np.random.default_rng(5)
+    a, b = rng.integers(0, 256, (45, 77), dtype=np.uint8), rng.integers(-128, 128, (77, 130), dtype=np.int8)
+    output = [
+        lowgemm.BiasAddition(rng.integers(-5000, 5000, 130)),
+        lowgemm.ScaleInt32ByFixedPointAndExponent(
+            rng.integers(2**30, 2**31, 130), rng.integers(-12, -1, 130), 9
+        ),
+        lowgemm.SaturatingCast(np.int8),
+    ]
+    expected = lowgemm.requantize(lowgemm.gemm(a, b), output)
+    for kernel in fused:
+        monkeypatch.setattr(lowgemm.config, "kernel", kernel.name)
+        assert lowgemm.explain(a, b, output=output).plan.fused
+        np.testing.assert_array_equal(lowgemm.gemm(a, b, output=output), expected)
+        wide = np.zeros((90, 400), np.int8)
+        lowgemm.gemm(a, b, output=output, out=wide[::2, 7:137])
+        np.testing.assert_array_equal(wide[::2, 7:137], expected)
+        wide[::2, 7:137] = 0
+        assert not wide.any(), "wrote outside out"
