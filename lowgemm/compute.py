@@ -309,7 +309,10 @@ def _make_parallel(stamp: int):
     @numba.njit([types.void(_P, _P, _TABLE, _TABLE)], nogil=True, cache=True, parallel=True)
     def run_parallel(p, s, jobs, batch):
         _ = stamp
-        for phase in range(2):
+        # With a packed rhs phase 0 is a few thousand additions: not worth waking the threads for.
+        if p[PACKED]:
+            _prepare(p, s, jobs)
+        for phase in range(p[PACKED], 2):
             for worker in prange(p[WORKERS]):
                 if phase == 0:
                     _prepare(p, s, jobs)

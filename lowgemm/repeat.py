@@ -72,7 +72,7 @@ class PlannedGemm:
                 pass
         plan = self.plan
         if self._packed:
-            panels, sums = rhs.addresses()
+            panels, sums = rhs.panels_address, rhs.sums_address
         else:
             panels, sums = rhs.ctypes.data, None
         plan.run(lhs.ctypes.data, panels, sums, 0, out.ctypes.data, lhs_zero, rhs_zero)
