@@ -7,17 +7,14 @@ from typing import Any
 
 import numpy as np
 
-_INT32 = np.iinfo(np.int32)
+from lowgemm.values import as_array, integers
 
 
 def as_operand(value: Any, name: str) -> np.ndarray:
     """`value` as a uint8 or int8 array of at least one dimension, without a copy where it is one."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise TypeError(f"{name}: masked elements have no product; fill them first")
-    try:
-        a = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: expected a rectangular array ({error})") from None
+    a = as_array(value, name, "a rectangular array")
     if a.dtype != np.uint8 and a.dtype != np.int8:
         raise TypeError(f"{name}: expected dtype uint8 or int8, got {a.dtype}")
     if a.ndim == 0:
@@ -27,28 +24,14 @@ def as_operand(value: Any, name: str) -> np.ndarray:
 
 def as_zero_point(value: Any, name: str, size: int, unit: str) -> int | np.ndarray:
     """Zero point as an int, or as an int32 copy of length `size` (one per `unit`)."""
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: expected an integer or an array of integers, got a bool")
-    if isinstance(value, numbers.Integral):
-        x = int(value)
-        if not _INT32.min <= x <= _INT32.max:
-            raise ValueError(f"{name}: expected an int32 value, got {x}")
-        return x
-    try:
-        a = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: expected a scalar or a vector ({error})") from None
-    if a.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected an integer or an array of integers, got {a.dtype}")
-    if a.ndim > 1:
-        raise ValueError(f"{name}: expected a scalar or one value per {unit}, got shape {a.shape}")
-    if a.ndim == 1 and a.size != size and a.size != 1:
-        raise ValueError(f"{name}: expected a scalar or {size} values (one per {unit}), got {a.size}")
-    if a.size and (int(a.min()) < _INT32.min or int(a.max()) > _INT32.max):
-        raise ValueError(f"{name}: expected int32 values, got {int(a.min())} to {int(a.max())}")
-    if a.size == 1:
-        return int(a.reshape(()))
-    return a.astype(np.int32)
+    checked = integers(value, name)
+    if isinstance(checked, int):
+        return checked
+    if checked.size == 1:
+        return int(checked[0])
+    if checked.size != size:
+        raise ValueError(f"{name}: expected a scalar or {size} values (one per {unit}), got {checked.size}")
+    return checked
 
 
 def as_num_threads(value: Any) -> int | None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.output.base import INT32_MAX, Stage, integer
+from lowgemm.output.base import Stage
 from lowgemm.output.stages import Clamp
+from lowgemm.values import INT32_MAX, integer
 
 
 def relu(zero_point: int = 0) -> Clamp:

@@ -1,44 +1,13 @@
-"""What all output stages share: checked fields, equality by value, the check against a problem's size."""
+"""What all output stages share: equality by value, the check against a problem's size."""
 
 from __future__ import annotations
 
 import dataclasses
-import numbers
 from typing import Any
 
 import numpy as np
 
-INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
-
-
-def integer(value: Any, name: str, low: int = INT32_MIN, high: int = INT32_MAX) -> int:
-    """`value` as an int in [low, high]."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
-    if not low <= value <= high:
-        raise ValueError(f"{name}: expected {low} to {high}, got {value}")
-    return int(value)
-
-
-def integers(value: Any, name: str, low: int = INT32_MIN, high: int = INT32_MAX) -> int | np.ndarray:
-    """`value` as an int, or as a read-only int32 vector, all in [low, high]."""
-    if isinstance(value, (bool, np.bool_, numbers.Integral)):
-        return integer(value, name, low, high)
-    try:
-        a = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: expected an integer or a vector ({error})") from None
-    if a.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected an integer or a vector of integers, got {a.dtype}")
-    if a.ndim == 0:
-        return integer(a[()], name, low, high)
-    if a.ndim != 1:
-        raise ValueError(f"{name}: expected an integer or a vector, got shape {a.shape}")
-    if a.size and (int(a.min()) < low or int(a.max()) > high):
-        raise ValueError(f"{name}: expected {low} to {high}, got {int(a.min())} to {int(a.max())}")
-    a = a.astype(np.int32)
-    a.flags.writeable = False
-    return a
+from lowgemm.values import integer
 
 
 def same_length(**vectors: int | float | np.ndarray) -> None:

@@ -18,10 +18,10 @@ from lowgemm import reference
 from lowgemm.output import activations as act
 from lowgemm.output import requantize as rq
 from lowgemm.output import stages as st
-from lowgemm.output.base import INT32_MAX, INT32_MIN
 from lowgemm.output.custom import custom_params, custom_routine
 from lowgemm.output.routines import routine
 from lowgemm.output.vector import WIDTH as vector_width
+from lowgemm.values import INT32_MAX, INT32_MIN
 
 
 @dataclass

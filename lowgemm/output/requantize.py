@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.output.base import Stage, axis_of, integer
+from lowgemm.output.base import Stage, axis_of
 from lowgemm.output.stages import Clamp, SaturatingCast, ScaleInt32ByFixedPointAndExponent, _cast_dtype
+from lowgemm.values import as_array, integer
 
 ROUNDINGS = ("gemmlowp", "tflite", "tflite_single", "onnx", "onnx_reference", "torch")
 
@@ -64,10 +65,7 @@ def real_scale(value: Any) -> float | np.ndarray:
     if isinstance(value, numbers.Real):
         a: Any = np.float64(value)
     else:
-        try:
-            a = np.asarray(value)
-        except ValueError as error:
-            raise ValueError(f"scale: expected a number or a vector ({error})") from None
+        a = as_array(value, "scale", "a number or a vector")
         if a.dtype.kind not in "fiu":
             raise TypeError(f"scale: expected a number or a vector of numbers, got {a.dtype}")
     if np.ndim(a) > 1:

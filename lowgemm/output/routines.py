@@ -40,7 +40,7 @@ from lowgemm.memory import (
     store_f32,
 )  # fmt: skip
 from lowgemm.output import vector
-from lowgemm.output.base import INT32_MAX, INT32_MIN
+from lowgemm.values import INT32_MAX, INT32_MIN
 
 SIGNATURE = signature("pnnnnnppppppnn")
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.output.base import INT32_MAX, INT32_MIN, Stage, axis_of, integer, integers, same_length
+from lowgemm.output.base import Stage, axis_of, same_length
+from lowgemm.values import integer, integers
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,8 +314,6 @@ def check_pipeline(output: Any, m: int, n: int) -> tuple[tuple[Stage, ...], np.d
 
 
 __all__ = [
-    "INT32_MAX",
-    "INT32_MIN",
     "BiasAddition",
     "Clamp",
     "QuantizeDownInt32ByFixedPoint",
