@@ -224,5 +224,5 @@ def _plot(report: dict[str, Any], path: str) -> None:
     axes.set_xticks(x, labels, rotation=45, ha="right")
     axes.set_ylabel("GMAC/s")
     axes.set_title(f"{report['kernel']}, {report['threads']} thread(s); dashed: register-only peak")
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=150)
