@@ -166,6 +166,6 @@ def stages_key(output: Any) -> Any:
     """Identity of a pipeline: stages are immutable, and a remembered plan keeps them alive."""
     if output is None:
         return None
-    if type(output) is list or type(output) is tuple:
+    if isinstance(output, (list, tuple)):
         return tuple(map(id, output))
-    return id(output)
+    return id(output)  # one stage; anything else never becomes a plan

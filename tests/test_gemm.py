@@ -208,6 +208,23 @@ def test_repeated_calls_take_the_short_way_and_stay_right(kernel):
                 np.testing.assert_array_equal(lowgemm.gemm(a, rhs, lhs_zero_point=3, out=out), expected)
 
 
+def test_a_pipeline_is_known_by_its_stages_not_by_its_list(kernel):
+    """Lists come and go, and their memory is used again; the plan that is found must be that of the stages."""
+
+    class Stages(list):
+        pass
+
+    x = np.full((4, 4), 3, np.uint8)
+    for make in (list, Stages, tuple):
+        for step in range(200):
+            output = make([lowgemm.Clamp(step, step)])
+            assert (lowgemm.gemm(x, x, output=output) == step).all()
+    kept: list = [lowgemm.Clamp(1, 1)]
+    assert (lowgemm.gemm(x, x, output=kept) == 1).all()
+    kept[0] = lowgemm.Clamp(2, 2)
+    assert (lowgemm.gemm(x, x, output=kept) == 2).all()
+
+
 def test_planned_product(kernel, threads):
     rng = np.random.default_rng(5)
     lhs, rhs = matrix(rng, 33, 65, np.int8, "C"), matrix(rng, 65, 50, np.uint8, "F")
