@@ -49,9 +49,39 @@ def test_bench_writes_its_figures(tmp_path, capsys):
     assert main(["bench", "--threads", "0"]) == 2
 
 
+PIPELINES = """
+import numpy as np, lowgemm as lg
+rng = np.random.default_rng(0)
+a, b = rng.integers(0, 256, (70, 90), dtype=np.uint8), rng.integers(-128, 128, (90, 50), dtype=np.int8)
+stages = [
+    lg.BiasAddition(np.arange(50)), lg.BiasAddition(np.arange(70), axis=0), lg.Clamp(-9, 9000), lg.Tanh(3, 500),
+    lg.ScaleInt32ByFixedPointAndExponent(rng.integers(0, 2**31, 50), rng.integers(-9, 3, 50), 5),
+    lg.QuantizeDownInt32ByFixedPoint(2**30, 7, 1), lg.QuantizeDownInt32ToUint8Scale(3, 5, 7), lg.Logistic(9),
+]
+ends = [[], [lg.SaturatingCast(np.uint8)], [lg.SaturatingCast(np.int8)], [lg.SaturatingCast(np.int16)],
+        [lg.TruncatingCast()], [lg.Lut(np.arange(256, dtype=np.uint8))], [lg.Dequantize(0.1)],
+        *([lg.Requantize(1e-3, 3, np.int8, rounding=r)] for r in
+          ("gemmlowp", "tflite_single", "onnx", "onnx_reference", "torch"))]
+for trial in range(120):
+    chosen = [stages[i] for i in rng.integers(0, len(stages), rng.integers(0, 4))] + ends[trial % len(ends)]
+    zero = rng.integers(-9, 9, 70) if trial % 5 == 0 else int(rng.integers(0, 256))
+    right = lg.pack_rhs(b) if trial % 3 == 0 else b
+    sums = lg.gemm(a, b, lhs_zero_point=zero)
+    got = lg.gemm(a, right, lhs_zero_point=zero, output=chosen, num_threads=1 + trial % 2)
+    assert (got == lg.requantize(sums, chosen)).all()
+"""
+
+
 def test_warmup_fills_the_cache(tmp_path):
     env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     call = [sys.executable, "-m", "lowgemm", "warmup"]
     done = subprocess.run(call, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "pieces ready" in done.stdout and len(list(tmp_path.rglob("*.nbc"))) >= 15
+    made = {p.name for p in tmp_path.rglob("*.nbc")}
+    assert "pieces ready" in done.stdout and len(made) >= 15
+    # after that, no pipeline of standard stages compiles anything, whatever its parameters
+    done = subprocess.run(
+        [sys.executable, "-c", PIPELINES], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in tmp_path.rglob("*.nbc")} == made, "a standard pipeline compiled something new"
