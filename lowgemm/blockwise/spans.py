@@ -1,0 +1,98 @@
+"""Steps of a block, called from the compiled workers: largest absolute value, values to codes, codes to values."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numba import njit
+
+from lowgemm.blockwise.codebook import (
+    CODE_AT,
+    FAST,
+    IN_ORDER,
+    META_AT,
+    MID_HIGH_AT,
+    MID_LOW_AT,
+    TIE_UP_AT,
+    VALUES_AT,
+    ZERO_CODE,
+)
+from lowgemm.blockwise.emit import STEP, compress, expand, trailing_zeros
+from lowgemm.memory import offset
+
+#: Block scales whose reciprocal is a normal number with a full significand; others go by the definition alone.
+LOWEST_SCALE, HIGHEST_SCALE = np.float32(2.0**-126), np.float32(2.0**125)
+
+
+@njit(nogil=True)
+def exact_rank(x, scale, book):
+    """Number of mid-points m with ``m * scale < x`` as real numbers (``<=`` where the tie goes up).
+
+    Each mid-point is ``high + low``, both of 24 bits, so both products are exact in float64. The difference
+    ``x - high * scale`` is exact where the two are within a factor of 2 (Sterbenz), and otherwise so much larger than
+    ``low * scale`` that its rounding does not matter.
+    """
+    high = numba.carray(offset(book, MID_HIGH_AT), (256,), np.float64)
+    low = numba.carray(offset(book, MID_LOW_AT), (256,), np.float64)
+    tie_up = numba.carray(offset(book, TIE_UP_AT), (256,), np.uint8)
+    x, scale = np.float64(x), np.float64(scale)
+    rank = 0
+    step = 128
+    while step > 0:  # unused mid-points are infinite
+        at = rank + step - 1
+        rest, limit = x - high[at] * scale, low[at] * scale
+        rank += step * ((rest > limit) | ((rest == limit) & (tie_up[at] != 0)))
+        step >>= 1
+    return np.uint8(rank)
+
+
+@njit(nogil=True)
+def largest_bits(x, n):
+    """Bits of the largest \\|x[i]\\|, i < n: as an integer maximum, which vectorises and puts NaN above infinity."""
+    bits = numba.carray(x, (n,), np.int32)
+    largest = np.int32(0)
+    for i in range(n):
+        largest = max(largest, bits[i] & np.int32(0x7FFFFFFF))
+    return largest
+
+
+@njit(nogil=True)
+def quantize_span(x, n, scale, book, out):
+    """Codes of n values at `x` with the block's scale, into bytes at `out`. `scale` is finite."""
+    codes = numba.carray(out, (n,), np.uint8)
+    source = numba.carray(x, (n,), np.float32)
+    meta = numba.carray(offset(book, META_AT), (8,), np.int32)
+    if scale == 0:
+        codes[:] = np.uint8(meta[ZERO_CODE])
+        return
+    done = 0
+    if meta[FAST] != 0 and LOWEST_SCALE <= scale <= HIGHEST_SCALE:
+        inverse = np.float32(1) / scale
+        while done + STEP <= n:
+            doubtful = compress(offset(x, 4 * done), inverse, book, offset(out, done))
+            while doubtful != 0:
+                i = done + trailing_zeros(doubtful)
+                codes[i] = exact_rank(source[i], scale, book)
+                doubtful &= doubtful - 1
+            done += STEP
+    for i in range(done, n):
+        codes[i] = exact_rank(source[i], scale, book)
+    if meta[IN_ORDER] == 0:
+        code_of_rank = numba.carray(offset(book, CODE_AT), (256,), np.uint8)
+        for i in range(n):
+            codes[i] = code_of_rank[codes[i]]
+
+
+@njit(nogil=True)
+def dequantize_span(codes, n, scale, book, out):
+    """Values of n codes, times `scale`, into float32 at `out`."""
+    done = 0
+    while done + STEP <= n:
+        expand(offset(codes, done), book, scale, offset(out, 4 * done))
+        done += STEP
+    if done < n:
+        source = numba.carray(codes, (n,), np.uint8)
+        values = numba.carray(offset(book, VALUES_AT), (256,), np.float32)
+        target = numba.carray(out, (n,), np.float32)
+        for i in range(done, n):
+            target[i] = values[source[i]] * scale
