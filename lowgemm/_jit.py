@@ -23,8 +23,11 @@ from numba.extending import intrinsic
 
 
 @functools.cache
-def source_stamp() -> int:
-    """Number that changes with any source file of lowgemm, with Numba and with llvmlite.
+def source_stamp(*more: str) -> int:
+    """Number that changes with any source file of the engine, with Numba and with llvmlite.
+
+    `more` names further folders of the package ("blockwise") whose files count too: code built on the engine
+    asks for its own, so that a change in it does not recompile the engine.
 
     Numba's disk cache notices a change in the file of the cached function only, not in what that function
     calls or in an intrinsic's emitter. Each cached function captures this number, which makes it part of the
@@ -34,7 +37,13 @@ def source_stamp() -> int:
     here = pathlib.Path(__file__).parent
     import lowgemm.kernels  # its files lie in another folder when the package is installed for editing
 
-    folders = [here, here / "fixedpoint", here / "output", pathlib.Path(lowgemm.kernels.__file__).parent]
+    folders = [
+        here,
+        here / "fixedpoint",
+        here / "output",
+        *(here / name for name in more),
+        pathlib.Path(lowgemm.kernels.__file__).parent,
+    ]
     for folder in folders:
         for path in sorted(folder.glob("*.py")):
             digest.update(path.name.encode())
