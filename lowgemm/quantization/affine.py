@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.quantization.qparams import QParams
+from lowgemm.quantization.loops import DEQUANTIZE, FAKE, QUANTIZE, run_loop, worthwhile
+from lowgemm.quantization.qparams import DTYPES, QParams
 from lowgemm.values import as_array
 
 
@@ -31,6 +32,11 @@ def _checked(a: np.ndarray, qparams: Any, name: str) -> None:
     channels = qparams.scale.size
     if a.shape[qparams.axis] != channels:
         raise ValueError(f"{name}: expected {channels} channels on axis {qparams.axis}, got shape {a.shape}")
+
+
+def _no_nans(count: int) -> None:
+    if count:
+        raise ValueError(f"x: expected no NaN, which no integer stands for, got {count}")
 
 
 def quantize_reference(x: np.ndarray, qparams: QParams) -> np.ndarray:
@@ -80,9 +86,13 @@ def quantize(x: Any, qparams: QParams) -> np.ndarray:
     """
     x = real_array(x)
     _checked(x, qparams, "x")
-    if np.isnan(x).any():
-        raise ValueError("x: expected no NaN, which no integer stands for")
-    return quantize_reference(x, qparams)
+    if worthwhile(x):
+        q, nans = run_loop(QUANTIZE, x, qparams, qparams.dtype)
+    else:
+        nans = int(np.isnan(x).sum())
+        q = quantize_reference(x, qparams) if not nans else x
+    _no_nans(nans)
+    return q
 
 
 def dequantize(q: Any, qparams: QParams) -> np.ndarray:
@@ -115,6 +125,8 @@ def dequantize(q: Any, qparams: QParams) -> np.ndarray:
     if q.dtype.kind not in "iu":
         raise TypeError(f"q: expected integers, got {q.dtype}")
     _checked(q, qparams, "q")
+    if worthwhile(q) and q.dtype in DTYPES:
+        return run_loop(DEQUANTIZE, q, qparams, np.float32)[0]
     return dequantize_reference(q, qparams)
 
 
@@ -143,4 +155,10 @@ def fake_quantize(x: Any, qparams: QParams) -> np.ndarray:
     >>> fake_quantize([0.1, 0.3, 99.0], QParams(0.25, 0, "int8", qmin=-8, qmax=7))
     array([0.  , 0.25, 1.75], dtype=float32)
     """
-    return dequantize(quantize(x, qparams), qparams)
+    x = real_array(x)
+    _checked(x, qparams, "x")
+    if not worthwhile(x):
+        return dequantize(quantize(x, qparams), qparams)
+    y, nans = run_loop(FAKE, x, qparams, np.float32)
+    _no_nans(nans)
+    return y

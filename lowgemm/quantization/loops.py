@@ -1,0 +1,85 @@
+"""The loops of `affine.py` compiled by Numba: same arithmetic as its definitions, one pass over the array.
+
+NumPy makes six passes through float64 temporaries; `docs/quantization.md` has the times. Compiled at the first
+call with an array of `WORTHWHILE` elements, once per pair of dtypes, and cached on disk.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numba
+import numpy as np
+
+from lowgemm._jit import source_stamp
+
+#: Below this many elements NumPy takes less than about a tenth of a millisecond, and nothing need be compiled.
+WORTHWHILE = 1 << 15
+
+QUANTIZE, FAKE, DEQUANTIZE = 0, 1, 2
+
+
+def _make_loop(mode: int, last: int, stamp: int) -> Any:
+    """A loop over (outer, channels, inner) elements; `last`: the scales run along the inner axis instead."""
+
+    @numba.njit(cache=True, nogil=True, error_model="numpy")
+    def loop(x, scale, zero_point, qmin, qmax, out):
+        _ = stamp
+        outer, channels, inner = x.shape
+        low, high = float(qmin), float(qmax)
+        nans = 0
+        for o in range(outer):
+            for c in range(channels):
+                for i in range(inner):
+                    k = i if last else c
+                    s, z = scale[k], zero_point[k]
+                    if mode == DEQUANTIZE:
+                        out[o, c, i] = s * (np.float64(x[o, c, i]) - z)
+                        continue
+                    v = np.float64(x[o, c, i])
+                    t = np.rint(v / s) + z
+                    t = (
+                        t if t < high else high
+                    )  # a NaN becomes `high`: the conversion below is always defined
+                    t = t if t > low else low
+                    nans += v != v
+                    if mode == FAKE:
+                        out[o, c, i] = s * (t - z)
+                    else:
+                        out[o, c, i] = np.int32(t)
+        return nans
+
+    return loop
+
+
+@functools.cache
+def _loop(mode: int, last: bool) -> Any:
+    return _make_loop(mode, int(last), source_stamp("quantization"))
+
+
+def worthwhile(x: np.ndarray) -> bool:
+    """Whether to leave the array to compiled code."""
+    return x.size >= WORTHWHILE and x.dtype.itemsize <= 8 and not numba.config.DISABLE_JIT
+
+
+def run_loop(mode: int, x: np.ndarray, qparams: Any, dtype: Any) -> tuple[np.ndarray, int]:
+    """Result of dtype `dtype`, and how many NaNs there were."""
+    x = np.ascontiguousarray(x)
+    out = np.empty(x.shape, dtype)
+    axis = 0 if qparams.axis is None else qparams.axis % x.ndim
+    channels = qparams.scale.size
+    outer = int(np.prod(x.shape[:axis], dtype=np.int64))
+    last = qparams.axis is not None and axis == x.ndim - 1
+    shape = (outer, 1, channels) if last else (outer, channels, -1)
+    if qparams.axis is None:
+        shape = (1, 1, -1)
+    nans = _loop(mode, last)(
+        x.reshape(shape),
+        np.atleast_1d(qparams.scale),
+        np.atleast_1d(qparams.zero_point).astype(np.float64),
+        qparams.qmin,
+        qparams.qmax,
+        out.reshape(shape),
+    )
+    return out, nans
