@@ -13,6 +13,8 @@ from lowgemm.values import as_array
 
 def real_array(x: Any, name: str = "x") -> np.ndarray:
     """`x` as an array of float32 or float64, without a copy where it is one."""
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise TypeError(f"{name}: expected no masked elements; fill or drop them first")
     a = as_array(x, name, "a rectangular array of numbers")
     if a.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected real numbers, got {a.dtype}")

@@ -1,0 +1,84 @@
+"""The histogram does not depend on how values are split into batches, and its quantiles are near the true ones."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from lowgemm.quantization.histogram import EXPONENT_MIN, Histogram
+
+values = hnp.arrays(
+    np.float64,
+    st.integers(1, 60),
+    elements=st.one_of(st.floats(-1e30, 1e30), st.floats(-4, 4), st.just(0.0)),
+)
+
+
+def state(h):
+    return h.low, h.high, h.zeros, h.exponent, h.first, h.counts.tolist()
+
+
+def direct(x, bins):
+    """The definition: the smallest power-of-two width for which the range touches at most `bins` intervals."""
+    low, high = min(x.min(), 0.0), max(x.max(), 0.0)
+    exponent = EXPONENT_MIN
+    while np.floor(high / 2.0**exponent) - np.floor(low / 2.0**exponent) >= bins:
+        exponent += 1
+    first, last = (int(np.floor(v / 2.0**exponent)) for v in (low, high))
+    index = np.floor(x[x != 0] / 2.0**exponent).astype(int)
+    counts = [int((index == i).sum()) for i in range(first, last + 1)]
+    return low, high, int((x == 0).sum()), exponent, first, counts
+
+
+@given(values, st.integers(16, 40), st.lists(st.integers(0, 60), max_size=4))
+def test_batches_and_merges_give_the_definition(x, bins, cuts):
+    expected = direct(x, bins)
+    batches = np.split(x, sorted(min(c, x.size) for c in cuts))
+    streamed, merged = Histogram(bins), Histogram(bins)
+    for batch in batches:
+        streamed.observe(batch)
+        part = Histogram(bins)
+        part.observe(batch)
+        merged.merge(part)
+    assert state(streamed) == state(merged) == expected
+    assert streamed.total == x.size
+    backwards = Histogram(bins)
+    for batch in batches[::-1]:
+        part = Histogram(bins)
+        part.observe(batch)
+        part.merge(backwards)
+        backwards = part
+    assert state(backwards) == expected
+
+
+@given(values, st.floats(0, 1), st.booleans())
+def test_quantiles_are_within_a_bin(x, fraction, magnitude):
+    h = Histogram(32)
+    h.observe(x)
+    value = h.quantile(fraction, magnitude)
+    x = np.abs(x) if magnitude else x
+    slack = h.width * (1 + 1e-9)
+    count = x.size
+    # Some value's neighbourhood of one bin holds the quantile: at most `fraction` of all lie clearly below it,
+    # at least `fraction` do not lie clearly above it.
+    assert (x < value - slack).sum() <= fraction * count + 1e-6
+    assert (x <= value + slack).sum() >= fraction * count - 1e-6
+
+
+def test_points_stand_for_the_values():
+    h = Histogram(64)
+    x = np.random.default_rng(0).uniform(-3, 5, 1000)
+    h.observe(np.append(x, [0.0, 0.0]))
+    for parts in (1, 4):
+        places, weights = h.points(parts)
+        assert weights.sum() == 1000 and places.min() >= x.min() and places.max() <= x.max()
+        assert abs(places @ weights - x.sum()) <= 1000 * h.width / 2
+
+
+def test_float32_and_tiny_values():
+    h = Histogram(16)
+    h.observe(np.array([1e-45, -1e-45], np.float32))
+    assert h.total == 2 and h.counts.sum() == 2
+    h.observe(np.array([1e-300]))
+    h.observe(np.array([3e38], np.float32))
+    assert h.total == 4 and h.high == np.float32(3e38)
