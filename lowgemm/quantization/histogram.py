@@ -95,19 +95,10 @@ class Histogram:
         index = ((there + first) >> min(self.exponent - exponent, 62)) - self.first
         np.add.at(self.counts, index, counts[there])
 
-    def points(self, parts: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Places and weights that stand for the non-zero values: each bin as `parts` even points.
-
-        Returns
-        -------
-        (float64 ndarray, float64 ndarray)
-            Points inside [low, high] and how many values each stands for.
-        """
+    def points(self) -> tuple[np.ndarray, np.ndarray]:
+        """Middles of the bins in use, and how many values each has (without the exact zeros), both float64."""
         there = np.flatnonzero(self.counts)
-        inside = (np.arange(parts) + 0.5) / parts
-        places = (there[:, None] + self.first + inside) * self.width
-        weights = np.repeat(self.counts[there] / parts, parts)
-        return np.clip(places.ravel(), self.low, self.high), weights
+        return (there + self.first + 0.5) * self.width, self.counts[there].astype(np.float64)
 
     def quantile(self, fraction: float, magnitude: bool = False) -> float:
         """Value (or absolute value) that a fraction (0 to 1) of all are below; off by a bin's width at most."""

@@ -122,17 +122,19 @@ class HistogramObserver(Observer):
     ----------
     dtype : dtype
         As for `Observer`.
-    bins : int
-        Most bins for each channel; each takes 8 bytes.
+    bins : int, optional
+        Most bins, each of 8 bytes: by default 8192 for a tensor, 2048 for each channel.
     **options :
         As for `Observer`.
     """
 
-    bins_default = 8192
+    #: For one range per tensor, and for one per channel.
+    bins_default = (8192, 2048)
 
     def __init__(self, dtype: Any = "int8", *, bins: int | None = None, **options: Any) -> None:
         super().__init__(dtype, **options)
-        self.bins = self.bins_default if bins is None else integer(bins, "bins", 16, 2**24)
+        default = self.bins_default[self.axis is not None]
+        self.bins = default if bins is None else integer(bins, "bins", 16, 2**24)
         self.histograms: list[Histogram] = []
 
     def settings(self) -> dict[str, Any]:
@@ -170,8 +172,8 @@ class Percentile(HistogramObserver):
     percentile : float
         In (0, 100]. Half of the rest is cut off at each end; with `symmetric`, all of it from the largest
         absolute values.
-    bins : int
-        Bins of the histogram; the result is off by a bin's width at most, which is between 1/bins and 2/bins of
+    bins : int, optional
+        Bins of the histogram (8192, or 2048 for each channel); the result is off by a bin's width at most, which is between 1/bins and 2/bins of
         the whole range (with 0).
     **options :
         As for `Observer`.

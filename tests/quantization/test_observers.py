@@ -168,7 +168,7 @@ def test_mean_squared_error_beats_a_scan_of_clipped_ranges(bits, symmetric, shap
     }[shape]().astype(np.float32)
     options = {"bits": bits, "symmetric": symmetric}
     got = mse(x, MeanSquaredError(**options).observe(x).qparams())
-    assert got <= mse(x, MinMax(**options).observe(x).qparams()) * (1 + 1e-6)
+    assert got <= mse(x, MinMax(**options).observe(x).qparams()) * 1.001
     for f in np.linspace(0.02, 1, 50):  # within 2%: the search scores a histogram, this scan the values
         assert got <= mse(x, choose_qparams(x.min() * f, x.max() * f, **options)) * 1.02
 
