@@ -1,7 +1,10 @@
 """From float to integers: scales, calibration, practical tricks. `docs/quantization.md` teaches it."""
 
 from lowgemm.quantization.affine import dequantize, fake_quantize, quantize
+from lowgemm.quantization.bias import clipped_normal_mean, correct_bias, correct_bias_from_outputs
 from lowgemm.quantization.calibrate import calibrate, progress_bar
+from lowgemm.quantization.equalization import Equalized, equalize_ranges
+from lowgemm.quantization.folding import fold_batch_norm
 from lowgemm.quantization.observer import Observer
 from lowgemm.quantization.observers import MinMax, MovingAverage, Percentile
 from lowgemm.quantization.qparams import QParams, choose_qparams, quantize_multiplier
@@ -9,6 +12,7 @@ from lowgemm.quantization.search import Entropy, MeanSquaredError
 
 __all__ = [
     "Entropy",
+    "Equalized",
     "MeanSquaredError",
     "MinMax",
     "MovingAverage",
@@ -17,8 +21,13 @@ __all__ = [
     "QParams",
     "calibrate",
     "choose_qparams",
+    "clipped_normal_mean",
+    "correct_bias",
+    "correct_bias_from_outputs",
     "dequantize",
+    "equalize_ranges",
     "fake_quantize",
+    "fold_batch_norm",
     "progress_bar",
     "quantize",
     "quantize_multiplier",
