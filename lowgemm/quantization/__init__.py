@@ -8,6 +8,14 @@ from lowgemm.quantization.folding import fold_batch_norm
 from lowgemm.quantization.observer import Observer
 from lowgemm.quantization.observers import MinMax, MovingAverage, Percentile
 from lowgemm.quantization.qparams import QParams, choose_qparams, quantize_multiplier
+from lowgemm.quantization.s_shaped import (
+    SShapedGain,
+    s_shaped_gain,
+    s_shaped_input,
+    s_shaped_output,
+    s_shaped_stages,
+    s_shaped_table,
+)
 from lowgemm.quantization.search import Entropy, MeanSquaredError
 
 __all__ = [
@@ -19,6 +27,7 @@ __all__ = [
     "Observer",
     "Percentile",
     "QParams",
+    "SShapedGain",
     "calibrate",
     "choose_qparams",
     "clipped_normal_mean",
@@ -31,4 +40,9 @@ __all__ = [
     "progress_bar",
     "quantize",
     "quantize_multiplier",
+    "s_shaped_gain",
+    "s_shaped_input",
+    "s_shaped_output",
+    "s_shaped_stages",
+    "s_shaped_table",
 ]
