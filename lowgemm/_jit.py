@@ -21,6 +21,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from lowgemm import disk_cache
+
 
 @functools.cache
 def source_stamp(*more: str) -> int:
@@ -127,7 +129,7 @@ def signature(letters: str) -> Any:
 
 def compile_c(signature: Any) -> Callable[[Callable[..., Any]], Any]:
     """`numba.cfunc` with lowgemm's options: cached on disk, no Python objects inside."""
-    return numba.cfunc(signature, nopython=True, cache=True)
+    return disk_cache.cfunc(signature)
 
 
 @intrinsic

@@ -26,6 +26,7 @@ import numba
 import numpy as np
 from numba import prange, types
 
+from lowgemm import disk_cache
 from lowgemm._jit import call_address, compile_c, signature, source_stamp
 from lowgemm.memory import address, as_address, fetch_add, load_i32, store_32
 
@@ -296,7 +297,7 @@ _TABLE = types.int64[:, ::1]
 
 
 def _make_serial(stamp: int):
-    @numba.njit([types.void(_P, _P, _TABLE, _TABLE)], nogil=True, cache=True)
+    @disk_cache.njit([types.void(_P, _P, _TABLE, _TABLE)], nogil=True)
     def run_serial(p, s, jobs, batch):
         _ = stamp
         _prepare(p, s, jobs)
@@ -306,7 +307,7 @@ def _make_serial(stamp: int):
 
 
 def _make_parallel(stamp: int):
-    @numba.njit([types.void(_P, _P, _TABLE, _TABLE)], nogil=True, cache=True, parallel=True)
+    @disk_cache.njit([types.void(_P, _P, _TABLE, _TABLE)], nogil=True, parallel=True)
     def run_parallel(p, s, jobs, batch):
         _ = stamp
         # With a packed rhs phase 0 is a few thousand additions: not worth waking the threads for.
@@ -351,10 +352,9 @@ def _make_enter(out_dtype: Any, stamp: int):
     result = types.Array(out_dtype, 2, "A")
     buffer = types.uint8[::1]
 
-    @numba.njit(
+    @disk_cache.njit(
         [types.void(_P, matrix, matrix, types.intp, result, buffer, types.intp, types.intp)],
         nogil=True,
-        cache=True,
     )
     def enter(p, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero):
         _ = stamp

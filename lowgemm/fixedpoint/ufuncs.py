@@ -13,6 +13,7 @@ import numba
 from numba import types
 from numba.extending import intrinsic
 
+from lowgemm import disk_cache
 from lowgemm._jit import source_stamp
 from lowgemm.fixedpoint import scalar
 
@@ -27,7 +28,7 @@ def _narrow(typingctx, value, like):
     return like(types.int64, like), codegen
 
 
-_lazy = numba.vectorize(nopython=True, cache=True)
+_lazy = disk_cache.vectorize
 
 
 def _high_mul(bits: int, stamp: int) -> Any:

@@ -1,0 +1,197 @@
+"""Compiled code on disk that is never trusted blindly: `njit`, `cfunc` and `vectorize` with a checked cache.
+
+Numba's own disk cache (``cache=True``) fails in ways that a library may not:
+
+* a truncated or overwritten file raises from the middle of a call, and a flipped bit in machine code is executed;
+* two processes that compile variants of one function at the same time can pick the same file name, and the index
+  of one then points to the code of the other (the index is read, changed and written back without a lock);
+* no writable folder at all (read-only site-packages and no home directory) is a RuntimeError, a full disk an OSError;
+* a read-only folder is not even read, so that a cache filled when an image was built is lost on its users.
+
+Here each piece is one file. Its name is a hash of everything it depends on (Numba's key, the versions of Numba and
+llvmlite, the source file's stamp), so there is no index; it starts with a SHA-256 over that and the content. What does
+not match is compiled again; what cannot be written is kept in memory only, with one warning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import pickle
+import uuid
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core import caching, ccallback
+
+_MAGIC = b"lowgemm1"
+_warned = False
+
+
+class CheckedFile:
+    """Files of one function: what Numba's cache asks of its ``IndexDataCacheFile``.
+
+    Parameters
+    ----------
+    folder : str
+        Where to write, and read first.
+    base : str
+        Start of the file names.
+    stamp : object
+        Freshness of the source file.
+    also : str
+        Another folder to read from.
+    """
+
+    def __init__(self, folder: str, base: str, stamp: Any, also: str) -> None:
+        self.folder, self.base = pathlib.Path(folder), base
+        self.folders = list(dict.fromkeys([self.folder, pathlib.Path(also)]))
+        self.depends = (numba.__version__, llvmlite.__version__, stamp)
+
+    def _name(self, key: Any) -> tuple[str, bytes]:
+        text = repr((self.base, self.depends, key)).encode()
+        return f"{self.base}.{hashlib.sha256(text).hexdigest()[:20]}.nbc", text
+
+    def load(self, key: Any) -> Any:
+        """What was saved under `key`, or None if there is nothing, or nothing sound."""
+        name, text = self._name(key)
+        for folder in self.folders:
+            with contextlib.suppress(OSError):
+                content = (folder / name).read_bytes()
+                head, payload = content[:40], content[40:]
+                if head == _MAGIC + hashlib.sha256(text + payload).digest():
+                    return pickle.loads(payload)
+        return None
+
+    def save(self, key: Any, data: Any) -> None:
+        """Write a whole file under another name, then rename it: a reader sees all of it or none."""
+        name, text = self._name(key)
+        payload = caching.dumps(data)
+        part = self.folder / f"{name}.{uuid.uuid4().hex[:12]}.tmp"
+        try:
+            part.write_bytes(_MAGIC + hashlib.sha256(text + payload).digest() + payload)
+            os.replace(part, self.folder / name)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def flush(self) -> None:
+        """Forget everything (`Dispatcher.recompile`)."""
+        for path in self.folder.glob(f"{self.base}.*.nbc"):
+            path.unlink(missing_ok=True)
+
+
+class _BesideSource(caching.InTreeCacheLocator):
+    """The folder beside the source file, writable or not: the last resort."""
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: str) -> Any:
+        return cls(py_func, py_file) if os.path.exists(py_file) else None
+
+
+class _Impl(caching.CompileResultCacheImpl):
+    _locator_classes = (*caching.CompileResultCacheImpl._locator_classes, _BesideSource)
+
+
+class CheckedCache(caching.FunctionCache):
+    """Numba's function cache on `CheckedFile`, which never raises."""
+
+    _impl_class = _Impl
+
+    def __init__(self, py_func: Any) -> None:
+        super().__init__(py_func)
+        beside = pathlib.Path(py_func.__code__.co_filename).parent / "__pycache__"
+        stamp = self._impl.locator.get_source_stamp()
+        self._cache_file = CheckedFile(self._cache_path, self._impl.filename_base, stamp, str(beside))
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The compiled overload, or None."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # sound bytes that this Numba cannot make sense of: compile
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Save, or say once that it cannot be done."""
+        global _warned
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            if not _warned:
+                _warned = True
+                warnings.warn(
+                    f"lowgemm: compiled code cannot be saved ({error}); every process compiles it again, which "
+                    "takes seconds. Set NUMBA_CACHE_DIR to a writable folder.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+
+def _cache(py_func: Any) -> Any:
+    try:
+        return CheckedCache(py_func)
+    except RuntimeError:  # no source file: frozen, or typed into a shell
+        return caching.NullCache()
+
+
+def njit(signatures: Any = None, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """`numba.njit` with a checked disk cache.
+
+    Parameters
+    ----------
+    signatures : list of signatures, optional
+        Compile for these at once, and for no others.
+    **options
+        As for `numba.njit`.
+
+    Returns
+    -------
+    callable
+        Decorator.
+
+    Examples
+    --------
+    >>> @njit(nogil=True)
+    ... def double(x):
+    ...     return 2 * x
+    >>> double(21)
+    42
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        dispatcher = numba.njit(**options)(function)
+        if dispatcher is function:  # NUMBA_DISABLE_JIT
+            return function
+        dispatcher._cache = _cache(function)
+        if signatures is not None:
+            for signature in signatures:
+                dispatcher.compile(signature)
+            dispatcher.disable_compile()
+        return dispatcher
+
+    return decorate
+
+
+def cfunc(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """`numba.cfunc` without Python objects inside and with a checked disk cache."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        callback = ccallback.CFunc(function, (signature.args, signature.return_type), {}, {"nopython": True})
+        callback._cache = _cache(function)
+        callback.compile()
+        return callback
+
+    return decorate
+
+
+def vectorize(function: Callable[..., Any]) -> Any:
+    """`numba.vectorize` (compiled for a dtype when it first comes) with a checked disk cache."""
+    ufunc = numba.vectorize(nopython=True)(function)
+    dispatcher = getattr(ufunc, "_dispatcher", None)
+    if dispatcher is not None:
+        dispatcher.cache = _cache(function)
+    return ufunc
