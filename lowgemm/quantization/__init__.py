@@ -1,5 +1,6 @@
 """From float to integers: scales, calibration, practical tricks. `docs/quantization.md` teaches it."""
 
+from lowgemm.quantization.advice import Finding
 from lowgemm.quantization.affine import dequantize, fake_quantize, quantize
 from lowgemm.quantization.bias import clipped_normal_mean, correct_bias, correct_bias_from_outputs
 from lowgemm.quantization.calibrate import calibrate, progress_bar
@@ -8,6 +9,7 @@ from lowgemm.quantization.folding import fold_batch_norm
 from lowgemm.quantization.observer import Observer
 from lowgemm.quantization.observers import MinMax, MovingAverage, Percentile
 from lowgemm.quantization.qparams import QParams, choose_qparams, quantize_multiplier
+from lowgemm.quantization.report import RangeReport, TensorReport, range_report
 from lowgemm.quantization.s_shaped import (
     SShapedGain,
     s_shaped_gain,
@@ -17,17 +19,21 @@ from lowgemm.quantization.s_shaped import (
     s_shaped_table,
 )
 from lowgemm.quantization.search import Entropy, MeanSquaredError
+from lowgemm.quantization.sqnr import sqnr
 
 __all__ = [
     "Entropy",
     "Equalized",
+    "Finding",
     "MeanSquaredError",
     "MinMax",
     "MovingAverage",
     "Observer",
     "Percentile",
     "QParams",
+    "RangeReport",
     "SShapedGain",
+    "TensorReport",
     "calibrate",
     "choose_qparams",
     "clipped_normal_mean",
@@ -40,9 +46,11 @@ __all__ = [
     "progress_bar",
     "quantize",
     "quantize_multiplier",
+    "range_report",
     "s_shaped_gain",
     "s_shaped_input",
     "s_shaped_output",
     "s_shaped_stages",
     "s_shaped_table",
+    "sqnr",
 ]
