@@ -1,14 +1,18 @@
-"""Running a plan on one or several threads without the ways in which Numba aborts a process.
+"""Running a plan on one or several threads without the ways in which Numba aborts a process, or slows it down.
 
 * Two Python threads inside a parallel region abort the process under Numba's workqueue layer: only one at a
   time enters there, another one that comes meanwhile runs its product serially.
 * A fork after a parallel region kills a child that enters one under GNU OpenMP: the child runs serially, and
   says so once.
+* A nested parallel region aborts under workqueue: a thread that Python did not start (a worker of the caller's own
+  `prange`, calling back) runs serially.
+* Python threads that all call at once (Dask, joblib) share Numba's threads: see `_fair_share`.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import warnings
 
@@ -21,20 +25,50 @@ from lowgemm import compute, config
 #: in which one core does about 2 million.
 MACS_PER_THREAD = 4_000_000
 
-_busy = threading.Lock()
-_launched = False
+#: Held while one call is in a parallel region, under a layer that bears only one.
+_alone = threading.Lock()
+#: Python thread -> threads that its call is using.
+_running: dict[int, int] = {}
 _forked = False
 
 
+def _numba_started() -> bool:
+    """Whether Numba has started its threads in this process or in the one it was forked from."""
+    return bool(getattr(sys.modules.get("numba.np.ufunc.parallel"), "_is_initialized", False))
+
+
 def _after_fork_in_child() -> None:
-    global _forked, _busy
-    _busy = threading.Lock()
-    if _launched:
-        _forked = True
+    global _forked, _alone
+    _alone = threading.Lock()
+    _running.clear()
+    # whoever started them, lowgemm or the caller's own parallel function
+    _forked = _forked or _numba_started()
+
+
+def _imported_in_forked_child() -> bool:
+    """Whether Numba believes its threads to run but there is only this one: they stayed in the parent."""
+    if not _numba_started() or numba.config.NUMBA_NUM_THREADS == 1:
+        return False
+    try:
+        return len(os.listdir("/proc/self/task")) == 1
+    except OSError:
+        return False
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+    _forked = _imported_in_forked_child()
+
+
+def _inherited_limit() -> int | None:
+    """``OMP_NUM_THREADS``, unless Numba is told otherwise: Dask's workers are started with that, and only that, set."""
+    if "NUMBA_NUM_THREADS" in os.environ:
+        return None
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdigit() and int(first) > 0 else None
+
+
+_inherited = _inherited_limit()
 
 
 def settings() -> tuple[int | None, int]:
@@ -47,44 +81,77 @@ def worth_threads(requested: int | None, macs: int) -> bool:
     return requested != 1 and macs >= 2 * MACS_PER_THREAD
 
 
+def default_threads() -> int:
+    """Upper bound on the threads of a call that does not say ``num_threads=``."""
+    configured, available = settings()
+    limit = configured if configured is not None else _inherited
+    return available if limit is None else max(1, min(limit, available))
+
+
 def choose_threads(requested: int | None, macs: int) -> int:
     """Number of threads for a product of `macs` multiply-accumulates.
 
-    Never more than asked for, than `config.num_threads`, than Numba's own setting, or than pays.
+    Never more than asked for, than `config.num_threads` (or else ``OMP_NUM_THREADS``), than Numba's own setting, or
+    than pays.
     """
     if not worth_threads(requested, macs):
         return 1
-    configured, available = settings()
-    limit = requested if requested is not None else configured
-    wanted = available if limit is None else min(limit, available)
+    wanted = default_threads() if requested is None else min(requested, numba.get_num_threads())
     return max(1, min(wanted, macs // MACS_PER_THREAD))
 
 
+def _fair_share(wanted: int) -> int:
+    """Threads that a call may use now: what calls of other Python threads leave over, at least its own.
+
+    With N threads and k Python threads calling at once at most N + k - 1 run; each taking N would make it k * N.
+    """
+    if threading.get_ident() not in threading._active:  # type: ignore[attr-defined]
+        return 1
+    # list() is one step of the interpreter: other threads come and go meanwhile
+    return max(1, min(wanted, numba.get_num_threads() - sum(list(_running.values()))))
+
+
+def _one_at_a_time() -> bool:
+    try:
+        return bool(numba.threading_layer() == "workqueue")
+    except ValueError:  # not known yet
+        return True
+
+
 def run(p: np.ndarray, s: np.ndarray, jobs: np.ndarray, batch: np.ndarray) -> None:
-    """Run a plan on ``p[WORKERS]`` threads."""
-    global _launched
-    serial = compute.serial_driver()
-    if p[compute.WORKERS] == 1:
-        serial(p, s, jobs, batch)
+    """Run a plan on at most ``p[WORKERS]`` threads.
+
+    Any number of workers gives all blocks: they are handed out by a counter, not by worker number.
+    """
+    planned = int(p[compute.WORKERS])
+    workers = planned
+    if planned > 1:
+        if _forked:
+            _warn_forked()
+            workers = 1
+        else:
+            workers = _fair_share(planned)
+    if workers == 1:
+        compute.serial_driver()(p, s, jobs, batch)
         return
-    if _forked:
-        _warn_forked()
-        # One worker does all blocks: they are handed out by a counter, not by worker number.
-        serial(p, s, jobs, batch)
-        return
-    driver = compute.parallel_driver()
-    if _launched and numba.threading_layer() != "workqueue":
-        driver(p, s, jobs, batch)
-        return
-    # The layer's name is known only once it runs; until then treat it as the one that cannot be shared.
-    if _busy.acquire(blocking=False):
-        try:
-            _launched = True
+    driver = compute.parallel_driver()  # starts Numba's threads
+    if workers < planned:
+        p = p.copy()
+        p[compute.WORKERS] = workers
+    me = threading.get_ident()
+    try:
+        # An interrupt can come between any two steps here. Nothing is lost by it: an entry that is left behind is
+        # overwritten by the thread's next call, and `with` on a lock cannot be interrupted half-way.
+        _running[me] = workers
+        if not _one_at_a_time():
             driver(p, s, jobs, batch)
-        finally:
-            _busy.release()
-    else:
-        serial(p, s, jobs, batch)
+        elif not _alone.locked():
+            with _alone:
+                driver(p, s, jobs, batch)
+        else:
+            compute.serial_driver()(p, s, jobs, batch)
+    finally:
+        _running.pop(me, None)
 
 
 _warned = False
@@ -95,8 +162,11 @@ def _warn_forked() -> None:
     if not _warned:
         _warned = True
         warnings.warn(
-            "lowgemm: this process was forked after lowgemm had started threads; it runs serially from now on "
+            "lowgemm: this process was forked after threads had been started; it runs serially from now on "
             "(use the 'spawn' or 'forkserver' start method to keep threads)",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=6,
         )
+
+
+from lowgemm import threadpool_controller as _controller  # noqa: E402, F401 (registers itself)
