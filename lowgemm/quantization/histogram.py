@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from lowgemm.quantization.loops import run_count, worthwhile
+
 #: No bin is narrower than 2**-160, far below what a float32 scale can tell apart.
 EXPONENT_MIN = -160
 
@@ -25,6 +27,14 @@ def bin_exponent(low: float, high: float, bins: int) -> int:
 
 def _index(value: float, exponent: int) -> int:
     return int(np.floor(np.ldexp(value, -exponent)))
+
+
+def count_reference(x: np.ndarray, exponent: int, first: int, counts: np.ndarray) -> int:
+    """The definition: one more in bin ``floor(v / 2**exponent) - first`` for each v; returns the exact zeros."""
+    values = x[x != 0].astype(np.float64)
+    index = np.floor(np.ldexp(values, -exponent)).astype(np.int64) - first
+    counts += np.bincount(index, minlength=counts.size)
+    return x.size - values.size
 
 
 class Histogram:
@@ -67,11 +77,14 @@ class Histogram:
         """Count finite numbers."""
         if not x.size:
             return
-        self._grow(min(self.low, float(x.min())), max(self.high, float(x.max())))
-        values = x[x != 0].astype(np.float64)
-        index = np.floor(np.ldexp(values, -self.exponent)).astype(np.int64) - self.first
-        self.counts += np.bincount(index, minlength=self.counts.size)
-        self.zeros += x.size - values.size
+        low, high = float(x.min()), float(x.max())
+        if not (np.isfinite(low) and np.isfinite(high)):  # no bin, and the compiled loop would write anywhere
+            raise ValueError("x: expected finite numbers")
+        self._grow(min(self.low, low), max(self.high, high))
+        if worthwhile(x):
+            self.zeros += run_count(x.ravel(), self.exponent, self.first, self.counts)
+        else:
+            self.zeros += count_reference(x, self.exponent, self.first, self.counts)
 
     def merge(self, other: Histogram) -> None:
         """Add the counts of another histogram with as many bins."""

@@ -1,4 +1,4 @@
-"""The loops of `affine.py` compiled by Numba: same arithmetic as its definitions, one pass over the array.
+"""The loops of `affine.py` and `histogram.py` compiled by Numba: same arithmetic as there, one pass over the array.
 
 NumPy makes six passes through float64 temporaries; `docs/quantization.md` has the times. Compiled at the first
 call with an array of `WORTHWHILE` elements, once per pair of dtypes, and cached on disk.
@@ -51,6 +51,34 @@ def _make_loop(mode: int, last: int, stamp: int) -> Any:
         return nans
 
     return loop
+
+
+def _make_count(stamp: int) -> Any:
+    """A loop that counts values in bins of width ``1 / per_unit`` from bin `first` on; returns the zeros."""
+
+    @numba.njit(cache=True, nogil=True, error_model="numpy")
+    def count(x, per_unit, first, counts):
+        _ = stamp
+        zeros = 0
+        for i in range(x.size):
+            v = np.float64(x[i])
+            if v == 0:
+                zeros += 1
+            else:
+                counts[int(np.floor(v * per_unit)) - first] += 1
+        return zeros
+
+    return count
+
+
+@functools.cache
+def _count() -> Any:
+    return _make_count(source_stamp("quantization"))
+
+
+def run_count(x: np.ndarray, exponent: int, first: int, counts: np.ndarray) -> int:
+    """Add finite values, all inside the bins of width ``2**exponent``, to `counts`; returns the exact zeros."""
+    return int(_count()(np.ascontiguousarray(x), float(np.ldexp(1.0, -exponent)), first, counts))
 
 
 @functools.cache

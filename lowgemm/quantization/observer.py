@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lowgemm.quantization.affine import real_array
-from lowgemm.quantization.qparams import QParams, as_dtype, choose_qparams, integer_range
+from lowgemm.quantization.qparams import REAL_MAX, QParams, as_dtype, choose_qparams, integer_range
 from lowgemm.values import integer
 
 Self = TypeVar("Self", bound="Observer")
@@ -95,10 +95,15 @@ class Observer(ABC):
                     f"x: expected finite numbers, got {int(np.isnan(x).sum())} NaN and "
                     f"{bad - int(np.isnan(x).sum())} infinite; nonfinite='ignore' leaves them out"
                 )
-            self.ignored += bad
             low = np.atleast_1d(np.min(x, axis=others, where=finite, initial=np.inf))
             high = np.atleast_1d(np.max(x, axis=others, where=finite, initial=-np.inf))
+        seen = low <= high  # of channels with nothing finite there is nothing to check
+        if max(-low[seen].min(initial=0.0), high[seen].max(initial=0.0)) > REAL_MAX:
+            raise ValueError(
+                f"x: expected numbers that float32 can hold, got {low.min():g} to {high.max():g}"
+            )
         self.channels = channels
+        self.ignored += 0 if finite is None else int(x.size - finite.sum())
         self._take(x, finite, low.astype(np.float64), high.astype(np.float64))
         return self
 

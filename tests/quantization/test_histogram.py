@@ -1,11 +1,13 @@
 """The histogram does not depend on how values are split into batches, and its quantiles are near the true ones."""
 
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lowgemm.quantization.histogram import EXPONENT_MIN, Histogram
+from lowgemm.quantization.histogram import EXPONENT_MIN, Histogram, count_reference
+from lowgemm.quantization.loops import WORTHWHILE, run_count
 
 values = hnp.arrays(
     np.float64,
@@ -82,3 +84,34 @@ def test_float32_and_tiny_values():
     h.observe(np.array([1e-300]))
     h.observe(np.array([3e38], np.float32))
     assert h.total == 4 and h.high == np.float32(3e38)
+
+
+@settings(deadline=None)
+@given(values, st.sampled_from([np.float32, np.float64]))
+def test_compiled_count_equals_the_definition(x, dtype):
+    x = x.astype(dtype)
+    h = Histogram(64)
+    h.observe(x)
+    counts = np.zeros_like(h.counts)
+    zeros = run_count(x, h.exponent, h.first, counts)
+    expected = np.zeros_like(h.counts)
+    assert zeros == count_reference(x, h.exponent, h.first, expected) == h.zeros
+    assert np.array_equal(counts, expected) and np.array_equal(counts, h.counts)
+
+
+def test_large_batches_count_the_same():
+    x = np.random.default_rng(0).standard_normal((WORTHWHILE // 64, 128)).astype(np.float32)[:, ::2]
+    large, small = Histogram(256), Histogram(256)
+    large.observe(x)
+    for row in x:
+        small.observe(row)
+    assert state(large) == state(small)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("size", [4, WORTHWHILE])
+def test_what_has_no_bin_is_refused(bad, size):
+    x = np.ones(size)
+    x[1] = bad
+    with pytest.raises(ValueError, match="x: expected finite"):
+        Histogram(16).observe(x)

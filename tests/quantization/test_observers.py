@@ -204,6 +204,8 @@ def test_bad_input_is_named(kind):
         observer.observe(["a"])
     with pytest.raises(TypeError, match="x: expected no masked"):
         observer.observe(np.ma.array([[1.0, 2.0, 3.0]], mask=[[0, 1, 0]]))
+    with pytest.raises(ValueError, match="x: expected numbers that float32 can hold"):
+        observer.observe(np.array([[1e300, 1, 1]]))
     with pytest.raises(TypeError, match=f"other: expected a {kind.__name__}"):
         observer.merge(3)
     with pytest.raises(ValueError, match="other: expected the same options"):
