@@ -1,7 +1,8 @@
 """Scores of candidate ranges over a histogram: definitions in NumPy, and the same loops compiled by Numba.
 
-A search scores some hundred candidates for each channel. NumPy takes 0.2 ms or so for each, mostly call
-overhead; the compiled loops about a hundredth. They add up in another order, so they agree to rounding.
+A search scores some hundred candidates for each channel. On a histogram of 2048 bins NumPy takes 50 to 65
+microseconds for each, mostly call overhead; the compiled loops take 6 (``examples/quantization_times.py``). They add
+up in another order, so they agree to rounding.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ def _make_divergence(stamp: int) -> Any:
         levels = qmax - qmin + 1
         mass, used = np.empty(levels), np.empty(levels)
         level = np.empty(places.size, np.int64)
+        logs = np.log(counts)  # KL = sum(p log p - p log q) / total - log(total / inside), p and q as counts
         for k in range(scale.size):
             s, z = scale[k], zero_point[k]
             low, high = s * (qmin - z), s * (qmax - z)
@@ -108,11 +110,15 @@ def _make_divergence(stamp: int) -> Any:
                 before += counts[b]
             for b in range(last + 1, places.size):
                 after += counts[b]
+            for v in range(levels):
+                mass[v] = math.log(mass[v] / used[v]) if used[v] else 0.0
             for b in range(first, last + 1):
-                p = counts[b] + (before if b == first else 0.0) + (after if b == last else 0.0)
-                q = mass[level[b]] / used[level[b]]
-                result += p / total * math.log((p / total) / (q / inside))
-            out[k] = result
+                p, log = counts[b], logs[b]
+                if b == first or b == last:
+                    p += (before if b == first else 0.0) + (after if b == last else 0.0)
+                    log = math.log(p)
+                result += p * (log - mass[level[b]])
+            out[k] = result / total - math.log(total / inside)
 
     return divergence
 
