@@ -1,8 +1,9 @@
-"""Products: cubes, and shapes of convolutions and transformers. One thread unless the name says otherwise."""
+"""Products: cubes, and shapes of convolutions and transformers. One thread."""
 
 import lowgemm
 
-from .common import CUBES, operands, pipeline, ratio_to_float32
+from .common import CUBES, operands, pipeline, shape_of
+from .measure import float32_ratio, median_seconds, ratio_to_float32, throughput
 
 
 class Cubes:
@@ -12,46 +13,41 @@ class Cubes:
     def setup(self, n, kind):
         self.lhs, self.rhs, packed = operands(n, n, n)
         rhs = self.rhs if kind == "fresh" else packed
-        output = pipeline(n) if kind.endswith("uint8") else None
-        self.call = lambda: lowgemm.gemm(self.lhs, rhs, output=output, num_threads=1)
+        options = {"output": pipeline(n)} if kind.endswith("uint8") else {}
+        self.call = lambda: lowgemm.gemm(self.lhs, rhs, num_threads=1, **options)
         self.call()
 
     def time_gemm(self, n, kind):
         self.call()
 
+    @float32_ratio
     def track_time_ratio_to_float32(self, n, kind):
-        return ratio_to_float32(self.lhs, self.rhs, self.call)[0]
+        return ratio_to_float32(self.lhs, self.rhs, self.call)
 
-    track_time_ratio_to_float32.unit = "int8 time / float32 time"
-    track_time_ratio_to_float32.pretty_name = "Time relative to float32 BLAS"
-
+    @throughput
     def track_gmacs(self, n, kind):
-        return n**3 / ratio_to_float32(self.lhs, self.rhs, self.call)[1] / 1e9
-
-    track_gmacs.unit = "GMAC/s (higher is better)"
-    track_gmacs.pretty_name = "Throughput (to read, not to judge by)"
+        return n**3 / median_seconds(self.call) / 1e9
 
 
 class Shapes:
-    params = (["8x4096x1024", "128x768x768", "3136x576x64", "49x4608x512", "1x4096x4096"],)
+    """Rhs packed. ResNet-50's convolutions as products, a transformer's layer, small batches of tokens."""
+
+    params = (["8x4096x1024", "128x768x768", "3136x576x64", "49x4608x512"],)
     param_names = ("shape",)
 
     def setup(self, shape):
-        m, k, n = (int(x) for x in shape.split("x"))
-        self.lhs, self.rhs, self.packed = operands(m, k, n)
-        lowgemm.gemm(self.lhs, self.packed, num_threads=1)
+        self.lhs, self.rhs, packed = operands(*shape_of(shape))
+        self.call = lambda: lowgemm.gemm(self.lhs, packed, num_threads=1)
+        self.call()
 
     def time_packed(self, shape):
-        lowgemm.gemm(self.lhs, self.packed, num_threads=1)
+        self.call()
 
+    @float32_ratio
+    def track_time_ratio_to_float32(self, shape):
+        return ratio_to_float32(self.lhs, self.rhs, self.call)
 
-class Threads:
-    params = ([512, 1024], [1, 2])
-    param_names = ("n", "threads")
-
-    def setup(self, n, threads):
-        self.lhs, _, self.packed = operands(n, n, n)
-        lowgemm.gemm(self.lhs, self.packed, num_threads=threads)
-
-    def time_packed(self, n, threads):
-        lowgemm.gemm(self.lhs, self.packed, num_threads=threads)
+    @throughput
+    def track_gmacs(self, shape):
+        m, k, n = shape_of(shape)
+        return m * k * n / median_seconds(self.call) / 1e9

@@ -2,7 +2,7 @@
 
 import lowgemm
 
-from .common import operands
+from .common import feature, operands
 
 
 class Calls:
@@ -11,7 +11,7 @@ class Calls:
 
     def setup(self, n, by):
         self.lhs, _, self.packed = operands(n, n, n)
-        self.call = lowgemm.plan(self.lhs, self.packed) if by == "plan" else lowgemm.gemm
+        self.call = feature("plan")(self.lhs, self.packed) if by == "plan" else lowgemm.gemm
         for _ in range(2):  # the second call is the first to take the short way
             self.call(self.lhs, self.packed)
 

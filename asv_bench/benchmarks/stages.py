@@ -1,23 +1,8 @@
-"""Packing and output stages by themselves."""
+"""Output stages by themselves."""
 
 import numpy as np
 
-import lowgemm
-
-from .common import operands, pipeline
-
-
-class Packing:
-    params = ([256, 1024], ["C", "F"])
-    param_names = ("n", "order")
-
-    def setup(self, n, order):
-        _, rhs, _ = operands(n, n, n)
-        self.rhs = np.asarray(rhs, order=order)
-        lowgemm.pack_rhs(self.rhs)
-
-    def time_pack_rhs(self, n, order):
-        lowgemm.pack_rhs(self.rhs)
+from .common import feature, pipeline
 
 
 class Requantize:
@@ -25,13 +10,15 @@ class Requantize:
     param_names = ("stages",)
 
     def setup(self, stages):
+        self.requantize = feature("requantize")
         self.acc = np.random.default_rng(0).integers(-(2**20), 2**20, (512, 512)).astype(np.int32)
-        self.output = {
-            "pipeline to uint8": pipeline(512),
-            "onnx": lowgemm.Requantize(1e-4, 3, np.uint8, rounding="onnx"),
-            "dequantize": lowgemm.Dequantize(1e-4),
-        }[stages]
-        lowgemm.requantize(self.acc, self.output)
+        make = {
+            "pipeline to uint8": lambda: pipeline(512),
+            "onnx": lambda: feature("Requantize")(1e-4, 3, np.uint8, rounding="onnx"),
+            "dequantize": lambda: feature("Dequantize")(1e-4),
+        }
+        self.output = make[stages]()
+        self.requantize(self.acc, self.output)
 
     def time_requantize(self, stages):
-        lowgemm.requantize(self.acc, self.output)
+        self.requantize(self.acc, self.output)
