@@ -114,7 +114,7 @@ def _make_divergence(stamp: int) -> Any:
                 mass[v] = math.log(mass[v] / used[v]) if used[v] else 0.0
             for b in range(first, last + 1):
                 p, log = counts[b], logs[b]
-                if b == first or b == last:
+                if b in (first, last):
                     p += (before if b == first else 0.0) + (after if b == last else 0.0)
                     log = math.log(p)
                 result += p * (log - mass[level[b]])

@@ -115,7 +115,8 @@ class Entropy(_Searched):
     dtype : dtype
         As for `Observer`.
     bins : int, optional
-        Bins of the histogram, by default 2048. More bins than the data fill well make the divergence noise.
+        Bins of the histogram that is searched: 32768, or 2048 for each channel. Ranges down to 512 / bins of the
+        whole one (at 8 bits) can be chosen, so more bins cope with larger outliers: 1/64, or 1/4 by channel.
     **options :
         As for `Observer`.
 
@@ -137,4 +138,4 @@ class Entropy(_Searched):
     """
 
     score = "divergence"
-    bins_default = (2048, 2048)
+    bins_default = (32768, 2048)

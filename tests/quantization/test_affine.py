@@ -22,6 +22,7 @@ def ranges(draw):
     return low, high, {"dtype": dtype, "bits": bits, **flags}
 
 
+@settings(deadline=None)
 @given(ranges(), fractions)
 def test_round_trip_is_within_half_a_step_inside_the_range(case, fraction):
     low, high, options = case
@@ -37,6 +38,7 @@ def test_round_trip_is_within_half_a_step_inside_the_range(case, fraction):
     assert np.array_equal(dequantize(q, p), back.astype(np.float32))
 
 
+@settings(deadline=None)
 @given(ranges())
 def test_zero_is_exact(case):
     low, high, options = case
@@ -47,6 +49,7 @@ def test_zero_is_exact(case):
     assert not dequantize(q, p).any()
 
 
+@settings(deadline=None)
 @given(ranges())
 def test_integers_survive_a_round_trip(case):
     low, high, options = case

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowgemm.quantization import (
@@ -35,6 +35,7 @@ def per_tensor(w, bits=8):
     return fake_quantize(w, choose_qparams(-bound, bound, bits=bits, symmetric=True, narrow_range=True))
 
 
+@settings(deadline=None)
 @given(seeds, st.booleans(), st.booleans())
 def test_folded_layer_equals_layer_and_normalisation(seed, with_bias, affine):
     rng = np.random.default_rng(seed)
@@ -54,6 +55,7 @@ def test_folded_layer_equals_layer_and_normalisation(seed, with_bias, affine):
     assert np.array_equal(np.moveaxis(turned, 0, -1), folded) and np.array_equal(b, b2)
 
 
+@settings(deadline=None)
 @given(seeds)
 def test_equalized_chain_computes_the_same(seed):
     rng = np.random.default_rng(seed)
@@ -112,6 +114,7 @@ def test_bias_correction_restores_the_mean():
     assert np.allclose(correct_bias(None, w, rounded, x.mean(0)), corrected - b, atol=1e-5)
 
 
+@settings(deadline=None)
 @given(seeds)
 def test_bias_correction_of_convolutions(seed):
     rng = np.random.default_rng(seed)

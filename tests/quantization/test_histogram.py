@@ -32,6 +32,7 @@ def direct(x, bins):
     return low, high, int((x == 0).sum()), exponent, first, counts
 
 
+@settings(deadline=None)
 @given(values, st.integers(16, 40), st.lists(st.integers(0, 60), max_size=4))
 def test_batches_and_merges_give_the_definition(x, bins, cuts):
     expected = direct(x, bins)
@@ -53,6 +54,7 @@ def test_batches_and_merges_give_the_definition(x, bins, cuts):
     assert state(backwards) == expected
 
 
+@settings(deadline=None)
 @given(values, st.floats(0, 1), st.booleans())
 def test_quantiles_are_within_a_bin(x, fraction, magnitude):
     h = Histogram(32)

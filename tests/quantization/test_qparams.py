@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowgemm
@@ -12,6 +12,7 @@ from lowgemm.quantization.qparams import integer_range
 bounds = st.floats(-1e30, 1e30, allow_nan=False)
 
 
+@settings(deadline=None)
 @given(bounds, bounds, st.sampled_from(["int8", "uint8"]), st.integers(2, 8), st.booleans())
 def test_symmetric_scale_is_the_smallest_float32_that_covers(a, b, dtype, bits, narrow):
     low, high = min(a, b), max(a, b)
@@ -26,6 +27,7 @@ def test_symmetric_scale_is_the_smallest_float32_that_covers(a, b, dtype, bits, 
         assert less < exact
 
 
+@settings(deadline=None)
 @given(bounds, bounds, st.sampled_from(["int8", "uint8"]), st.booleans())
 def test_asymmetric_range_is_nudged_by_half_a_step_at_most(a, b, dtype, narrow):
     low, high = min(a, b, 0.0), max(a, b, 0.0)
@@ -37,6 +39,7 @@ def test_asymmetric_range_is_nudged_by_half_a_step_at_most(a, b, dtype, narrow):
         assert p.scale * (p.qmax - p.qmin) <= (high - low) * (1 + 2**-23)
 
 
+@settings(deadline=None)
 @given(bounds, bounds, st.booleans())
 def test_power_of_two_scale_is_less_than_twice_the_plain_one(a, b, symmetric):
     low, high = min(a, b), max(a, b)
@@ -85,6 +88,7 @@ def test_qparams_are_frozen_hashable_values():
         p.axis = 1
 
 
+@settings(deadline=None)
 @given(st.floats(2.0**-31, 2.0**29))
 def test_multiplier_is_normalised_and_nearest(scale):
     multiplier, exponent = quantize_multiplier(scale)

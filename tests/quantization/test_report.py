@@ -4,7 +4,7 @@ import builtins
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowgemm.quantization import choose_qparams, fake_quantize, range_report, sqnr
@@ -114,6 +114,7 @@ def test_too_few_bits():
     assert [f.case for f in report.findings] == ["low precision"] and report.bits == 3
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([None, 0, 1, -1]), st.sampled_from([4, 8]))
 def test_figures_are_those_of_the_data(seed, axis, bits):
     x = normal((30, 5), seed) * np.random.default_rng(seed).uniform(0.1, 3, 5)

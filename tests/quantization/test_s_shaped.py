@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowgemm
@@ -26,6 +26,7 @@ dtypes = pytest.mark.parametrize("dtype", ["int8", "uint8"])
 
 @kinds
 @dtypes
+@settings(deadline=None)
 @given(st.floats(-40, 40), st.floats(-40, 40), st.integers(3, 8))
 def test_tables_are_within_a_step_of_the_real_function(kind, dtype, a, b, bits):
     p = choose_qparams(min(a, b), max(a, b), dtype, bits=bits)
