@@ -38,7 +38,7 @@ def as_num_threads(value: Any) -> int | None:
     """`num_threads` as an int of at least 1, or None."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    if isinstance(value, (bool, np.bool_, np.timedelta64)) or not isinstance(value, numbers.Integral):
         raise TypeError(f"num_threads: expected an integer or None, got {type(value).__name__}")
     if value < 1:
         raise ValueError(f"num_threads: expected at least 1, got {value}")

@@ -120,7 +120,7 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
     b, caches = plan.blocking, cache_sizes()
     sizes = f"L1 {caches.l1 >> 10} KiB, L2 {caches.l2 >> 10} KiB, L3 {caches.l3 >> 20} MiB"
     share = _share(plan)
-    steps = [name for name, _ in plan.program.steps]
+    steps = [name if isinstance(name, str) else "custom" for name, _ in plan.program.steps]
     folded = [s for s in ("col_bias", "row_bias") if getattr(plan.program, s) is not None]
     if plan.fused:
         stages = "scale, clamp and cast in the kernel's registers (edges through a tile)"

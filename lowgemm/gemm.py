@@ -70,7 +70,7 @@ class _Call:
             raise ValueError("accumulate: expected out= to add to")
         if self.accumulate and self.stages:
             raise ValueError("accumulate: expected no output stages (it adds int32 products)")
-        if overflow not in ("wrap", "raise"):
+        if not isinstance(overflow, str) or overflow not in ("wrap", "raise"):
             raise ValueError(f"overflow: expected 'wrap' or 'raise', got {overflow!r}")
         matrix = (() if lhs_vector else (self.m,)) + (() if rhs_vector else (self.n,))
         shape = self.batch_shape + matrix
@@ -363,6 +363,8 @@ def plan(
     call = _Call(lhs, rhs, 0, 0, output, None, False, num_threads, "wrap")
     if type(lhs) is not np.ndarray or lhs.ndim != 2 or call.rhs is not rhs or len(rhs.shape) != 2:
         raise ValueError("lhs, rhs: expected two matrices (NumPy arrays, or a PackedRhs)")
+    if call.out.size == 0:
+        raise ValueError(f"lhs, rhs: expected a result with elements, got shape {call.out.shape}")
     kernel = call.kernel() if isinstance(rhs, PackedRhs) else kernels.selected()
     if isinstance(rhs, PackedRhs) and rhs.kernel != kernel.name:
         raise ValueError(f"rhs: expected panels of kernel {kernel.name!r}, got {rhs.kernel!r}")

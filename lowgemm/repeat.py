@@ -14,9 +14,11 @@ import numpy as np
 from lowgemm.arguments import check_out
 from lowgemm.packed import PackedRhs
 from lowgemm.plan import Plan
+from lowgemm.values import INT32_MAX as _INT32_MAX
+from lowgemm.values import INT32_MIN as _INT32_MIN
+from lowgemm.values import integer
 from lowgemm.workspace import borrowed
 
-_INT32_MIN, _INT32_MAX = -(2**31), 2**31 - 1
 _empty, _uint8, _share = np.empty, np.uint8, np.may_share_memory
 
 
@@ -126,10 +128,10 @@ class PlannedGemm:
                 raise TypeError(f"rhs: expected a {self._dtypes[1]} array of shape {self._shapes[1]}")
             if rhs.strides != self._strides[1]:
                 raise ValueError(f"rhs: expected strides {self._strides[1]}, as planned, got {rhs.strides}")
-        if not (_INT32_MIN <= lhs_zero_point <= _INT32_MAX):
-            raise ValueError(f"lhs_zero_point: expected an int32 value, got {lhs_zero_point}")
-        if not (_INT32_MIN <= rhs_zero_point <= _INT32_MAX):
-            raise ValueError(f"rhs_zero_point: expected an int32 value, got {rhs_zero_point}")
+        if type(lhs_zero_point) is not int or not (_INT32_MIN <= lhs_zero_point <= _INT32_MAX):
+            lhs_zero_point = integer(lhs_zero_point, "lhs_zero_point")
+        if type(rhs_zero_point) is not int or not (_INT32_MIN <= rhs_zero_point <= _INT32_MAX):
+            rhs_zero_point = integer(rhs_zero_point, "rhs_zero_point")
         if out is not None:
             self._check_out(out, lhs, rhs)
         return self.run(lhs, rhs, out, lhs_zero_point, rhs_zero_point)

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+#: What Python counts among the integers and is none (NumPy derives timedelta64 from its integers).
+_NO_INTEGERS = (bool, np.bool_, np.timedelta64)
 
 
 def integer(value: Any, name: str, low: int = INT32_MIN, high: int = INT32_MAX) -> int:
     """`value` as an int in [low, high]."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+    if isinstance(value, _NO_INTEGERS) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
     if not low <= value <= high:
         raise ValueError(f"{name}: expected {low} to {high}, got {value}")
@@ -38,8 +40,9 @@ def integers(value: Any, name: str, low: int = INT32_MIN, high: int = INT32_MAX)
 
 
 def as_array(value: Any, name: str, expected: str) -> np.ndarray:
-    """`value` as an array; ragged lists are a ValueError that says what was `expected`."""
+    """`value` as an array; what NumPy cannot make one of is an error that says what was `expected`."""
     try:
         return np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: expected {expected} ({error})") from None
+    except (ValueError, TypeError, OverflowError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name}: expected {expected} ({error})") from None

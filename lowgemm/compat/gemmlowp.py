@@ -156,7 +156,7 @@ def gemm_with_output_pipeline(
     """
     for name, value in (("lhs_offset", lhs_offset), ("rhs_offset", rhs_offset)):
         integer(value, name)
-    _run(lhs, rhs, result, lhs_offset, rhs_offset, list(output_pipeline))
+    _run(lhs, rhs, result, lhs_offset, rhs_offset, output_pipeline)
 
 
 def gemm_with_output_pipeline_pc(
@@ -183,7 +183,7 @@ def gemm_with_output_pipeline_pc(
     array([[ 2],
            [20]], dtype=int32)
     """
-    _run(lhs, rhs, result, lhs_offset, rhs_offset, list(output_pipeline))
+    _run(lhs, rhs, result, lhs_offset, rhs_offset, output_pipeline)
 
 
 def gemm(

@@ -13,13 +13,15 @@ import numpy as np
 from lowgemm.arguments import as_operand
 from lowgemm.gemm import gemm
 from lowgemm.output.requantize import Requantize
+from lowgemm.output.stages import cast_dtype
+from lowgemm.values import as_array
 
 
 def _zero_point(value: Any, name: str, operand: np.ndarray, size: int) -> Any:
     """Scalar, one value, or one per row/column; of the operand's dtype."""
     if value is None:
         return 0
-    a = np.asarray(value)
+    a = as_array(value, name, "a number or a vector")
     if a.dtype != operand.dtype:
         raise TypeError(f"{name}: expected dtype {operand.dtype} like its operand, got {a.dtype}")
     if a.size == 1:
@@ -72,7 +74,7 @@ def matmul_integer(A: Any, B: Any, a_zero_point: Any = None, b_zero_point: Any =
 
 
 def _scale(value: Any, name: str, size: int) -> np.ndarray:
-    a = np.asarray(value)
+    a = as_array(value, name, "a number or a vector")
     if a.dtype.kind != "f":
         raise TypeError(f"{name}: expected a float scale, got {a.dtype}")
     if a.size not in (1, size):
@@ -130,7 +132,7 @@ def qlinear_matmul(
     """
     a, b = as_operand(a, "a"), as_operand(b, "b")
     m, n = _rows_and_columns(a, b)
-    zero = np.asarray(y_zero_point)
+    zero = as_array(y_zero_point, "y_zero_point", "one value")
     if zero.dtype not in (np.uint8, np.int8) or zero.size != 1:
         raise TypeError(
             f"y_zero_point: expected one uint8 or int8 value, got {zero.dtype}, shape {zero.shape}"
@@ -214,15 +216,19 @@ def quantize_linear(
     >>> quantize_linear(np.array([0, 2, 3, 1000], np.float32), np.float32(2), np.uint8(128))
     array([128, 129, 130, 255], dtype=uint8)
     """
-    x, scale = np.asarray(x), np.asarray(y_scale)
+    x, scale = as_array(x, "x", "an array"), as_array(y_scale, "y_scale", "a scale")
     if x.dtype.kind not in "fi":
         raise TypeError(f"x: expected floats or int32, got {x.dtype}")
     if scale.dtype.kind != "f":
         raise TypeError(f"y_scale: expected a float scale, got {scale.dtype}")
-    dtype = np.dtype(output_dtype or np.uint8) if y_zero_point is None else np.asarray(y_zero_point).dtype
-    if dtype not in _QUANTIZED:
-        raise TypeError(f"y_zero_point: expected uint8, int8, uint16 or int16, got {dtype}")
-    zero = np.zeros(scale.shape, dtype) if y_zero_point is None else np.asarray(y_zero_point)
+    if y_zero_point is None:
+        dtype = cast_dtype(np.uint8 if output_dtype is None else output_dtype, _QUANTIZED, "output_dtype")
+        zero = np.zeros(scale.shape, dtype)
+    else:
+        zero = as_array(y_zero_point, "y_zero_point", "a zero point")
+        dtype = zero.dtype
+        if dtype not in _QUANTIZED:
+            raise TypeError(f"y_zero_point: expected uint8, int8, uint16 or int16, got {dtype}")
     scale = _along_axis(scale, "y_scale", x, axis, block_size)
     zero = _along_axis(zero, "y_zero_point", x, axis, block_size).astype(np.float64)
     info = np.iinfo(dtype)
@@ -261,12 +267,16 @@ def dequantize_linear(
     >>> dequantize_linear(np.array([0, 3, 255], np.uint8), np.float32(2), np.uint8(128))
     array([-256., -250.,  254.], dtype=float32)
     """
-    x, scale = np.asarray(x), np.asarray(x_scale)
+    x, scale = as_array(x, "x", "an array"), as_array(x_scale, "x_scale", "a scale")
     if x.dtype not in (*_QUANTIZED, np.dtype(np.int32)):
         raise TypeError(f"x: expected uint8, int8, uint16, int16 or int32, got {x.dtype}")
     if scale.dtype.kind != "f":
         raise TypeError(f"x_scale: expected a float scale, got {scale.dtype}")
-    zero = np.zeros(scale.shape, x.dtype) if x_zero_point is None else np.asarray(x_zero_point)
+    zero = (
+        np.zeros(scale.shape, x.dtype)
+        if x_zero_point is None
+        else as_array(x_zero_point, "x_zero_point", "a zero point")
+    )
     if zero.dtype != x.dtype:
         raise TypeError(f"x_zero_point: expected dtype {x.dtype} like x, got {zero.dtype}")
     difference = x.astype(np.float32) - _along_axis(zero, "x_zero_point", x, axis, block_size).astype(
@@ -300,7 +310,7 @@ def dynamic_quantize_linear(x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     >>> y, zero
     (array([153, 255,   0,  26, 221, 179], dtype=uint8), array(153, dtype=uint8))
     """
-    x = np.asarray(x)
+    x = as_array(x, "x", "an array")
     if x.dtype != np.float32:
         raise TypeError(f"x: expected float32, got {x.dtype}")
     if x.size == 0 or not np.isfinite(x).all():

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from lowgemm.output.base import Stage
-from lowgemm.output.stages import Clamp
-from lowgemm.values import INT32_MAX, integer
+from lowgemm.output.stages import Clamp, cast_dtype
+from lowgemm.values import INT32_MAX, as_array, integer
 
 
 def relu(zero_point: int = 0) -> Clamp:
@@ -82,14 +82,12 @@ class Lut(Stage):
     input_dtype: Any = np.uint8
 
     def __post_init__(self) -> None:
-        table = np.array(self.table)
+        table = np.array(as_array(self.table, "table", "256 values"))
         if table.dtype not in (np.uint8, np.int8):
             raise TypeError(f"table: expected dtype uint8 or int8, got {table.dtype}")
         if table.shape != (256,):
             raise ValueError(f"table: expected 256 values, got shape {table.shape}")
-        kind = np.dtype(self.input_dtype)
-        if kind not in (np.uint8, np.int8):
-            raise ValueError(f"input_dtype: expected uint8 or int8, got {kind}")
+        kind = cast_dtype(self.input_dtype, (np.uint8, np.int8), "input_dtype")
         table.flags.writeable = False
         self._set(table=table, input_dtype=kind, result_dtype=table.dtype)
 

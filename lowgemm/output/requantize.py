@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm.output.base import Stage, axis_of
-from lowgemm.output.stages import Clamp, SaturatingCast, ScaleInt32ByFixedPointAndExponent, _cast_dtype
+from lowgemm.output.stages import Clamp, SaturatingCast, ScaleInt32ByFixedPointAndExponent, cast_dtype
 from lowgemm.values import as_array, integer
 
 ROUNDINGS = ("gemmlowp", "tflite", "tflite_single", "onnx", "onnx_reference", "torch")
@@ -60,10 +60,13 @@ def quantize_multiplier(scale: float) -> tuple[int, int]:
 
 def real_scale(value: Any) -> float | np.ndarray:
     """`scale` as a float, or a read-only float64 vector; positive or zero and finite."""
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError("scale: expected a number or a vector, got a bool")
+    if isinstance(value, (bool, np.bool_, np.timedelta64)):
+        raise TypeError(f"scale: expected a number or a vector, got {type(value).__name__}")
     if isinstance(value, numbers.Real):
-        a: Any = np.float64(value)
+        try:
+            a: Any = np.float64(value)
+        except OverflowError:
+            raise ValueError("scale: expected a finite number that fits float64") from None
     else:
         a = as_array(value, "scale", "a number or a vector")
         if a.dtype.kind not in "fiu":
@@ -148,9 +151,9 @@ class Requantize(Stage):
     channel_fields = ("scale",)
 
     def __post_init__(self) -> None:
-        dtype = _cast_dtype(self.dtype, (np.uint8, np.int8, np.int16))
+        dtype = cast_dtype(self.dtype, (np.uint8, np.int8, np.int16))
         info = np.iinfo(dtype)
-        if self.rounding not in ROUNDINGS:
+        if not isinstance(self.rounding, str) or self.rounding not in ROUNDINGS:
             raise ValueError(f"rounding: expected {', '.join(ROUNDINGS)}, got {self.rounding!r}")
         low = info.min if self.min is None else integer(self.min, "min", info.min, info.max)
         high = info.max if self.max is None else integer(self.max, "max", low, info.max)
@@ -216,9 +219,14 @@ class Dequantize(Stage):
 
 def _signed_scale(value: Any) -> float | np.ndarray:
     """As `real_scale`, of any sign."""
-    magnitude = real_scale(np.abs(value) if not isinstance(value, (bool, np.bool_)) else value)
-    if isinstance(magnitude, float):
-        return float(np.float64(value))
-    a = np.array(value, dtype=np.float64)
+    if isinstance(value, numbers.Real):
+        return real_scale(value) if value >= 0 else -real_scale(-value)
+    a = as_array(value, "scale", "a number or a vector")
+    if a.dtype.kind not in "fiu":
+        raise TypeError(f"scale: expected a number or a vector of numbers, got {a.dtype}")
+    a = np.array(a, dtype=np.float64)
+    real_scale(np.abs(a))
+    if a.ndim == 0:
+        return float(a)
     a.flags.writeable = False
     return a

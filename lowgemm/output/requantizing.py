@@ -14,6 +14,7 @@ from lowgemm.arguments import check_out
 from lowgemm.memory import as_address, load_i32, load_i64, offset, store_32
 from lowgemm.output.pipeline import compile_pipeline
 from lowgemm.output.stages import check_pipeline
+from lowgemm.values import as_array
 
 #: Rows and columns of the tile that goes through the stages at a time: 16 KB, half of L1.
 TILE_ROWS, TILE_COLS = 16, 256
@@ -85,8 +86,10 @@ def requantize(acc: Any, output: Any, *, out: np.ndarray | None = None) -> np.nd
     >>> lowgemm.requantize(acc, [lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 1), lowgemm.SaturatingCast(np.int8)])
     array([[ 25, -25, 127]], dtype=int8)
     """
-    a = np.asarray(acc)
-    if a.dtype != np.int32:
+    if isinstance(acc, np.ma.MaskedArray) and np.ma.is_masked(acc):
+        raise TypeError("acc: masked elements have no value; fill them first")
+    a = as_array(acc, "acc", "a rectangular array")
+    if a.dtype.newbyteorder("=") != np.int32:
         raise TypeError(f"acc: expected dtype int32, got {a.dtype}")
     if not a.dtype.isnative or not a.flags.aligned:
         a = a.astype(np.int32)

@@ -216,13 +216,14 @@ class Tanh(Stage):
         )
 
 
-def _cast_dtype(value: Any, allowed: Sequence[type]) -> np.dtype:
+def cast_dtype(value: Any, allowed: Sequence[type], name: str = "dtype") -> np.dtype:
+    """`value` as one of the `allowed` dtypes; None is none of them, though NumPy reads it as float64."""
     try:
         dtype = np.dtype(value)
-    except TypeError:
-        raise TypeError(f"dtype: expected a NumPy dtype, got {value!r}") from None
+    except Exception:  # NumPy raises several kinds, SyntaxError among them
+        raise TypeError(f"{name}: expected a NumPy dtype, got {value!r:.80}") from None
     if dtype not in [np.dtype(t) for t in allowed]:
-        raise ValueError(f"dtype: expected {' or '.join(np.dtype(t).name for t in allowed)}, got {dtype}")
+        raise ValueError(f"{name}: expected {' or '.join(np.dtype(t).name for t in allowed)}, got {dtype}")
     return dtype
 
 
@@ -245,7 +246,7 @@ class SaturatingCast(Stage):
     dtype: Any
 
     def __post_init__(self) -> None:
-        dtype = _cast_dtype(self.dtype, (np.uint8, np.int8, np.int16))
+        dtype = cast_dtype(self.dtype, (np.uint8, np.int8, np.int16))
         self._set(dtype=dtype, result_dtype=dtype)
 
 
@@ -268,7 +269,7 @@ class TruncatingCast(Stage):
     dtype: Any = np.uint8
 
     def __post_init__(self) -> None:
-        dtype = _cast_dtype(self.dtype, (np.uint8,))
+        dtype = cast_dtype(self.dtype, (np.uint8,))
         self._set(dtype=dtype, result_dtype=dtype)
 
 
