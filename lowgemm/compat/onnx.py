@@ -14,7 +14,7 @@ from lowgemm.arguments import as_operand
 from lowgemm.gemm import gemm
 from lowgemm.output.requantize import Requantize
 from lowgemm.output.stages import cast_dtype
-from lowgemm.values import as_array
+from lowgemm.values import as_array, integer
 
 
 def _zero_point(value: Any, name: str, operand: np.ndarray, size: int) -> Any:
@@ -79,7 +79,7 @@ def _scale(value: Any, name: str, size: int) -> np.ndarray:
         raise TypeError(f"{name}: expected a float scale, got {a.dtype}")
     if a.size not in (1, size):
         raise ValueError(f"{name}: expected a scalar or {size} values, got shape {a.shape}")
-    return a.astype(np.float32).reshape(-1) if a.size > 1 else a.astype(np.float32).reshape(())
+    return a.astype(np.float32).reshape(-1) if a.size != 1 else a.astype(np.float32).reshape(())
 
 
 def qlinear_matmul(
@@ -158,6 +158,7 @@ _QUANTIZED = tuple(np.dtype(t) for t in (np.uint8, np.int8, np.uint16, np.int16)
 
 def _along_axis(value: np.ndarray, name: str, x: np.ndarray, axis: int, block_size: int) -> np.ndarray:
     """A per-tensor, per-axis or blocked parameter, shaped to broadcast with `x`."""
+    axis, block_size = integer(axis, "axis"), integer(block_size, "block_size", 0)
     if value.size == 1 and block_size == 0:
         return value.reshape(())
     if not -x.ndim <= axis < x.ndim:
