@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lowgemm.quantization.loops import run_count, worthwhile
-
-#: No bin is narrower than 2**-160, far below what a float32 scale can tell apart.
-EXPONENT_MIN = -160
+from lowgemm.quantization.loops import EXPONENT_MIN, TINY, run_count, worthwhile
+from lowgemm.quantization.qparams import REAL_MAX
 
 
 def bin_exponent(low: float, high: float, bins: int) -> int:
@@ -30,15 +28,16 @@ def _index(value: float, exponent: int) -> int:
 
 
 def count_reference(x: np.ndarray, exponent: int, first: int, counts: np.ndarray) -> int:
-    """The definition: one more in bin ``floor(v / 2**exponent) - first`` for each v; returns the exact zeros."""
-    values = x[x != 0].astype(np.float64)
+    """The definition: one more in bin ``floor(v / 2**exponent) - first`` for each v; returns the zeros."""
+    values = x.astype(np.float64)  # first, since TINY is no float32
+    values = values[np.abs(values) >= TINY]
     index = np.floor(np.ldexp(values, -exponent)).astype(np.int64) - first
     counts += np.bincount(index, minlength=counts.size)
     return x.size - values.size
 
 
 class Histogram:
-    """Counts of real numbers; exact zeros are counted apart, because quantization keeps them exact.
+    """Counts of real numbers; zeros (below 2**-160) are counted apart, because quantization keeps them exact.
 
     Parameters
     ----------
@@ -78,8 +77,9 @@ class Histogram:
         if not x.size:
             return
         low, high = float(x.min()), float(x.max())
-        if not (np.isfinite(low) and np.isfinite(high)):  # no bin, and the compiled loop would write anywhere
-            raise ValueError("x: expected finite numbers")
+        if not max(-low, high) <= REAL_MAX:  # there is no bin, and the compiled loop would write anywhere
+            raise ValueError("x: expected finite numbers that float32 can hold")
+        low, high = low if low <= -TINY else 0.0, high if high >= TINY else 0.0
         self._grow(min(self.low, low), max(self.high, high))
         if worthwhile(x):
             self.zeros += run_count(x.ravel(), self.exponent, self.first, self.counts)

@@ -17,6 +17,11 @@ from lowgemm._jit import source_stamp
 #: Below this many elements NumPy takes less than about a tenth of a millisecond, and nothing need be compiled.
 WORTHWHILE = 1 << 15
 
+#: Smaller magnitudes count as zeros in a histogram: float32's smallest normal number is 2**-126. Its bins are no
+#: narrower, so that an index never underflows.
+EXPONENT_MIN = -160
+TINY = 2.0**EXPONENT_MIN
+
 QUANTIZE, FAKE, DEQUANTIZE = 0, 1, 2
 
 
@@ -62,7 +67,7 @@ def _make_count(stamp: int) -> Any:
         zeros = 0
         for i in range(x.size):
             v = np.float64(x[i])
-            if v == 0:
+            if abs(v) < TINY:
                 zeros += 1
             else:
                 counts[int(np.floor(v * per_unit)) - first] += 1
@@ -77,7 +82,7 @@ def _count() -> Any:
 
 
 def run_count(x: np.ndarray, exponent: int, first: int, counts: np.ndarray) -> int:
-    """Add finite values, all inside the bins of width ``2**exponent``, to `counts`; returns the exact zeros."""
+    """Add finite values, all inside the bins of width ``2**exponent``, to `counts`; returns the zeros."""
     return int(_count()(np.ascontiguousarray(x), float(np.ldexp(1.0, -exponent)), first, counts))
 
 

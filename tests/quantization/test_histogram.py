@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lowgemm.quantization.histogram import EXPONENT_MIN, Histogram, count_reference
-from lowgemm.quantization.loops import WORTHWHILE, run_count
+from lowgemm.quantization.histogram import Histogram, count_reference
+from lowgemm.quantization.loops import EXPONENT_MIN, WORTHWHILE, run_count
 
 values = hnp.arrays(
     np.float64,
@@ -22,6 +22,7 @@ def state(h):
 
 def direct(x, bins):
     """The definition: the smallest power-of-two width for which the range touches at most `bins` intervals."""
+    x = np.where(np.abs(x) < 2.0**-160, 0.0, x)
     low, high = min(x.min(), 0.0), max(x.max(), 0.0)
     exponent = EXPONENT_MIN
     while np.floor(high / 2.0**exponent) - np.floor(low / 2.0**exponent) >= bins:
@@ -85,7 +86,16 @@ def test_float32_and_tiny_values():
     assert h.total == 2 and h.counts.sum() == 2
     h.observe(np.array([1e-300]))
     h.observe(np.array([3e38], np.float32))
-    assert h.total == 4 and h.high == np.float32(3e38)
+    assert h.total == 4 and h.high == np.float32(3e38) and h.zeros == 1
+    h = Histogram(16)
+    h.observe(np.array([-3e-306, 2e-200, 1.7e19]))  # as a bin's index, the first would underflow to bin 0
+    assert h.zeros == 2 and h.low == 0.0 and h.counts.sum() == 1
+
+
+def test_quantile_is_inside_the_range():
+    h = Histogram(16)
+    h.observe(np.array([-1e-310, 5.0, 5.0]))
+    assert h.quantile(0.0) == 0.0 and h.quantile(1.0) == 5.0
 
 
 @settings(deadline=None)
