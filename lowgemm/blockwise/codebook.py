@@ -117,9 +117,11 @@ class CodeBook:
 
     def _mid_points(self) -> None:
         """Mid-points as a sum of two numbers of 24 bits: a product of either with a float32 is exact in float64."""
-        exact = [(Fraction(float(a)) + Fraction(float(b))) / 2 for a, b in zip(self.sorted, self.sorted[1:])]  # noqa: B905 RUF007
+        exact = [(Fraction(float(a)) + Fraction(float(b))) / 2 for a, b in zip(self.sorted, self.sorted[1:])]  # noqa: B905
         high = np.array([np.float32(float(m)) for m in exact], dtype=np.float32).astype(np.float64)
-        low = np.array([np.float32(float(m - Fraction(h))) for m, h in zip(exact, high.tolist(), strict=True)])
+        low = np.array(
+            [np.float32(float(m - Fraction(h))) for m, h in zip(exact, high.tolist(), strict=True)]
+        )
         self.mid_high, self.mid_low = high, low.astype(np.float64)
         self.tie_up = self.code_of_rank[1:] < self.code_of_rank[:-1]
 
@@ -212,8 +214,10 @@ class CodeBook:
 
     @functools.cached_property
     def blob(self) -> np.ndarray:
-        """All tables for compiled code, in one block of memory."""
-        blob = np.zeros(BLOB_BYTES, dtype=np.uint8)
+        """All tables for compiled code, in one block of memory that begins at a multiple of 64 bytes."""
+        space = np.zeros(BLOB_BYTES + 64, dtype=np.uint8)
+        start = -space.ctypes.data % 64
+        blob = space[start : start + BLOB_BYTES]
 
         def put(at: int, a: np.ndarray, dtype: type) -> None:
             raw = np.ascontiguousarray(a, dtype=dtype).view(np.uint8).ravel()
@@ -247,6 +251,9 @@ class CodeBook:
         put(META_AT, meta, np.int32)
         blob.flags.writeable = False
         return blob
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CodeBook, (self.values,)  # a copy of the blob would lose its alignment
 
     def __repr__(self) -> str:
         return f"CodeBook({self.values.size} values, {self.values.min():g} to {self.values.max():g})"

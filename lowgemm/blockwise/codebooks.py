@@ -71,8 +71,8 @@ def dynamic_tree(signed: bool = True, bits: int = 8, exponent_levels: int | None
     --------
     >>> table = dynamic_tree()
     >>> print(table[[0, 127, 128, 129, 130, 255]])
-    [-9.9296874e-01  0.0000000e+00  5.5000004e-07  3.2500000e-06
-      7.7499997e-06  1.0000000e+00]
+    [-9.9296874e-01  0.0000000e+00  5.5000004e-07  3.2500002e-06
+      7.7499999e-06  1.0000000e+00]
     """
     bits = integer(bits, "bits", 2, 8)
     body = bits - 1

@@ -15,7 +15,6 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
-from lowgemm.kernels.irtools import at, call_intrinsic, const, i8, i16, i32, i64, load, shuffle, splat, store, vec
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -35,6 +34,20 @@ from lowgemm.blockwise.codebook import (
     SHIFT_AT,
     TINY,
     VALUES_AT,
+)
+from lowgemm.kernels.irtools import (
+    at,
+    call_intrinsic,
+    const,
+    i8,
+    i16,
+    i32,
+    i64,
+    load,
+    shuffle,
+    splat,
+    store,
+    vec,
 )
 from lowgemm.memory import offset
 
@@ -126,7 +139,9 @@ def _words(b: ir.IRBuilder, v: list[ir.Value], odd: int) -> list[ir.Value]:
     return [shuffle(b, halves[0], halves[1], mask), shuffle(b, halves[2], halves[3], mask)]
 
 
-def _emit_compress(b: ir.IRBuilder, x: ir.Value, inverse: ir.Value, book: ir.Value, out: ir.Value) -> ir.Value:
+def _emit_compress(
+    b: ir.IRBuilder, x: ir.Value, inverse: ir.Value, book: ir.Value, out: ir.Value
+) -> ir.Value:
     ty = vec(i32, 16)
     meta = at(b, book, META_AT)
     abs_mask, flip, tiny = (splat(b, load(b, i32, at(b, meta, 4 * i), 4), 16) for i in (ABS_MASK, FLIP, TINY))

@@ -17,14 +17,14 @@ from lowgemm.blockwise.codebook import (
     VALUES_AT,
     ZERO_CODE,
 )
-from lowgemm.blockwise.emit import STEP, compress, expand, trailing_zeros
-from lowgemm.memory import offset
+from lowgemm.blockwise.emit import STEP, compress, expand, expand4, trailing_zeros
+from lowgemm.memory import offset, stack
 
 #: Block scales whose reciprocal is a normal number with a full significand; others go by the definition alone.
 LOWEST_SCALE, HIGHEST_SCALE = np.float32(2.0**-126), np.float32(2.0**125)
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def exact_rank(x, scale, book):
     """Number of mid-points m with ``m * scale < x`` as real numbers (``<=`` where the tie goes up).
 
@@ -46,7 +46,7 @@ def exact_rank(x, scale, book):
     return np.uint8(rank)
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def largest_bits(x, n):
     """Bits of the largest \\|x[i]\\|, i < n: as an integer maximum, which vectorises and puts NaN above infinity."""
     bits = numba.carray(x, (n,), np.int32)
@@ -56,7 +56,7 @@ def largest_bits(x, n):
     return largest
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def quantize_span(x, n, scale, book, out):
     """Codes of n values at `x` with the block's scale, into bytes at `out`. `scale` is finite."""
     codes = numba.carray(out, (n,), np.uint8)
@@ -75,6 +75,19 @@ def quantize_span(x, n, scale, book, out):
                 codes[i] = exact_rank(source[i], scale, book)
                 doubtful &= doubtful - 1
             done += STEP
+        if done < n:  # the rest, filled up with zeros
+            space = stack(320)  # 5 * STEP, but a literal
+            padded = numba.carray(space, (STEP,), np.float32)
+            ranks = numba.carray(offset(space, 4 * STEP), (STEP,), np.uint8)
+            padded[:] = np.float32(0)
+            for i in range(n - done):
+                padded[i] = source[done + i]
+            doubtful = compress(space, inverse, book, offset(space, 4 * STEP))
+            for i in range(n - done):
+                codes[done + i] = ranks[i]
+                if (doubtful >> i) & 1 != 0:
+                    codes[done + i] = exact_rank(padded[i], scale, book)
+            done = n
     for i in range(done, n):
         codes[i] = exact_rank(source[i], scale, book)
     if meta[IN_ORDER] == 0:
@@ -83,7 +96,7 @@ def quantize_span(x, n, scale, book, out):
             codes[i] = code_of_rank[codes[i]]
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def dequantize_span(codes, n, scale, book, out):
     """Values of n codes, times `scale`, into float32 at `out`."""
     done = 0
@@ -96,3 +109,30 @@ def dequantize_span(codes, n, scale, book, out):
         target = numba.carray(out, (n,), np.float32)
         for i in range(done, n):
             target[i] = values[source[i]] * scale
+
+
+@njit(nogil=True, error_model="numpy")
+def dequantize4_span(packed, first, n, scale, book, out):
+    """Values of the n packed codes from number `first` on, times `scale`, into float32 at `out`."""
+    done = 0
+    if first % 2 == 0:
+        while done + STEP <= n:
+            expand4(offset(packed, (first + done) >> 1), book, scale, offset(out, 4 * done))
+            done += STEP
+    if done < n:
+        source = numba.carray(packed, ((first + n + 1) >> 1,), np.uint8)
+        values = numba.carray(offset(book, VALUES_AT), (256,), np.float32)
+        target = numba.carray(out, (n,), np.float32)
+        for i in range(done, n):
+            # the element of the high nibble comes first
+            shift = 4 * (1 - ((first + i) & 1))
+            target[i] = values[(np.int64(source[(first + i) >> 1]) >> shift) & 15] * scale
+
+
+@njit(nogil=True, error_model="numpy")
+def pack_span(codes, n, out):
+    """Two of the 2 * n codes in each of n bytes, the first in the high nibble."""
+    source = numba.carray(codes, (2 * n,), np.uint8)
+    target = numba.carray(out, (n,), np.uint8)
+    for i in range(n):
+        target[i] = np.uint8(source[2 * i] << np.uint8(4)) | source[2 * i + 1]

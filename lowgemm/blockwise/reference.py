@@ -1,0 +1,132 @@
+"""Slow, obvious definitions of block-wise coding and of the optimizers: what the fast code must agree with, bit for bit.
+
+All arithmetic is float32, one rounding for each operation written here, except the nearest-value search, which is
+exact: elements within 1e-9 of a mid-point are decided with rational numbers.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+
+def nearest_codes(x: np.ndarray, scale: float, values: np.ndarray) -> np.ndarray:
+    """Index of the table value nearest to ``x / scale`` as real numbers, the lower index on a tie.
+
+    Parameters
+    ----------
+    x : ndarray of float32, shape (n,)
+        Finite.
+    scale : float
+        Not negative; with 0 all elements get the code nearest to 0.
+    values : ndarray of float32, shape (m,)
+        The table, in any order.
+
+    Returns
+    -------
+    ndarray of uint8, shape (n,)
+
+    Examples
+    --------
+    >>> nearest_codes(np.float32([-4, 0, 1, 4]), 4.0, np.float32([-1, 0, 0.5, 1]))
+    array([0, 1, 1, 3], dtype=uint8)
+    """
+    table = values.astype(np.float64) + 0.0
+    if scale == 0:
+        return np.full(x.size, np.abs(table).argmin(), dtype=np.uint8)
+    distinct, first = np.unique(table, return_index=True)
+    quotient = x.astype(np.float64) / float(scale)  # within 2**-53 of the real quotient
+    middles = (distinct[1:] + distinct[:-1]) / 2
+    rank = np.searchsorted(middles, quotient)
+    for neighbour in (rank, rank - 1):
+        m = middles[np.clip(neighbour, 0, middles.size - 1)]
+        for i in np.flatnonzero(np.abs(quotient - m) <= 1e-9 * np.abs(m)):
+            rank[i] = _exact_rank(Fraction(float(x[i])) / Fraction(float(scale)), distinct, first, rank[i])
+    return first[rank].astype(np.uint8)
+
+
+def _exact_rank(q: Fraction, distinct: np.ndarray, first: np.ndarray, near: int) -> int:
+    """Rank of the nearest among the values around rank `near`, by rational arithmetic."""
+    around = range(max(near - 2, 0), min(near + 3, distinct.size))
+    return min(around, key=lambda r: (abs(Fraction(float(distinct[r])) - q), first[r]))
+
+
+def quantize(x: np.ndarray, values: np.ndarray, blocksize: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of a flat array and the largest absolute value of each block of `blocksize` elements.
+
+    Parameters
+    ----------
+    x : ndarray of float32, shape (n,)
+        Finite.
+    values : ndarray of float32
+        The table.
+    blocksize : int
+        The last block may be short.
+
+    Returns
+    -------
+    codes : ndarray of uint8, shape (n,)
+    scales : ndarray of float32, shape (ceil(n / blocksize),)
+
+    Examples
+    --------
+    >>> codes, scales = quantize(np.float32([1, -2, 0.5]), np.float32([-1, 0, 1]), 2)
+    >>> print(codes, scales)
+    [1 0 2] [2.  0.5]
+    """
+    codes = np.empty(x.size, dtype=np.uint8)
+    scales = np.empty(-(-x.size // blocksize), dtype=np.float32)
+    for b in range(scales.size):
+        block = x[b * blocksize : (b + 1) * blocksize]
+        scales[b] = np.abs(block).max()
+        codes[b * blocksize : (b + 1) * blocksize] = nearest_codes(block, scales[b], values)
+    return codes, scales
+
+
+def dequantize(codes: np.ndarray, scales: np.ndarray, values: np.ndarray, blocksize: int) -> np.ndarray:
+    """``values[code] * scale of the block``: one float32 multiplication.
+
+    Parameters
+    ----------
+    codes : ndarray of uint8, shape (n,)
+    scales : ndarray of float32, shape (ceil(n / blocksize),)
+    values : ndarray of float32
+        The table; codes beyond its end stand for 0.
+    blocksize : int
+
+    Returns
+    -------
+    ndarray of float32, shape (n,)
+
+    Examples
+    --------
+    >>> print(dequantize(np.uint8([1, 0, 2]), np.float32([2, 0.5]), np.float32([-1, 0, 1]), 2))
+    [ 0.  -2.   0.5]
+    """
+    table = np.zeros(256, dtype=np.float32)
+    table[: values.size] = values
+    return table[codes] * np.repeat(scales, blocksize)[: codes.size]
+
+
+def pack4(codes: np.ndarray, filler: int) -> np.ndarray:
+    """Two 4-bit codes in a byte, the first in the high half; an odd count is filled up with `filler`.
+
+    Examples
+    --------
+    >>> print([hex(b) for b in pack4(np.uint8([1, 2, 3]), 7)])
+    ['0x12', '0x37']
+    """
+    even = np.append(codes, np.uint8(filler)) if codes.size % 2 else codes
+    return even[0::2] << 4 | even[1::2]
+
+
+def unpack4(packed: np.ndarray, count: int) -> np.ndarray:
+    """The `count` codes of `pack4`.
+
+    Examples
+    --------
+    >>> print(unpack4(np.uint8([0x12, 0x37]), 3))
+    [1 2 3]
+    """
+    return np.stack([packed >> 4, packed & 15], axis=-1).reshape(-1)[:count]
