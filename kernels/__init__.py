@@ -7,6 +7,9 @@ of preference: the first one whose features Numba's target has is used.
 from __future__ import annotations
 
 import functools
+import hashlib
+import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +54,21 @@ def by_id(index: int) -> Kernel:
 def id_of(kernel: Kernel) -> int:
     """Number of a registered kernel."""
     return _REGISTRY.index(kernel)
+
+
+@functools.cache
+def stamp_of(kernel: Kernel) -> int:
+    """`source_stamp` of the engine and of this kernel, for what is compiled for it.
+
+    Compiled code captures a kernel as its number. Two programs may register different kernels under one number and
+    share a disk cache, so the description, and the source of a class from outside, must be part of the cache key.
+    """
+    cls = type(kernel)
+    text = f"{source_stamp()} {cls.__module__}.{cls.__qualname__} {kernel!r}".encode()
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    if file is not None and not cls.__module__.startswith("lowgemm."):
+        text += pathlib.Path(file).read_bytes()
+    return int.from_bytes(hashlib.sha256(text).digest()[:7], "little")
 
 
 def by_name(name: str) -> Kernel:
@@ -150,5 +168,5 @@ def microkernel(kernel: Kernel) -> Any:
         raise ValueError(f"kernel: {kernel.name!r} needs {', '.join(missing)}")
     compile_own = getattr(kernel, "compile", None)
     if compile_own is not None:
-        return compile_own(id_of(kernel), source_stamp())
-    return _make(id_of(kernel), source_stamp())
+        return compile_own(id_of(kernel), stamp_of(kernel))
+    return _make(id_of(kernel), stamp_of(kernel))

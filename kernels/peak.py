@@ -11,13 +11,13 @@ from typing import Any
 
 import numba
 from llvmlite import ir
-from lowgemm.kernels import by_id, id_of, missing_features
+from lowgemm.kernels import by_id, id_of, missing_features, stamp_of
 from lowgemm.kernels.emit import Kernel, at, const, i64, store
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lowgemm._jit import call_address, compile_c, source_stamp
+from lowgemm._jit import call_address, compile_c
 
 
 def _hide(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
@@ -104,7 +104,7 @@ def register_loop(kernel: Kernel) -> Any:
     """
     if missing_features(kernel) or hasattr(kernel, "compile"):
         raise ValueError(f"kernel: {kernel.name!r} has no register-only loop here")
-    return _make(id_of(kernel), source_stamp())
+    return _make(id_of(kernel), stamp_of(kernel))
 
 
 def macs_per_step(kernel: Kernel) -> int:

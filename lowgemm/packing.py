@@ -24,8 +24,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lowgemm._jit import compile_c, signature, source_stamp
-from lowgemm.kernels import Kernel, by_id, id_of
+from lowgemm._jit import compile_c, signature
+from lowgemm.kernels import Kernel, by_id, id_of, stamp_of
 from lowgemm.kernels.emit import at, const, i8, i16, i32, i64, load, shuffle, splat, store, vec
 from lowgemm.memory import load_u8, offset, stack, store_8
 
@@ -327,7 +327,7 @@ def pack_routine(kernel: Kernel, side: str) -> Any:
     """
     width = kernel.mr if side == "lhs" else kernel.lanes
     return _make_pack(
-        id_of(kernel), int(side == "rhs"), width, kernel.kr, kernel.element_bytes, source_stamp()
+        id_of(kernel), int(side == "rhs"), width, kernel.kr, kernel.element_bytes, stamp_of(kernel)
     )
 
 
