@@ -5,6 +5,7 @@ import statistics
 import time
 
 import numpy as np
+import threadpoolctl
 
 #: Share of the measuring time to spend; `check.py` sets a small one, because it wants errors and not figures.
 SHARE = float(os.environ.get("LOWGEMM_BENCH_SHARE", "1"))
@@ -46,9 +47,16 @@ def median_seconds(call, seconds=0.4):
 
 
 def ratio_to_float32(lhs, rhs, call, seconds=0.6):
-    """Time of `call` over the time of ``lhs @ rhs`` in float32 (one BLAS thread): lower is better."""
+    """Time of `call` over the time of ``lhs @ rhs`` in float32 (one BLAS thread): lower is better.
+
+    asv loads NumPy before it loads the suite, so OPENBLAS_NUM_THREADS set in the suite comes too late.
+    """
     left, right = lhs.astype(np.float32), rhs.astype(np.float32)
-    return ratio(call, lambda: left @ right, seconds)
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        threads = [lib["num_threads"] for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
+        if any(count != 1 for count in threads):
+            raise RuntimeError(f"BLAS is not held to one thread: {threads}")
+        return ratio(call, lambda: left @ right, seconds)
 
 
 def named(unit, pretty_name):
