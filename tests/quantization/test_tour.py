@@ -4,6 +4,7 @@ import pathlib
 import runpy
 import sys
 
+import numba
 import numpy as np
 import pytest
 
@@ -19,6 +20,8 @@ def test_tour(monkeypatch, capsys, tmp_path):
     except ImportError:
         pass  # the tour itself needs no matplotlib
     monkeypatch.setattr(sys, "argv", arguments)
+    if numba.config.DISABLE_JIT:
+        pytest.skip("the tour packs weights, which needs compiled code")
     if not TOUR.exists():
         pytest.skip("examples are not installed with the package")
     shown = runpy.run_path(str(TOUR), run_name="__main__")
