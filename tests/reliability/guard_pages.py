@@ -1,0 +1,98 @@
+"""Every kernel between guard pages: operands, results, packed panels and scratch memory.
+
+    python -m tests.reliability.guard_pages --rounds 40
+
+Run in a process of its own, as a wrong access ends it. Prints the number of products.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+
+import numpy as np
+
+import lowgemm as lg
+from lowgemm import kernels, reference, threads, workspace
+
+from . import guard
+
+#: Sizes around the tiles of the kernels: 1, odd, one less and one more than powers of two, 48, 64.
+SIZES = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 47, 48, 49, 63, 65, 130)
+
+
+def guarded_scratch(nbytes: int) -> np.ndarray:
+    """`workspace.aligned_empty` with a guard page right behind (at most 63 bytes away) and the page before."""
+    return guard.region(nbytes, at_end=True, align=workspace.ALIGNMENT)
+
+
+def one(
+    r: random.Random, g: np.random.Generator, layouts: tuple[str, str, str], at_end: bool, limit: int
+) -> int:
+    """A product, its packed form, and the pipeline on it, all between guard pages."""
+    m, k, n = (r.choice(SIZES[:limit]) for _ in range(3))
+    dtypes = [r.choice((np.uint8, np.int8)) for _ in range(2)]
+    a, b = (
+        g.integers(np.iinfo(d).min, np.iinfo(d).max, s, dtype=d, endpoint=True)
+        for d, s in zip(dtypes, ((m, k), (k, n)), strict=True)
+    )
+    zeros = r.choice(
+        ({}, {"lhs_zero_point": 7, "rhs_zero_point": -9}, {"rhs_zero_point": g.integers(-99, 99, n)})
+    )
+    output = r.choice((
+        None,
+        [lg.SaturatingCast(np.uint8)],
+        [lg.BiasAddition(g.integers(-9, 9, n)), lg.Requantize(1e-3, 3, np.int8)],
+        [lg.Requantize(g.random(m) * 1e-3, 0, np.uint8, axis=0)],
+        [lg.Requantize(1e-3, 3, np.int16, rounding="onnx")],
+        [lg.Dequantize(g.random(n))],
+    ))  # fmt: skip
+    expected = reference.gemm(a, b, output=output, **zeros)
+    lhs = guard.guarded(a, layouts[0], at_end=at_end)
+    rhs = guard.guarded(b, layouts[1], at_end=at_end)
+    out = guard.guarded(np.zeros((m, n), expected.dtype), layouts[2], at_end=at_end)
+    count = r.choice((1, 2))
+    for right in (rhs, lg.pack_rhs(rhs)):
+        for _ in range(2):
+            out[...] = 0
+            lg.gemm(lhs, right, output=output, out=out, num_threads=count, **zeros)
+            assert np.array_equal(out, expected), (lg.config.kernel, m, k, n, layouts, output)
+    acc = guard.guarded(reference.gemm(a, b, **zeros), layouts[2], at_end=at_end)
+    if output is not None:
+        out[...] = 0
+        lg.requantize(acc, output, out=out)
+        assert np.array_equal(out, expected), ("requantize", m, n, layouts, output)
+    return 4
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--large", type=int, default=len(SIZES), help="how many of the sizes to use")
+    args = parser.parse_args()
+    r, g = random.Random(args.seed), np.random.default_rng(args.seed)
+    workspace.aligned_empty = guarded_scratch
+    workspace.borrow = guarded_scratch
+    workspace.borrowed = guarded_scratch
+    import lowgemm.repeat as repeat
+
+    repeat.borrowed = guarded_scratch
+    threads.MACS_PER_THREAD = 1000
+    names = [k.name for k in kernels.all_kernels() if not kernels.missing_features(k)]
+    products = 0
+    for name in names:
+        lg.config.kernel = name
+        for _ in range(args.rounds):
+            for layout, at_end in itertools.product(guard.LAYOUTS, (False, True)):
+                products += one(
+                    r, g, (layout, r.choice(guard.LAYOUTS), r.choice(guard.LAYOUTS)), at_end, args.large
+                )
+                guard.release()
+    print(f"{len(names)} kernels, {products} products between guard pages, 0 wrong")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Bad ``.npz`` files: cut, flipped, spliced, and with headers that lie. Each raises ValueError or is read correctly.
+
+python -m tests.reliability.loaders --files 100000
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import io
+import pickle
+import random
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import lowgemm as lg
+from lowgemm import npz
+
+#: Loaders under test: each takes a binary file. A loader of a new format is added here.
+LOADERS: dict[str, Callable[[Any], Any]] = {"npz.read": npz.read, "npz.load_packed": npz.load_packed}
+RAN: list[str] = []
+
+
+class Payload:
+    """What a pickle would run."""
+
+    def __reduce__(self) -> Any:
+        return RAN.append, ("code of the file ran",)
+
+
+def sound(seed: int) -> bytes:
+    """A file as `save_packed` writes it."""
+    g = np.random.default_rng(seed)
+    f = io.BytesIO()
+    shape = (3, 4) if seed % 2 else (2, 5, 7)
+    npz.save_packed(f, lg.pack_rhs(g.integers(-128, 127, shape, dtype=np.int8)))
+    return f.getvalue()
+
+
+def npy(header: str, data: bytes, version: tuple[int, int] = (1, 0)) -> bytes:
+    """An ``.npy`` entry with any header."""
+    text = header.encode("latin1")
+    length = struct.pack("<H" if version == (1, 0) else "<I", len(text))
+    return b"\x93NUMPY" + bytes(version) + length + text + data
+
+
+def archive(entries: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """A zip file."""
+    f = io.BytesIO()
+    with zipfile.ZipFile(f, "w", method) as z:
+        for name, content in entries.items():
+            z.writestr(name, content)
+    return f.getvalue()
+
+
+def lying(r: random.Random) -> bytes:
+    """A sound archive around an array whose header does not tell the truth."""
+    descr = r.choice(
+        (
+            "'|i1'",
+            "'|u1'",
+            "'<f8'",
+            "'|O'",
+            "'|V9'",
+            "'<U3'",
+            "[('x','<i4')]",
+            "'<m8[s]'",
+            "'>i4'",
+            "'zzz'",
+            "'<i4",
+        )
+    )
+    shape = r.choice(("(3, 4)", "(10**12,)", "(1000000000000,)", "(-1,)", "(2**70,)", "(4,)*40", "(0, 99999999999999)", "3", "[3]",
+                      "(None,)", "()", "(1.5,)", "(True,)", "(__import__('os').getpid(),)", "(9223372036854775807, 2)"))  # fmt: skip
+    order = r.choice(("False", "True", "3"))
+    header = f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}"
+    if r.random() < 0.1:
+        header = r.choice(("", "{", "(" * 5000, "{'descr': '|i1'}", "\x00" * 100, header * 100))
+    data = r.choice((b"", bytes(12), pickle.dumps(Payload()), bytes(100_000)))
+    entry = npy(header + "\n", data, r.choice(((1, 0), (2, 0), (3, 0), (9, 9))))
+    marker = npy("{'descr': '<i8', 'fortran_order': False, 'shape': (), }\n", struct.pack("<q", 1))
+    return archive(
+        {"matrix.npy": entry, "lowgemm_packed_rhs.npy": marker},
+        r.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)),
+    )
+
+
+def damaged(r: random.Random, content: bytes) -> bytes:
+    """A sound file after an accident."""
+    b = bytearray(content)
+    kind = r.randrange(7)
+    if kind == 0:
+        return bytes(b[: r.randrange(len(b))])
+    if kind == 1:
+        for _ in range(r.choice((1, 1, 3, 20))):
+            b[r.randrange(len(b))] = r.randrange(256)
+    elif kind == 2:
+        at = r.randrange(len(b))
+        b[at : at + r.randrange(1, 30)] = b""
+    elif kind == 3:
+        at = r.randrange(len(b))
+        b[at:at] = r.randbytes(r.randrange(1, 30))
+    elif kind == 4:  # sizes in the directories
+        at = b.find(b"PK\x01\x02") + r.choice((20, 24, 28, 30, 32, 42))
+        b[at : at + 4] = struct.pack("<I", r.choice((0, 2**32 - 1, r.randrange(2**32))))
+    elif kind == 5:
+        b = bytearray(r.randbytes(r.randrange(300)))
+    else:
+        at = r.randrange(len(b) - 8)
+        b[at : at + 8] = struct.pack("<q", r.choice((-1, 2**62, 0)))
+    return bytes(b)
+
+
+def run(files: int, seed: int) -> collections.Counter[str]:
+    """Load bad files with every loader; what happened."""
+    r = random.Random(seed)
+    soundly = [sound(i) for i in range(4)]
+    matrices = [npz.load_packed(io.BytesIO(c)).to_array().tobytes() for c in soundly]
+    counts: collections.Counter[str] = collections.Counter()
+    for i in range(files):
+        which = r.randrange(4)
+        content = lying(r) if r.random() < 0.4 else damaged(r, soundly[which])
+        for name, load in LOADERS.items():
+            counts["files"] += 1
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    got = load(io.BytesIO(content))
+            except ValueError as error:
+                counts["ValueError"] += 1
+                if not str(error).startswith("file: "):
+                    counts["unnamed"] += 1
+                continue
+            except Exception as error:
+                counts[f"undocumented {type(error).__name__} (file {i} of seed {seed}, {name})"] += 1
+                continue
+            counts["read"] += 1
+            if isinstance(got, lg.PackedRhs) and got.to_array().tobytes() not in (*matrices, bytes(12)):
+                counts["wrong"] += 1
+    counts["code that ran"] = len(RAN)
+    return counts
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    counts = run(args.files, args.seed)
+    print(dict(counts))
+    raise SystemExit(any(counts[k] for k in counts if k not in ("files", "ValueError", "read")))
+
+
+if __name__ == "__main__":
+    main()
