@@ -1,0 +1,56 @@
+"""Processes of their own, for tests of what would end the process or needs a fresh one."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+#: A small exact product by the shortest way, and a large one through the threads.
+SMALL = """
+import numpy as np, lowgemm
+a = np.random.default_rng(0).integers(0, 256, (9, 300), dtype=np.uint8)
+b = np.random.default_rng(1).integers(-128, 128, (300, 40), dtype=np.int8)
+exact = a.astype(np.int64) @ b.astype(np.int64)
+"""
+
+
+def run(
+    code: str, *, cwd: Any = None, flags: tuple[str, ...] = (), timeout: float = 300, **env: str | None
+) -> str:
+    """Standard output of Python `code`; an environment variable of None is taken away."""
+    variables = {**os.environ, **{k: v for k, v in env.items() if v is not None}}
+    for name in (k for k, v in env.items() if v is None):
+        variables.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", code],
+        env=variables, capture_output=True, text=True, timeout=timeout, cwd=cwd or ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, f"exit status {done.returncode}: {done.stdout[-800:]}\n{done.stderr[-1500:]}"
+    return done.stdout
+
+
+def module(name: str, *arguments: str, timeout: float = 300, **env: str) -> str:
+    """Standard output of ``python -m tests.reliability.NAME ARGUMENTS``."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.reliability.{name}", *arguments],
+        env={**os.environ, **env}, capture_output=True, text=True, timeout=timeout, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, (
+        f"exit status {done.returncode}: {done.stdout[-1500:]}\n{done.stderr[-1500:]}"
+    )
+    return done.stdout
+
+
+def layers() -> list[str]:
+    """Numba's threading layers that can be loaded here."""
+    found = []
+    for name, file in (("omp", "omppool"), ("workqueue", "workqueue"), ("tbb", "tbbpool")):
+        code = f"from numba.np.ufunc import parallel; parallel._check_tbb_version_compatible() if {name!r} == 'tbb' else 0; from numba.np.ufunc import {file}"
+        if subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0:
+            found.append(name)
+    return found
