@@ -12,6 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from lowgemm import disk_cache
 from lowgemm._jit import source_stamp
 
 #: Below this many elements NumPy takes less than about a tenth of a millisecond, and nothing need be compiled.
@@ -28,7 +29,7 @@ QUANTIZE, FAKE, DEQUANTIZE = 0, 1, 2
 def _make_loop(mode: int, last: int, stamp: int) -> Any:
     """A loop over (outer, channels, inner) elements; `last`: the scales run along the inner axis instead."""
 
-    @numba.njit(cache=True, nogil=True, error_model="numpy")
+    @disk_cache.njit(nogil=True, error_model="numpy")
     def loop(x, scale, zero_point, qmin, qmax, out):
         _ = stamp
         outer, channels, inner = x.shape
@@ -61,7 +62,7 @@ def _make_loop(mode: int, last: int, stamp: int) -> Any:
 def _make_count(stamp: int) -> Any:
     """A loop that counts values in bins of width ``1 / per_unit`` from bin `first` on; returns the zeros."""
 
-    @numba.njit(cache=True, nogil=True, error_model="numpy")
+    @disk_cache.njit(nogil=True, error_model="numpy")
     def count(x, per_unit, first, counts):
         _ = stamp
         zeros = 0

@@ -14,6 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from lowgemm import disk_cache
 from lowgemm._jit import source_stamp
 from lowgemm.quantization.affine import quantize_reference
 from lowgemm.quantization.qparams import QParams
@@ -53,7 +54,7 @@ def divergence(places: np.ndarray, counts: np.ndarray, width: float, qparams: QP
 
 
 def _make_squared_error(stamp: int) -> Any:
-    @numba.njit(cache=True, nogil=True, error_model="numpy")
+    @disk_cache.njit(nogil=True, error_model="numpy")
     def squared_error(places, counts, width, scale, zero_point, qmin, qmax, out):
         _ = stamp
         for k in range(scale.size):
@@ -80,7 +81,7 @@ def _make_squared_error(stamp: int) -> Any:
 
 
 def _make_divergence(stamp: int) -> Any:
-    @numba.njit(cache=True, nogil=True, error_model="numpy")
+    @disk_cache.njit(nogil=True, error_model="numpy")
     def divergence(places, counts, width, scale, zero_point, qmin, qmax, out):
         _ = stamp
         levels = qmax - qmin + 1
