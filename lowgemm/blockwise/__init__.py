@@ -3,10 +3,22 @@
 from lowgemm.blockwise.codebook import CodeBook, as_codebook
 from lowgemm.blockwise.coded import BlockwiseArray
 from lowgemm.blockwise.coding import block_scales, dequantize_blockwise, quantize_blockwise
+from lowgemm.blockwise.optimizer import Optimizer
+from lowgemm.blockwise.optimizers import LAMB, LARS, SGD, Adagrad, Adam, AdamW, AdEMAMix, Lion, RMSprop
 
 __all__ = [
+    "LAMB",
+    "LARS",
+    "SGD",
+    "AdEMAMix",
+    "Adagrad",
+    "Adam",
+    "AdamW",
     "BlockwiseArray",
     "CodeBook",
+    "Lion",
+    "Optimizer",
+    "RMSprop",
     "as_codebook",
     "block_scales",
     "dequantize_blockwise",

@@ -59,7 +59,7 @@ class BlockwiseArray:
     --------
     >>> q = BlockwiseArray(np.uint8([0x70, 0xF0]), np.float32([2.0]), 64, "nf4", (3,))
     >>> print(q.nbytes, q.packed)
-    8 True
+    6 True
     """
 
     codes: np.ndarray

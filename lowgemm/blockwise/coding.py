@@ -78,7 +78,7 @@ def quantize_blockwise(
     >>> x = np.float32([0.1, -0.2, 0.0, 400.0])
     >>> q = quantize_blockwise(x, blocksize=2)
     >>> print(q.scales, dequantize_blockwise(q))
-    [2.e-01 4.e+02] [ 1.0042969e-01 -1.9859375e-01  0.0000000e+00  4.0000000e+02]
+    [2.e-01 4.e+02] [ 1.0015625e-01 -1.9859375e-01  0.0000000e+00  4.0000000e+02]
     """
     book = as_codebook(code)
     flat, shape, dtype = _as_flat(x)

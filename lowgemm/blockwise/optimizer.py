@@ -1,0 +1,317 @@
+"""What all optimizers with 8-bit state have in common: checks, the step, saving and loading."""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numba
+import numpy as np
+
+from lowgemm.arguments import as_num_threads
+from lowgemm.blockwise import job as jobs
+from lowgemm.blockwise import reference, reference_optimizers, rules, steps
+from lowgemm.blockwise.coding import refuse_unfinite
+from lowgemm.blockwise.state import TensorState, check_parameters, gradient_of
+from lowgemm.values import integer
+
+#: Gradients must be smaller in absolute value: then no mean of their squares overflows.
+LARGEST_GRADIENT = 1e18
+#: First array of a saved file.
+FORMAT = "lowgemm.blockwise optimizer 1"
+
+
+def real(value: Any, name: str, low: float, high: float = math.inf, *, open_end: bool = False) -> float:
+    """`value` as a float in [low, high], or in [low, high) with `open_end`."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    number = float(value)
+    if not math.isfinite(number) or not low <= number <= high or (open_end and number == high):
+        bounds = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+        raise ValueError(f"{name}: expected a finite number, {bounds}, got {value}")
+    return number
+
+
+def decays(betas: Any, count: int) -> tuple[float, ...]:
+    """`betas` as so many numbers in [0, 1)."""
+    try:
+        values = tuple(betas)
+    except TypeError:
+        raise TypeError(f"betas: expected {count} numbers, got {type(betas).__name__}") from None
+    if len(values) != count:
+        raise ValueError(f"betas: expected {count} numbers, got {len(values)}")
+    return tuple(real(b, "betas", 0, 1, open_end=True) for b in values)
+
+
+class Optimizer:
+    """Base of the optimizers; use a subclass.
+
+    The parameters are NumPy arrays that `step` changes in place. What an optimizer remembers of each of them, its
+    state, is kept in 8-bit code (`quantize_blockwise` with "dynamic" for states with a sign, "dynamic_unsigned" for
+    squares), or as float32 for tensors of fewer than `min_8bit_size` elements, where little is gained.
+
+    Parameters
+    ----------
+    params : ndarray or sequence of ndarray
+        float32 or float16, writable, of any shape and strides. float16 ones are computed as float32 and rounded.
+    lr : float
+        Learning rate; may be set between steps.
+    weight_decay : float
+    blocksize : int
+        Elements that share a scale of the state.
+    min_8bit_size : int
+        Tensors with fewer elements have float32 state.
+    num_threads : int, optional
+        At most so many threads.
+
+    Attributes
+    ----------
+    steps_done : int
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+    """
+
+    rule: ClassVar[str]
+    #: Name and code book of each state.
+    state_books: ClassVar[tuple[tuple[str, str], ...]]
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        weight_decay: float,
+        *,
+        blocksize: int = 256,
+        min_8bit_size: int = 4096,
+        num_threads: int | None = None,
+    ) -> None:
+        self.lr = lr
+        real(lr, "lr", 0)
+        self.weight_decay = real(weight_decay, "weight_decay", 0)
+        self.blocksize = integer(blocksize, "blocksize", 1)
+        self.min_8bit_size = integer(min_8bit_size, "min_8bit_size", 0, 2**62)
+        self.num_threads = as_num_threads(num_threads)
+        self.params = check_parameters(params)
+        self.steps_done = 0
+        self._states = [
+            TensorState(p.shape, p.size < self.min_8bit_size, self.blocksize, self.state_books)
+            for p in self.params
+        ]
+
+    def _fill_constants(self, h: np.ndarray, step: int) -> None:
+        """Write the rule's constants for step number `step`, which counts from 1."""
+        raise NotImplementedError
+
+    def _constants(self, step: int) -> np.ndarray:
+        lr = real(self.lr, "lr", 0)
+        h = np.zeros(rules.CONSTANTS, dtype=np.float32)
+        h[rules.RATE] = lr
+        h[rules.WEIGHT_DECAY] = self.weight_decay
+        h[rules.SHRINK] = 1.0 - lr * self.weight_decay
+        h[rules.BEGINS] = step == 1
+        self._fill_constants(h, step)
+        return h
+
+    def step(self, grads: Any) -> None:
+        """Change the parameters by one step against their gradients.
+
+        Parameters
+        ----------
+        grads : ndarray or sequence of ndarray
+            One for each parameter, in the same order and of the same shape; float32, float64 or float16; or None
+            for a parameter that is to stay as it is, state included.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `grads` does not fit the parameters, or has NaN, infinity or an absolute value of 1e18 or more.
+            Nothing has been changed then.
+        FloatingPointError
+            If a state would have become infinite in spite of that (by huge parameters with weight decay, or sums
+            of squares). Blocks for which this holds are left as they were; all others have made the step.
+        """
+        if isinstance(grads, np.ndarray):
+            grads = [grads]
+        if not isinstance(grads, Sequence) or len(grads) != len(self.params):
+            raise ValueError(f"grads: expected {len(self.params)} arrays, one for each parameter")
+        flats = [gradient_of(g, p, i) for i, (g, p) in enumerate(zip(grads, self.params, strict=True))]
+        for i, flat in enumerate(flats):
+            if flat is not None:
+                refuse_unfinite(flat, f"grads[{i}]", self.num_threads, LARGEST_GRADIENT)
+        h = self._constants(self.steps_done + 1)
+        self.steps_done += 1
+        bad = 0
+        for p, flat, state in zip(self.params, flats, self._states, strict=True):
+            if flat is not None and p.size:
+                bad += self._step_one(p, flat, state, h)
+        if bad:
+            raise FloatingPointError(
+                f"{bad} blocks of state would have become infinite; they were left as they were"
+            )
+
+    def _step_one(self, p: np.ndarray, g: np.ndarray, state: TensorState, h: np.ndarray) -> int:
+        """Step of one tensor; returns the number of blocks left as they were."""
+        direct = p.dtype == np.float32 and p.flags.c_contiguous and p.flags.aligned
+        flat = p.reshape(-1) if direct else p.astype(np.float32).reshape(-1)
+        if numba.config.DISABLE_JIT:
+            bad = _plain_step(self.rule, flat, g, state, h)
+        else:
+            bad = _compiled_step(self.rule, flat, g, state, h, self.num_threads)
+        if not direct:
+            with np.errstate(over="ignore"):
+                p[...] = flat.reshape(p.shape)
+        return bad
+
+    @property
+    def state_nbytes(self) -> int:
+        """Bytes of all states."""
+        return sum(s.nbytes for s in self._states)
+
+    def state_of(self, index: int) -> dict[str, np.ndarray]:
+        """States of parameter number `index`, decoded: name to float32 array of the parameter's shape."""
+        return self._states[index].decoded()
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Everything that `load_state_dict` needs, as arrays; copies. Hyper-parameters are not part of it."""
+        found = {
+            "format": np.array(FORMAT),
+            "optimizer": np.array(type(self).__name__),
+            "steps_done": np.array(self.steps_done, dtype=np.int64),
+            "blocksize": np.array(self.blocksize, dtype=np.int64),
+            "tensors": np.array(len(self._states), dtype=np.int64),
+        }
+        for i, state in enumerate(self._states):
+            found |= {f"{i}/{key}": a.copy() for key, a in state.arrays().items()}
+        return found
+
+    def load_state_dict(self, state: Any) -> None:
+        """Go on from the state of another optimizer of the same class, block size and parameter shapes.
+
+        Parameters
+        ----------
+        state : mapping of str to ndarray
+            From `state_dict`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it does not fit. Nothing has been changed then.
+        """
+        try:
+            state = dict(state)
+        except (TypeError, ValueError):
+            raise TypeError(f"state: expected a mapping, got {type(state).__name__}") from None
+        header = self.state_dict()
+        for key in ("format", "optimizer", "blocksize", "tensors"):
+            got = state.get(key)
+            if not isinstance(got, np.ndarray) or got.shape != () or got.dtype.kind not in "Uiu":
+                raise ValueError(f"state: expected an entry {key!r}")
+            if got[()] != header[key][()]:
+                raise ValueError(f"state: expected {key} {header[key][()]}, got {got[()]}")
+        done = state.get("steps_done")
+        if not isinstance(done, np.ndarray) or done.shape != () or done.dtype.kind not in "iu" or done < 0:
+            raise ValueError("state: expected 'steps_done', a count")
+        new = [s.checked(i, state) for i, s in enumerate(self._states)]
+        for tensor, arrays in zip(self._states, new, strict=True):
+            tensor.put(arrays)
+        self.steps_done = int(done)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to a `.npz` file.
+
+        Parameters
+        ----------
+        path : path-like
+            The file; overwritten if it exists.
+        """
+        with open(path, "wb") as file:
+            np.savez(file, **self.state_dict())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Read what `save` wrote, without pickle.
+
+        Parameters
+        ----------
+        path : path-like
+
+        Raises
+        ------
+        ValueError
+            If it is not such a file or does not fit this optimizer. Nothing has been changed then.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as z:
+                state = {key: z[key] for key in z.files}
+        except (
+            ValueError,
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+            KeyError,
+            AttributeError,
+            TypeError,
+        ) as error:
+            raise ValueError(f"path: expected a file written by save ({error})") from None
+        self.load_state_dict(state)
+
+    def __repr__(self) -> str:
+        bits = sum(not s.wide for s in self._states)
+        return f"{type(self).__name__}({len(self.params)} tensors, {bits} with 8-bit state, lr={self.lr:g})"
+
+
+def _compiled_step(
+    rule: str, p: np.ndarray, g: np.ndarray, state: TensorState, h: np.ndarray, num_threads: int | None
+) -> int:
+    n = p.size
+    job = np.zeros(jobs.JOB_SIZE, dtype=np.int64)
+    blocksize = min(state.blocksize, n)
+    chunk = jobs.blocks_per_task(blocksize)
+    job[jobs.N], job[jobs.BLOCKSIZE], job[jobs.CHUNK] = n, blocksize, chunk
+    job[jobs.TASKS] = -(-n // (blocksize * chunk))
+    workers = jobs.choose_threads(num_threads, n)
+    memory = jobs.scratch(job, workers, steps.scratch_bytes(blocksize))  # noqa: F841 (kept alive)
+    job[steps.PARAMETERS], job[steps.GRADIENT], job[steps.CONSTANTS_AT] = (
+        p.ctypes.data,
+        g.ctypes.data,
+        h.ctypes.data,
+    )
+    job[steps.RULE], job[steps.STATES], job[steps.WIDE] = (
+        rules.rule(rule).address,
+        len(state.books),
+        state.wide,
+    )
+    for k, book in enumerate(state.books):
+        at = steps.STATE_AT + 3 * k
+        job[at] = state.values[k].ctypes.data
+        if not state.wide:
+            job[at + 1], job[at + 2] = state.scales[k].ctypes.data, book.blob.ctypes.data
+    jobs.run(steps.step_routine(), job, workers)
+    return int(job[jobs.BAD])
+
+
+def _plain_step(rule: str, p: np.ndarray, g: np.ndarray, state: TensorState, h: np.ndarray) -> int:
+    """The same in plain NumPy, for NUMBA_DISABLE_JIT=1."""
+    blocksize, bad = state.blocksize, 0
+    old = [s.copy() for s in state.decoded_flat()]
+    for b, first in enumerate(range(0, p.size, blocksize)):
+        here = slice(first, first + blocksize)
+        new_p, new = reference_optimizers.update(rule, p[here], g[here], [s[here] for s in old], h)
+        if not all(np.isfinite(s).all() for s in new):
+            bad += 1
+            continue
+        p[here] = new_p
+        for k, values in enumerate(new):
+            if state.wide:
+                state.values[k][here] = values
+            else:
+                state.values[k][here], state.scales[k][b : b + 1] = reference.quantize(
+                    values, state.books[k].values, blocksize
+                )
+    return bad

@@ -1,0 +1,334 @@
+"""Optimizers with 8-bit state on NumPy arrays: Adam, AdamW, LAMB, AdEMAMix, SGD, LARS, RMSprop, Adagrad, Lion.
+
+The formulas are those of bitsandbytes 0.50.2's 8-bit classes, so that trainings can be carried over; where they
+differ from the papers' the docstring says so. `steps.py` shows what one step does to a block.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lowgemm.blockwise.optimizer import Optimizer, decays, real
+from lowgemm.blockwise.rules import (
+    ALPHA,
+    BETA1,
+    BETA2,
+    BETA3,
+    EPS,
+    FIRST,
+    NEW1,
+    NEW2,
+    NEW3,
+    SECOND,
+    STEP,
+)
+
+
+class Adam(Optimizer):
+    """Adam, and with weight decay AdamW.
+
+    ``m = beta1 m + (1 - beta1) g``, ``v = beta2 v + (1 - beta2) g g``, and at step t
+    ``p = (1 - lr weight_decay) p - lr m / (1 - beta1**t) / (sqrt(v) / sqrt(1 - beta2**t) + eps)``.
+
+    Parameters
+    ----------
+    params : ndarray or sequence of ndarray
+    lr : float
+    betas : (float, float)
+    eps : float
+    weight_decay : float
+        Taken off the parameter itself, not added to the gradient (bitsandbytes does so in its Adam too).
+    blocksize, min_8bit_size, num_threads
+        See `Optimizer`.
+
+    References
+    ----------
+    D. Kingma, J. Ba, 2014 (arXiv:1412.6980); I. Loshchilov, F. Hutter, 2017 (arXiv:1711.05101); 8-bit state:
+    T. Dettmers et al., 2021 (arXiv:2110.02861).
+
+    Examples
+    --------
+    >>> p = np.ones(8192, np.float32)
+    >>> optimizer = Adam(p, lr=0.1)
+    >>> optimizer.step(p / 2)
+    >>> print(p[:3], optimizer.state_nbytes)
+    [0.9 0.9 0.9] 16640
+    """
+
+    rule = "adam"
+    state_books: ClassVar = (("m", "dynamic"), ("v", "dynamic_unsigned"))
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        **options: Any,
+    ) -> None:
+        self.betas, self.eps = decays(betas, 2), real(eps, "eps", 0)
+        super().__init__(params, lr, weight_decay, **options)
+
+    def _fill_constants(self, h: np.ndarray, step: int) -> None:
+        beta1, beta2 = self.betas
+        h[BETA1], h[NEW1], h[BETA2], h[NEW2] = beta1, 1 - beta1, beta2, 1 - beta2
+        h[STEP] = -self.lr / (1 - beta1**step)
+        h[SECOND] = 1 / math.sqrt(1 - beta2**step)
+        h[EPS] = self.eps
+
+
+class AdamW(Adam):
+    """`Adam` with a weight decay of 0.01 by default.
+
+    Examples
+    --------
+    >>> AdamW(np.ones(3, np.float32)).weight_decay
+    0.01
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        **options: Any,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, **options)
+
+
+class LAMB(Adam):
+    """What bitsandbytes' LAMB8bit computes: `Adam`, without the trust ratio that the paper's LAMB has.
+
+    Examples
+    --------
+    >>> LAMB(np.ones(3, np.float32)).weight_decay
+    0.0
+    """
+
+
+class AdEMAMix(Optimizer):
+    """AdEMAMix: Adam with a second, slow mean of the gradient.
+
+    ``m`` and ``v`` as in `Adam`, ``slow = beta3 slow + (1 - beta3) g``, and
+    ``p = (1 - lr weight_decay) p - lr (m / (1 - beta1**t) + alpha slow) / (sqrt(v) / sqrt(1 - beta2**t) + eps)``.
+
+    Parameters
+    ----------
+    params : ndarray or sequence of ndarray
+    lr : float
+    betas : (float, float, float)
+    alpha : float
+        Weight of the slow mean; `alpha` and `betas` may be set between steps, which is how the paper warms them up.
+    eps : float
+    weight_decay : float
+    blocksize, min_8bit_size, num_threads
+        See `Optimizer`.
+
+    References
+    ----------
+    M. Pagliardini, P. Ablin, D. Grangier, 2024 (arXiv:2409.03137).
+
+    Examples
+    --------
+    >>> p = np.ones(4096, np.float32)
+    >>> AdEMAMix(p, lr=0.1, weight_decay=0).step(p)
+    >>> print(p[:2])
+    [0.89995 0.89995]
+    """
+
+    rule = "ademamix"
+    state_books: ClassVar = (("m", "dynamic"), ("slow", "dynamic"), ("v", "dynamic_unsigned"))
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
+        alpha: float = 5.0,
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        **options: Any,
+    ) -> None:
+        self.betas, self.alpha, self.eps = decays(betas, 3), real(alpha, "alpha", 0), real(eps, "eps", 0)
+        super().__init__(params, lr, weight_decay, **options)
+
+    def _fill_constants(self, h: np.ndarray, step: int) -> None:
+        beta1, beta2, beta3 = decays(self.betas, 3)
+        h[BETA1], h[NEW1], h[BETA2], h[NEW2] = beta1, 1 - beta1, beta2, 1 - beta2
+        h[BETA3], h[NEW3] = beta3, 1 - beta3
+        h[FIRST], h[SECOND] = 1 / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
+        h[ALPHA], h[EPS] = real(self.alpha, "alpha", 0), self.eps
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum: ``m = momentum m + g + weight_decay p``, ``p = p - lr m``.
+
+    Parameters
+    ----------
+    params : ndarray or sequence of ndarray
+    lr : float
+    momentum : float
+        0 needs no state, and then no optimizer; it is accepted all the same.
+    weight_decay : float
+        Added to the gradient.
+    blocksize, min_8bit_size, num_threads
+        See `Optimizer`.
+
+    Examples
+    --------
+    >>> p = np.ones(4096, np.float32)
+    >>> SGD(p, lr=0.5, momentum=0.9).step(p)
+    >>> print(p[:2])
+    [0.5 0.5]
+    """
+
+    rule = "momentum"
+    state_books: ClassVar = (("m", "dynamic"),)
+
+    def __init__(
+        self, params: Any, lr: float, momentum: float = 0.9, weight_decay: float = 0.0, **options: Any
+    ) -> None:
+        self.momentum = real(momentum, "momentum", 0, 1, open_end=True)
+        super().__init__(params, lr, weight_decay, **options)
+
+    def _fill_constants(self, h: np.ndarray, step: int) -> None:
+        h[BETA1] = self.momentum
+
+
+class LARS(SGD):
+    """What bitsandbytes' LARS8bit computes: `SGD`, without the trust ratio that the paper's LARS has.
+
+    Examples
+    --------
+    >>> LARS(np.ones(3, np.float32), lr=0.1).momentum
+    0.9
+    """
+
+
+class RMSprop(Optimizer):
+    """RMSprop: ``v = alpha v + (1 - alpha) g g``, ``p = p - lr g / (sqrt(v) + eps)``.
+
+    Parameters
+    ----------
+    params : ndarray or sequence of ndarray
+    lr : float
+    alpha : float
+    eps : float
+    weight_decay : float
+        Times the parameter, added to the gradient.
+    blocksize, min_8bit_size, num_threads
+        See `Optimizer`.
+
+    Examples
+    --------
+    >>> p = np.ones(4096, np.float32)
+    >>> RMSprop(p, lr=0.01).step(p)
+    >>> print(p[:2])
+    [0.90000004 0.90000004]
+    """
+
+    rule = "rmsprop"
+    # a code with a sign, though squares have none: so does bitsandbytes, whose states can be carried over
+    state_books: ClassVar = (("v", "dynamic"),)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        **options: Any,
+    ) -> None:
+        self.alpha, self.eps = real(alpha, "alpha", 0, 1, open_end=True), real(eps, "eps", 0)
+        super().__init__(params, lr, weight_decay, **options)
+
+    def _fill_constants(self, h: np.ndarray, step: int) -> None:
+        h[BETA1], h[NEW1], h[EPS] = self.alpha, 1 - self.alpha, self.eps
+
+
+class Adagrad(Optimizer):
+    """Adagrad: ``v = v + g g``, ``p = p - lr g / (sqrt(v) + eps)``.
+
+    Parameters
+    ----------
+    params : ndarray or sequence of ndarray
+    lr : float
+    eps : float
+    weight_decay : float
+        Times the parameter, added to the gradient.
+    blocksize, min_8bit_size, num_threads
+        See `Optimizer`.
+
+    References
+    ----------
+    J. Duchi, E. Hazan, Y. Singer, JMLR 12, 2011.
+
+    Examples
+    --------
+    >>> p = np.ones(4096, np.float32)
+    >>> Adagrad(p, lr=0.5).step(p)
+    >>> print(p[:2])
+    [0.5 0.5]
+    """
+
+    rule = "rmsprop"
+    state_books: ClassVar = (("v", "dynamic"),)
+
+    def __init__(
+        self, params: Any, lr: float = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0, **options: Any
+    ) -> None:
+        self.eps = real(eps, "eps", 0)
+        super().__init__(params, lr, weight_decay, **options)
+
+    def _fill_constants(self, h: np.ndarray, step: int) -> None:
+        h[BETA1], h[NEW1], h[EPS] = 1, 1, self.eps
+
+
+class Lion(Optimizer):
+    """Lion: ``p = (1 - lr weight_decay) p - lr sign(beta1 m + (1 - beta1) g)``, ``m = beta2 m + (1 - beta2) g``.
+
+    Parameters
+    ----------
+    params : ndarray or sequence of ndarray
+    lr : float
+    betas : (float, float)
+    weight_decay : float
+    blocksize, min_8bit_size, num_threads
+        See `Optimizer`.
+
+    References
+    ----------
+    X. Chen et al., 2023 (arXiv:2302.06675).
+
+    Examples
+    --------
+    >>> p = np.ones(4096, np.float32)
+    >>> Lion(p, lr=0.25).step(p)
+    >>> print(p[:2])
+    [0.75 0.75]
+    """
+
+    rule = "lion"
+    state_books: ClassVar = (("m", "dynamic"),)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        **options: Any,
+    ) -> None:
+        self.betas = decays(betas, 2)
+        super().__init__(params, lr, weight_decay, **options)
+
+    def _fill_constants(self, h: np.ndarray, step: int) -> None:
+        beta1, beta2 = self.betas
+        h[BETA1], h[NEW1], h[BETA2], h[NEW2] = beta1, 1 - beta1, beta2, 1 - beta2
