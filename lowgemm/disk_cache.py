@@ -20,9 +20,10 @@ import hashlib
 import os
 import pathlib
 import pickle
+import threading
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import llvmlite
@@ -31,6 +32,24 @@ from numba.core import caching, ccallback
 
 _MAGIC = b"lowgemm1"
 _warned = False
+#: Threads that are compiling (or loading) one of lowgemm's pieces.
+_compiling: set[int] = set()
+
+
+@contextlib.contextmanager
+def _compilation(name: str) -> Iterator[None]:
+    """Refuse to compile in a signal handler that interrupted a compilation: LLVM corrupts its memory then."""
+    me = threading.get_ident()
+    if me in _compiling:
+        raise RuntimeError(
+            f"lowgemm: {name} is not compiled yet, and this signal handler interrupted a compilation; make one such "
+            "call before the handler is set"
+        )
+    try:
+        _compiling.add(me)
+        yield
+    finally:
+        _compiling.discard(me)
 
 
 class CheckedFile:
@@ -168,8 +187,9 @@ def njit(signatures: Any = None, **options: Any) -> Callable[[Callable[..., Any]
             return function
         dispatcher._cache = _cache(function)
         if signatures is not None:
-            for signature in signatures:
-                dispatcher.compile(signature)
+            with _compilation(function.__name__):
+                for signature in signatures:
+                    dispatcher.compile(signature)
             dispatcher.disable_compile()
         return dispatcher
 
@@ -182,7 +202,8 @@ def cfunc(signature: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(function: Callable[..., Any]) -> Any:
         callback = ccallback.CFunc(function, (signature.args, signature.return_type), {}, {"nopython": True})
         callback._cache = _cache(function)
-        callback.compile()
+        with _compilation(function.__name__):
+            callback.compile()
         return callback
 
     return decorate

@@ -122,7 +122,10 @@ def _array(entry: IO[bytes], name: str, size: int) -> np.ndarray:
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
         raise ValueError(f"file: {name!r:.80} has .npy version {version}")
-    shape, fortran, dtype = readers[version](entry, max_header_size=_MAX_HEADER)
+    try:
+        shape, fortran, dtype = readers[version](entry, max_header_size=_MAX_HEADER)
+    except MemoryError:  # what Python's parser says to thousands of brackets
+        raise ValueError(f"file: {name!r:.80} has a header that cannot be parsed") from None
     if dtype.kind not in "biufcSU" or dtype.itemsize == 0:
         raise ValueError(f"file: {name!r:.80}: expected numbers or text, got {dtype}")
     nbytes = math.prod(shape) * dtype.itemsize
@@ -196,4 +199,6 @@ def load_packed(file: str | os.PathLike[str] | IO[bytes], *, max_bytes: int = 1 
         raise ValueError(
             f"file: expected a uint8 or int8 matrix, got {matrix.dtype}, {matrix.ndim} dimensions"
         )
+    if matrix.size == 0 and math.prod(s for s in matrix.shape if s) > _STEP:
+        raise ValueError(f"file: expected a smaller shape for a matrix without elements, got {matrix.shape}")
     return pack_rhs(matrix)

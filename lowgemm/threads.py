@@ -134,7 +134,8 @@ def run(p: np.ndarray, s: np.ndarray, jobs: np.ndarray, batch: np.ndarray) -> No
     if workers == 1:
         compute.serial_driver()(p, s, jobs, batch)
         return
-    driver = compute.parallel_driver()  # starts Numba's threads
+    # The first starts Numba's threads. The second may be needed instead of it by the next call, or a signal handler.
+    driver, serial = compute.parallel_driver(), compute.serial_driver()
     if workers < planned:
         p = p.copy()
         p[compute.WORKERS] = workers
@@ -149,7 +150,7 @@ def run(p: np.ndarray, s: np.ndarray, jobs: np.ndarray, batch: np.ndarray) -> No
             with _alone:
                 driver(p, s, jobs, batch)
         else:
-            compute.serial_driver()(p, s, jobs, batch)
+            serial(p, s, jobs, batch)
     finally:
         _running.pop(me, None)
 

@@ -45,6 +45,16 @@ def same(got: Any, expected: Any) -> bool:
     return np.array_equal(got, expected, equal_nan=got.dtype.kind == "f")
 
 
+def snapshot(x: Any) -> Any:
+    """What `x` holds now."""
+    if isinstance(x, lg.PackedRhs):
+        return x
+    try:
+        return np.array(x, subok=False)
+    except Exception:  # no array, which the call will say
+        return x
+
+
 class Session:
     """A program that uses lowgemm: it keeps arrays, packed matrices, plans and pipelines, and uses them again."""
 
@@ -243,6 +253,7 @@ class Session:
                 return
         before = buffer.tobytes()
         start = out.copy() if isinstance(out, np.ndarray) else None
+        left, right = snapshot(lhs), snapshot(rhs)  # `out` may lie in the memory of one of them
         try:
             got = self.call("gemm odd", lg.gemm, lhs, rhs, out=out, **options)
         except DOCUMENTED as error:
@@ -254,7 +265,6 @@ class Session:
             return
         for name in ("num_threads", "overflow"):
             options.pop(name, None)
-        left, right = (x if isinstance(x, lg.PackedRhs) else np.asarray(x) for x in (lhs, rhs))
         if bool(options.get("accumulate", False)):
             options["out"] = start
         expected = reference.gemm(left, right, **options)

@@ -1,0 +1,86 @@
+"""A long loop of mixed calls with the memory of the process sampled: no growth beyond a stated bound.
+
+    python -m tests.reliability.soak --calls 3000000
+
+Prints the resident set at the start, at each tenth and at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+import warnings
+
+import numpy as np
+
+import lowgemm as lg
+from lowgemm import threads
+
+from .fuzz import Session, made
+
+#: Growth of the resident set after the first tenth, in MiB, that is still no leak: the allocator's fragments.
+BOUND_MIB = 16
+
+
+def resident() -> float:
+    """Resident set of this process in MiB."""
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def busy(stop: threading.Event, counts: list[int]) -> None:
+    """Another Python thread that multiplies all the while, starting a fresh thread of its own now and then."""
+    a = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    exact = a.astype(np.int64) @ a.astype(np.int64)
+    while not stop.is_set():
+        ok = [(lg.gemm(a, a, num_threads=1 + i % 2) == exact).all() for i in range(20)]
+        counts[0] += len(ok)
+        counts[1] += ok.count(False)
+        threading.Thread(target=lg.gemm, args=(a, a)).start()
+        time.sleep(0.01)
+
+
+def run(calls: int, seed: int = 0, samples: int = 10) -> dict[str, object]:
+    """Fuzz steps, new threads and new kinds of calls without end, at most `calls` of them."""
+    threads.MACS_PER_THREAD = 5000
+    session, start = Session(seed), time.perf_counter()
+    stop, counts = threading.Event(), [0, 0]
+    other = threading.Thread(target=busy, args=(stop, counts))
+    other.start()
+    wrong, taken = 0, []
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        for sample in range(samples):
+            while made(session) < calls * (sample + 1) // samples:
+                try:
+                    session.step()
+                except Exception:
+                    wrong += 1
+            taken.append(round(resident(), 1))
+    stop.set()
+    other.join()
+    lg.config.kernel = lg.config.num_threads = None
+    growth = round(max(taken[1:]) - taken[0], 1)
+    return {
+        "calls": made(session) + counts[0], "wrong": wrong + counts[1], "seconds": round(time.perf_counter() - start),
+        "resident MiB": taken, "growth MiB": growth, "bound MiB": BOUND_MIB,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", type=int, default=3_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    result = run(args.calls, args.seed)
+    print(json.dumps(result))
+    sys.exit(bool(result["wrong"]) or result["growth MiB"] > BOUND_MIB)
+
+
+if __name__ == "__main__":
+    main()

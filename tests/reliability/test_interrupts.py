@@ -1,0 +1,143 @@
+"""Interrupts and signal handlers during calls: the library stays usable and right."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from . import child
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs setitimer")
+
+#: A timer interrupts calls of all kinds at random moments; after each interrupt the answers are compared.
+INTERRUPTED = """
+import random, signal, time, threading, numpy as np, lowgemm
+from lowgemm import threads
+threads.MACS_PER_THREAD = 1000
+g = np.random.default_rng(0)
+a = g.integers(0, 256, (300, 300), dtype=np.uint8)
+b = g.integers(-128, 128, (300, 300), dtype=np.int8)
+exact = a.astype(np.int64) @ b.astype(np.int64)
+w = lowgemm.pack_rhs(b)
+r = random.Random(0)
+calls = [
+    lambda: lowgemm.gemm(a, b, num_threads=2), lambda: lowgemm.gemm(a, w, num_threads=1),
+    lambda: lowgemm.gemm(a[::2], b, num_threads=2), lambda: lowgemm.gemm(a[:5], w),
+    lambda: lowgemm.gemm(np.stack([a[:9]] * 3), b, num_threads=2),
+]
+rows = [slice(None), slice(None), slice(None, None, 2), slice(5), slice(9)]
+for call in calls:
+    call()
+raised = wrong = 0
+for _ in range(ROUNDS):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, r.random() * 2e-3 + 1e-6)
+        while True:
+            i = r.randrange(5)
+            wrong += not (calls[i]() == exact[rows[i]]).all()
+    except KeyboardInterrupt:
+        raised += 1
+    i = r.randrange(5)
+    wrong += not (calls[i]() == exact[rows[i]]).all()
+assert not threads._alone.locked() and len(threads._running) <= 1, "an interrupt left something locked"
+print("interrupts", raised, "wrong", wrong)
+"""
+
+RAISE = """
+import signal
+def handler(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, handler)
+"""
+
+#: The handler itself multiplies, in the middle of another call.
+REENTER = """
+import signal, time, numpy as np, lowgemm
+from lowgemm import threads
+threads.MACS_PER_THREAD = 1000
+g = np.random.default_rng(0)
+a = g.integers(0, 256, (200, 200), dtype=np.uint8)
+exact = a.astype(np.int64) @ a.astype(np.int64)
+w = lowgemm.pack_rhs(a)
+seen = [0, 0]
+def handler(*_):
+    seen[0] += 1
+    seen[1] += not (lowgemm.gemm(a[:77], a, num_threads=2) == exact[:77]).all()
+    seen[1] += not (lowgemm.gemm(a[:7], w) == exact[:7]).all()
+signal.signal(signal.SIGALRM, handler)
+lowgemm.gemm(a[:77], a, num_threads=2); lowgemm.gemm(a[:7], w)
+signal.setitimer(signal.ITIMER_REAL, 1e-3, 1.3e-3)
+end, wrong, calls = time.time() + SECONDS, 0, 0
+while time.time() < end:
+    wrong += not (lowgemm.gemm(a, a, num_threads=2) == exact).all()
+    wrong += not (lowgemm.gemm(a[:7], w) == exact[:7]).all()
+    wrong += not (lowgemm.gemm(a, w, num_threads=1) == exact).all()
+    calls += 3
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert seen[0] > 20
+print(calls, "calls and", seen[0], "handlers, wrong", wrong + seen[1])
+"""
+
+#: Ctrl-C while the first call compiles: the next call compiles what is missing.
+COMPILING = """
+import signal, numpy as np, lowgemm
+def handler(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, handler)
+x = np.ones((30, 30), np.uint8)
+interrupts = 0
+for delay in (0.05, 0.4, 0.9):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        lowgemm.gemm(x, x)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        interrupts += 1
+assert (lowgemm.gemm(x, x) == 30).all()
+print("interrupts", interrupts)
+"""
+
+#: The handler multiplies while the first call of the process compiles: the right answer or a refusal, no crash.
+COMPILING_REENTERED = """
+import signal, numpy as np, lowgemm
+x = np.ones((30, 30), np.uint8)
+seen = [0, 0, 0]
+def handler(*_):
+    try:
+        seen[1] += (lowgemm.gemm(x, x[:, :7].copy(), output=lowgemm.Clamp(3, 40)) == 30).all()
+        seen[0] += 1
+    except RuntimeError as error:
+        assert "signal handler" in str(error)
+        seen[2] += 1
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.02, 0.03)
+assert (lowgemm.gemm(x, x) == 30).all()
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert seen[0] == seen[1] and seen[2] > 0
+assert (lowgemm.gemm(x, x[:, :7].copy(), output=lowgemm.Clamp(3, 40)) == 30).all()
+print("fine", seen)
+"""
+
+
+@pytest.mark.parametrize("layer", child.layers())
+def test_interrupts_between_and_inside_calls(layer):
+    out = child.run(
+        RAISE + INTERRUPTED.replace("ROUNDS", "300"), NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2"
+    )
+    assert "interrupts 300 wrong 0" in out
+
+
+@pytest.mark.parametrize("layer", child.layers())
+def test_a_signal_handler_that_multiplies(layer):
+    out = child.run(REENTER.replace("SECONDS", "0.5"), NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2")
+    assert out.strip().endswith("wrong 0")
+
+
+def test_interrupted_compilation(tmp_path):
+    out = child.run(COMPILING, NUMBA_CACHE_DIR=str(tmp_path))
+    assert int(out.split()[1]) >= 1  # one that hits a finaliser is swallowed by Python
+
+
+def test_a_signal_handler_that_multiplies_during_compilation(tmp_path):
+    assert "fine" in child.run(COMPILING_REENTERED, NUMBA_CACHE_DIR=str(tmp_path))

@@ -1,0 +1,36 @@
+"""The loop of `soak.py`, shortened, and the places where memory could pile up."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import lowgemm
+from lowgemm import repeat, workspace
+
+from . import child
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm")
+def test_short_soak():
+    result = json.loads(child.module("soak", "--calls", "12000"))
+    assert result["wrong"] == 0 and result["growth MiB"] <= result["bound MiB"]
+
+
+def test_plans_are_bounded():
+    seen = repeat.Seen()
+    for i in range(3 * seen.LIMIT):
+        seen.add(i, i)
+        assert len(seen._entries) <= seen.LIMIT
+
+
+def test_large_scratch_goes_back():
+    assert workspace.KEEP_BYTES <= 64 << 20
+    workspace.give_back(workspace.aligned_empty(1000))
+    kept = workspace._local.buffer
+    workspace.give_back(np.empty(workspace.KEEP_BYTES + 1, np.uint8))
+    assert workspace._local.buffer is kept
+    lowgemm.gemm(np.ones((3, 3), np.uint8), np.ones((3, 3), np.uint8))
