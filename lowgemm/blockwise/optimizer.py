@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numba
 import numpy as np
 
+from lowgemm import npz
 from lowgemm.arguments import as_num_threads
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference, reference_optimizers, rules, steps
@@ -247,17 +246,8 @@ class Optimizer:
             If it is not such a file or does not fit this optimizer. Nothing has been changed then.
         """
         try:
-            with np.load(path, allow_pickle=False) as z:
-                state = {key: z[key] for key in z.files}
-        except (
-            ValueError,
-            EOFError,
-            zipfile.BadZipFile,
-            zlib.error,
-            KeyError,
-            AttributeError,
-            TypeError,
-        ) as error:
+            state = npz.read(path)
+        except ValueError as error:
             raise ValueError(f"path: expected a file written by save ({error})") from None
         self.load_state_dict(state)
 
