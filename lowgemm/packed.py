@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class PackedRhs:
         #: Whether the matrix holds its dtype's smallest value, which some kernels cannot take.
         self.holds_min = True
         depth, n = self.shape[-2:]
-        self.slots = int(np.prod(self.shape[:-2], dtype=np.int64))
+        self.slots = math.prod(self.shape[:-2])  # Python's integers: a product of sizes can pass 2**63
         panels = -(-n // kernel.lanes)
         self.slot_bytes = panels * kernel.lanes * packing.padded_depth_bytes(kernel, depth)
         self.panels = workspace.aligned_empty(self.slots * self.slot_bytes)

@@ -33,6 +33,7 @@ for lhs, rhs, note in (
     (wide(2**30, 3, 3), wide(3, 3), "batch"),
     (wide(2**20, 1, 3, 3), wide(2**20, 3, 3), "batch of two axes"),
     (wide(2**33, 1), wide(1, 1), "vector"),
+    (wide(3, 3), wide(2**31, 2**28, 3, 3), "batch of 2**59"),
 ):
     for call in (
         lambda: lowgemm.gemm(lhs, rhs),
