@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.interop import to_numpy
+
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 #: What Python counts among the integers and is none (NumPy derives timedelta64 from its integers).
 _NO_INTEGERS = (bool, np.bool_, np.timedelta64)
@@ -41,8 +43,4 @@ def integers(value: Any, name: str, low: int = INT32_MIN, high: int = INT32_MAX)
 
 def as_array(value: Any, name: str, expected: str) -> np.ndarray:
     """`value` as an array; what NumPy cannot make one of is an error that says what was `expected`."""
-    try:
-        return np.asarray(value)
-    except (ValueError, TypeError, OverflowError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{name}: expected {expected} ({error})") from None
+    return value if type(value) is np.ndarray else to_numpy(value, name, expected)
