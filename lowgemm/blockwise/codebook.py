@@ -45,8 +45,9 @@ LOWEST_EXPONENT = 96
 # Layout of `CodeBook.blob` in bytes: what compiled code reads, at fixed places.
 PLANES_AT = 0  # uint8[4][256]: byte p of the float32 value of each code
 VALUES_AT = 1024  # float32[256]
-SHIFT_AT = 2048  # int32[32]: 32 - 16 - k by exponent
-OFFSET_AT = 2176  # int32[32]: number of the binade's first bucket, << 16
+BINADE_AT = (
+    2048  # int32[32] by exponent: number of the binade's first bucket << 16, and 16 - k in the low bits
+)
 BASE_AT = 2304  # uint8[512]
 PLACE_LOW_AT = 2816  # uint8[512]: start of the zone around the mid-point, low and high byte
 PLACE_HIGH_AT = 3328  # uint8[512]
@@ -235,8 +236,7 @@ class CodeBook:
         put(TIE_UP_AT, self.tie_up, np.uint8)
         put(CODE_AT, self.code_of_rank, np.uint8)
         if self.fast:
-            put(SHIFT_AT, self.shift, np.int32)
-            put(OFFSET_AT, self.offset, np.int32)
+            put(BINADE_AT, self.offset | self.shift, np.int32)
             put(BASE_AT, self.base, np.uint8)
             put(PLACE_LOW_AT, self.place & 0xFF, np.uint8)
             put(PLACE_HIGH_AT, self.place >> 8, np.uint8)

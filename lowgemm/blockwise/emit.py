@@ -1,4 +1,4 @@
-"""The two inner steps, 64 elements at a time: codes to values, and values to codes.
+"""The two inner loops, 64 elements at a time: codes to values, and values to codes.
 
 On a CPU with AVX-512 VBMI both are emitted as LLVM vector code whose table look-ups stay in registers: `vpermi2b` picks
 64 bytes out of 128 in one cycle, so a table of 256 bytes costs two of them and a blend, for 64 elements. Elsewhere
@@ -23,15 +23,14 @@ from lowgemm._jit import target
 from lowgemm.blockwise.codebook import (
     ABS_MASK,
     BASE_AT,
+    BINADE_AT,
     BUCKETS,
     FLIP,
     MARGIN,
     META_AT,
-    OFFSET_AT,
     PLACE_HIGH_AT,
     PLACE_LOW_AT,
     PLANES_AT,
-    SHIFT_AT,
     TINY,
     VALUES_AT,
 )
@@ -81,13 +80,6 @@ def _bytes_of_256(b: ir.IRBuilder, table: ir.Value, index: ir.Value) -> ir.Value
     return b.select(b.icmp_signed("<", index, const(index.type, 0)), high, low)
 
 
-def _words_of_32(b: ir.IRBuilder, table: ir.Value, index: ir.Value) -> ir.Value:
-    """table[index & 31] of int32 for 16 indices."""
-    ty = vec(i32, 16)
-    low, high = (load(b, ty, at(b, table, 64 * i), 64) for i in range(2))
-    return call_intrinsic(b, "llvm.x86.avx512.vpermi2var.d.512", ty, [low, index, high])
-
-
 def _interleave(b: ir.IRBuilder, low: ir.Value, high: ir.Value, first: int, ty: ir.Type) -> ir.Value:
     """Half of two vectors' elements in turn, starting at element `first`, as type `ty`."""
     n = low.type.count
@@ -96,31 +88,54 @@ def _interleave(b: ir.IRBuilder, low: ir.Value, high: ir.Value, first: int, ty: 
 
 
 # ---- codes to values ---------------------------------------------------------------------------------------
-def _emit_expand(b: ir.IRBuilder, codes: ir.Value, book: ir.Value, scale: ir.Value, out: ir.Value) -> None:
-    index = load(b, vec(i8, 64), codes)
-    planes = [_bytes_of_256(b, at(b, book, PLANES_AT + 256 * p), index) for p in range(4)]
+def _zip_lanes(b: ir.IRBuilder, low: ir.Value, high: ir.Value, half: int, ty: ir.Type) -> ir.Value:
+    """Elements of two vectors in turn, of the lower or upper half of each 16-byte lane: one cheap instruction."""
+    n = low.type.count
+    lane = n // 4
+    mask = [x for k in range(4) for i in range(lane // 2) for x in (k * lane + half * lane // 2 + i,)]
+    return b.bitcast(shuffle(b, low, high, [y for x in mask for y in (x, n + x)]), ty)
+
+
+def _emit_expand(
+    b: ir.IRBuilder, codes: ir.Value, book: ir.Value, scale: ir.Value, out: ir.Value, steps: ir.Value
+) -> None:
+    bytes_ty, halves, words = vec(i8, 64), vec(i16, 32), vec(_f32, 16)
+    tables = [load(b, bytes_ty, at(b, book, PLANES_AT + 64 * i), 64) for i in range(16)]
     scales = splat(b, scale, 16)
-    halves, words = vec(i16, 32), vec(_f32, 16)
-    for half in range(2):
-        low = _interleave(b, planes[0], planes[1], 32 * half, halves)
-        high = _interleave(b, planes[2], planes[3], 32 * half, halves)
-        for quarter in range(2):
-            value = _interleave(b, low, high, 16 * quarter, words)
-            store(b, b.fmul(value, scales), at(b, out, 128 * half + 64 * quarter))
+    # Zipping within lanes leaves dword 4 i + k of the bytes at place i of result k: put them there beforehand.
+    order = [4 * k + lane for lane in range(4) for k in range(4)]
+    with cgutils.for_range(b, steps) as loop:
+        index = load(b, vec(i32, 16), at(b, codes, b.mul(loop.index, const(i64, 64))))
+        index = b.bitcast(shuffle(b, index, None, order), bytes_ty)
+        upper = b.icmp_signed("<", index, const(bytes_ty, 0))
+        planes = []
+        for p in range(4):
+            low, high = (
+                call_intrinsic(b, "llvm.x86.avx512.vpermi2var.qi.512", bytes_ty, [t[0], index, t[1]])
+                for t in (tables[4 * p : 4 * p + 2], tables[4 * p + 2 : 4 * p + 4])
+            )
+            planes.append(b.select(upper, high, low))
+        target = at(b, out, b.mul(loop.index, const(i64, 256)))
+        for half in range(2):
+            low = _zip_lanes(b, planes[0], planes[1], half, halves)
+            high = _zip_lanes(b, planes[2], planes[3], half, halves)
+            for quarter in range(2):
+                value = _zip_lanes(b, low, high, quarter, words)
+                store(b, b.fmul(value, scales), at(b, target, 128 * half + 64 * quarter))
 
 
-def _expand_scalar(codes: Any, book: Any, scale: Any, out: Any) -> None:
-    source = numba.carray(codes, (STEP,), np.uint8)
+def _expand_scalar(codes: Any, book: Any, scale: Any, out: Any, steps: Any) -> None:
+    source = numba.carray(codes, (STEP * steps,), np.uint8)
     values = numba.carray(offset(book, VALUES_AT), (256,), np.float32)
-    target = numba.carray(out, (STEP,), np.float32)
-    for i in range(STEP):
+    target = numba.carray(out, (STEP * steps,), np.float32)
+    for i in range(STEP * steps):
         target[i] = values[source[i]] * scale
 
 
 @intrinsic
-def expand(typingctx, codes, book, scale, out):
-    """``out[i] = value(codes[i]) * scale`` for 64 codes; pointers to uint8, to a book's blob, and to float32."""
-    sig = types.void(_pointer, _pointer, types.float32, _pointer)
+def expand(typingctx, codes, book, scale, out, steps):
+    """``out[i] = value(codes[i]) * scale`` for `steps` * 64 codes; pointers to uint8, to a book's blob, and to float32."""
+    sig = types.void(_pointer, _pointer, types.float32, _pointer, types.intp)
 
     def codegen(context, builder, signature, values):
         if has_vbmi():
@@ -140,81 +155,106 @@ def _words(b: ir.IRBuilder, v: list[ir.Value], odd: int) -> list[ir.Value]:
 
 
 def _emit_compress(
-    b: ir.IRBuilder, x: ir.Value, inverse: ir.Value, book: ir.Value, out: ir.Value
+    b: ir.IRBuilder,
+    x: ir.Value,
+    inverse: ir.Value,
+    book: ir.Value,
+    out: ir.Value,
+    steps: ir.Value,
+    doubts: ir.Value,
 ) -> ir.Value:
     ty = vec(i32, 16)
     meta = at(b, book, META_AT)
     abs_mask, flip, tiny = (splat(b, load(b, i32, at(b, meta, 4 * i), 4), 16) for i in (ABS_MASK, FLIP, TINY))
+    binades = [load(b, ty, at(b, book, BINADE_AT + 64 * i), 64) for i in range(2)]
     inverses = splat(b, inverse, 16)
-    places = []
-    for i in range(4):
-        q = b.fmul(load(b, vec(_f32, 16), at(b, x, 64 * i)), inverses)
-        bits = b.bitcast(q, ty)
-        size = b.and_(bits, abs_mask)
-        size = b.select(b.icmp_signed(">", size, tiny), size, tiny)
-        exponent = b.lshr(size, const(ty, 23))
-        # the table holds 16 - bits: (fraction << 9) >> (16 - bits) keeps bits + 16 of the 23 fraction bits
-        shift = _words_of_32(b, at(b, book, SHIFT_AT), exponent)
-        word = b.lshr(b.shl(size, const(ty, 9)), shift)
-        word = b.add(word, _words_of_32(b, at(b, book, OFFSET_AT), exponent))
-        places.append(b.xor(word, b.and_(b.ashr(bits, const(ty, 31)), flip)))
-    low, high = _words(b, places, 0), _words(b, places, 1)
-    as_bytes = [b.bitcast(h, vec(i8, 64)) for h in high]
-    bucket = shuffle(b, *as_bytes, list(range(0, 128, 2)))
-    second = b.icmp_signed("!=", shuffle(b, *as_bytes, list(range(1, 128, 2))), const(vec(i8, 64), 0))
+    any_doubt = cgutils.alloca_once_value(b, const(i64, 0))
+    with cgutils.for_range(b, steps) as loop:
+        source = at(b, x, b.mul(loop.index, const(i64, 256)))
+        places = []
+        for i in range(4):
+            q = b.fmul(load(b, vec(_f32, 16), at(b, source, 64 * i)), inverses)
+            bits = b.bitcast(q, ty)
+            size = b.and_(bits, abs_mask)
+            size = b.select(b.icmp_signed(">", size, tiny), size, tiny)
+            exponent = b.lshr(size, const(ty, 23))
+            both = call_intrinsic(
+                b, "llvm.x86.avx512.vpermi2var.d.512", ty, [binades[0], exponent, binades[1]]
+            )
+            # the table's low bits hold 16 - k: (fraction << 9) >> (16 - k) keeps k + 16 of the 23 fraction bits
+            shift = b.and_(both, const(ty, 31))
+            word = b.lshr(b.shl(size, const(ty, 9)), shift)
+            word = b.add(word, b.xor(both, shift))
+            places.append(b.xor(word, b.and_(b.ashr(bits, const(ty, 31)), flip)))
+        low, high = _words(b, places, 0), _words(b, places, 1)
+        as_bytes = [b.bitcast(h, vec(i8, 64)) for h in high]
+        bucket = shuffle(b, *as_bytes, list(range(0, 128, 2)))
+        second = b.icmp_signed("!=", shuffle(b, *as_bytes, list(range(1, 128, 2))), const(vec(i8, 64), 0))
 
-    def look_up(where: int) -> ir.Value:
-        table = at(b, book, where)
-        return b.select(second, _bytes_of_256(b, at(b, table, 256), bucket), _bytes_of_256(b, table, bucket))
+        def look_up(where: int) -> ir.Value:
+            table = at(b, book, where)
+            return b.select(
+                second, _bytes_of_256(b, at(b, table, 256), bucket), _bytes_of_256(b, table, bucket)
+            )
 
-    base, start_low, start_high = look_up(BASE_AT), look_up(PLACE_LOW_AT), look_up(PLACE_HIGH_AT)
-    beyond, doubtful = [], []
-    for i in range(2):
-        start = _interleave(b, start_low, start_high, 32 * i, vec(i16, 32))
-        beyond.append(b.icmp_unsigned(">", low[i], start))
-        doubtful.append(b.icmp_unsigned("<=", b.sub(low[i], start), const(start.type, 2 * MARGIN)))
-    both = list(range(64))
-    store(b, b.add(base, b.zext(shuffle(b, *beyond, both), base.type)), out)
-    return b.bitcast(shuffle(b, *doubtful, both), i64)
+        base, start_low, start_high = look_up(BASE_AT), look_up(PLACE_LOW_AT), look_up(PLACE_HIGH_AT)
+        beyond, doubtful = [], []
+        for i in range(2):
+            start = _interleave(b, start_low, start_high, 32 * i, vec(i16, 32))
+            beyond.append(b.icmp_unsigned(">", low[i], start))
+            doubtful.append(b.icmp_unsigned("<=", b.sub(low[i], start), const(start.type, 2 * MARGIN)))
+        whole = list(range(64))
+        codes = b.add(base, b.zext(shuffle(b, *beyond, whole), base.type))
+        store(b, codes, at(b, out, b.mul(loop.index, const(i64, 64))))
+        doubt = b.bitcast(shuffle(b, *doubtful, whole), i64)
+        store(b, doubt, at(b, doubts, b.mul(loop.index, const(i64, 8))))
+        b.store(b.or_(b.load(any_doubt), doubt), any_doubt)
+    return b.load(any_doubt)
 
 
-def _compress_scalar(x: Any, inverse: Any, book: Any, out: Any) -> Any:
-    source = numba.carray(x, (STEP,), np.float32)
-    codes = numba.carray(out, (STEP,), np.uint8)
-    shift = numba.carray(offset(book, SHIFT_AT), (32,), np.uint32)
-    first = numba.carray(offset(book, OFFSET_AT), (32,), np.uint32)
+def _compress_scalar(x: Any, inverse: Any, book: Any, out: Any, steps: Any, doubts: Any) -> Any:
+    source = numba.carray(x, (STEP * steps,), np.float32)
+    codes = numba.carray(out, (STEP * steps,), np.uint8)
+    masks = numba.carray(doubts, (steps,), np.int64)
+    binade = numba.carray(offset(book, BINADE_AT), (32,), np.uint32)
     base = numba.carray(offset(book, BASE_AT), (BUCKETS,), np.uint8)
     start_low = numba.carray(offset(book, PLACE_LOW_AT), (BUCKETS,), np.uint8)
     start_high = numba.carray(offset(book, PLACE_HIGH_AT), (BUCKETS,), np.uint8)
     meta = numba.carray(offset(book, META_AT), (8,), np.int32)
     abs_mask, flip, tiny = meta[ABS_MASK], meta[FLIP], meta[TINY]
     quotients = np.empty(STEP, np.float32)
-    for i in range(STEP):
-        quotients[i] = source[i] * inverse
     all_bits = quotients.view(np.int32)
-    doubtful = np.uint64(0)
-    for i in range(STEP):
-        bits = all_bits[i]
-        size = max(bits & abs_mask, tiny)
-        exponent = (size >> np.int32(23)) & np.int32(31)
-        word = (np.uint32(size << np.int32(9)) >> shift[exponent]) + first[exponent]
-        word ^= np.uint32((bits >> np.int32(31)) & flip)
-        bucket, place = word >> np.uint32(16), np.uint32(word & np.uint32(0xFFFF))
-        start = np.uint32(start_low[bucket]) | np.uint32(np.uint32(start_high[bucket]) << np.uint32(8))
-        codes[i] = np.uint8(base[bucket] + (place > start))
-        if np.uint16(place - start) <= np.uint16(2 * MARGIN):
-            doubtful |= np.uint64(1) << np.uint64(i)
-    return np.int64(doubtful)
+    any_doubt = np.uint64(0)
+    for step in range(steps):
+        for i in range(STEP):
+            quotients[i] = source[step * STEP + i] * inverse
+        doubtful = np.uint64(0)
+        for i in range(STEP):
+            bits = all_bits[i]
+            size = max(bits & abs_mask, tiny)
+            both = binade[(size >> np.int32(23)) & np.int32(31)]
+            shift = both & np.uint32(31)
+            word = (np.uint32(size << np.int32(9)) >> shift) + (both ^ shift)
+            word ^= np.uint32((bits >> np.int32(31)) & flip)
+            bucket, place = word >> np.uint32(16), np.uint32(word & np.uint32(0xFFFF))
+            start = np.uint32(start_low[bucket]) | np.uint32(np.uint32(start_high[bucket]) << np.uint32(8))
+            codes[step * STEP + i] = np.uint8(base[bucket] + (place > start))
+            if np.uint16(place - start) <= np.uint16(2 * MARGIN):
+                doubtful |= np.uint64(1) << np.uint64(i)
+        masks[step] = np.int64(doubtful)
+        any_doubt |= doubtful
+    return np.int64(any_doubt)
 
 
 @intrinsic
-def compress(typingctx, x, inverse, book, out):
-    """Ranks of 64 values ``x[i] * inverse`` by the book's bucket table, into bytes at `out`.
+def compress(typingctx, x, inverse, book, out, steps, doubts):
+    """Ranks of `steps` * 64 values ``x[i] * inverse`` by the book's bucket table, into bytes at `out`.
 
-    Returns an int64 whose bit i says that element i is too near to a mid-point and has to be decided by
-    `spans.exact_rank`. For books with a bucket table only, and ``|x[i]| * inverse`` of at most 1 + 2**-22.
+    Bit i of the int64 number s at `doubts` says that element 64 s + i is too near to a mid-point and has to be
+    decided by `spans.exact_rank`; returns all of them or-ed. For books with a bucket table only, and
+    ``|x[i]| * inverse`` of at most 1 + 2**-22.
     """
-    sig = types.int64(_pointer, types.float32, _pointer, _pointer)
+    sig = types.int64(_pointer, types.float32, _pointer, _pointer, types.intp, _pointer)
 
     def codegen(context, builder, signature, values):
         if has_vbmi():
@@ -273,3 +313,20 @@ def trailing_zeros(typingctx, bits):
         return builder.call(fn, [values[0], ir.Constant(ir.IntType(1), 1)])
 
     return types.int64(types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def prefetch(typingctx, pointer, count, write):
+    """Ask for `count` bytes from `pointer` on, a cache line at a time; `write` (0 or 1, constant) says they will change."""
+    intent = write.literal_value
+
+    def codegen(context, builder, signature, values):
+        args = [i8.as_pointer(), i32, i32, i32]
+        fn = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), args), "llvm.prefetch.p0i8"
+        )
+        with cgutils.for_range_slice(builder, i64(0), values[1], i64(64), inc=True) as (at_byte, _):
+            builder.call(fn, [builder.gep(values[0], [at_byte]), i32(intent), i32(3), i32(1)])
+        return context.get_dummy_value()
+
+    return types.void(_pointer, types.intp, write), codegen

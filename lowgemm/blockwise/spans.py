@@ -20,6 +20,8 @@ from lowgemm.blockwise.codebook import (
 from lowgemm.blockwise.emit import STEP, compress, expand, expand4, trailing_zeros
 from lowgemm.memory import offset, stack
 
+#: Steps between two looks at the doubtful elements.
+STEPS = 64
 #: Block scales whose reciprocal is a normal number with a full significand; others go by the definition alone.
 LOWEST_SCALE, HIGHEST_SCALE = np.float32(2.0**-126), np.float32(2.0**125)
 
@@ -52,7 +54,7 @@ def largest_bits(x, n):
     bits = numba.carray(x, (n,), np.int32)
     largest = np.int32(0)
     for i in range(n):
-        largest = max(largest, bits[i] & np.int32(0x7FFFFFFF))
+        largest = max(largest, np.int32(bits[i] & np.int32(0x7FFFFFFF)))
     return largest
 
 
@@ -68,24 +70,28 @@ def quantize_span(x, n, scale, book, out):
     done = 0
     if meta[FAST] != 0 and LOWEST_SCALE <= scale <= HIGHEST_SCALE:
         inverse = np.float32(1) / scale
+        space = stack(832)  # STEPS masks, STEP floats, STEP bytes
+        masks = numba.carray(space, (STEPS,), np.int64)
         while done + STEP <= n:
-            doubtful = compress(offset(x, 4 * done), inverse, book, offset(out, done))
-            while doubtful != 0:
-                i = done + trailing_zeros(doubtful)
-                codes[i] = exact_rank(source[i], scale, book)
-                doubtful &= doubtful - 1
-            done += STEP
+            steps = min((n - done) // STEP, STEPS)
+            if compress(offset(x, 4 * done), inverse, book, offset(out, done), steps, space) != 0:
+                for s in range(steps):
+                    doubtful = masks[s]
+                    while doubtful != 0:
+                        i = done + s * STEP + trailing_zeros(doubtful)
+                        codes[i] = exact_rank(source[i], scale, book)
+                        doubtful &= doubtful - 1
+            done += steps * STEP
         if done < n:  # the rest, filled up with zeros
-            space = stack(320)  # 5 * STEP, but a literal
-            padded = numba.carray(space, (STEP,), np.float32)
-            ranks = numba.carray(offset(space, 4 * STEP), (STEP,), np.uint8)
+            padded = numba.carray(offset(space, 8 * STEPS), (STEP,), np.float32)
+            ranks = numba.carray(offset(space, 8 * STEPS + 4 * STEP), (STEP,), np.uint8)
             padded[:] = np.float32(0)
             for i in range(n - done):
                 padded[i] = source[done + i]
-            doubtful = compress(space, inverse, book, offset(space, 4 * STEP))
+            compress(offset(space, 8 * STEPS), inverse, book, offset(space, 8 * STEPS + 4 * STEP), 1, space)
             for i in range(n - done):
                 codes[done + i] = ranks[i]
-                if (doubtful >> i) & 1 != 0:
+                if (masks[0] >> i) & 1 != 0:
                     codes[done + i] = exact_rank(padded[i], scale, book)
             done = n
     for i in range(done, n):
@@ -99,10 +105,8 @@ def quantize_span(x, n, scale, book, out):
 @njit(nogil=True, error_model="numpy")
 def dequantize_span(codes, n, scale, book, out):
     """Values of n codes, times `scale`, into float32 at `out`."""
-    done = 0
-    while done + STEP <= n:
-        expand(offset(codes, done), book, scale, offset(out, 4 * done))
-        done += STEP
+    done = n // STEP * STEP
+    expand(codes, book, scale, out, n // STEP)
     if done < n:
         source = numba.carray(codes, (n,), np.uint8)
         values = numba.carray(offset(book, VALUES_AT), (256,), np.float32)

@@ -13,6 +13,7 @@ import numba
 import numpy as np
 
 from lowgemm._jit import call_address, compile_c, signature, source_stamp
+from lowgemm.blockwise.emit import prefetch
 from lowgemm.blockwise.job import (
     BAD,
     BLOCKSIZE,
@@ -32,6 +33,9 @@ from lowgemm.memory import as_address, fetch_add, offset, pointer_at, stack
 
 #: Entries of the job: parameters, gradient, constants, the rule's address, number of states, whether they are float32.
 PARAMETERS, GRADIENT, CONSTANTS_AT, RULE, STATES, WIDE = range(OWN, OWN + 6)
+#: Blocks between the one worked on and the one asked for from memory. A block takes 0.4 us, longer than memory does;
+#: without, the processor's own prefetching starts anew on each page and a step takes a third longer.
+PREFETCH = 4
 #: From here on, for each of at most `MAX_STATES` states: codes (or float32 values), scales, book.
 STATE_AT = OWN + 6
 MAX_STATES = 3
@@ -64,6 +68,10 @@ def _make_step(stamp: int):
             for block in range(task * chunk, min((task + 1) * chunk, blocks)):
                 first = block * blocksize
                 size = min(blocksize, n - first)
+                ahead = first + PREFETCH * blocksize
+                if ahead + blocksize <= n:
+                    prefetch(offset(p, 4 * ahead), 4 * blocksize, 1)
+                    prefetch(offset(g, 4 * ahead), 4 * blocksize, 0)
                 for k in range(states):
                     codes, values = pointer_at(job_address, STATE_AT + 3 * k), offset(scratch, k * stride)
                     if wide:
