@@ -151,9 +151,9 @@ def test_producers_that_fail():
     ):
         with pytest.raises(kind, match=r"^lhs: .*no"):
             lowgemm.gemm(Broken(error), RHS)
-    with pytest.raises(TypeError, match="^lhs: expected dtype uint8 or int8"):
+    with pytest.raises(TypeError, match=r"^lhs: expected dtype uint8 or int8"):
         lowgemm.gemm(OnlyDlpack(LHS.astype(np.float32)), RHS)
-    with pytest.raises(TypeError, match="^lhs"):
+    with pytest.raises(TypeError, match=r"^lhs"):
         lowgemm.gemm(b"bytes are text to NumPy", RHS)
 
 
@@ -181,7 +181,7 @@ def test_torch():
     out = np.zeros(WANT.shape, np.int32)
     lowgemm.gemm(lhs, rhs, out=out)
     np.testing.assert_array_equal(out, WANT)
-    with pytest.raises(ValueError, match="^out: expected no overlap"):
+    with pytest.raises(ValueError, match=r"^out: expected no overlap"):
         square = torch.zeros(32, 32, dtype=torch.uint8)
         lowgemm.gemm(
             square[:8, :8],
