@@ -23,6 +23,23 @@ def integer(value: Any, name: str, low: int = INT32_MIN, high: int = INT32_MAX) 
     return int(value)
 
 
+def number(value: Any, name: str) -> float:
+    """`value` as a float, finite or not."""
+    if isinstance(value, _NO_INTEGERS) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a number that fits float64") from None
+
+
+def flag(value: Any, name: str) -> bool:
+    """`value` as a bool; nothing else is one."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
+    return bool(value)
+
+
 def integers(value: Any, name: str, low: int = INT32_MIN, high: int = INT32_MAX) -> int | np.ndarray:
     """`value` as an int, or as a read-only int32 vector, all in [low, high]."""
     if isinstance(value, (bool, np.bool_, numbers.Integral)):

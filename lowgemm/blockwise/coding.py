@@ -15,7 +15,7 @@ from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference, routines
 from lowgemm.blockwise.codebook import CodeBook, as_codebook
 from lowgemm.blockwise.coded import FLOATS, BlockwiseArray, code_bytes, float_dtype, is_packed
-from lowgemm.values import as_array, integer
+from lowgemm.values import as_array, flag, integer
 
 #: Blocks of nested scales, as in QLoRA.
 NESTED_BLOCKSIZE = 256
@@ -86,7 +86,7 @@ def quantize_blockwise(
     default = 64 if packed else 256
     blocksize = integer(default if blocksize is None else blocksize, "blocksize", 1, 2**62)
     nested_blocksize = integer(nested_blocksize, "nested_blocksize", 1, 2**62)
-    num_threads = as_num_threads(num_threads)
+    num_threads, nested = as_num_threads(num_threads), flag(nested, "nested")
     if out is not None:
         _check_reuse(out, book, blocksize, shape, nested, flat)
         refuse_unfinite(flat, "x", num_threads)
@@ -174,6 +174,8 @@ def block_scales(q: BlockwiseArray) -> np.ndarray:
     >>> print(block_scales(quantize_blockwise(np.float32([1, 2, 3]), blocksize=2)))
     [2. 3.]
     """
+    if not isinstance(q, BlockwiseArray):
+        raise TypeError(f"q: expected a BlockwiseArray, got {type(q).__name__}")
     if not q.nested:
         return q.scales
     return dequantize_blockwise(q.scales, dtype=np.float32) + np.float32(q.offset)

@@ -16,7 +16,7 @@ from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference, reference_optimizers, rules, steps
 from lowgemm.blockwise.coding import refuse_unfinite
 from lowgemm.blockwise.state import TensorState, check_parameters, gradient_of
-from lowgemm.values import integer
+from lowgemm.values import integer, number
 
 #: Gradients must be smaller in absolute value: then no mean of their squares overflows.
 LARGEST_GRADIENT = 1e18
@@ -26,13 +26,11 @@ FORMAT = "lowgemm.blockwise optimizer 1"
 
 def real(value: Any, name: str, low: float, high: float = math.inf, *, open_end: bool = False) -> float:
     """`value` as a float in [low, high], or in [low, high) with `open_end`."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    number = float(value)
-    if not math.isfinite(number) or not low <= number <= high or (open_end and number == high):
+    found = number(value, name)
+    if not math.isfinite(found) or not low <= found <= high or (open_end and found == high):
         bounds = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
         raise ValueError(f"{name}: expected a finite number, {bounds}, got {value}")
-    return number
+    return found
 
 
 def decays(betas: Any, count: int) -> tuple[float, ...]:
@@ -272,6 +270,7 @@ def _compiled_step(
         g.ctypes.data,
         h.ctypes.data,
     )
+    job[steps.GROUP] = steps.blocks_at_once(blocksize)
     job[steps.RULE], job[steps.STATES], job[steps.WIDE] = (
         rules.rule(rule).address,
         len(state.books),

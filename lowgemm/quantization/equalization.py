@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm.quantization.folding import axis_in, finite_array, per_channel, spread
-from lowgemm.values import integer
+from lowgemm.values import integer, number
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +93,10 @@ def equalize_ranges(
     >>> result.weights[0], result.weights[1].ravel()
     (array([[2., 1.]], dtype=float32), array([2., 1.], dtype=float32))
     """
+    for name, value in (("weights", weights), ("biases", biases)):
+        if not isinstance(value, Sequence) and not (name == "biases" and value is None):
+            raise TypeError(f"{name}: expected a sequence of arrays, got {type(value).__name__}")
+    tolerance = number(tolerance, "tolerance")
     ws = [finite_array(w, f"weights[{i}]") for i, w in enumerate(weights)]
     if len(ws) < 2:
         raise ValueError(f"weights: expected at least two layers, got {len(ws)}")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm.quantization.affine import real_array
+from lowgemm.values import number
 
 
 def finite_array(x: Any, name: str) -> np.ndarray:
@@ -104,6 +105,7 @@ def fold_batch_norm(
     )
     if (v < 0).any():
         raise ValueError("variance: expected numbers from 0 up")
+    epsilon = number(epsilon, "epsilon")
     if not np.isfinite(epsilon) or epsilon < 0:
         raise ValueError(f"epsilon: expected a number from 0 up, got {epsilon}")
     if (v + epsilon == 0).any():

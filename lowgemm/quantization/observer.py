@@ -9,7 +9,7 @@ import numpy as np
 
 from lowgemm.quantization.affine import real_array
 from lowgemm.quantization.qparams import REAL_MAX, QParams, as_dtype, choose_qparams, integer_range
-from lowgemm.values import integer
+from lowgemm.values import flag, integer
 
 Self = TypeVar("Self", bound="Observer")
 
@@ -39,14 +39,14 @@ class Observer(ABC):
         nonfinite: str = "raise",
     ) -> None:
         integer_range(dtype, bits, narrow_range)
-        if nonfinite not in ("raise", "ignore"):
+        if not isinstance(nonfinite, str) or nonfinite not in ("raise", "ignore"):
             raise ValueError(f"nonfinite: expected 'raise' or 'ignore', got {nonfinite!r}")
         self.options = {
             "dtype": as_dtype(dtype),
             "bits": bits,
-            "symmetric": bool(symmetric),
-            "narrow_range": bool(narrow_range),
-            "power_of_two": bool(power_of_two),
+            "symmetric": flag(symmetric, "symmetric"),
+            "narrow_range": flag(narrow_range, "narrow_range"),
+            "power_of_two": flag(power_of_two, "power_of_two"),
         }
         self.axis = None if axis is None else integer(axis, "axis", -32, 31)
         self.nonfinite = nonfinite

@@ -8,16 +8,15 @@ import numpy as np
 
 from lowgemm.quantization.histogram import Histogram
 from lowgemm.quantization.observer import Observer
-from lowgemm.values import integer
+from lowgemm.values import integer, number
 
 
 def fraction(value: Any, name: str, low: float, high: float) -> float:
     """`value` as a float in (low, high]."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    if not low < value <= high:
+    found = number(value, name)
+    if not low < found <= high:
         raise ValueError(f"{name}: expected more than {low:g} and at most {high:g}, got {value}")
-    return float(value)
+    return found
 
 
 class MinMax(Observer):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm.output.requantize import quantize_multiplier as _quantize_one
-from lowgemm.values import as_array, integer
+from lowgemm.values import as_array, flag, integer, number
 
 DTYPES = tuple(np.dtype(t) for t in (np.int8, np.uint8, np.int16, np.int32))
 #: Scales are kept in float32's normal range: the files and runtimes that take them hold them in float32.
@@ -241,6 +241,8 @@ def choose_qparams(
     >>> choose_qparams([-1, -4], [1, 2], symmetric=True, narrow_range=True, axis=0).scale.round(6)
     array([0.007874, 0.031496])
     """
+    symmetric, power_of_two = flag(symmetric, "symmetric"), flag(power_of_two, "power_of_two")
+    narrow_range = flag(narrow_range, "narrow_range")
     low, high = reals(low, "low"), reals(high, "high")
     if low.shape != high.shape:
         if low.ndim and high.ndim:
@@ -299,7 +301,7 @@ def quantize_multiplier(real_scale: Any) -> tuple[Any, Any]:
     (1073741824, 1)
     """
     if isinstance(real_scale, numbers.Real) and not isinstance(real_scale, (bool, np.bool_)):
-        return _quantize_one(float(real_scale))
+        return _quantize_one(number(real_scale, "real_scale"))
     scale = reals(real_scale, "real_scale")
     if scale.ndim == 0:
         return _quantize_one(float(scale))

@@ -20,7 +20,7 @@ import numpy as np
 import lowgemm as lg
 from lowgemm import threads
 
-from .fuzz import Session, made
+from .session import Session, made
 
 #: Growth of the resident set after the first tenth, in MiB, that is still no leak: the allocator's fragments.
 BOUND_MIB = 16

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 import lowgemm
 from lowgemm import threads
 
-from . import fuzz, layers
+from . import fuzz, session
 
 
 def test_short_run():
@@ -51,20 +51,19 @@ class Program(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.session = fuzz.Session(0, largest=30)
+        self.session = session.Session(0, largest=30)
 
     @rule(
-        step=st.sampled_from([name for name, _ in (*fuzz.Session.STEPS, *layers.STEPS)]),
+        step=st.sampled_from(session.NAMES),
         seed=st.integers(0, 2**32 - 1),
     )
     def make(self, step: str, seed: int) -> None:
-        session = self.session
-        session.r.seed(seed)
-        session.g = np.random.default_rng(seed)
+        program = self.session
+        program.r.seed(seed)
+        program.g = np.random.default_rng(seed)
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            method = getattr(session, step, None)
-            method() if method else getattr(layers, step)(session)
+            program.take(step)
 
 
 TestProgram = Program.TestCase
