@@ -165,13 +165,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=1.0, help="for each comparison")
+    parser.add_argument("--here", action="store_true", help="in this process; for one number of threads")
     arguments = parser.parse_args()
-    if len(arguments.threads) == 1:
+    if arguments.here:
         report(arguments.threads[0], arguments.seconds)
         return
     for threads in arguments.threads:
-        command = [sys.executable, __file__, "--threads", str(threads), "--seconds", str(arguments.seconds)]
-        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+        command = [sys.executable, __file__, "--here", "--threads", str(threads)]
+        command += ["--seconds", str(arguments.seconds)]
+        # OpenMP's threads would otherwise go on spinning after a call and take a core from the next one's
+        quiet = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+        subprocess.run(command, check=True, env=os.environ | quiet)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The compiled step of an optimizer: for each block decode the states, apply the rule, code the states again.
+"""The compiled step of an optimizer: for each span of blocks decode the states, apply the rule, code them again.
 
-The block's states exist as float32 only in the worker's scratch memory, which stays in its first-level cache: main
+The states exist as float32 only in the worker's scratch memory, which stays in its first-level cache: main
 memory sees one read of the gradient, one read and write of the parameters, and the codes.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba import njit
 
 from lowgemm._jit import call_address, compile_c, signature, source_stamp
 from lowgemm.blockwise.emit import prefetch
@@ -29,21 +30,35 @@ from lowgemm.blockwise.job import (
 )
 from lowgemm.blockwise.routines import INFINITY_BITS
 from lowgemm.blockwise.spans import dequantize_span, largest_bits, quantize_span
-from lowgemm.memory import as_address, fetch_add, offset, pointer_at, stack
+from lowgemm.memory import as_address, fetch_add, offset, pointer_at
 
-#: Entries of the job: parameters, gradient, constants, the rule's address, number of states, whether they are float32.
-PARAMETERS, GRADIENT, CONSTANTS_AT, RULE, STATES, WIDE = range(OWN, OWN + 6)
-#: Blocks between the one worked on and the one asked for from memory. A block takes 0.4 us, longer than memory does;
-#: without, the processor's own prefetching starts anew on each page and a step takes a third longer.
-PREFETCH = 4
+#: Entries of the job: parameters, gradient, constants, the rule's address, number of states,
+#: whether they are float32, blocks of a span.
+PARAMETERS, GRADIENT, CONSTANTS_AT, RULE, STATES, WIDE, GROUP = range(OWN, OWN + 7)
+#: Elements that are worked on at once, in whole blocks. Calling a rule for 256 costs little; 64 elements of Adam take
+#: 89 ns with 256, and 93 ns with 1024, whose states crowd the first-level cache (one core of a Zen 4, data in level 2).
+SPAN = 256
+#: Spans between the one worked on and the one asked for from memory. At 4 million parameters 64 elements of Adam take
+#: 106 ns with 1, 114 ns with 4, 125 ns without.
+PREFETCH = 1
 #: From here on, for each of at most `MAX_STATES` states: codes (or float32 values), scales, book.
-STATE_AT = OWN + 6
+STATE_AT = OWN + 7
 MAX_STATES = 3
 
 
+def blocks_at_once(blocksize: int) -> int:
+    """Blocks of a span."""
+    return max(1, SPAN // blocksize)
+
+
+def _stride(group: int, blocksize: int) -> int:
+    return -(-4 * group * blocksize // 64) * 64
+
+
 def scratch_bytes(blocksize: int) -> int:
-    """Bytes that a worker needs."""
-    return MAX_STATES * (-(-4 * blocksize // 64) * 64)
+    """Bytes that a worker needs: the states of a span, and the largest absolute value of each of their blocks."""
+    group = blocks_at_once(blocksize)
+    return MAX_STATES * (_stride(group, blocksize) + 4 * group)
 
 
 def _make_step(stamp: int):
@@ -52,67 +67,121 @@ def _make_step(stamp: int):
         """One step. A block whose new states are not finite is left as it is; job[BAD] counts them."""
         _ = stamp
         job = numba.carray(job_address, (JOB_SIZE,), np.int64)
-        n, blocksize, chunk = job[N], job[BLOCKSIZE], job[CHUNK]
+        n, blocksize, chunk, group = job[N], job[BLOCKSIZE], job[CHUNK], job[GROUP]
         blocks = (n + blocksize - 1) // blocksize
         p, g, h = (
-            pointer_at(job_address, PARAMETERS), pointer_at(job_address, GRADIENT), pointer_at(job_address, CONSTANTS_AT)
-        )  # fmt: skip
+            pointer_at(job_address, PARAMETERS),
+            pointer_at(job_address, GRADIENT),
+            pointer_at(job_address, CONSTANTS_AT),
+        )
         scratch = offset(pointer_at(job_address, SCRATCH), fetch_add(job, SLOT, 1) * job[SCRATCH_BYTES])
-        stride = (4 * blocksize + 63) // 64 * 64
+        stride = (4 * group * blocksize + 63) // 64 * 64
+        largest = numba.carray(offset(scratch, MAX_STATES * stride), (MAX_STATES * group,), np.int32)
+        s1, s2 = as_address(scratch), as_address(offset(scratch, stride))
+        s3 = as_address(offset(scratch, 2 * stride))
         states, wide, rule = job[STATES], job[WIDE] != 0, job[RULE]
-        largest = numba.carray(stack(16), (MAX_STATES,), np.int32)
         while True:
             task = fetch_add(job, COUNTER, 1)
             if task >= job[TASKS]:
                 break
-            for block in range(task * chunk, min((task + 1) * chunk, blocks)):
+            last = min((task + 1) * chunk, blocks)
+            for block in range(task * chunk, last, group):
+                count = min(group, last - block)
                 first = block * blocksize
-                size = min(blocksize, n - first)
-                ahead = first + PREFETCH * blocksize
-                if ahead + blocksize <= n:
-                    prefetch(offset(p, 4 * ahead), 4 * blocksize, 1)
-                    prefetch(offset(g, 4 * ahead), 4 * blocksize, 0)
+                size = min(count * blocksize, n - first)
+                ahead = first + PREFETCH * group * blocksize
+                if ahead + size <= n:
+                    prefetch(offset(p, 4 * ahead), 4 * size, 1)
+                    prefetch(offset(g, 4 * ahead), 4 * size, 0)
+                span_p, span_g = offset(p, 4 * first), offset(g, 4 * first)
                 for k in range(states):
-                    codes, values = pointer_at(job_address, STATE_AT + 3 * k), offset(scratch, k * stride)
-                    if wide:
-                        source = numba.carray(offset(codes, 4 * first), (size,), np.float32)
-                        target = numba.carray(values, (size,), np.float32)
-                        for i in range(size):
-                            target[i] = source[i]
-                    else:
-                        scales = numba.carray(
-                            pointer_at(job_address, STATE_AT + 3 * k + 1), (blocks,), np.float32
-                        )
-                        book = pointer_at(job_address, STATE_AT + 3 * k + 2)
-                        dequantize_span(offset(codes, first), size, scales[block], book, values)
-                block_p, block_g = as_address(offset(p, 4 * first)), as_address(offset(g, 4 * first))
-                s1, s2 = as_address(scratch), as_address(offset(scratch, stride))
-                s3 = as_address(offset(scratch, 2 * stride))
-                call_address(rule, (0, size, block_p, block_g, s1, s2, s3, as_address(h)))
+                    load_state(
+                        job_address, k, wide, block, count, blocksize, blocks, n, offset(scratch, k * stride)
+                    )
+                call_address(
+                    rule, (0, size, as_address(span_p), as_address(span_g), s1, s2, s3, as_address(h))
+                )
                 finite = True
                 for k in range(states):
-                    largest[k] = largest_bits(offset(scratch, k * stride), size)
-                    finite = finite and largest[k] < INFINITY_BITS
-                if not finite:
-                    fetch_add(job, BAD, 1)
-                    continue
-                call_address(rule, (1, size, block_p, block_g, s1, s2, s3, as_address(h)))
-                for k in range(states):
-                    codes, values = pointer_at(job_address, STATE_AT + 3 * k), offset(scratch, k * stride)
-                    if wide:
-                        target = numba.carray(offset(codes, 4 * first), (size,), np.float32)
-                        source = numba.carray(values, (size,), np.float32)
-                        for i in range(size):
-                            target[i] = source[i]
-                    else:
-                        at = pointer_at(job_address, STATE_AT + 3 * k + 1)
-                        scales = numba.carray(at, (blocks,), np.float32)
-                        scale_bits = numba.carray(at, (blocks,), np.int32)
-                        scale_bits[block] = largest[k]
-                        book = pointer_at(job_address, STATE_AT + 3 * k + 2)
-                        quantize_span(values, size, scales[block], book, offset(codes, first))
+                    for i in range(count):
+                        here = offset(scratch, k * stride + 4 * i * blocksize)
+                        bits = largest_bits(here, min(blocksize, size - i * blocksize))
+                        largest[k * group + i] = bits
+                        finite = finite and bits < INFINITY_BITS
+                if finite:
+                    call_address(
+                        rule, (1, size, as_address(span_p), as_address(span_g), s1, s2, s3, as_address(h))
+                    )
+                for i in range(count):
+                    at, here = i * blocksize, min(blocksize, size - i * blocksize)
+                    if not finite:  # rare: block by block, without those that are not
+                        good = True
+                        for k in range(states):
+                            good = good and largest[k * group + i] < INFINITY_BITS
+                        if not good:
+                            fetch_add(job, BAD, 1)
+                            continue
+                        call_address(
+                            rule,
+                            (
+                                1, here, as_address(offset(span_p, 4 * at)), as_address(offset(span_g, 4 * at)),
+                                s1 + 4 * at, s2 + 4 * at, s3 + 4 * at, as_address(h),
+                            ),
+                        )  # fmt: skip
+                    for k in range(states):
+                        values = offset(scratch, k * stride + 4 * at)
+                        store_state(
+                            job_address,
+                            k,
+                            wide,
+                            block + i,
+                            here,
+                            blocksize,
+                            blocks,
+                            largest[k * group + i],
+                            values,
+                        )
 
     return step
+
+
+@njit(nogil=True, error_model="numpy")
+def copy_span(source, n, target):
+    """Copy n float32 values; a plain loop, which is four times as fast here as assigning a slice."""
+    a, b = numba.carray(source, (n,), np.float32), numba.carray(target, (n,), np.float32)
+    for i in range(n):
+        b[i] = a[i]
+
+
+@njit(nogil=True, error_model="numpy")
+def load_state(job_address, k, wide, block, count, blocksize, blocks, n, out):
+    """Float32 values of `count` blocks of state number `k`."""
+    source = pointer_at(job_address, STATE_AT + 3 * k)
+    first = block * blocksize
+    if wide:
+        size = min(count * blocksize, n - first)
+        copy_span(offset(source, 4 * first), size, out)
+        return
+    scales = numba.carray(pointer_at(job_address, STATE_AT + 3 * k + 1), (blocks,), np.float32)
+    book = pointer_at(job_address, STATE_AT + 3 * k + 2)
+    for i in range(count):
+        start = first + i * blocksize
+        size = min(blocksize, n - start)
+        dequantize_span(offset(source, start), size, scales[block + i], book, offset(out, 4 * i * blocksize))
+
+
+@njit(nogil=True, error_model="numpy")
+def store_state(job_address, k, wide, block, size, blocksize, blocks, largest, values):
+    """Write one block of state number `k` back, of which `largest` are the bits of the scale."""
+    target = pointer_at(job_address, STATE_AT + 3 * k)
+    first = block * blocksize
+    if wide:
+        copy_span(values, size, offset(target, 4 * first))
+        return
+    at = pointer_at(job_address, STATE_AT + 3 * k + 1)
+    numba.carray(at, (blocks,), np.int32)[block] = largest
+    scale = numba.carray(at, (blocks,), np.float32)[block]
+    quantize_span(values, size, scale, pointer_at(job_address, STATE_AT + 3 * k + 2), offset(target, first))
 
 
 @functools.cache

@@ -15,6 +15,8 @@ from lowgemm.blockwise import reference, reference_optimizers
 from lowgemm.blockwise.optimizers import LAMB, LARS, SGD, Adagrad, Adam, AdamW, AdEMAMix, Lion, RMSprop
 
 CLASSES = [Adam, AdamW, LAMB, AdEMAMix, SGD, LARS, RMSprop, Adagrad, Lion]
+#: Set when all tests run with NUMBA_DISABLE_JIT=1.
+NO_JIT = numba.config.DISABLE_JIT
 CASES = blockdata.manifest()["optim8"]["cases"]
 
 
@@ -105,8 +107,8 @@ class Plain:
 
 @pytest.mark.parametrize("cls", CLASSES)
 @given(
-    n=st.integers(1, 700),
-    blocksize=st.sampled_from([1, 7, 64, 100, 256, 1000]),
+    n=st.integers(1, 2500),
+    blocksize=st.sampled_from([1, 7, 64, 100, 256, 1000, 3000]),
     wide=st.booleans(),
     decay=st.sampled_from([0.0, 0.1]),
     exponent=st.integers(-30, 6),
@@ -139,7 +141,7 @@ def test_threads_and_no_jit_give_the_same(cls, monkeypatch):
         p = start.copy()
         optimizer = make(cls, p, weight_decay=0.01, blocksize=100, min_8bit_size=0, num_threads=threads)
         with monkeypatch.context() as m:
-            m.setattr(numba.config, "DISABLE_JIT", plain)
+            m.setattr(numba.config, "DISABLE_JIT", plain or NO_JIT)
             for g in grads:
                 optimizer.step(g)
         results.append((p, optimizer.state_dict()))
@@ -216,7 +218,7 @@ def test_overflow_leaves_the_block(wide, plain, monkeypatch):
     p = np.ones(1000, np.float32)
     p[300] = 1e25  # its square is beyond float32
     optimizer = RMSprop(p, weight_decay=1.0, blocksize=256, min_8bit_size=9999 if wide else 0)
-    monkeypatch.setattr(numba.config, "DISABLE_JIT", plain)
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", plain or NO_JIT)
     before = p.copy()
     with pytest.raises(FloatingPointError, match=r"^1 blocks"):
         optimizer.step(np.ones(1000, np.float32))
