@@ -1,0 +1,219 @@
+"""The tracked results, published by asv and opened in a real browser."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.parse
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SUITE = ROOT / "asv_bench"
+RESULTS = SUITE / "results"
+RATIO, GMACS = "gemm.Cubes.track_time_ratio_to_float32", "gemm.Cubes.track_gmacs"
+
+
+def results() -> list[dict]:
+    return [json.loads(p.read_text()) for p in sorted(RESULTS.glob("*/*-*.json"))]
+
+
+def load_offline():
+    spec = importlib.util.spec_from_file_location("asv_bench_offline", SUITE / "offline.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_results_cover_eight_commits_and_name_no_place():
+    found = results()
+    assert len({r["commit_hash"] for r in found}) >= 8
+    machines = {r["params"]["machine"] for r in found}
+    assert machines == {p.parent.name for p in RESULTS.glob("*/machine.json")}
+    for path in RESULTS.rglob("*.json"):
+        text = path.read_text()
+        if path.name == "benchmarks.json":  # the code of the benchmarks; `/proc/...` is Linux's
+            text = text.replace("/proc/", "")
+        for prefix in ("/home", "/work", "/root", "/tmp", "/usr", "/opt", "C:\\\\", "://"):
+            assert prefix not in text, (path.name, prefix)
+
+
+def test_results_are_of_the_listed_version_of_the_benchmark():
+    """asv leaves out results of another version of a benchmark's code: then the history must be run again."""
+    now = {name: b["version"] for name, b in json.loads((RESULTS / "benchmarks.json").read_text()).items()
+           if isinstance(b, dict)}  # fmt: skip
+    for r in results():
+        version = dict(zip(r["result_columns"], r["results"][RATIO], strict=False))["version"]
+        assert version == now[RATIO], r["commit_hash"]
+
+
+# ---------------------------------------------------------------- in the browser
+
+
+def skip(reason: str) -> None:
+    pytest.skip(f"dashboard in a browser: {reason}")
+
+
+def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory) -> pathlib.Path:
+    """The dashboard as `asv publish` makes it, loading nothing from the network."""
+    pytest.importorskip("asv", reason="dashboard in a browser: asv is not installed")
+    offline = load_offline()
+    if offline.missing():
+        skip("run `npm install --prefix asv_bench` first")
+    for r in results():
+        if git("merge-base", "--is-ancestor", r["commit_hash"], "HEAD").returncode:
+            skip("the commits of the results are not in this checkout (shallow, or no git)")
+    folder = tmp_path_factory.mktemp("dashboard")
+    config = json.loads((SUITE / "asv.conf.json").read_text())
+    # a checkout of CI may have no branch of that name
+    config |= {"repo": str(ROOT), "branches": ["HEAD"], "benchmark_dir": str(SUITE / "benchmarks")}
+    config |= {"results_dir": str(RESULTS), "html_dir": str(folder / "html"), "env_dir": str(folder / "env")}
+    (folder / "asv.conf.json").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "asv", "publish", "--config", str(folder / "asv.conf.json")]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env={**os.environ, "HOME": str(folder)}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    checked = offline.make_offline(folder / "html")
+    # the browser itself compares these with the hashes that asv wrote: they are the files of the network
+    assert {"jquery-3.3.1.min.js", "bootstrap.min.js", "bootstrap.min.css", "md5.min.js"} <= set(checked)
+    return folder / "html"
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(html):
+    handler = functools.partial(_Quiet, directory=str(html))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser(address):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="dashboard in a browser: no selenium")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        skip("needs chromium and chromedriver (Debian: chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1000"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(executable_path=driver)
+    found = webdriver.Chrome(options=options, service=service)
+    yield found
+    found.quit()
+
+
+#: Number of data points of the plot in an element, and how many of them have ink where they belong.
+_DRAWN = """
+const holder = $(arguments[0]), plot = holder.data('plot');
+if (!plot) return null;
+const canvas = plot.getCanvas(), scale = canvas.width / holder.width();
+const copy = Object.assign(document.createElement('canvas'), {width: canvas.width, height: canvas.height});
+const pixels = copy.getContext('2d', {willReadFrequently: true});
+pixels.drawImage(canvas, 0, 0);
+const colours = plot.getData().map(s => $.color.parse(s.color).toString().match(/\\d+/g).map(Number));
+let points = 0, inked = 0;
+for (const series of plot.getData()) for (const [x, y] of series.data) {
+    if (y === null) continue;
+    points++;
+    const at = plot.pointOffset({x: x, y: y});
+    const box = pixels.getImageData((at.left - 4) * scale, (at.top - 4) * scale, 9 * scale, 9 * scale).data;
+    // any curve's colour: where curves meet, the last one drawn covers the others
+    const hit = i => box[i + 3] > 100 && colours.some(
+        ([r, g, b]) => Math.abs(box[i] - r) + Math.abs(box[i + 1] - g) + Math.abs(box[i + 2] - b) < 60);
+    for (let i = 0; i < box.length; i += 4) if (hit(i)) { inked++; break; }
+}
+return {points: points, inked: inked, series: plot.getData().length};
+"""
+
+
+def drawn(browser, element: str, series: int = 1) -> dict:
+    """What is drawn in an element, once it holds that many series (each is loaded by itself)."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def ready(b):
+        found = b.execute_script(_DRAWN, element)
+        return found if found and found["series"] >= series else None
+
+    return WebDriverWait(browser, 20).until(ready)
+
+
+def open_page(browser, url: str) -> None:
+    browser.get("about:blank")  # else only the part behind `#` changes and nothing is loaded
+    browser.get_log("browser")
+    browser.get(url)
+
+
+def no_complaints(browser) -> None:
+    logged = [e for e in browser.get_log("browser") if e["level"] in ("WARNING", "SEVERE")]
+    assert not logged, logged
+
+
+def keep_picture(browser, name: str) -> None:
+    """Screenshot into the folder that DASHBOARD_PICTURES names, to be looked at."""
+    with contextlib.suppress(KeyError):
+        browser.save_screenshot(os.path.join(os.environ["DASHBOARD_PICTURES"], name + ".png"))
+
+
+@pytest.mark.browser
+def test_grid_page(browser, address):
+    open_page(browser, address)
+    for name in (RATIO, GMACS):
+        found = drawn(browser, f"[id='summarygrid-{name}']")
+        assert found["points"] == found["inked"] >= 8, (name, found)
+    keep_picture(browser, "grid")
+    no_complaints(browser)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", [RATIO, GMACS])
+def test_graph_page_has_a_point_for_each_commit(browser, address, name):
+    stored = [r["results"][name] for r in results() if name in r["results"]]
+    kinds = math.prod(len(values) for values in stored[0][1])
+    # asv draws at most eight curves unless the address says which
+    chosen = zip(["p-n", "p-operands"], stored[0][1], strict=True)
+    query = urllib.parse.urlencode([(key, value) for key, values in chosen for value in values])
+    open_page(browser, f"{address}#{name}?{query}")
+    found = drawn(browser, "#main-graph", kinds)
+    assert found["series"] == kinds
+    assert found["points"] == found["inked"] == sum(v is not None and v == v for s in stored for v in s[0])
+    assert found["points"] >= 8 * kinds
+    keep_picture(browser, name)
+    no_complaints(browser)
+
+
+@pytest.mark.browser
+def test_higher_is_better_is_never_called_a_regression(browser, address, html):
+    open_page(browser, f"{address}#/regressions")
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 20).until(
+        lambda b: b.execute_script("return $('#regressions-display').is(':visible')")
+    )
+    keep_picture(browser, "regressions")
+    no_complaints(browser)
+    listed = [row[0] for row in json.loads((html / "regressions.json").read_text())["regressions"]]
+    assert not [name for name in listed if "gmacs" in name or "share_of_peak" in name or "gbytes" in name]
