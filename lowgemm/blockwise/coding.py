@@ -263,7 +263,8 @@ def _quantize(
     if n == 0:
         return
     if numba.config.DISABLE_JIT:
-        refuse_unfinite(flat, "x", num_threads)
+        unfinite = np.flatnonzero(~np.isfinite(flat))
+        _refuse_block(int(unfinite[0]) // blocksize + 1 if unfinite.size else 0)
         found, scales[...] = reference.quantize(flat, book.values, blocksize)
         codes.reshape(-1)[...] = reference.pack4(found, book.zero_code) if packed else found
         return
@@ -276,8 +277,13 @@ def _quantize(
     job[routines.SCALES], job[routines.BOOK] = scales.ctypes.data, book.blob.ctypes.data
     job[routines.PACKED], job[routines.FILLER] = packed, book.zero_code
     jobs.run(routines.quantize_routine(), job, workers)
-    if job[jobs.BAD]:
-        raise ValueError(f"x: {_expected(routines.INFINITY_BITS, np.inf)} in block {job[jobs.BAD] - 1}")
+    _refuse_block(int(job[jobs.BAD]))
+
+
+def _refuse_block(number: int) -> None:
+    """ValueError about block `number` - 1, if the number is not 0."""
+    if number:
+        raise ValueError(f"x: {_expected(routines.INFINITY_BITS, np.inf)} in block {number - 1}")
 
 
 def _dequantize(q: BlockwiseArray, scales: np.ndarray, out: np.ndarray, num_threads: int | None) -> None:

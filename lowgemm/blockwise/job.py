@@ -82,7 +82,8 @@ def run(routine: Any, job: np.ndarray, workers: int) -> None:
         return
     others = []
     with contextlib.suppress(RuntimeError):  # no threads any more: the interpreter is shutting down
-        others = [_helpers().submit(entry, address) for _ in range(workers - 1)]
+        for _ in range(workers - 1):
+            others.append(_helpers().submit(entry, address))
     try:
         entry(address)
     finally:
