@@ -1,0 +1,198 @@
+"""Linear layers on float inputs: activations quantized on the fly, or only the weights in integers."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numba
+import numpy as np
+
+from lowgemm import disk_cache
+from lowgemm._jit import source_stamp
+from lowgemm.gemm import gemm
+from lowgemm.nn import reference
+from lowgemm.output.requantize import Dequantize
+from lowgemm.packed import PackedRhs, pack_rhs
+from lowgemm.quantization.affine import real_array
+from lowgemm.quantization.folding import per_channel
+
+#: Bytes of int8 rows prepared at a time, so that they are in level 2 when the product reads them.
+BLOCK_BYTES = 1 << 18
+#: Rows whose largest magnitude is below this count as zeros: 127 / 2**-119 is the last inverse float32 can hold.
+TINY = 2.0**-119
+
+
+def _make_rows(stamp: int) -> Any:
+    tiny = np.float32(TINY)
+
+    @disk_cache.njit(nogil=True)
+    def rows(x, bits, to, scales, scale_bits):
+        """Rows of x to int8 with a scale each; returns how many hold NaN or infinity. The bits are views as int32."""
+        _ = stamp
+        bad = 0
+        for r in range(x.shape[0]):
+            # The bits of a magnitude order like the magnitude, NaN above all: an integer maximum vectorises.
+            top = np.int32(0)
+            for k in range(x.shape[1]):
+                top = max(top, np.int32(bits[r, k] & np.int32(0x7FFFFFFF)))
+            if top >= 0x7F800000:
+                bad += 1
+                continue
+            scale_bits[r] = top
+            largest = scales[r]  # the same memory
+            inverse = np.float32(0)
+            scales[r] = np.float32(0)
+            if largest >= tiny:
+                inverse = np.float32(127) / largest
+                scales[r] = largest / np.float32(127)
+            for k in range(x.shape[1]):
+                to[r, k] = np.int32(np.rint(x[r, k] * inverse))
+        return bad
+
+    return rows
+
+
+@functools.cache
+def _rows() -> Any:
+    return _make_rows(source_stamp("nn"))
+
+
+def dynamic_linear(
+    x: Any, weight: Any, weight_scale: Any, bias: Any = None, *, num_threads: int | None = None
+) -> np.ndarray:
+    """``x @ weight`` for float x and int8 weights: each row of x is quantized with a scale of its own.
+
+    Parameters
+    ----------
+    x : array_like of float, shape (..., inputs)
+        Taken as float32.
+    weight : PackedRhs or array_like of int8, shape (inputs, outputs)
+        Symmetric: zero point 0. Pack it once with `lowgemm.pack_rhs`.
+    weight_scale : float or array_like of float, shape (outputs,)
+        Of the weights.
+    bias : array_like of float, shape (outputs,), optional
+        Added at the end.
+    num_threads : int, optional
+        As in `lowgemm.gemm`.
+
+    Returns
+    -------
+    float32 ndarray, shape (..., outputs)
+        ``(float32(sum) * weight_scale) * row_scale + bias``, each step rounded to float32.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit, or `x` holds NaN or infinity.
+
+    Notes
+    -----
+    ``row_scale = max|x| / 127`` and ``q = rint(x * (127 / max|x|))`` in float32, per row ("per token"). Rows are taken
+    block by block: one pass finds the range and writes int8, the product reads it from cache, and the rows of
+    the result are rescaled while they are in cache.
+
+    Examples
+    --------
+    >>> import numpy as np, lowgemm
+    >>> w = lowgemm.pack_rhs(np.array([[127, -64], [0, 127]], np.int8))
+    >>> dynamic_linear([[1.0, 0.0], [0.0, 200.0]], w, 1 / 127).round(3)
+    array([[  1.   ,  -0.504],
+           [  0.   , 200.   ]], dtype=float32)
+    """
+    real = np.ascontiguousarray(real_array(x), dtype=np.float32)
+    packed = weight if isinstance(weight, PackedRhs) else pack_rhs(weight)
+    if packed.dtype != np.int8 or packed.ndim != 2:
+        raise TypeError(f"weight: expected an int8 matrix, got {packed.dtype}, shape {packed.shape}")
+    inputs, outputs = packed.shape
+    if real.ndim == 0 or real.shape[-1] != inputs:
+        raise ValueError(f"x: expected shape (..., {inputs}), got {real.shape}")
+    scale = _scales(weight_scale, outputs)
+    offset = None if bias is None else per_channel(bias, "bias", outputs).astype(np.float32)
+    flat = real.reshape(-1, inputs)
+    if not numba.config.DISABLE_JIT:
+        out = np.empty((flat.shape[0], outputs), np.float32)
+        _run(flat, packed, Dequantize(scale), offset, out, num_threads)
+    else:
+        if not np.isfinite(flat).all():
+            raise ValueError("x: expected finite numbers")
+        out = reference.dynamic_linear(flat, packed.to_array(), scale, offset)
+    return out.reshape(*real.shape[:-1], outputs)
+
+
+def _scales(value: Any, outputs: int) -> np.ndarray:
+    a = real_array(value, "weight_scale")
+    scale = per_channel(np.full(outputs, a) if a.ndim == 0 else a, "weight_scale", outputs)
+    if (scale <= 0).any():
+        raise ValueError("weight_scale: expected positive numbers")
+    return scale
+
+
+def _run(
+    x: np.ndarray, packed: PackedRhs, stage: Dequantize, bias: Any, out: np.ndarray, num_threads: Any
+) -> None:
+    rows, inputs = x.shape
+    block = max(1, min(rows, BLOCK_BYTES // max(inputs, 1)))
+    q, scales = np.empty((block, inputs), np.int8), np.empty(block, np.float32)
+    loop, bits, scale_bits = _rows(), x.view(np.int32), scales.view(np.int32)
+    for first in range(0, rows, block):
+        part = slice(first, min(first + block, rows))
+        count = part.stop - first
+        if loop(x[part], bits[part], q[:count], scales[:count], scale_bits[:count]):
+            raise ValueError("x: expected finite numbers")
+        y = out[part]
+        gemm(q[:count], packed, output=stage, out=y, num_threads=num_threads)
+        np.multiply(y, scales[:count, None], out=y)
+        if bias is not None:
+            np.add(y, bias, out=y)
+
+
+def weight_only_linear(x: Any, weight: Any, weight_scale: Any, bias: Any = None) -> np.ndarray:
+    """``(x @ weight) * weight_scale + bias`` in float32: only the weights are kept in 8 bits.
+
+    Parameters
+    ----------
+    x : array_like of float, shape (..., inputs)
+        Taken as float32.
+    weight : array_like of int8, shape (inputs, outputs)
+        Symmetric: zero point 0.
+    weight_scale : float or array_like of float, shape (outputs,)
+        Of the weights.
+    bias : array_like of float, shape (outputs,), optional
+        Added at the end.
+
+    Returns
+    -------
+    float32 ndarray, shape (..., outputs)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message names it.
+
+    Notes
+    -----
+    Saves memory, not time: columns become float32 a block of 256 KB at a time, and NumPy multiplies.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> weight_only_linear([[1.0, 0.5]], np.array([[2], [4]], np.int8), 0.5)
+    array([[2.]], dtype=float32)
+    """
+    real = np.ascontiguousarray(real_array(x), dtype=np.float32)
+    w = np.asarray(weight)
+    if w.dtype != np.int8 or w.ndim != 2:
+        raise TypeError(f"weight: expected an int8 matrix, got {w.dtype}, shape {w.shape}")
+    if real.ndim == 0 or real.shape[-1] != w.shape[0]:
+        raise ValueError(f"x: expected shape (..., {w.shape[0]}), got {real.shape}")
+    scale = _scales(weight_scale, w.shape[1]).astype(np.float32)
+    out = np.empty((*real.shape[:-1], w.shape[1]), np.float32)
+    step = max(1, BLOCK_BYTES // (4 * max(w.shape[0], 1)))
+    for first in range(0, w.shape[1], step):
+        part = slice(first, first + step)
+        np.matmul(real, w[:, part].astype(np.float32), out=out[..., part])
+    out *= scale
+    if bias is not None:
+        out += per_channel(bias, "bias", w.shape[1]).astype(np.float32)
+    return out

@@ -1,0 +1,82 @@
+"""The fully connected layer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from lowgemm.gemm import gemm
+from lowgemm.nn import reference
+from lowgemm.nn.weighted import Weighted
+from lowgemm.packed import pack_rhs
+from lowgemm.quantization import QParams
+
+
+class QuantizedLinear(Weighted):
+    """``(x - input zero) @ (weight - weight zero) + bias``, rescaled: input (..., inputs), result (..., outputs).
+
+    Parameters
+    ----------
+    weight : array_like of int8 or uint8, shape (inputs, outputs)
+        Packed once, here.
+    bias, input_qparams, weight_qparams, output_qparams, activation, rounding
+        As in `lowgemm.nn.weighted.Weighted`.
+
+    Notes
+    -----
+    Jacob et al. 2017 (arXiv:1712.05877), section 2.4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lowgemm.quantization import QParams
+    >>> layer = QuantizedLinear(np.array([[1], [-2]], np.int8), np.array([4], np.int32), QParams(0.5, 3, "uint8"),
+    ...     QParams(0.25), QParams(0.125))
+    >>> layer(np.array([[5, 3], [3, 5]], np.uint8))
+    array([[6],
+           [0]], dtype=int8)
+    """
+
+    kind = "linear"
+    weight_ndim = 2
+
+    def __init__(
+        self,
+        weight: Any,
+        bias: Any,
+        input_qparams: QParams,
+        weight_qparams: QParams,
+        output_qparams: QParams | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(weight, bias, input_qparams, weight_qparams, output_qparams, **more)
+        self.packed = pack_rhs(self.weight)
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """As for every layer."""
+        if not shape or shape[-1] != self.weight.shape[0]:
+            raise ValueError(f"x: expected shape (..., {self.weight.shape[0]}), got {shape}")
+        return (*shape[:-1], self.outputs)
+
+    def maccs(self, shape: tuple[int, ...]) -> int:
+        """As for every layer."""
+        return math.prod(self.output_shape(shape)) * self.weight.shape[0]
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """As for every layer."""
+        flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+        y = gemm(
+            flat,
+            self.packed,
+            lhs_zero_point=self.input_zero,
+            rhs_zero_point=self.weight_zero,
+            output=self.stages,
+        )
+        return y if x.ndim == 2 else y.reshape(self.output_shape(x.shape))
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        """As for every layer."""
+        y = reference.linear(x, self.weight, self.input_zero, self.weight_zero, self.stages)
+        return y.astype(self.result_dtype)

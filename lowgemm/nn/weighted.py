@@ -1,0 +1,165 @@
+"""What linear and convolutional layers share: weights, an int32 bias, and the output pipeline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lowgemm.nn.layer import Layer, tensor_qparams
+from lowgemm.output.activations import relu
+from lowgemm.output.requantize import ROUNDINGS, Dequantize, Requantize
+from lowgemm.output.stages import BiasAddition, Clamp
+from lowgemm.quantization import QParams, quantize
+from lowgemm.values import INT32_MAX, as_array
+
+ACTIVATIONS = ("none", "relu", "relu6")
+
+
+class Weighted(Layer):
+    """Layer with weights; the last axis of the weights runs along the outputs.
+
+    Parameters
+    ----------
+    weight : array_like of int8 or uint8
+        Shape as the class says.
+    bias : array_like of int32, shape (outputs,), or None
+        In units of ``input scale * weight scale``, with zero point 0.
+    input_qparams, weight_qparams : QParams
+        8 bits; the weights' may have a scale per output (axis -1).
+    output_qparams : QParams, optional
+        8 bits, one scale. None: the layer gives float32, ``float32(sum) * float32(input scale * weight scale)``.
+    activation : {"none", "relu", "relu6"}
+        Done by narrower bounds of the result.
+    rounding : str
+        As for `lowgemm.Requantize`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message names it.
+    """
+
+    weight_ndim: int
+
+    def __init__(
+        self,
+        weight: Any,
+        bias: Any,
+        input_qparams: QParams,
+        weight_qparams: QParams,
+        output_qparams: QParams | None = None,
+        *,
+        activation: str = "none",
+        rounding: str = "gemmlowp",
+    ) -> None:
+        w = as_array(weight, "weight", "an array of integers")
+        self.input_qparams = tensor_qparams(input_qparams, "input_qparams")
+        if not isinstance(weight_qparams, QParams):
+            raise TypeError(f"weight_qparams: expected QParams, got {type(weight_qparams).__name__}")
+        if w.ndim != self.weight_ndim or 0 in w.shape:
+            raise ValueError(f"weight: expected {self.weight_ndim} axes, none empty, got shape {w.shape}")
+        if w.dtype != weight_qparams.dtype or w.dtype.itemsize != 1:
+            raise TypeError(f"weight: expected int8 or uint8 as in weight_qparams, got {w.dtype}")
+        outputs = w.shape[-1]
+        if weight_qparams.per_channel and (
+            weight_qparams.axis not in (-1, w.ndim - 1) or weight_qparams.scale.size != outputs
+        ):
+            raise ValueError(f"weight_qparams: expected {outputs} scales on axis -1")
+        if output_qparams is not None:
+            tensor_qparams(output_qparams, "output_qparams")
+        if bias is not None:
+            bias = as_array(bias, "bias", "a vector of int32")
+            if bias.dtype != np.int32:
+                raise TypeError(f"bias: expected int32, got {bias.dtype}")
+            if bias.shape != (outputs,):
+                raise ValueError(f"bias: expected shape ({outputs},), got {bias.shape}")
+            bias = bias.copy()
+            bias.flags.writeable = False
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation: expected {', '.join(ACTIVATIONS)}, got {activation!r}")
+        if rounding not in ROUNDINGS:
+            raise ValueError(f"rounding: expected {', '.join(ROUNDINGS)}, got {rounding!r}")
+        if activation == "relu6" and output_qparams is None:
+            raise ValueError("activation: expected 'none' or 'relu' for a float32 result, got 'relu6'")
+        self.weight = np.array(w, order="C")
+        self.weight.flags.writeable = False
+        self.bias, self.weight_qparams, self.output_qparams = bias, weight_qparams, output_qparams
+        self.activation, self.rounding = activation, rounding
+        self.input_zero = int(self.input_qparams.zero_point)
+        self.weight_zero = weight_qparams.zero_point if weight_qparams.zero_point.any() else 0
+        if isinstance(self.weight_zero, np.ndarray) and self.weight_zero.ndim == 0:
+            self.weight_zero = int(self.weight_zero)
+        self.result_dtype = np.dtype(np.float32) if output_qparams is None else output_qparams.dtype
+        self.stages = self.make_stages(slice(None))
+
+    @classmethod
+    def from_float(
+        cls, weight: Any, bias: Any, input_qparams: QParams, weight_qparams: QParams, *args: Any, **more: Any
+    ) -> Any:
+        """Layer of real weights and a real bias; the other parameters as for the class.
+
+        Parameters
+        ----------
+        weight, bias : array_like of float
+            `bias` may be None.
+        input_qparams, weight_qparams : QParams
+            How to quantize.
+        *args, **more
+            The rest of the class's parameters.
+
+        Returns
+        -------
+        Layer
+        """
+        layer_bias = None
+        if bias is not None:
+            scale = tensor_qparams(input_qparams, "input_qparams").scale * weight_qparams.scale
+            layer_bias = quantize(bias, QParams(scale, 0, "int32", -1 if scale.ndim else None))
+        return cls(quantize(weight, weight_qparams), layer_bias, input_qparams, weight_qparams, *args, **more)
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs (channels)."""
+        return int(self.weight.shape[-1])
+
+    @property
+    def accumulator_scale(self) -> np.ndarray:
+        """What one unit of a sum stands for: float64, of shape () or (outputs,)."""
+        return self.input_qparams.scale * self.weight_qparams.scale
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of weights and biases."""
+        return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
+    def make_stages(self, part: slice) -> tuple[Any, ...]:
+        """Output pipeline of a part of the outputs."""
+        stages: list[Any] = [] if self.bias is None else [BiasAddition(self.bias[part])]
+        unit = self.accumulator_scale
+        unit = unit[part] if unit.ndim else float(unit)
+        if self.output_qparams is None:
+            if self.activation == "relu":
+                stages.append(Clamp(0, INT32_MAX))
+            return (*stages, Dequantize(unit))
+        p = self.output_qparams
+        low, high = p.qmin, p.qmax
+        zero, scale = int(p.zero_point), float(p.scale)
+        if self.activation != "none":
+            low = max(low, relu(zero).min)
+        if self.activation == "relu6":
+            high = min(high, zero + round(6 / scale))
+        return (*stages, Requantize(unit / scale, zero, p.dtype, self.rounding, min=low, max=high))
+
+    def state(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        names = (
+            "weight",
+            "bias",
+            "input_qparams",
+            "weight_qparams",
+            "output_qparams",
+            "activation",
+            "rounding",
+        )
+        return {name: getattr(self, name) for name in names}

@@ -1,0 +1,141 @@
+"""The loops over windows: copying patches for a product, the depthwise convolution, and pooling.
+
+All take int8 as uint8 with the top bit flipped (``v = (u ^ flip) - flip``), so each is compiled once.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from lowgemm import disk_cache
+from lowgemm._jit import source_stamp
+
+
+def _make_patches(stamp: int) -> Any:
+    @disk_cache.njit(nogil=True)
+    def patches(
+        x, to, first, count, height, width, channels, oh, ow, kh, kw, sy, sx, top, left, dy, dx, c0, cg, zero
+    ):
+        """Rows `first` ... of the matrix of patches; what padding gives is `zero`. x and to are flat."""
+        _ = stamp
+        run = kw * cg
+        for r in range(count):
+            p = first + r
+            image = p // (oh * ow)
+            rest = p - image * oh * ow
+            oy = rest // ow
+            x0 = (rest - oy * ow) * sx - left
+            inside = dx == 1 and cg == channels and x0 >= 0 and x0 + kw <= width
+            for ky in range(kh):
+                y = oy * sy - top + ky * dy
+                at = (r * kh + ky) * run
+                if y < 0 or y >= height:
+                    for j in range(run):
+                        to[at + j] = zero
+                    continue
+                line = (image * height + y) * width
+                if inside:  # a patch's row is contiguous
+                    source = (line + x0) * channels
+                    for j in range(run):
+                        to[at + j] = x[source + j]
+                    continue
+                for kx in range(kw):
+                    xx = x0 + kx * dx
+                    if xx < 0 or xx >= width:
+                        for j in range(cg):
+                            to[at + kx * cg + j] = zero
+                    else:
+                        source = (line + xx) * channels + c0
+                        for j in range(cg):
+                            to[at + kx * cg + j] = x[source + j]
+
+    return patches
+
+
+def _make_depthwise(stamp: int) -> Any:
+    @disk_cache.njit(nogil=True)
+    def depthwise(
+        x, weight, acc, first, count, height, width, oh, ow, kh, kw, sy, sx, top, left, dy, dx, flip, zero
+    ):
+        """Sums of a convolution in which each channel has a filter of its own. x is flat; weight (taps, channels) int32."""
+        _ = stamp
+        channels = weight.shape[1]
+        for r in range(count):
+            p = first + r
+            image = p // (oh * ow)
+            rest = p - image * oh * ow
+            oy = rest // ow
+            ox = rest - oy * ow
+            for c in range(channels):
+                acc[r, c] = 0
+            for ky in range(kh):
+                y = oy * sy - top + ky * dy
+                if y < 0 or y >= height:
+                    continue
+                for kx in range(kw):
+                    xx = ox * sx - left + kx * dx
+                    if xx < 0 or xx >= width:
+                        continue
+                    source = ((image * height + y) * width + xx) * channels
+                    tap = ky * kw + kx
+                    for c in range(channels):
+                        acc[r, c] += ((np.int32(x[source + c]) ^ flip) - zero) * weight[tap, c]
+
+    return depthwise
+
+
+def _make_pool(stamp: int) -> Any:
+    @disk_cache.njit(nogil=True)
+    def pool(x, out, sums, kh, kw, sy, sx, top, left, flip, average):
+        """Pooling of (n, height, width, channels); `sums` has one int32 per channel."""
+        _ = stamp
+        n, height, width, channels = x.shape
+        for i in range(n):
+            for oy in range(out.shape[1]):
+                y0, y1 = max(oy * sy - top, 0), min(oy * sy - top + kh, height)
+                for ox in range(out.shape[2]):
+                    x0, x1 = max(ox * sx - left, 0), min(ox * sx - left + kw, width)
+                    for c in range(channels):
+                        sums[c] = 0
+                    for y in range(y0, y1):
+                        for xx in range(x0, x1):
+                            if average:
+                                for c in range(channels):
+                                    sums[c] += np.int32(x[i, y, xx, c]) ^ flip
+                            else:
+                                for c in range(channels):
+                                    sums[c] = max(sums[c], np.int32(x[i, y, xx, c]) ^ flip)
+                    area = (y1 - y0) * (x1 - x0)
+                    for c in range(channels):
+                        if average:
+                            total = 2 * (sums[c] - area * flip)
+                            if total >= 0:
+                                v = (total + area) // (2 * area)
+                            else:
+                                v = -((area - total) // (2 * area))
+                            out[i, oy, ox, c] = v & 255
+                        else:
+                            out[i, oy, ox, c] = sums[c] ^ flip
+
+    return pool
+
+
+@functools.cache
+def patches() -> Any:
+    """Compiled loop that copies patches."""
+    return _make_patches(source_stamp("nn"))
+
+
+@functools.cache
+def depthwise() -> Any:
+    """Compiled loop of the depthwise convolution."""
+    return _make_depthwise(source_stamp("nn"))
+
+
+@functools.cache
+def pool() -> Any:
+    """Compiled loop of pooling."""
+    return _make_pool(source_stamp("nn"))
