@@ -62,6 +62,10 @@ class Optimizer:
         Elements that share a scale of the state.
     min_8bit_size : int
         Tensors with fewer elements have float32 state.
+    check_first : bool
+        Look through all gradients for NaN, infinity and huge values before anything is changed, which reads them once
+        more than needed. Without it blocks of which a state would become NaN or infinite stay as they were, and
+        `step` raises FloatingPointError when the others are done.
     num_threads : int, optional
         At most so many threads.
 
@@ -87,6 +91,7 @@ class Optimizer:
         *,
         blocksize: int = 256,
         min_8bit_size: int = 4096,
+        check_first: bool = True,
         num_threads: int | None = None,
     ) -> None:
         self.lr = lr
@@ -94,6 +99,9 @@ class Optimizer:
         self.weight_decay = real(weight_decay, "weight_decay", 0)
         self.blocksize = integer(blocksize, "blocksize", 1)
         self.min_8bit_size = integer(min_8bit_size, "min_8bit_size", 0, 2**62)
+        if not isinstance(check_first, (bool, np.bool_)):
+            raise TypeError(f"check_first: expected True or False, got {type(check_first).__name__}")
+        self.check_first = bool(check_first)
         self.num_threads = as_num_threads(num_threads)
         self.params = check_parameters(params)
         self.steps_done = 0
@@ -128,11 +136,12 @@ class Optimizer:
         Raises
         ------
         TypeError, ValueError
-            If `grads` does not fit the parameters, or has NaN, infinity or an absolute value of 1e18 or more.
-            Nothing has been changed then.
+            If `grads` does not fit the parameters, or (with `check_first`) has NaN, infinity or an absolute value of
+            1e18 or more. Nothing has been changed then.
         FloatingPointError
-            If a state would have become infinite in spite of that (by huge parameters with weight decay, or sums
-            of squares). Blocks for which this holds are left as they were; all others have made the step.
+            If a state would have become NaN or infinite in spite of that (without `check_first`, or by huge
+            parameters with weight decay, or sums of squares). Blocks for which this holds are left as they were; all
+            others have made the step.
         """
         if isinstance(grads, np.ndarray):
             grads = [grads]
@@ -140,7 +149,7 @@ class Optimizer:
             raise ValueError(f"grads: expected {len(self.params)} arrays, one for each parameter")
         flats = [gradient_of(g, p, i) for i, (g, p) in enumerate(zip(grads, self.params, strict=True))]
         for i, flat in enumerate(flats):
-            if flat is not None:
+            if flat is not None and self.check_first:
                 refuse_unfinite(flat, f"grads[{i}]", self.num_threads, LARGEST_GRADIENT)
         h = self._constants(self.steps_done + 1)
         self.steps_done += 1
@@ -150,7 +159,7 @@ class Optimizer:
                 bad += self._step_one(p, flat, state, h)
         if bad:
             raise FloatingPointError(
-                f"{bad} blocks of state would have become infinite; they were left as they were"
+                f"{bad} blocks of state would have become NaN or infinite; they were left as they were"
             )
 
     def _step_one(self, p: np.ndarray, g: np.ndarray, state: TensorState, h: np.ndarray) -> int:
@@ -270,7 +279,7 @@ def _compiled_step(
         g.ctypes.data,
         h.ctypes.data,
     )
-    job[steps.GROUP] = steps.blocks_at_once(blocksize)
+    job[steps.GROUP], job[steps.DIVIDES] = steps.blocks_at_once(blocksize), rule in rules.DIVIDING
     job[steps.RULE], job[steps.STATES], job[steps.WIDE] = (
         rules.rule(rule).address,
         len(state.books),

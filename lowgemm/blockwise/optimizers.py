@@ -41,7 +41,7 @@ class Adam(Optimizer):
     eps : float
     weight_decay : float
         Taken off the parameter itself, not added to the gradient (bitsandbytes does so in its Adam too).
-    blocksize, min_8bit_size, num_threads
+    blocksize, min_8bit_size, check_first, num_threads
         See `Optimizer`.
 
     References
@@ -127,7 +127,7 @@ class AdEMAMix(Optimizer):
         Weight of the slow mean; `alpha` and `betas` may be set between steps, which is how the paper warms them up.
     eps : float
     weight_decay : float
-    blocksize, min_8bit_size, num_threads
+    blocksize, min_8bit_size, check_first, num_threads
         See `Optimizer`.
 
     References
@@ -177,7 +177,7 @@ class SGD(Optimizer):
         0 needs no state, and then no optimizer; it is accepted all the same.
     weight_decay : float
         Added to the gradient.
-    blocksize, min_8bit_size, num_threads
+    blocksize, min_8bit_size, check_first, num_threads
         See `Optimizer`.
 
     Examples
@@ -222,7 +222,7 @@ class RMSprop(Optimizer):
     eps : float
     weight_decay : float
         Times the parameter, added to the gradient.
-    blocksize, min_8bit_size, num_threads
+    blocksize, min_8bit_size, check_first, num_threads
         See `Optimizer`.
 
     Examples
@@ -263,7 +263,7 @@ class Adagrad(Optimizer):
     eps : float
     weight_decay : float
         Times the parameter, added to the gradient.
-    blocksize, min_8bit_size, num_threads
+    blocksize, min_8bit_size, check_first, num_threads
         See `Optimizer`.
 
     References
@@ -300,7 +300,7 @@ class Lion(Optimizer):
     lr : float
     betas : (float, float)
     weight_decay : float
-    blocksize, min_8bit_size, num_threads
+    blocksize, min_8bit_size, check_first, num_threads
         See `Optimizer`.
 
     References

@@ -176,6 +176,10 @@ _MAKERS = {
 }
 
 
+#: Rules whose part 1 divides and takes roots.
+DIVIDING = frozenset({"adam", "ademamix", "rmsprop"})
+
+
 @functools.cache
 def rule(name: str) -> Any:
     """C function of the rule of this name."""

@@ -59,6 +59,28 @@ def largest_bits(x, n):
 
 
 @njit(nogil=True, error_model="numpy")
+def decide(x, steps, scale, book, masks, out):
+    """Put right the codes that `compress` was in doubt about, as its masks say."""
+    source, codes = numba.carray(x, (steps * STEP,), np.float32), numba.carray(out, (steps * STEP,), np.uint8)
+    doubts = numba.carray(masks, (steps,), np.int64)
+    for s in range(steps):
+        doubtful = doubts[s]
+        while doubtful != 0:
+            i = s * STEP + trailing_zeros(doubtful)
+            codes[i] = exact_rank(source[i], scale, book)
+            doubtful &= doubtful - 1
+
+
+@njit(nogil=True, error_model="numpy")
+def inverse_if_fast(scale, book):
+    """Reciprocal of a block's scale, or 0 if the block cannot be coded by `compress` alone."""
+    meta = numba.carray(offset(book, META_AT), (8,), np.int32)
+    if meta[FAST] != 0 and meta[IN_ORDER] != 0 and LOWEST_SCALE <= scale <= HIGHEST_SCALE:
+        return np.float32(1) / scale
+    return np.float32(0)
+
+
+@njit(nogil=True, error_model="numpy")
 def quantize_span(x, n, scale, book, out):
     """Codes of n values at `x` with the block's scale, into bytes at `out`. `scale` is finite."""
     codes = numba.carray(out, (n,), np.uint8)
@@ -75,12 +97,7 @@ def quantize_span(x, n, scale, book, out):
         while done + STEP <= n:
             steps = min((n - done) // STEP, STEPS)
             if compress(offset(x, 4 * done), inverse, book, offset(out, done), steps, space) != 0:
-                for s in range(steps):
-                    doubtful = masks[s]
-                    while doubtful != 0:
-                        i = done + s * STEP + trailing_zeros(doubtful)
-                        codes[i] = exact_rank(source[i], scale, book)
-                        doubtful &= doubtful - 1
+                decide(offset(x, 4 * done), steps, scale, book, space, offset(out, done))
             done += steps * STEP
         if done < n:  # the rest, filled up with zeros
             padded = numba.carray(offset(space, 8 * STEPS), (STEP,), np.float32)

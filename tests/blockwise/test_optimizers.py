@@ -228,6 +228,20 @@ def test_overflow_leaves_the_block(wide, plain, monkeypatch):
 
 
 @pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_unchecked_gradient_leaves_its_block(cls, wide, bad):
+    p = np.ones(1000, np.float32)
+    optimizer = make(cls, p, min_8bit_size=9999 if wide else 0, check_first=False)
+    g = np.ones(1000, np.float32)
+    g[300] = bad
+    with pytest.raises(FloatingPointError, match=r"^1 blocks"):
+        optimizer.step(g)
+    assert (p[256:512] == 1).all() and (p[:256] < 1).all() and (p[512:] < 1).all()
+    assert all((s[256:512] == 0).all() for s in optimizer.state_of(0).values())
+
+
+@pytest.mark.parametrize("cls", CLASSES)
 def test_save_and_load(cls, tmp_path):
     rng = np.random.default_rng(2)
     start = [rng.standard_normal((50, 100)).astype(np.float32), rng.standard_normal(70).astype(np.float32)]
@@ -335,6 +349,7 @@ P = np.ones(10, np.float32)
         (lambda: Adam(P, blocksize=0), ValueError, "blocksize"),
         (lambda: Adam(P, min_8bit_size=-1), ValueError, "min_8bit_size"),
         (lambda: Adam(P, num_threads=0), ValueError, "num_threads"),
+        (lambda: Adam(P, check_first=1), TypeError, "check_first"),
         (lambda: SGD(P, lr=0.1, momentum=1.0), ValueError, "momentum"),
         (lambda: RMSprop(P, alpha=2), ValueError, "alpha"),
         (lambda: AdEMAMix(P, alpha=-1), ValueError, "alpha"),
