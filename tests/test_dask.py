@@ -1,0 +1,227 @@
+"""`lowgemm.dask`: the bits of one `gemm` call, whatever the chunks and whatever happens to the workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lowgemm
+
+da = pytest.importorskip("dask.array", reason="the extra 'dask' is not installed")
+import dask  # noqa: E402
+
+import lowgemm.dask  # noqa: E402
+
+
+def matrices(m, k, n, seed=0, left=np.uint8, right=np.int8):
+    rng = np.random.default_rng(seed)
+    a, b = (np.iinfo(d) for d in (left, right))
+    x = rng.integers(a.min, a.max + 1, (m, k), dtype=left)
+    return x, rng.integers(b.min, b.max + 1, (k, n), dtype=right)
+
+
+def chunks(draw, size):
+    cuts = draw(st.lists(st.integers(0, size), max_size=2))
+    return tuple(int(d) for d in np.diff([0, *sorted(cuts), size]))
+
+
+@st.composite
+def problems(draw):
+    m, k, n = (draw(st.integers(1, 20)) for _ in range(3))
+    left, right = (draw(st.sampled_from([np.uint8, np.int8])) for _ in range(2))
+    x, w = matrices(m, k, n, draw(st.integers(0, 99)), left, right)
+    split = [chunks(draw, size) for size in (m, k, k, n)]
+    return x, w, da.from_array(x, chunks=tuple(split[:2])), da.from_array(w, chunks=tuple(split[2:]))
+
+
+def pipelines(m, n, seed):
+    rng = np.random.default_rng(seed)
+    columns, rows = rng.integers(-900, 900, n), rng.integers(-900, 900, m)
+    return [
+        None,
+        [lowgemm.BiasAddition(rows, axis=0), lowgemm.Clamp(-5000, 5000)],
+        [
+            lowgemm.BiasAddition(columns),
+            lowgemm.Requantize(scale=rng.random(n) / 500, zero_point=-3, dtype=np.int8, rounding="onnx"),
+        ],
+        [
+            lowgemm.ScaleInt32ByFixedPointAndExponent(
+                rng.integers(2**30, 2**31, m), rng.integers(-9, -1, m), 5, axis=0
+            ),
+            lowgemm.SaturatingCast(np.uint8),
+        ],
+        lowgemm.Dequantize(rng.random(n)),
+    ]
+
+
+@settings(max_examples=20, deadline=None)
+@given(problems(), st.integers(0, 99), st.integers(0, 4), st.sampled_from(["raise", "wrap"]))
+def test_any_chunks(problem, seed, which, overflow):
+    x, w, dx, dw = problem
+    rng = np.random.default_rng(seed)
+    options = {
+        "lhs_zero_point": rng.integers(-300, 300, len(x)) if seed % 2 else 7,
+        "rhs_zero_point": rng.integers(-300, 300, w.shape[1]) if seed % 3 else -4,
+        "output": pipelines(len(x), w.shape[1], seed)[which],
+    }
+    got = lowgemm.dask.gemm(dx, dw, overflow=overflow, **options)
+    expected = lowgemm.gemm(x, w, **options)
+    assert got.dtype == expected.dtype and got.shape == expected.shape
+    np.testing.assert_array_equal(got.compute(scheduler="synchronous"), expected)
+
+
+def test_many_depth_chunks():
+    x, w = matrices(3, 300, 4)
+    got = lowgemm.dask.gemm(da.from_array(x, chunks=(3, 2)), da.from_array(w, chunks=(3, 4)))
+    np.testing.assert_array_equal(got.compute(scheduler="threads", num_workers=2), lowgemm.gemm(x, w))
+
+
+def test_wrapping_is_never_silent():
+    x, w = np.full((2, 70_000), 255, np.uint8), np.full((70_000, 2), -128, np.int8)
+    dx, dw = da.from_array(x, chunks=(1, 20_000)), da.from_array(w, chunks=(20_000, 2))
+    assert 70_000 * 255 * 128 > 2**31
+    with pytest.raises(OverflowError, match="a sum passes the int32 range"):
+        lowgemm.dask.gemm(dx, dw).compute(scheduler="synchronous")
+    wrapped = lowgemm.dask.gemm(dx, dw, overflow="wrap").compute(scheduler="synchronous")
+    np.testing.assert_array_equal(wrapped, lowgemm.gemm(x, w))
+    # partial sums that pass the range and come back do fit
+    w[35_000:] = 127
+    got = lowgemm.dask.gemm(dx, da.from_array(w, chunks=(35_000, 2))).compute(scheduler="synchronous")
+    np.testing.assert_array_equal(got, x.astype(np.int64) @ w.astype(np.int64))
+    # within one chunk it is the chunk's own check that speaks
+    with pytest.raises(OverflowError):
+        lowgemm.dask.gemm(dx.rechunk(-1), np.full((70_000, 2), -128, np.int8)).compute(
+            scheduler="synchronous"
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"lhs": np.zeros((2, 3))}, TypeError, "lhs: expected dtype"),
+        ({"lhs": da.zeros((2, 3))}, TypeError, "lhs: expected dtype"),
+        ({"lhs": da.zeros((2, 2, 3), dtype=np.uint8)}, ValueError, "lhs: expected a matrix"),
+        ({"rhs": np.zeros(3, np.int8)}, ValueError, "rhs: expected a matrix"),
+        ({"rhs": da.zeros((4, 2), dtype=np.int8)}, ValueError, "rhs: expected depth 3"),
+        ({"lhs_zero_point": [1, 2, 3]}, ValueError, "lhs_zero_point: expected a scalar or 2"),
+        ({"rhs_zero_point": 2**31}, ValueError, "rhs_zero_point: expected"),
+        ({"output": [3]}, TypeError, "output"),
+        ({"output": lowgemm.BiasAddition([1, 2, 3])}, ValueError, "BiasAddition"),
+        ({"overflow": "ignore"}, ValueError, "overflow: expected"),
+        ({"num_threads": 0}, ValueError, "num_threads: expected"),
+    ],
+)
+def test_bad_arguments_are_named(change, error, message):
+    arguments = {"lhs": np.zeros((2, 3), np.uint8), "rhs": np.zeros((3, 2), np.int8), **change}
+    with pytest.raises(error, match=message):
+        lowgemm.dask.gemm(arguments.pop("lhs"), arguments.pop("rhs"), **arguments)
+
+
+def test_unknown_chunks_and_custom_stage():
+    x = da.from_array(np.zeros((4, 3), np.uint8), chunks=2)
+    with pytest.raises(ValueError, match="lhs: expected known chunk sizes"):
+        lowgemm.dask.gemm(x[x[:, 0] > 0], np.zeros((3, 2), np.int8))
+    if not numba.config.DISABLE_JIT:
+        custom = lowgemm.Custom(numba.njit(lambda acc, row, col: acc + col))
+        with pytest.raises(ValueError, match="Custom"):
+            lowgemm.dask.gemm(x, np.zeros((3, 2), np.int8), output=[custom])
+
+
+# ---- real workers -----------------------------------------------------------------------------------------
+def _count_packs():
+    from lowgemm import packed
+
+    packed.counted, original = 0, packed._pack
+
+    def counting(*arguments):
+        packed.counted += 1
+        return original(*arguments)
+
+    packed._pack = counting
+
+
+def _packs():
+    from lowgemm import packed
+
+    return packed.counted
+
+
+def _parallel_drivers():
+    from lowgemm import compute
+
+    return compute.parallel_driver.cache_info().currsize
+
+
+def _slowly(block):
+    time.sleep(0.05)
+    return block
+
+
+@pytest.fixture(scope="module")
+def client():
+    distributed = pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
+    settings = {"distributed.comm.timeouts.connect": "4s", "distributed.worker.daemon": True}
+    with (
+        dask.config.set(settings),
+        distributed.LocalCluster(
+            n_workers=3, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def problem():
+    x, w = matrices(240, 300, 200, 5)
+    rng = np.random.default_rng(5)
+    options = {
+        "lhs_zero_point": rng.integers(0, 255, 240),
+        "rhs_zero_point": 3,
+        "output": lowgemm.Requantize(
+            scale=rng.random(200) / 1000, zero_point=9, dtype=np.uint8, rounding="onnx"
+        ),
+    }
+    return x, w, options, lowgemm.gemm(x, w, **options)
+
+
+def test_cluster_packs_once_per_worker(client, problem):
+    x, w, options, expected = problem
+    client.run(_count_packs)
+    dw = da.from_array(w, chunks=(100, 100))
+    got = lowgemm.dask.gemm(da.from_array(x, chunks=(20, 100)), dw, **options).compute()
+    np.testing.assert_array_equal(got, expected)
+    packs = client.run(_packs)
+    assert len(packs) == 3 and sum(packs.values()) >= dw.npartitions
+    assert max(packs.values()) <= dw.npartitions  # 12 row chunks use each: once a worker, not once a product
+    assert set(client.run(_parallel_drivers).values()) == {0}
+
+
+def test_worker_killed_in_the_middle(client, problem):
+    x, w, options, expected = problem
+    dx = da.from_array(x, chunks=(20, 50)).map_blocks(_slowly, dtype=np.uint8)
+    product = lowgemm.dask.gemm(dx, da.from_array(w, chunks=(50, 50)), **options)
+    pids = set(client.run(os.getpid).values())
+    future = client.compute(product)
+
+    def finished():
+        counts = client.run_on_scheduler(
+            lambda dask_scheduler: [t.state for t in dask_scheduler.tasks.values() if "partial" in str(t.key)]
+        )
+        return sum(state in ("memory", "released", "forgotten") for state in counts), len(counts)
+
+    deadline = time.monotonic() + 20
+    while finished()[0] < 10 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    done, total = finished()
+    assert done >= 10 and total > 0 and future.status == "pending"
+    os.kill(min(pids), signal.SIGKILL)
+    np.testing.assert_array_equal(future.result(timeout=60), expected)
+    assert min(pids) not in client.run(os.getpid).values()
