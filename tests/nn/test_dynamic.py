@@ -1,0 +1,69 @@
+"""Linear layers on float inputs."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lowgemm
+from lowgemm.nn import dynamic_linear, reference, weight_only_linear
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_dynamic_linear_gives_the_bits_of_its_definition(seed, with_bias):
+    g = np.random.default_rng(seed)
+    rows, inputs, outputs = g.integers(0, 40), *g.integers(1, 100, 2)
+    size = 2.0 ** g.uniform(-130, 60, (rows, 1))  # subnormal rows among them
+    x = (g.standard_normal((rows, inputs)) * size * g.integers(0, 2, (rows, inputs))).astype(np.float32)
+    w = g.integers(-128, 128, (inputs, outputs)).astype(np.int8)
+    scale = 2.0 ** g.uniform(-10, 0, outputs)
+    bias = g.standard_normal(outputs).astype(np.float32) if with_bias else None
+    expected = reference.dynamic_linear(x, w, scale, bias)
+    for weight in (w, lowgemm.pack_rhs(w)):
+        np.testing.assert_array_equal(dynamic_linear(x, weight, scale, bias), expected)
+
+
+def test_dynamic_linear_in_blocks_and_close_to_float(monkeypatch):
+    monkeypatch.setattr("lowgemm.nn.dynamic.BLOCK_BYTES", 1000)
+    g = np.random.default_rng(0)
+    x = g.standard_normal((3, 17, 300)).astype(np.float32)
+    w = g.integers(-127, 128, (300, 20)).astype(np.int8)
+    y = dynamic_linear(x, w, 0.01)
+    np.testing.assert_array_equal(
+        y.reshape(51, 20), reference.dynamic_linear(x.reshape(51, 300), w, np.full(20, 0.01), None)
+    )
+    real = x @ (w * 0.01)
+    assert np.sqrt(((y - real) ** 2).mean() / (real**2).mean()) < 0.01
+
+
+def test_weight_only_linear(monkeypatch):
+    monkeypatch.setattr("lowgemm.nn.dynamic.BLOCK_BYTES", 1000)
+    g = np.random.default_rng(1)
+    x = g.integers(-50, 50, (2, 5, 30)).astype(np.float32)  # exact in float32
+    w = g.integers(-128, 128, (30, 21)).astype(np.int8)
+    scale, bias = 2.0 ** g.integers(-4, 4, 21), g.integers(-9, 9, 21)
+    np.testing.assert_array_equal(weight_only_linear(x, w, scale, bias), (x @ w.astype(float)) * scale + bias)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_not_finite(value):
+    x = np.zeros((3, 4), np.float32)
+    x[1, 2] = value
+    with pytest.raises(ValueError, match=r"^x:"):
+        dynamic_linear(x, np.ones((4, 2), np.int8), 1.0)
+
+
+@pytest.mark.parametrize("function", [dynamic_linear, weight_only_linear])
+def test_errors(function):
+    x, w = np.zeros((3, 4)), np.ones((4, 2), np.int8)
+    for name, error, args in (
+        ("x", TypeError, (["a"], w, 1.0)),
+        ("x", ValueError, (x[:, :3], w, 1.0)),
+        ("weight", TypeError, (x, w.astype(np.uint8), 1.0)),
+        ("weight_scale", ValueError, (x, w, [1.0, 2.0, 3.0])),
+        ("weight_scale", ValueError, (x, w, -1.0)),
+        ("bias", ValueError, (x, w, 1.0, [1.0])),
+    ):
+        with pytest.raises(error, match=f"^{name}:"):
+            function(*args)
