@@ -16,7 +16,7 @@ from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference, reference_optimizers, rules, steps
 from lowgemm.blockwise.coding import refuse_unfinite
 from lowgemm.blockwise.state import TensorState, check_parameters, gradient_of
-from lowgemm.values import integer, number
+from lowgemm.values import flag, integer, number
 
 #: Gradients must be smaller in absolute value: then no mean of their squares overflows.
 LARGEST_GRADIENT = 1e18
@@ -99,9 +99,7 @@ class Optimizer:
         self.weight_decay = real(weight_decay, "weight_decay", 0)
         self.blocksize = integer(blocksize, "blocksize", 1)
         self.min_8bit_size = integer(min_8bit_size, "min_8bit_size", 0, 2**62)
-        if not isinstance(check_first, (bool, np.bool_)):
-            raise TypeError(f"check_first: expected True or False, got {type(check_first).__name__}")
-        self.check_first = bool(check_first)
+        self.check_first = flag(check_first, "check_first")
         self.num_threads = as_num_threads(num_threads)
         self.params = check_parameters(params)
         self.steps_done = 0
