@@ -12,7 +12,6 @@ from lowgemm import disk_cache
 from lowgemm._jit import source_stamp
 from lowgemm.gemm import gemm
 from lowgemm.nn import reference
-from lowgemm.output.requantize import Dequantize
 from lowgemm.packed import PackedRhs, pack_rhs
 from lowgemm.quantization.affine import real_array
 from lowgemm.quantization.folding import per_channel
@@ -58,6 +57,28 @@ def _rows() -> Any:
     return _make_rows(source_stamp("nn"))
 
 
+def _make_finish(stamp: int) -> Any:
+    @disk_cache.njit(nogil=True)
+    def finish(acc, row_scale, column_scale, bias, out):
+        """``(float32(acc) * column_scale) * row_scale + bias``, each step rounded; an empty bias is none."""
+        _ = stamp
+        for r in range(acc.shape[0]):
+            s = row_scale[r]
+            if bias.size:
+                for c in range(acc.shape[1]):
+                    out[r, c] = (np.float32(acc[r, c]) * column_scale[c]) * s + bias[c]
+            else:
+                for c in range(acc.shape[1]):
+                    out[r, c] = (np.float32(acc[r, c]) * column_scale[c]) * s
+
+    return finish
+
+
+@functools.cache
+def _finish() -> Any:
+    return _make_finish(source_stamp("nn"))
+
+
 def dynamic_linear(
     x: Any, weight: Any, weight_scale: Any, bias: Any = None, *, num_threads: int | None = None
 ) -> np.ndarray:
@@ -89,8 +110,8 @@ def dynamic_linear(
     Notes
     -----
     ``row_scale = max|x| / 127`` and ``q = rint(x * (127 / max|x|))`` in float32, per row ("per token"). Rows are taken
-    block by block: one pass finds the range and writes int8, the product reads it from cache, and the rows of
-    the result are rescaled while they are in cache.
+    block by block: one pass finds the range and writes int8, the product reads it from cache, and the
+    sums are rescaled while they are in cache.
 
     Examples
     --------
@@ -107,12 +128,12 @@ def dynamic_linear(
     inputs, outputs = packed.shape
     if real.ndim == 0 or real.shape[-1] != inputs:
         raise ValueError(f"x: expected shape (..., {inputs}), got {real.shape}")
-    scale = _scales(weight_scale, outputs)
+    scale = _scales(weight_scale, outputs).astype(np.float32)
     offset = None if bias is None else per_channel(bias, "bias", outputs).astype(np.float32)
     flat = real.reshape(-1, inputs)
     if not numba.config.DISABLE_JIT:
         out = np.empty((flat.shape[0], outputs), np.float32)
-        _run(flat, packed, Dequantize(scale), offset, out, num_threads)
+        _run(flat, packed, scale, np.empty(0, np.float32) if offset is None else offset, out, num_threads)
     else:
         if not np.isfinite(flat).all():
             raise ValueError("x: expected finite numbers")
@@ -129,22 +150,21 @@ def _scales(value: Any, outputs: int) -> np.ndarray:
 
 
 def _run(
-    x: np.ndarray, packed: PackedRhs, stage: Dequantize, bias: Any, out: np.ndarray, num_threads: Any
+    x: np.ndarray, packed: PackedRhs, scale: np.ndarray, bias: np.ndarray, out: np.ndarray, num_threads: Any
 ) -> None:
     rows, inputs = x.shape
     block = max(1, min(rows, BLOCK_BYTES // max(inputs, 1)))
     q, scales = np.empty((block, inputs), np.int8), np.empty(block, np.float32)
-    loop, bits, scale_bits = _rows(), x.view(np.int32), scales.view(np.int32)
+    # plain sums: a stage made for each call would be planned for each call, which costs more than a small product
+    acc = np.empty((block, out.shape[1]), np.int32)
+    loop, finish, bits, scale_bits = _rows(), _finish(), x.view(np.int32), scales.view(np.int32)
     for first in range(0, rows, block):
         part = slice(first, min(first + block, rows))
         count = part.stop - first
         if loop(x[part], bits[part], q[:count], scales[:count], scale_bits[:count]):
             raise ValueError("x: expected finite numbers")
-        y = out[part]
-        gemm(q[:count], packed, output=stage, out=y, num_threads=num_threads)
-        np.multiply(y, scales[:count, None], out=y)
-        if bias is not None:
-            np.add(y, bias, out=y)
+        gemm(q[:count], packed, out=acc[:count], num_threads=num_threads)
+        finish(acc[:count], scales[:count], scale, bias, out[part])
 
 
 def weight_only_linear(x: Any, weight: Any, weight_scale: Any, bias: Any = None) -> np.ndarray:
