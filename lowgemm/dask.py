@@ -26,12 +26,14 @@ import lowgemm
 from lowgemm.arguments import as_num_threads, as_zero_point
 from lowgemm.output.activations import Custom
 from lowgemm.output.stages import check_pipeline
+from lowgemm.overflow_check import _largest
 from lowgemm.packed import PackedRhs
 from lowgemm.values import INT32_MAX, INT32_MIN
 
 __all__ = ["gemm"]
 
-#: Partial products that one task adds up. Each is an int32 matrix that has to be held, or sent, until then.
+#: Depth chunks that one task multiplies and adds up. Their 8-bit chunks are a quarter of the size of the int32 sums
+#: that would travel between workers if each product were a task of its own (measured in docs/scaling.md).
 FAN_IN = 8
 
 sizeof.register(PackedRhs)(lambda w: w.nbytes)
@@ -118,11 +120,12 @@ def gemm(
     for i, row_at in _blocks(rows):
         for j, col_at in _blocks(cols):
             keys: list[Any] = []
-            for k in range(len(depths)):
-                key = (partial, i, j, k)
+            for g in range(0, len(depths), FAN_IN):
+                ks = range(g, min(g + FAN_IN, len(depths)))
+                key = (partial, i, j, g)
                 graph[key] = (
-                    _partial, (a.name, i, k), (packed, k, j), _part(row_zero, row_at), _part(col_zero, col_at),
-                    overflow, threads,
+                    _partial, [(a.name, i, k) for k in ks], [(packed, k, j) for k in ks],
+                    _part(row_zero, row_at), _part(col_zero, col_at), overflow, threads,
                 )  # fmt: skip
                 keys.append(key)
             level = 0
@@ -189,19 +192,29 @@ def _stage_part(stage: Any, rows: slice, cols: slice) -> Any:
 
 
 def _partial(
-    lhs: np.ndarray, rhs: PackedRhs, lhs_zero: Any, rhs_zero: Any, overflow: str, threads: int
+    lhs: list[np.ndarray], rhs: list[PackedRhs], lhs_zero: Any, rhs_zero: Any, overflow: str, threads: int
 ) -> np.ndarray:
-    """Product of two chunks: the sum over their part of the depth."""
-    return lowgemm.gemm(
-        lhs, rhs, lhs_zero_point=lhs_zero, rhs_zero_point=rhs_zero, num_threads=threads, overflow=overflow
-    )
+    """Sum of the products of some depth chunks: int32 if it certainly fits (or may wrap), else int64."""
+    zeros = {"lhs_zero_point": lhs_zero, "rhs_zero_point": rhs_zero, "num_threads": threads}
+    worst = sum(a.shape[1] for a in lhs)
+    for dtype, zero in ((lhs[0].dtype, lhs_zero), (rhs[0].dtype, rhs_zero)):
+        worst *= _largest(np.iinfo(dtype).min, np.iinfo(dtype).max, zero)
+    if overflow == "wrap" or worst <= INT32_MAX or len(lhs) == 1:
+        total = lowgemm.gemm(lhs[0], rhs[0], overflow=overflow, **zeros)
+        for a, b in zip(lhs[1:], rhs[1:], strict=True):
+            lowgemm.gemm(a, b, out=total, accumulate=True, **zeros)
+        return total
+    wide = np.zeros((lhs[0].shape[0], rhs[0].shape[1]), np.int64)
+    for a, b in zip(lhs, rhs, strict=True):
+        wide += lowgemm.gemm(a, b, overflow=overflow, **zeros)
+    return wide
 
 
 def _add(parts: list[np.ndarray], overflow: str) -> np.ndarray:
     """Sum of partial products. It never changes its inputs: Dask may need them again when a worker dies."""
     if len(parts) == 1:
         return parts[0]
-    total = parts[0].astype(np.int64 if overflow == "raise" else np.int32)
+    total = parts[0].astype(np.int64 if overflow == "raise" else np.int32)  # a copy
     for part in parts[1:]:
         total += part
     return total
