@@ -24,6 +24,8 @@ from lowgemm.values import integer
 
 #: Bytes of patches (or of depthwise sums) held at a time: a part of level 2 of the caches of common CPUs.
 BLOCK_BYTES = 1 << 18
+#: Elements of the depthwise convolution's inner loop: a few vectors of 16, so that its start does not dominate.
+TILE = 256
 
 
 class QuantizedConv2d(Weighted):
@@ -88,7 +90,9 @@ class QuantizedConv2d(Weighted):
         self.parts = [slice(g * per_group, (g + 1) * per_group) for g in range(self.groups)]
         if self.depthwise:
             w = (self.weight.astype(np.int32) - self.weight_zero).astype(np.int32)
-            self.taps = np.ascontiguousarray(w.reshape(kh * kw, outputs))
+            # filters repeated for so many pixels that the inner loop is at least TILE long
+            self.tile = -(-TILE // outputs)
+            self.taps = np.tile(w.reshape(kh * kw, outputs), (1, self.tile))
             return
         flat = self.weight.reshape(-1, outputs)
         self.packed = [pack_rhs(flat[:, part]) for part in self.parts]
@@ -162,17 +166,19 @@ class QuantizedConv2d(Weighted):
     def _depthwise(self, x: np.ndarray, out: np.ndarray) -> None:
         x = np.ascontiguousarray(x)
         flat, to = x.reshape(-1).view(np.uint8), out.reshape(-1, self.outputs)
-        pixels = to.shape[0]
-        block = min(pixels, max(1, BLOCK_BYTES // (4 * self.outputs)))
-        acc = np.empty((block, self.outputs), np.int32)
+        ow = out.shape[2]
+        lines = out.shape[0] * out.shape[1]
+        block = min(lines, max(1, BLOCK_BYTES // (4 * ow * self.outputs)))
+        acc = np.empty((block * ow, self.outputs), np.int32)
         flip = 128 if x.dtype == np.int8 else 0
         loop = windows.depthwise()
-        for first in range(0, pixels, block):
-            count = min(block, pixels - first)
+        for first in range(0, lines, block):
+            count = min(block, lines - first)
             loop(
-                flat, self.taps, acc, first, count, *x.shape[1:3], *self._geometry(out), flip, self.input_zero + flip
+                flat, self.taps, self.tile, acc.reshape(-1), first, count, *x.shape[1:3], *self._geometry(out), flip,
+                self.input_zero + flip,
             )  # fmt: skip
-            requantize(acc[:count], self.stages, out=to[first : first + count])
+            requantize(acc[: count * ow], self.stages, out=to[first * ow : (first + count) * ow])
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         """As for every layer."""

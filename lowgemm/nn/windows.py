@@ -38,9 +38,9 @@ def _make_patches(stamp: int) -> Any:
                     continue
                 line = (image * height + y) * width
                 if inside:  # a patch's row is contiguous
-                    source = (line + x0) * channels
-                    for j in range(run):
-                        to[at + j] = x[source + j]
+                    source, start = np.uint64((line + x0) * channels), np.uint64(at)
+                    for j in range(np.uint64(run)):
+                        to[start + j] = x[source + j]
                     continue
                 for kx in range(kw):
                     xx = x0 + kx * dx
@@ -48,9 +48,9 @@ def _make_patches(stamp: int) -> Any:
                         for j in range(cg):
                             to[at + kx * cg + j] = zero
                     else:
-                        source = (line + xx) * channels + c0
-                        for j in range(cg):
-                            to[at + kx * cg + j] = x[source + j]
+                        source, start = np.uint64((line + xx) * channels + c0), np.uint64(at + kx * cg)
+                        for j in range(np.uint64(cg)):
+                            to[start + j] = x[source + j]
 
     return patches
 
@@ -58,31 +58,58 @@ def _make_patches(stamp: int) -> Any:
 def _make_depthwise(stamp: int) -> Any:
     @disk_cache.njit(nogil=True)
     def depthwise(
-        x, weight, acc, first, count, height, width, oh, ow, kh, kw, sy, sx, top, left, dy, dx, flip, zero
+        x,
+        weight,
+        tile,
+        acc,
+        first,
+        rows,
+        height,
+        width,
+        oh,
+        ow,
+        kh,
+        kw,
+        sy,
+        sx,
+        top,
+        left,
+        dy,
+        dx,
+        flip,
+        zero,
     ):
-        """Sums of a convolution in which each channel has a filter of its own. x is flat; weight (taps, channels) int32."""
+        """Sums of `rows` output rows of a convolution in which each channel has a filter of its own.
+
+        x and acc are flat; weight is (taps, tile * channels) int32, each filter repeated for `tile` pixels. With a
+        stride of 1 neighbouring pixels of a tap lie side by side in x and in acc, so the inner loop runs over
+        `tile` pixels at once.
+        """
         _ = stamp
-        channels = weight.shape[1]
-        for r in range(count):
-            p = first + r
-            image = p // (oh * ow)
-            rest = p - image * oh * ow
-            oy = rest // ow
-            ox = rest - oy * ow
-            for c in range(channels):
-                acc[r, c] = 0
+        channels = weight.shape[1] // tile
+        for i in range(rows * ow * channels):
+            acc[i] = 0
+        for r in range(rows):
+            image = (first + r) // oh
+            oy = first + r - image * oh
             for ky in range(kh):
                 y = oy * sy - top + ky * dy
                 if y < 0 or y >= height:
                     continue
                 for kx in range(kw):
-                    xx = ox * sx - left + kx * dx
-                    if xx < 0 or xx >= width:
-                        continue
-                    source = ((image * height + y) * width + xx) * channels
                     tap = ky * kw + kx
-                    for c in range(channels):
-                        acc[r, c] += ((np.int32(x[source + c]) ^ flip) - zero) * weight[tap, c]
+                    shift = kx * dx - left
+                    begin = 0 if shift >= 0 else (-shift + sx - 1) // sx
+                    end = 0 if width <= shift else min(ow, (width - shift - 1) // sx + 1)
+                    step = tile if sx == 1 else 1
+                    for ox in range(begin, end, step):
+                        # unsigned, because Numba wraps signed indices around, and such loops do not vectorise
+                        length = np.uint64(min(step, end - ox) * channels)
+                        source = np.uint64(((image * height + y) * width + ox * sx + shift) * channels)
+                        to = np.uint64((r * ow + ox) * channels)
+                        for c in range(length):
+                            v = (np.int32(x[source + c]) ^ flip) - zero
+                            acc[to + c] += np.int32(v * weight[tap, c])
 
     return depthwise
 
