@@ -16,9 +16,8 @@ import numpy as np
 from lowgemm.gemm import gemm
 from lowgemm.nn import reference, windows
 from lowgemm.nn.layer import four, pair, window_shape
-from lowgemm.nn.weighted import Weighted
+from lowgemm.nn.weighted import Weighted, packed
 from lowgemm.output.requantizing import requantize
-from lowgemm.packed import pack_rhs
 from lowgemm.quantization import QParams
 from lowgemm.values import integer
 
@@ -95,7 +94,7 @@ class QuantizedConv2d(Weighted):
             self.taps = np.tile(w.reshape(kh * kw, outputs), (1, self.tile))
             return
         flat = self.weight.reshape(-1, outputs)
-        self.packed = [pack_rhs(flat[:, part]) for part in self.parts]
+        self.packed = [packed(flat[:, part]) for part in self.parts]
         self.part_stages = [self.make_stages(part) for part in self.parts]
         zero = self.weight_zero
         self.part_zeros = [zero[part] if isinstance(zero, np.ndarray) else zero for part in self.parts]

@@ -15,6 +15,7 @@ from lowgemm.nn import reference
 from lowgemm.packed import PackedRhs, pack_rhs
 from lowgemm.quantization.affine import real_array
 from lowgemm.quantization.folding import per_channel
+from lowgemm.values import as_array
 
 #: Bytes of int8 rows prepared at a time, so that they are in level 2 when the product reads them.
 BLOCK_BYTES = 1 << 18
@@ -122,7 +123,7 @@ def dynamic_linear(
            [  0.   , 200.   ]], dtype=float32)
     """
     real = np.ascontiguousarray(real_array(x), dtype=np.float32)
-    packed = weight if isinstance(weight, PackedRhs) else pack_rhs(weight)
+    packed = weight if isinstance(weight, PackedRhs) else as_array(weight, "weight", "a matrix of int8")
     if packed.dtype != np.int8 or packed.ndim != 2:
         raise TypeError(f"weight: expected an int8 matrix, got {packed.dtype}, shape {packed.shape}")
     inputs, outputs = packed.shape
@@ -133,11 +134,14 @@ def dynamic_linear(
     flat = real.reshape(-1, inputs)
     if not numba.config.DISABLE_JIT:
         out = np.empty((flat.shape[0], outputs), np.float32)
+        packed = packed if isinstance(packed, PackedRhs) else pack_rhs(packed)
         _run(flat, packed, scale, np.empty(0, np.float32) if offset is None else offset, out, num_threads)
     else:
         if not np.isfinite(flat).all():
             raise ValueError("x: expected finite numbers")
-        out = reference.dynamic_linear(flat, packed.to_array(), scale, offset)
+        out = reference.dynamic_linear(
+            flat, packed.to_array() if isinstance(packed, PackedRhs) else packed, scale, offset
+        )
     return out.reshape(*real.shape[:-1], outputs)
 
 
@@ -201,7 +205,7 @@ def weight_only_linear(x: Any, weight: Any, weight_scale: Any, bias: Any = None)
     array([[2.]], dtype=float32)
     """
     real = np.ascontiguousarray(real_array(x), dtype=np.float32)
-    w = np.asarray(weight)
+    w = as_array(weight, "weight", "a matrix of int8")
     if w.dtype != np.int8 or w.ndim != 2:
         raise TypeError(f"weight: expected an int8 matrix, got {w.dtype}, shape {w.shape}")
     if real.ndim == 0 or real.shape[-1] != w.shape[0]:

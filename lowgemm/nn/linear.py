@@ -9,8 +9,7 @@ import numpy as np
 
 from lowgemm.gemm import gemm
 from lowgemm.nn import reference
-from lowgemm.nn.weighted import Weighted
-from lowgemm.packed import pack_rhs
+from lowgemm.nn.weighted import Weighted, packed
 from lowgemm.quantization import QParams
 
 
@@ -52,7 +51,7 @@ class QuantizedLinear(Weighted):
         **more: Any,
     ) -> None:
         super().__init__(weight, bias, input_qparams, weight_qparams, output_qparams, **more)
-        self.packed = pack_rhs(self.weight)
+        self.packed = packed(self.weight)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """As for every layer."""

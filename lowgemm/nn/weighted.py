@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 import numpy as np
 
 from lowgemm.nn.layer import Layer, tensor_qparams
 from lowgemm.output.activations import relu
 from lowgemm.output.requantize import ROUNDINGS, Dequantize, Requantize
 from lowgemm.output.stages import BiasAddition, Clamp
+from lowgemm.packed import pack_rhs
 from lowgemm.quantization import QParams, quantize
 from lowgemm.values import INT32_MAX, as_array
 
 ACTIVATIONS = ("none", "relu", "relu6")
+
+
+def packed(matrix: np.ndarray) -> Any:
+    """The matrix packed, or as it is where nothing is compiled (NUMBA_DISABLE_JIT)."""
+    return matrix if numba.config.DISABLE_JIT else pack_rhs(matrix)
 
 
 class Weighted(Layer):
