@@ -1,0 +1,44 @@
+"""MkDocs hooks: the order of the pages, and links from a page to a file of the repository."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from typing import Any
+
+#: In the order of the data flow. A page that is not there (yet) is left out.
+PAGES = [
+    ("Start", "index.md"),
+    ("Low-precision arithmetic", "arithmetic.md"),
+    ("Packing", "packing.md"),
+    ("Kernels", "kernels.md"),
+    ("Blocking", "blocking.md"),
+    ("Output", "output.md"),
+    ("Quantization", "quantization.md"),
+    ("Block-wise formats", "blockwise.md"),
+    ("Networks", "networks.md"),
+    ("ONNX models", "onnx.md"),
+    ("Arrays of other libraries", "interop.md"),
+    ("Inside compiled code", "embedding.md"),
+    ("Beyond one machine", "scaling.md"),
+    ("Reliability", "reliability.md"),
+    ("Performance", "performance.md"),
+    ("Adding a kernel", "porting.md"),
+    ("API reference", "api.md"),
+]
+
+
+def on_config(config: Any) -> Any:
+    """Make the navigation."""
+    docs = pathlib.Path(config["docs_dir"])
+    config["nav"] = [{title: page} for title, page in PAGES if (docs / page).exists()]
+    return config
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Links to files beside docs/ work in a checkout, not on the site: leave their text, and the path as code."""
+    return re.sub(
+        r"\[([^\]]+)\]\(\.\./([^)#]+)[^)]*\)",
+        lambda m: m[1] if m[2] in m[1] else f"{m[1]} (`{m[2]}`)",
+        markdown,
+    )

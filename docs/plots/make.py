@@ -1,0 +1,133 @@
+"""The plots of the documentation, into docs/img/.
+
+    python docs/plots/make.py
+
+Throughput and roofline draw the figures of docs/performance.md (its table and its machine limits); the error by bit
+width is computed here.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+import lowgemm
+
+DOCS = pathlib.Path(__file__).parents[1]
+
+
+def table() -> dict[tuple[int, int, int], list[float]]:
+    """Rows of the one-thread table: float32, fresh, prepacked GMAC/s by (m, k, n)."""
+    found = {}
+    text = (DOCS / "performance.md").read_text().split("## One thread")[1].split("\n## ")[0]
+    for line in text.splitlines():
+        cells = [c.strip() for c in line.strip("|").split("|")]
+        size = re.fullmatch(r"(\d+) x (\d+) x (\d+)", cells[0])
+        if size:
+            found[tuple(int(g) for g in size.groups())] = [float(c) for c in cells[1:4]]
+    return found
+
+
+def limits() -> tuple[float, float]:
+    """Peak in GMAC/s and the middle of the memory bandwidth in GB/s, as measured."""
+    text = (DOCS / "performance.md").read_text()
+    low, high = re.search(r"memory read (\d+) to (\d+) GB/s", text).groups()
+    return float(re.search(r"(\d+) GMAC/s for `vpdpbusd`", text)[1]), (float(low) + float(high)) / 2
+
+
+def throughput() -> None:
+    """GMAC/s by size."""
+    rows = {size[0]: v for size, v in table().items() if len(set(size)) == 1}
+    fig, ax = plt.subplots(figsize=(7, 4))
+    for i, name in enumerate(
+        ("float32 NumPy (OpenBLAS)", "lowgemm, both packed in the call", "lowgemm, rhs packed")
+    ):
+        ax.plot(list(rows), [v[i] for v in rows.values()], "o-", ms=4, label=name)
+    ax.axhline(limits()[0], color="grey", ls="--", lw=1, label="vpdpbusd on registers alone")
+    ax.set(xscale="log", xlabel="m = k = n", ylabel="GMAC/s, one core", ylim=(0, None))
+    ax.set_xticks([32, 64, 128, 256, 512, 1024, 2048], [32, 64, 128, 256, 512, 1024, 2048])
+    ax.minorticks_off()
+    ax.legend(loc="center right", fontsize=8)
+    ax.grid(alpha=0.3)
+    save(fig, "throughput.png")
+
+
+def roofline() -> None:
+    """GMAC/s by arithmetic intensity, under the machine's limits."""
+    peak, bandwidth = limits()
+    fig, ax = plt.subplots(figsize=(7, 4))
+    x = np.logspace(-0.5, 3.3, 200)
+    ax.plot(
+        x,
+        np.minimum(peak, x * bandwidth),
+        color="grey",
+        label=f"{peak:.0f} GMAC/s, {bandwidth:.1f} GB/s from memory",
+    )
+    for (m, k, n), values in table().items():
+        intensity = m * k * n / (m * k + k * n + 4 * m * n)
+        ax.plot(intensity, values[2], "o", color="tab:green" if m > 1 else "tab:orange", ms=5)
+        if m in (1, 4, 8, 32, 64, 2048, 100000):
+            right = m in (2048,)
+            ax.annotate(
+                f"{m}x{k}x{n}", (intensity, values[2]), fontsize=7, xytext=(-4 if right else 5, -9),
+                textcoords="offset points", ha="right" if right else "left",
+            )  # fmt: skip
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="multiply-accumulates per byte of operands and result",
+        ylabel="GMAC/s, one core",
+    )
+    ax.legend(loc="lower right", fontsize=8)
+    ax.grid(alpha=0.3, which="both")
+    save(fig, "roofline.png")
+
+
+def error_by_bits() -> None:
+    """Relative error of a product whose operands were rounded to b bits, against float64."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((64, 1024)), rng.standard_normal((1024, 64))
+    exact = x @ w
+    bits = range(2, 9)
+    fig, ax = plt.subplots(figsize=(7, 4))
+    for per_channel in (False, True):
+        errors = []
+        spread = np.logspace(-1, 1, 64)  # columns of different sizes, as weights have
+        wide, product = w * spread, exact * spread
+        for b in bits:
+            top = 2 ** (b - 1) - 1
+            sx = np.abs(x).max() / top
+            sw = np.abs(wide).max(axis=0) / top if per_channel else np.abs(wide).max() / top
+            qx, qw = np.rint(x / sx).astype(np.int8), np.rint(wide / sw).astype(np.int8)
+            got = lowgemm.gemm(qx, qw) * (sx * sw)
+            columns = np.sqrt(((got - product) ** 2).mean(axis=0) / (product**2).mean(axis=0))
+            errors.append(np.median(columns))
+        ax.plot(
+            bits,
+            errors,
+            "o-",
+            label="one scale for each column" if per_channel else "one scale for the matrix",
+        )
+    ax.set(yscale="log", xlabel="bits of both operands", ylabel="relative error of a column, median")
+    ax.legend()
+    ax.grid(alpha=0.3, which="both")
+    save(fig, "error_by_bits.png")
+
+
+def save(fig, name: str) -> None:
+    """Write a figure into docs/img."""
+    fig.tight_layout()
+    fig.savefig(DOCS / "img" / name, dpi=110)
+    print(DOCS.name + "/img/" + name)
+
+
+if __name__ == "__main__":
+    throughput()
+    roofline()
+    error_by_bits()
