@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -9,6 +10,18 @@ import sys
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[2]
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with the folder where `pip install tbb` puts its library, which the loader does not search by itself."""
+    found = dict(os.environ)
+    folder = pathlib.Path(sys.prefix) / "lib"
+    if (folder / "libtbb.so.12").exists():
+        found["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [str(folder), found.get("LD_LIBRARY_PATH")]))
+    return found
+
+
+ENVIRONMENT = _environment()
 
 #: A small exact product by the shortest way, and a large one through the threads.
 SMALL = """
@@ -23,7 +36,7 @@ def run(
     code: str, *, cwd: Any = None, flags: tuple[str, ...] = (), timeout: float = 300, **env: str | None
 ) -> str:
     """Standard output of Python `code`; an environment variable of None is taken away."""
-    variables = {**os.environ, **{k: v for k, v in env.items() if v is not None}}
+    variables = {**ENVIRONMENT, **{k: v for k, v in env.items() if v is not None}}
     for name in (k for k, v in env.items() if v is None):
         variables.pop(name, None)
     done = subprocess.run(
@@ -38,7 +51,7 @@ def module(name: str, *arguments: str, timeout: float = 300, **env: str) -> str:
     """Standard output of ``python -m tests.reliability.NAME ARGUMENTS``."""
     done = subprocess.run(
         [sys.executable, "-m", f"tests.reliability.{name}", *arguments],
-        env={**os.environ, **env}, capture_output=True, text=True, timeout=timeout, cwd=ROOT,
+        env={**ENVIRONMENT, **env}, capture_output=True, text=True, timeout=timeout, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, (
         f"exit status {done.returncode}: {done.stdout[-1500:]}\n{done.stderr[-1500:]}"
@@ -46,11 +59,12 @@ def module(name: str, *arguments: str, timeout: float = 300, **env: str) -> str:
     return done.stdout
 
 
+@functools.cache
 def layers() -> list[str]:
     """Numba's threading layers that can be loaded here."""
     found = []
     for name, file in (("omp", "omppool"), ("workqueue", "workqueue"), ("tbb", "tbbpool")):
         code = f"from numba.np.ufunc import parallel; parallel._check_tbb_version_compatible() if {name!r} == 'tbb' else 0; from numba.np.ufunc import {file}"
-        if subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0:
+        if subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True).returncode == 0:
             found.append(name)
     return found
