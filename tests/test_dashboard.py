@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import http.server
 import importlib.util
 import json
 import math
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
-import threading
 import urllib.parse
 
 import pytest
+from browsing import chromium, keep_picture, no_complaints, open_page, serve
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SUITE = ROOT / "asv_bench"
@@ -95,35 +91,16 @@ def html(tmp_path_factory) -> pathlib.Path:
     return folder / "html"
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
 def address(html):
-    handler = functools.partial(_Quiet, directory=str(html))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+    with serve(html) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
 def browser(address):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="dashboard in a browser: no selenium")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        skip("needs chromium and chromedriver (Debian: chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1000"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=driver)
-    found = webdriver.Chrome(options=options, service=service)
-    yield found
-    found.quit()
+    with chromium() as found:
+        yield found
 
 
 #: Number of data points of the plot in an element, and how many of them have ink where they belong.
@@ -159,23 +136,6 @@ def drawn(browser, element: str, series: int = 1) -> dict:
         return found if found and found["series"] >= series else None
 
     return WebDriverWait(browser, 20).until(ready)
-
-
-def open_page(browser, url: str) -> None:
-    browser.get("about:blank")  # else only the part behind `#` changes and nothing is loaded
-    browser.get_log("browser")
-    browser.get(url)
-
-
-def no_complaints(browser) -> None:
-    logged = [e for e in browser.get_log("browser") if e["level"] in ("WARNING", "SEVERE")]
-    assert not logged, logged
-
-
-def keep_picture(browser, name: str) -> None:
-    """Screenshot into the folder that DASHBOARD_PICTURES names, to be looked at."""
-    with contextlib.suppress(KeyError):
-        browser.save_screenshot(os.path.join(os.environ["DASHBOARD_PICTURES"], name + ".png"))
 
 
 @pytest.mark.browser

@@ -1,18 +1,26 @@
-"""The documentation site builds without a warning, and its internal links lead somewhere."""
+"""The documentation site builds without a warning, says all that is public, and works in a real browser."""
 
 from __future__ import annotations
 
 import html.parser
+import importlib
 import importlib.util
+import inspect
 import pathlib
 import subprocess
 import sys
 import urllib.parse
 
 import pytest
+from browsing import chromium, keep_picture, no_complaints, open_page, serve
 
 ROOT = pathlib.Path(__file__).parents[1]
 TOOLS = ("mkdocs", "material", "mkdocstrings_handlers")
+PUBLIC = [
+    "lowgemm", "lowgemm.quantization", "lowgemm.nn", "lowgemm.blockwise", "lowgemm.fixedpoint",
+    "lowgemm.compat.gemmlowp", "lowgemm.compat.onnx", "lowgemm.dask", "lowgemm.onnx_run", "lowgemm.kernels",
+]  # fmt: skip
+pytestmark = pytest.mark.docs
 
 
 class Page(html.parser.HTMLParser):
@@ -26,23 +34,33 @@ class Page(html.parser.HTMLParser):
         self.links += [attributes[k] for k in ("href", "src") if attributes.get(k)]
 
 
-@pytest.mark.docs
-def test_site_builds_and_links_lead_somewhere(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> pathlib.Path:
     missing = [name for name in TOOLS if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"the extra 'docs' is not installed ({', '.join(missing)})")
+    folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "-q", "-f", str(ROOT / "mkdocs.yml"), "-d", str(tmp_path)],
+        [sys.executable, "-m", "mkdocs", "build", "-q", "-f", str(ROOT / "mkdocs.yml"), "-d", str(folder)],
         capture_output=True,
         text=True,
         timeout=170,
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    pages = {}
-    for path in tmp_path.rglob("*.html"):
-        pages[path] = Page()
-        pages[path].feed(path.read_text())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site) -> dict[pathlib.Path, Page]:
+    found = {}
+    for path in site.rglob("*.html"):
+        found[path] = Page()
+        found[path].feed(path.read_text())
+    return found
+
+
+def test_links_lead_somewhere(site, pages):
     assert len(pages) > 10
     broken = []
     for path, page in pages.items():
@@ -61,5 +79,58 @@ def test_site_builds_and_links_lead_somewhere(tmp_path):
                 and urllib.parse.unquote(url.fragment) not in known
             )
             if not target.exists() or lost:
-                broken.append(f"{path.relative_to(tmp_path)}: {link}")
+                broken.append(f"{path.relative_to(site)}: {link}")
     assert not broken, broken
+
+
+def test_every_page_is_in_the_navigation(site, pages):
+    """A page that docs/hooks.py does not list is built, but nobody finds it."""
+    start = pages[site / "index.html"].links
+    linked = {(site / urllib.parse.urlsplit(link).path).resolve() for link in start}
+    lost = [p for p in (ROOT / "docs").rglob("*.md") if page_of(site, p).parent not in linked | {site}]
+    assert not lost, lost
+
+
+def page_of(site: pathlib.Path, source: pathlib.Path) -> pathlib.Path:
+    name = source.relative_to(ROOT / "docs").with_suffix("")
+    return site / (name.parent if name.name == "index" else name) / "index.html"
+
+
+def public_names(module) -> list[str]:
+    own = [n for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__]
+    return [n for n in getattr(module, "__all__", own) if not n.startswith("_")]
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_reference_has_every_public_name(pages, module):
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        pytest.skip(str(error))
+    ids = set().union(*(page.ids for path, page in pages.items() if "api" in path.parts))
+    lost = []
+    for name in public_names(found):
+        value = getattr(found, name)
+        where = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
+        names = {f"{module}.{name}", where, value.__name__ if inspect.ismodule(value) else where}
+        if not names & ids:
+            lost.append(name)
+    assert not lost, lost
+
+
+@pytest.mark.browser
+def test_every_page_in_a_browser(site, pages):
+    """No page logs an error, every picture has its pixels, and headings that the navigation names are there."""
+    with serve(site) as address, chromium() as browser:
+        for path in sorted(pages):
+            if path.name == "404.html":
+                continue
+            where = path.parent.relative_to(site)
+            open_page(browser, address + f"{where}/" * (where != pathlib.Path()))
+            assert browser.execute_script("return document.querySelectorAll('article h1').length") == 1, where
+            pictures = browser.execute_script(
+                "return [...document.images].map(i => [i.src, i.complete && i.naturalWidth > 0])"
+            )
+            assert all(drawn for _, drawn in pictures), pictures
+            keep_picture(browser, f"docs-{where}".replace("/", "-"))
+            no_complaints(browser)

@@ -41,8 +41,8 @@ class Adam(Optimizer):
     eps : float
     weight_decay : float
         Taken off the parameter itself, not added to the gradient (bitsandbytes does so in its Adam too).
-    blocksize, min_8bit_size, check_first, num_threads
-        See `Optimizer`.
+    **options
+        `blocksize`, `min_8bit_size`, `check_first`, `num_threads`: see `Optimizer`.
 
     References
     ----------
@@ -127,8 +127,8 @@ class AdEMAMix(Optimizer):
         Weight of the slow mean; `alpha` and `betas` may be set between steps, which is how the paper warms them up.
     eps : float
     weight_decay : float
-    blocksize, min_8bit_size, check_first, num_threads
-        See `Optimizer`.
+    **options
+        `blocksize`, `min_8bit_size`, `check_first`, `num_threads`: see `Optimizer`.
 
     References
     ----------
@@ -177,8 +177,8 @@ class SGD(Optimizer):
         0 needs no state, and then no optimizer; it is accepted all the same.
     weight_decay : float
         Added to the gradient.
-    blocksize, min_8bit_size, check_first, num_threads
-        See `Optimizer`.
+    **options
+        `blocksize`, `min_8bit_size`, `check_first`, `num_threads`: see `Optimizer`.
 
     Examples
     --------
@@ -222,8 +222,8 @@ class RMSprop(Optimizer):
     eps : float
     weight_decay : float
         Times the parameter, added to the gradient.
-    blocksize, min_8bit_size, check_first, num_threads
-        See `Optimizer`.
+    **options
+        `blocksize`, `min_8bit_size`, `check_first`, `num_threads`: see `Optimizer`.
 
     Examples
     --------
@@ -263,8 +263,8 @@ class Adagrad(Optimizer):
     eps : float
     weight_decay : float
         Times the parameter, added to the gradient.
-    blocksize, min_8bit_size, check_first, num_threads
-        See `Optimizer`.
+    **options
+        `blocksize`, `min_8bit_size`, `check_first`, `num_threads`: see `Optimizer`.
 
     References
     ----------
@@ -300,8 +300,8 @@ class Lion(Optimizer):
     lr : float
     betas : (float, float)
     weight_decay : float
-    blocksize, min_8bit_size, check_first, num_threads
-        See `Optimizer`.
+    **options
+        `blocksize`, `min_8bit_size`, `check_first`, `num_threads`: see `Optimizer`.
 
     References
     ----------

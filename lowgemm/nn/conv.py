@@ -34,7 +34,7 @@ class QuantizedConv2d(Weighted):
     ----------
     weight : array_like of int8 or uint8, shape (filter height, filter width, channels / groups, outputs)
         Outputs are ordered by group.
-    bias, input_qparams, weight_qparams, output_qparams, activation, rounding
+    bias, input_qparams, weight_qparams, output_qparams
         As in `lowgemm.nn.weighted.Weighted`.
     stride, dilation : int or (int, int)
         For height and width.
@@ -42,6 +42,8 @@ class QuantizedConv2d(Weighted):
         Pixels that stand for 0.0.
     groups : int
         Divides channels and outputs. With as many groups as channels and outputs it is a depthwise convolution.
+    **more
+        `activation`, `rounding`: as in `lowgemm.nn.weighted.Weighted`.
 
     Notes
     -----

@@ -20,8 +20,10 @@ class QuantizedLinear(Weighted):
     ----------
     weight : array_like of int8 or uint8, shape (inputs, outputs)
         Packed once, here.
-    bias, input_qparams, weight_qparams, output_qparams, activation, rounding
+    bias, input_qparams, weight_qparams, output_qparams
         As in `lowgemm.nn.weighted.Weighted`.
+    **more
+        `activation`, `rounding`: as in `lowgemm.nn.weighted.Weighted`.
 
     Notes
     -----
