@@ -180,7 +180,7 @@ def _blocks(sizes: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
 
 
 def _part(value: Any, at: slice) -> Any:
-    return value[at] if isinstance(value, np.ndarray) and value.ndim == 1 and value.size > 1 else value
+    return value[at] if isinstance(value, np.ndarray) and value.ndim == 1 else value
 
 
 def _stage_part(stage: Any, rows: slice, cols: slice) -> Any:
