@@ -11,6 +11,7 @@ _COMMANDS = {
     "bench": "time lowgemm beside float32 NumPy and, with --peers, other int8 libraries",
     "explain": "say what a product of a given shape would do, and why",
     "info": "print what a bug report needs",
+    "run": "run a quantized ONNX model (extra `onnx`)",
     "warmup": "compile everything into the cache on disk",
 }
 

@@ -1,0 +1,162 @@
+"""`python -m lowgemm run model.onnx`: run a quantized ONNX model, its integer operators on lowgemm."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+
+from lowgemm import npz
+from lowgemm.cli.timing import table
+
+_MAX_RANDOM_BYTES = 1 << 32
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("model", help="ONNX file")
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="inputs: an .npz whose arrays have the inputs' names, or NAME=FILE.npy (FILE.npy alone for a single input); "
+        "may be given more than once",
+    )
+    parser.add_argument(
+        "--random",
+        action="store_true",
+        help="random values for inputs that are not given: floats in [0, 1), all 8-bit integers, zeros of other types",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random values (default 0)")
+    parser.add_argument(
+        "--dim",
+        action="append",
+        default=[],
+        metavar="NAME=SIZE",
+        help="size of a named axis for --random (default 1)",
+    )
+    parser.add_argument("--output", metavar="FILE.npz", help="write the outputs by name")
+    parser.add_argument("--threads", type=int, default=None, help="threads for each product")
+    parser.add_argument("--repeat", type=int, default=1, help="timed runs after the first (default 1)")
+    parser.add_argument(
+        "--no-fuse",
+        action="store_true",
+        help="leave quantize-dequantize patterns in float32, by the onnx package",
+    )
+    parser.add_argument(
+        "--rounding",
+        choices=["onnx", "onnx_reference"],
+        default="onnx",
+        help="onnxruntime's arithmetic (default) or the onnx package's",
+    )
+
+
+def _read_npy(path: str) -> np.ndarray:
+    try:
+        with open(path, "rb") as f:
+            return np.load(f, allow_pickle=False)
+    except (ValueError, EOFError, MemoryError, SyntaxError) as error:
+        raise ValueError(f"--input: expected an .npy file of numbers, got {path} ({error})") from None
+
+
+def _given(values: list[str], inputs: list[Any]) -> dict[str, np.ndarray]:
+    """Arrays of the files that were named."""
+    feeds: dict[str, np.ndarray] = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not equals or os.path.exists(value):
+            name, path = "", value
+        if path.endswith(".npz"):
+            arrays = npz.read(path)
+            if name and len(arrays) != 1:
+                raise ValueError(f"--input: expected one array in {path} for {name}, got {len(arrays)}")
+            feeds |= {name: next(iter(arrays.values()))} if name else arrays
+            continue
+        if not name and len(inputs) != 1:
+            raise ValueError(f"--input: expected NAME={path}: the model has {len(inputs)} inputs")
+        feeds[name or inputs[0].name] = _read_npy(path)
+    return feeds
+
+
+def _dims(values: list[str]) -> dict[str, int]:
+    found = {}
+    for value in values:
+        name, _, size = value.rpartition("=")
+        if not name or not size.isdigit():
+            raise ValueError(f"--dim: expected NAME=SIZE, got {value}")
+        found[name] = int(size)
+    return found
+
+
+def _random(tensor: Any, dims: dict[str, int], g: np.random.Generator) -> np.ndarray:
+    """Values for one input."""
+    if tensor.shape is None:
+        raise ValueError(
+            f"--random: input {tensor.name} has no declared shape; pass --input {tensor.name}=FILE.npy"
+        )
+    shape = tuple(n if isinstance(n, int) else dims.get(n or "", 1) for n in tensor.shape)
+    nbytes = tensor.dtype.itemsize
+    for n in shape:
+        nbytes *= n
+    if min(shape, default=0) < 0 or nbytes > _MAX_RANDOM_BYTES:
+        raise ValueError(f"--random: input {tensor.name} has shape {shape}, {nbytes} bytes; pass --input")
+    if tensor.dtype.kind == "f":
+        return g.random(shape, np.float32).astype(tensor.dtype)
+    if tensor.dtype in (np.uint8, np.int8):
+        return g.integers(0, 256, shape, dtype=np.uint8).view(tensor.dtype)
+    return np.zeros(shape, tensor.dtype)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the model and print what came out, how long it took, and who ran what."""
+    if args.repeat < 0:
+        raise ValueError(f"--repeat: expected at least 0, got {args.repeat}")
+    dims = _dims(args.dim)
+    try:
+        from lowgemm.onnx_run import Model
+
+        model = Model(args.model, fuse=not args.no_fuse, rounding=args.rounding, num_threads=args.threads)
+        feeds = _given(args.input, model.inputs)
+    except (ImportError, OSError, MemoryError) as error:
+        raise ValueError(str(error) or type(error).__name__) from None
+    g = np.random.default_rng(args.seed)
+    for tensor in model.inputs:
+        if tensor.name not in feeds and args.random:
+            feeds[tensor.name] = _random(tensor, dims, g)
+    missing = [t.name for t in model.inputs if t.name not in feeds]
+    if missing:
+        raise ValueError(f"inputs missing: {', '.join(missing)}; pass --input NAME=FILE.npy, or --random")
+    start = time.perf_counter()
+    outputs = model.run(feeds)
+    first = time.perf_counter() - start
+    for tensor in model.inputs:
+        print(f"input   {tensor.name}: {feeds[tensor.name].dtype}, {feeds[tensor.name].shape}")
+    for tensor, y in zip(model.outputs, outputs, strict=True):
+        print(f"output  {tensor.name}: {y.dtype}, {y.shape}")
+    times = []
+    for _ in range(args.repeat):
+        start = time.perf_counter()
+        outputs = model.timed(feeds)
+        times.append(time.perf_counter() - start)
+    print(f"\nfirst run {first * 1e3:.1f} ms (packs the weights, may compile)", end="")
+    print(f", then {statistics.median(times) * 1e3:.2f} ms, median of {len(times)}" if times else "")
+    for pattern, count in sorted(model.rewritten.items()):
+        print(f"rewritten to integers: {pattern}, {count}")
+    rows = [
+        [r.op, r.runs_on, str(r.nodes), f"{r.seconds / len(times) * 1e6:.0f}" if times else "-"]
+        for r in model.profile
+    ]
+    print()
+    print(table(["operator", "runs on", "nodes", "us a run"], rows))
+    if args.output:
+        try:
+            npz.write(args.output, **{t.name: y for t, y in zip(model.outputs, outputs, strict=True)})
+        except OSError as error:
+            raise ValueError(f"--output: {error}") from None
+        print(f"\nwrote {args.output}")
+    return 0

@@ -1,0 +1,117 @@
+"""Where a convolution's windows lie: strides, dilations and padding of ONNX, any number of spatial axes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lowgemm.values import integer
+
+AUTO_PADS = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Checked geometry of one convolution.
+
+    Attributes
+    ----------
+    size, kernel, strides, dilations, begin, end, out : tuple of int
+        One entry for each spatial axis: input size, kernel size, step of the windows, step inside a window, padding before
+        and after, and the number of windows.
+    group : int
+        Number of groups that the channels are split into.
+    """
+
+    size: tuple[int, ...]
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begin: tuple[int, ...]
+    end: tuple[int, ...]
+    out: tuple[int, ...]
+    group: int
+
+
+def _per_axis(value: Any, name: str, axes: int, default: int, low: int) -> tuple[int, ...]:
+    if value is None:
+        return (default,) * axes
+    found = tuple(integer(v, name, low) for v in value)
+    if len(found) != axes:
+        raise ValueError(f"{name}: expected {axes} values, got {len(found)}")
+    return found
+
+
+def geometry(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    *,
+    auto_pad: str | None = None,
+    dilations: Any = None,
+    group: int | None = None,
+    kernel_shape: Any = None,
+    pads: Any = None,
+    strides: Any = None,
+) -> Geometry:
+    """Check the attributes of a convolution against the shapes of its operands.
+
+    Parameters
+    ----------
+    x_shape : tuple of int
+        (images, channels, spatial sizes ...).
+    w_shape : tuple of int
+        (filters, channels / group, kernel sizes ...).
+    auto_pad, dilations, group, kernel_shape, pads, strides
+        ONNX's attributes; None for those left out. `pads` are all beginnings, then all ends.
+
+    Returns
+    -------
+    Geometry
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something does not fit; the message names it.
+
+    Examples
+    --------
+    >>> geometry((1, 3, 8, 8), (5, 3, 3, 3), strides=[2, 2], auto_pad="SAME_UPPER").out
+    (4, 4)
+    """
+    axes = len(x_shape) - 2
+    if axes < 1:
+        raise ValueError(f"x: expected images, channels and at least one spatial axis, got shape {x_shape}")
+    if len(w_shape) != len(x_shape):
+        raise ValueError(f"w: expected {len(x_shape)} dimensions like x, got shape {w_shape}")
+    group = 1 if group is None else integer(group, "group", 1)
+    if x_shape[1] != w_shape[1] * group:
+        raise ValueError(f"w: expected {x_shape[1]} / {group} channels, got shape {w_shape}")
+    if w_shape[0] % group:
+        raise ValueError(f"group: expected a divisor of the {w_shape[0]} filters, got {group}")
+    size, kernel = tuple(x_shape[2:]), tuple(w_shape[2:])
+    if kernel_shape is not None and tuple(kernel_shape) != kernel:
+        raise ValueError(f"kernel_shape: expected {kernel} as in w, got {tuple(kernel_shape)}")
+    if 0 in kernel:
+        raise ValueError(f"w: expected kernels with elements, got shape {w_shape}")
+    strides = _per_axis(strides, "strides", axes, 1, 1)
+    dilations = _per_axis(dilations, "dilations", axes, 1, 1)
+    reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
+    auto_pad = "NOTSET" if auto_pad is None else auto_pad
+    if auto_pad not in AUTO_PADS:
+        raise ValueError(f"auto_pad: expected {', '.join(AUTO_PADS)}, got {auto_pad!r}")
+    if auto_pad == "NOTSET":
+        both = _per_axis(pads, "pads", 2 * axes, 0, 0)
+        begin, end = both[:axes], both[axes:]
+    elif auto_pad == "VALID":
+        begin = end = (0,) * axes
+    else:
+        total = tuple(
+            max(0, (-(-n // s) - 1) * s + r - n) for n, s, r in zip(size, strides, reach, strict=True)
+        )
+        small, large = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+        begin, end = (small, large) if auto_pad == "SAME_UPPER" else (large, small)
+    padded = tuple(n + b + e for n, b, e in zip(size, begin, end, strict=True))
+    if any(p < r for p, r in zip(padded, reach, strict=True)):
+        raise ValueError(f"w: expected kernels within the padded input {padded}, got windows of {reach}")
+    out = tuple((p - r) // s + 1 for p, r, s in zip(padded, reach, strides, strict=True))
+    return Geometry(size, kernel, strides, dilations, begin, end, out, group)

@@ -1,0 +1,310 @@
+"""A quantized ONNX model that runs: the onnx package's evaluator with lowgemm's operators in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lowgemm.arguments import as_num_threads
+from lowgemm.onnx_run.state import State
+from lowgemm.values import as_array
+
+_ROUNDINGS = ("onnx", "onnx_reference")
+#: Domains that the onnx package can evaluate itself.
+_STANDARD = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training")
+
+
+class UnsupportedOperator(ValueError):
+    """A model holds operators that neither lowgemm nor the onnx package can run; the message names them."""
+
+
+class Tensor(NamedTuple):
+    """Name, dtype and shape of an input or output; entries of `shape` may be names or None. Outputs may lack a type."""
+
+    name: str
+    dtype: np.dtype | None
+    shape: tuple[int | str | None, ...] | None
+
+
+class Row(NamedTuple):
+    """One line of `Model.profile`: an operator, who ran it, how many nodes, seconds in all runs."""
+
+    op: str
+    runs_on: str
+    nodes: int
+    seconds: float
+
+
+def _package() -> Any:
+    try:
+        import onnx
+        import onnx.reference
+    except ImportError:
+        raise ImportError("lowgemm.onnx_run needs the package onnx: pip install onnx") from None
+    return onnx
+
+
+@contextlib.contextmanager
+def _named_errors(where: str) -> Iterator[None]:
+    """What the onnx package raises for a bad model has a dozen kinds; callers get ValueError or TypeError, and the reason."""
+    try:
+        yield
+    except (ValueError, OSError, MemoryError, KeyboardInterrupt):
+        raise
+    except TypeError as error:
+        cause = error.__cause__  # the evaluator wraps an operator's own error
+        if isinstance(cause, (TypeError, ValueError)):
+            raise cause from None
+        raise TypeError(f"{where}: {error}") from error
+    except Exception as error:
+        raise ValueError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _load(source: Any) -> Any:
+    """A ModelProto of our own, from a path, bytes or a ModelProto."""
+    onnx = _package()
+    if isinstance(source, onnx.ModelProto):
+        model = onnx.ModelProto()
+        model.CopyFrom(source)
+        return model
+    if not isinstance(source, (str, os.PathLike, bytes)):
+        raise TypeError(f"model: expected a path, bytes or a ModelProto, got {type(source).__name__}")
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = (
+            onnx.load_model_from_string(source) if isinstance(source, bytes) else onnx.load(os.fspath(source))
+        )
+    except DecodeError as error:
+        raise ValueError(f"model: expected an ONNX model ({error})") from None
+    if not model.graph.node:
+        raise ValueError("model: expected an ONNX model with operators")
+    return model
+
+
+def _tensor(info: Any) -> Tensor:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    kind = info.type.tensor_type
+    if not info.type.WhichOneof("value"):
+        return Tensor(info.name, None, None)
+    if not info.type.HasField("tensor_type"):
+        raise UnsupportedOperator(f"model: input or output {info.name!r} is no tensor")
+    shape = None
+    if kind.HasField("shape"):
+        shape = tuple(
+            d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in kind.shape.dim
+        )
+    return Tensor(info.name, np.dtype(tensor_dtype_to_np_dtype(kind.elem_type)), shape)
+
+
+def _operators(graph: Any) -> Counter[tuple[str, str]]:
+    """Every (domain, operator) of a graph, those of its subgraphs too."""
+    found: Counter[tuple[str, str]] = Counter()
+    for node in graph.node:
+        found["" if node.domain == "ai.onnx" else node.domain, node.op_type] += 1
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs] if attribute.type in (5, 10) else []:
+                found += _operators(inner)
+    return found
+
+
+class Model:
+    """A model, ready to run.
+
+    Parameters
+    ----------
+    source : path, bytes or onnx.ModelProto
+        The model. It is copied, not changed.
+    fuse : bool
+        Run quantize-dequantize patterns on integers (`lowgemm.onnx_run.rewrite`), as onnxruntime does. Without it they run
+        in float32, by the onnx package.
+    rounding : str
+        Of QLinearMatMul and QLinearConv: "onnx" (onnxruntime's arithmetic) or "onnx_reference" (the onnx package's).
+    num_threads : int, optional
+        For each product, as in `lowgemm.gemm`.
+
+    Attributes
+    ----------
+    inputs, outputs : list of Tensor
+        Names, dtypes and shapes. Initializers are no inputs, but can be overridden by name where the model lists them.
+    rewritten : Counter
+        How many patterns of each kind now run on integers.
+
+    Raises
+    ------
+    ImportError
+        If the package onnx is missing.
+    TypeError, ValueError
+        If `source` is no model, or an argument does not fit.
+    UnsupportedOperator
+        If the model holds operators that cannot run; the message names them.
+
+    Examples
+    --------
+    >>> import numpy as np, pytest
+    >>> onnx = pytest.importorskip("onnx", reason="the package onnx is not installed")
+    >>> h = onnx.helper
+    >>> graph = h.make_graph(
+    ...     [h.make_node("MatMulInteger", ["x", "w"], ["y"])], "g",
+    ...     [h.make_tensor_value_info("x", onnx.TensorProto.UINT8, [None, 2])],
+    ...     [h.make_tensor_value_info("y", onnx.TensorProto.INT32, [None, 2])],
+    ...     [onnx.numpy_helper.from_array(np.array([[1, -1], [2, 0]], np.int8), "w")])
+    >>> model = Model(h.make_model(graph))
+    >>> model.run({"x": np.array([[100, 200]], np.uint8)})
+    [array([[ 500, -100]], dtype=int32)]
+    """
+
+    def __init__(
+        self, source: Any, *, fuse: bool = True, rounding: str = "onnx", num_threads: int | None = None
+    ) -> None:
+        if rounding not in _ROUNDINGS:
+            raise ValueError(f"rounding: expected {' or '.join(map(repr, _ROUNDINGS))}, got {rounding!r}")
+        if not isinstance(fuse, (bool, np.bool_)):
+            raise TypeError(f"fuse: expected a bool, got {type(fuse).__name__}")
+        self.state = State(rounding, as_num_threads(num_threads))
+        self._seconds: dict[int, float] = {}
+        model = _load(source)
+        with _named_errors("model"):
+            self._prepare(model, fuse)
+
+    def _prepare(self, model: Any, fuse: bool) -> None:
+        """Rewrite the model, refuse what cannot run, and make the evaluator."""
+        from onnx.reference import ReferenceEvaluator
+
+        from lowgemm.onnx_run import contrib, operators, rewrite
+
+        rewrite.constants_to_initializers(model)
+        self.rewritten = rewrite.Rewriter(model).run() if fuse else Counter()
+        held = {i.name for i in model.graph.initializer}
+        self.inputs = [_tensor(i) for i in model.graph.input if i.name not in held]
+        self._overridable = {i.name for i in model.graph.input if i.name in held}
+        self.outputs = [_tensor(o) for o in model.graph.output]
+        table = operators.OPERATORS | contrib.OPERATORS
+        self._refuse_unknown(model, table)
+        classes = [operators.evaluator_class(*key, function, self.state) for key, function in table.items()]
+        try:
+            self._evaluator = ReferenceEvaluator(model, new_ops=classes)
+        except (NotImplementedError, RuntimeError) as error:
+            raise UnsupportedOperator(f"model: {error}") from error
+        self.state.add_constants(self._evaluator.rt_inits_.values())
+
+    @staticmethod
+    def _refuse_unknown(model: Any, table: Any) -> None:
+        """Name everything that nothing can run, instead of the first of it at some later time."""
+        from onnx.defs import get_all_schemas_with_history
+
+        functions = {(f.domain, f.name) for f in model.functions}
+        standard = {(s.domain, s.name) for s in get_all_schemas_with_history()}
+        unknown = [
+            f"{domain or 'ai.onnx'}::{op} ({count} node{'s' * (count > 1)})"
+            for (domain, op), count in sorted(_operators(model.graph).items())
+            if (domain, op) not in table and (domain, op) not in functions and (domain, op) not in standard
+        ]
+        if unknown:
+            raise UnsupportedOperator(f"model: these operators are not supported: {', '.join(unknown)}")
+
+    def _feeds(self, feeds: Any) -> dict[str, np.ndarray]:
+        """Inputs as arrays, checked against what the model declares."""
+        if not isinstance(feeds, dict):
+            raise TypeError(f"feeds: expected a dict of arrays by name, got {type(feeds).__name__}")
+        declared = {t.name: t for t in self.inputs}
+        extra = set(feeds) - set(declared) - self._overridable
+        missing = set(declared) - set(feeds)
+        if extra or missing:
+            text = [
+                f"{word} {', '.join(sorted(names))}"
+                for word, names in (("missing", missing), ("unknown", extra))
+                if names
+            ]
+            raise ValueError(f"feeds: expected {', '.join(declared) or 'nothing'}; {'; '.join(text)}")
+        found = {}
+        for name, value in feeds.items():
+            a = as_array(value, name, "an array")
+            if name in declared:
+                want = declared[name]
+                if want.dtype is not None and a.dtype != want.dtype:
+                    raise TypeError(f"{name}: expected dtype {want.dtype}, got {a.dtype}")
+                if want.shape is not None and (
+                    a.ndim != len(want.shape)
+                    or any(isinstance(n, int) and n != m for n, m in zip(want.shape, a.shape, strict=True))
+                ):
+                    raise ValueError(f"{name}: expected shape {want.shape}, got {a.shape}")
+            found[name] = a
+        return found
+
+    def run(self, feeds: Any, outputs: list[str] | None = None) -> list[np.ndarray]:
+        """Run the model.
+
+        Parameters
+        ----------
+        feeds : dict of array_like
+            Inputs by name.
+        outputs : list of str, optional
+            Which outputs, all of the model's if left out.
+
+        Returns
+        -------
+        list of ndarray
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an input does not fit, or an operator's operands do not; the message names it.
+        """
+        feeds = self._feeds(feeds)
+        names = [t.name for t in self.outputs] if outputs is None else list(outputs)
+        unknown = set(names) - {t.name for t in self.outputs}
+        if unknown:
+            raise ValueError(f"outputs: expected names of outputs, got {', '.join(sorted(unknown))}")
+        with _named_errors("model"):
+            return self._evaluator.run(names, feeds)
+
+    def timed(self, feeds: Any) -> list[np.ndarray]:
+        """`run`, with the time of each operator added to `profile`."""
+        for node in self._evaluator.rt_nodes_:
+            if "run" not in vars(node):
+                node.run = self._clocked(node, node.run)
+        try:
+            return self.run(feeds)
+        finally:
+            for node in self._evaluator.rt_nodes_:
+                vars(node).pop("run", None)
+
+    def _clocked(self, node: Any, run: Any) -> Any:
+        def clocked(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return run(*args, **kwargs)
+            finally:
+                spent = time.perf_counter() - start
+                self._seconds[id(node)] = self._seconds.get(id(node), 0.0) + spent
+
+        return clocked
+
+    @property
+    def profile(self) -> list[Row]:
+        """Each kind of operator: who runs it, how many nodes, and the time of the `timed` runs; slowest first."""
+        count: Counter[tuple[str, str]] = Counter()
+        seconds: Counter[tuple[str, str]] = Counter()
+        for node in self._evaluator.rt_nodes_:
+            name = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+            key = name, getattr(node, "runs_on", "onnx.reference")
+            count[key] += 1
+            seconds[key] += self._seconds.get(id(node), 0.0)
+        rows = [Row(*key, count[key], seconds[key]) for key in count]
+        return sorted(rows, key=lambda r: -r.seconds)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of weights that were packed so far, and stay packed."""
+        return self.state.packed_bytes
+
+    def __repr__(self) -> str:
+        return f"Model(inputs={[t.name for t in self.inputs]}, outputs={[t.name for t in self.outputs]})"

@@ -1,0 +1,256 @@
+"""ONNX's own quantized operators: functions of (state, inputs, attributes), and how they become evaluator classes.
+
+A function raises `NotOurs` for element types that lowgemm has no arithmetic for (float8, 16-bit products); the onnx
+package's own implementation runs then, and the profile says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lowgemm.compat import onnx as ox
+from lowgemm.gemm import gemm
+from lowgemm.interop import widened
+from lowgemm.onnx_run import convolution
+from lowgemm.onnx_run.state import State
+from lowgemm.output.requantize import Dequantize, Requantize
+from lowgemm.output.stages import BiasAddition
+
+_BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
+_INTEGERS = (*_BYTES, np.dtype(np.uint16), np.dtype(np.int16))
+_GEOMETRY = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
+
+
+class NotOurs(Exception):
+    """The element types or attributes are the onnx package's to evaluate."""
+
+
+def _need_bytes(*arrays: np.ndarray) -> None:
+    if any(a.dtype not in _BYTES for a in arrays):
+        raise NotOurs
+
+
+def _points(a: np.ndarray, b: Any, a_zero_point: Any, b_zero_point: Any) -> dict[str, Any]:
+    m, n = a.shape[-2] if a.ndim > 1 else 1, b.shape[-1] if b.ndim > 1 else 1
+    return {
+        "lhs_zero_point": ox._zero_point(a_zero_point, "a_zero_point", a, m),
+        "rhs_zero_point": ox._zero_point(b_zero_point, "b_zero_point", b, n),
+    }
+
+
+def matmul_integer(
+    state: State, a: np.ndarray, b: np.ndarray, a_zero_point: Any = None, b_zero_point: Any = None
+) -> np.ndarray:
+    """MatMulInteger."""
+    _need_bytes(a, b)
+    right = state.rhs(b)
+    points = _points(a, right, a_zero_point, b_zero_point)
+    return gemm(a, right, num_threads=state.num_threads, **points)
+
+
+def scaled_product(
+    state: State,
+    a: np.ndarray,
+    right: Any,
+    scales: tuple[Any, Any, Any],
+    zero_points: tuple[Any, Any, Any],
+    bias: np.ndarray | None = None,
+    factor: float = 1.0,
+) -> np.ndarray:
+    """``a @ right`` scaled to 8 bits, or to float32 where there is no result scale.
+
+    Parameters
+    ----------
+    state : State
+        Settings.
+    a, right : ndarray, ndarray or PackedRhs
+        Operands.
+    scales, zero_points : tuple
+        Of `a`, of `right`, and of the result (None: float32).
+    bias : ndarray of int32, optional
+        One value a column, in units of ``factor * a_scale * b_scale``.
+    factor : float
+        Further factor (Gemm's alpha).
+    """
+    m, n = a.shape[-2] if a.ndim > 1 else 1, right.shape[-1] if right.ndim > 1 else 1
+    left, columns = ox._scale(scales[0], "a_scale", m), ox._scale(scales[1], "b_scale", n)
+    if left.ndim and columns.ndim:
+        raise ValueError("a_scale, b_scale: expected at most one of them per row or column")
+    scale, axis = np.float32(factor) * left * columns, 0 if left.ndim else 1
+    output: list[Any] = [] if bias is None else [BiasAddition(bias)]
+    if scales[2] is None:
+        output.append(Dequantize(scale, axis=axis))
+    else:
+        zero = zero_points[2]
+        if zero.size != 1 or zero.dtype not in _BYTES:
+            raise TypeError(
+                f"y_zero_point: expected one uint8 or int8 value, got {zero.dtype}, shape {zero.shape}"
+            )
+        scale = scale / ox._scale(scales[2], "y_scale", 1)
+        output.append(
+            Requantize(scale, int(zero.reshape(())), zero.dtype, rounding=state.rounding, axis=axis)
+        )
+    points = _points(a, right, zero_points[0], zero_points[1])
+    return gemm(a, right, output=output, num_threads=state.num_threads, **points)
+
+
+def qlinear_matmul(
+    state: State,
+    a: np.ndarray,
+    a_scale: Any,
+    a_zero_point: Any,
+    b: np.ndarray,
+    b_scale: Any,
+    b_zero_point: Any,
+    y_scale: Any,
+    y_zero_point: Any,
+) -> np.ndarray:
+    """QLinearMatMul."""
+    _need_bytes(a, b)
+    zero_points = (a_zero_point, b_zero_point, y_zero_point)
+    return scaled_product(state, a, state.rhs(b), (a_scale, b_scale, y_scale), zero_points)
+
+
+def _geometry(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in attributes.items() if k in _GEOMETRY and v is not None}
+
+
+def conv_integer(
+    state: State,
+    x: np.ndarray,
+    w: np.ndarray,
+    x_zero_point: Any = None,
+    w_zero_point: Any = None,
+    **attributes: Any,
+) -> np.ndarray:
+    """ConvInteger."""
+    _need_bytes(x, w)
+    shape = _geometry(attributes)
+    filters = state.filters(w, shape.get("group", 1))
+    return convolution.conv_integer(
+        x, filters, x_zero_point, w_zero_point, num_threads=state.num_threads, **shape
+    )
+
+
+def qlinear_conv(
+    state: State,
+    x: np.ndarray,
+    x_scale: Any,
+    x_zero_point: Any,
+    w: np.ndarray,
+    w_scale: Any,
+    w_zero_point: Any,
+    y_scale: Any,
+    y_zero_point: Any,
+    bias: Any = None,
+    **attributes: Any,
+) -> np.ndarray:
+    """QLinearConv."""
+    _need_bytes(x, w)
+    shape = _geometry(attributes)
+    filters = state.filters(w, shape.get("group", 1))
+    return convolution.qlinear_conv(
+        x, x_scale, x_zero_point, filters, w_scale, w_zero_point, y_scale, y_zero_point, bias,
+        rounding=state.rounding, num_threads=state.num_threads, **shape,
+    )  # fmt: skip
+
+
+def quantize_linear(
+    state: State,
+    x: np.ndarray,
+    y_scale: np.ndarray,
+    y_zero_point: np.ndarray | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int | None = None,
+    precision: int | None = None,
+    saturate: int = 1,
+) -> np.ndarray:
+    """QuantizeLinear."""
+    wanted = None
+    if y_zero_point is None and output_dtype:
+        from onnx.helper import tensor_dtype_to_np_dtype
+
+        wanted = np.dtype(tensor_dtype_to_np_dtype(output_dtype))
+    result = wanted or (np.dtype(np.uint8) if y_zero_point is None else y_zero_point.dtype)
+    same = x.dtype == y_scale.dtype or x.dtype.kind == "i"
+    if (
+        precision
+        or result not in _INTEGERS
+        or x.dtype.kind not in "fi"
+        or y_scale.dtype.kind != "f"
+        or not same
+    ):
+        raise NotOurs
+    return ox.quantize_linear(
+        x, y_scale, y_zero_point, axis=axis, block_size=block_size or 0, output_dtype=wanted
+    )
+
+
+def dequantize_linear(
+    state: State,
+    x: np.ndarray,
+    x_scale: np.ndarray,
+    x_zero_point: np.ndarray | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int | None = None,
+) -> np.ndarray:
+    """DequantizeLinear; 4- and 2-bit integers are widened to 8 first, which is exact."""
+    x, zero = widened(x), None if x_zero_point is None else widened(x_zero_point)
+    if output_dtype or x.dtype not in (*_INTEGERS, np.dtype(np.int32)) or x_scale.dtype.kind != "f":
+        raise NotOurs
+    return ox.dequantize_linear(x, x_scale, zero, axis=axis, block_size=block_size or 0)
+
+
+def dynamic_quantize_linear(state: State, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """DynamicQuantizeLinear."""
+    return ox.dynamic_quantize_linear(x)
+
+
+#: The default domain's operators that are lowgemm's.
+OPERATORS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("", "MatMulInteger"): matmul_integer,
+    ("", "QLinearMatMul"): qlinear_matmul,
+    ("", "ConvInteger"): conv_integer,
+    ("", "QLinearConv"): qlinear_conv,
+    ("", "QuantizeLinear"): quantize_linear,
+    ("", "DequantizeLinear"): dequantize_linear,
+    ("", "DynamicQuantizeLinear"): dynamic_quantize_linear,
+}
+
+
+def evaluator_class(domain: str, name: str, function: Callable[..., Any], state: State) -> type:
+    """The class under which `onnx.reference.ReferenceEvaluator` knows an operator (its `new_ops`)."""
+    from onnx.reference.op_run import OpRun
+
+    class Operator(OpRun):
+        op_domain = domain
+        runs_on = "lowgemm"
+
+        def _run(self, *inputs: Any, **attributes: Any) -> tuple[Any, ...]:
+            try:
+                result = function(state, *inputs, **attributes)
+            except NotOurs:
+                return self._theirs(*inputs)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{name}, output {self.onnx_node.output[0]}: {error}") from error
+            return result if isinstance(result, tuple) else (result,)
+
+        def _theirs(self, *inputs: Any) -> tuple[Any, ...]:
+            if domain != "" or self.has_linked_attribute:
+                types = ", ".join("none" if i is None else str(i.dtype) for i in inputs)
+                raise TypeError(f"{name}: these element types are not supported: {types}")
+            from onnx.reference.ops import load_op
+
+            self.runs_on = "onnx.reference"
+            theirs = load_op("", name, self.run_params["opsets"][""])
+            return theirs(self.onnx_node, self.run_params).run(*inputs)
+
+    Operator.__name__ = Operator.__qualname__ = name
+    return Operator

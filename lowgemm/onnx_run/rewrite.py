@@ -1,0 +1,296 @@
+"""Quantize-dequantize models as integer ones: ``DequantizeLinear -> Conv -> QuantizeLinear`` becomes QLinearConv, and so on.
+
+A model of this form states float arithmetic on values that are integers with scales. Engines run its convolutions and
+products on the integers, as onnxruntime does; so does this. Only what is certain is rewritten: scales and zero points must be
+constants, the operands 8-bit, a bias int32 in units of the product's scale. Everything else stays as it is.
+
+| pattern | becomes |
+|---|---|
+| DQ, DQ (, DQ bias) -> Conv (-> Relu) -> Q | QLinearConv |
+| DQ, DQ -> MatMul (-> Relu) -> Q | QLinearMatMul |
+| DQ, DQ -> MatMul | MatMulIntegerToFloat |
+| DQ, DQ (, DQ bias) -> Gemm (-> Relu) (-> Q) | QGemm |
+
+A Relu is dropped where the zero point after it is its type's smallest value, because saturation does the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lowgemm.onnx_run.contrib import DOMAIN
+
+_BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
+_DOMAINS = ("", "ai.onnx", DOMAIN)
+
+
+class Coded(NamedTuple):
+    """A quantized tensor: names of integers, scale and zero point, and the constants behind them."""
+
+    name: str
+    scale_name: str
+    zero_name: str
+    scale: np.ndarray
+    zero: np.ndarray
+    axis: int
+
+
+def constants_to_initializers(model: Any) -> None:
+    """Turn `Constant` nodes that hold a tensor into initializers, so that what they feed counts as constant."""
+    graph, kept = model.graph, []
+    for node in graph.node:
+        value = next((a for a in node.attribute if a.name == "value"), None)
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and value is not None:
+            tensor = graph.initializer.add()
+            tensor.CopyFrom(value.t)
+            tensor.name = node.output[0]
+        else:
+            kept.append(node)
+    if len(kept) != len(graph.node):
+        kept = [_copy(n) for n in kept]
+        del graph.node[:]
+        graph.node.extend(kept)
+
+
+def _copy(node: Any) -> Any:
+    same = type(node)()
+    same.CopyFrom(node)
+    return same
+
+
+def _captured(node: Any) -> set[str]:
+    """Names that a node's subgraphs (If, Loop, Scan) mention."""
+    names: set[str] = set()
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs] if attribute.type in (5, 10) else []:
+            names.update(o.name for o in graph.output)
+            for inner in graph.node:
+                names.update(inner.input)
+                names |= _captured(inner)
+    return names
+
+
+class Rewriter:
+    """Looks through one model and rewrites its main graph in place."""
+
+    def __init__(self, model: Any) -> None:
+        from onnx import numpy_helper
+
+        self.model, self.graph = model, model.graph
+        fed = {i.name for i in self.graph.input}
+        # an initializer that is also an input may be overridden, so it is no constant
+        self.constants = {
+            i.name: numpy_helper.to_array(i) for i in self.graph.initializer if i.name not in fed
+        }
+        self.counts: Counter[str] = Counter()
+        self.index()
+
+    def index(self) -> None:
+        """Who makes and who reads each name."""
+        self.makers = {o: n for n in self.graph.node for o in n.output}
+        self.readers: dict[str, list[Any]] = {}
+        self.visible = {o.name for o in self.graph.output}
+        for node in self.graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+            self.visible |= _captured(node)
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        """Add an initializer of a name not in use."""
+        from onnx import numpy_helper
+
+        taken = set(self.constants) | set(self.makers) | {i.name for i in self.graph.input}
+        while name in taken:
+            name += "_"
+        self.graph.initializer.append(numpy_helper.from_array(value, name))
+        self.constants[name] = value
+        return name
+
+    def _coding(self, node: Any, tensor: str, default: np.dtype | None) -> Coded | None:
+        """Constant scale and zero point of a (de)quantizing node."""
+        attributes = {a.name: a.i for a in node.attribute}
+        if attributes.get("block_size") or attributes.get("output_dtype") or attributes.get("precision"):
+            return None
+        scale = self.constants.get(node.input[1])
+        zero_name = node.input[2] if len(node.input) > 2 else ""
+        if scale is None or scale.dtype != np.float32 or scale.ndim > 1:
+            return None
+        if zero_name:
+            zero = self.constants.get(zero_name)
+        else:
+            zero = None if default is None else np.zeros(scale.shape, default)
+        # onnxruntime's tool writes a scale of shape (1,) beside a zero point of shape () for biases
+        if zero is None or (zero.shape != scale.shape and not zero.size == scale.size == 1):
+            return None
+        if not zero_name:
+            zero_name = self.constant(f"{node.output[0]}_zero_point", zero)
+        return Coded(tensor, node.input[1], zero_name, scale, zero, attributes.get("axis", 1))
+
+    def dequantized(self, name: str) -> Coded | None:
+        """The integers behind a tensor, if it is dequantized from any."""
+        node = self.makers.get(name)
+        if node is None or node.op_type != "DequantizeLinear" or node.domain not in _DOMAINS:
+            return None
+        held = self.constants.get(node.input[0])
+        return self._coding(node, node.input[0], None if held is None else held.dtype)
+
+    def quantized(self, name: str) -> tuple[Coded | None, list[Any]]:
+        """How a tensor is quantized, if that is all that happens to it, and the nodes in between and the quantizer."""
+        chain: list[Any] = []
+        for _ in range(2):
+            readers = self.readers.get(name, [])
+            if len(readers) != 1 or name in self.visible:
+                return None, []
+            node = readers[0]
+            chain.append(node)
+            if node.op_type == "QuantizeLinear" and node.domain in _DOMAINS and node.input[0] == name:
+                coded = self._coding(node, node.output[0], np.dtype(np.uint8))
+                if coded is None or coded.scale.size != 1 or coded.zero.dtype not in _BYTES:
+                    return None, []
+                if len(chain) == 2 and int(coded.zero.reshape(())) != np.iinfo(coded.zero.dtype).min:
+                    return None, []
+                return coded, chain
+            if node.op_type != "Relu":
+                return None, []
+            name = node.output[0]
+        return None, []
+
+    def _bias(self, name: str, scale: np.ndarray) -> str | None:
+        """Name of an int32 bias in units of `scale`; None if it is not that."""
+        node = self.makers.get(name)
+        if node is None or node.op_type != "DequantizeLinear":
+            return None
+        bias = self.constants.get(node.input[0])
+        coded = self._coding(node, node.input[0], np.dtype(np.int32))
+        if coded is None or bias is None or bias.dtype != np.int32 or coded.zero.any():
+            return None
+        # the quantizer multiplies in float32; another engine may have used float64
+        fits = np.broadcast_shapes(coded.scale.shape, scale.shape) == scale.shape or scale.size == 1
+        return node.input[0] if fits and np.allclose(coded.scale, scale, rtol=1e-6, atol=0) else None
+
+    def _operands(self, node: Any, channel_axis: int | None) -> tuple[Coded, Coded] | None:
+        a, b = self.dequantized(node.input[0]), self.dequantized(node.input[1])
+        if a is None or b is None or a.scale.size != 1:
+            return None
+        if a.zero.dtype not in _BYTES or b.zero.dtype not in _BYTES:
+            return None
+        if b.scale.size != 1:
+            held = self.constants.get(b.name)
+            if held is None or channel_axis is None or b.axis % held.ndim != channel_axis % held.ndim:
+                return None
+        return a, b
+
+    def convolution(self, node: Any) -> bool:
+        """Rewrite a Conv."""
+        operands = self._operands(node, 0)
+        coded, chain = self.quantized(node.output[0])
+        if operands is None or coded is None:
+            return False
+        a, b = operands
+        inputs = [
+            a.name,
+            a.scale_name,
+            a.zero_name,
+            b.name,
+            b.scale_name,
+            b.zero_name,
+            coded.scale_name,
+            coded.zero_name,
+        ]
+        if len(node.input) > 2 and node.input[2]:
+            bias = self._bias(node.input[2], a.scale * b.scale)
+            if bias is None:
+                return False
+            inputs.append(bias)
+        self._replace(node, chain, "QLinearConv", "", inputs, coded.name, list(node.attribute))
+        return True
+
+    def product(self, node: Any) -> bool:
+        """Rewrite a MatMul."""
+        operands = self._operands(node, -1)
+        if operands is None:
+            return False
+        a, b = operands
+        coded, chain = self.quantized(node.output[0])
+        if coded is None:
+            inputs = [a.name, b.name, a.scale_name, b.scale_name, a.zero_name, b.zero_name]
+            self._replace(node, [], "MatMulIntegerToFloat", DOMAIN, inputs, node.output[0], [])
+            return True
+        inputs = [
+            a.name,
+            a.scale_name,
+            a.zero_name,
+            b.name,
+            b.scale_name,
+            b.zero_name,
+            coded.scale_name,
+            coded.zero_name,
+        ]
+        self._replace(node, chain, "QLinearMatMul", "", inputs, coded.name, [])
+        return True
+
+    def gemm(self, node: Any) -> bool:
+        """Rewrite a Gemm."""
+        attributes = {a.name: a.f if a.name in ("alpha", "beta") else a.i for a in node.attribute}
+        alpha = np.float32(attributes.get("alpha", 1.0))
+        operands = self._operands(node, 0 if attributes.get("transB") else 1)
+        if operands is None or attributes.get("beta", 1.0) != 1.0:
+            return False
+        a, b = operands
+        bias = ""
+        if len(node.input) > 2 and node.input[2]:
+            found = self._bias(node.input[2], alpha * a.scale * b.scale)
+            if found is None or self.constants[found].size != self.constants[found].shape[-1]:
+                return False
+            bias = found
+        coded, chain = self.quantized(node.output[0])
+        inputs = [a.name, a.scale_name, a.zero_name, b.name, b.scale_name, b.zero_name, bias]
+        if coded is not None:
+            inputs += [coded.scale_name, coded.zero_name]
+        kept = [x for x in node.attribute if x.name != "beta"]
+        output = node.output[0] if coded is None else coded.name
+        self._replace(node, chain, "QGemm", DOMAIN, inputs, output, kept)
+        return True
+
+    def _replace(
+        self,
+        node: Any,
+        chain: list[Any],
+        op: str,
+        domain: str,
+        inputs: list[str],
+        output: str,
+        attributes: list[Any],
+    ) -> None:
+        """Put the integer operator in the node's place; what followed it goes."""
+        self.counts[f"{node.op_type} -> {op}"] += 1
+        kept = [_copy(a) for a in attributes]
+        node.op_type, node.domain = op, domain
+        del node.input[:], node.output[:], node.attribute[:]
+        node.input.extend(inputs)
+        node.output.append(output)
+        node.attribute.extend(kept)
+        for gone in chain:
+            self.graph.node.remove(gone)
+        self.index()
+
+    def drop_unread(self) -> None:
+        """Remove dequantizers that nothing reads any more."""
+        for node in [n for n in self.graph.node if n.op_type == "DequantizeLinear"]:
+            if not any(o in self.readers or o in self.visible for o in node.output):
+                self.graph.node.remove(node)
+        self.index()
+
+    def run(self) -> Counter[str]:
+        """Rewrite all that can be; returns how many of each kind."""
+        rules = {"Conv": self.convolution, "MatMul": self.product, "Gemm": self.gemm}
+        for node in list(self.graph.node):
+            if node.op_type in rules and node.domain in ("", "ai.onnx"):
+                rules[node.op_type](node)
+        self.drop_unread()
+        if self.counts and DOMAIN not in {o.domain for o in self.model.opset_import}:
+            self.model.opset_import.add(domain=DOMAIN, version=1)
+        return self.counts

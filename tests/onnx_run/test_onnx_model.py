@@ -1,0 +1,189 @@
+"""`Model` and `python -m lowgemm run`: inputs, outputs, and what is said about bad ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx", reason="the package onnx is not installed (extra `test`)")
+import onnx
+import onnx_models as om
+from onnx import TensorProto as T
+from onnx import helper
+
+from lowgemm.__main__ import main
+from lowgemm.onnx_run import Model, UnsupportedOperator
+
+UINT8, INT32 = T.UINT8, T.INT32
+
+
+def product(checked=True, op="MatMulInteger", domain="", **more):
+    """x (named batch, 3) @ w, w constant."""
+    w = np.arange(-3, 3, dtype=np.int8).reshape(3, 2)
+    node = helper.make_node(op, ["x", "w"], ["y"], domain=domain, **more)
+    return om.model_of(
+        [node],
+        [om.value("x", ["batch", 3], UINT8)],
+        [om.value("y", ["batch", 2], INT32)],
+        {"w": w},
+        checked=checked,
+    )
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "m.onnx"
+    onnx.save(product(), path)
+    return str(path)
+
+
+def test_command(file, tmp_path, capsys):
+    x = np.arange(12, dtype=np.uint8).reshape(4, 3)
+    right = x.astype(int) @ np.arange(-3, 3).reshape(3, 2)
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "x.npz", x=x)
+    out = str(tmp_path / "y.npz")
+    for given in (f"x={tmp_path}/x.npy", f"{tmp_path}/x.npy", f"{tmp_path}/x.npz", f"x={tmp_path}/x.npz"):
+        assert main(["run", file, "--input", given, "--output", out]) == 0
+        np.testing.assert_array_equal(np.load(out)["y"], right)
+    text = capsys.readouterr().out
+    for part in ("x: uint8, (4, 3)", "y: int32, (4, 2)", "MatMulInteger", "lowgemm", "median of 1"):
+        assert part in text
+    assert main(["run", file, "--random", "--dim", "batch=7", "--repeat", "0"]) == 0
+    assert "y: int32, (7, 2)" in capsys.readouterr().out
+
+
+def test_command_errors(file, tmp_path, capsys):
+    (tmp_path / "text.onnx").write_text("not a model")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00{")
+    (tmp_path / "bad.npz").write_bytes(b"PK")
+    np.save(tmp_path / "wide.npy", np.zeros((1, 4), np.uint8))
+    np.save(tmp_path / "float.npy", np.zeros((1, 3)))
+    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    onnx.save(product(False, "Nonesuch", "org.example"), tmp_path / "unknown.onnx")
+
+    def said(*arguments):
+        assert main(["run", *arguments]) == 2
+        text = capsys.readouterr().err
+        assert text.startswith("error: ") and text.count("\n") <= 3, text
+        return text
+
+    assert "expected an ONNX model" in said(str(tmp_path / "text.onnx"))
+    assert "expected an ONNX model" in said(str(tmp_path / "empty.onnx"))
+    assert "none.onnx" in said(str(tmp_path / "none.onnx"))
+    assert "directory" in said(str(tmp_path))
+    assert "org.example::Nonesuch (1 node)" in said(str(tmp_path / "unknown.onnx"), "--random")
+    assert "inputs missing: x; pass --input" in said(file)
+    assert "bad.npy" in said(file, "--input", str(tmp_path / "bad.npy"))
+    assert "npz file" in said(file, "--input", str(tmp_path / "bad.npz"))
+    assert "objects.npy" in said(file, "--input", str(tmp_path / "objects.npy"))
+    assert "x: expected shape ('batch', 3), got (1, 4)" in said(file, "--input", f"x={tmp_path}/wide.npy")
+    assert "x: expected dtype uint8, got float64" in said(file, "--input", f"x={tmp_path}/float.npy")
+    assert "unknown z" in said(file, "--random", "--input", f"z={tmp_path}/float.npy")
+    assert "--dim: expected NAME=SIZE" in said(file, "--random", "--dim", "batch")
+    assert "bytes; pass --input" in said(file, "--random", "--dim", "batch=99999999999")
+    assert "--repeat" in said(file, "--random", "--repeat", "-1")
+    assert "num_threads: expected at least 1" in said(file, "--random", "--threads", "0")
+    assert "--output" in said(file, "--random", "--output", str(tmp_path / "no" / "y.npz"))
+
+
+def test_unknown_operators_are_all_named():
+    nodes = [
+        helper.make_node("Sofmax", ["x"], ["a"]),
+        helper.make_node("QAttention", ["a"], ["b"], domain="com.microsoft"),
+        helper.make_node("QAttention", ["b"], ["y"], domain="com.microsoft"),
+    ]
+    model = om.model_of(nodes, [om.value("x", [2])], [om.value("y", None)], {}, checked=False)
+    with pytest.raises(
+        UnsupportedOperator, match=r"ai.onnx::Sofmax \(1 node\), com.microsoft::QAttention \(2 nodes\)"
+    ):
+        Model(model)
+
+
+def test_operand_errors_keep_their_message():
+    w = np.zeros((4, 2), np.int8)
+    node = helper.make_node("MatMulInteger", ["x", "w"], ["y"])
+    model = Model(
+        om.model_of(
+            [node], [om.value("x", None, UINT8)], [om.value("y", None, INT32)], {"w": w}, checked=False
+        )
+    )
+    with pytest.raises(ValueError, match=r"^MatMulInteger, output y: rhs: expected depth 3"):
+        model.run({"x": np.zeros((2, 3), np.uint8)})
+    with pytest.raises(ValueError, match=r"^feeds: expected x; missing x; unknown z"):
+        model.run({"z": np.zeros(3)})
+    with pytest.raises(ValueError, match=r"^outputs: "):
+        model.run({"x": np.zeros((2, 4), np.uint8)}, ["none"])
+    for bad in (3, None, b"junk"):
+        with pytest.raises((TypeError, ValueError), match=r"^model: expected"):
+            Model(bad)
+    with pytest.raises(ValueError, match=r"^rounding: "):
+        Model(product(), rounding="up")
+    with pytest.raises(TypeError, match=r"^fuse: "):
+        Model(product(), fuse=1)
+
+
+def test_damaged_models_are_refused_or_run():
+    """Bytes flipped and cut off: ValueError or TypeError, or a model that runs; nothing else."""
+    g = np.random.default_rng(0)
+    whole = product().SerializeToString()
+    ran = refused = 0
+    for _ in range(400):
+        data = bytearray(whole)
+        for i in g.integers(0, len(data), g.integers(1, 4)):
+            data[i] = g.integers(0, 256)
+        data = bytes(data[: g.integers(0, len(data))] if g.random() < 0.2 else data)
+        try:
+            model = Model(data)
+            model.run({t.name: np.zeros((2, 3), t.dtype) for t in model.inputs})
+            ran += 1
+        except (ValueError, TypeError):
+            refused += 1
+    print(f"\n{ran} ran, {refused} were refused")
+    assert ran and refused
+
+
+def test_model_is_not_changed_and_weights_are_packed_once():
+    proto = product()
+    before = proto.SerializeToString()
+    model = Model(proto)
+    for rows in (1, 5):
+        x = np.full((rows, 3), 255, np.uint8)
+        np.testing.assert_array_equal(model.run({"x": x})[0], x.astype(int) @ np.arange(-3, 3).reshape(3, 2))
+    assert model.state.packed_count == 1 and proto.SerializeToString() == before
+
+
+def test_overridden_weights_are_not_served_from_the_pack():
+    proto = product()
+    proto.graph.input.append(om.value("w", [3, 2], T.INT8))
+    model = Model(proto)
+    x = np.ones((1, 3), np.uint8)
+    np.testing.assert_array_equal(model.run({"x": x})[0], [[-3, 0]])
+    np.testing.assert_array_equal(model.run({"x": x, "w": np.ones((3, 2), np.int8)})[0], [[3, 3]])
+    np.testing.assert_array_equal(model.run({"x": x})[0], [[-3, 0]])
+
+
+def test_subgraphs_use_the_same_operators():
+    """MatMulInteger inside an If."""
+    branches = [
+        helper.make_graph(
+            [helper.make_node("MatMulInteger", ["x", w], [f"r_{w}"])],
+            w,
+            [],
+            [om.value(f"r_{w}", [1, 2], INT32)],
+        )
+        for w in ("v", "w")
+    ]
+    node = helper.make_node("If", ["c"], ["y"], then_branch=branches[0], else_branch=branches[1])
+    constants = {"v": np.ones((3, 2), np.int8), "w": np.full((3, 2), 2, np.int8)}
+    proto = om.model_of(
+        [node],
+        [om.value("c", [], T.BOOL), om.value("x", [1, 3], UINT8)],
+        [om.value("y", [1, 2], INT32)],
+        constants,
+        checked=False,
+    )
+    x = np.array([[1, 2, 3]], np.uint8)
+    for flag, right in ((True, 6), (False, 12)):
+        assert (Model(proto).run({"c": np.array(flag), "x": x})[0] == right).all()
