@@ -3,6 +3,8 @@
 Start with `gemm`; `pack_rhs` and `plan` make repeated products cheaper, `explain` says what happens.
 """
 
+from typing import Any
+
 from lowgemm import config
 from lowgemm._version import __version__
 from lowgemm.explain import explain
@@ -49,3 +51,20 @@ __all__ = [
     "relu6",
     "requantize",
 ]
+
+#: Layers and functions of `lowgemm.nn` that are names of the package too; loaded when first asked for.
+_NN = frozenset(
+    {"QuantizedConv2d", "QuantizedLinear", "QuantizedSequential", "count_maccs", "dynamic_linear"}
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NN:
+        from lowgemm import nn
+
+        return getattr(nn, name)
+    raise AttributeError(f"module 'lowgemm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NN})

@@ -239,3 +239,16 @@ ONE = np.ones((2, 2), np.int8)
 def test_errors(make, error, message):
     with pytest.raises(error, match=f"^{message}:"):
         make()
+
+
+def test_names_of_the_package_are_those_of_nn_and_loaded_late():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, lowgemm; assert 'lowgemm.nn' not in sys.modules; "
+        "names = 'QuantizedLinear QuantizedConv2d QuantizedSequential count_maccs dynamic_linear'.split(); "
+        "assert set(names) <= set(dir(lowgemm)); got = [getattr(lowgemm, n) for n in names]; "
+        "import lowgemm.nn; assert got == [getattr(lowgemm.nn, n) for n in names]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
