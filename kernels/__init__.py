@@ -13,22 +13,33 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from lowgemm.kernels import arm_neon, portable, x86_avx2_sign, x86_pmaddwd, x86_vnni
+from lowgemm.kernels import (
+    arm_dotprod,
+    arm_i8mm,
+    arm_neon,
+    portable,
+    x86_avx2,
+    x86_avx2_sign,
+    x86_avx512bw,
+    x86_avx512vnni,
+    x86_avxvnni,
+    x86_sse41,
+)
 from lowgemm.kernels.emit import SIGNATURE, Kernel, microkernel_body
 
 from lowgemm import config
 from lowgemm._jit import compile_c, source_stamp, target
 
 _REGISTRY: list[Kernel] = [
-    x86_vnni.AVX512,
-    x86_vnni.AVX,
-    x86_pmaddwd.AVX512,
-    x86_pmaddwd.AVX2,
+    x86_avx512vnni.KERNEL,
+    x86_avxvnni.KERNEL,
+    x86_avx512bw.KERNEL,
+    x86_avx2.KERNEL,
     x86_avx2_sign.KERNEL,
-    x86_pmaddwd.SSE,
-    arm_neon.I8MM,
-    arm_neon.DOTPROD,
-    arm_neon.NEON,
+    x86_sse41.KERNEL,
+    arm_i8mm.KERNEL,
+    arm_dotprod.KERNEL,
+    arm_neon.KERNEL,
     portable.KERNEL,
 ]
 

@@ -24,6 +24,7 @@ one (their results are never stored).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from llvmlite import ir
@@ -108,6 +109,9 @@ class Kernel:
     #: Whether the kernel is right only if the rhs holds no -128 once packed; chosen by the data then.
     rhs_excludes_min: ClassVar[bool] = False
 
+    #: Whether `row_products` loads the panels itself, each time it needs one, because the registers are full.
+    reloads_rhs: ClassVar[bool] = False
+
     @property
     def fuses_requantize(self) -> bool:
         """Whether the kernel can scale and store bytes itself: with 512-bit registers, which leave room for it."""
@@ -138,6 +142,10 @@ class Kernel:
         """Accumulator registers of one `load_lhs` and one panel, cleared."""
         return (const(vec(i32, self.lanes), 0),)
 
+    def at_height(self, mr: int) -> Kernel:
+        """Kernel whose hooks make the tiles of `mr` rows, on the same panels."""
+        return self
+
     def load_lhs(self, builder: ir.IRBuilder, address: ir.Value) -> Any:
         """Load the depth group of `lhs_rows` rows, in the form that `product` wants (usually broadcast)."""
         raise NotImplementedError
@@ -154,11 +162,12 @@ class Kernel:
         """Add the product of one lhs and one rhs group to the accumulators."""
         raise NotImplementedError
 
-    def product_at(
-        self, builder: ir.IRBuilder, acc: tuple[ir.Value, ...], lhs: Any, rhs: Any, v: int
-    ) -> tuple:
-        """`product` for panel `v` of the tile, for kernels that share the work among ports by alternating forms."""
-        return self.product(builder, acc, lhs, rhs)
+    def row_products(self, builder: ir.IRBuilder, accs: list[tuple], lhs: Any, rhs: list) -> list[tuple]:
+        """`product` for every panel of the tile; a kernel overrides it to order or alternate them by itself.
+
+        `rhs` holds what `load_rhs` gave, or with `reloads_rhs` functions that call it.
+        """
+        return [self.product(builder, acc, lhs, panel) for acc, panel in zip(accs, rhs, strict=True)]
 
     def finalize(self, builder: ir.IRBuilder, acc: tuple[ir.Value, ...]) -> list[ir.Value]:
         """Accumulators of one `load_lhs` and one panel, as a vector of `lanes` int32 for each row."""
@@ -191,12 +200,13 @@ def _depth_loop(
     for u in range(count):
         lhs_at = at(b, at(b, lhs, b.mul(step, const(i64, k.lhs_group_bytes))), u * k.lhs_group_bytes)
         rhs_off = b.mul(step, const(i64, k.rhs_group_bytes))
-        right = [k.load_rhs(b, at(b, at(b, rhs[v], rhs_off), u * k.rhs_group_bytes)) for v in range(nv)]
+        panels = [at(b, at(b, rhs[v], rhs_off), u * k.rhs_group_bytes) for v in range(nv)]
+        right = [partial(k.load_rhs, b, p) if k.reloads_rhs else k.load_rhs(b, p) for p in panels]
         following = {}
         for r in sorted({r for r, _ in accs}):
             left = k.prepare_lhs(b, k.load_lhs(b, at(b, lhs_at, r * k.kr * k.element_bytes)))
-            for v in range(nv):
-                following[r, v] = k.product_at(b, now[r, v], left, right[v], v)
+            row = k.row_products(b, [now[r, v] for v in range(nv)], left, right)
+            following.update({(r, v): acc for v, acc in enumerate(row)})
         now = following
     nxt = b.add(step, const(i64, count), flags=["nuw", "nsw"])
     step.add_incoming(nxt, body)
@@ -313,9 +323,10 @@ def emit_microkernel(k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value]) -> N
             c = at(b, args["c"], b.mul(row, ldc_bytes))
             rows = at(b, args["row_terms"], b.mul(row, const(i64, 4)))
 
-            accs = _tile(k, b, mr, n, groups, lhs, args["rhs"], args["rhs_stride"], c, ldc_bytes)
+            hooks = k.at_height(mr)
+            accs = _tile(hooks, b, mr, n, groups, lhs, args["rhs"], args["rhs_stride"], c, ldc_bytes)
             requant = (fused, args["requant"], args["col"]) if k.fuses_requantize else None
-            _store_tile(k, b, mr, accs, cols, rows, c, ldc_bytes, add_c, requant)
+            _store_tile(hooks, b, mr, accs, cols, rows, c, ldc_bytes, add_c, requant)
             nxt = b.add(row, const(i64, mr))
             row.add_incoming(nxt, b.block)
             b.branch(head)

@@ -52,13 +52,25 @@ def _emit_loop(k: Kernel, b: ir.IRBuilder, steps: ir.Value, source: ir.Value, si
     # The lhs is one register, hidden anew for each row and carried around the loop: no copies, no equal products.
     carried = left = b.phi(lhs.type)
     carried.add_incoming(lhs, entry)
+    panels: list = rhs
+    if k.reloads_rhs:  # there is no register for each panel, so one is hidden anew in place of each load
+        again = b.phi(rhs[0].type)
+        again.add_incoming(rhs[0], entry)
+        current = [again]
+
+        def panel() -> ir.Value:
+            current.append(_hide(b, current[-1]))
+            return current[-1]
+
+        panels = [panel] * k.max_nv
     accs = {}
     for r in rows:
         left = _hide(b, left)
-        operand = k.prepare_lhs(b, left)
-        for v in range(k.max_nv):
-            accs[r, v] = k.product_at(b, phis[r, v], operand, rhs[v], v)
+        row = k.row_products(b, [phis[r, v] for v in range(k.max_nv)], k.prepare_lhs(b, left), panels)
+        accs.update({(r, v): acc for v, acc in enumerate(row)})
     carried.add_incoming(left, body)
+    if k.reloads_rhs:
+        again.add_incoming(current[-1], body)
     nxt = b.add(step, const(i64, 1))
     step.add_incoming(nxt, body)
     for key, regs in phis.items():

@@ -2,6 +2,9 @@
 
     acc[n] += lhs[r, 2g] * rhs[2g, n] + lhs[r, 2g + 1] * rhs[2g + 1, n]      16-bit values -> int32
 
+    lhs panel, group g (16 bytes)                  rhs panel, group g (64 bytes; elements of 16 bits)
+    r0: k0 k1 | r1: k0 k1 | ... r3                 n0: k0 k1 | n1: k0 k1 | ... n15
+
 Packed elements are 16 bits wide, two of them a word, so that the column loop is shifts, multiplications and
 additions of whole words, which LLVM vectorises with whatever the target has. It is also the template of the
 test-only kernels with odd tiles: every number of the description is free here.

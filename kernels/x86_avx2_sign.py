@@ -47,18 +47,20 @@ class Avx2Sign(Kernel):
         """4 bytes of each column."""
         return load(builder, vec(i8, 32), address, 32)
 
-    def product_at(self, builder, acc, lhs, rhs, v):
+    def row_products(self, builder, accs, lhs, rhs):
         """The lhs's sign on the rhs, then products of pairs in 16 bits, then of quadruples in 32."""
         signed, negative, magnitude = lhs
-        if v % 2 == 0:
-            moved = call_intrinsic(builder, "llvm.x86.avx2.psign.b", vec(i8, 32), [rhs, signed])
-        else:
-            moved = builder.sub(builder.xor(rhs, negative), negative)
-        pairs = call_intrinsic(builder, "llvm.x86.avx2.pmadd.ub.sw", vec(i16, 16), [magnitude, moved])
-        quads = call_intrinsic(
-            builder, "llvm.x86.avx2.pmadd.wd", vec(i32, 8), [pairs, const(vec(i16, 16), 1)]
-        )
-        return (builder.add(acc[0], quads),)
+        ones = const(vec(i16, 16), 1)
+        out = []
+        for v, (acc, cols) in enumerate(zip(accs, rhs, strict=True)):
+            if v % 2 == 0:
+                moved = call_intrinsic(builder, "llvm.x86.avx2.psign.b", vec(i8, 32), [cols, signed])
+            else:
+                moved = builder.sub(builder.xor(cols, negative), negative)
+            pairs = call_intrinsic(builder, "llvm.x86.avx2.pmadd.ub.sw", vec(i16, 16), [magnitude, moved])
+            quads = call_intrinsic(builder, "llvm.x86.avx2.pmadd.wd", vec(i32, 8), [pairs, ones])
+            out.append((builder.add(acc[0], quads),))
+        return out
 
 
 KERNEL = Avx2Sign(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from lowgemm.kernels import cross, peak, verify, x86_vnni
+from lowgemm.kernels import cross, peak, verify, vnni, x86_avxvnni
 from lowgemm.kernels.__main__ import main
 from lowgemm.kernels.emit import Kernel
 from lowgemm.kernels.vectors import vectors
@@ -55,13 +56,23 @@ def test_depth_loop(kernel):
     assert any(count >= accumulators and count % accumulators == 0 for count in counts), counts
 
 
-@pytest.mark.parametrize("cpu", ["cascadelake", "icelake-server", "sapphirerapids", "znver4"])
-def test_512_bits_stay_512_bits(cpu):
+@pytest.mark.parametrize(
+    ("name", "cpu", "instruction"),
+    [
+        *(("x86_avx512vnni", cpu, "vpdpbusd") for cpu in ("cascadelake", "icelake-server", "sapphirerapids", "znver4", "znver5")),
+        ("x86_avx512bw", "skylake-avx512", "vpmaddwd"),
+        ("x86_avx512bw", "icelake-server", "vpdpwssd"),  # LLVM fuses pmaddwd and the addition where it can
+    ],
+)  # fmt: skip
+def test_512_bits_stay_512_bits(name, cpu, instruction):
     """Intel CPUs prefer 256-bit vectors in LLVM's eyes; the kernel must not be split."""
-    kernel = kernels.by_name("x86_avx512vnni")
+    kernel = kernels.by_name(name)
     assembly, _ = cross.compile_for(kernel, cross.Target("x86_64-unknown-linux-gnu", cpu))
-    for loop in cross.depth_loops(assembly, "vpdpbusd"):
-        assert all("zmm" in line for line in loop if "vpdpbusd" in line)
+    loops = cross.depth_loops(assembly, instruction)
+    assert len(loops) >= len(kernel.row_tiles) * kernel.max_nv
+    for loop in loops:
+        assert all("zmm" in line for line in loop if instruction in line)
+        assert not any("ymm" in line for line in loop) and cross.spills(loop) == []
 
 
 def test_avxvnni_uses_the_vex_form():
@@ -74,7 +85,7 @@ def test_avxvnni_uses_the_vex_form():
 
 
 TWIN = kernels.register(
-    dataclasses.replace(x86_vnni.AVX, name="test_vnni_256", features=("avx512vl", "avx512vnni"))
+    dataclasses.replace(x86_avxvnni.KERNEL, name="test_vnni_256", features=("avx512vl", "avx512vnni"))
 )
 
 
@@ -89,7 +100,7 @@ def test_avxvnni_tiles_run_in_their_evex_twin(monkeypatch):
     np.testing.assert_array_equal(lowgemm.gemm(a, a.T), a.astype(int) @ a.T.astype(int))
 
 
-class Emulated(x86_vnni.Vnni):
+class Emulated(vnni.Vnni):
     """x86_avxvnni with `vpdpbusd` spelled out in plain IR, so that its tiles run on any x86 CPU."""
 
     def product(self, builder, acc, lhs, rhs):
@@ -104,7 +115,7 @@ class Emulated(x86_vnni.Vnni):
 
 
 EMULATED = kernels.register(
-    Emulated(**{f.name: getattr(x86_vnni.AVX, f.name) for f in dataclasses.fields(Kernel) if f.name not in ("name", "features")},
+    Emulated(**{f.name: getattr(x86_avxvnni.KERNEL, f.name) for f in dataclasses.fields(Kernel) if f.name not in ("name", "features")},
              name="test_vnni_emulated", features=())
 )  # fmt: skip
 
@@ -146,6 +157,17 @@ def test_sign_kernel_takes_only_what_it_can(monkeypatch):
         assert got[0, 5] == 64 * 128 * 127 + 128 and got[0, 0] == 64 * 128 * 127
     assert lowgemm.pack_rhs(large).kernel == "x86_avx2"
     assert "cannot take" in str(lowgemm.explain(a, large))
+
+
+def test_each_kernel_is_a_file_of_its_name_that_says_what_it_does():
+    """Equation, both packed panels, and the description itself, where a porter looks for them."""
+    for kernel in kernels.all_kernels():
+        if kernel.name.startswith("test_"):
+            continue
+        module = importlib.import_module(f"lowgemm.kernels.{kernel.name}")
+        assert module.KERNEL is kernel
+        assert "+=" in module.__doc__
+        assert "lhs panel" in module.__doc__ and "rhs panel" in module.__doc__, kernel.name
 
 
 def test_registering_a_name_twice():

@@ -1,13 +1,7 @@
-"""`pmaddwd`: two 16-bit products added in int32, on 128, 256 and 512 bits. Exact for every pair of 8-bit signs.
-
-    acc[n] += lhs[r, 2g] * rhs[2g, n] + lhs[r, 2g + 1] * rhs[2g + 1, n]      s16 x s16 -> int32
-
-    lhs panel, group g                             rhs panel, group g
-    r0: k0 k1 | r1: k0 k1 | ...  (16-bit each)     n0: k0 k1 | n1: k0 k1 | ...  (16-bit each)
+"""Hooks on `pmaddwd`, for `x86_sse41.py` (128 bits), `x86_avx2.py` (256) and `x86_avx512bw.py` (512).
 
 Elements are widened to 16 bits while they are packed, which costs twice the panel memory but no instruction in the
-loop. Two products of 8-bit values are at most 2 * 255 * 255, far from wrapping. SSE2, the x86-64 baseline, has
-`pmaddwd` already, so the 128-bit kernel runs on any x86-64 CPU.
+loop, and takes either sign. Two products of 8-bit values are at most 2 * 255 * 255, far from wrapping.
 """
 
 from __future__ import annotations
@@ -43,21 +37,3 @@ class Pmaddwd(Kernel):
         """`pmaddwd` and an addition."""
         pairs = call_intrinsic(builder, _INSTRUCTION[self.lanes], vec(i32, self.lanes), [lhs, rhs])
         return (builder.add(acc[0], pairs),)
-
-
-AVX512 = Pmaddwd(
-    name="x86_avx512bw",
-    features=("avx512f", "avx512bw"),
-    mr=8,
-    lanes=16,
-    max_nv=3,
-)
-AVX2 = Pmaddwd(name="x86_avx2", features=("avx2",), mr=6, lanes=8, max_nv=2, unroll=2)
-# Not unrolled: without three-operand forms, the copies that a second group needs spill.
-SSE = Pmaddwd(
-    name="x86_sse41",
-    features=("sse2",),
-    mr=6,
-    lanes=4,
-    max_nv=2,
-)
