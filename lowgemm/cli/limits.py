@@ -8,11 +8,14 @@ import numba
 import numpy as np
 
 from lowgemm import kernels, packing
+from lowgemm.caches import cache_sizes
 from lowgemm.kernels import Kernel, peak
 from lowgemm.workspace import aligned_empty
 
-#: What the panels of the microkernel measurement may take of L1 (32 KiB or more everywhere).
-PANEL_BYTES = 28 << 10
+
+def panel_bytes() -> int:
+    """What the panels of the microkernel measurement take: seven eighths of L1, which leaves room for the result."""
+    return cache_sizes().l1 * 7 // 8
 
 
 def register_call(kernel: Kernel) -> tuple[Any, int]:
@@ -38,7 +41,7 @@ def microkernel_call(
     m, nv = m or kernel.row_tiles[0], nv or kernel.max_nv
     nr = nv * kernel.lanes
     if depth is None:
-        depth = PANEL_BYTES // ((kernel.mr + kernel.nr) * kernel.element_bytes) // 16 * 16
+        depth = panel_bytes() // ((kernel.mr + kernel.nr) * kernel.element_bytes) // 16 * 16
     row_bytes = packing.padded_depth_bytes(kernel, depth)
     lhs, rhs = aligned_empty(kernel.mr * row_bytes), aligned_empty(nr * row_bytes)
     rng = np.random.default_rng(0)
