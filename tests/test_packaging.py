@@ -1,10 +1,13 @@
-"""The wheel: pure Python, no global package `kernels`, and it works where it is installed."""
+"""The sdist and the wheel made from it: complete, pure Python, and they work in a fresh environment."""
 
 from __future__ import annotations
 
+import email
+import os
 import pathlib
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -12,34 +15,61 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> pathlib.Path:
-    """Build the wheel in a copy, with this environment's setuptools."""
-    pytest.importorskip("build", reason="the package `build` is not installed (extra `test`)")
-    pytest.importorskip("wheel", reason="the package `wheel` is not installed (extra `test`)")
-    out = tmp_path_factory.mktemp("dist")
-    source = tmp_path_factory.mktemp("source") / "lowgemm"
-    tracked = subprocess.run(
+def run(*command: object, timeout: int = 300, **more) -> str:
+    call = [str(part) for part in command]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=timeout, **more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    if tracked.returncode != 0:
+    if listed.returncode != 0:
         pytest.skip("not a git checkout, so what belongs to the source is not known")
-    for name in tracked.stdout.splitlines():
-        if (
-            name.split("/")[0] in {"lowgemm", "kernels", "pyproject.toml", "README.md", "LICENSE"}
-            and (ROOT / name).exists()
-        ):
-            target = source / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((ROOT / name).read_bytes())
-    call = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = out.glob("*.whl")
+    return [name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> pathlib.Path:
+    """Folder with the sdist of a clean copy, and the wheel built from that sdist (this environment's setuptools)."""
+    pytest.importorskip("build", reason="the package `build` is not installed (extra `test`)")
+    pytest.importorskip("wheel", reason="the package `wheel` is not installed (extra `test`)")
+    out = tmp_path_factory.mktemp("dist")
+    source = tmp_path_factory.mktemp("source") / "lowgemm"
+    for name in tracked():
+        target = source / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((ROOT / name).read_bytes())
+    # without --sdist or --wheel: the wheel is made from the unpacked sdist
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source)
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(built) -> pathlib.Path:
+    (path,) = built.glob("*.whl")
     return path
+
+
+def test_sdist_is_complete(built):
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as t:
+        names = {name.partition("/")[2] for name in t.getnames()}
+    top = {"lowgemm", "kernels", "tests", "docs", "examples", "asv_bench", "LICENSE", "README.md"}
+    top |= {"CHANGELOG.md", "pyproject.toml", "mkdocs.yml"}
+    lost = [
+        n
+        for n in tracked()
+        if n.split("/")[0] in top and pathlib.Path(n).name != ".gitignore" and n not in names
+    ]
+    assert not lost, lost
+    assert {"LICENSE", "kernels/emit.py", "lowgemm/py.typed"} <= names
+    assert [n for n in names if n.startswith("tests/data/")]
 
 
 def test_is_pure_python(wheel):
@@ -58,19 +88,57 @@ def test_holds_no_package_called_kernels(wheel):
         )
 
 
-def test_works_where_it_is_installed(wheel, tmp_path):
+def test_metadata(wheel):
     with zipfile.ZipFile(wheel) as z:
-        z.extractall(tmp_path / "site")
-    import numba
+        (name,) = [n for n in z.namelist() if n.endswith(".dist-info/METADATA")]
+        metadata = email.message_from_string(z.read(name).decode())
+        assert [n for n in z.namelist() if ".dist-info/" in n and n.endswith("LICENSE")]
+    for field in ("Name", "Version", "Summary", "Requires-Python", "Keywords"):
+        assert metadata[field], field
+    assert metadata["Description-Content-Type"] == "text/markdown" and "lowgemm" in metadata.get_payload()
+    needs = [r for r in metadata.get_all("Requires-Dist") if "extra ==" not in r]
+    assert sorted(r.split(">")[0].strip() for r in needs) == ["numba", "numpy"]
+    pythons = [
+        c for c in metadata.get_all("Classifier") if c.startswith("Programming Language :: Python :: 3.")
+    ]
+    assert f"Programming Language :: Python :: 3.{sys.version_info.minor}" in pythons
 
-    code = (
-        "import lowgemm, lowgemm.kernels, numpy as np; x = np.ones((3, 3), np.uint8);"
-        "print(lowgemm.__file__, lowgemm.kernels.__file__, lowgemm.gemm(x, x).sum())"
-    )
-    env = {"PYTHONPATH": f"{tmp_path / 'site'}:{pathlib.Path(numba.__file__).parents[1]}", "PATH": "/usr/bin:/bin",
-           "NUMBA_CACHE_DIR": str(tmp_path / "cache")}  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", code], env=env, capture_output=True, text=True, timeout=300, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(str(tmp_path)) == 2 and done.stdout.strip().endswith("27")
+
+CHECK = """
+import importlib.metadata, pathlib, sys
+import numba, numpy as np
+import lowgemm, lowgemm.kernels
+place = pathlib.Path(sys.prefix)
+assert place in pathlib.Path(lowgemm.__file__).parents and place in pathlib.Path(lowgemm.kernels.__file__).parents
+assert importlib.metadata.version("lowgemm") == lowgemm.__version__
+(entry,) = [e for e in importlib.metadata.entry_points(group="numba_extensions") if e.dist.name == "lowgemm"]
+entry.load()
+x = np.arange(12, dtype=np.uint8).reshape(3, 4)
+assert (lowgemm.gemm(x, x.T) == x.astype(int) @ x.T.astype(int)).all()
+
+@numba.njit
+def inside(a, b):
+    return lowgemm.gemm(a, b)
+
+assert (inside(x, x.T.copy()) == x.astype(int) @ x.T.astype(int)).all()
+print("works", lowgemm.__version__)
+"""
+
+
+def test_works_in_a_fresh_environment(wheel, tmp_path):
+    """The wheel is installed by pip; numba and NumPy are lent by a path, so that nothing is downloaded."""
+    import numba
+    import numpy
+
+    run(sys.executable, "-m", "venv", tmp_path / "env")
+    python = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    run(python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--disable-pip-version-check", wheel)
+    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    lent = {str(pathlib.Path(m.__file__).parents[1]) for m in (numba, numpy)}
+    pathlib.Path(site, "lent.pth").write_text("\n".join(sorted(lent)))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "LOWGEMM_"))}
+    environment["NUMBA_CACHE_DIR"] = str(tmp_path / "cache")
+    options = {"cwd": tmp_path, "env": environment}
+    assert "works" in run(python, "-c", CHECK, **options)
+    assert "kernel" in run(python, "-m", "lowgemm", "info", **options)
+    assert "numba" in run(python.with_name("lowgemm"), "info", **options)
