@@ -3,8 +3,10 @@
 from lowgemm.blockwise.codebook import CodeBook, as_codebook
 from lowgemm.blockwise.coded import BlockwiseArray
 from lowgemm.blockwise.coding import block_scales, dequantize_blockwise, quantize_blockwise
+from lowgemm.blockwise.mixed import MixedWeight, mixed_linear
 from lowgemm.blockwise.optimizer import Optimizer
 from lowgemm.blockwise.optimizers import LAMB, LARS, SGD, Adagrad, Adam, AdamW, AdEMAMix, Lion, RMSprop
+from lowgemm.blockwise.vectorwise import quantize_vectorwise
 
 __all__ = [
     "LAMB",
@@ -17,10 +19,13 @@ __all__ = [
     "BlockwiseArray",
     "CodeBook",
     "Lion",
+    "MixedWeight",
     "Optimizer",
     "RMSprop",
     "as_codebook",
     "block_scales",
     "dequantize_blockwise",
+    "mixed_linear",
     "quantize_blockwise",
+    "quantize_vectorwise",
 ]

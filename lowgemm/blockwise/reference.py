@@ -130,3 +130,77 @@ def unpack4(packed: np.ndarray, count: int) -> np.ndarray:
     [1 2 3]
     """
     return np.stack([packed >> 4, packed & 15], axis=-1).reshape(-1)[:count]
+
+
+#: Rows whose largest absolute value is smaller code as zeros: 127 / 2**-119 is about the last that float32 can hold.
+TINY_ROW = 2.0**-119
+
+
+def vectorwise(x: np.ndarray, threshold: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Int8 codes with one scale for each row, and the outlier columns that were left out.
+
+    Parameters
+    ----------
+    x : ndarray of float32, shape (m, k)
+        Finite.
+    threshold : float
+        Columns with an absolute value of at least this are left out; 0: none.
+
+    Returns
+    -------
+    codes : ndarray of int8, shape (m, k)
+    scales : ndarray of float32, shape (m,)
+    outliers : ndarray of int64
+
+    Examples
+    --------
+    >>> codes, scales, outliers = vectorwise(np.float32([[1, 9, -0.5]]), 6.0)
+    >>> print(codes, scales, outliers)
+    [[127   0 -64]] [1.] [1]
+    """
+    out = (np.abs(x) >= np.float32(threshold)).any(axis=0) if threshold else np.zeros(x.shape[1], bool)
+    rest = np.where(out, np.float32(0), x)
+    scales = np.abs(rest).max(axis=1, initial=0).astype(np.float32)
+    scales[scales < np.float32(TINY_ROW)] = 0
+    inverse = np.zeros_like(scales)
+    np.divide(np.float32(1), scales, out=inverse, where=scales > 0)
+    inverse *= np.float32(127)
+    return np.rint(rest * inverse[:, None]).astype(np.int8), scales, np.flatnonzero(out)
+
+
+def mixed_linear(
+    x: np.ndarray,
+    codes: np.ndarray,
+    scales: np.ndarray,
+    bias: np.ndarray | None = None,
+    threshold: float = 6.0,
+) -> np.ndarray:
+    """LLM.int8(): exact int8 sums, and outlier columns of `x` in float32 on top, one after the other.
+
+    Parameters
+    ----------
+    x : ndarray of float32, shape (m, k)
+    codes : ndarray of int8, shape (k, n)
+        The weight's.
+    scales : ndarray of float32, shape (n,)
+        Largest absolute value of each column of the weight.
+    bias : ndarray of float32, shape (n,), optional
+    threshold : float
+
+    Returns
+    -------
+    ndarray of float32, shape (m, n)
+        ``(float32(sum) * (row_scale / 127) + x[:, o1] * codes[o1] + ...) * (scales / 127) + bias``.
+
+    Examples
+    --------
+    >>> print(mixed_linear(np.float32([[1, 8]]), np.int8([[127], [64]]), np.float32([2.0])))
+    [[10.062992]]
+    """
+    q, row_scales, outliers = vectorwise(x, threshold)
+    acc = q.astype(np.int64) @ codes.astype(np.int64)
+    y = acc.astype(np.int32).astype(np.float32) * (row_scales / np.float32(127))[:, None]
+    for k in outliers:
+        y = y + x[:, k, None] * codes[k].astype(np.float32)
+    y = y * (scales / np.float32(127))
+    return y if bias is None else y + bias

@@ -1,0 +1,185 @@
+"""Vector-wise int8: one scale for each row, columns with outliers left out; `reference.vectorwise` is the definition."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numba
+import numpy as np
+
+from lowgemm._jit import compile_c, signature, source_stamp
+from lowgemm.arguments import as_num_threads
+from lowgemm.blockwise import job as jobs
+from lowgemm.blockwise import reference
+from lowgemm.blockwise.coded import FLOATS
+from lowgemm.blockwise.job import BAD, BLOCKSIZE, CHUNK, COUNTER, JOB_SIZE, OWN, TASKS, N
+from lowgemm.blockwise.routines import INFINITY_BITS
+from lowgemm.memory import fetch_add, offset, pointer_at
+from lowgemm.values import as_array, number
+
+#: Entries of the job: float32 rows, their codes, scales, a flag for each column, the threshold's bits, which pass.
+DATA, CODES, SCALES, FLAGS, THRESHOLD, PASS = range(OWN, OWN + 6)
+FIND, CODE = 0, 1
+
+
+def _make_rows(stamp: int):
+    tiny = np.float32(reference.TINY_ROW)
+
+    @compile_c(signature("p"))
+    def rows(job_address):
+        """Pass FIND marks the columns with an outlier; pass CODE writes codes and scales. BLOCKSIZE is the row's size."""
+        _ = stamp
+        job = numba.carray(job_address, (JOB_SIZE,), np.int64)
+        count, size, chunk = job[N], job[BLOCKSIZE], job[CHUNK]
+        scales = numba.carray(pointer_at(job_address, SCALES), (count,), np.float32)
+        scale_bits = numba.carray(pointer_at(job_address, SCALES), (count,), np.int32)
+        flags = numba.carray(pointer_at(job_address, FLAGS), (size,), np.uint8)
+        threshold, outliers = np.int32(job[THRESHOLD]), job[THRESHOLD] != 0
+        while True:
+            task = fetch_add(job, COUNTER, 1)
+            if task >= job[TASKS]:
+                break
+            for r in range(task * chunk, min((task + 1) * chunk, count)):
+                at = offset(pointer_at(job_address, DATA), 4 * r * size)
+                x, bits = numba.carray(at, (size,), np.float32), numba.carray(at, (size,), np.int32)
+                if job[PASS] == FIND:
+                    # several workers may write here at once, all of them the same value
+                    for k in range(size):
+                        if bits[k] & np.int32(0x7FFFFFFF) >= threshold:
+                            flags[k] = np.uint8(1)
+                    continue
+                largest = np.int32(0)
+                if outliers:
+                    seen = np.int32(0)
+                    for k in range(size):
+                        b = bits[k] & np.int32(0x7FFFFFFF)
+                        seen = max(seen, b)
+                        largest = max(largest, b if flags[k] == 0 else np.int32(0))
+                else:
+                    for k in range(size):
+                        largest = max(largest, bits[k] & np.int32(0x7FFFFFFF))
+                    seen = largest
+                if seen >= INFINITY_BITS:
+                    job[BAD] = r + 1
+                    continue
+                scale_bits[r] = largest
+                inverse = np.float32(0)
+                if scales[r] >= tiny:
+                    inverse = (np.float32(1) / scales[r]) * np.float32(127)
+                else:
+                    scales[r] = np.float32(0)
+                codes = numba.carray(offset(pointer_at(job_address, CODES), r * size), (size,), np.int8)
+                if outliers:
+                    for k in range(size):
+                        codes[k] = np.int32(np.rint(x[k] * inverse)) if flags[k] == 0 else np.int32(0)
+                else:
+                    for k in range(size):
+                        codes[k] = np.int32(np.rint(x[k] * inverse))
+
+    return rows
+
+
+@functools.cache
+def rows_routine() -> Any:
+    """C function of both passes."""
+    return _make_rows(source_stamp("blockwise"))
+
+
+def as_rows(x: Any, name: str, least: int = 0) -> tuple[np.ndarray, tuple[int, ...]]:
+    """A float array as contiguous float32 rows (count, size), and its shape."""
+    a = as_array(x, name, "a rectangular array")
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise TypeError(f"{name}: masked elements have no code; fill them first")
+    if a.dtype.newbyteorder("=") not in FLOATS:
+        raise TypeError(f"{name}: expected dtype float32, float64 or float16, got {a.dtype}")
+    if a.ndim < max(least, 1):
+        raise ValueError(f"{name}: expected at least {max(least, 1)} dimensions, got {a.ndim}")
+    with np.errstate(over="ignore"):  # refused as infinity
+        flat = np.ascontiguousarray(a, dtype=np.float32)
+    if not flat.flags.aligned:
+        flat = flat.copy()
+    count = int(np.prod(a.shape[:-1], dtype=np.int64))
+    return flat.reshape(count, a.shape[-1]), a.shape
+
+
+def as_threshold(value: Any) -> float:
+    """An outlier threshold: a finite number from 0 up; 0 means none."""
+    found = number(value, "threshold")
+    if not np.isfinite(found) or found < 0:
+        raise ValueError(f"threshold: expected a finite number from 0 up, got {value}")
+    return found
+
+
+def code_rows(
+    flat: np.ndarray, threshold: float, num_threads: int | None, name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes, scales and outlier columns of checked rows; ValueError if they are not finite."""
+    count, size = flat.shape
+    if flat.size == 0 or numba.config.DISABLE_JIT:
+        if not np.isfinite(flat).all():
+            raise ValueError(f"{name}: expected finite numbers (of float32), got NaN or infinity")
+        return reference.vectorwise(flat, threshold)
+    codes, scales = np.empty((count, size), np.int8), np.empty(count, np.float32)
+    flags = np.zeros(size, np.uint8)
+    job = np.zeros(jobs.JOB_SIZE, np.int64)
+    chunk = max(1, jobs.ELEMENTS_PER_TASK // size)
+    job[N], job[BLOCKSIZE], job[CHUNK], job[TASKS] = count, size, chunk, -(-count // chunk)
+    job[DATA], job[CODES] = flat.ctypes.data, codes.ctypes.data
+    job[SCALES], job[FLAGS] = scales.ctypes.data, flags.ctypes.data
+    job[THRESHOLD] = np.float32(threshold).view(np.int32)
+    workers = jobs.choose_threads(num_threads, flat.size)
+    if threshold:
+        job[PASS] = FIND
+        jobs.run(rows_routine(), job, workers)
+    job[PASS] = CODE
+    jobs.run(rows_routine(), job, workers)
+    if job[BAD]:
+        raise ValueError(
+            f"{name}: expected finite numbers (of float32), got NaN or infinity in row {job[BAD] - 1}"
+        )
+    return codes, scales, np.flatnonzero(flags)
+
+
+def quantize_vectorwise(
+    x: Any, *, threshold: float = 0.0, num_threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Int8 codes of an array with one scale for each row, columns with outliers left out.
+
+    Parameters
+    ----------
+    x : array_like of float32, float64 or float16, shape (..., size)
+        Any strides. Rounded to float32 first. Finite.
+    threshold : float
+        A column with an absolute value of at least this, in any row, is an outlier column: its codes are 0 and it does
+        not count for the scales. With 0 there are none.
+    num_threads : int, optional
+        At most so many threads.
+
+    Returns
+    -------
+    codes : ndarray of int8, shape (..., size)
+        ``rint(x * (1 / scale * 127))``, each step in float32, ties to even.
+    scales : ndarray of float32, shape (...)
+        Largest absolute value of each row outside the outlier columns; 0 if that is below 2**-119, and the codes too.
+    outliers : ndarray of int64
+        The outlier columns, ascending.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it.
+
+    References
+    ----------
+    T. Dettmers et al., "LLM.int8()", 2022 (arXiv:2208.07339), sections 3.1 and 3.2.
+
+    Examples
+    --------
+    >>> codes, scales, outliers = quantize_vectorwise(np.float32([[1, -0.5, 8], [0, 2, 0]]), threshold=6)
+    >>> print(codes.tolist(), scales, outliers)
+    [[127, -64, 0], [0, 127, 0]] [1. 2.] [2]
+    """
+    flat, shape = as_rows(x, "x")
+    codes, scales, outliers = code_rows(flat, as_threshold(threshold), as_num_threads(num_threads), "x")
+    return codes.reshape(shape), scales.reshape(shape[:-1]), outliers
