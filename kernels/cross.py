@@ -67,9 +67,13 @@ def compile_for(kernel: Kernel, target: Target | None = None, symbol: str = "ker
         Assembly text and relocatable object.
     """
     target = target or TARGETS[kernel.name]
+    return compile_ir(module_ir(kernel, target.triple, symbol), target)
+
+
+def compile_ir(text: str, target: Target) -> tuple[str, bytes]:
+    """Assembly and object code of a module for a CPU."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    text = module_ir(kernel, target.triple, symbol)
 
     def built() -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
         machine = llvm.Target.from_triple(target.triple).create_target_machine(

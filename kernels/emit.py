@@ -109,6 +109,9 @@ class Kernel:
     #: Whether the kernel is right only if the rhs holds no -128 once packed; chosen by the data then.
     rhs_excludes_min: ClassVar[bool] = False
 
+    #: Number of forms of the product that `row_products` takes in turn from panel to panel.
+    forms: ClassVar[int] = 1
+
     #: Whether `row_products` loads the panels itself, each time it needs one, because the registers are full.
     reloads_rhs: ClassVar[bool] = False
 

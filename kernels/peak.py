@@ -31,8 +31,9 @@ def _hide(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
 def _emit_loop(k: Kernel, b: ir.IRBuilder, steps: ir.Value, source: ir.Value, sink: ir.Value) -> None:
     fn = b.function
     lhs = k.load_lhs(b, source)
-    # distinct values, or LLVM would compute equal products once
+    # Distinct values wherever the form is the same, or LLVM would compute equal products once.
     rhs = [k.load_rhs(b, at(b, source, 64 * (v + 1))) for v in range(k.max_nv)]
+    rhs = [rhs[v // k.forms] for v in range(k.max_nv)]
     zero = k.zero()
     entry, body, done = b.block, fn.append_basic_block("peak"), fn.append_basic_block("peak_done")
     b.branch(body)
@@ -83,6 +84,18 @@ def _emit_loop(k: Kernel, b: ir.IRBuilder, steps: ir.Value, source: ir.Value, si
         for a in regs:
             total = a if total is None else b.add(total, a)
     store(b, total, sink)
+
+
+def module_ir(kernel: Kernel, triple: str) -> str:
+    """LLVM IR of a module with the register-only loop as one C function, for `cross.compile_ir`."""
+    module = ir.Module(name=kernel.name)
+    module.triple = triple
+    pointer = ir.IntType(8).as_pointer()
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [i64, pointer, pointer]), "registers")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    _emit_loop(kernel, builder, *function.args)
+    builder.ret_void()
+    return str(module)
 
 
 @intrinsic(prefer_literal=True)

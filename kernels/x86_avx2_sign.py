@@ -32,6 +32,7 @@ class Avx2Sign(Kernel):
 
     expect: ClassVar[str] = "pmaddubsw"
     rhs_excludes_min: ClassVar[bool] = True
+    forms: ClassVar[int] = 2
 
     def load_lhs(self, builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
         """Broadcast the 4 bytes of one row."""

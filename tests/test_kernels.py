@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -54,6 +56,36 @@ def test_depth_loop(kernel):
     accumulators = kernel.mr // kernel.lhs_rows * kernel.max_nv * len(kernel.zero()) * kernel.unroll
     counts = [sum(kernel.expect in line for line in loop) for loop in loops]
     assert any(count >= accumulators and count % accumulators == 0 for count in counts), counts
+
+
+def arithmetic(loop: list[str]) -> Counter:
+    """Instructions of a loop that compute on vectors: no loads, stores, copies, broadcasts of loads or loop counting."""
+    opcodes = [line.removeprefix("{vex}").split()[0] for line in loop]
+    opcodes = [op.replace("shufps", "pshufd") for op in opcodes]
+    return Counter(
+        op
+        for op in opcodes
+        if re.match(r"v?p(madd|add|sub|sign|abs|shuf|dp|cmp)|sdot|smull|sadal|usmmla", op)
+    )
+
+
+@pytest.mark.parametrize("kernel", HOOKED, ids=lambda k: k.name)
+def test_register_loop_is_the_same_mix_without_loads(kernel):
+    """The peak that the microkernel is measured against has all of its arithmetic, and touches no memory."""
+    target = cross.TARGETS[kernel.name]
+    [loop] = cross.depth_loops(
+        cross.compile_ir(peak.module_ir(kernel, target.triple), target)[0], kernel.expect
+    )
+    loop = [line for line in loop if not line.startswith("#")]
+    assert not [line for line in loop if re.search(r"\(%|\[", line)]
+    loops = cross.depth_loops(cross.compile_for(kernel)[0], kernel.expect)
+    main = arithmetic(max(loops, key=lambda body: sum(kernel.expect in line for line in body)))
+    one = arithmetic(loop)
+    assert one.total() >= kernel.row_tiles[0] // kernel.lhs_rows * kernel.max_nv
+    turns = sum(n for op, n in main.items() if kernel.expect in op) // sum(
+        n for op, n in one.items() if kernel.expect in op
+    )
+    assert {op: n * turns for op, n in one.items()} == main
 
 
 @pytest.mark.parametrize(
