@@ -139,6 +139,10 @@ class CheckedCache(caching.FunctionCache):
         global _warned
         try:
             super().save_overload(sig, data)
+        except RuntimeError:
+            # LLVM's callback that notes the object code was interrupted (Ctrl-C; Python swallows what a callback
+            # raises): the code is there and sound, only this process has nothing to save.
+            return
         except OSError as error:
             if not _warned:
                 _warned = True

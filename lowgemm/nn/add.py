@@ -50,7 +50,7 @@ class QuantizedAdd:
         self.a_qparams = tensor_qparams(a_qparams, "a_qparams")
         self.b_qparams = tensor_qparams(b_qparams, "b_qparams")
         self.output_qparams = tensor_qparams(output_qparams, "output_qparams")
-        if activation not in ("none", "relu"):
+        if not isinstance(activation, str) or activation not in ("none", "relu"):
             raise ValueError(f"activation: expected 'none' or 'relu', got {activation!r}")
         self.activation = activation
         a, b, o = (float(p.scale) for p in (self.a_qparams, self.b_qparams, self.output_qparams))

@@ -31,7 +31,7 @@ def _prepare(layer: Any, ndim: int) -> None:
         if layer.bias is None
         else per_channel(layer.bias, "bias", weight.shape[-1])
     )
-    if layer.activation not in ACTIVATIONS:
+    if not isinstance(layer.activation, str) or layer.activation not in ACTIVATIONS:
         raise ValueError(f"activation: expected {', '.join(ACTIVATIONS)}, got {layer.activation!r}")
     layer.weight, layer.bias = weight, bias.astype(np.float32)
 

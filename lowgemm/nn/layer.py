@@ -89,9 +89,13 @@ def tensor_qparams(value: Any, name: str) -> QParams:
     return value
 
 
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
 def pair(value: Any, name: str, low: int, high: int = 1 << 20) -> tuple[int, int]:
     """Height and width: one integer for both, or two."""
-    if isinstance(value, (tuple, list, np.ndarray)):
+    if _is_list(value):
         if len(value) != 2:
             raise ValueError(f"{name}: expected one integer or two, got {len(value)}")
         return integer(value[0], name, low, high), integer(value[1], name, low, high)
@@ -101,7 +105,7 @@ def pair(value: Any, name: str, low: int, high: int = 1 << 20) -> tuple[int, int
 
 def four(value: Any, name: str) -> tuple[int, int, int, int]:
     """Padding (top, bottom, left, right): one integer for all, two for height and width, or four."""
-    if isinstance(value, (tuple, list, np.ndarray)) and len(value) == 4:
+    if _is_list(value) and len(value) == 4:
         return tuple(integer(v, name, 0, 1 << 20) for v in value)  # type: ignore[return-value]
     y, x = pair(value, name, 0)
     return y, y, x, x

@@ -83,9 +83,9 @@ class Weighted(Layer):
                 raise ValueError(f"bias: expected shape ({outputs},), got {bias.shape}")
             bias = bias.copy()
             bias.flags.writeable = False
-        if activation not in ACTIVATIONS:
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
             raise ValueError(f"activation: expected {', '.join(ACTIVATIONS)}, got {activation!r}")
-        if rounding not in ROUNDINGS:
+        if not isinstance(rounding, str) or rounding not in ROUNDINGS:
             raise ValueError(f"rounding: expected {', '.join(ROUNDINGS)}, got {rounding!r}")
         if activation == "relu6" and output_qparams is None:
             raise ValueError("activation: expected 'none' or 'relu' for a float32 result, got 'relu6'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import os
 import pathlib
 import subprocess
@@ -15,9 +16,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 def _environment() -> dict[str, str]:
     """Ours, with the folder where `pip install tbb` puts its library, which the loader does not search by itself."""
     found = dict(os.environ)
-    folder = pathlib.Path(sys.prefix) / "lib"
-    if (folder / "libtbb.so.12").exists():
-        found["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [str(folder), found.get("LD_LIBRARY_PATH")]))
+    try:
+        files = importlib.metadata.files("tbb") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == "libtbb.so.12":
+            folder = str(pathlib.Path(str(file.locate())).resolve().parent)
+            found["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [folder, found.get("LD_LIBRARY_PATH")]))
     return found
 
 

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 import lowgemm as lg
-from lowgemm import blockwise, npz
+from lowgemm import blockwise, nn, npz
+from lowgemm.quantization import QParams
 
 RAN: list[str] = []
 
@@ -88,10 +89,37 @@ def packed_bytes(file: Any) -> bytes:
     return npz.load_packed(file).to_array().tobytes()
 
 
+def network_file(seed: int) -> bytes:
+    """A file as `nn.save` writes it: convolution, pooling, a residual block and a linear layer."""
+    g = np.random.default_rng(seed)
+    p, w = QParams(0.05, 3, "uint8"), QParams(0.01, 0, "int8")
+    per_channel = QParams(g.uniform(0.01, 0.1, 5), np.zeros(5, int), "int8", axis=-1)
+    filters = g.integers(-99, 99, (2, 2, 1, 3), dtype=np.int8)
+    branch = [nn.QuantizedConv2d(filters[:1, :1].repeat(3, axis=2), None, p, w, p)]
+    layers = [
+        nn.QuantizedConv2d(filters, g.integers(-99, 99, 3, dtype=np.int32), p, w, p, activation="relu"),
+        nn.QuantizedResidual(branch, p),
+        nn.QuantizedMaxPool2d(p, 2),
+        nn.QuantizedFlatten(p),
+        nn.QuantizedLinear(g.integers(-99, 99, (12, 5), dtype=np.int8), None, p, per_channel, p),
+    ]
+    f = io.BytesIO()
+    nn.save(f, nn.QuantizedSequential(layers[seed % 2 * 3 :]))
+    return f.getvalue()
+
+
+def network_bytes(file: Any) -> bytes:
+    """What `nn.save` writes of the network, as bytes."""
+    f = io.BytesIO()
+    nn.save(f, nn.load(file))
+    return read_bytes(io.BytesIO(f.getvalue()))
+
+
 #: Loaders under test: what makes a sound file, and what reads one and gives all of it as bytes.
 LOADERS: dict[str, tuple[Callable[[int], bytes], Callable[[Any], bytes]]] = {
     "npz.read": (packed_file, read_bytes),
     "npz.load_packed": (packed_file, packed_bytes),
+    "nn.load": (network_file, network_bytes),
     "blockwise.Optimizer.load": (optimizer_file, load_optimizer),
 }
 

@@ -13,7 +13,7 @@ import numpy as np
 import lowgemm as lg
 from lowgemm import kernels, reference
 
-from . import layers, packages, pipelines
+from . import layers, networks, packages, pipelines
 from .arrays import JUNK, Subclass, broken, dressed, integers, spaced
 
 #: What a public function may raise: its docstring says so. OverflowError only with ``overflow="raise"``.
@@ -434,14 +434,14 @@ class Session:
 
     def take(self, name: str) -> None:
         """The step of that name."""
-        for module in (layers, packages):
+        for module in (layers, networks, packages):
             if hasattr(module, name):
                 getattr(module, name)(self)
                 return
         getattr(self, name)()
 
 
-NAMES, WEIGHTS = zip(*Session.STEPS, *layers.STEPS, *packages.STEPS, strict=True)
+NAMES, WEIGHTS = zip(*Session.STEPS, *layers.STEPS, *packages.STEPS, *networks.STEPS, strict=True)
 
 
 def made(session: Session) -> int:

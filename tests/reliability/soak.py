@@ -61,6 +61,7 @@ def run(calls: int, seed: int = 0, samples: int = 10) -> dict[str, object]:
                 except Exception:
                     wrong += 1
             taken.append(round(resident(), 1))
+            print(f"{made(session)} calls, resident {taken[-1]} MiB", file=sys.stderr, flush=True)
     stop.set()
     other.join()
     lg.config.kernel = lg.config.num_threads = None

@@ -193,3 +193,21 @@ def test_full_disk(tmp_path, monkeypatch):
 
             assert add(4) == 4 + step
     assert [w.category for w in seen if "NUMBA_CACHE_DIR" in str(w.message)] == [RuntimeWarning]
+
+
+def test_an_interrupted_callback_of_llvm_loses_only_the_file(monkeypatch):
+    """Ctrl-C inside the callback that notes the object code: the function works, nothing is saved, nothing is said."""
+
+    def interrupted(self, cres):
+        raise RuntimeError("no compiled object yet for <Library 'add'>")
+
+    monkeypatch.setattr(disk_cache._Impl, "reduce", interrupted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in (3, 4):
+
+            @disk_cache.njit([numba.int64(numba.int64)])
+            def add(x):
+                return x + step
+
+            assert add(4) == 4 + step
