@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.values import as_array, integers
+from lowgemm.values import as_array, integers, is_masked
 
 
 def as_operand(value: Any, name: str) -> np.ndarray:
     """`value` as a uint8 or int8 array of at least one dimension, without a copy where it is one."""
-    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+    if is_masked(value):
         raise TypeError(f"{name}: masked elements have no product; fill them first")
     a = as_array(value, name, "a rectangular array")
     if a.dtype != np.uint8 and a.dtype != np.int8:

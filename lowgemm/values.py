@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import sys
 from typing import Any
 
 import numpy as np
@@ -61,3 +62,14 @@ def integers(value: Any, name: str, low: int = INT32_MIN, high: int = INT32_MAX)
 def as_array(value: Any, name: str, expected: str) -> np.ndarray:
     """`value` as an array; what NumPy cannot make one of is an error that says what was `expected`."""
     return value if type(value) is np.ndarray else to_numpy(value, name, expected)
+
+
+def is_masked(value: Any) -> bool:
+    """Whether `value` is an array of `numpy.ma` with masked elements.
+
+    Does not touch ``np.ma``, which NumPy imports when it is first named: a signal handler that multiplies in the middle of that
+    import would end in a RecursionError. What nobody has imported, `value` cannot be.
+    """
+    ma = sys.modules.get("numpy.ma")
+    kind = getattr(ma, "MaskedArray", None)
+    return kind is not None and isinstance(value, kind) and bool(ma.is_masked(value))  # type: ignore[union-attr]

@@ -15,7 +15,7 @@ from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference, routines
 from lowgemm.blockwise.codebook import CodeBook, as_codebook
 from lowgemm.blockwise.coded import FLOATS, BlockwiseArray, code_bytes, float_dtype, is_packed
-from lowgemm.values import as_array, flag, integer
+from lowgemm.values import as_array, flag, integer, is_masked
 
 #: Blocks of nested scales, as in QLoRA.
 NESTED_BLOCKSIZE = 256
@@ -208,7 +208,7 @@ def _expected(bits: int, limit: float) -> str:
 def _as_flat(x: Any) -> tuple[np.ndarray, tuple[int, ...], np.dtype]:
     """Elements in C order as contiguous float32, and the shape and dtype of `x`."""
     a = as_array(x, "x", "a rectangular array")
-    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+    if is_masked(x):
         raise TypeError("x: masked elements have no code; fill them first")
     if a.dtype.newbyteorder("=") not in FLOATS:
         raise TypeError(f"x: expected dtype float32, float64 or float16, got {a.dtype}")

@@ -14,7 +14,7 @@ from lowgemm.arguments import check_out
 from lowgemm.memory import as_address, load_i32, load_i64, offset, store_32
 from lowgemm.output.pipeline import compile_pipeline
 from lowgemm.output.stages import check_pipeline
-from lowgemm.values import as_array
+from lowgemm.values import as_array, is_masked
 
 #: Rows and columns of the tile that goes through the stages at a time: 16 KB, half of L1.
 TILE_ROWS, TILE_COLS = 16, 256
@@ -86,7 +86,7 @@ def requantize(acc: Any, output: Any, *, out: np.ndarray | None = None) -> np.nd
     >>> lowgemm.requantize(acc, [lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 1), lowgemm.SaturatingCast(np.int8)])
     array([[ 25, -25, 127]], dtype=int8)
     """
-    if isinstance(acc, np.ma.MaskedArray) and np.ma.is_masked(acc):
+    if is_masked(acc):
         raise TypeError("acc: masked elements have no value; fill them first")
     a = as_array(acc, "acc", "a rectangular array")
     if a.dtype.newbyteorder("=") != np.int32:

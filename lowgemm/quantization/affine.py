@@ -8,12 +8,12 @@ import numpy as np
 
 from lowgemm.quantization.loops import DEQUANTIZE, FAKE, QUANTIZE, run_loop, worthwhile
 from lowgemm.quantization.qparams import DTYPES, QParams
-from lowgemm.values import as_array
+from lowgemm.values import as_array, is_masked
 
 
 def real_array(x: Any, name: str = "x") -> np.ndarray:
     """`x` as an array of float32 or float64, without a copy where it is one."""
-    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+    if is_masked(x):
         raise TypeError(f"{name}: expected no masked elements; fill or drop them first")
     a = as_array(x, name, "a rectangular array of numbers")
     if a.dtype.kind not in "fiu":
