@@ -1,31 +1,26 @@
-"""ConvInteger and QLinearConv on NumPy arrays: windows copied to columns in bounded blocks, products by `lowgemm.gemm`.
+"""ConvInteger and QLinearConv on NumPy arrays: ONNX's attributes and any number of spatial axes, on `lowgemm.nn.filters`.
 
-The filters are the packed right-hand side (depth = channels x offsets), the windows the left, and the result is written
-through its strides into images x filters x positions. `reference.conv_sums` says what the sums are.
+Images have their channels last inside, so results are views: channels second as ONNX wants, last in memory, and the next
+convolution need not copy. One spatial axis is two with a height of 1. With three or more, the two-dimensional sums of each
+offset along the outer axes are added. `reference.conv_sums` says what the sums are.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from lowgemm.arguments import as_operand
 from lowgemm.compat.onnx import _scale, _zero_point
-from lowgemm.gemm import gemm
+from lowgemm.nn.filters import Filters
 from lowgemm.onnx_run.geometry import Geometry, geometry
 from lowgemm.output.requantize import Requantize
 from lowgemm.output.requantizing import requantize
 from lowgemm.output.stages import BiasAddition, Stage
-from lowgemm.packed import pack_rhs
 from lowgemm.values import as_array
-
-#: Bytes of window columns that one product takes at most, unless one row of windows has more. Of 256 KiB, 1 and 4 MiB the last
-#: was as fast or faster on every layer tried (AMD Zen 4, 64 x 56 x 56 to 512 x 28 x 28).
-BLOCK_BYTES = 1 << 22
 
 
 class PackedFilters:
@@ -42,8 +37,10 @@ class PackedFilters:
     ----------
     shape, dtype, group
         Of `w`.
-    packed : PackedRhs
-        Shape (channels / group * offsets, filters), stacked once a group where there are several.
+    outer, slices : list
+        Offsets along all spatial axes but the last two, and the packed two-dimensional filters of each.
+    flat : bool
+        Whether there is one spatial axis.
 
     Raises
     ------
@@ -59,55 +56,20 @@ class PackedFilters:
             )
         if group < 1 or w.shape[0] % group:
             raise ValueError(f"group: expected a divisor of the {w.shape[0]} filters, got {group}")
-        self.shape, self.dtype, self.group = w.shape, w.dtype, group
-        depth = math.prod(w.shape[1:])
-        per_group = w.shape[0] // group
-        stack = w.reshape(group, per_group, depth).transpose(0, 2, 1)
-        self.packed = pack_rhs(stack[0] if group == 1 else stack)
+        self.shape, self.dtype, self.group, self.flat = w.shape, w.dtype, group, w.ndim == 3
+        if 0 in w.shape[1:]:
+            raise ValueError(f"w: expected filters with elements, got shape {w.shape}")
+        flat = w[:, :, None] if w.ndim == 3 else w
+        self.outer = list(itertools.product(*map(range, flat.shape[2:-2])))
+        self.slices = [
+            Filters(np.ascontiguousarray(flat[(slice(None), slice(None), *at)].transpose(2, 3, 1, 0)), group)
+            for at in (self.outer if w.shape[0] else [])
+        ]
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self.packed.nbytes
-
-
-def _blocks(g: Geometry, images: int, channels: int) -> Iterator[tuple[slice, slice]]:
-    """Images, and rows of the first spatial axis, whose columns fit in `BLOCK_BYTES` together."""
-    row = max(1, channels * math.prod(g.kernel) * math.prod(g.out[1:]))
-    rows = max(1, min(g.out[0], BLOCK_BYTES // row))
-    together = max(1, BLOCK_BYTES // (row * g.out[0])) if rows == g.out[0] else 1
-    for i in range(0, images, together):
-        for r in range(0, g.out[0], rows):
-            yield slice(i, min(i + together, images)), slice(r, min(r + rows, g.out[0]))
-
-
-def _columns(x: np.ndarray, g: Geometry, zero: int, images: slice, rows: slice) -> np.ndarray:
-    """Windows of a block as (images, group, channels / group * offsets, positions); a view for 1 x 1 kernels."""
-    part = x[images]
-    count, channels = part.shape[:2]
-    plain = all(v == 1 for v in (*g.kernel, *g.strides)) and not any((*g.begin, *g.end))
-    if plain:
-        return part[:, :, rows].reshape(count, g.group, channels // g.group, -1)
-    # only the input rows that these windows touch are padded
-    reach = (g.kernel[0] - 1) * g.dilations[0] + 1
-    first, last = rows.start * g.strides[0], (rows.stop - 1) * g.strides[0] + reach
-    top = max(0, g.begin[0] - first)
-    used = part[:, :, max(0, first - g.begin[0]) : max(0, min(g.size[0], last - g.begin[0]))]
-    spatial = [last - first, *(n + b + e for n, b, e in zip(g.size[1:], g.begin[1:], g.end[1:], strict=True))]
-    padded = used
-    if spatial != list(used.shape[2:]):
-        padded = np.full((count, channels, *spatial), zero, dtype=x.dtype)
-        inside = [slice(b, b + n) for b, n in zip(g.begin[1:], g.size[1:], strict=True)]
-        padded[(slice(None), slice(None), slice(top, top + used.shape[2]), *inside)] = used
-    out = (rows.stop - rows.start, *g.out[1:])
-    columns = np.empty((count, channels, math.prod(g.kernel), *out), dtype=x.dtype)
-    for place, offset in enumerate(itertools.product(*map(range, g.kernel))):
-        window = [
-            slice(o * d, o * d + (n - 1) * s + 1, s)
-            for o, d, n, s in zip(offset, g.dilations, out, g.strides, strict=True)
-        ]
-        columns[:, :, place] = padded[(slice(None), slice(None), *window)]
-    return columns.reshape(count, g.group, channels // g.group * math.prod(g.kernel), -1)
+        return sum(f.nbytes for f in self.slices)
 
 
 def _convolve(
@@ -116,47 +78,47 @@ def _convolve(
     g: Geometry,
     x_zero: int,
     w_zero: int | np.ndarray,
-    stages: Callable[[int], list[Stage]],
+    stages: Callable[[slice], list[Stage]],
     dtype: Any,
     num_threads: int | None,
 ) -> np.ndarray:
-    """The blocks' products; `stages(axis)` is the output pipeline with one channel a column (1) or row (0)."""
-    count = filters.shape[0]
-    y = np.empty((x.shape[0], count, *g.out), dtype=dtype)
+    """The sums through the output pipeline; `stages` gives that of some of the filters."""
+    if len(g.size) == 1:
+        x, g = x[:, :, None], g.with_height()
+    outer = len(g.size) - 2
+    y = np.empty((x.shape[0], *g.out, filters.shape[0]), dtype=dtype)
+    result = np.moveaxis(y, -1, 1)[:, :, 0] if filters.flat else np.moveaxis(y, -1, 1)
     if y.size == 0:
-        return y
-    flat = y.reshape(x.shape[0], count, -1)
-    rest = math.prod(g.out[1:])
+        return result
     if isinstance(w_zero, np.ndarray) and (w_zero == w_zero[0]).all():
         w_zero = int(w_zero[0])
-    for images, rows in _blocks(g, x.shape[0], x.shape[1]):
-        columns = _columns(x, g, x_zero, images, rows)
-        target = flat[images, :, rows.start * rest : rows.stop * rest]
-        lhs = columns.swapaxes(2, 3)
-        if g.group == 1:
-            gemm(
-                lhs[:, 0], filters.packed, lhs_zero_point=x_zero, rhs_zero_point=w_zero, output=stages(1) or None,
-                out=target.swapaxes(1, 2), num_threads=num_threads,
-            )  # fmt: skip
-            continue
-        # a stage's vectors run along one matrix, and each group has its own: sums first, then the stages over all rows
-        plain = not isinstance(w_zero, np.ndarray)
-        shape = (lhs.shape[0], g.group, count // g.group, lhs.shape[2])
-        sums = np.empty(shape, dtype=np.int32)
-        gemm(
-            lhs, filters.packed, lhs_zero_point=x_zero, rhs_zero_point=w_zero if plain else 0,
-            out=sums.swapaxes(2, 3), num_threads=num_threads,
-        )  # fmt: skip
-        if not plain:
-            # sum (x - zx) (w - zw) = sum (x - zx) w  -  zw sum (x - zx), modulo 2**32
-            windows = columns.sum(axis=2, dtype=np.int32) - np.int32(columns.shape[2] * x_zero)
-            sums -= windows[:, :, None] * w_zero.astype(np.int32).reshape(1, g.group, -1, 1)
-        sums = sums.reshape(lhs.shape[0], count, -1)
-        if pipeline := stages(0):
-            requantize(sums, pipeline, out=target)
-        else:
-            target[...] = sums
-    return y
+    how: dict[str, Any] = {
+        "input_zero": x_zero, "weight_zero": w_zero, "stride": g.strides[outer:], "dilation": g.dilations[outer:],
+        "padding": (g.begin[outer], g.end[outer], g.begin[outer + 1], g.end[outer + 1]), "num_threads": num_threads,
+    }  # fmt: skip
+    images = np.moveaxis(x, 1, -1)
+    target = y.reshape(-1, *y.shape[outer + 1 :])
+    parts = filters.slices[0].parts
+    if not outer:
+        filters.slices[0].run(images, target, [stages(p) for p in parts], **how)
+        return result
+    around = [(0, 0), *zip(g.begin[:outer], g.end[:outer], strict=True), (0, 0), (0, 0), (0, 0)]
+    images = np.pad(images, around, constant_values=x_zero)
+    total, sums = np.zeros(target.shape, np.int32), np.empty(target.shape, np.int32)
+    for offset, part in zip(filters.outer, filters.slices, strict=True):
+        place = tuple(
+            slice(o * d, o * d + (n - 1) * s + 1, s)
+            for o, d, n, s in zip(offset, g.dilations, g.out, g.strides, strict=False)
+        )
+        seen = images[(slice(None), *place)]
+        part.run(seen.reshape(-1, *seen.shape[outer + 1 :]), sums, [None] * len(parts), **how)
+        total += sums
+    rows, pipeline = total.reshape(-1, filters.shape[0]), stages(slice(None))
+    if pipeline:
+        requantize(rows, pipeline, out=y.reshape(rows.shape))
+    else:
+        y.reshape(rows.shape)[...] = rows
+    return result
 
 
 def _filters(w: Any, group: Any) -> PackedFilters:
@@ -223,7 +185,7 @@ def conv_integer(
     )  # fmt: skip
     x_zero = _zero_point(x_zero_point, "x_zero_point", x, 1)
     w_zero = _zero_point(w_zero_point, "w_zero_point", filters, filters.shape[0])
-    return _convolve(x, filters, g, x_zero, w_zero, lambda axis: [], np.int32, num_threads)
+    return _convolve(x, filters, g, x_zero, w_zero, lambda part: [], np.int32, num_threads)
 
 
 def qlinear_conv(
@@ -306,8 +268,9 @@ def qlinear_conv(
     if bias is not None and (bias.dtype != np.int32 or bias.shape != (count,)):
         raise ValueError(f"bias: expected {count} int32 values, got {bias.dtype}, shape {bias.shape}")
 
-    def stages(axis: int) -> list[Stage]:
-        added: list[Stage] = [] if bias is None else [BiasAddition(bias, axis=axis)]
-        return [*added, Requantize(scale, int(zero.reshape(())), zero.dtype, rounding=rounding, axis=axis)]
+    def stages(part: slice) -> list[Stage]:
+        added: list[Stage] = [] if bias is None else [BiasAddition(bias[part])]
+        own = scale[part] if scale.ndim else scale
+        return [*added, Requantize(own, int(zero.reshape(())), zero.dtype, rounding=rounding)]
 
     return _convolve(x, filters, g, x_zero, w_zero, stages, zero.dtype, num_threads)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lowgemm.values import integer
@@ -31,6 +31,12 @@ class Geometry:
     end: tuple[int, ...]
     out: tuple[int, ...]
     group: int
+
+    def with_height(self) -> Geometry:
+        """The same with a spatial axis of size 1 in front."""
+        ones, zeros = ("size", "kernel", "strides", "dilations", "out"), ("begin", "end")
+        more = {name: (1, *getattr(self, name)) for name in ones}
+        return replace(self, **more, **{name: (0, *getattr(self, name)) for name in zeros})
 
 
 def _per_axis(value: Any, name: str, axes: int, default: int, low: int) -> tuple[int, ...]:

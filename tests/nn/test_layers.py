@@ -105,7 +105,7 @@ def test_conv2d(seed, dtype, weight_dtype, per_channel, rounding, kind):
 @pytest.mark.parametrize("groups", [1, 4])
 def test_conv2d_in_blocks_of_pixels(groups, monkeypatch):
     """The buffer holds a few pixels, and the last block is smaller."""
-    monkeypatch.setattr("lowgemm.nn.conv.BLOCK_BYTES", 200)
+    monkeypatch.setattr("lowgemm.nn.filters.BLOCK_BYTES", 200)
     g = np.random.default_rng(groups)
     w, bias, p = weights(g, (3, 3, 4 // groups, 4), "int8", True)
     layer = nn.QuantizedConv2d(w, bias, tensor(g, "uint8"), p, tensor(g, "int8"), padding=1, groups=groups)

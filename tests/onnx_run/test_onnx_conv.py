@@ -98,7 +98,7 @@ def test_any_geometry(problem):
 
 def test_many_blocks(monkeypatch):
     """More patches than are held at a time."""
-    monkeypatch.setattr("lowgemm.onnx_run.convolution.BLOCK_BYTES", 500)
+    monkeypatch.setattr("lowgemm.nn.filters.BLOCK_BYTES", 500)
     g = np.random.default_rng(0)
     x, w = (
         g.integers(0, 256, (2, 4, 13, 11), dtype=np.uint8),
