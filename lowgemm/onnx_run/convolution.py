@@ -17,9 +17,8 @@ from lowgemm.arguments import as_operand
 from lowgemm.compat.onnx import _scale, _zero_point
 from lowgemm.nn.filters import Filters
 from lowgemm.onnx_run.geometry import Geometry, geometry
-from lowgemm.output.requantize import Requantize
+from lowgemm.onnx_run.pipelines import pipeline
 from lowgemm.output.requantizing import requantize
-from lowgemm.output.stages import BiasAddition, Stage
 from lowgemm.values import as_array
 
 
@@ -78,7 +77,7 @@ def _convolve(
     g: Geometry,
     x_zero: int,
     w_zero: int | np.ndarray,
-    stages: Callable[[slice], list[Stage]],
+    stages: Callable[[slice], Any],
     dtype: Any,
     num_threads: int | None,
 ) -> np.ndarray:
@@ -268,9 +267,9 @@ def qlinear_conv(
     if bias is not None and (bias.dtype != np.int32 or bias.shape != (count,)):
         raise ValueError(f"bias: expected {count} int32 values, got {bias.dtype}, shape {bias.shape}")
 
-    def stages(part: slice) -> list[Stage]:
-        added: list[Stage] = [] if bias is None else [BiasAddition(bias[part])]
+    def stages(part: slice) -> Any:
         own = scale[part] if scale.ndim else scale
-        return [*added, Requantize(own, int(zero.reshape(())), zero.dtype, rounding=rounding)]
+        more = None if bias is None else bias[part]
+        return pipeline(own, int(zero.reshape(())), zero.dtype, rounding, bias=more)
 
     return _convolve(x, filters, g, x_zero, w_zero, stages, zero.dtype, num_threads)

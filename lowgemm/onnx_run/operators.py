@@ -15,9 +15,8 @@ from lowgemm.compat import onnx as ox
 from lowgemm.gemm import gemm
 from lowgemm.interop import widened
 from lowgemm.onnx_run import convolution
+from lowgemm.onnx_run.pipelines import pipeline
 from lowgemm.onnx_run.state import State
-from lowgemm.output.requantize import Dequantize, Requantize
-from lowgemm.output.stages import BiasAddition
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 _INTEGERS = (*_BYTES, np.dtype(np.uint16), np.dtype(np.int16))
@@ -80,9 +79,8 @@ def scaled_product(
     if left.ndim and columns.ndim:
         raise ValueError("a_scale, b_scale: expected at most one of them per row or column")
     scale, axis = np.float32(factor) * left * columns, 0 if left.ndim else 1
-    output: list[Any] = [] if bias is None else [BiasAddition(bias)]
     if scales[2] is None:
-        output.append(Dequantize(scale, axis=axis))
+        output = pipeline(scale, 0, None, state.rounding, axis, bias)
     else:
         zero = zero_points[2]
         if zero.size != 1 or zero.dtype not in _BYTES:
@@ -90,9 +88,7 @@ def scaled_product(
                 f"y_zero_point: expected one uint8 or int8 value, got {zero.dtype}, shape {zero.shape}"
             )
         scale = scale / ox._scale(scales[2], "y_scale", 1)
-        output.append(
-            Requantize(scale, int(zero.reshape(())), zero.dtype, rounding=state.rounding, axis=axis)
-        )
+        output = pipeline(scale, int(zero.reshape(())), zero.dtype, state.rounding, axis, bias)
     points = _points(a, right, zero_points[0], zero_points[1])
     return gemm(a, right, output=output, num_threads=state.num_threads, **points)
 
