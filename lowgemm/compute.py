@@ -28,7 +28,7 @@ from numba import prange, types
 
 from lowgemm import disk_cache
 from lowgemm._jit import call_address, compile_c, signature, source_stamp
-from lowgemm.memory import address, as_address, fetch_add, load_i32, store_32
+from lowgemm.memory import fetch_add, load_i32, store_32
 
 # ---- p: the plan as numbers -------------------------------------------------------------------------------
 _FIELDS = tuple(
@@ -347,28 +347,6 @@ def _make_single(stamp: int):
     return single
 
 
-def _make_enter(out_dtype: Any, stamp: int):
-    matrix = types.Array(types.uint8, 2, "A")
-    result = types.Array(out_dtype, 2, "A")
-    buffer = types.uint8[::1]
-
-    @disk_cache.njit(
-        [types.void(_P, matrix, matrix, types.intp, result, buffer, types.intp, types.intp)],
-        nogil=True,
-    )
-    def enter(p, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero):
-        _ = stamp
-        call_address(
-            p[SINGLE],
-            (
-                as_address(address(p)), as_address(address(lhs)), as_address(address(rhs)), rhs_sums,
-                as_address(address(out)), as_address(address(space)), lhs_zero, rhs_zero, 0, 0,
-            ),
-        )  # fmt: skip
-
-    return enter
-
-
 @functools.cache
 def serial_driver() -> Any:
     """One-thread driver for batches: ``run(p, s, jobs, batch)``."""
@@ -385,12 +363,3 @@ def parallel_driver() -> Any:
 def single_routine() -> Any:
     """C function for one product on one thread; see `_make_single`."""
     return _make_single(source_stamp())
-
-
-@functools.cache
-def enter_driver(result: np.dtype) -> Any:
-    """Python's way into `single_routine` with arrays: ``enter(p, lhs, rhs, rhs_sums, out, space, lz, rz)``.
-
-    Numba's dispatcher reads an array's address in a tenth of the microsecond that NumPy takes to tell it.
-    """
-    return _make_enter(numba.from_dtype(result), source_stamp())

@@ -40,8 +40,7 @@ class PackedRhs:
         self.slot_bytes = panels * kernel.lanes * packing.padded_depth_bytes(kernel, depth)
         self.panels = workspace.aligned_empty(self.slots * self.slot_bytes)
         self.sums = np.empty((self.slots, panels * kernel.lanes), dtype=np.int32)
-        #: The same panels as a matrix, and both addresses: what a planned call hands on.
-        self.panel_matrix = self.panels[None, :]
+        #: Both addresses: what a planned call on several threads hands on.
         self.panels_address, self.sums_address = self.panels.ctypes.data, self.sums.ctypes.data
 
     @property

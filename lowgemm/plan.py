@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lowgemm import compute as c
-from lowgemm import packing, threads, workspace
+from lowgemm import entry, packing, threads, workspace
 from lowgemm.blocking import choose_blocking
 from lowgemm.kernels import Kernel, microkernel
 from lowgemm.output.pipeline import compile_pipeline
@@ -171,8 +171,9 @@ class Plan:
             self.p[c.F[name]] = value
         self.p[c.STAGES_AT : c.STAGES_AT + len(table)] = table
         self.p.flags.writeable = True  # Numba types read-only arrays apart; nothing writes to it
-        #: Python's way in for one product on one thread; see `compute.enter_driver`.
-        self.enter = c.enter_driver(self.result) if batch == 1 and not bilinear else None
+        #: Python's way in for one product on one thread, and the first argument of that; see `entry.py`.
+        self.enter = entry.enter() if batch == 1 and not bilinear and self.threads == 1 else None
+        self.record = entry.record_of(self.p, int(self.p[c.SINGLE]), packed, macs) if self.enter else None
 
     def serves(self) -> bool:
         """Whether the thread settings are still those that the plan was made for."""

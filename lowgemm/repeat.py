@@ -19,7 +19,7 @@ from lowgemm.values import INT32_MIN as _INT32_MIN
 from lowgemm.values import integer
 from lowgemm.workspace import borrowed
 
-_empty, _uint8, _share = np.empty, np.uint8, np.may_share_memory
+_empty, _share = np.empty, np.may_share_memory
 
 
 class PlannedGemm:
@@ -29,7 +29,7 @@ class PlannedGemm:
     """
 
     __slots__ = (
-        "_dtypes", "_enter", "_p", "_packed", "_result", "_scratch", "_shape", "_shapes", "_strides", "_views",
+        "_dtypes", "_enter", "_packed", "_record", "_result", "_scratch", "_shape", "_shapes", "_strides",
         "kernel", "made_for", "plan",
     )  # fmt: skip
 
@@ -38,15 +38,10 @@ class PlannedGemm:
         self._packed = isinstance(rhs, PackedRhs)
         self._shapes, self._dtypes = (lhs.shape, rhs.shape), (lhs.dtype, rhs.dtype)
         self._strides = (lhs.strides, None if self._packed else rhs.strides)
-        self._views = tuple(d == np.int8 for d in self._dtypes)
         self._shape, self._result = (plan.m, plan.n), plan.result
         self.kernel, self.made_for = plan.kernel.name, plan.made_for
         # what a call touches, without a look through the plan
-        self._enter, self._p, self._scratch = (
-            plan.enter if plan.threads == 1 else None,
-            plan.p,
-            plan.scratch_bytes,
-        )
+        self._enter, self._record, self._scratch = plan.enter, plan.record, plan.scratch_bytes
 
     def __repr__(self) -> str:
         p = self.plan
@@ -60,18 +55,10 @@ class PlannedGemm:
             out = _empty(self._shape, self._result)
         enter = self._enter
         if enter is not None:
-            views = self._views
-            left = lhs.view(_uint8) if views[0] else lhs
-            if self._packed:
-                right, sums = rhs.panel_matrix, rhs.sums_address
-            else:
-                right, sums = (rhs.view(_uint8) if views[1] else rhs), 0
             space = borrowed(self._scratch)
-            try:
-                enter(self._p, left, right, sums, out, space, lhs_zero, rhs_zero)
-                return out
-            except TypeError:  # a read-only operand is another type to Numba; go by addresses
-                pass
+            if self._packed:
+                return enter(self._record, lhs, rhs.panels, rhs.sums, out, space, lhs_zero, rhs_zero)
+            return enter(self._record, lhs, rhs, None, out, space, lhs_zero, rhs_zero)
         plan = self.plan
         if self._packed:
             panels, sums = rhs.panels_address, rhs.sums_address

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+#: What requantizing peers multiply the sums by.
+SCALE = 1e-3
 Maker = Callable[[np.ndarray, np.ndarray, int], Callable[[], Any]]
 
 
@@ -19,13 +21,13 @@ def _onnx_session(op: str, lhs: np.ndarray, rhs: np.ndarray, threads: int) -> An
     from onnx import TensorProto, helper, numpy_helper
 
     kinds = {np.dtype(np.uint8): TensorProto.UINT8, np.dtype(np.int8): TensorProto.INT8}
-    shape = [lhs.shape[0], rhs.shape[1]]
+    shape = [*lhs.shape[:-1], rhs.shape[-1]]
     weights = [numpy_helper.from_array(np.ascontiguousarray(rhs), "b")]
     if op == "MatMulInteger":
         node = helper.make_node(op, ["a", "b"], ["y"])
         result = TensorProto.INT32
     else:
-        scale = np.float32(1e-3)
+        scale = np.float32(SCALE)
         for name, value in (
             ("as", np.float32(1)), ("az", lhs.dtype.type(0)), ("bs", np.float32(1)), ("bz", rhs.dtype.type(0)),
             ("ys", np.float32(1) / scale), ("yz", lhs.dtype.type(0)),
@@ -60,8 +62,8 @@ def torch_int_mm(lhs: np.ndarray, rhs: np.ndarray, threads: int) -> Any:
     """torch._int_mm, int8 by int8 to int32."""
     import torch
 
-    if lhs.dtype != np.int8 or rhs.dtype != np.int8:
-        raise ValueError("torch._int_mm is int8 by int8")
+    if lhs.dtype != np.int8 or rhs.dtype != np.int8 or lhs.ndim != 2:
+        raise ValueError("torch._int_mm is int8 by int8, two matrices")
     torch.set_num_threads(threads)
     a, b = torch.from_numpy(np.ascontiguousarray(lhs)), torch.from_numpy(np.ascontiguousarray(rhs))
     return lambda: torch._int_mm(a, b).numpy()
@@ -71,8 +73,8 @@ def numkong_dot(lhs: np.ndarray, rhs: np.ndarray, threads: int) -> Any:
     """numkong's packed int8 product."""
     import numkong as nk
 
-    if lhs.dtype != rhs.dtype or threads != 1:
-        raise ValueError("numkong multiplies one dtype, on one thread")
+    if lhs.dtype != rhs.dtype or threads != 1 or lhs.ndim != 2:
+        raise ValueError("numkong multiplies two matrices of one dtype, on one thread")
     packed = nk.dots_pack(np.ascontiguousarray(rhs.T))
     a = np.ascontiguousarray(lhs)
     return lambda: np.asarray(nk.dots_packed(a, packed))
@@ -96,17 +98,24 @@ def torch_quantized_linear(lhs: np.ndarray, rhs: np.ndarray, threads: int) -> An
     """torch.ops.quantized.linear, quint8 by packed qint8 to quint8."""
     import torch
 
-    if lhs.dtype != np.uint8 or rhs.dtype != np.int8:
-        raise ValueError("torch's quantized linear is quint8 by qint8")
+    if lhs.dtype != np.uint8 or rhs.dtype != np.int8 or rhs.ndim != 2:
+        raise ValueError("torch's quantized linear is quint8 by one qint8 matrix")
     torch.set_num_threads(threads)
     x = torch._make_per_tensor_quantized_tensor(torch.from_numpy(np.ascontiguousarray(lhs)), 1.0, 0)
     w = torch._make_per_tensor_quantized_tensor(torch.from_numpy(np.ascontiguousarray(rhs.T)), 1.0, 0)
     packed = torch.ops.quantized.linear_prepack(w, None)
-    return lambda: torch.ops.quantized.linear(x, packed, 1000.0, 0).int_repr().numpy()
+    return lambda: torch.ops.quantized.linear(x, packed, 1 / SCALE, 0).int_repr().numpy()
 
 
 #: Peers with requantized uint8 results.
 REQUANTIZING_PEERS: list[tuple[str, str, str, Maker]] = [
+    ("onnxruntime QLinearMatMul u8u8", "uint8", "uint8", onnxruntime_qlinear),
     ("onnxruntime QLinearMatMul u8s8", "uint8", "int8", onnxruntime_qlinear),
     ("torch quantized linear u8s8", "uint8", "int8", torch_quantized_linear),
 ]
+#: How they round; see `lowgemm.Requantize`.
+ROUNDING = {
+    "onnxruntime QLinearMatMul u8u8": "onnx",
+    "onnxruntime QLinearMatMul u8s8": "onnx",
+    "torch quantized linear u8s8": "torch",
+}

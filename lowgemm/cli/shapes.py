@@ -13,17 +13,31 @@ def parse_shape(text: str) -> tuple[int, int, int]:
     >>> parse_shape("8x4096x1024"), parse_shape("64")
     ((8, 4096, 1024), (64, 64, 64))
     """
-    try:
-        parts = tuple(int(x) for x in text.lower().split("x"))
-    except ValueError:
-        parts = ()
+    parts = _numbers(text)
     if len(parts) == 1:
         parts = parts * 3
-    if len(parts) != 3 or min(parts) < 1:
+    if len(parts) != 3:
         raise argparse.ArgumentTypeError(f"expected MxKxN or N, got {text!r}")
     return parts  # type: ignore[return-value]
 
 
-def parse_shapes(text: str) -> list[tuple[int, int, int]]:
-    """Several shapes, separated by commas."""
-    return [parse_shape(part) for part in text.split(",") if part]
+def parse_shapes(text: str) -> list[tuple[int, ...]]:
+    """Several shapes, separated by commas; one of four numbers is a batch of products.
+
+    Examples
+    --------
+    >>> parse_shapes("8x4096x1024,64,2x3x4x5")
+    [(8, 4096, 1024), (64, 64, 64), (2, 3, 4, 5)]
+    """
+    parts = [part for part in text.split(",") if part]
+    return [_numbers(part) if part.count("x") == 3 else parse_shape(part) for part in parts]
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        parts = tuple(int(x) for x in text.lower().split("x"))
+    except ValueError:
+        parts = ()
+    if not parts or min(parts) < 1:
+        raise argparse.ArgumentTypeError(f"expected whole numbers above 0 with x between them, got {text!r}")
+    return parts

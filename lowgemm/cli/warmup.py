@@ -8,9 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from lowgemm import compute, kernels, packing
+from lowgemm import compute, entry, kernels, packing
 from lowgemm.output import requantizing, routines
 
 
@@ -36,8 +34,7 @@ def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
     for kind in routines.KINDS:
         todo[f"stage {kind}"] = lambda k=kind: routines.routine(k)
     todo["requantize"] = requantizing.apply_routine
-    for dtype in (np.int32, np.uint8, np.int8, np.int16, np.float32):
-        todo[f"entry {np.dtype(dtype).name}"] = lambda d=dtype: compute.enter_driver(np.dtype(d))
+    todo["entry"] = entry.enter
     todo["serial driver"] = compute.serial_driver
     todo["parallel driver"] = compute.parallel_driver
     return todo
