@@ -109,12 +109,13 @@ class Plan:
         direct = direct or self.fused
 
         macs = batch * m * n * depth
-        wanted = threads.choose_threads(num_threads, macs)
+        work = macs + slots * depth * n  # a product of few rows reads its rhs for longer than it multiplies
+        wanted = threads.choose_threads(num_threads, work)
         b = choose_blocking(kernel, m, n, depth, threads=wanted, batch=batch, direct=direct)
         self.blocking = b
         self.threads = min(wanted, b.row_blocks * b.col_blocks * batch)
         #: Numba's and lowgemm's thread settings that this plan was made for; None: they play no part.
-        self.made_for = threads.settings() if threads.worth_threads(num_threads, macs) else None
+        self.made_for = threads.settings() if threads.worth_threads(num_threads, work) else None
 
         # ---- scratch memory: for each rhs (terms, factors, sums, panels), then for each thread
         #      (lhs panels, row sums twice, row terms, tile)

@@ -21,9 +21,10 @@ import numpy as np
 
 from lowgemm import compute, config
 
-#: Multiply-accumulates below which a second thread costs more than it saves: waking the pool takes 5 to 20 us,
-#: in which one core does about 2 million.
-MACS_PER_THREAD = 4_000_000
+#: Multiply-accumulates, and bytes of rhs read, below which a second thread costs more than it saves. Waking the pool
+#: takes 5 to 20 us, in which one core does up to 10 million; measured on two cores (Zen 5) with 4 million here, two
+#: threads took 1.3 to 1.4 times as long at 240 and 256 cubed with fresh operands, and in a batch of 64 of 64 cubed.
+MACS_PER_THREAD = 12_000_000
 
 #: Held while one call is in a parallel region, under a layer that bears only one.
 _alone = threading.Lock()
