@@ -249,6 +249,38 @@ def test_planned_product(kernel, threads):
             planned(lhs, right, np.asfortranarray(out))
 
 
+@pytest.mark.parametrize("built_in", [True, False])
+def test_planned_product_with_and_without_the_built_in(monkeypatch, built_in):
+    """The way in by one built-in function, and by addresses where arrays are laid out otherwise."""
+    import sys
+
+    from lowgemm import entry
+
+    if not built_in:
+        monkeypatch.setattr(entry, "enter", lambda: None)
+    elif entry.enter() is None:
+        pytest.skip("this interpreter keeps arrays in a way that lowgemm does not know")
+    rng = np.random.default_rng(6)
+    # a few multiplications, and enough of them to let other Python threads run
+    for m, depth, n in ((7 + built_in, 19, 23), (81 + built_in, 90, 83)):
+        lhs, rhs = matrix(rng, m, depth, np.int8, "C"), matrix(rng, depth, n, np.uint8, "C")
+        lhs.flags.writeable = False
+        for right in (rhs, lowgemm.pack_rhs(rhs)):
+            planned = lowgemm.plan(lhs, right)
+            assert (planned.plan.enter is not None) == built_in
+            for zeros in ((0, 0), (-(2**31), 2**31 - 1), (5, -7)):
+                zero = dict(zip(("lhs_zero_point", "rhs_zero_point"), zeros, strict=True))
+                expected = reference.gemm(lhs, rhs, **zero)
+                np.testing.assert_array_equal(planned(lhs, right, **zero), expected)
+            out, result = np.empty((m, n), np.int32), planned(lhs, right)
+            assert sys.getrefcount(result) == 2
+            counts = [sys.getrefcount(x) for x in (lhs, rhs, right, out, None)]
+            for _ in range(1000):
+                planned(lhs, right, out)
+            after = [sys.getrefcount(x) for x in (lhs, rhs, right, out, None)]
+            assert after[:4] == counts[:4] and abs(after[4] - counts[4]) < 100
+
+
 def test_without_the_compiler(tmp_path):
     """NUMBA_DISABLE_JIT=1 computes by the definition."""
     import os
