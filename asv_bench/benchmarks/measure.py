@@ -1,5 +1,6 @@
 """The suite's own ruler: it must not change with the commit that is measured, so it imports nothing of lowgemm."""
 
+import contextlib
 import os
 import statistics
 import time
@@ -46,16 +47,23 @@ def median_seconds(call, seconds=0.4):
     return statistics.median(in_turn(call, seconds=seconds)[0])
 
 
-def ratio_to_float32(lhs, rhs, call, seconds=0.6):
-    """Time of `call` over the time of ``lhs @ rhs`` in float32 (one BLAS thread): lower is better.
+@contextlib.contextmanager
+def hold_blas():
+    """One BLAS thread, or an error.
 
     asv loads NumPy before it loads the suite, so OPENBLAS_NUM_THREADS set in the suite comes too late.
     """
-    left, right = lhs.astype(np.float32), rhs.astype(np.float32)
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         threads = [lib["num_threads"] for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
         if any(count != 1 for count in threads):
             raise RuntimeError(f"BLAS is not held to one thread: {threads}")
+        yield
+
+
+def ratio_to_float32(lhs, rhs, call, seconds=0.6):
+    """Time of `call` over the time of ``lhs @ rhs`` in float32 (one BLAS thread): lower is better."""
+    left, right = lhs.astype(np.float32), rhs.astype(np.float32)
+    with hold_blas():
         return ratio(call, lambda: left @ right, seconds)
 
 
