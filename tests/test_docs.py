@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import pathlib
+import re
 import subprocess
 import sys
 import urllib.parse
@@ -20,6 +21,7 @@ PUBLIC = [
     "lowgemm", "lowgemm.quantization", "lowgemm.nn", "lowgemm.blockwise", "lowgemm.fixedpoint",
     "lowgemm.compat.gemmlowp", "lowgemm.compat.onnx", "lowgemm.dask", "lowgemm.onnx_run", "lowgemm.kernels",
 ]  # fmt: skip
+FILE = re.compile(r"`((?:lowgemm|kernels|tests|examples|docs|asv_bench)/[\w/.-]+\.\w+)`")
 pytestmark = pytest.mark.docs
 
 
@@ -88,6 +90,14 @@ def test_every_page_is_in_the_navigation(site, pages):
     start = pages[site / "index.html"].links
     linked = {(site / urllib.parse.urlsplit(link).path).resolve() for link in start}
     lost = [p for p in (ROOT / "docs").rglob("*.md") if page_of(site, p).parent not in linked | {site}]
+    assert not lost, lost
+
+
+def test_files_that_pages_name_are_there():
+    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "kernels" / "README.md", ROOT / "asv_bench" / "README.md"]
+    named = [(page, name) for page in pages for name in FILE.findall(page.read_text())]
+    assert len(named) > 30
+    lost = [(str(page.relative_to(ROOT)), name) for page, name in named if not (ROOT / name).exists()]
     assert not lost, lost
 
 
