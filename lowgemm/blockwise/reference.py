@@ -204,3 +204,45 @@ def mixed_linear(
         y = y + x[:, k, None] * codes[k].astype(np.float32)
     y = y * (scales / np.float32(127))
     return y if bias is None else y + bias
+
+
+def gemm_4bit(
+    lhs: np.ndarray,
+    levels: np.ndarray,
+    scales: np.ndarray,
+    group: int,
+    lhs_zero_point: int = 0,
+    lhs_scale: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+) -> np.ndarray:
+    """Exact integer sums of each group of depth, times the group's scales, added up in float32.
+
+    Parameters
+    ----------
+    lhs : ndarray of int8 or uint8, shape (m, depth)
+    levels : ndarray of int8, shape (depth, n)
+    scales : ndarray of float32, shape (groups, n)
+    group : int
+        Depth steps of a group; the last may be short.
+    lhs_zero_point : int
+    lhs_scale : ndarray of float32, shape (m,), optional
+    bias : ndarray of float32, shape (n,), optional
+
+    Returns
+    -------
+    ndarray of float32, shape (m, n)
+
+    Examples
+    --------
+    >>> print(gemm_4bit(np.int8([[1, 2]]), np.int8([[3], [4]]), np.float32([[0.5], [2]]), 1))
+    [[17.5]]
+    """
+    y = np.zeros((lhs.shape[0], levels.shape[1]), np.float32)
+    left, right = lhs.astype(np.int64) - lhs_zero_point, levels.astype(np.int64)
+    for g in range(scales.shape[0]):
+        part = slice(g * group, (g + 1) * group)
+        exact = (left[:, part] @ right[part]).astype(np.uint64).astype(np.uint32).view(np.int32)
+        y = y + exact.astype(np.float32) * scales[g]
+    if lhs_scale is not None:
+        y = y * lhs_scale[:, None]
+    return y if bias is None else y + bias

@@ -1,0 +1,214 @@
+"""A 4-bit right-hand side with a scale for each group of depth and each column, packed for the int8 kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lowgemm import packing
+from lowgemm.blockwise.codebook import CodeBook, as_codebook
+from lowgemm.blockwise.coded import BlockwiseArray, is_packed
+from lowgemm.blockwise.coding import block_scales, quantize_blockwise
+from lowgemm.blockwise.levels import STEP, integer_levels
+from lowgemm.blockwise.reference import unpack4
+from lowgemm.kernels import Kernel, by_name, selected_for
+from lowgemm.values import as_array, integer
+from lowgemm.workspace import aligned_empty
+
+
+class PackedRhs4bit:
+    """Right-hand side of `gemm_4bit`, made by `pack_rhs_4bit`. Picklable.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        (depth, n).
+    group : int
+        Depth steps that share a scale.
+    book : CodeBook
+    levels, denominator : ndarray of int8, int
+        A code stands for ``levels[code] / denominator``: see `lowgemm.blockwise.levels.integer_levels`.
+    kernel : str
+        Name of the kernel whose layout this is.
+    nbytes : int
+        Bytes of codes, scales and sums.
+    """
+
+    def __init__(
+        self, codes: np.ndarray, scales: np.ndarray, depth: int, group: int, book: CodeBook, kernel: Kernel
+    ) -> None:
+        n, groups = scales.shape
+        self.shape, self.group, self.book, self.kernel = (depth, n), group, book, kernel.name
+        self.groups, self.layout_version = groups, kernel.layout_version
+        self.levels, self.denominator = integer_levels(book)
+        lanes, wide, kr = kernel.lanes, kernel.max_nv, kernel.kr
+        nr = lanes * wide
+        self.chunks = -(-n // nr)
+        padded = packing.padded_depth_bytes(kernel, group) // kernel.element_bytes
+        steps = -(-lanes * padded // STEP)
+        self.panel_bytes = steps * STEP // 2
+        # one chunk of columns after another: a thread reads its part of the weights from front to end
+        full = np.zeros((self.chunks * nr, groups, padded), np.uint8)
+        full[:n, :, :group] = codes.reshape(n, groups, group)
+        full = full.reshape(self.chunks, wide, lanes, groups, padded // kr, kr).transpose(0, 3, 1, 4, 2, 5)
+        flat = np.zeros((self.chunks, groups, wide, steps * STEP), np.uint8)
+        flat[..., : lanes * padded] = full.reshape(self.chunks, groups, wide, lanes * padded)
+        flat = flat.reshape(self.chunks * groups * wide * steps, 2, STEP // 2)
+        self.panels = aligned_empty(flat.size // 2)
+        self.panels[...] = (flat[:, 0] | flat[:, 1] << 4).reshape(-1)
+        real = np.arange(groups * group).reshape(groups, group) < depth
+        sums = (self.levels[codes].astype(np.int32).reshape(n, groups, group) * real).sum(
+            axis=2, dtype=np.int32
+        )
+        self.scales = self._by_chunk((scales / np.float32(self.denominator)).astype(np.float32), nr)
+        self.sums = self._by_chunk(sums, nr)
+
+    def _by_chunk(self, a: np.ndarray, nr: int) -> np.ndarray:
+        """(n, groups) to (chunks, groups, nr), filled up with zeros."""
+        n, groups = a.shape
+        full = np.zeros((self.chunks * nr, groups), a.dtype)
+        full[:n] = a
+        return np.ascontiguousarray(full.reshape(self.chunks, nr, groups).transpose(0, 2, 1))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes, scales and sums."""
+        return self.panels.nbytes + self.scales.nbytes + self.sums.nbytes
+
+    def codes(self) -> np.ndarray:
+        """The codes, uint8, shape (depth, n)."""
+        return self._padded_codes()[:, : self.shape[0]].T
+
+    def _padded_codes(self) -> np.ndarray:
+        if 0 in (self.groups, self.shape[1]):
+            return np.zeros((self.shape[1], self.groups * self.group), np.uint8)
+        kernel, (_, n) = by_name(self.kernel), self.shape
+        lanes, wide, kr = kernel.lanes, kernel.max_nv, kernel.kr
+        padded = packing.padded_depth_bytes(kernel, self.group) // kernel.element_bytes
+        bytes_ = self.panels.reshape(-1, STEP // 2)
+        flat = np.stack([bytes_ & 15, bytes_ >> 4], axis=1).reshape(self.chunks, self.groups, wide, -1)
+        full = flat[..., : lanes * padded].reshape(self.chunks, self.groups, wide, padded // kr, lanes, kr)
+        full = full.transpose(0, 2, 4, 1, 3, 5).reshape(-1, self.groups, padded)
+        return full[:n, :, : self.group].reshape(n, -1)
+
+    def group_scales(self) -> np.ndarray:
+        """What a level counts in each group and column: float32, shape (groups, n)."""
+        return self.scales.transpose(1, 0, 2).reshape(self.groups, self.chunks * self.scales.shape[2])[
+            :, : self.shape[1]
+        ]
+
+    def to_array(self) -> np.ndarray:
+        """The matrix that the product uses, float32: ``levels[codes] * group_scales``."""
+        scales = np.repeat(self.group_scales(), self.group, axis=0)[: self.shape[0]]
+        return self.levels[self.codes()].astype(np.float32) * scales
+
+    def repacked(self, kernel: Kernel) -> PackedRhs4bit:
+        """The same in the layout of `kernel`."""
+        if self.kernel == kernel.name and self.layout_version == kernel.layout_version:
+            return self
+        new = PackedRhs4bit(
+            self._padded_codes(), self._raw_scales(), self.shape[0], self.group, self.book, kernel
+        )
+        new._keep_scales(self.group_scales())
+        return new
+
+    def _raw_scales(self) -> np.ndarray:
+        return np.ascontiguousarray(self.group_scales().T) * np.float32(self.denominator)
+
+    def _keep_scales(self, scales: np.ndarray) -> None:
+        """Put exactly these, which a product and a division would round twice."""
+        self.scales = self._by_chunk(np.ascontiguousarray(scales.T), self.scales.shape[2])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "codes": self._padded_codes(), "scales": self.group_scales(), "depth": self.shape[0],
+            "group": self.group, "book": self.book.values,
+        }  # fmt: skip
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # the layout is that of the reading machine's kernel
+        scales, book = state["scales"], CodeBook(state["book"])
+        self.__init__(state["codes"], scales.T, state["depth"], state["group"], book, chosen_kernel())  # type: ignore[misc]
+        self._keep_scales(scales)
+
+    def __repr__(self) -> str:
+        return f"PackedRhs4bit(shape={self.shape}, group={self.group}, kernel={self.kernel!r})"
+
+
+def chosen_kernel() -> Kernel:
+    """Kernel for 4-bit levels, which are never -128."""
+    return selected_for(lambda: False)
+
+
+def pack_rhs_4bit(weight: Any, code: Any = None, *, group: int | None = None) -> PackedRhs4bit:
+    """Code and pack the right-hand side of `gemm_4bit` once, for many products.
+
+    Parameters
+    ----------
+    weight : array_like of float, shape (depth, n); or BlockwiseArray of 4-bit codes, shape (n, depth)
+        A float matrix is coded here. A coded one is taken as it is, in the layout of bitsandbytes and QLoRA: one row
+        for each output, blocks along the depth (so its depth must be a multiple of the block size); nested scales too.
+    code : CodeBook, str or array_like, optional
+        A book of at most 16 values: "nf4" (the default), "int4", "fp4", "af4" or one's own. Only for a float matrix.
+    group : int, optional
+        Depth steps that share a scale, at least 1; the default is 64. The last group may be short. Only for a float matrix.
+
+    Returns
+    -------
+    PackedRhs4bit
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it.
+
+    Notes
+    -----
+    The product works on integers: each value of the book becomes the nearest multiple of 1 / `denominator`. That is
+    exact for INT4 and moves a value of NF4 by at most 0.0035, a twentieth of its smallest half step (0.04).
+
+    Examples
+    --------
+    >>> w = pack_rhs_4bit(np.float32([[1, 0.5], [-2, 0.25]]), "int4")
+    >>> print(w.to_array())
+    [[ 1.      0.4375]
+     [-2.      0.25  ]]
+    """
+    if isinstance(weight, BlockwiseArray):
+        return _from_coded(weight, code, group)
+    a = as_array(weight, "weight", "a matrix of floats")
+    book = as_codebook("nf4" if code is None else code)
+    if not is_packed(book):
+        raise ValueError(f"code: expected a book of at most 16 values, got {book.values.size}")
+    size = integer(64 if group is None else group, "group", 1, 2**31 - 1)
+    if a.ndim != 2:
+        raise ValueError(f"weight: expected shape (depth, n), got {a.shape}")
+    if a.dtype.kind != "f" or a.dtype.itemsize > 8:
+        raise TypeError(f"weight: expected dtype float32, float64 or float16, got {a.dtype}")
+    depth, n = a.shape
+    size = min(size, max(depth, 1))
+    groups = -(-depth // size)
+    full = np.zeros((n, groups * size), np.float32)
+    with np.errstate(over="ignore"):  # refused as infinity
+        full[:, :depth] = a.T
+    try:
+        q = quantize_blockwise(full, book, blocksize=size)
+    except ValueError as error:
+        raise ValueError(str(error).replace("x:", "weight:", 1)) from None
+    codes = unpack4(q.codes, full.size).reshape(full.shape)
+    return PackedRhs4bit(codes, q.scales.reshape(n, groups), depth, size, book, chosen_kernel())
+
+
+def _from_coded(q: BlockwiseArray, code: Any, group: Any) -> PackedRhs4bit:
+    if code is not None or group is not None:
+        raise ValueError("code, group: expected None with a weight that is coded already")
+    if not q.packed or len(q.shape) != 2:
+        raise ValueError(f"weight: expected 4-bit codes of a matrix, got {q}")
+    n, depth = q.shape
+    size = q.blocksize if q.blocksize < depth else max(depth, 1)
+    if depth % size or q.blocksize % size:
+        raise ValueError(f"weight: expected blocks along rows of {depth}, got blocks of {q.blocksize}")
+    scales = np.repeat(block_scales(q), q.blocksize // size)[: n * (depth // size)]
+    codes = unpack4(q.codes, q.size).reshape(n, depth)
+    return PackedRhs4bit(codes, scales.reshape(n, -1), depth, size, q.book, chosen_kernel())

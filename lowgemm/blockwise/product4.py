@@ -1,0 +1,310 @@
+"""`gemm_4bit`: the int8 kernels on 4-bit weights, whose codes become integer levels in cache, a group at a time.
+
+For each chunk of columns, and each group of depth: expand the chunk's codes to int8 panels (they stay in the
+first-level cache), run the ordinary microkernel over a block of rows, and add its exact int32 sums, times the group's
+scales, to float32 sums. So every kernel of `lowgemm.kernels` serves, and memory sees half a byte for each weight.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numba
+import numpy as np
+
+from lowgemm import packing
+from lowgemm._jit import call_address, compile_c, signature, source_stamp
+from lowgemm.arguments import as_num_threads, as_operand
+from lowgemm.blockwise import job as jobs
+from lowgemm.blockwise import reference
+from lowgemm.blockwise.job import CHUNK, COUNTER, JOB_SIZE, OWN, SCRATCH, SCRATCH_BYTES, SLOT, TASKS
+from lowgemm.blockwise.levels import STEP, expand_levels
+from lowgemm.blockwise.mixed import as_bias
+from lowgemm.blockwise.packed4 import PackedRhs4bit, chosen_kernel
+from lowgemm.blockwise.vectorwise import as_rows, code_rows
+from lowgemm.kernels import Kernel, microkernel, stamp_of
+from lowgemm.memory import as_address, fetch_add, offset, pointer_at
+from lowgemm.values import as_array, integer
+from lowgemm.workspace import aligned_empty
+
+#: Depth that is expanded at once: 48 columns of it are 24 KB. A multiple of 128 and of every kernel's kr.
+EXPANDED = 512
+#: Rows of a block: their int32 and float32 tiles of 48 columns are 24 KB.
+BLOCK_ROWS = 64
+#: Elements of the product that count as one for `choose_threads`, whose unit is the time to code one.
+MACS_PER_ELEMENT = 64
+#: Entries of both jobs.
+(
+    ROWS, DEPTH, GROUP, GROUPS, LHS, LHS_GROUP, LHS_PANEL, ROW_SUMS, ROUTINE, SOURCE, ROW_STRIDE, K_STRIDE, FLIP,
+    COLS, PANELS, PANEL_BYTES, SCALES, SUMS, LEVELS, ZERO, OUT, ROW_SCALES, BIAS,
+) = range(OWN, OWN + 23)  # fmt: skip
+
+
+def _make_pack(mr: int, stamp: int):
+    @compile_c(signature("p"))
+    def pack(job_address):
+        """Panels of the lhs, group by group; a task is `CHUNK` panels."""
+        _ = stamp
+        job = numba.carray(job_address, (JOB_SIZE,), np.int64)
+        panels = (job[ROWS] + mr - 1) // mr
+        while True:
+            task = fetch_add(job, COUNTER, 1)
+            if task >= job[TASKS]:
+                break
+            row = task * job[CHUNK] * mr
+            rows = min(job[CHUNK] * mr, job[ROWS] - row)
+            for g in range(job[GROUPS]):
+                k = g * job[GROUP]
+                call_address(
+                    job[ROUTINE],
+                    (
+                        job[SOURCE] + row * job[ROW_STRIDE] + k * job[K_STRIDE], job[ROW_STRIDE], job[K_STRIDE],
+                        rows, min(job[GROUP], job[DEPTH] - k), job[FLIP],
+                        job[LHS] + g * job[LHS_GROUP] + row // mr * job[LHS_PANEL], job[LHS_PANEL],
+                        job[ROW_SUMS] + 4 * (g * panels * mr + row),
+                    ),
+                )  # fmt: skip
+
+    return pack
+
+
+def rows_of_block(mr: int) -> int:
+    """Rows of a block: whole panels of `mr`."""
+    return max(1, BLOCK_ROWS // mr) * mr
+
+
+def _make_product(mr: int, lanes: int, wide: int, kr: int, element_bytes: int, shift: int, stamp: int):
+    nr, block_rows = lanes * wide, rows_of_block(mr)
+    panel = EXPANDED * lanes * element_bytes
+    tile_at = wide * panel
+    sums_at = tile_at + 4 * block_rows * nr
+    cols_at = sums_at + 4 * block_rows * nr
+    rows_at = cols_at + 4 * nr
+    zeros_at = rows_at + 4 * block_rows
+    lhs_step = mr * element_bytes
+
+    @compile_c(signature("p"))
+    def product(job_address):
+        """Tiles of the result; a task is a block of rows by a chunk of columns."""
+        _ = stamp
+        job = numba.carray(job_address, (JOB_SIZE,), np.int64)
+        m, groups, group, depth = job[ROWS], job[GROUPS], job[GROUP], job[DEPTH]
+        blocks = (m + block_rows - 1) // block_rows
+        padded_rows = (m + mr - 1) // mr * mr
+        scratch = offset(pointer_at(job_address, SCRATCH), fetch_add(job, SLOT, 1) * job[SCRATCH_BYTES])
+        tile = numba.carray(offset(scratch, tile_at), (block_rows * nr,), np.int32)
+        total = numba.carray(offset(scratch, sums_at), (block_rows * nr,), np.float32)
+        col_terms = numba.carray(offset(scratch, cols_at), (nr,), np.int32)
+        row_terms = numba.carray(offset(scratch, rows_at), (block_rows,), np.int32)
+        zeros = numba.carray(offset(scratch, zeros_at), (max(nr, block_rows),), np.int32)
+        zeros[:] = np.int32(0)
+        row_terms[:] = np.int32(0)
+        base = as_address(scratch)
+        while True:
+            task = fetch_add(job, COUNTER, 1)
+            if task >= job[TASKS]:
+                break
+            chunk, row = task // blocks, task % blocks * block_rows
+            rows, cols = min(block_rows, m - row), min(nr, job[COLS] - chunk * nr)
+            nv = (cols + lanes - 1) // lanes
+            for g in range(groups):
+                size = min(group, depth - g * group)
+                at = chunk * groups + g
+                sums = numba.carray(offset(pointer_at(job_address, SUMS), 4 * at * nr), (nr,), np.int32)
+                for c in range(nr):
+                    col_terms[c] = np.int32(-job[ZERO] * sums[c])
+                if shift != 0:
+                    row_sums = numba.carray(
+                        offset(pointer_at(job_address, ROW_SUMS), 4 * (g * padded_rows + row)),
+                        (rows,),
+                        np.int32,
+                    )
+                    for r in range(rows):
+                        row_terms[r] = np.int32(shift * row_sums[r])
+                for k in range(0, size, EXPANDED):
+                    part = min(EXPANDED, size - k)
+                    steps = ((part + kr - 1) // kr * kr * lanes + STEP - 1) // STEP
+                    for v in range(nv):
+                        source = (at * wide + v) * job[PANEL_BYTES] + k * lanes // 2
+                        expand_levels(
+                            offset(pointer_at(job_address, PANELS), source), pointer_at(job_address, LEVELS),
+                            offset(scratch, v * panel), steps, element_bytes,
+                        )  # fmt: skip
+                    first = k == 0
+                    call_address(
+                        job[ROUTINE],
+                        (
+                            rows, nv, (part + kr - 1) // kr,
+                            job[LHS] + g * job[LHS_GROUP] + row // mr * job[LHS_PANEL] + k * lhs_step,
+                            job[LHS_PANEL], base, panel, base + tile_at, nr,
+                            base + (rows_at if first else zeros_at), base + (cols_at if first else zeros_at),
+                            0 if first else 1, 0, 0,
+                        ),
+                    )  # fmt: skip
+                scales = numba.carray(offset(pointer_at(job_address, SCALES), 4 * at * nr), (nr,), np.float32)
+                for r in range(rows):
+                    if g == 0:
+                        for c in range(nr):
+                            total[r * nr + c] = np.float32(tile[r * nr + c]) * scales[c]
+                    else:
+                        for c in range(nr):
+                            total[r * nr + c] += np.float32(tile[r * nr + c]) * scales[c]
+            for r in range(rows):
+                out = numba.carray(
+                    offset(pointer_at(job_address, OUT), 4 * ((row + r) * job[COLS] + chunk * nr)),
+                    (cols,),
+                    np.float32,
+                )
+                factor = np.float32(1)
+                if job[ROW_SCALES] != 0:
+                    factor = numba.carray(pointer_at(job_address, ROW_SCALES), (m,), np.float32)[row + r]
+                for c in range(cols):
+                    out[c] = total[r * nr + c] * factor
+                if job[BIAS] != 0:
+                    bias = numba.carray(
+                        offset(pointer_at(job_address, BIAS), 4 * chunk * nr), (cols,), np.float32
+                    )
+                    for c in range(cols):
+                        out[c] += bias[c]
+
+    scratch = zeros_at + 4 * max(nr, block_rows)
+    return product, scratch
+
+
+@functools.cache
+def routines(kernel: Kernel) -> tuple[Any, Any, int]:
+    """C functions that pack the lhs and multiply, and the bytes of a worker's scratch memory."""
+    stamp = stamp_of(kernel) ^ source_stamp("blockwise")
+    _, shift = packing.element_map(kernel, "rhs", "i")
+    product, scratch = _make_product(
+        kernel.mr, kernel.lanes, kernel.max_nv, kernel.kr, kernel.element_bytes, shift, stamp
+    )
+    return _make_pack(kernel.mr, stamp), product, scratch
+
+
+def gemm_4bit(
+    lhs: Any, rhs: PackedRhs4bit, *, lhs_zero_point: int = 0, lhs_scale: Any = None, bias: Any = None,
+    num_threads: int | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Multiply 8-bit or float activations by 4-bit weights with a scale for each group of depth.
+
+    Parameters
+    ----------
+    lhs : array_like of int8, uint8, float32, float64 or float16, shape (..., depth)
+        Any strides. Floats are coded as int8 with one scale for each row, as by `quantize_vectorwise`.
+    rhs : PackedRhs4bit
+        From `pack_rhs_4bit`.
+    lhs_zero_point : int
+        Subtracted from an integer lhs. Any int32.
+    lhs_scale : float or array_like of float, shape (...), optional
+        Of an integer lhs: one for all or one for each row.
+    bias : array_like of float, shape (n,), optional
+    num_threads : int, optional
+        At most so many threads.
+
+    Returns
+    -------
+    ndarray of float32, shape (..., n)
+        ``(float32(s0) * scales[0] + float32(s1) * scales[1] + ...) * lhs_scale + bias`` with the exact int32 sums s0, s1,
+        ... of the groups, ``sum_k (lhs - lhs_zero_point) * levels[codes]`` (modulo 2**32: it cannot pass it for groups
+        below 65,000), and ``scales = rhs.group_scales()``; groups ascending, each operation rounded to float32. The same
+        bits on every CPU and for any number of threads.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it.
+
+    Notes
+    -----
+    NF4 could be decoded to float32 and multiplied there. As integers the products inside a group are exact, so their
+    order, and with it the CPU and the tile, does not matter, and they run at the speed of the int8 kernels.
+
+    Examples
+    --------
+    >>> from lowgemm.blockwise import pack_rhs_4bit
+    >>> w = pack_rhs_4bit(np.float32([[1, 0.5], [-2, 0.25]]), "int4")
+    >>> print(gemm_4bit(np.int8([[1, 2]]), w), gemm_4bit(np.float32([[127, 127]]), w))
+    [[-3.      0.9375]] [[-127.     87.3125]]
+    """
+    if not isinstance(rhs, PackedRhs4bit):
+        raise TypeError(f"rhs: expected a PackedRhs4bit (from pack_rhs_4bit), got {type(rhs).__name__}")
+    a = as_array(lhs, "lhs", "a rectangular array")
+    zero, num_threads = integer(lhs_zero_point, "lhs_zero_point"), as_num_threads(num_threads)
+    depth, n = rhs.shape
+    if a.ndim == 0 or a.shape[-1] != depth:
+        raise ValueError(f"lhs: expected shape (..., {depth}), got {a.shape}")
+    lead = a.shape[:-1]
+    offsets = as_bias(bias, n)
+    if a.dtype.kind == "f":
+        if zero or lhs_scale is not None:
+            raise ValueError("lhs_zero_point, lhs_scale: expected none with a float lhs")
+        flat, _ = as_rows(lhs, "lhs")
+        q, scales, _ = code_rows(flat, 0.0, num_threads, "lhs")
+        factors: np.ndarray | None = scales / np.float32(127)
+    else:
+        whole = as_operand(lhs, "lhs")
+        q = whole.reshape(-1, depth) if depth else np.zeros((int(np.prod(lead)), 0), whole.dtype)
+        factors = _row_scales(lhs_scale, lead)
+    out = np.zeros((q.shape[0], n), np.float32)
+    if out.size == 0:
+        return out.reshape(*lead, n)
+    if numba.config.DISABLE_JIT or depth == 0:
+        out[...] = reference.gemm_4bit(
+            q, rhs.levels[rhs.codes()], rhs.group_scales(), rhs.group, zero, factors, offsets
+        )
+    else:
+        _run(q, rhs.repacked(chosen_kernel()), zero, factors, offsets, out, num_threads)
+    return out.reshape(*lead, n)
+
+
+def _row_scales(value: Any, lead: tuple[int, ...]) -> np.ndarray | None:
+    if value is None:
+        return None
+    a = as_array(value, "lhs_scale", "a number or an array of numbers")
+    if a.dtype.kind not in "iuf":
+        raise TypeError(f"lhs_scale: expected real numbers, got {a.dtype}")
+    if a.ndim and a.shape != lead:
+        raise ValueError(f"lhs_scale: expected a number or shape {lead}, got {a.shape}")
+    return np.ascontiguousarray(np.broadcast_to(a, lead), dtype=np.float32).reshape(-1)
+
+
+def _run(
+    q: np.ndarray, w: PackedRhs4bit, zero: int, factors: np.ndarray | None, bias: np.ndarray | None, out: np.ndarray,
+    num_threads: int | None,
+) -> None:  # fmt: skip
+    from lowgemm.kernels import by_name
+
+    kernel = by_name(w.kernel)
+    pack, product, each = routines(kernel)
+    m, depth, groups = q.shape[0], q.shape[1], w.groups
+    panels = -(-m // kernel.mr)
+    flip, shift = packing.element_map(kernel, "lhs", q.dtype.kind)
+    rhs_flip, _ = packing.element_map(kernel, "rhs", "i")
+    levels = (w.levels.view(np.uint8) ^ np.uint8(rhs_flip)).copy()
+    panel_bytes = packing.padded_depth_bytes(kernel, w.group) * kernel.mr
+    space, row_sums = (
+        aligned_empty(groups * panels * panel_bytes),
+        np.empty(groups * panels * kernel.mr, np.int32),
+    )
+    job = np.zeros(JOB_SIZE, np.int64)
+    for at, value in (
+        (ROWS, m), (DEPTH, depth), (GROUP, w.group), (GROUPS, groups), (LHS, space.ctypes.data),
+        (LHS_GROUP, panels * panel_bytes), (LHS_PANEL, panel_bytes), (ROW_SUMS, row_sums.ctypes.data),
+        (ROUTINE, packing.pack_routine(kernel, "lhs").address), (SOURCE, q.ctypes.data), (ROW_STRIDE, q.strides[0]),
+        (K_STRIDE, q.strides[1]), (FLIP, flip), (COLS, out.shape[1]), (PANELS, w.panels.ctypes.data),
+        (PANEL_BYTES, w.panel_bytes), (SCALES, w.scales.ctypes.data), (SUMS, w.sums.ctypes.data),
+        (LEVELS, levels.ctypes.data), (ZERO, zero - shift), (OUT, out.ctypes.data),
+        (ROW_SCALES, 0 if factors is None else factors.ctypes.data), (BIAS, 0 if bias is None else bias.ctypes.data),
+    ):  # fmt: skip
+        job[at] = value
+    job[CHUNK] = max(1, jobs.ELEMENTS_PER_TASK // (kernel.mr * depth))
+    job[TASKS] = -(-panels // job[CHUNK])
+    jobs.run(pack, job, jobs.choose_threads(num_threads, q.size))
+    job[ROUTINE] = microkernel(kernel).address
+    job[TASKS] = w.chunks * -(-m // rows_of_block(kernel.mr))
+    # one row costs the expansion of the weights, which some ten rows share
+    workers = jobs.choose_threads(num_threads, (m + 10) * depth * out.shape[1] // MACS_PER_ELEMENT)
+    memory = jobs.scratch(job, workers, each)  # noqa: F841 (kept alive)
+    jobs.run(product, job, workers)
