@@ -2,14 +2,14 @@
 
     python docs/plots/make.py
 
-Throughput and roofline draw the figures of docs/performance.md (its table and its machine limits); the error by bit
-width is computed here.
+Throughput and roofline draw the figures that `python -m lowgemm bench --json` wrote, kept in bench_zen5.json with the
+machine's name added; the error by bit width is computed here.
 """
 
 from __future__ import annotations
 
+import json
 import pathlib
-import re
 
 import matplotlib
 
@@ -22,37 +22,28 @@ import lowgemm
 DOCS = pathlib.Path(__file__).parents[1]
 
 
-def table() -> dict[tuple[int, int, int], list[float]]:
-    """Rows of the one-thread table: float32, fresh, prepacked GMAC/s by (m, k, n)."""
-    found = {}
-    text = (DOCS / "performance.md").read_text().split("## One thread")[1].split("\n## ")[0]
-    for line in text.splitlines():
-        cells = [c.strip() for c in line.strip("|").split("|")]
-        size = re.fullmatch(r"(\d+) x (\d+) x (\d+)", cells[0])
-        if size:
-            found[tuple(int(g) for g in size.groups())] = [float(c) for c in cells[1:4]]
-    return found
-
-
-def limits() -> tuple[float, float]:
-    """Peak in GMAC/s and the middle of the memory bandwidth in GB/s, as measured."""
-    text = (DOCS / "performance.md").read_text()
-    low, high = re.search(r"memory read (\d+) to (\d+) GB/s", text).groups()
-    return float(re.search(r"(\d+) GMAC/s for `vpdpbusd`", text)[1]), (float(low) + float(high)) / 2
+BENCH = json.loads((DOCS / "plots" / "bench_zen5.json").read_text())
+PEAK, BANDWIDTH = BENCH["limits"]["register_gmacs"], BENCH["limits"]["read_gbytes"]
+#: GMAC/s of each series by (m, k, n).
+ROWS = {tuple(row["shape"]): row["gmacs"] for row in BENCH["shapes"]}
 
 
 def throughput() -> None:
     """GMAC/s by size."""
-    rows = {size[0]: v for size, v in table().items() if len(set(size)) == 1}
+    rows = {size[0]: v for size, v in ROWS.items() if len(set(size)) == 1}
     fig, ax = plt.subplots(figsize=(7, 4))
-    for i, name in enumerate(
-        ("float32 NumPy (OpenBLAS)", "lowgemm, both packed in the call", "lowgemm, rhs packed")
-    ):
-        ax.plot(list(rows), [v[i] for v in rows.values()], "o-", ms=4, label=name)
-    ax.axhline(limits()[0], color="grey", ls="--", lw=1, label="vpdpbusd on registers alone")
+    names = {
+        "float32": "float32 NumPy (OpenBLAS)",
+        "lowgemm": "lowgemm, both packed in the call",
+        "lowgemm packed": "lowgemm, rhs packed",
+    }
+    for series, name in names.items():
+        ax.plot(list(rows), [v[series] for v in rows.values()], "o-", ms=4, label=name)
+    ax.axhline(PEAK, color="grey", ls="--", lw=1, label="vpdpbusd on registers alone")
     ax.set(xscale="log", xlabel="m = k = n", ylabel="GMAC/s, one core", ylim=(0, None))
     ax.set_xticks([32, 64, 128, 256, 512, 1024, 2048], [32, 64, 128, 256, 512, 1024, 2048])
     ax.minorticks_off()
+    ax.set_title(BENCH["cpu"], fontsize=9)
     ax.legend(loc="center right", fontsize=8)
     ax.grid(alpha=0.3)
     save(fig, "throughput.png")
@@ -60,22 +51,21 @@ def throughput() -> None:
 
 def roofline() -> None:
     """GMAC/s by arithmetic intensity, under the machine's limits."""
-    peak, bandwidth = limits()
     fig, ax = plt.subplots(figsize=(7, 4))
     x = np.logspace(-0.5, 3.3, 200)
     ax.plot(
         x,
-        np.minimum(peak, x * bandwidth),
+        np.minimum(PEAK, x * BANDWIDTH),
         color="grey",
-        label=f"{peak:.0f} GMAC/s, {bandwidth:.1f} GB/s from memory",
+        label=f"{PEAK:.0f} GMAC/s, {BANDWIDTH:.1f} GB/s from memory",
     )
-    for (m, k, n), values in table().items():
+    for (m, k, n), values in ROWS.items():
         intensity = m * k * n / (m * k + k * n + 4 * m * n)
-        ax.plot(intensity, values[2], "o", color="tab:green" if m > 1 else "tab:orange", ms=5)
+        ax.plot(intensity, values["lowgemm packed"], "o", color="tab:green" if m > 1 else "tab:orange", ms=5)
         if m in (1, 4, 8, 32, 64, 2048, 100000):
             right = m in (2048,)
             ax.annotate(
-                f"{m}x{k}x{n}", (intensity, values[2]), fontsize=7, xytext=(-4 if right else 5, -9),
+                f"{m}x{k}x{n}", (intensity, values["lowgemm packed"]), fontsize=7, xytext=(-4 if right else 5, -9),
                 textcoords="offset points", ha="right" if right else "left",
             )  # fmt: skip
     ax.set(
@@ -84,6 +74,7 @@ def roofline() -> None:
         xlabel="multiply-accumulates per byte of operands and result",
         ylabel="GMAC/s, one core",
     )
+    ax.set_title(BENCH["cpu"], fontsize=9)
     ax.legend(loc="lower right", fontsize=8)
     ax.grid(alpha=0.3, which="both")
     save(fig, "roofline.png")
