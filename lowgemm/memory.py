@@ -109,6 +109,19 @@ def offset(typingctx, base, count):
     return _void(_void, types.intp), codegen
 
 
+@intrinsic(prefer_literal=True)
+def copy_bytes(typingctx, to, source, size):
+    """Copy `size` (a constant) bytes in one vector, of any alignment."""
+    ty = ir.VectorType(_i8, size.literal_value)
+
+    def codegen(context, builder, signature, values):
+        value = builder.load(builder.bitcast(values[1], ty.as_pointer()), align=1)
+        builder.store(value, builder.bitcast(values[0], ty.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(_void, _void, size), codegen
+
+
 @intrinsic
 def pointer_at(typingctx, base, index):
     """Element `index` of an array of pointers at `base`."""

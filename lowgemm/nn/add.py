@@ -9,6 +9,7 @@ import numpy as np
 
 from lowgemm.nn import reference
 from lowgemm.nn.layer import Layer, tensor_qparams
+from lowgemm.nn.program import Place, Program
 from lowgemm.nn.reference import ADD_SHIFT
 from lowgemm.quantization import QParams, quantize_multiplier
 from lowgemm.values import as_array
@@ -171,6 +172,16 @@ class QuantizedResidual(Layer):
     def parameter_bytes(self) -> int:
         """As for every layer."""
         return sum(layer.parameter_bytes for layer in self.branch)
+
+    def emit(self, program: Program, x: Place, shape: tuple[int, ...]) -> Place:
+        """As for every layer."""
+        last = program.take_last()
+        y = program.chain(self.branch, x, shape)
+        to = program.result(x.size, last)
+        program.op("add", [program.keep(self.add.table.view(np.uint8)), x.size], x, to, y)
+        if y != x:
+            program.release(y)
+        return to
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """As for every layer."""

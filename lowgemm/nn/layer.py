@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.nn.program import Place, Program, Runner
 from lowgemm.quantization import QParams
 from lowgemm.values import as_array, integer
 
@@ -57,9 +58,21 @@ class Layer(ABC):
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the result for an input of this shape; ValueError if it does not fit."""
 
-    @abstractmethod
     def forward(self, x: np.ndarray) -> np.ndarray:
         """Compute; `x` was checked."""
+        runner = self.__dict__.get("_runner")
+        if runner is None:
+            runner = self._runner = Runner([self], serial=True)
+        y = runner.run(x, False)
+        return self.reference(x) if y is None else y  # NUMBA_DISABLE_JIT
+
+    @abstractmethod
+    def emit(self, program: Program, x: Place, shape: tuple[int, ...]) -> Place:
+        """Write down the routines for an input of this shape at `x`; where the result lies."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what holds addresses."""
+        return {name: value for name, value in self.__dict__.items() if name != "_runner"}
 
     @abstractmethod
     def reference(self, x: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from lowgemm.gemm import gemm
 from lowgemm.nn import reference
+from lowgemm.nn.program import Place, Program
 from lowgemm.nn.weighted import Weighted, packed
 from lowgemm.quantization import QParams
 
@@ -76,6 +77,15 @@ class QuantizedLinear(Weighted):
             output=self.stages,
         )
         return y if x.ndim == 2 else y.reshape(self.output_shape(x.shape))
+
+    def emit(self, program: Program, x: Place, shape: tuple[int, ...]) -> Place:
+        """As for every layer."""
+        rows, stride = math.prod(shape[:-1]), self.outputs * self.result_dtype.itemsize
+        to = program.result(rows * stride, program.take_last())
+        kind, depth = self.input_qparams.dtype.kind, shape[-1]
+        zeros = (self.input_zero, self.weight_zero)
+        program.product(x, kind, (rows, depth), depth, self.packed, zeros, self.stages, to, stride)
+        return to
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         """As for every layer."""

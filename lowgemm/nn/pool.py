@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.nn import reference, windows
+from lowgemm.nn import reference
 from lowgemm.nn.layer import Layer, four, pair, tensor_qparams, window_shape
+from lowgemm.nn.program import Place, Program
 from lowgemm.quantization import QParams
 
 
@@ -49,21 +50,24 @@ class _Pool(Layer):
             raise ValueError(f"x: expected pixels, got shape {shape}")
         return (shape[0], oh, ow, shape[3])
 
-    def forward(self, x: np.ndarray) -> np.ndarray:
+    def emit(self, program: Program, x: Place, shape: tuple[int, ...]) -> Place:
         """As for every layer."""
-        out = np.empty(self.output_shape(x.shape), x.dtype)
-        windows.pool()(
-            np.ascontiguousarray(x).view(np.uint8),
-            out.view(np.uint8),
-            np.empty(x.shape[3], np.int32),
+        n, oh, ow, channels = self.output_shape(shape)
+        to = program.result(n * oh * ow * channels, program.take_last())
+        flip = 128 if self.input_qparams.dtype == np.int8 else 0
+        params = [
+            *shape,
+            oh,
+            ow,
             *self.size,
             *self.stride,
             self.padding[0],
             self.padding[2],
-            128 if x.dtype == np.int8 else 0,
+            flip,
             self.average,
-        )
-        return out
+        ]
+        program.op("pool", params, x, to, space=4 * channels)
+        return to
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         """As for every layer."""
@@ -161,6 +165,10 @@ class QuantizedFlatten(Layer):
         return x.reshape(self.output_shape(x.shape))
 
     reference = forward
+
+    def emit(self, program: Program, x: Place, shape: tuple[int, ...]) -> Place:
+        """As for every layer."""
+        return x
 
     def state(self) -> dict[str, Any]:
         """Constructor arguments."""

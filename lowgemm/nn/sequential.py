@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm.nn.layer import Layer
+from lowgemm.nn.program import Runner
 from lowgemm.quantization import dequantize, quantize
 
 
@@ -54,6 +55,14 @@ class QuantizedSequential:
         self.layers = check_chain(layers, "layers")
         self.input_qparams = self.layers[0].input_qparams
         self.output_qparams = self.layers[-1].output_qparams
+        self._runner = Runner(self.layers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The layers: the rest holds addresses."""
+        return {"layers": self.layers}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["layers"])  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
@@ -79,9 +88,14 @@ class QuantizedSequential:
         TypeError, ValueError
             If `x` does not fit.
         """
-        y = self.layers[0].checked(x)
-        for layer in self.layers:
-            y = layer.forward(y)
+        return self._run(self.layers[0].checked(x))
+
+    def _run(self, x: np.ndarray) -> np.ndarray:
+        y = self._runner.run(x, False)
+        if y is None:
+            y = x
+            for layer in self.layers:
+                y = layer.forward(y)
         return y
 
     def predict(self, x: Any) -> np.ndarray:
@@ -101,7 +115,12 @@ class QuantizedSequential:
         TypeError, ValueError
             If `x` does not fit.
         """
-        y = self(quantize(x, self.input_qparams))
+        y = None
+        if type(x) is np.ndarray and x.dtype == np.float32:
+            self.layers[0].output_shape(x.shape)
+            y = self._runner.run(x, True)
+        if y is None:
+            y = self(quantize(x, self.input_qparams))
         return y if self.output_qparams is None else dequantize(y, self.output_qparams)
 
     def reference(self, x: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The loops over windows: copying patches for a product, the depthwise convolution, and pooling.
+"""The loops over windows: copying patches for a product, and the depthwise convolution (see also `routines.py`).
 
 All take int8 as uint8 with the top bit flipped (``v = (u ^ flip) - flip``), so each is compiled once.
 """
@@ -114,42 +114,6 @@ def _make_depthwise(stamp: int) -> Any:
     return depthwise
 
 
-def _make_pool(stamp: int) -> Any:
-    @disk_cache.njit(nogil=True)
-    def pool(x, out, sums, kh, kw, sy, sx, top, left, flip, average):
-        """Pooling of (n, height, width, channels); `sums` has one int32 per channel."""
-        _ = stamp
-        n, height, width, channels = x.shape
-        for i in range(n):
-            for oy in range(out.shape[1]):
-                y0, y1 = max(oy * sy - top, 0), min(oy * sy - top + kh, height)
-                for ox in range(out.shape[2]):
-                    x0, x1 = max(ox * sx - left, 0), min(ox * sx - left + kw, width)
-                    for c in range(channels):
-                        sums[c] = 0
-                    for y in range(y0, y1):
-                        for xx in range(x0, x1):
-                            if average:
-                                for c in range(channels):
-                                    sums[c] += np.int32(x[i, y, xx, c]) ^ flip
-                            else:
-                                for c in range(channels):
-                                    sums[c] = max(sums[c], np.int32(x[i, y, xx, c]) ^ flip)
-                    area = (y1 - y0) * (x1 - x0)
-                    for c in range(channels):
-                        if average:
-                            total = 2 * (sums[c] - area * flip)
-                            if total >= 0:
-                                v = (total + area) // (2 * area)
-                            else:
-                                v = -((area - total) // (2 * area))
-                            out[i, oy, ox, c] = v & 255
-                        else:
-                            out[i, oy, ox, c] = sums[c] ^ flip
-
-    return pool
-
-
 @functools.cache
 def patches() -> Any:
     """Compiled loop that copies patches."""
@@ -160,9 +124,3 @@ def patches() -> Any:
 def depthwise() -> Any:
     """Compiled loop of the depthwise convolution."""
     return _make_depthwise(source_stamp("nn"))
-
-
-@functools.cache
-def pool() -> Any:
-    """Compiled loop of pooling."""
-    return _make_pool(source_stamp("nn"))

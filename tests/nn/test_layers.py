@@ -1,12 +1,15 @@
 """Every integer layer gives the bits of its definition."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowgemm import nn
-from lowgemm.quantization import QParams
+from lowgemm.quantization import QParams, dequantize, quantize
 
 SEEDS = st.integers(0, 2**32 - 1)
 DTYPES = st.sampled_from(["uint8", "int8"])
@@ -43,6 +46,9 @@ def weights(g, shape, dtype, per_channel):
 def same(layer, x):
     y = layer(x)
     expected = layer.reference(x)
+    assert y.dtype == expected.dtype
+    np.testing.assert_array_equal(y, expected)
+    y = nn.QuantizedSequential([layer])(x)  # the same as a program
     assert y.dtype == expected.dtype
     np.testing.assert_array_equal(y, expected)
 
@@ -239,6 +245,61 @@ ONE = np.ones((2, 2), np.int8)
 def test_errors(make, error, message):
     with pytest.raises(error, match=f"^{message}:"):
         make()
+
+
+@pytest.mark.parametrize("part_bytes", [1, 3000, 1 << 30])
+def test_parts_of_a_batch_float_inputs_and_copies(part_bytes, monkeypatch):
+    """Images are taken in parts, results of earlier calls stay, a copy or a pickle runs by itself."""
+    monkeypatch.setattr("lowgemm.nn.program.PART_BYTES", part_bytes)
+    monkeypatch.setattr(nn.QuantizedLinear, "parameter_bytes", 0)
+    monkeypatch.setattr(nn.QuantizedConv2d, "parameter_bytes", 0)
+    g = np.random.default_rng(8)
+    net = small_net(g)
+    for n in (1, 7, 12):
+        x = integers(g, (n, 4, 4, 2), "uint8")
+        expected = net.reference(x)
+        first = net(x)
+        frozen = x.copy()
+        frozen.flags.writeable = False
+        for model in (net, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+            for a in (x, frozen, np.asfortranarray(x), x[::-1][::-1]):
+                np.testing.assert_array_equal(model(a), expected)
+        real = (x.astype(np.float32) - 3) * float(net.input_qparams.scale)
+        q = quantize(real, net.input_qparams)
+        for a in (real, real.astype(np.float64), np.asfortranarray(real)):
+            y = net.predict(a)
+            if net.output_qparams is None:
+                np.testing.assert_array_equal(y, net.reference(q))
+            else:
+                np.testing.assert_array_equal(y, dequantize(net.reference(q), net.output_qparams))
+        np.testing.assert_array_equal(first, expected)
+        real[0, 1, 2, 1] = np.nan
+        with pytest.raises(ValueError, match=r"^x: expected no NaN.* got 1$"):
+            net.predict(real)
+    real[0, 1, 2, 1] = np.inf
+    np.testing.assert_array_equal(
+        net(quantize(real, net.input_qparams)), net.reference(quantize(real, net.input_qparams))
+    )
+    assert net(np.zeros((0, 4, 4, 2), np.uint8)).shape == net.output_shape((0, 4, 4, 2))
+
+
+def test_several_threads_give_the_same(monkeypatch):
+    monkeypatch.setattr("lowgemm.threads.choose_threads", lambda requested, macs: 2)
+    g = np.random.default_rng(9)
+    net = small_net(g)
+    x = integers(g, (5, 4, 4, 2), "uint8")
+    np.testing.assert_array_equal(net(x), net.reference(x))
+
+
+def test_python_threads_share_a_network():
+    from concurrent.futures import ThreadPoolExecutor
+
+    g = np.random.default_rng(10)
+    net = small_net(g)
+    inputs = [integers(g, (1 + i % 3, 4, 4, 2), "uint8") for i in range(24)]
+    with ThreadPoolExecutor(4) as pool:
+        for x, y in zip(inputs, pool.map(net, inputs), strict=True):
+            np.testing.assert_array_equal(y, net.reference(x))
 
 
 def test_names_of_the_package_are_those_of_nn_and_loaded_late():

@@ -1,0 +1,297 @@
+"""A chain of layers for one input shape as a table of compiled routines, run by one call.
+
+Python's part of a layer (shapes, plans, buffers) takes microseconds, the arithmetic of a small layer less than one. So
+each layer writes down once, for a shape, which routines run on which addresses (`Layer.emit`), and a compiled loop runs
+the table. What lies between layers goes to one block of memory, in which places are used again.
+
+Next file to open: `routines.py`, the routines.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numba
+import numpy as np
+from numba import types
+
+from lowgemm import config, disk_cache, kernels, threads, workspace
+from lowgemm._jit import call_address, source_stamp
+from lowgemm.compute import SINGLE
+from lowgemm.memory import address, as_address, load_i32, offset, store_32
+from lowgemm.nn import routines
+from lowgemm.output.stages import check_pipeline
+from lowgemm.packed import PackedRhs, repacked
+from lowgemm.plan import Operand, Plan
+from lowgemm.repeat import Seen
+
+if TYPE_CHECKING:
+    from lowgemm.nn.layer import Layer
+
+#: Where an address counts from: the input, the result, the memory between, nothing.
+INPUT, RESULT, BETWEEN, FIXED = range(4)
+#: Bytes between layers that a run should need: more images are taken in parts that stay in level 2 of the caches.
+PART_BYTES = 1 << 18
+_HEAD = 64
+
+
+class Place(NamedTuple):
+    """Where a tensor lies: a base, the bytes from there, its size."""
+
+    base: int
+    at: int
+    size: int
+
+    def part(self, at: int) -> Place:
+        """The same tensor from byte `at` on."""
+        return Place(self.base, self.at + at, self.size - at)
+
+
+NOWHERE = Place(FIXED, 0, 0)
+
+
+def _make_run(stamp: int) -> Any:
+    data = types.uint8[::1]
+
+    @disk_cache.njit([types.int64(types.int64[:, ::1], data, data, data)], nogil=True)
+    def run(table, x, out, between):
+        _ = stamp
+        bases = (as_address(address(x)), as_address(address(out)), as_address(address(between)), 0)
+        store_32(address(between), 0, 0)
+        for i in range(table.shape[0]):
+            call_address(
+                table[i, 0],
+                (
+                    table[i, 1], bases[table[i, 2]] + table[i, 3], bases[table[i, 4]] + table[i, 5],
+                    bases[table[i, 6]] + table[i, 7], bases[2] + table[i, 8],
+                ),
+            )  # fmt: skip
+        return load_i32(offset(address(between), 0), 0)
+
+    return run
+
+
+@functools.cache
+def _run() -> Any:
+    return _make_run(source_stamp("nn"))
+
+
+class Program:
+    """Routines of a chain of layers for one input shape.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        The chain.
+    shape : tuple of int
+        Of the input, none of them 0.
+    real : bool
+        The input is float32 and is quantized first.
+    """
+
+    def __init__(self, layers: Sequence[Layer], shape: tuple[int, ...], real: bool) -> None:
+        self._rows: list[list[int]] = []
+        self._keep: list[Any] = []
+        self._busy: list[Place] = []
+        self._top, self._space = _HEAD, 0
+        self._last = False
+        x = Place(INPUT, 0, math.prod(shape) * (4 if real else 1))
+        if real:
+            q = layers[0].input_qparams
+            to = self.place(math.prod(shape))
+            values = [math.prod(shape), float(q.scale), float(q.zero_point), q.qmin, q.qmax]
+            self.op("quantize", np.array(values, np.float64), x, to, Place(BETWEEN, 0, 8))
+            x = to
+        y = self.chain(layers, x, shape, whole=True)
+        if y.base != RESULT:  # nothing but views
+            to = Place(RESULT, 0, y.size)
+            self.op("pad", [1, 1, y.size, 0, 0, 0, 0, 0], y, to)
+        space_at = -(-self._top // workspace.ALIGNMENT) * workspace.ALIGNMENT
+        for row in self._rows:
+            row[8] = space_at
+        self.table = np.array(self._rows, np.int64)
+        self.bytes_between = space_at + self._space + workspace.ALIGNMENT
+
+    def run(self, x: np.ndarray, out: np.ndarray) -> int:
+        """Run on flat bytes; returns the number of NaNs in a real input."""
+        return _run()(self.table, x, out, workspace.borrowed(self.bytes_between))
+
+    # ---- what layers call ------------------------------------------------------------------------------------
+    def chain(
+        self, layers: Sequence[Layer], x: Place, shape: tuple[int, ...], *, whole: bool = False
+    ) -> Place:
+        """Emit layers one after another; the place of the last one's result. `x` stays in use."""
+        views = 0  # layers at the end that only see the result in another shape
+        while views < len(layers) and layers[-1 - views].kind == "flatten":
+            views += 1
+        at = x
+        for i, layer in enumerate(layers):
+            self._last = whole and i == len(layers) - 1 - views
+            y = layer.emit(self, at, shape)
+            if y != at and at != x:
+                self.release(at)
+            at, shape = y, layer.output_shape(shape)
+        return at
+
+    def take_last(self) -> bool:
+        """Whether the layer being emitted gives the result of all; asked once, before it emits others."""
+        last, self._last = self._last, False
+        return last
+
+    def result(self, size: int, last: bool) -> Place:
+        """Place for a layer's result."""
+        return Place(RESULT, 0, size) if last else self.place(size)
+
+    def place(self, size: int) -> Place:
+        """The lowest free place of that many bytes between the layers."""
+        room = -(-(size + routines.SLACK) // workspace.ALIGNMENT) * workspace.ALIGNMENT
+        at = _HEAD
+        for used in sorted(self._busy, key=lambda p: p.at):
+            if at + room <= used.at:
+                break
+            at = max(
+                at, -(-(used.at + used.size + routines.SLACK) // workspace.ALIGNMENT) * workspace.ALIGNMENT
+            )
+        found = Place(BETWEEN, at, size)
+        self._busy.append(found)
+        self._top = max(self._top, at + room)
+        return found
+
+    def release(self, place: Place) -> None:
+        """Let others have a place."""
+        if place.base == BETWEEN:
+            self._busy.remove(place)
+
+    def keep(self, a: np.ndarray) -> int:
+        """Address of an array that stays alive with the program."""
+        self._keep.append(a)
+        return a.ctypes.data
+
+    def hold(self, owner: Any) -> None:
+        """Keep what addresses point into."""
+        self._keep.append(owner)
+
+    def op(self, name: str, params: Any, x: Place, to: Place, x2: Place = NOWHERE, *, space: int = 0) -> None:
+        """A routine of `routines.py`, with bytes of scratch memory."""
+        at = self.keep(params if isinstance(params, np.ndarray) else np.array(params, np.int64))
+        self._space = max(self._space, space)
+        self._rows.append(
+            [routines.routine(name).address, at, x.base, x.at, x2.base, x2.at, to.base, to.at, 0]
+        )
+
+    def product(
+        self, x: Place, kind: str, shape: tuple[int, int], stride: int, packed: PackedRhs, zeros: tuple[int, Any],
+        stages: Any, to: Place, out_stride: int,
+    ) -> None:  # fmt: skip
+        """A product of `shape` (rows, depth) at `x`, rows `stride` bytes apart, with `packed`, on one thread."""
+        rows, depth = shape
+        columns = packed.shape[1]
+        checked, result = check_pipeline(stages, rows, columns)
+        packed = repacked(packed, kernels.selected_for(lambda: packed.holds_min))
+        bilinear = isinstance(zeros[1], np.ndarray)
+        plan = Plan(
+            kernels.by_name(packed.kernel),
+            Operand((rows, depth), (stride, 1), kind),
+            Operand((depth, columns), (0, 0), packed.dtype.kind),
+            result=result,
+            out_strides=(out_stride, result.itemsize),
+            packed=True,
+            bilinear=bilinear,
+            output=checked,
+            num_threads=1,
+        )
+        vectors = [0, 0]
+        if bilinear:
+            pairs = ((zeros[0], plan.lhs_shift, rows), (zeros[1], plan.rhs_shift, columns))
+            vectors = [
+                self.keep(
+                    np.broadcast_to(np.asarray(z, np.int64), (size,)).astype(np.int32) - np.int32(shift)
+                )
+                for z, shift, size in pairs
+            ]
+        self.hold((plan, packed))
+        values = [0 if bilinear else int(z) for z in zeros]
+        params = [
+            int(plan.p[SINGLE]), plan.p.ctypes.data, packed.panels_address, packed.sums_address, *values, *vectors
+        ]  # fmt: skip
+        self.op("multiply", params, x, to, space=plan.scratch_bytes + workspace.ALIGNMENT)
+
+
+class _Entry(NamedTuple):
+    """How an input of one shape is run: parts of so many rows, the last one smaller; no parts: layer by layer."""
+
+    shape: tuple[int, ...]
+    parts: tuple[tuple[slice, slice, Program], ...]
+
+
+class Runner:
+    """Programs of a chain, by the shape of the input.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        The chain.
+    serial : bool
+        Use one thread whatever the size.
+    """
+
+    def __init__(self, layers: Sequence[Layer], *, serial: bool = False) -> None:
+        self.layers, self.serial = tuple(layers), serial
+        last = self.layers[-1].output_qparams
+        self.result = np.dtype(np.float32) if last is None else last.dtype
+        self._seen = Seen()
+
+    def run(self, x: np.ndarray, real: bool) -> np.ndarray | None:
+        """Result for an array that fits (float32 if `real`); None if the layers had better run one by one."""
+        key = (x.shape, real, config.kernel, threads.settings())
+        entry = self._seen.get(key)
+        if entry is None:
+            entry = self._plan(x.shape, real)
+            self._seen.add(key, entry)
+        if not entry.parts:
+            return np.empty(entry.shape, self.result) if 0 in entry.shape else None
+        out = np.empty(entry.shape, self.result)
+        flat, to = np.ascontiguousarray(x).reshape(-1).view(np.uint8), out.reshape(-1).view(np.uint8)
+        if not flat.flags.writeable:  # another type to Numba
+            flat = flat.copy()
+        nans = 0
+        for part, result, program in entry.parts:
+            nans += program.run(flat[part], to[result])
+        if nans:
+            raise ValueError(f"x: expected no NaN, which no integer stands for, got {nans}")
+        return out
+
+    def _plan(self, shape: tuple[int, ...], real: bool) -> _Entry:
+        sizes, most = [math.prod(shape)], 0
+        through = shape
+        for layer in self.layers:
+            most = max(most, layer.maccs(through) + layer.parameter_bytes)
+            through = layer.output_shape(through)
+            sizes.append(math.prod(through) * (4 if layer.output_qparams is None else 1))
+        spread = not self.serial and threads.choose_threads(None, most) > 1
+        if numba.config.DISABLE_JIT or spread or 0 in shape or 0 in through:
+            return _Entry(through, ())
+        rows = shape[0] if len(shape) > 1 else 1
+        # parts as large as the weights at least: reading these again for each part must not dominate
+        budget = max(PART_BYTES, 2 * sum(layer.parameter_bytes for layer in self.layers))
+        count = -(-sum(sizes) // budget)
+        step = -(-rows // min(rows, count))
+        programs: dict[int, Program] = {}
+        parts = []
+        width = sizes[0] // rows * (4 if real else 1)
+        out_width = math.prod(through) // rows * self.result.itemsize
+        for first in range(0, rows, step):
+            n = min(step, rows - first)
+            if n not in programs:
+                programs[n] = Program(self.layers, (n, *shape[1:]) if len(shape) > 1 else shape, real)
+            parts.append(
+                (
+                    slice(first * width, (first + n) * width),
+                    slice(first * out_width, (first + n) * out_width),
+                    programs[n],
+                )
+            )
+        return _Entry(through, tuple(parts))
