@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 import lowgemm
 from lowgemm import compute, in_numba, kernels, reference
+from lowgemm._jit import source_stamp
+from lowgemm.in_numba import planning, table
 from lowgemm.plan import Operand, Plan
 
 if numba.config.DISABLE_JIT:
@@ -259,7 +261,7 @@ def test_prange_and_threads():
 @pytest.mark.parametrize("name", dict.fromkeys([kernels.selected().name, "portable"]))
 def test_plan_is_that_of_plan_py(name):
     kernel = kernels.by_name(name)
-    record, routine = in_numba.record_of(kernel), in_numba.plan_routine().ctypes
+    record, routine = planning.record_of(kernel), planning.plan_routine().ctypes
     skip = {compute.F["single"], compute.F["zeros"]}
     small = st.sampled_from([1, 2, 5, 16, 33, 129, 1000, 5000, 70000])
     flag = st.booleans()
@@ -282,7 +284,7 @@ def test_plan_is_that_of_plan_py(name):
         parameters = range(compute.STAGES_AT + 1, compute.PLAN_SIZE, 2)  # other addresses, the same content
         for i in set(range(compute.PLAN_SIZE)) - skip - set(parameters):
             assert p[i] == plan.p[i], compute._FIELDS[i] if i < len(compute._FIELDS) else i
-        assert p[in_numba.SCRATCH_AT] == plan.scratch_bytes
+        assert p[planning.SCRATCH_AT] == plan.scratch_bytes
 
     check()
 
@@ -319,14 +321,29 @@ def test_user_function_from_disk_cache(tmp_path):
     assert outputs[1] == [str(3 * 2 * 4 * 4 * -3), "1"]
 
 
-def test_code_of_another_interface_is_compiled_again():
-    with pytest.raises(OSError, match="interface"):
-        in_numba._ticket(in_numba.ABI + 1)
+def test_code_of_other_sources_is_compiled_again(tmp_path):
+    with pytest.raises(OSError, match="other sources"):
+        table._ticket(source_stamp("in_numba") + 1)
+    # the same with a real cache: the second process claims to have other sources
+    script = tmp_path / "program.py"
+    other = "from lowgemm.in_numba import table; table.source_stamp = lambda *more: 7"
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    hits = []
+    for init in ("in_numba.init()", f"in_numba.init(); {other}", f"in_numba.init(); {other}"):
+        script.write_text(textwrap.dedent(PROGRAM).format(init="exec(open(__file__ + '.init').read())"))
+        (tmp_path / "program.py.init").write_text(init)
+        done = subprocess.run(
+            [sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        hits.append(done.stdout.split()[1])
+        os.utime(script, ns=(10**18, 10**18))
+    assert hits == ["0", "0", "1"]
 
 
 def test_import_compiles_nothing():
     code = (
-        "import numba.core.compiler as c, sys; import lowgemm.in_numba as i; i.init();"
+        "import numba.core.compiler as c, sys; import lowgemm.in_numba as n; n.init(); import lowgemm.in_numba.table as i;"
         "from lowgemm import compute, kernels; assert i._TABLE.sum() == 0;"
         "assert not compute.single_routine.cache_info().currsize and not kernels.microkernel.cache_info().currsize"
     )

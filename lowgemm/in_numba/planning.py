@@ -1,0 +1,218 @@
+"""The plan of one product, made by compiled code: the same numbers as `plan.py`. Next file to open: `table.py`."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numba
+import numpy as np
+from numba.extending import register_jitable
+
+from lowgemm import blocking, kernels, packing, workspace
+from lowgemm import compute as c
+from lowgemm._jit import compile_c, signature, source_stamp
+from lowgemm.caches import cache_sizes
+from lowgemm.compute import (  # the plan's fields, as globals that compiled code sees as constants
+    ACCUMULATE,
+    BATCH,
+    BILINEAR,
+    COL_BLOCKS,
+    COL_BYTES,
+    COL_TERMS_ROUTINE,
+    DEPTH,
+    DEPTH_BLOCKS,
+    DIRECT,
+    JOBS,
+    KC,
+    KERNEL,
+    KR,
+    LANES,
+    LHS_FLIP,
+    LHS_K_STRIDE,
+    LHS_PANEL_BYTES,
+    LHS_ROW_STRIDE,
+    LHS_SHIFT,
+    MC,
+    NC,
+    NR,
+    OUT_COL_STRIDE,
+    OUT_ROW_STRIDE,
+    PACK_CHUNK,
+    PACK_LHS,
+    PACK_RHS,
+    PACKED,
+    RHS_FLIP,
+    RHS_GROUP_BYTES,
+    RHS_K_STRIDE,
+    RHS_N_STRIDE,
+    RHS_PANEL_BYTES,
+    RHS_SHIFT,
+    ROW_BLOCKS,
+    ROW_SUMS_AT,
+    ROW_TERMS_AT,
+    ROW_TERMS_ROUTINE,
+    SLOT_BYTES,
+    STAGES,
+    STAGES_AT,
+    TILE_AT,
+    WORKER_BYTES,
+    WORKERS,
+    ZEROS,
+    M,
+    N,
+)  # fmt: skip
+from lowgemm.memory import load_i64
+
+# ---- record: what the plan needs to know of a kernel ------------------------------------------------------
+(
+    R_MR, R_LANES, R_NR, R_KR, R_ELEMENT, R_GROUP,
+    R_LHS_FLIP, R_LHS_SHIFT, R_LHS_FLIP_S, R_LHS_SHIFT_S, R_RHS_FLIP, R_RHS_SHIFT, R_RHS_FLIP_S, R_RHS_SHIFT_S,
+    R_KERNEL, R_PACK_LHS, R_PACK_RHS, R_COL_TERMS, R_ROW_TERMS,
+    R_ZEROS, R_STORE, R_SET, R_ADD, R_BILINEAR, R_NOTHING,
+    RECORD_SIZE,
+) = range(26)  # fmt: skip
+#: Zeros that a microkernel reads as terms: one for each row of a block or column of a tile.
+_ZEROS = np.zeros(4096, dtype=np.int32)
+#: Parameters of the int32 store: bounds (unused) and whether to add.
+_STORE_SET, _STORE_ADD = np.array([0, 0, 0], dtype=np.int64), np.array([0, 0, 1], dtype=np.int64)
+_NOTHING = np.zeros(1, dtype=np.int64)
+#: Where the plan routine leaves the bytes of scratch memory: behind the plan.
+SCRATCH_AT = c.PLAN_SIZE
+PLAN_BYTES = 8 * (c.PLAN_SIZE + 1)
+
+
+@functools.cache
+def record_of(kernel: kernels.Kernel) -> np.ndarray:
+    """Numbers of a kernel for the plan routine; compiles what they are addresses of."""
+    from lowgemm.output.routines import routine
+
+    col_terms, row_terms = c.term_routines()
+    sides = [v for side in ("lhs", "rhs") for kind in "ui" for v in packing.element_map(kernel, side, kind)]
+    if max(kernel.nr, blocking.MAX_MC + kernel.mr, blocking.NC_DEPTH_BLOCKED + 2 * kernel.nr) > _ZEROS.size:
+        raise ValueError(f"kernel: tile of {kernel.name!r} is too large to be called from compiled code")
+    return np.array(
+        [
+            kernel.mr, kernel.lanes, kernel.nr, kernel.kr, kernel.element_bytes, kernel.rhs_group_bytes, *sides,
+            kernels.microkernel(kernel).address,
+            packing.pack_routine(kernel, "lhs").address, packing.pack_routine(kernel, "rhs").address,
+            col_terms.address, row_terms.address,
+            _ZEROS.ctypes.data, routine("store32").address, _STORE_SET.ctypes.data, _STORE_ADD.ctypes.data,
+            routine("bilinear").address, _NOTHING.ctypes.data,
+        ],
+        dtype=np.int64,
+    )  # fmt: skip
+
+
+@register_jitable
+def _up(x, step):
+    return (x + step - 1) // step * step
+
+
+def _make_plan(l2: int, stamp: int) -> Any:
+    chunk_bytes, line, align = packing.CHUNK_BYTES, packing.LINE, workspace.ALIGNMENT
+    max_mc, max_mc_deep, nc_deep = blocking.MAX_MC, blocking.MAX_MC_WITH_STAGES, blocking.NC_DEPTH_BLOCKED
+
+    @compile_c(signature("pp" + "n" * 14))
+    def plan(
+        r, p, m, n, depth, lrs, lks, lhs_signed, rks, rns, rhs_signed, packed, bilinear, accumulate, ors, ocs
+    ):
+        """Fill in `p` as `plan.Plan` does for one product on one thread without output stages."""
+        _ = stamp
+        mr, lanes, nr, kr = load_i64(r, R_MR), load_i64(r, R_LANES), load_i64(r, R_NR), load_i64(r, R_KR)
+        size = load_i64(r, R_ELEMENT)
+        direct = not bilinear and ocs == 4 and ors % 4 == 0
+        # ---- as blocking.choose_blocking
+        chunk = chunk_bytes // size
+        kc = max(l2 // 2 // (nr * size) // chunk * chunk, chunk)
+        depth_blocks = max(1, (depth + kc - 1) // kc)
+        if depth_blocks > 1:
+            kc = _up((depth + depth_blocks - 1) // depth_blocks, chunk)
+        else:
+            kc = max(depth, 1)
+        depth_blocks = max(1, (depth + kc - 1) // kc)
+        most = max_mc if direct and depth_blocks == 1 else max_mc_deep
+        mc = max(min(l2 // 4 // (kc * size), most) // mr * mr, mr)
+        mc = min(mc, _up(m, mr))
+        nc = n if depth_blocks == 1 else min(n, _up(nc_deep, nr))
+        row_blocks = (m + mc - 1) // mc
+        mc = _up((m + row_blocks - 1) // row_blocks, mr)
+        row_blocks = (m + mc - 1) // mc
+        # ---- as plan.Plan
+        panels = (n + lanes - 1) // lanes
+        rhs_panel_bytes = _up(depth * size, chunk_bytes) * lanes
+        lhs_panel_bytes = _up(kc * size, chunk_bytes) * mr
+        row_sums_at = mc // mr * lhs_panel_bytes
+        row_terms_at = row_sums_at + 8 * mc
+        tile_at = _up(row_terms_at + 4 * mc, align)
+        tile_cols = nr if depth_blocks == 1 else _up(nc, lanes)
+        worker_bytes = _up(tile_at + 4 * mc * tile_cols, align) + align
+        col_bytes = _up(4 * panels * lanes, align)
+        slot_bytes = _up(panels * rhs_panel_bytes, align)
+        q = numba.carray(p, (SCRATCH_AT + 1,), np.int64)
+        q[:] = 0
+        q[WORKERS] = 1
+        q[M] = m
+        q[N] = n
+        q[DEPTH] = depth
+        q[BATCH] = 1
+        q[JOBS] = 1
+        q[PACKED] = packed
+        q[KERNEL] = load_i64(r, R_KERNEL)
+        q[PACK_LHS] = load_i64(r, R_PACK_LHS)
+        q[PACK_RHS] = 0 if packed else load_i64(r, R_PACK_RHS)
+        q[COL_TERMS_ROUTINE] = load_i64(r, R_COL_TERMS)
+        q[ROW_TERMS_ROUTINE] = load_i64(r, R_ROW_TERMS)
+        q[KR] = kr
+        q[LANES] = lanes
+        q[NR] = nr
+        q[LHS_ROW_STRIDE] = lrs
+        q[LHS_K_STRIDE] = lks
+        q[LHS_FLIP] = load_i64(r, R_LHS_FLIP + 2 * lhs_signed)
+        q[LHS_PANEL_BYTES] = lhs_panel_bytes
+        q[RHS_K_STRIDE] = rks
+        q[RHS_N_STRIDE] = rns
+        q[RHS_FLIP] = load_i64(r, R_RHS_FLIP + 2 * rhs_signed)
+        q[RHS_PANEL_BYTES] = rhs_panel_bytes
+        q[RHS_GROUP_BYTES] = load_i64(r, R_GROUP)
+        q[PACK_CHUNK] = 4 * _up(line, lanes)
+        q[MC] = mc
+        q[NC] = nc
+        q[KC] = kc
+        q[ROW_BLOCKS] = row_blocks
+        q[COL_BLOCKS] = (n + nc - 1) // nc
+        q[DEPTH_BLOCKS] = depth_blocks
+        q[LHS_SHIFT] = load_i64(r, R_LHS_SHIFT + 2 * lhs_signed)
+        q[RHS_SHIFT] = load_i64(r, R_RHS_SHIFT + 2 * rhs_signed)
+        q[BILINEAR] = bilinear
+        q[DIRECT] = 1 if direct else 0
+        q[ACCUMULATE] = accumulate
+        q[OUT_ROW_STRIDE] = ors
+        q[OUT_COL_STRIDE] = ocs
+        q[WORKER_BYTES] = worker_bytes
+        q[COL_BYTES] = col_bytes
+        q[SLOT_BYTES] = slot_bytes
+        q[ROW_SUMS_AT] = row_sums_at
+        q[ROW_TERMS_AT] = row_terms_at
+        q[TILE_AT] = tile_at
+        q[ZEROS] = load_i64(r, R_ZEROS)
+        stages = 0
+        if bilinear:
+            q[STAGES_AT] = load_i64(r, R_BILINEAR)
+            q[STAGES_AT + 1] = load_i64(r, R_NOTHING)
+            stages = 1
+        q[STAGES_AT + 2 * stages] = load_i64(r, R_STORE)
+        q[STAGES_AT + 2 * stages + 1] = load_i64(r, R_ADD if accumulate else R_SET)
+        q[STAGES] = stages + 1
+        scratch = 2 * col_bytes + worker_bytes
+        if not packed:
+            scratch += col_bytes + slot_bytes
+        q[SCRATCH_AT] = scratch
+
+    return plan
+
+
+@functools.cache
+def plan_routine() -> Any:
+    """Compiled plan routine; see `_make_plan`."""
+    return _make_plan(cache_sizes().l2, source_stamp("in_numba"))

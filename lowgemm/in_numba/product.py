@@ -1,0 +1,156 @@
+"""`lowgemm.gemm` as Numba compiles it into a user's function: check, plan, run. Next file to open: `planning.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import errors
+from numba.extending import intrinsic, overload
+
+from lowgemm._jit import call_address
+from lowgemm.gemm import gemm
+from lowgemm.in_numba.arguments import (
+    check_operand,
+    check_zero,
+    is_default,
+    result_array,
+    scalar,
+    value_type,
+    vector,
+)
+from lowgemm.in_numba.packed_type import PackedRhsType
+from lowgemm.in_numba.planning import PLAN_BYTES, R_LHS_SHIFT, R_RHS_SHIFT, SCRATCH_AT
+from lowgemm.in_numba.table import PLAN, RECORD, SINGLE, entry, fill_table, init
+from lowgemm.memory import address, as_address, load_i64, stack
+
+
+@intrinsic
+def _keep(typingctx, array):
+    """Do nothing with an array, but later than its address is used: Numba frees it after its last use."""
+    return types.void(array), lambda context, builder, sig, values: context.get_dummy_value()
+
+
+def _side(rhs: Any) -> Any:
+    """Rhs as numbers: record, address, sums (0: not packed), byte strides."""
+
+
+@overload(_side)
+def _side_overload(rhs):
+    if isinstance(rhs, PackedRhsType):
+        return lambda rhs: (rhs._record, rhs._panels, rhs._sums, 0, 0)
+    return lambda rhs: (
+        entry(RECORD), as_address(address(rhs)), 0, rhs.strides[0], rhs.strides[1]
+    )  # fmt: skip
+
+
+@intrinsic
+def _pointer(typingctx, number):
+    """An address as a pointer, to hand on to `load_i64`."""
+
+    def codegen(context, builder, sig, values):
+        return builder.inttoptr(values[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), codegen
+
+
+@overload(gemm, jit_options={"nogil": True})
+def _gemm_overload(
+    lhs,
+    rhs,
+    lhs_zero_point=0,
+    rhs_zero_point=0,
+    output=None,
+    out=None,
+    accumulate=False,
+    num_threads=None,
+    overflow="wrap",
+):
+    left, right, left_zero, right_zero, to = map(value_type, (lhs, rhs, lhs_zero_point, rhs_zero_point, out))
+    check_operand(left, "lhs")
+    packed = isinstance(right, PackedRhsType)
+    if not packed:
+        check_operand(right, "rhs")
+    vectors = [check_zero(left_zero, "lhs_zero_point"), check_zero(right_zero, "rhs_zero_point")]
+    bilinear = int(any(vectors))
+    for ty, default, name, hint in (
+        (output, None, "output", "; put the int32 sums through lowgemm.requantize outside"),
+        (num_threads, None, "num_threads", "; a product in compiled code is serial, use prange around it"),
+        (overflow, "wrap", "overflow", ""),
+    ):
+        if not is_default(ty, default):
+            raise errors.NumbaValueError(f"{name}: not supported in compiled code{hint}")
+    given = isinstance(to, types.Array)
+    if not isinstance(to, types.NoneType) and not (
+        given and to.dtype == types.int32 and to.ndim == 2 and to.mutable and to.aligned
+    ):
+        raise errors.NumbaTypeError(f"out: expected a writable int32 array of two dimensions, got {to}")
+    if not isinstance(value_type(accumulate), types.Boolean):
+        raise errors.NumbaTypeError(f"accumulate: expected a bool, got {accumulate}")
+    if not given and not is_default(accumulate, False):
+        raise errors.NumbaValueError("accumulate: expected out= to add to")
+    lhs_signed, rhs_signed = int(left.dtype.signed), int(right.dtype.signed)
+    init()
+    fill_table()
+
+    def impl(
+        lhs,
+        rhs,
+        lhs_zero_point=0,
+        rhs_zero_point=0,
+        output=None,
+        out=None,
+        accumulate=False,
+        num_threads=None,
+        overflow="wrap",
+    ):
+        (m, depth), (rhs_depth, n) = lhs.shape, rhs.shape
+        if depth != rhs_depth:
+            raise ValueError("rhs: expected its depth to match lhs")
+        lz, rz = scalar(lhs_zero_point, True), scalar(rhs_zero_point, False)
+        result = result_array(out, lhs, rhs)
+        if m == 0 or n == 0:
+            return result
+        if entry(PLAN) == 0:
+            raise RuntimeError("lowgemm: its code is not loaded in this process; import lowgemm.in_numba")
+        record, rhs_at, sums, rks, rns = _side(rhs)
+        plan = stack(PLAN_BYTES)
+        call_address(
+            entry(PLAN),
+            (
+                record, as_address(plan), m, n, depth, lhs.strides[0], lhs.strides[1], lhs_signed, rks, rns,
+                rhs_signed, 1 if sums != 0 else 0, bilinear, 1 if accumulate else 0,
+                result.strides[0], result.strides[1],
+            ),
+        )  # fmt: skip
+        # 64 more: the routines want the scratch memory aligned to a cache line
+        space = np.empty(load_i64(plan, SCRATCH_AT) + 64, np.uint8)
+        space_at = (as_address(address(space)) + 63) // 64 * 64
+        if bilinear:
+            rec = _pointer(record)
+            rows = vector(lhs_zero_point, m, load_i64(rec, R_LHS_SHIFT + 2 * lhs_signed), True)
+            cols = vector(rhs_zero_point, n, load_i64(rec, R_RHS_SHIFT + 2 * rhs_signed), False)
+            call_address(
+                entry(SINGLE),
+                (
+                    as_address(plan), as_address(address(lhs)), rhs_at, sums, as_address(address(result)), space_at,
+                    0, 0, as_address(address(rows)), as_address(address(cols)),
+                ),
+            )  # fmt: skip
+            _keep(rows)
+            _keep(cols)
+        else:
+            call_address(
+                entry(SINGLE),
+                (
+                    as_address(plan), as_address(address(lhs)), rhs_at, sums, as_address(address(result)), space_at,
+                    lz, rz, 0, 0,
+                ),
+            )  # fmt: skip
+        _keep(space)
+        _keep(rhs)
+        return result
+
+    return impl

@@ -1,0 +1,76 @@
+"""How compiled code, in memory or from Numba's disk cache, finds the routines of the process that it runs in.
+
+The addresses differ from process to process. So compiled code finds them in `_TABLE` by a symbol of the linker, and carries a
+ticket that fills the table when the code is loaded. The ticket also names the sources that the code was made with: after an
+upgrade of lowgemm Numba compiles it again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from lowgemm import compute, kernels
+from lowgemm._jit import source_stamp
+from lowgemm.in_numba.planning import plan_routine, record_of
+
+_SYMBOL = "lowgemm_table"
+#: Addresses: plan routine, product routine, record of the kernel for arrays.
+PLAN, SINGLE, RECORD = range(3)
+_TABLE = np.zeros(8, dtype=np.int64)
+
+
+def init() -> None:
+    """Make `gemm` and `PackedRhs` known to Numba (the ``numba_extensions`` entry point). Compiles nothing."""
+    llvm.add_symbol(_SYMBOL, _TABLE.ctypes.data)
+
+
+def fill_table() -> None:
+    """Compile, or load, what the table holds the addresses of."""
+    if _TABLE[PLAN] == 0:
+        record = record_of(kernels.selected())
+        _TABLE[RECORD], _TABLE[SINGLE] = record.ctypes.data, compute.single_routine().address
+        _TABLE[PLAN] = plan_routine().address
+
+
+class _Ticket:
+    """Rides in compiled code; unpickling it (code loaded from a disk cache) makes the table ready."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _ticket, (source_stamp("in_numba"),)
+
+
+def _ticket(stamp: int) -> _Ticket:
+    if stamp != source_stamp("in_numba"):  # OSError: Numba takes the cached code for lost and compiles again
+        raise OSError("lowgemm: this code was compiled with other sources of lowgemm")
+    init()
+    fill_table()
+    return _TICKET
+
+
+_TICKET = _Ticket()
+
+
+@intrinsic(prefer_literal=True)
+def entry(typingctx, index):
+    """Entry of `_TABLE`, whose address the linker knows."""
+    at = index.literal_value
+
+    def codegen(context, builder, sig, values):
+        module, i64 = builder.module, ir.IntType(64)
+        consts = context.environment.consts
+        if _TICKET not in consts:
+            consts.append(_TICKET)
+        context.declare_env_global(module, context.get_env_name(context.fndesc))
+        table = module.globals.get(_SYMBOL)
+        if table is None:
+            table = ir.GlobalVariable(module, ir.ArrayType(i64, _TABLE.size), _SYMBOL)
+        zero = ir.Constant(ir.IntType(32), 0)
+        return builder.load(builder.gep(table, [zero, ir.Constant(ir.IntType(32), at)]))
+
+    return types.int64(index), codegen
