@@ -9,8 +9,9 @@ import numpy as np
 
 from lowgemm import blockwise as bw
 from lowgemm import quantization as qn
+from lowgemm.blockwise import reference as definition
 
-from .arrays import JUNK, Subclass, broken, spaced
+from .arrays import JUNK, Subclass, broken, dressed, integers, spaced
 
 #: FloatingPointError: documented by optimizers for states that would become infinite.
 DOCUMENTED = (TypeError, ValueError, MemoryError, FloatingPointError)
@@ -70,6 +71,46 @@ def blocks(s: Any) -> None:
         s.expect(bool((error <= best + 1e-6 * scale).all()), f"quantize_blockwise: not the nearest of {name}")
 
 
+def four_bit(s: Any) -> None:
+    """`gemm_4bit` and `mixed_linear`, bit for bit as defined."""
+    r = s.r
+    m, k, n = (max(1, s.size()) for _ in range(3))
+    weight, threads = floats(s, k * n).reshape(k, n), r.choice((None, 1, 2))
+    bias = r.choice((None, floats(s, n)))
+    if r.random() < 0.5:
+        w = s.call(
+            "blockwise",
+            bw.pack_rhs_4bit,
+            spaced(r, weight)[0],
+            r.choice(("nf4", "int4")),
+            group=r.choice((None, 8, 33)),
+        )
+        lhs = integers(r, s.g, r.choice((np.int8, np.uint8)), (m, k))
+        zero, scale = r.choice((0, 128, -77)), r.choice((None, s.g.uniform(0.01, 1, m).astype(np.float32)))
+        got = s.call(
+            "blockwise",
+            bw.gemm_4bit,
+            dressed(r, lhs),
+            w,
+            lhs_zero_point=zero,
+            lhs_scale=scale,
+            bias=bias,
+            num_threads=threads,
+        )
+        expected = definition.gemm_4bit(
+            lhs, w.levels[w.codes()], w.group_scales(), w.group, zero, scale, bias
+        )
+        s.expect(bool(np.array_equal(got, expected)) and got.dtype == np.float32, "gemm_4bit")
+        return
+    x = floats(s, m * k).reshape(m, k)
+    mixed = s.call("blockwise", bw.MixedWeight, weight)
+    got = s.call(
+        "blockwise", bw.mixed_linear, spaced(r, x)[0], mixed, bias, threshold=6.0, num_threads=threads
+    )
+    expected = definition.mixed_linear(x, mixed.codes(), mixed.scales, bias, 6.0)
+    s.expect(bool(np.array_equal(got, expected)) and got.dtype == np.float32, "mixed_linear")
+
+
 def optimizer(s: Any) -> None:
     """Optimizers: a step changes the parameters and nothing else, and a refused one changes nothing."""
     r = s.r
@@ -113,6 +154,11 @@ def _calls(s: Any) -> list[tuple[str, Callable[..., Any], list[Any], dict[str, A
         ("quantization", qn.MovingAverage, [np.int8], {"momentum": 0.1}),
         ("blockwise", bw.quantize_blockwise, [x, "dynamic"], {"blocksize": None, "nested": False, "num_threads": None}),
         ("blockwise", bw.dequantize_blockwise, [coded], {"dtype": None, "out": None, "num_threads": None}),
+        ("blockwise", bw.pack_rhs_4bit, [w, "nf4"], {"group": None}),
+        ("blockwise", bw.gemm_4bit, [np.ones((2, 4), np.int8), bw.pack_rhs_4bit(w)],
+         {"lhs_zero_point": 0, "lhs_scale": None, "bias": None, "num_threads": None}),
+        ("blockwise", bw.mixed_linear, [w, w], {"bias": None, "threshold": 6.0, "num_threads": None}),
+        ("blockwise", bw.quantize_vectorwise, [w], {"threshold": 0.0, "num_threads": None}),
         ("blockwise", bw.block_scales, [coded], {}),
         ("blockwise", bw.as_codebook, ["dynamic"], {}),
         ("blockwise", bw.CodeBook, [np.linspace(-1, 1, 16)], {}),
@@ -143,4 +189,4 @@ def packages_odd(s: Any) -> None:
         s.refused(family, error)
 
 
-STEPS = (("affine", 3), ("blocks", 3), ("optimizer", 3), ("packages_odd", 8))
+STEPS = (("affine", 3), ("blocks", 3), ("four_bit", 3), ("optimizer", 3), ("packages_odd", 8))
