@@ -46,3 +46,33 @@ class Linear:
     def track_time_ratio_to_float32(self, shape, quantization):
         with hold_blas():
             return ratio(self.call, self.base)
+
+
+class FewBitWeights:
+    """Float32 in and out: NF4 weights in groups of 64, and LLM.int8() with two columns of outliers."""
+
+    params = (["128x768x768", "1x768x3072"], ["gemm_4bit", "mixed_linear"])
+    param_names = ("shape", "by")
+
+    def setup(self, shape, by):
+        m, k, n = shape_of(shape)
+        rng = np.random.default_rng(0)
+        self.x, weight = (
+            rng.standard_normal((m, k), dtype=np.float32),
+            rng.standard_normal((k, n), dtype=np.float32),
+        )
+        self.x[:, [3, k // 2]] *= 20
+        product = feature(by, "lowgemm.blockwise")
+        make = feature("pack_rhs_4bit" if by == "gemm_4bit" else "MixedWeight", "lowgemm.blockwise")
+        coded = make(weight)
+        self.call = lambda: product(self.x, coded, num_threads=1)
+        self.base = lambda: self.x @ weight
+        self.call()
+
+    def time_product(self, shape, by):
+        self.call()
+
+    @float32_ratio
+    def track_time_ratio_to_float32(self, shape, by):
+        with hold_blas():
+            return ratio(self.call, self.base)
