@@ -7,16 +7,22 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.interop import widened
 from lowgemm.values import as_array, integers, is_masked
 
 
 def as_operand(value: Any, name: str) -> np.ndarray:
-    """`value` as a uint8 or int8 array of at least one dimension, without a copy where it is one."""
+    """`value` as a uint8 or int8 array of at least one dimension, without a copy where it is one.
+
+    `ml_dtypes` integers of 4 and 2 bits are taken too; see `lowgemm.interop.widened`.
+    """
     if is_masked(value):
         raise TypeError(f"{name}: masked elements have no product; fill them first")
     a = as_array(value, name, "a rectangular array")
     if a.dtype != np.uint8 and a.dtype != np.int8:
-        raise TypeError(f"{name}: expected dtype uint8 or int8, got {a.dtype}")
+        a = widened(a)
+        if a.dtype != np.uint8 and a.dtype != np.int8:
+            raise TypeError(f"{name}: expected dtype uint8 or int8, got {a.dtype}")
     if a.ndim == 0:
         raise ValueError(f"{name}: expected at least one dimension, got a scalar")
     return a

@@ -293,6 +293,7 @@ def _repeatable(key: tuple[Any, ...], plan: Plan) -> bool:
     place = key[13]
     arrays = key[0] is np.ndarray and key[4] in (np.ndarray, PackedRhs)
     arrays = arrays and (place is None or place[0] is np.ndarray)
+    arrays = arrays and key[3].kind in "ui" and key[7].kind in "ui"  # others were widened first
     scalars = key[8] is int and key[9] is int and key[12] == "wrap"
     # a kernel that was chosen by the values of an rhs array says nothing about the next array
     lasting = key[4] is PackedRhs or not plan.kernel.rhs_excludes_min
@@ -361,7 +362,7 @@ def plan(
            [15, 15]], dtype=int32)
     """
     call = _Call(lhs, rhs, 0, 0, output, None, False, num_threads, "wrap")
-    if type(lhs) is not np.ndarray or lhs.ndim != 2 or call.rhs is not rhs or len(rhs.shape) != 2:
+    if call.lhs is not lhs or lhs.ndim != 2 or call.rhs is not rhs or len(rhs.shape) != 2:
         raise ValueError("lhs, rhs: expected two matrices (NumPy arrays, or a PackedRhs)")
     if call.out.size == 0:
         raise ValueError(f"lhs, rhs: expected a result with elements, got shape {call.out.shape}")

@@ -167,7 +167,13 @@ def _slowly(block):
 @pytest.fixture(scope="module")
 def client():
     distributed = pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
-    settings = {"distributed.comm.timeouts.connect": "4s", "distributed.worker.daemon": True}
+    settings = {
+        "distributed.comm.timeouts.connect": "4s",
+        "distributed.worker.daemon": True,
+        # Every two seconds it drops copies that no task waits for at the moment. On a machine so busy that the test takes
+        # minutes, chunks that were dropped were packed again, and the count of packs said so.
+        "distributed.scheduler.active-memory-manager.start": False,
+    }
     with (
         dask.config.set(settings),
         distributed.LocalCluster(

@@ -225,6 +225,13 @@ def test_ml_dtypes(name):
     if name.startswith("u"):
         assert np.shares_memory(widened(clean), clean)
     assert widened(LHS) is LHS
+    right = RNG.integers(0, 256, (9, 5), dtype=np.uint8).view(dtype)
+    want = (with_junk.astype(np.int64) - 3) @ right.astype(np.int64)
+    for _ in range(2):  # the second call is one of a kind that was seen before
+        np.testing.assert_array_equal(lowgemm.gemm(with_junk, right, lhs_zero_point=3), want)
+    np.testing.assert_array_equal(lowgemm.gemm(with_junk, lowgemm.pack_rhs(right), lhs_zero_point=3), want)
+    with pytest.raises(ValueError, match=r"^lhs, rhs: expected"):
+        lowgemm.plan(with_junk, right)
 
 
 def test_the_plain_path_costs_nothing():
