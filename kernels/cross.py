@@ -94,7 +94,8 @@ def compile_ir(text: str, target: Target) -> tuple[str, bytes]:
 
 _LABEL = re.compile(r"^([.\w$]+):")
 _JUMP = re.compile(r"^\s+(?:j\w+|b|b\.\w+|cbn?z\s+\w+,|tbn?z\s+\w+,\s*#\w+,)\s+([.\w$]+)\s*$")
-_STACK = re.compile(r"\(%[re]sp|\[sp\b")
+#: A spilled register lies at a fixed place; an address with an index register is a buffer (see `deferred.py`).
+_STACK = re.compile(r"\(%[re]sp\)|\[sp\b")
 
 
 def depth_loops(assembly: str, instruction: str) -> list[list[str]]:
@@ -115,5 +116,5 @@ def depth_loops(assembly: str, instruction: str) -> list[list[str]]:
 
 
 def spills(loop: list[str]) -> list[str]:
-    """Instructions of a loop that touch the stack."""
+    """Instructions of a loop that use a fixed place on the stack: spilled registers."""
     return [line for line in loop if _STACK.search(line)]

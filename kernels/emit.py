@@ -28,6 +28,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from llvmlite import ir
+from lowgemm.kernels.deferred import Deferred
 from lowgemm.kernels.irtools import (  # noqa: F401 (kernels take these from here)
     at,
     call_intrinsic,
@@ -43,7 +44,6 @@ from lowgemm.kernels.irtools import (  # noqa: F401 (kernels take these from her
     store,
     vec,
 )  # fmt: skip
-from lowgemm.kernels.requant import requantize_constants, requantized
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -115,6 +115,9 @@ class Kernel:
     #: Whether `row_products` loads the panels itself, each time it needs one, because the registers are full.
     reloads_rhs: ClassVar[bool] = False
 
+    #: Whether the scaling of a tile runs inside the next one's depth loop, which needs four registers (`deferred.py`).
+    defers_requantize: ClassVar[bool] = False
+
     @property
     def fuses_requantize(self) -> bool:
         """Whether the kernel can scale and store bytes itself: with 512-bit registers, which leave room for it."""
@@ -172,6 +175,13 @@ class Kernel:
         """
         return [self.product(builder, acc, lhs, panel) for acc, panel in zip(accs, rhs, strict=True)]
 
+    def add_sums(self, builder: ir.IRBuilder, acc: ir.Value, packed: ir.Value, side: str) -> ir.Value | None:
+        """For packing: `acc` plus the sum of each row's or column's elements in a packed group.
+
+        None leaves it to shifts and additions.
+        """
+        return None
+
     def finalize(self, builder: ir.IRBuilder, acc: tuple[ir.Value, ...]) -> list[ir.Value]:
         """Accumulators of one `load_lhs` and one panel, as a vector of `lanes` int32 for each row."""
         return [acc[0]]
@@ -188,9 +198,20 @@ def _prefetch_c(b: ir.IRBuilder, c: ir.Value, ldc_bytes: ir.Value, mr: int, row_
 
 
 def _depth_loop(
-    k: Kernel, b: ir.IRBuilder, nv: int, start: ir.Value, stop: ir.Value, count: int, addresses, accs
+    k: Kernel,
+    b: ir.IRBuilder,
+    nv: int,
+    start: ir.Value,
+    stop: ir.Value,
+    count: int,
+    addresses,
+    accs,
+    also=None,
 ) -> dict:
-    """Emit ``for step in range(start, stop, count)`` over depth groups, `count` of them in each turn."""
+    """Emit ``for step in range(start, stop, count)`` over depth groups, `count` of them in each turn.
+
+    `also`, a function of (builder, step), emits what else each turn does.
+    """
     fn = b.function
     lhs, rhs = addresses
     entry, body, done = b.block, fn.append_basic_block("depth"), fn.append_basic_block("depth_done")
@@ -211,6 +232,8 @@ def _depth_loop(
             row = k.row_products(b, [now[r, v] for v in range(nv)], left, right)
             following.update({(r, v): acc for v, acc in enumerate(row)})
         now = following
+    if also is not None:
+        also(b, step)
     nxt = b.add(step, const(i64, count), flags=["nuw", "nsw"])
     step.add_incoming(nxt, body)
     b.cbranch(b.icmp_signed("<", nxt, stop), body, done)
@@ -229,43 +252,44 @@ def _depth_loop(
     return final
 
 
-def _tile(k: Kernel, b: ir.IRBuilder, mr: int, nv: int, groups, lhs, rhs, rhs_stride, c, ldc_bytes) -> dict:
-    """Emit the depth loop of an `mr` x `nv` tile; gives its accumulators by (first row, panel)."""
-    _prefetch_c(b, c, ldc_bytes, mr, 4 * k.lanes * nv)
+def _tile(k: Kernel, b: ir.IRBuilder, mr: int, nv: int, groups, lhs, rhs, rhs_stride, begin=None) -> dict:
+    """Emit the depth loop of an `mr` x `nv` tile; gives its accumulators by (first row, panel).
+
+    `begin`, if given, is a pair of a number of depth groups and what else each of these first groups does.
+    """
     addresses = lhs, [at(b, rhs, b.mul(rhs_stride, const(i64, v))) if v else rhs for v in range(nv)]
     accs = {(r, v): k.zero() for r in range(0, mr, k.lhs_rows) for v in range(nv)}
     start = const(i64, 0)
+    if begin is not None:
+        accs = _depth_loop(k, b, nv, start, begin[0], 1, addresses, accs, begin[1])
+        start = begin[0]
     if k.unroll > 1:
-        whole = b.sub(groups, b.srem(groups, const(i64, k.unroll)))
+        whole = b.sub(groups, b.srem(b.sub(groups, start), const(i64, k.unroll)))
         accs = _depth_loop(k, b, nv, start, whole, k.unroll, addresses, accs)
         start = whole
     return _depth_loop(k, b, nv, start, groups, 1, addresses, accs)
 
 
-def _store_tile(k: Kernel, b: ir.IRBuilder, mr: int, accs, cols, rows, c, ldc_bytes, add_c, requant) -> None:
-    """Emit: add the terms, and `c` on request, and store; or requantize and store bytes."""
-    fn = b.function
-    vbytes = 4 * k.lanes
+def _sums(k: Kernel, b: ir.IRBuilder, mr: int, accs, cols, rows) -> dict:
+    """Emit: a tile's sums with the terms added, by (row, panel)."""
     values = {}
     for (head, v), acc in accs.items():
         for r, x in enumerate(k.finalize(b, acc), head):
             if r < mr:  # a register of several rows may reach past an odd last one
                 term = splat(b, load(b, i32, at(b, rows, 4 * r), 4), k.lanes)
                 values[r, v] = b.add(x, b.add(term, cols[v]))
+    return values
+
+
+def _store_sums(k: Kernel, b: ir.IRBuilder, values, c, ldc_bytes, add_c) -> None:
+    """Emit: store int32 sums, with `c` added on request."""
+    fn = b.function
     plain, adding, stored = (fn.append_basic_block(name) for name in ("plain", "adding", "stored"))
-    if requant is not None:
-        fused, params, col = requant
-        scaling, other = fn.append_basic_block("scaling"), fn.append_basic_block("int32")
-        b.cbranch(fused, scaling, other)
-        b.position_at_end(scaling)
-        _store_bytes(k, b, values, params, col, c, ldc_bytes)
-        b.branch(stored)
-        b.position_at_end(other)
     b.cbranch(add_c, adding, plain)
     for block in (plain, adding):
         b.position_at_end(block)
         for (r, v), value in sorted(values.items()):
-            place = at(b, at(b, c, b.mul(ldc_bytes, const(i64, r))), v * vbytes)
+            place = at(b, at(b, c, b.mul(ldc_bytes, const(i64, r))), v * 4 * k.lanes)
             if block is adding:
                 value = b.add(value, load(b, value.type, place, 4))
             store(b, value, place, 4)
@@ -273,68 +297,114 @@ def _store_tile(k: Kernel, b: ir.IRBuilder, mr: int, accs, cols, rows, c, ldc_by
     b.position_at_end(stored)
 
 
-def _store_bytes(k: Kernel, b: ir.IRBuilder, values, params, col, c, ldc_bytes) -> None:
-    """Emit: scale, clamp and store a tile as bytes; `params` as `requantize_store8` of the output routines has them."""
-    words = [load(b, i64, at(b, params, 8 * i), 8) for i in range(5)]
-    pointers = [load(b, i8.as_pointer(), at(b, params, 8 * i), 8) for i in range(2)]
-    vector = vec(i32, k.lanes)
-    low, high = (splat(b, b.trunc(words[i], i32), k.lanes) for i in (3, 4))
-    for v in sorted({v for _, v in values}):
-        first = b.mul(b.add(col, const(i64, v * k.lanes)), const(i64, 4))
-        multiplier, right = (load(b, vector, at(b, p, first), 4) for p in pointers)
-        constants = requantize_constants(b, multiplier, right, words[2])
-        for r in sorted(r for r, w in values if w == v):
-            x = requantized(b, values[r, v], constants, low, high, 8)
-            store(b, x, at(b, at(b, c, b.mul(ldc_bytes, const(i64, r))), v * k.lanes))
+class _Rows:
+    """Emits the loops over the rows of one call: ``while m - row >= mr`` for each tile height."""
+
+    def __init__(self, k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value], nv: int) -> None:
+        self.k, self.b, self.args, self.nv = k, b, args, nv
+        vbytes = 4 * k.lanes
+        self.cols = [load(b, vec(i32, k.lanes), at(b, args["col_terms"], v * vbytes), 4) for v in range(nv)]
+
+    def _loop(self, mr: int, row_in: ir.Value, body: Any) -> ir.Value:
+        b, fn = self.b, self.b.function
+        head, tile, after = (
+            fn.append_basic_block(f"{name}_{mr}x{self.nv}") for name in ("rows", "tile", "after")
+        )
+        came = b.block
+        b.branch(head)
+        b.position_at_end(head)
+        row = b.phi(i64)
+        row.add_incoming(row_in, came)
+        b.cbranch(b.icmp_signed("<=", b.add(row, const(i64, mr)), self.args["m"]), tile, after)
+        b.position_at_end(tile)
+        body(row)
+        nxt = b.add(row, const(i64, mr))
+        row.add_incoming(nxt, b.block)
+        b.branch(head)
+        b.position_at_end(after)
+        return row
+
+    def _accumulate(self, mr: int, row: ir.Value, begin: Any = None) -> dict:
+        k, b, args = self.k, self.b, self.args
+        panel, within = b.udiv(row, const(i64, k.mr)), b.urem(row, const(i64, k.mr))
+        lhs = at(b, args["lhs"], b.mul(panel, args["lhs_stride"]))
+        lhs = at(b, lhs, b.mul(within, const(i64, k.kr * k.element_bytes)))
+        hooks = k.at_height(mr)
+        accs = _tile(hooks, b, mr, self.nv, args["groups"], lhs, args["rhs"], args["rhs_stride"], begin)
+        return _sums(hooks, b, mr, accs, self.cols, at(b, args["row_terms"], b.mul(row, const(i64, 4))))
+
+    def int32(self, row: ir.Value, add_c: ir.Value) -> None:
+        """Tiles of every height from `row` on, stored as int32."""
+        k, b, args = self.k, self.b, self.args
+        ldc_bytes = b.mul(args["ldc"], const(i64, 4))
+        # Heights fall, so each of the smaller ones runs at most once where they halve; the loop form costs nothing
+        # and needs no such assumption.
+        for mr in k.row_tiles:
+
+            def tile(row: ir.Value, mr: int = mr) -> None:
+                c = at(b, args["c"], b.mul(row, ldc_bytes))
+                _prefetch_c(b, c, ldc_bytes, mr, 4 * k.lanes * self.nv)
+                _store_sums(k, b, self._accumulate(mr, row), c, ldc_bytes, add_c)
+
+            row = self._loop(mr, row, tile)
+
+    def bytes(self, deferred: Deferred) -> None:
+        """The same, scaled and stored as bytes; where registers allow, each full tile while the next one multiplies."""
+        k, b, args = self.k, self.b, self.args
+        ldc = args["ldc"]
+        deferred.prepare(b, self.nv, args["col"])
+        zero, full = const(i64, 0), k.row_tiles[0]
+        registers = const(i64, full * self.nv)
+
+        def waiting(row: ir.Value) -> tuple[ir.Value, ir.Value]:
+            """Where the tile before goes, and the registers of it that are done: all, if there is no such tile."""
+            before = at(b, args["c"], b.mul(b.sub(row, const(i64, full)), ldc))
+            return before, b.select(b.icmp_signed("==", row, zero), registers, zero)
+
+        def tile(row: ir.Value) -> None:
+            before, done = waiting(row)
+            fewer = b.select(b.icmp_signed("<", args["groups"], registers), args["groups"], registers)
+            steps = b.select(b.icmp_signed("==", done, zero), fewer, zero)
+            scale = lambda b, step: deferred.scale(b, step, before, ldc)  # noqa: E731
+            values = self._accumulate(full, row, (steps, scale))
+            deferred.scale_rest(b, b.add(done, steps), self.nv, before, ldc)
+            deferred.keep(b, values)
+
+        row, heights = zero, k.row_tiles
+        if k.defers_requantize:
+            row, heights = self._loop(full, zero, tile), heights[1:]
+            before, _ = waiting(row)
+            deferred.scale_tile(b, b.icmp_signed("==", row, zero), full, self.nv, before, ldc)
+        for mr in heights:
+
+            def small(row: ir.Value, mr: int = mr) -> None:
+                deferred.keep(b, self._accumulate(mr, row))
+                c = at(b, args["c"], b.mul(row, ldc))
+                deferred.scale_tile(b, None, mr, self.nv, c, ldc)
+
+            row = self._loop(mr, row, small)
 
 
 def emit_microkernel(k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value]) -> None:
     """Emit the whole microkernel: row loop, one depth loop per tile shape, stores."""
     fn = b.function
     end = fn.append_basic_block("end")
-    vty = vec(i32, k.lanes)
-    vbytes = 4 * k.lanes
-    m, nv, groups = args["m"], args["nv"], args["groups"]
+    deferred = Deferred(k, b, args["requant"]) if k.fuses_requantize else None
     fused = b.icmp_unsigned("!=", b.ptrtoint(args["requant"], i64), const(i64, 0))
-    ldc_bytes = b.mul(args["ldc"], b.select(fused, const(i64, 1), const(i64, 4)))
     add_c = b.icmp_signed("!=", args["add_c"], const(i64, 0))
-
     for n in range(k.max_nv, 0, -1):
         here, other = fn.append_basic_block(f"nv{n}"), fn.append_basic_block(f"not_nv{n}")
-        b.cbranch(b.icmp_signed("==", nv, const(i64, n)), here, other)
+        b.cbranch(b.icmp_signed("==", args["nv"], const(i64, n)), here, other)
         b.position_at_end(here)
-        cols = [load(b, vty, at(b, args["col_terms"], v * vbytes), 4) for v in range(n)]
-        row_in = const(i64, 0)
-        for mr in k.row_tiles:
-            # while (m - row >= mr): one tile. Heights fall, so each of the smaller ones runs at most once
-            # where they halve; the loop form costs nothing and needs no such assumption.
-            head = fn.append_basic_block(f"rows_{mr}x{n}")
-            tile = fn.append_basic_block(f"tile_{mr}x{n}")
-            after = fn.append_basic_block(f"after_{mr}x{n}")
-            came = b.block
-            b.branch(head)
-            b.position_at_end(head)
-            row = b.phi(i64)
-            row.add_incoming(row_in, came)
-            fits = b.icmp_signed("<=", b.add(row, const(i64, mr)), m)
-            b.cbranch(fits, tile, after)
-            b.position_at_end(tile)
-            panel = b.udiv(row, const(i64, k.mr))
-            within = b.urem(row, const(i64, k.mr))
-            lhs = at(b, args["lhs"], b.mul(panel, args["lhs_stride"]))
-            lhs = at(b, lhs, b.mul(within, const(i64, k.kr * k.element_bytes)))
-            c = at(b, args["c"], b.mul(row, ldc_bytes))
-            rows = at(b, args["row_terms"], b.mul(row, const(i64, 4)))
-
-            hooks = k.at_height(mr)
-            accs = _tile(hooks, b, mr, n, groups, lhs, args["rhs"], args["rhs_stride"], c, ldc_bytes)
-            requant = (fused, args["requant"], args["col"]) if k.fuses_requantize else None
-            _store_tile(hooks, b, mr, accs, cols, rows, c, ldc_bytes, add_c, requant)
-            nxt = b.add(row, const(i64, mr))
-            row.add_incoming(nxt, b.block)
-            b.branch(head)
-            b.position_at_end(after)
-            row_in = row
+        rows = _Rows(k, b, args, n)
+        if deferred is not None:
+            scaling, plain = fn.append_basic_block(f"bytes_nv{n}"), fn.append_basic_block(f"int32_nv{n}")
+            b.cbranch(fused, scaling, plain)
+            b.position_at_end(scaling)
+            rows.bytes(deferred)
+            b.branch(end)
+            b.position_at_end(plain)
+        rows.int32(const(i64, 0), add_c)
         b.branch(end)
         b.position_at_end(other)
     b.branch(end)

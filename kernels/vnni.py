@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llvmlite import ir
-from lowgemm.kernels.emit import Kernel, call_intrinsic, i32, load, splat, vec
+from lowgemm.kernels.emit import Kernel, call_intrinsic, const, i32, load, splat, vec
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Vnni(Kernel):
     rhs_type: str = "s8"
     kr: int = 4
     expect: ClassVar[str] = "vpdpbusd"
+    defers_requantize: ClassVar[bool] = True
 
     def load_lhs(self, builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
         """Broadcast the 4 bytes of one row."""
@@ -34,3 +35,14 @@ class Vnni(Kernel):
         """One `vpdpbusd` (declared on i32 vectors; LLVM 22 upgrades that to its i8 form)."""
         name = f"llvm.x86.avx512.vpdpbusd.{32 * self.lanes}"
         return (call_intrinsic(builder, name, vec(i32, self.lanes), [acc[0], lhs, rhs]),)
+
+    def add_sums(self, builder, acc, packed, side):
+        """A product with ones, where a group fills a register: one instruction for eight."""
+        words = acc.type
+        if 32 * words.count not in (128, 256, 512):
+            return None
+        ones, packed = const(words, 0x01010101), builder.bitcast(packed, words)
+        operands = [packed, ones] if side == "lhs" else [ones, packed]
+        return call_intrinsic(
+            builder, f"llvm.x86.avx512.vpdpbusd.{32 * words.count}", words, [acc, *operands]
+        )

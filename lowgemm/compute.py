@@ -174,6 +174,15 @@ def _finish(p, s, a, tile, ld, rows, cols, row, col, row_sums):
 
 
 @numba.njit(nogil=True)
+def _tile_width(p, left):
+    """Columns of the next tile: nr, but two halves for the last nr + 1 panel, since one panel alone runs slower."""
+    nr, lanes = p[NR], p[LANES]
+    if left == nr + lanes:
+        return (nr // lanes + 2) // 2 * lanes
+    return min(nr, left)
+
+
+@numba.njit(nogil=True)
 def _multiply(p, a, rows, col, cols, groups, lhs, terms, rhs_at, c, ldc, add_c, requant):
     """One microkernel call: `rows` x `cols` of one depth block, at most nr columns.
 
@@ -220,7 +229,7 @@ def _block(p, s, a, row0, rows, col0, cols, space):
     groups = (p[DEPTH] + p[KR] - 1) // p[KR]
     col, end = col0, col0 + cols
     while col < end:
-        width = min(nr, end - col)
+        width = _tile_width(p, end - col)
         if p[DIRECT]:
             # whole panels go straight to the result, as int32 or, with a fused scale, as bytes; what is left of
             # the last one takes the tile

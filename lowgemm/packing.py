@@ -106,6 +106,12 @@ def _group_sums(k: Kernel, b: ir.IRBuilder, packed: ir.Value, width: int, side: 
     return total
 
 
+def _add_group(k: Kernel, b: ir.IRBuilder, acc: ir.Value, packed: ir.Value, side: str) -> ir.Value:
+    """Add each row's elements in a packed group to the int32 sums `acc`, by the kernel's own way if it has one."""
+    total = k.add_sums(b, acc, packed, side)
+    return b.add(acc, _group_sums(k, b, packed, acc.type.count, side)) if total is None else total
+
+
 def _emit_transpose(k: Kernel, side: str, width: int, b: ir.IRBuilder, a: dict[str, ir.Value]) -> None:
     """Emit: `steps` transpositions of `width` rows x 16 packed bytes, rows `stride` bytes apart."""
     unit = k.kr * k.element_bytes  # bytes that stay together: one row's part of a group
@@ -158,7 +164,7 @@ def _emit_transpose(k: Kernel, side: str, width: int, b: ir.IRBuilder, a: dict[s
         for g in range(n):
             x = _slice(b, vectors[g], 0, width)
             store(b, x, at(b, dst, g * group_bytes), _alignment(group_bytes))
-            acc = b.add(acc, _group_sums(k, b, x, width, side))
+            acc = _add_group(k, b, acc, x, side)
         b.store(acc, acc_ptr)
     _add_sums(b, a["sums"], b.load(acc_ptr))
 
@@ -198,7 +204,7 @@ def _emit_interleave(
                     paired.append(b.bitcast(shuffle(b, x, y, mask), vec(wide, n)))
                 parts = paired
             store(b, parts[0], at(b, dst, b.mul(a["dst_stride"], const(i64, p))), _alignment(group_bytes))
-            b.store(b.add(b.load(accs[p]), _group_sums(k, b, parts[0], width, side)), accs[p])
+            b.store(_add_group(k, b, b.load(accs[p]), parts[0], side), accs[p])
     for p in range(panels):
         _add_sums(b, at(b, a["sums"], 4 * p * width), b.load(accs[p]))
 
