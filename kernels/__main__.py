@@ -41,7 +41,7 @@ def _one(kernel: Kernel, args: argparse.Namespace) -> int:
         return 0
     if args.asm:
         loops = cross.depth_loops(cross.compile_for(kernel)[0], kernel.expect)
-        main = max(loops, key=lambda body: sum(kernel.expect in line for line in body))
+        main = max(loops, key=lambda body: (sum(kernel.expect in line for line in body), -len(body)))
         print("\n".join(main))
         spilled = cross.spills(main)
         print(f"# {sum(kernel.expect in line for line in main)} {kernel.expect}, {len(main)} instructions, "
