@@ -64,9 +64,14 @@ class Deferred:
         multipliers = [b.ashr(b.shl(m, word), word) for m in (even, odd)]
         return (multipliers, roundings, shift), low, high, 8
 
-    def scale(self, b: ir.IRBuilder, index: ir.Value, c: ir.Value, ldc: ir.Value) -> None:
-        """Emit: scale and store register number `index` of the full tile whose result begins at `c`."""
-        v, r = b.udiv(index, const(i64, self.mr)), b.urem(index, const(i64, self.mr))
+    def scale(self, b: ir.IRBuilder, index: ir.Value, nv: int, c: ir.Value, ldc: ir.Value) -> None:
+        """Emit: scale and store register number `index` of the full tile, `nv` panels wide, that begins at `c`."""
+        if (
+            nv == 1
+        ):  # known here, or the two numbers cost a general register more than sapphirerapids code has
+            v, r = const(i64, 0), index
+        else:
+            v, r = b.udiv(index, const(i64, self.mr)), b.urem(index, const(i64, self.mr))
         x = load(b, vec(i32, self.k.lanes), at(b, self.sums, b.mul(index, const(i64, self.size))), self.size)
         y = requantized(b, x, *self._constants(b, v))
         store(b, y, at(b, at(b, c, b.mul(ldc, r)), b.mul(v, const(i64, self.k.lanes))))
@@ -86,7 +91,7 @@ class Deferred:
 
     def scale_rest(self, b: ir.IRBuilder, start: ir.Value, nv: int, c: ir.Value, ldc: ir.Value) -> None:
         """Emit: scale and store the registers of a full tile from `start` on."""
-        self._loop(b, start, self.mr * nv, lambda index: self.scale(b, index, c, ldc))
+        self._loop(b, start, self.mr * nv, lambda index: self.scale(b, index, nv, c, ldc))
 
     def scale_tile(
         self, b: ir.IRBuilder, skip: ir.Value | None, rows: int, nv: int, c: ir.Value, ldc: ir.Value

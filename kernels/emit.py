@@ -365,7 +365,7 @@ class _Rows:
             before, done = waiting(row)
             fewer = b.select(b.icmp_signed("<", args["groups"], registers), args["groups"], registers)
             steps = b.select(b.icmp_signed("==", done, zero), fewer, zero)
-            scale = lambda b, step: deferred.scale(b, step, before, ldc)  # noqa: E731
+            scale = lambda b, step: deferred.scale(b, step, self.nv, before, ldc)  # noqa: E731
             values = self._accumulate(full, row, (steps, scale))
             deferred.scale_rest(b, b.add(done, steps), self.nv, before, ldc)
             deferred.keep(b, values)

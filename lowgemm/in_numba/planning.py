@@ -89,7 +89,10 @@ def record_of(kernel: kernels.Kernel) -> np.ndarray:
 
     col_terms, row_terms = c.term_routines()
     sides = [v for side in ("lhs", "rhs") for kind in "ui" for v in packing.element_map(kernel, side, kind)]
-    if max(kernel.nr, blocking.MAX_MC + kernel.mr, blocking.NC_DEPTH_BLOCKED + 2 * kernel.nr) > _ZEROS.size:
+    if (
+        max(kernel.nr, blocking.MAX_MC_LARGE_RHS + kernel.mr, blocking.NC_DEPTH_BLOCKED + 2 * kernel.nr)
+        > _ZEROS.size
+    ):
         raise ValueError(f"kernel: tile of {kernel.name!r} is too large to be called from compiled code")
     return np.array(
         [
@@ -109,9 +112,10 @@ def _up(x, step):
     return (x + step - 1) // step * step
 
 
-def _make_plan(l2: int, stamp: int) -> Any:
+def _make_plan(l2: int, l3: int, stamp: int) -> Any:
     chunk_bytes, line, align = packing.CHUNK_BYTES, packing.LINE, workspace.ALIGNMENT
     max_mc, max_mc_deep, nc_deep = blocking.MAX_MC, blocking.MAX_MC_WITH_STAGES, blocking.NC_DEPTH_BLOCKED
+    max_mc_large = blocking.MAX_MC_LARGE_RHS
 
     @compile_c(signature("pp" + "n" * 14))
     def plan(
@@ -124,7 +128,7 @@ def _make_plan(l2: int, stamp: int) -> Any:
         direct = not bilinear and ocs == 4 and ors % 4 == 0
         # ---- as blocking.choose_blocking
         chunk = chunk_bytes // size
-        kc = max(l2 // 2 // (nr * size) // chunk * chunk, chunk)
+        kc = max(l2 * 5 // 8 // (nr * size) // chunk * chunk, chunk)
         depth_blocks = max(1, (depth + kc - 1) // kc)
         if depth_blocks > 1:
             kc = _up((depth + depth_blocks - 1) // depth_blocks, chunk)
@@ -132,7 +136,9 @@ def _make_plan(l2: int, stamp: int) -> Any:
             kc = max(depth, 1)
         depth_blocks = max(1, (depth + kc - 1) // kc)
         most = max_mc if direct and depth_blocks == 1 else max_mc_deep
-        mc = max(min(l2 // 4 // (kc * size), most) // mr * mr, mr)
+        if most == max_mc and n * depth * size > l3 // 4:
+            most = max_mc_large
+        mc = max(min(max(l2 // 4, l3 // 8) // (kc * size), most) // mr * mr, mr)
         mc = min(mc, _up(m, mr))
         nc = n if depth_blocks == 1 else min(n, _up(nc_deep, nr))
         row_blocks = (m + mc - 1) // mc
@@ -215,4 +221,5 @@ def _make_plan(l2: int, stamp: int) -> Any:
 @functools.cache
 def plan_routine() -> Any:
     """Compiled plan routine; see `_make_plan`."""
-    return _make_plan(cache_sizes().l2, source_stamp("in_numba"))
+    sizes = cache_sizes()
+    return _make_plan(sizes.l2, sizes.l3, source_stamp("in_numba"))
