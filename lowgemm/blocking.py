@@ -16,7 +16,7 @@ from lowgemm.kernels import Kernel
 from lowgemm.packing import CHUNK_BYTES
 
 #: Rows of a block at most: with stages to run, a tile of mc x nr int32 should stay in L1.
-MAX_MC = 128
+MAX_MC = 256
 MAX_MC_WITH_STAGES = 64
 #: The same where the rhs takes more than a quarter of L3 (512 x 11008 x 4096 on Zen 5: 463 GMAC/s with 128, 491 with 256).
 MAX_MC_LARGE_RHS = 256

@@ -18,7 +18,7 @@ from lowgemm.arguments import as_num_threads, as_operand, as_zero_point, check_o
 from lowgemm.output.stages import check_pipeline
 from lowgemm.packed import PackedRhs, holds_min, repacked
 from lowgemm.plan import Operand, Plan
-from lowgemm.repeat import PlannedGemm, Seen, stages_key
+from lowgemm.repeat import PlannedGemm, Seen, remember_list, stages_key
 from lowgemm.threads import settings as thread_settings
 
 _plans, _calls = Seen(), Seen()
@@ -285,6 +285,7 @@ def gemm(
     plan = call.run()
     if key is not None and accumulate is False and plan is not None and _repeatable(key, plan):
         _calls.add(key, PlannedGemm(plan, lhs, rhs))
+        remember_list(output)
     return call.out
 
 

@@ -151,10 +151,22 @@ class Seen:
         self._entries[key] = entry
 
 
+_lists = Seen()
+
+
 def stages_key(output: Any) -> Any:
     """Identity of a pipeline: stages are immutable, and a remembered plan keeps them alive."""
     if output is None:
         return None
+    known = _lists.get(id(output))  # 0.08 us, against 0.2 for what follows
+    if known is not None and known[0] == output:
+        return known[1]
     if isinstance(output, (list, tuple)):
         return tuple(map(id, output))
     return id(output)  # one stage; anything else never becomes a plan
+
+
+def remember_list(output: Any) -> None:
+    """Let `stages_key` know this list again: what is compared is a copy, element by element, identity first."""
+    if type(output) is list:
+        _lists.add(id(output), (output.copy(), stages_key(output)))
