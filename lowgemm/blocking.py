@@ -5,29 +5,40 @@ come from L2 at no loss (per group of 4 depth steps an 8 x 48 tile loads 224 byt
 32 bytes a cycle), so the depth is not split until an rhs tile outgrows 5/8 of L2. The lhs block may be larger than L2: a tile of it takes 32
 bytes in those cycles, which L3 gives too. It should be tall where the rhs is large, since the whole rhs passes by
 once for each block: from L3, or from memory, which gives a third of what the microkernel can take.
+
+Threads share rows first, then columns, and the depth where the result has too few blocks for all of them.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from numba.extending import register_jitable
+
 from lowgemm.caches import cache_sizes
 from lowgemm.kernels import Kernel
 from lowgemm.packing import CHUNK_BYTES
 
-#: Rows of a block at most: with stages to run, a tile of mc x nr int32 should stay in L1.
+#: Rows of a block at most. On Zen 5, 256 against 128 rows: 256 cubed 2 % faster, 512 to 1536 cubed 1 %, 3136 x 576 x 64 1 %; 512 rows
+#: gain nothing more.
 MAX_MC = 256
+#: The same with stages to run: a tile of mc x nr int32 should stay in L1.
 MAX_MC_WITH_STAGES = 64
-#: The same where the rhs takes more than a quarter of L3 (512 x 11008 x 4096 on Zen 5: 463 GMAC/s with 128, 491 with 256).
-MAX_MC_LARGE_RHS = 256
 #: Columns of a block whose sums must wait for later depth blocks (mc x nc int32 stay in L2).
 NC_DEPTH_BLOCKED = 480
 #: Blocks for each thread, so that a late thread costs a fraction of its share.
 BLOCKS_PER_THREAD = 4
+#: Depth of one part at least, where the depth is shared among threads: 256 groups of a tile, against which adding up the parts is
+#: little.
+PART_DEPTH = 1024
 
 
 class Blocking(NamedTuple):
-    """Block sizes (mc rows, nc columns, kc depth) and how many blocks there are each way."""
+    """Block sizes (mc rows, nc columns, kc depth), how many blocks there are each way, and depth parts for threads.
+
+    Each part is `depth_blocks / parts` depth blocks (rounded up); with more than one part, the parts of a block are computed
+    apart, by any thread, and added.
+    """
 
     mc: int
     nc: int
@@ -35,10 +46,55 @@ class Blocking(NamedTuple):
     row_blocks: int
     col_blocks: int
     depth_blocks: int
+    parts: int
 
 
-def _up(x: int, step: int) -> int:
+@register_jitable
+def up(x, step):
+    """`x` rounded up to a multiple of `step`."""
     return -(-x // step) * step
+
+
+@register_jitable
+def block_sizes(mr, nr, size, l2, l3, m, n, depth, threads, batch, direct):
+    """The fields of `Blocking`, for a kernel's tile mr x nr with elements of `size` bytes, and cache sizes.
+
+    Also compiled, for products inside of compiled code (`in_numba/planning.py`).
+    """
+    chunk = CHUNK_BYTES // size
+    kc = max(l2 * 5 // 8 // (nr * size) // chunk * chunk, chunk)
+    depth_blocks = max(1, -(-depth // kc))
+    kc = up(-(-depth // depth_blocks), chunk) if depth_blocks > 1 else max(depth, 1)
+    depth_blocks = max(1, -(-depth // kc))
+
+    most = MAX_MC if direct and depth_blocks == 1 else MAX_MC_WITH_STAGES
+    mc = max(min(max(l2 // 4, l3 // 8) // (kc * size), most) // mr * mr, mr)
+    mc = min(mc, up(m, mr))
+    nc = n if depth_blocks == 1 else min(n, up(NC_DEPTH_BLOCKED, nr))
+    wanted = threads * BLOCKS_PER_THREAD if threads > 1 else 1
+    while batch * -(-m // mc) * -(-n // nc) < wanted and mc > 4 * mr:
+        mc = max(up(mc // 2, mr), 4 * mr)
+    row_blocks = -(-m // mc)
+    # even blocks: 1000 rows as 8 x 128 would leave a last block of 104
+    mc = up(-(-m // row_blocks), mr)
+    row_blocks = -(-m // mc)
+
+    parts = 1
+    if batch * row_blocks * -(-n // nc) < wanted:
+        parts = min(-(-wanted // (batch * row_blocks * -(-n // nc))), depth // PART_DEPTH)
+        if parts > 1 and nr * wanted > batch * row_blocks * n:
+            # too few columns to go round: the depth is shared instead
+            share = -(-depth // parts)
+            each = -(-share // kc)  # depth blocks of a part
+            kc = up(-(-depth // (parts * each)), chunk)
+            depth_blocks = -(-depth // kc)
+            parts = -(-depth_blocks // each)
+            nc = min(n, up(NC_DEPTH_BLOCKED, nr))
+        else:
+            parts = 1
+            split = -(-wanted // (batch * row_blocks))
+            nc = min(nc, up(-(-n // split), nr))
+    return mc, nc, kc, row_blocks, -(-n // nc), depth_blocks, parts
 
 
 def choose_blocking(
@@ -54,29 +110,6 @@ def choose_blocking(
     1
     """
     _, l2, l3 = cache_sizes()
-    size = kernel.element_bytes
-    chunk = CHUNK_BYTES // size
-    kc = max(l2 * 5 // 8 // (kernel.nr * size) // chunk * chunk, chunk)
-    depth_blocks = max(1, -(-depth // kc))
-    kc = _up(-(-depth // depth_blocks), chunk) if depth_blocks > 1 else max(depth, 1)
-    depth_blocks = max(1, -(-depth // kc))
-
-    most = MAX_MC if direct and depth_blocks == 1 else MAX_MC_WITH_STAGES
-    if most == MAX_MC and n * depth * size > l3 // 4:
-        most = MAX_MC_LARGE_RHS
-    mc = max(min(max(l2 // 4, l3 // 8) // (kc * size), most) // kernel.mr * kernel.mr, kernel.mr)
-    mc = min(mc, _up(m, kernel.mr))
-    nc = n if depth_blocks == 1 else min(n, _up(NC_DEPTH_BLOCKED, kernel.nr))
-    wanted = threads * BLOCKS_PER_THREAD if threads > 1 else 1
-
-    def blocks() -> int:
-        return batch * -(-m // mc) * -(-n // nc)
-
-    while blocks() < wanted and mc > 4 * kernel.mr:
-        mc = max(_up(mc // 2, kernel.mr), 4 * kernel.mr)
-    if blocks() < wanted:
-        split = -(-wanted // (batch * -(-m // mc)))
-        nc = min(nc, _up(-(-n // split), kernel.nr))
-    # even blocks: 1000 rows as 8 x 128 would leave a last block of 104
-    mc = _up(-(-m // -(-m // mc)), kernel.mr)
-    return Blocking(mc, nc, kc, -(-m // mc), -(-n // nc), depth_blocks)
+    return Blocking(
+        *block_sizes(kernel.mr, kernel.nr, kernel.element_bytes, l2, l3, m, n, depth, threads, batch, direct)
+    )

@@ -7,12 +7,15 @@
                       for each tile of nr columns: microkernel over the mc rows
                   output stages on each finished tile while it is in L1, the last of which stores it
 
+Where the result has too few blocks for all threads, the depth blocks are shared too: each part of a block's depth has an int32 tile
+of its own, and the thread that finishes the last part adds them up, which is exact in any order.
+
 Nothing here reads or writes matrix memory: addresses are integers, and each piece that touches memory is a C
 function called through its address (see `_jit.py`). So this file is compiled once for all kernels and all
 output pipelines. Blocks are handed out by an atomic counter, because Numba's `prange` has a static schedule.
 
-A call is described by three things: the plan `p`, int64 numbers made by `plan.py` and never written here, so that
-Python threads may share it; the state `s` of this call; and for each matrix of a batch its addresses.
+A call is described by two things: the plan `p`, int64 numbers made by `plan.py` and never written here, so that
+Python threads may share it, with a table of where the matrices of a batch begin; and the state `s` of this call.
 
 Next file to open: `output/routines.py`, what happens to a finished tile.
 """
@@ -33,16 +36,16 @@ from lowgemm.memory import fetch_add, load_i32, store_32
 # ---- p: the plan as numbers -------------------------------------------------------------------------------
 _FIELDS = tuple(
     """
-    workers m n depth batch jobs packed
+    workers m n depth batch slots packed
     kernel pack_lhs pack_rhs col_terms_routine row_terms_routine single
     kr lanes nr
     lhs_row_stride lhs_k_stride lhs_flip lhs_panel_bytes
     rhs_k_stride rhs_n_stride rhs_flip rhs_panel_bytes rhs_group_bytes pack_chunk
-    mc nc kc row_blocks col_blocks depth_blocks
+    mc nc kc row_blocks col_blocks depth_blocks parts
     lhs_shift rhs_shift bilinear
     col_bias row_bias has_col_bias has_row_bias
     direct accumulate fused out_row_stride out_col_stride
-    worker_bytes col_bytes slot_bytes row_sums_at row_terms_at tile_at zeros
+    worker_bytes col_bytes slot_bytes part_bytes row_sums_at row_terms_at tile_at zeros
     stages
     """.split()  # noqa: SIM905 (one line for each subject)
 )
@@ -53,29 +56,37 @@ MAX_STAGES = 24
 PLAN_SIZE = STAGES_AT + 2 * MAX_STAGES
 
 (
-    WORKERS, M, N, DEPTH, BATCH, JOBS, PACKED,
+    WORKERS, M, N, DEPTH, BATCH, SLOTS, PACKED,
     KERNEL, PACK_LHS, PACK_RHS, COL_TERMS_ROUTINE, ROW_TERMS_ROUTINE, SINGLE,
     KR, LANES, NR,
     LHS_ROW_STRIDE, LHS_K_STRIDE, LHS_FLIP, LHS_PANEL_BYTES,
     RHS_K_STRIDE, RHS_N_STRIDE, RHS_FLIP, RHS_PANEL_BYTES, RHS_GROUP_BYTES, PACK_CHUNK,
-    MC, NC, KC, ROW_BLOCKS, COL_BLOCKS, DEPTH_BLOCKS,
+    MC, NC, KC, ROW_BLOCKS, COL_BLOCKS, DEPTH_BLOCKS, PARTS,
     LHS_SHIFT, RHS_SHIFT, BILINEAR,
     COL_BIAS, ROW_BIAS, HAS_COL_BIAS, HAS_ROW_BIAS,
     DIRECT, ACCUMULATE, FUSED, OUT_ROW_STRIDE, OUT_COL_STRIDE,
-    WORKER_BYTES, COL_BYTES, SLOT_BYTES, ROW_SUMS_AT, ROW_TERMS_AT, TILE_AT, ZEROS,
+    WORKER_BYTES, COL_BYTES, SLOT_BYTES, PART_BYTES, ROW_SUMS_AT, ROW_TERMS_AT, TILE_AT, ZEROS,
     STAGES,
 ) = range(STAGES_AT)  # fmt: skip
 
-# ---- s: the state of one call -----------------------------------------------------------------------------
-#: Zero points are those of the packed values (see `packing.element_map`); the vectors are addresses.
-COUNTER0, COUNTER1, SPACE, LHS_ZERO, RHS_ZERO, LHS_ZEROS, RHS_ZEROS = range(7)
-STATE_SIZE = 7
+#: Behind the plan's numbers: for each product byte offsets of its lhs and result, and which distinct rhs ("slot") it uses; then for
+#: each slot byte offsets of the rhs (or its panels) and, if packed, of its column sums.
+PRODUCT, SLOT = 3, 2
+ONE_PRODUCT = PRODUCT + SLOT
 
-# ---- columns of the address tables ------------------------------------------------------------------------
-#: One row of `batch` for each product: lhs, packed rhs, column terms, column factors, result.
+# ---- s: the state of one call -----------------------------------------------------------------------------
+#: Addresses of the operands, the sums of a packed rhs, the result and scratch memory: for slots, threads and parts. Zero points are
+#: those of the packed values (see `packing.element_map`); the vectors are addresses. After these, with parts, a counter for each block.
+(
+    COUNTER0, COUNTER1, LHS, RHS, RHS_SUMS, OUT, FOR_SLOTS, FOR_WORKERS, FOR_PARTS,
+    LHS_ZERO, RHS_ZERO, LHS_ZEROS, RHS_ZEROS, STATE_SIZE,
+) = range(14)  # fmt: skip
+
+# ---- tuples of addresses ----------------------------------------------------------------------------------
+#: Of a distinct rhs: source (0: packed already), panels, column sums, column terms, column factors.
+SLOT_SOURCE, SLOT_PANELS, SLOT_SUMS, SLOT_TERMS, SLOT_FACTORS = range(5)
+#: Of a product: lhs, packed rhs, column terms, column factors, result.
 LHS_ADDRESS, RHS_PANELS, COL_TERMS, COL_FACTORS, OUT_ADDRESS = range(5)
-#: One row of `jobs` for each distinct rhs: source (0: packed already), panels, column sums, terms, factors.
-JOB_SOURCE, JOB_PANELS, JOB_SUMS, JOB_TERMS, JOB_FACTORS = range(5)
 
 
 # ---- zero-point terms -------------------------------------------------------------------------------------
@@ -119,42 +130,67 @@ def term_routines() -> tuple[Any, Any]:
     return _make_col_terms(source_stamp()), _make_row_terms(source_stamp())
 
 
+# ---- where things are -------------------------------------------------------------------------------------
+@numba.njit(nogil=True)
+def _slot(p, s, j, space):
+    """Addresses of distinct rhs number `j`, whose scratch memory is at `space`."""
+    at = PLAN_SIZE + PRODUCT * p[BATCH] + SLOT * j
+    terms, factors = space, space + p[COL_BYTES]
+    if p[PACKED]:
+        return 0, s[RHS] + p[at], s[RHS_SUMS] + p[at + 1], terms, factors
+    sums = factors + p[COL_BYTES]
+    return s[RHS] + p[at], sums + p[COL_BYTES], sums, terms, factors
+
+
+@numba.njit(nogil=True)
+def _slot_space(p, s, j):
+    """Scratch memory of distinct rhs number `j`."""
+    each = 2 * p[COL_BYTES] if p[PACKED] else 3 * p[COL_BYTES] + p[SLOT_BYTES]
+    return s[FOR_SLOTS] + j * each
+
+
+@numba.njit(nogil=True)
+def _product(p, s, b, slot):
+    """Addresses of product number `b`, given those of its rhs."""
+    at = PLAN_SIZE + PRODUCT * b
+    return s[LHS] + p[at], slot[SLOT_PANELS], slot[SLOT_TERMS], slot[SLOT_FACTORS], s[OUT] + p[at + 1]
+
+
 # ---- phase 0 ----------------------------------------------------------------------------------------------
 @numba.njit(nogil=True)
-def _prepare_columns(p, s, job, col, cols):
+def _prepare_columns(p, s, slot, col, cols):
     """Pack `cols` columns of one rhs, and make their terms."""
-    if job[JOB_SOURCE] != 0:
+    if slot[SLOT_SOURCE] != 0:
         call_address(
             p[PACK_RHS],
             (
-                job[JOB_SOURCE] + col * p[RHS_N_STRIDE], p[RHS_N_STRIDE], p[RHS_K_STRIDE], cols, p[DEPTH],
-                p[RHS_FLIP], job[JOB_PANELS] + col // p[LANES] * p[RHS_PANEL_BYTES], p[RHS_PANEL_BYTES],
-                job[JOB_SUMS] + 4 * col,
+                slot[SLOT_SOURCE] + col * p[RHS_N_STRIDE], p[RHS_N_STRIDE], p[RHS_K_STRIDE], cols, p[DEPTH],
+                p[RHS_FLIP], slot[SLOT_PANELS] + col // p[LANES] * p[RHS_PANEL_BYTES], p[RHS_PANEL_BYTES],
+                slot[SLOT_SUMS] + 4 * col,
             ),
         )  # fmt: skip
     call_address(
         p[COL_TERMS_ROUTINE],
         (
-            cols, p[DEPTH], job[JOB_SUMS] + 4 * col, s[LHS_ZERO], s[RHS_ZERO], p[BILINEAR],
+            cols, p[DEPTH], slot[SLOT_SUMS] + 4 * col, s[LHS_ZERO], s[RHS_ZERO], p[BILINEAR],
             s[RHS_ZEROS] + 4 * col, p[COL_BIAS] + 4 * col, p[HAS_COL_BIAS],
-            job[JOB_TERMS] + 4 * col, job[JOB_FACTORS] + 4 * col,
+            slot[SLOT_TERMS] + 4 * col, slot[SLOT_FACTORS] + 4 * col,
         ),
     )  # fmt: skip
 
 
 @numba.njit(nogil=True)
-def _prepare(p, s, jobs):
+def _prepare(p, s):
     """Pack the rhs and make the column terms, `pack_chunk` columns at a time, as long as there are any left."""
     n, chunk = p[N], p[PACK_CHUNK]
     chunks = (n + chunk - 1) // chunk
     while True:
         task = fetch_add(s, COUNTER0, 1)
         j = task // chunks
-        if j >= p[JOBS]:
+        if j >= p[SLOTS]:
             break
         col = (task - j * chunks) * chunk
-        job = (jobs[j, 0], jobs[j, 1], jobs[j, 2], jobs[j, 3], jobs[j, 4])
-        _prepare_columns(p, s, job, col, min(chunk, n - col))
+        _prepare_columns(p, s, _slot(p, s, j, _slot_space(p, s, j)), col, min(chunk, n - col))
 
 
 # ---- phase 1 ----------------------------------------------------------------------------------------------
@@ -183,10 +219,10 @@ def _tile_width(p, left):
 
 
 @numba.njit(nogil=True)
-def _multiply(p, a, rows, col, cols, groups, lhs, terms, rhs_at, c, ldc, add_c, requant):
+def _multiply(p, a, rows, col, cols, groups, lhs, terms, col_terms, rhs_at, c, ldc, add_c, requant):
     """One microkernel call: `rows` x `cols` of one depth block, at most nr columns.
 
-    `terms` is the address of the row terms, or 0 to leave out the terms (all but the last depth block).
+    `terms` and `col_terms` are the addresses of the terms of the first row and column; zeros leave them out.
     """
     lanes = p[LANES]
     call_address(
@@ -194,8 +230,7 @@ def _multiply(p, a, rows, col, cols, groups, lhs, terms, rhs_at, c, ldc, add_c, 
         (
             rows, (cols + lanes - 1) // lanes, groups, lhs, p[LHS_PANEL_BYTES],
             a[RHS_PANELS] + col // lanes * p[RHS_PANEL_BYTES] + rhs_at, p[RHS_PANEL_BYTES], c, ldc,
-            terms if terms != 0 else p[ZEROS], a[COL_TERMS] + 4 * col if terms != 0 else p[ZEROS], add_c,
-            requant, col,
+            terms, col_terms, add_c, requant, col,
         ),
     )  # fmt: skip
 
@@ -212,11 +247,25 @@ def _pack_lhs(p, a, row0, rows, k0, depth, space, sums):
 
 
 @numba.njit(nogil=True)
-def _row_terms(p, s, row0, rows, sums, terms):
+def _row_terms(p, s, row0, rows, sums, biased, terms):
     call_address(
         p[ROW_TERMS_ROUTINE],
-        (rows, sums, s[RHS_ZERO], p[BILINEAR], p[ROW_BIAS] + 4 * row0, p[HAS_ROW_BIAS], terms),
+        (
+            rows,
+            sums,
+            s[RHS_ZERO],
+            p[BILINEAR],
+            p[ROW_BIAS] + 4 * row0,
+            p[HAS_ROW_BIAS] if biased else 0,
+            terms,
+        ),
     )
+
+
+@numba.njit(nogil=True)
+def _add(p, count, values, to):
+    """Add int32 at one address to those at another: as row terms with zero point -1 and the sums so far as bias."""
+    call_address(p[ROW_TERMS_ROUTINE], (count, values, -1, 0, to, 1, to))
 
 
 @numba.njit(nogil=True)
@@ -225,7 +274,7 @@ def _block(p, s, a, row0, rows, col0, cols, space):
     sums, terms, tile = space + p[ROW_SUMS_AT], space + p[ROW_TERMS_AT], space + p[TILE_AT]
     nr, lanes = p[NR], p[LANES]
     _pack_lhs(p, a, row0, rows, 0, p[DEPTH], space, sums)
-    _row_terms(p, s, row0, rows, sums, terms)
+    _row_terms(p, s, row0, rows, sums, 1, terms)
     groups = (p[DEPTH] + p[KR] - 1) // p[KR]
     col, end = col0, col0 + cols
     while col < end:
@@ -237,97 +286,125 @@ def _block(p, s, a, row0, rows, col0, cols, space):
             size = 4 if p[FUSED] == 0 else 1
             if full > 0:
                 _multiply(
-                    p, a, rows, col, full, groups, space, terms, 0,
+                    p, a, rows, col, full, groups, space, terms, a[COL_TERMS] + 4 * col, 0,
                     a[OUT_ADDRESS] + row0 * p[OUT_ROW_STRIDE] + size * col, p[OUT_ROW_STRIDE] // size,
                     p[ACCUMULATE], p[FUSED],
                 )  # fmt: skip
             col += full
             width -= full
         if width > 0:
-            _multiply(p, a, rows, col, width, groups, space, terms, 0, tile, nr, 0, 0)
+            _multiply(p, a, rows, col, width, groups, space, terms, a[COL_TERMS] + 4 * col, 0, tile, nr, 0, 0)
             _finish(p, s, a, tile, nr, rows, width, row0, col, sums)
         col += width
 
 
 @numba.njit(nogil=True)
-def _deep_block(p, s, a, row0, rows, col0, cols, space):
-    """The same when the depth is split: the block's int32 sums stay in `tile` until the last depth block."""
-    sums, terms, tile = space + p[ROW_SUMS_AT], space + p[ROW_TERMS_AT], space + p[TILE_AT]
-    part = sums + 4 * p[MC]
+def _deep_block(p, s, a, row0, rows, col0, cols, part, space, sums, tile):
+    """Part of the depth of a block, when the depth is split: its int32 sums stay in `tile`, the row sums in `sums`."""
+    terms, more = space + p[ROW_TERMS_AT], space + p[ROW_SUMS_AT] + 4 * p[MC]
     nr, lanes, kc = p[NR], p[LANES], p[KC]
     ld = (cols + lanes - 1) // lanes * lanes
-    for d in range(p[DEPTH_BLOCKS]):
+    each = (p[DEPTH_BLOCKS] + p[PARTS] - 1) // p[PARTS]
+    first, end = part * each, min((part + 1) * each, p[DEPTH_BLOCKS])
+    for d in range(first, end):
         k0 = d * kc
         depth = min(kc, p[DEPTH] - k0)
-        _pack_lhs(p, a, row0, rows, k0, depth, space, sums if d == 0 else part)
-        if d > 0:  # sums += part: as a row term with zero point -1 and the sums so far as bias
-            call_address(p[ROW_TERMS_ROUTINE], (rows, part, -1, 0, sums, 1, sums))
-        here = 0
-        if d + 1 == p[DEPTH_BLOCKS]:
-            _row_terms(p, s, row0, rows, sums, terms)
+        _pack_lhs(p, a, row0, rows, k0, depth, space, sums if d == first else more)
+        if d > first:
+            _add(p, rows, more, sums)
+        here = p[ZEROS]
+        if (
+            d + 1 == end
+        ):  # the row terms of this part; what does not depend on the depth comes with the last part
+            _row_terms(p, s, row0, rows, sums, d + 1 == p[DEPTH_BLOCKS], terms)
             here = terms
         groups = (depth + p[KR] - 1) // p[KR]
         for j in range(0, cols, nr):
             width = min(nr, cols - j)
             rhs_at = k0 // p[KR] * p[RHS_GROUP_BYTES]
-            _multiply(p, a, rows, col0 + j, width, groups, space, here, rhs_at, tile + 4 * j, ld, d > 0, 0)
-    _finish(p, s, a, tile, ld, rows, cols, row0, col0, sums)
+            there = a[COL_TERMS] + 4 * (col0 + j) if d + 1 == p[DEPTH_BLOCKS] else p[ZEROS]
+            _multiply(
+                p, a, rows, col0 + j, width, groups, space, here, there, rhs_at, tile + 4 * j, ld, d > first, 0
+            )  # fmt: skip
 
 
 @numba.njit(nogil=True)
 def _task(p, s, a, i, j, space):
+    """Block (i, j), the whole depth."""
     row0, col0 = i * p[MC], j * p[NC]
     rows, cols = min(p[MC], p[M] - row0), min(p[NC], p[N] - col0)
     if p[DEPTH_BLOCKS] == 1:
         _block(p, s, a, row0, rows, col0, cols, space)
     else:
-        _deep_block(p, s, a, row0, rows, col0, cols, space)
+        sums, tile = space + p[ROW_SUMS_AT], space + p[TILE_AT]
+        _deep_block(p, s, a, row0, rows, col0, cols, 0, space, sums, tile)
+        ld = (cols + p[LANES] - 1) // p[LANES] * p[LANES]
+        _finish(p, s, a, tile, ld, rows, cols, row0, col0, sums)
 
 
 @numba.njit(nogil=True)
-def _compute(p, s, batch, worker):
+def _part(p, s, a, i, j, number, part, space):
+    """One part of the depth of block (i, j), the `number`-th; the last to come adds them up and finishes the block."""
+    row0, col0 = i * p[MC], j * p[NC]
+    rows, cols = min(p[MC], p[M] - row0), min(p[NC], p[N] - col0)
+    first = s[FOR_PARTS] + number * p[PARTS] * p[PART_BYTES]
+    sums = first + part * p[PART_BYTES]
+    ld = (cols + p[LANES] - 1) // p[LANES] * p[LANES]
+    _deep_block(p, s, a, row0, rows, col0, cols, part, space, sums, sums + 4 * p[MC])
+    if fetch_add(s, STATE_SIZE + number, 1) + 1 == p[PARTS]:
+        for other in range(1, p[PARTS]):
+            _add(p, p[MC] + rows * ld, first + other * p[PART_BYTES], first)  # sums, and the tile behind them
+        _finish(p, s, a, first + 4 * p[MC], ld, rows, cols, row0, col0, first)
+
+
+@numba.njit(nogil=True)
+def _compute(p, s, worker):
     """Blocks of the result, as long as there are any left."""
-    row_blocks, col_blocks = p[ROW_BLOCKS], p[COL_BLOCKS]
-    total = p[BATCH] * row_blocks * col_blocks
-    space = s[SPACE] + worker * p[WORKER_BYTES]
+    row_blocks, col_blocks, parts = p[ROW_BLOCKS], p[COL_BLOCKS], p[PARTS]
+    total = p[BATCH] * row_blocks * col_blocks * parts
+    space = s[FOR_WORKERS] + worker * p[WORKER_BYTES]
     while True:
         task = fetch_add(s, COUNTER1, 1)
         if task >= total:
             break
-        rest = task // col_blocks
+        number = task // parts
+        rest = number // col_blocks
         b = rest // row_blocks
-        a = (batch[b, 0], batch[b, 1], batch[b, 2], batch[b, 3], batch[b, 4])
-        _task(p, s, a, rest % row_blocks, task % col_blocks, space)
+        j = p[PLAN_SIZE + PRODUCT * b + 2]
+        a = _product(p, s, b, _slot(p, s, j, _slot_space(p, s, j)))
+        if parts == 1:
+            _task(p, s, a, rest % row_blocks, number % col_blocks, space)
+        else:
+            _part(p, s, a, rest % row_blocks, number % col_blocks, number, task % parts, space)
 
 
 # ---- drivers ----------------------------------------------------------------------------------------------
 _P = types.int64[::1]
-_TABLE = types.int64[:, ::1]
 
 
 def _make_serial(stamp: int):
-    @disk_cache.njit([types.void(_P, _P, _TABLE, _TABLE)], nogil=True)
-    def run_serial(p, s, jobs, batch):
+    @disk_cache.njit([types.void(_P, _P)], nogil=True)
+    def run_serial(p, s):
         _ = stamp
-        _prepare(p, s, jobs)
-        _compute(p, s, batch, 0)
+        _prepare(p, s)
+        _compute(p, s, 0)
 
     return run_serial
 
 
 def _make_parallel(stamp: int):
-    @disk_cache.njit([types.void(_P, _P, _TABLE, _TABLE)], nogil=True, parallel=True)
-    def run_parallel(p, s, jobs, batch):
+    @disk_cache.njit([types.void(_P, _P)], nogil=True, parallel=True)
+    def run_parallel(p, s):
         _ = stamp
         # With a packed rhs phase 0 is a few thousand additions: not worth waking the threads for.
         if p[PACKED]:
-            _prepare(p, s, jobs)
+            _prepare(p, s)
         for phase in range(p[PACKED], 2):
             for worker in prange(p[WORKERS]):
                 if phase == 0:
-                    _prepare(p, s, jobs)
+                    _prepare(p, s)
                 else:
-                    _compute(p, s, batch, worker)
+                    _compute(p, s, worker)
 
     return run_parallel
 
@@ -335,30 +412,37 @@ def _make_parallel(stamp: int):
 def _make_single(stamp: int):
     @compile_c(signature("pnnnnnnnnn"))
     def single(plan, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros):
-        """One product on one thread. `space` is the scratch memory; sums of 0: the rhs is not packed yet."""
+        """All products on one thread, one after the other. `space` is the scratch memory, of one rhs and one thread.
+
+        An rhs is packed when it differs from that of the product before, so it is still in cache.
+        """
         _ = stamp
         p = numba.carray(plan, (PLAN_SIZE,), np.int64)
+        p = numba.carray(plan, (PLAN_SIZE + PRODUCT * p[BATCH] + SLOT * p[SLOTS],), np.int64)
         s = np.empty(STATE_SIZE, np.int64)
+        s[LHS], s[RHS], s[RHS_SUMS], s[OUT] = lhs, rhs, rhs_sums, out
         s[LHS_ZERO], s[RHS_ZERO] = lhs_zero - p[LHS_SHIFT], rhs_zero - p[RHS_SHIFT]
         s[LHS_ZEROS], s[RHS_ZEROS] = lhs_zeros, rhs_zeros
-        terms, factors = space, space + p[COL_BYTES]
-        space += 2 * p[COL_BYTES]
-        panels, source = rhs, 0
-        if rhs_sums == 0:
-            source, rhs_sums, panels = rhs, space, space + p[COL_BYTES]
-            space += p[COL_BYTES] + p[SLOT_BYTES]
-        _prepare_columns(p, s, (source, panels, rhs_sums, terms, factors), 0, p[N])
-        a = (lhs, panels, terms, factors, out)
-        for i in range(p[ROW_BLOCKS]):
-            for j in range(p[COL_BLOCKS]):
-                _task(p, s, a, i, j, space)
+        s[FOR_SLOTS] = space
+        work = _slot_space(p, s, 1)
+        last = -1
+        for b in range(p[BATCH]):
+            j = p[PLAN_SIZE + PRODUCT * b + 2]
+            slot = _slot(p, s, j, space)
+            if j != last:
+                _prepare_columns(p, s, slot, 0, p[N])
+                last = j
+            a = _product(p, s, b, slot)
+            for row in range(p[ROW_BLOCKS]):
+                for col in range(p[COL_BLOCKS]):
+                    _task(p, s, a, row, col, work)
 
     return single
 
 
 @functools.cache
 def serial_driver() -> Any:
-    """One-thread driver for batches: ``run(p, s, jobs, batch)``."""
+    """One-thread driver: ``run(p, s)``."""
     return _make_serial(source_stamp())
 
 
@@ -370,5 +454,5 @@ def parallel_driver() -> Any:
 
 @functools.cache
 def single_routine() -> Any:
-    """C function for one product on one thread; see `_make_single`."""
+    """C function for products on one thread without Python objects; see `_make_single`."""
     return _make_single(source_stamp())

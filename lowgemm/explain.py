@@ -144,7 +144,8 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
         f"tile      {kernel.mr} x {kernel.nr}, {kernel.kr} deep; packed as lhs {kernel.lhs_type}, rhs {kernel.rhs_type}",
         f"rhs       {packed}",
         f"blocking  mc {b.mc}, nc {b.nc}, kc {b.kc}: {b.row_blocks} x {b.col_blocks} blocks, depth in {b.depth_blocks}"
-        f" ({sizes})",
+        + (f" shared as {b.parts} parts" if b.parts > 1 else "")
+        + f" ({sizes})",
         f"stages    {stages}",
         f"threads   {plan.threads}",
         f"scratch   {plan.scratch_bytes / 1024:.0f} KiB",

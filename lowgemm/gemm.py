@@ -15,6 +15,7 @@ import numpy as np
 
 from lowgemm import config, kernels, overflow_check, reference
 from lowgemm.arguments import as_num_threads, as_operand, as_zero_point, check_out
+from lowgemm.batching import Batch
 from lowgemm.output.stages import check_pipeline
 from lowgemm.packed import PackedRhs, holds_min, repacked
 from lowgemm.plan import Operand, Plan
@@ -96,6 +97,15 @@ class _Call:
         """Number of products."""
         return int(np.prod(self.batch_shape, dtype=np.int64))
 
+    def _batch(self) -> Batch:
+        rhs = self.rhs
+        if isinstance(rhs, PackedRhs):
+            panels, sums = rhs.batch_strides()
+        else:
+            panels, sums = rhs.strides[:-2], 0
+        lhs = self.lhs.shape[:-2], self.lhs.strides[:-2]
+        return Batch(self.batch_shape, lhs, (rhs.shape[:-2], panels), self.matrices.strides[:-2], sums)
+
     def plan(self, kernel: kernels.Kernel) -> Plan:
         """Plan for a kernel, the one of an earlier call of the same kind if there was one."""
         packed = isinstance(self.rhs, PackedRhs)
@@ -104,8 +114,7 @@ class _Call:
         options = {
             "result": self.result,
             "out_strides": self.matrices.strides[-2:],
-            "batch": self.batch,
-            "slots": self.rhs.slots if packed else _slots(self.rhs),
+            "batch": self._batch(),
             "packed": packed,
             "bilinear": isinstance(self.lhs_zero, np.ndarray) or isinstance(self.rhs_zero, np.ndarray),
             "accumulate": self.accumulate,
@@ -137,22 +146,11 @@ class _Call:
         kernel = self.kernel()
         if isinstance(self.rhs, PackedRhs):
             self.rhs = repacked(self.rhs, kernel)
-            panels, sums = self.rhs.addresses()
-            slot_of = np.arange(self.rhs.slots).reshape(self.rhs.shape[:-2])
+            rhs, sums = self.rhs.panels_address, self.rhs.sums_address
         else:
-            distinct = self.rhs[_distinct(self.rhs)]
-            panels, sums = _addresses(distinct, distinct.shape[:-2]), None
-            slot_of = np.arange(panels.size).reshape(distinct.shape[:-2])
+            rhs, sums = self.rhs.ctypes.data, 0
         plan = self.plan(kernel)
-        plan.run(
-            _addresses(self.lhs, self.batch_shape),
-            panels,
-            sums,
-            np.broadcast_to(slot_of, self.batch_shape).ravel(),
-            _addresses(self.matrices, self.batch_shape),
-            self.lhs_zero,
-            self.rhs_zero,
-        )
+        plan.run(self.lhs.ctypes.data, rhs, sums, self.matrices.ctypes.data, self.lhs_zero, self.rhs_zero)
         return plan
 
     def _run_reference(self) -> None:
@@ -166,26 +164,6 @@ class _Call:
             out=self.matrices.copy() if self.accumulate else None,
             accumulate=self.accumulate,
         )
-
-
-def _distinct(a: np.ndarray) -> tuple[Any, ...]:
-    """Index that drops the repetitions of broadcast batch dimensions (stride 0)."""
-    return tuple(slice(0, 1) if stride == 0 else slice(None) for stride in a.strides[:-2])
-
-
-def _slots(a: np.ndarray) -> int:
-    return int(np.prod(a[_distinct(a)].shape[:-2], dtype=np.int64))
-
-
-def _addresses(a: np.ndarray, batch_shape: tuple[int, ...]) -> np.ndarray:
-    """Address of each matrix of a stack broadcast to `batch_shape`, flat, in C order."""
-    total = np.zeros((), dtype=np.int64)
-    lead = a.ndim - 2
-    for axis, size in enumerate(batch_shape):
-        mine = axis - (len(batch_shape) - lead)
-        stride = a.strides[mine] if mine >= 0 and a.shape[mine] != 1 else 0
-        total = total[..., None] + np.arange(size, dtype=np.int64) * stride
-    return total.ravel() + a.__array_interface__["data"][0]
 
 
 def gemm(
@@ -284,7 +262,7 @@ def gemm(
     call = _Call(lhs, rhs, lhs_zero_point, rhs_zero_point, output, out, accumulate, num_threads, overflow)
     plan = call.run()
     if key is not None and accumulate is False and plan is not None and _repeatable(key, plan):
-        _calls.add(key, PlannedGemm(plan, lhs, rhs))
+        _calls.add(key, PlannedGemm(plan, lhs, rhs, call.out.shape))
         remember_list(output)
     return call.out
 
@@ -298,7 +276,7 @@ def _repeatable(key: tuple[Any, ...], plan: Plan) -> bool:
     scalars = key[8] is int and key[9] is int and key[12] == "wrap"
     # a kernel that was chosen by the values of an rhs array says nothing about the next array
     lasting = key[4] is PackedRhs or not plan.kernel.rhs_excludes_min
-    return arrays and scalars and lasting and len(key[1]) == 2 and len(key[5]) == 2
+    return arrays and scalars and lasting and len(key[1]) >= 2 and len(key[5]) >= 2
 
 
 def checked_call(
@@ -336,10 +314,10 @@ def plan(
 
     Parameters
     ----------
-    lhs : ndarray of uint8 or int8, shape (m, depth)
+    lhs : ndarray of uint8 or int8, shape (..., m, depth)
         An operand of the shape, strides and dtype of those to come (its values do not matter).
-    rhs : ndarray of uint8 or int8, shape (depth, n), or PackedRhs
-        Likewise.
+    rhs : ndarray of uint8 or int8, shape (..., depth, n), or PackedRhs
+        Likewise. Leading dimensions broadcast.
     output, num_threads
         As in `gemm`.
 
@@ -363,11 +341,11 @@ def plan(
            [15, 15]], dtype=int32)
     """
     call = _Call(lhs, rhs, 0, 0, output, None, False, num_threads, "wrap")
-    if call.lhs is not lhs or lhs.ndim != 2 or call.rhs is not rhs or len(rhs.shape) != 2:
-        raise ValueError("lhs, rhs: expected two matrices (NumPy arrays, or a PackedRhs)")
+    if call.lhs is not lhs or lhs.ndim < 2 or call.rhs is not rhs or len(rhs.shape) < 2:
+        raise ValueError("lhs, rhs: expected matrices or stacks of them (NumPy arrays, or a PackedRhs)")
     if call.out.size == 0:
         raise ValueError(f"lhs, rhs: expected a result with elements, got shape {call.out.shape}")
     kernel = call.kernel() if isinstance(rhs, PackedRhs) else kernels.selected()
     if isinstance(rhs, PackedRhs) and rhs.kernel != kernel.name:
         raise ValueError(f"rhs: expected panels of kernel {kernel.name!r}, got {rhs.kernel!r}")
-    return PlannedGemm(call.plan(kernel), lhs, rhs)
+    return PlannedGemm(call.plan(kernel), lhs, rhs, call.out.shape)

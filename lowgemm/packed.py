@@ -64,13 +64,13 @@ class PackedRhs:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(pack_rhs(state["matrix"]).__dict__)
 
-    def addresses(self) -> tuple[np.ndarray, np.ndarray]:
-        """Addresses of each matrix's panels and column sums."""
-        steps = np.arange(self.slots, dtype=np.int64)
-        return (
-            self.panels.ctypes.data + steps * self.slot_bytes,
-            self.sums.ctypes.data + steps * self.sums.strides[0],
-        )
+    def batch_strides(self) -> tuple[tuple[int, ...], int]:
+        """Byte strides of the leading dimensions in the panels, and from one matrix's column sums to the next."""
+        strides, step = [], self.slot_bytes
+        for size in reversed(self.shape[:-2]):
+            strides.append(step)
+            step *= size
+        return tuple(reversed(strides)), self.sums.strides[0]
 
     def to_array(self) -> np.ndarray:
         """Unpack to the matrix that was packed.
@@ -151,11 +151,10 @@ def _pack(a: np.ndarray, kernel: Kernel) -> PackedRhs:
     flip, _ = packing.element_map(kernel, "rhs", a.dtype.kind)
     panel_bytes = packing.padded_depth_bytes(kernel, depth) * kernel.lanes
     routine = packing.pack_routine(kernel, "rhs")
-    panels, sums = w.addresses()
     for slot, index in enumerate(np.ndindex(a.shape[:-2])):
         m = a[index]
         routine.ctypes(
-            m.ctypes.data, m.strides[1], m.strides[0], n, depth, flip, int(panels[slot]), panel_bytes,
-            int(sums[slot]),
+            m.ctypes.data, m.strides[1], m.strides[0], n, depth, flip,
+            w.panels_address + slot * w.slot_bytes, panel_bytes, w.sums_address + slot * w.sums.strides[0],
         )  # fmt: skip
     return w

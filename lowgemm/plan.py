@@ -14,7 +14,8 @@ import numpy as np
 
 from lowgemm import compute as c
 from lowgemm import entry, packing, threads, workspace
-from lowgemm.blocking import choose_blocking
+from lowgemm.batching import Batch
+from lowgemm.blocking import choose_blocking, up
 from lowgemm.kernels import Kernel, microkernel
 from lowgemm.output.pipeline import compile_pipeline
 
@@ -25,15 +26,6 @@ class Operand(NamedTuple):
     shape: tuple[int, int]
     strides: tuple[int, int]
     kind: str
-
-
-def _up(x: int, step: int) -> int:
-    return -(-x // step) * step
-
-
-def _one(address: Any) -> int:
-    """An address that may come as an array of one."""
-    return address if type(address) is int else int(address.item())
 
 
 class Plan:
@@ -49,8 +41,8 @@ class Plan:
         Element type of the result.
     out_strides : tuple of int
         Byte strides (row, column) of the result.
-    batch, slots : int
-        Number of products, and of distinct rhs matrices among them.
+    batch : Batch
+        Leading dimensions; the default is a single product.
     packed : bool
         The rhs is packed already.
     bilinear : bool
@@ -82,8 +74,7 @@ class Plan:
         *,
         result: np.dtype,
         out_strides: tuple[int, int],
-        batch: int = 1,
-        slots: int = 1,
+        batch: Batch = Batch(),  # noqa: B008 (immutable)
         packed: bool = False,
         bilinear: bool = False,
         output: tuple[Any, ...] = (),
@@ -91,7 +82,8 @@ class Plan:
         num_threads: int | None = None,
     ) -> None:
         (m, depth), n = lhs.shape, rhs.shape[1]
-        self.kernel, self.packed, self.slots, self.batch = kernel, packed, slots, batch
+        products, slots = batch.count, batch.slots
+        self.kernel, self.packed, self.slots, self.batch = kernel, packed, slots, products
         self.m, self.n, self.depth, self.result = m, n, depth, np.dtype(result)
         self.bilinear = bilinear
         self.program = program = compile_pipeline(
@@ -108,39 +100,48 @@ class Plan:
         self.fused = kernel.fuses_requantize and [name for name, _ in program.steps] == ["requantize_store8"]
         direct = direct or self.fused
 
-        macs = batch * m * n * depth
+        macs = products * m * n * depth
         work = macs + slots * depth * n  # a product of few rows reads its rhs for longer than it multiplies
         wanted = threads.choose_threads(num_threads, work)
-        b = choose_blocking(kernel, m, n, depth, threads=wanted, batch=batch, direct=direct)
+        b = choose_blocking(kernel, m, n, depth, threads=wanted, batch=products, direct=direct)
         self.blocking = b
-        self.threads = min(wanted, b.row_blocks * b.col_blocks * batch)
+        blocks = products * b.row_blocks * b.col_blocks
+        self.threads = min(wanted, blocks * b.parts)
         #: Numba's and lowgemm's thread settings that this plan was made for; None: they play no part.
         self.made_for = threads.settings() if threads.worth_threads(num_threads, work) else None
 
         # ---- scratch memory: for each rhs (terms, factors, sums, panels), then for each thread
-        #      (lhs panels, row sums twice, row terms, tile)
+        #      (lhs panels, row sums twice, row terms, tile), then for each part of a shared depth (row sums, tile)
         lanes = kernel.lanes
         rhs_panels = -(-n // lanes)
         rhs_panel_bytes = packing.padded_depth_bytes(kernel, depth) * lanes
         lhs_panel_bytes = packing.padded_depth_bytes(kernel, b.kc) * kernel.mr
         row_sums_at = b.mc // kernel.mr * lhs_panel_bytes
         row_terms_at = row_sums_at + 8 * b.mc
-        tile_at = _up(row_terms_at + 4 * b.mc, workspace.ALIGNMENT)
-        tile_cols = kernel.nr if b.depth_blocks == 1 else _up(b.nc, lanes)
-        self.worker_bytes = _up(tile_at + 4 * b.mc * tile_cols, workspace.ALIGNMENT) + workspace.ALIGNMENT
-        self.col_bytes = _up(4 * rhs_panels * lanes, workspace.ALIGNMENT)
-        self.slot_bytes = _up(rhs_panels * rhs_panel_bytes, workspace.ALIGNMENT)
+        tile_at = up(row_terms_at + 4 * b.mc, workspace.ALIGNMENT)
+        tile_cols = kernel.nr if b.depth_blocks == 1 else up(b.nc, lanes)
+        self.worker_bytes = up(tile_at + 4 * b.mc * tile_cols, workspace.ALIGNMENT) + workspace.ALIGNMENT
+        self.col_bytes = up(4 * rhs_panels * lanes, workspace.ALIGNMENT)
+        self.slot_bytes = up(rhs_panels * rhs_panel_bytes, workspace.ALIGNMENT)
         per_slot = 2 * self.col_bytes + (0 if packed else self.col_bytes + self.slot_bytes)
-        self.scratch_bytes = slots * per_slot + self.threads * self.worker_bytes
+        part_bytes = up(4 * b.mc * (1 + up(b.nc, lanes)), workspace.ALIGNMENT) if b.parts > 1 else 0
+        matrices, in_order = batch.table()
+        #: One thread that takes the products in order needs one rhs at a time; see `compute._make_single`.
+        self.one_by_one = self.threads == 1 and in_order
+        self.slots_bytes = per_slot * (1 if self.one_by_one else slots)
+        self.scratch_bytes = (
+            self.slots_bytes + self.threads * self.worker_bytes + blocks * b.parts * part_bytes
+        )
+        self.counters = blocks if b.parts > 1 else 0
 
-        zeros = np.zeros(max(b.mc, tile_cols), dtype=np.int32)
+        zeros = np.zeros(max(b.mc, tile_cols, kernel.nr), dtype=np.int32)
         self._keep = [zeros, program, output]
         self.lhs_shift = packing.element_map(kernel, "lhs", lhs.kind)[1]
         self.rhs_shift = packing.element_map(kernel, "rhs", rhs.kind)[1]
         col_terms, row_terms = c.term_routines()
         col_bias, row_bias = program.col_bias, program.row_bias
         fields = {
-            "workers": self.threads, "m": m, "n": n, "depth": depth, "batch": batch, "jobs": slots,
+            "workers": self.threads, "m": m, "n": n, "depth": depth, "batch": products, "slots": slots,
             "packed": packed,
             "kernel": microkernel(kernel).address,
             "pack_lhs": packing.pack_routine(kernel, "lhs").address,
@@ -153,9 +154,10 @@ class Plan:
             "rhs_k_stride": rhs.strides[0], "rhs_n_stride": rhs.strides[1],
             "rhs_flip": packing.element_map(kernel, "rhs", rhs.kind)[0], "rhs_panel_bytes": rhs_panel_bytes,
             "rhs_group_bytes": kernel.rhs_group_bytes,
-            "pack_chunk": 4 * _up(packing.LINE, lanes),
+            "pack_chunk": 4 * up(packing.LINE, lanes),
             "mc": b.mc, "nc": b.nc, "kc": b.kc,
             "row_blocks": b.row_blocks, "col_blocks": b.col_blocks, "depth_blocks": b.depth_blocks,
+            "parts": b.parts, "part_bytes": part_bytes,
             "lhs_shift": self.lhs_shift, "rhs_shift": self.rhs_shift, "bilinear": bilinear,
             "col_bias": 0 if col_bias is None else col_bias.ctypes.data, "has_col_bias": col_bias is not None,
             "row_bias": 0 if row_bias is None else row_bias.ctypes.data, "has_row_bias": row_bias is not None,
@@ -167,13 +169,13 @@ class Plan:
         }  # fmt: skip
         if len(table) > 2 * c.MAX_STAGES:
             raise ValueError(f"output: at most {c.MAX_STAGES} stages after merging, got {len(table) // 2}")
-        self.p = np.zeros(c.PLAN_SIZE, dtype=np.int64)
+        self.p = np.concatenate([np.zeros(c.PLAN_SIZE, dtype=np.int64), matrices])
         for name, value in fields.items():
             self.p[c.F[name]] = value
         self.p[c.STAGES_AT : c.STAGES_AT + len(table)] = table
         self.p.flags.writeable = True  # Numba types read-only arrays apart; nothing writes to it
-        #: Python's way in for one product on one thread, and the first argument of that; see `entry.py`.
-        self.enter = entry.enter() if batch == 1 and not bilinear and self.threads == 1 else None
+        #: Python's way in for one thread, and the first argument of that; see `entry.py`.
+        self.enter = entry.enter() if self.one_by_one and not bilinear else None
         self.record = entry.record_of(self.p, int(self.p[c.SINGLE]), packed, macs) if self.enter else None
 
     def serves(self) -> bool:
@@ -182,81 +184,45 @@ class Plan:
 
     def run(
         self,
-        lhs: np.ndarray,
-        rhs: np.ndarray,
-        rhs_sums: np.ndarray | None,
-        slot_of: np.ndarray,
-        out: np.ndarray,
+        lhs: int,
+        rhs: int,
+        rhs_sums: int,
+        out: int,
         lhs_zero: int | np.ndarray,
         rhs_zero: int | np.ndarray,
     ) -> None:
-        """Multiply a batch.
+        """Multiply.
 
         Parameters
         ----------
-        lhs, out : ndarray of int64
-            Address of each product's lhs and result.
-        rhs : ndarray of int64
-            Address of each distinct rhs, or of its packed panels.
-        rhs_sums : ndarray of int64 or None
-            Addresses of the packed rhs's column sums.
-        slot_of : ndarray of int
-            Which distinct rhs each product uses.
+        lhs, out : int
+            Address of the first element of the operand and of the result.
+        rhs : int
+            Likewise, or of a packed rhs's panels.
+        rhs_sums : int
+            Address of the packed rhs's column sums.
         lhs_zero, rhs_zero : int or ndarray of int32
             Zero points; vectors where the plan is bilinear.
         """
-        s = np.zeros(c.STATE_SIZE, dtype=np.int64)
+        vectors = [0, 0]
         if self.bilinear:
-            vectors = []
+            keep = []
             for zero, shift, size in ((lhs_zero, self.lhs_shift, self.m), (rhs_zero, self.rhs_shift, self.n)):
                 wide = np.broadcast_to(np.asarray(zero, dtype=np.int64), (size,)) - shift
-                vectors.append(wide.astype(np.int32))  # wraps, as all of this arithmetic does
-            s[c.LHS_ZEROS], s[c.RHS_ZEROS] = (v.ctypes.data for v in vectors)
-        else:
-            s[c.LHS_ZERO], s[c.RHS_ZERO] = int(lhs_zero) - self.lhs_shift, int(rhs_zero) - self.rhs_shift
+                keep.append(wide.astype(np.int32))  # wraps, as all of this arithmetic does
+            vectors = [v.ctypes.data for v in keep]
+            lhs_zero = rhs_zero = 0
         space = workspace.borrow(self.scratch_bytes)
-        tables = self._tables_of_one if self.batch == self.slots == 1 else self._tables
-        jobs, batch, s[c.SPACE] = tables(space.ctypes.data, lhs, rhs, rhs_sums, slot_of, out)
-        threads.run(self.p, s, jobs, batch)
+        at = space.ctypes.data
+        if self.one_by_one:
+            zeros = int(lhs_zero), int(rhs_zero), *vectors
+            c.single_routine().ctypes(self.p.ctypes.data, lhs, rhs, rhs_sums, out, at, *zeros)
+        else:
+            s = np.zeros(c.STATE_SIZE + self.counters, dtype=np.int64)
+            at_workers = at + self.slots_bytes
+            at_parts = at_workers + self.threads * self.worker_bytes
+            s[c.LHS : c.FOR_PARTS + 1] = lhs, rhs, rhs_sums, out, at, at_workers, at_parts
+            s[c.LHS_ZERO], s[c.RHS_ZERO] = int(lhs_zero) - self.lhs_shift, int(rhs_zero) - self.rhs_shift
+            s[c.LHS_ZEROS], s[c.RHS_ZEROS] = vectors
+            threads.run(self.p, s)
         workspace.give_back(space)
-
-    def _tables_of_one(
-        self, at: int, lhs: Any, rhs: Any, rhs_sums: Any, slot_of: Any, out: Any
-    ) -> tuple[np.ndarray, np.ndarray, int]:
-        """`_tables` for a single product, without its dozen small array operations (10 us)."""
-        col_bytes = self.col_bytes
-        terms, factors, at = at, at + col_bytes, at + 2 * col_bytes
-        if self.packed:
-            source, panels, sums = 0, _one(rhs), _one(rhs_sums)
-        else:
-            source, panels, sums = _one(rhs), at + col_bytes, at
-            at += col_bytes + self.slot_bytes
-        jobs = np.array([[source, panels, sums, terms, factors]], dtype=np.int64)
-        batch = np.array([[_one(lhs), panels, terms, factors, _one(out)]], dtype=np.int64)
-        return jobs, batch, at
-
-    def _tables(
-        self, at: int, lhs: Any, rhs: Any, rhs_sums: Any, slot_of: Any, out: Any
-    ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Address tables of `compute.py` for scratch memory at `at`, and where the threads' part of that begins."""
-        slots, col_bytes = self.slots, self.col_bytes
-        steps = np.arange(slots, dtype=np.int64)
-        jobs = np.zeros((slots, 5), dtype=np.int64)
-        jobs[:, c.JOB_TERMS] = at + steps * col_bytes
-        jobs[:, c.JOB_FACTORS] = at + (steps + slots) * col_bytes
-        at += 2 * slots * col_bytes
-        if self.packed:
-            jobs[:, c.JOB_PANELS], jobs[:, c.JOB_SUMS] = rhs, rhs_sums
-        else:
-            jobs[:, c.JOB_SOURCE] = rhs
-            jobs[:, c.JOB_SUMS] = at + steps * col_bytes
-            at += slots * col_bytes
-            jobs[:, c.JOB_PANELS] = at + steps * self.slot_bytes
-            at += slots * self.slot_bytes
-        batch = np.empty((self.batch, 5), dtype=np.int64)
-        batch[:, c.LHS_ADDRESS], batch[:, c.OUT_ADDRESS] = lhs, out
-        for to, source in (
-            (c.RHS_PANELS, c.JOB_PANELS), (c.COL_TERMS, c.JOB_TERMS), (c.COL_FACTORS, c.JOB_FACTORS)
-        ):  # fmt: skip
-            batch[:, to] = jobs[slot_of, source]
-        return jobs, batch, at

@@ -33,12 +33,14 @@ class PlannedGemm:
         "kernel", "made_for", "plan",
     )  # fmt: skip
 
-    def __init__(self, plan: Plan, lhs: np.ndarray, rhs: np.ndarray | PackedRhs) -> None:
+    def __init__(
+        self, plan: Plan, lhs: np.ndarray, rhs: np.ndarray | PackedRhs, shape: tuple[int, ...]
+    ) -> None:
         self.plan = plan
         self._packed = isinstance(rhs, PackedRhs)
         self._shapes, self._dtypes = (lhs.shape, rhs.shape), (lhs.dtype, rhs.dtype)
         self._strides = (lhs.strides, None if self._packed else rhs.strides)
-        self._shape, self._result = (plan.m, plan.n), plan.result
+        self._shape, self._result = shape, plan.result
         self.kernel, self.made_for = plan.kernel.name, plan.made_for
         # what a call touches, without a look through the plan
         self._enter, self._record, self._scratch = plan.enter, plan.record, plan.scratch_bytes
@@ -63,8 +65,8 @@ class PlannedGemm:
         if self._packed:
             panels, sums = rhs.panels_address, rhs.sums_address
         else:
-            panels, sums = rhs.ctypes.data, None
-        plan.run(lhs.ctypes.data, panels, sums, 0, out.ctypes.data, lhs_zero, rhs_zero)
+            panels, sums = rhs.ctypes.data, 0
+        plan.run(lhs.ctypes.data, panels, sums, out.ctypes.data, lhs_zero, rhs_zero)
         return out
 
     def __call__(

@@ -119,7 +119,7 @@ def _one_at_a_time() -> bool:
         return True
 
 
-def run(p: np.ndarray, s: np.ndarray, jobs: np.ndarray, batch: np.ndarray) -> None:
+def run(p: np.ndarray, s: np.ndarray) -> None:
     """Run a plan on at most ``p[WORKERS]`` threads.
 
     Any number of workers gives all blocks: they are handed out by a counter, not by worker number.
@@ -133,7 +133,7 @@ def run(p: np.ndarray, s: np.ndarray, jobs: np.ndarray, batch: np.ndarray) -> No
         else:
             workers = _fair_share(planned)
     if workers == 1:
-        compute.serial_driver()(p, s, jobs, batch)
+        compute.serial_driver()(p, s)
         return
     # The first starts Numba's threads. The second may be needed instead of it by the next call, or a signal handler.
     driver, serial = compute.parallel_driver(), compute.serial_driver()
@@ -146,12 +146,12 @@ def run(p: np.ndarray, s: np.ndarray, jobs: np.ndarray, batch: np.ndarray) -> No
         # overwritten by the thread's next call, and `with` on a lock cannot be interrupted half-way.
         _running[me] = workers
         if not _one_at_a_time():
-            driver(p, s, jobs, batch)
+            driver(p, s)
         elif not _alone.locked():
             with _alone:
-                driver(p, s, jobs, batch)
+                driver(p, s)
         else:
-            serial(p, s, jobs, batch)
+            serial(p, s)
     finally:
         _running.pop(me, None)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba.extending import register_jitable
 
 from lowgemm import blocking, kernels, packing, workspace
 from lowgemm import compute as c
 from lowgemm._jit import compile_c, signature, source_stamp
+from lowgemm.blocking import block_sizes, up
 from lowgemm.caches import cache_sizes
 from lowgemm.compute import (  # the plan's fields, as globals that compiled code sees as constants
     ACCUMULATE,
@@ -23,7 +23,6 @@ from lowgemm.compute import (  # the plan's fields, as globals that compiled cod
     DEPTH,
     DEPTH_BLOCKS,
     DIRECT,
-    JOBS,
     KC,
     KERNEL,
     KR,
@@ -42,6 +41,7 @@ from lowgemm.compute import (  # the plan's fields, as globals that compiled cod
     PACK_LHS,
     PACK_RHS,
     PACKED,
+    PARTS,
     RHS_FLIP,
     RHS_GROUP_BYTES,
     RHS_K_STRIDE,
@@ -53,6 +53,7 @@ from lowgemm.compute import (  # the plan's fields, as globals that compiled cod
     ROW_TERMS_AT,
     ROW_TERMS_ROUTINE,
     SLOT_BYTES,
+    SLOTS,
     STAGES,
     STAGES_AT,
     TILE_AT,
@@ -77,9 +78,9 @@ _ZEROS = np.zeros(4096, dtype=np.int32)
 #: Parameters of the int32 store: bounds (unused) and whether to add.
 _STORE_SET, _STORE_ADD = np.array([0, 0, 0], dtype=np.int64), np.array([0, 0, 1], dtype=np.int64)
 _NOTHING = np.zeros(1, dtype=np.int64)
-#: Where the plan routine leaves the bytes of scratch memory: behind the plan.
-SCRATCH_AT = c.PLAN_SIZE
-PLAN_BYTES = 8 * (c.PLAN_SIZE + 1)
+#: Where the plan routine leaves the bytes of scratch memory: behind the plan and its table of one product.
+SCRATCH_AT = c.PLAN_SIZE + c.ONE_PRODUCT
+PLAN_BYTES = 8 * (SCRATCH_AT + 1)
 
 
 @functools.cache
@@ -89,10 +90,7 @@ def record_of(kernel: kernels.Kernel) -> np.ndarray:
 
     col_terms, row_terms = c.term_routines()
     sides = [v for side in ("lhs", "rhs") for kind in "ui" for v in packing.element_map(kernel, side, kind)]
-    if (
-        max(kernel.nr, blocking.MAX_MC_LARGE_RHS + kernel.mr, blocking.NC_DEPTH_BLOCKED + 2 * kernel.nr)
-        > _ZEROS.size
-    ):
+    if max(kernel.nr, blocking.MAX_MC + kernel.mr, blocking.NC_DEPTH_BLOCKED + 2 * kernel.nr) > _ZEROS.size:
         raise ValueError(f"kernel: tile of {kernel.name!r} is too large to be called from compiled code")
     return np.array(
         [
@@ -107,15 +105,8 @@ def record_of(kernel: kernels.Kernel) -> np.ndarray:
     )  # fmt: skip
 
 
-@register_jitable
-def _up(x, step):
-    return (x + step - 1) // step * step
-
-
 def _make_plan(l2: int, l3: int, stamp: int) -> Any:
     chunk_bytes, line, align = packing.CHUNK_BYTES, packing.LINE, workspace.ALIGNMENT
-    max_mc, max_mc_deep, nc_deep = blocking.MAX_MC, blocking.MAX_MC_WITH_STAGES, blocking.NC_DEPTH_BLOCKED
-    max_mc_large = blocking.MAX_MC_LARGE_RHS
 
     @compile_c(signature("pp" + "n" * 14))
     def plan(
@@ -126,35 +117,20 @@ def _make_plan(l2: int, l3: int, stamp: int) -> Any:
         mr, lanes, nr, kr = load_i64(r, R_MR), load_i64(r, R_LANES), load_i64(r, R_NR), load_i64(r, R_KR)
         size = load_i64(r, R_ELEMENT)
         direct = not bilinear and ocs == 4 and ors % 4 == 0
-        # ---- as blocking.choose_blocking
-        chunk = chunk_bytes // size
-        kc = max(l2 * 5 // 8 // (nr * size) // chunk * chunk, chunk)
-        depth_blocks = max(1, (depth + kc - 1) // kc)
-        if depth_blocks > 1:
-            kc = _up((depth + depth_blocks - 1) // depth_blocks, chunk)
-        else:
-            kc = max(depth, 1)
-        depth_blocks = max(1, (depth + kc - 1) // kc)
-        most = max_mc if direct and depth_blocks == 1 else max_mc_deep
-        if most == max_mc and n * depth * size > l3 // 4:
-            most = max_mc_large
-        mc = max(min(max(l2 // 4, l3 // 8) // (kc * size), most) // mr * mr, mr)
-        mc = min(mc, _up(m, mr))
-        nc = n if depth_blocks == 1 else min(n, _up(nc_deep, nr))
-        row_blocks = (m + mc - 1) // mc
-        mc = _up((m + row_blocks - 1) // row_blocks, mr)
-        row_blocks = (m + mc - 1) // mc
+        mc, nc, kc, row_blocks, col_blocks, depth_blocks, parts = block_sizes(
+            mr, nr, size, l2, l3, m, n, depth, 1, 1, direct
+        )
         # ---- as plan.Plan
         panels = (n + lanes - 1) // lanes
-        rhs_panel_bytes = _up(depth * size, chunk_bytes) * lanes
-        lhs_panel_bytes = _up(kc * size, chunk_bytes) * mr
+        rhs_panel_bytes = up(depth * size, chunk_bytes) * lanes
+        lhs_panel_bytes = up(kc * size, chunk_bytes) * mr
         row_sums_at = mc // mr * lhs_panel_bytes
         row_terms_at = row_sums_at + 8 * mc
-        tile_at = _up(row_terms_at + 4 * mc, align)
-        tile_cols = nr if depth_blocks == 1 else _up(nc, lanes)
-        worker_bytes = _up(tile_at + 4 * mc * tile_cols, align) + align
-        col_bytes = _up(4 * panels * lanes, align)
-        slot_bytes = _up(panels * rhs_panel_bytes, align)
+        tile_at = up(row_terms_at + 4 * mc, align)
+        tile_cols = nr if depth_blocks == 1 else up(nc, lanes)
+        worker_bytes = up(tile_at + 4 * mc * tile_cols, align) + align
+        col_bytes = up(4 * panels * lanes, align)
+        slot_bytes = up(panels * rhs_panel_bytes, align)
         q = numba.carray(p, (SCRATCH_AT + 1,), np.int64)
         q[:] = 0
         q[WORKERS] = 1
@@ -162,7 +138,7 @@ def _make_plan(l2: int, l3: int, stamp: int) -> Any:
         q[N] = n
         q[DEPTH] = depth
         q[BATCH] = 1
-        q[JOBS] = 1
+        q[SLOTS] = 1
         q[PACKED] = packed
         q[KERNEL] = load_i64(r, R_KERNEL)
         q[PACK_LHS] = load_i64(r, R_PACK_LHS)
@@ -181,13 +157,14 @@ def _make_plan(l2: int, l3: int, stamp: int) -> Any:
         q[RHS_FLIP] = load_i64(r, R_RHS_FLIP + 2 * rhs_signed)
         q[RHS_PANEL_BYTES] = rhs_panel_bytes
         q[RHS_GROUP_BYTES] = load_i64(r, R_GROUP)
-        q[PACK_CHUNK] = 4 * _up(line, lanes)
+        q[PACK_CHUNK] = 4 * up(line, lanes)
         q[MC] = mc
         q[NC] = nc
         q[KC] = kc
         q[ROW_BLOCKS] = row_blocks
-        q[COL_BLOCKS] = (n + nc - 1) // nc
+        q[COL_BLOCKS] = col_blocks
         q[DEPTH_BLOCKS] = depth_blocks
+        q[PARTS] = parts
         q[LHS_SHIFT] = load_i64(r, R_LHS_SHIFT + 2 * lhs_signed)
         q[RHS_SHIFT] = load_i64(r, R_RHS_SHIFT + 2 * rhs_signed)
         q[BILINEAR] = bilinear
