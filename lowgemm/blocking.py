@@ -26,8 +26,8 @@ MAX_MC = 256
 MAX_MC_WITH_STAGES = 64
 #: Columns of a block whose sums must wait for later depth blocks (mc x nc int32 stay in L2).
 NC_DEPTH_BLOCKED = 480
-#: Blocks for each thread, so that a late thread costs a fraction of its share.
-BLOCKS_PER_THREAD = 4
+#: Blocks for each thread at least, so that a late thread costs a fraction of its share. (Four: 512 cubed on two threads 2 % slower.)
+BLOCKS_PER_THREAD = 2
 #: Depth of one part at least, where the depth is shared among threads: 256 groups of a tile, against which adding up the parts is
 #: little.
 PART_DEPTH = 1024
@@ -75,6 +75,10 @@ def block_sizes(mr, nr, size, l2, l3, m, n, depth, threads, batch, direct):
     while batch * -(-m // mc) * -(-n // nc) < wanted and mc > 4 * mr:
         mc = max(up(mc // 2, mr), 4 * mr)
     row_blocks = -(-m // mc)
+    if (
+        row_blocks >= wanted > 1
+    ):  # no thread gets one block more than another: 640 rows for two threads not as 5 x 128
+        row_blocks = up(row_blocks, threads)
     # even blocks: 1000 rows as 8 x 128 would leave a last block of 104
     mc = up(-(-m // row_blocks), mr)
     row_blocks = -(-m // mc)

@@ -143,7 +143,7 @@ def _slot(p, s, j, space):
 
 
 @numba.njit(nogil=True)
-def _slot_space(p, s, j):
+def slot_space(p, s, j):
     """Scratch memory of distinct rhs number `j`."""
     each = 2 * p[COL_BYTES] if p[PACKED] else 3 * p[COL_BYTES] + p[SLOT_BYTES]
     return s[FOR_SLOTS] + j * each
@@ -190,7 +190,7 @@ def _prepare(p, s):
         if j >= p[SLOTS]:
             break
         col = (task - j * chunks) * chunk
-        _prepare_columns(p, s, _slot(p, s, j, _slot_space(p, s, j)), col, min(chunk, n - col))
+        _prepare_columns(p, s, _slot(p, s, j, slot_space(p, s, j)), col, min(chunk, n - col))
 
 
 # ---- phase 1 ----------------------------------------------------------------------------------------------
@@ -371,7 +371,7 @@ def _compute(p, s, worker):
         rest = number // col_blocks
         b = rest // row_blocks
         j = p[PLAN_SIZE + PRODUCT * b + 2]
-        a = _product(p, s, b, _slot(p, s, j, _slot_space(p, s, j)))
+        a = _product(p, s, b, _slot(p, s, j, slot_space(p, s, j)))
         if parts == 1:
             _task(p, s, a, rest % row_blocks, number % col_blocks, space)
         else:
@@ -424,7 +424,7 @@ def _make_single(stamp: int):
         s[LHS_ZERO], s[RHS_ZERO] = lhs_zero - p[LHS_SHIFT], rhs_zero - p[RHS_SHIFT]
         s[LHS_ZEROS], s[RHS_ZEROS] = lhs_zeros, rhs_zeros
         s[FOR_SLOTS] = space
-        work = _slot_space(p, s, 1)
+        work = slot_space(p, s, 1)
         last = -1
         for b in range(p[BATCH]):
             j = p[PLAN_SIZE + PRODUCT * b + 2]

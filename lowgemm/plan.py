@@ -132,7 +132,8 @@ class Plan:
         self.scratch_bytes = (
             self.slots_bytes + self.threads * self.worker_bytes + blocks * b.parts * part_bytes
         )
-        self.counters = blocks if b.parts > 1 else 0
+        #: Numbers of a call's state: those of `compute.py`, and a counter for each block whose depth is shared.
+        self.state_size = c.STATE_SIZE + (blocks if b.parts > 1 else 0)
 
         zeros = np.zeros(max(b.mc, tile_cols, kernel.nr), dtype=np.int32)
         self._keep = [zeros, program, output]
@@ -174,9 +175,12 @@ class Plan:
             self.p[c.F[name]] = value
         self.p[c.STAGES_AT : c.STAGES_AT + len(table)] = table
         self.p.flags.writeable = True  # Numba types read-only arrays apart; nothing writes to it
-        #: Python's way in for one thread, and the first argument of that; see `entry.py`.
+        #: Python's ways in for one thread and for several, and the first argument of either; see `entry.py`.
         self.enter = entry.enter() if self.one_by_one and not bilinear else None
-        self.record = entry.record_of(self.p, int(self.p[c.SINGLE]), packed, macs) if self.enter else None
+        self.fill = None if self.one_by_one or bilinear else entry.fill()
+        self.record = None
+        if self.enter or self.fill:
+            self.record = entry.record_of(self.p, int(self.p[c.SINGLE]), packed, macs)
 
     def serves(self) -> bool:
         """Whether the thread settings are still those that the plan was made for."""
@@ -218,7 +222,7 @@ class Plan:
             zeros = int(lhs_zero), int(rhs_zero), *vectors
             c.single_routine().ctypes(self.p.ctypes.data, lhs, rhs, rhs_sums, out, at, *zeros)
         else:
-            s = np.zeros(c.STATE_SIZE + self.counters, dtype=np.int64)
+            s = np.zeros(self.state_size, dtype=np.int64)
             at_workers = at + self.slots_bytes
             at_parts = at_workers + self.threads * self.worker_bytes
             s[c.LHS : c.FOR_PARTS + 1] = lhs, rhs, rhs_sums, out, at, at_workers, at_parts

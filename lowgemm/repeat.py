@@ -14,12 +14,13 @@ import numpy as np
 from lowgemm.arguments import check_out
 from lowgemm.packed import PackedRhs
 from lowgemm.plan import Plan
+from lowgemm.threads import run
 from lowgemm.values import INT32_MAX as _INT32_MAX
 from lowgemm.values import INT32_MIN as _INT32_MIN
 from lowgemm.values import integer
-from lowgemm.workspace import borrowed
+from lowgemm.workspace import borrow, borrowed, give_back
 
-_empty, _share = np.empty, np.may_share_memory
+_empty, _zeros, _share, _int64 = np.empty, np.zeros, np.may_share_memory, np.dtype(np.int64)
 
 
 class PlannedGemm:
@@ -29,7 +30,7 @@ class PlannedGemm:
     """
 
     __slots__ = (
-        "_dtypes", "_enter", "_packed", "_record", "_result", "_scratch", "_shape", "_shapes", "_strides",
+        "_dtypes", "_enter", "_fill", "_packed", "_record", "_result", "_scratch", "_shape", "_shapes", "_strides",
         "kernel", "made_for", "plan",
     )  # fmt: skip
 
@@ -43,7 +44,9 @@ class PlannedGemm:
         self._shape, self._result = shape, plan.result
         self.kernel, self.made_for = plan.kernel.name, plan.made_for
         # what a call touches, without a look through the plan
-        self._enter, self._record, self._scratch = plan.enter, plan.record, plan.scratch_bytes
+        self._enter, self._fill, self._record, self._scratch = (
+            plan.enter, plan.fill, plan.record, plan.scratch_bytes
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         p = self.plan
@@ -62,6 +65,13 @@ class PlannedGemm:
                 return enter(self._record, lhs, rhs.panels, rhs.sums, out, space, lhs_zero, rhs_zero)
             return enter(self._record, lhs, rhs, None, out, space, lhs_zero, rhs_zero)
         plan = self.plan
+        if self._fill is not None:
+            state, space = _zeros(plan.state_size, _int64), borrow(self._scratch)
+            panels, sums = (rhs.panels, rhs.sums) if self._packed else (rhs, None)
+            self._fill(self._record, lhs, panels, sums, out, space, lhs_zero, rhs_zero, state)
+            run(plan.p, state)
+            give_back(space)
+            return out
         if self._packed:
             panels, sums = rhs.panels_address, rhs.sums_address
         else:

@@ -24,7 +24,7 @@ from lowgemm import compute, config
 #: Multiply-accumulates, and bytes of rhs read, below which a second thread costs more than it saves. Waking the pool
 #: takes 5 to 20 us, in which one core does up to 10 million; measured on two cores (Zen 5) with 4 million here, two
 #: threads took 1.3 to 1.4 times as long at 240 and 256 cubed with fresh operands, and in a batch of 64 of 64 cubed.
-MACS_PER_THREAD = 12_000_000
+MACS_PER_THREAD = 10_000_000
 
 #: Held while one call is in a parallel region, under a layer that bears only one.
 _alone = threading.Lock()
@@ -108,6 +108,8 @@ def _fair_share(wanted: int) -> int:
     """
     if threading.get_ident() not in threading._active:  # type: ignore[attr-defined]
         return 1
+    if not _running:
+        return wanted
     # list() is one step of the interpreter: other threads come and go meanwhile
     return max(1, min(wanted, numba.get_num_threads() - sum(list(_running.values()))))
 
