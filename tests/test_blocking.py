@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowgemm import kernels
-from lowgemm.blocking import choose_blocking
+from lowgemm.blocking import PART_DEPTH, choose_blocking
 from lowgemm.caches import FALLBACK, cache_sizes
 
 SIZE = st.one_of(st.integers(1, 300), st.integers(1, 10**6))
@@ -32,12 +32,28 @@ def test_blocks_cover_everything_once(kernel, m, n, depth, threads, batch, direc
         assert (b.depth_blocks - 1) * b.kc < depth <= b.depth_blocks * b.kc and b.kc % kernel.kr == 0
     else:
         assert depth <= b.kc
+    each = -(-b.depth_blocks // b.parts)
+    assert (b.parts - 1) * each < b.depth_blocks <= b.parts * each
+    if b.parts > 1:
+        assert threads > 1 and depth // b.parts >= PART_DEPTH // 2
 
 
 def test_more_threads_get_more_blocks():
     kernel = kernels.by_name("portable")
     b = choose_blocking(kernel, 1024, 1024, 1024, threads=16)
     assert b.row_blocks * b.col_blocks >= 16
+
+
+def test_threads_share_what_there_is():
+    """Rows first, in whole rounds; then columns; and the depth where both are few."""
+    kernel = kernels.by_name("portable")
+    tall = choose_blocking(kernel, 640, 640, 640, threads=3)
+    assert tall.row_blocks % 3 == 0 and tall.parts == 1
+    wide = choose_blocking(kernel, 4, 4096, 4096, threads=2)
+    assert wide.row_blocks == 1 and wide.col_blocks >= 4 and wide.parts == 1
+    deep = choose_blocking(kernel, 16, 64, 65536, threads=2)
+    assert deep.row_blocks * deep.col_blocks == 1 and deep.parts >= 4 and deep.depth_blocks >= deep.parts
+    assert choose_blocking(kernel, 16, 64, 65536).parts == 1
 
 
 def test_cache_sizes_without_linux(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -50,6 +52,13 @@ def matrix(
     if layout == "broadcast":
         return np.broadcast_to(a[:1, :cols], (rows, cols))
     return a[3 : 3 + rows, 5 : 5 + cols]
+
+
+def _forget() -> None:
+    """Drop what `gemm` remembers of earlier calls."""
+    module = sys.modules["lowgemm.gemm"]
+    for seen in (module._plans, module._calls):
+        seen._entries.clear()
 
 
 def zero_point(draw, rng: np.random.Generator, size: int):
@@ -156,6 +165,50 @@ def test_depth_in_blocks(kernel, threads, depth):
     np.testing.assert_array_equal(got, reference.gemm(lhs, rhs, output=stages, **zeros))
 
 
+@bounded
+@given(
+    m=st.integers(1, 40), k=st.integers(40, 600), n=st.integers(1, 70), batch=st.sampled_from([(), (2,)]),
+    packed=st.booleans(), accumulate=st.booleans(), seed=st.integers(0, 2**32), data=st.data(),
+)  # fmt: skip
+def test_depth_shared_among_threads(any_kernel, data, m, k, n, batch, packed, accumulate, seed):
+    """Parts of the depth are added up exactly, with every kind of zero point, bias and stage."""
+    from lowgemm import blocking
+    from lowgemm import threads as module
+
+    rng = np.random.default_rng(seed)
+    lhs, rhs = (
+        rng.integers(0, 256, (*batch, m, k), dtype=np.uint8),
+        rng.integers(-128, 128, (k, n), dtype=np.int8),
+    )
+    zeros = {"lhs_zero_point": zero_point(data.draw, rng, m), "rhs_zero_point": zero_point(data.draw, rng, n)}
+    stages = [
+        lowgemm.BiasAddition(rng.integers(-99, 99, m), axis=0),
+        lowgemm.BiasAddition(rng.integers(-99, 99, n)),
+    ]
+    right = lowgemm.pack_rhs(rhs) if packed else rhs
+    _forget()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MACS_PER_THREAD", 1)
+        patch.setattr(blocking, "PART_DEPTH", 16)
+        # one thread fewer: the way of a call that finds the others taken
+        patch.setattr(module, "_fair_share", lambda wanted: wanted - int(rng.integers(0, 2)))
+        # an rhs array can be excluded by its values, and then this plan is not used
+        plan = lowgemm.plan(lhs, right, num_threads=2).plan if packed else None
+        for output in (None, stages):
+            expected = reference.gemm(lhs, rhs, output=output, **zeros)
+            for _ in range(2):  # as a new kind of call, and as one that is known
+                got = lowgemm.gemm(lhs, right, output=output, num_threads=2, **zeros)
+                np.testing.assert_array_equal(got, expected)
+        if accumulate:
+            out = np.full((*batch, m, n), 5, np.int32)
+            lowgemm.gemm(lhs, right, out=out, accumulate=True, num_threads=2, **zeros)
+            np.testing.assert_array_equal(out, reference.gemm(lhs, rhs, **zeros) + 5)
+    if plan is not None and not batch and n <= plan.kernel.nr and k >= 64:
+        assert plan.blocking.parts > 1
+    # plans with so small parts are not for other tests
+    _forget()
+
+
 def test_several_blocks_each_way(kernel, threads):
     rng = np.random.default_rng(3)
     lhs, rhs = (
@@ -187,6 +240,46 @@ def test_documented_depth_bounds(left, right, depth):
     """The largest depth at which no product of these dtypes can wrap, and one more."""
     worst = [255 if d is np.uint8 else 128 for d in (left, right)]
     assert depth * worst[0] * worst[1] <= 2**31 - 1 < (depth + 1) * worst[0] * worst[1]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ((3,), (3,)),
+        ((3,), ()),
+        ((), (3,)),
+        ((2, 3), (3,)),
+        ((2, 1), (1, 3)),
+        ((4,), "one"),
+        ((2, 3), "columns"),
+    ],
+)
+def test_batches_take_the_short_way_and_stay_right(any_kernel, threads, left, right):
+    """Known kinds of batched calls: one rhs for each product, one for all, each in turn."""
+    rng = np.random.default_rng(7)
+    for m, k, n in ((5, 7, 9), (33, 70, 66)):
+        for _ in range(3):
+            lhs = rng.integers(0, 256, (*left, m, k), dtype=np.uint8)
+            if right == "one":  # a stride of 0 is one rhs
+                rhs = np.broadcast_to(rng.integers(-128, 128, (k, n), dtype=np.int8), (*left, k, n))
+            elif (
+                right == "columns"
+            ):  # the first dimension repeats, so products with one rhs are not neighbours
+                rhs = np.broadcast_to(rng.integers(-128, 128, (1, 3, k, n), dtype=np.int8), (2, 3, k, n))
+            else:
+                rhs = rng.integers(-128, 128, (*right, k, n), dtype=np.int8)
+            expected = reference.gemm(lhs, rhs, lhs_zero_point=9, rhs_zero_point=-2)
+            out = np.empty_like(expected)
+            for operand in (rhs, lowgemm.pack_rhs(rhs)):
+                zeros = {"lhs_zero_point": 9, "rhs_zero_point": -2}
+                got = lowgemm.gemm(lhs, operand, num_threads=threads, **zeros)
+                np.testing.assert_array_equal(got, expected)
+                lowgemm.gemm(lhs, operand, num_threads=threads, out=out, **zeros)
+                np.testing.assert_array_equal(out, expected)
+            planned = lowgemm.plan(lhs, operand, num_threads=threads)
+            np.testing.assert_array_equal(planned(lhs, operand, **zeros), expected)
+            back = lhs[..., ::-1, :]
+            np.testing.assert_array_equal(lowgemm.gemm(back, operand, **zeros), expected[..., ::-1, :])
 
 
 def test_repeated_calls_take_the_short_way_and_stay_right(kernel):
@@ -250,7 +343,7 @@ def test_planned_product(kernel, threads):
 
 
 @pytest.mark.parametrize("built_in", [True, False])
-def test_planned_product_with_and_without_the_built_in(monkeypatch, built_in):
+def test_planned_product_with_and_without_the_built_in(monkeypatch, threads, built_in):
     """The way in by one built-in function, and by addresses where arrays are laid out otherwise."""
     import sys
 
@@ -258,16 +351,18 @@ def test_planned_product_with_and_without_the_built_in(monkeypatch, built_in):
 
     if not built_in:
         monkeypatch.setattr(entry, "enter", lambda: None)
+        monkeypatch.setattr(entry, "fill", lambda: None)
     elif entry.enter() is None:
         pytest.skip("this interpreter keeps arrays in a way that lowgemm does not know")
     rng = np.random.default_rng(6)
     # a few multiplications, and enough of them to let other Python threads run
-    for m, depth, n in ((7 + built_in, 19, 23), (81 + built_in, 90, 83)):
+    for m, depth, n in ((7 + built_in, 19, 123), (81 + built_in, 90, 83)):
         lhs, rhs = matrix(rng, m, depth, np.int8, "C"), matrix(rng, depth, n, np.uint8, "C")
         lhs.flags.writeable = False
         for right in (rhs, lowgemm.pack_rhs(rhs)):
-            planned = lowgemm.plan(lhs, right)
-            assert (planned.plan.enter is not None) == built_in
+            planned = lowgemm.plan(lhs, right, num_threads=threads)
+            way = planned.plan.enter if planned.plan.threads == 1 else planned.plan.fill
+            assert planned.plan.threads == threads and (way is not None) == built_in
             for zeros in ((0, 0), (-(2**31), 2**31 - 1), (5, -7)):
                 zero = dict(zip(("lhs_zero_point", "rhs_zero_point"), zeros, strict=True))
                 expected = reference.gemm(lhs, rhs, **zero)

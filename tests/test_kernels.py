@@ -246,6 +246,25 @@ def test_fused_requantization_is_vector_code(name):
     assert sum("vpmovdb" in line and "(" in line for line in assembly.splitlines()) >= main_tile
 
 
+@pytest.mark.parametrize("name", ["x86_avx512vnni"])
+def test_scaling_overlaps_with_the_depth_loop(name):
+    """A loop of the main tile's products also scales, bounds and stores a register of the tile before, and nothing spills."""
+    kernel = kernels.by_name(name)
+    assert kernel.defers_requantize
+    assembly, _ = cross.compile_for(kernel)
+    loops = cross.depth_loops(assembly, kernel.expect)
+    tile = kernel.row_tiles[0] * kernel.max_nv
+
+    def count(loop, mnemonic):
+        return sum(mnemonic in line and "zmm" in line for line in loop)
+
+    both = [loop for loop in loops if count(loop, kernel.expect) == tile and count(loop, "vpmuldq") == 2]
+    assert len(both) == 1
+    for mnemonic, times in {"vpsravd": 1, "vpmaxsd": 1, "vpminsd": 1, "vpmovdb": 1, "vpcmp": 0}.items():
+        assert count(both[0], mnemonic) == times, mnemonic
+    assert not cross.spills(both[0])
+
+
 def test_fused_and_tiled_requantization_agree(monkeypatch):
     """The same bytes from the kernel's registers and from the routine on a tile."""
     fused = [k for k in kernels.all_kernels() if k.fuses_requantize and not kernels.missing_features(k)]

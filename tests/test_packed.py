@@ -13,7 +13,7 @@ from lowgemm import kernels
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
 @pytest.mark.parametrize(
-    "shape", [(1, 1), (5, 3), (64, 48), (65, 49), (0, 3), (3, 0), (2, 7, 9), (3, 1, 4, 20)]
+    "shape", [(1, 1), (5, 3), (64, 48), (65, 49), (0, 3), (3, 0), (2, 7, 9), (3, 1, 4, 20), (133, 4101)]
 )
 def test_unpacks_to_the_same_matrix(any_kernel, dtype, shape):
     info = np.iinfo(dtype)
