@@ -6,7 +6,8 @@ Numba's own disk cache (``cache=True``) fails in ways that a library may not:
 * two processes that compile variants of one function at the same time can pick the same file name, and the index
   of one then points to the code of the other (the index is read, changed and written back without a lock);
 * no writable folder at all (read-only site-packages and no home directory) is a RuntimeError, a full disk an OSError;
-* a read-only folder is not even read, so that a cache filled when an image was built is lost on its users.
+* a read-only folder is not even read, so that a cache filled when an image was built is lost on its users (here it is read unless
+  ``NUMBA_CACHE_DIR`` names another).
 
 Here each piece is one file. Its name is a hash of everything it depends on (Numba's key, the versions of Numba and
 llvmlite, the source file's stamp), so there is no index; it starts with a SHA-256 over that and the content. What does
@@ -124,6 +125,8 @@ class CheckedCache(caching.FunctionCache):
     def __init__(self, py_func: Any) -> None:
         super().__init__(py_func)
         beside = pathlib.Path(py_func.__code__.co_filename).parent / "__pycache__"
+        if numba.config.CACHE_DIR:  # NUMBA_CACHE_DIR says where, and there only
+            beside = pathlib.Path(self._cache_path)
         stamp = self._impl.locator.get_source_stamp()
         self._cache_file = CheckedFile(self._cache_path, self._impl.filename_base, stamp, str(beside))
 

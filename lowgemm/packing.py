@@ -71,31 +71,38 @@ def _make_pack(kernel_id: int, side: int, width: int, chunks: int, kr: int, elem
     block_bytes = width * per_row
     wide = LINE // width
 
-    @numba.njit(nogil=True)
-    def pack_rows(src, mn_stride, k_stride, mn, depth, flip, dst, dst_stride, sums, block, pad):
-        """All panels of `depth` steps; adds to `sums`."""
-        p = 0
-        while p * width < mn:
+    @compile_c(_SIGNATURE)
+    def pack(src, mn_stride, k_stride, mn, depth, flip, dst, dst_stride, sums):
+        _ = stamp
+        block = stack(block_bytes)
+        # What the padding must hold so that it is zero once packed.
+        pad = flip if element_bytes == 1 else 0
+        panels = (mn + width - 1) // width
+        _clear(sums, panels * width)
+        at_a_time = DEPTH_ROWS if k_stride >= PAGE else depth
+        first = p = 0  # the depth step and the panel that come next
+        while first < depth and panels > 0:
+            rows = min(at_a_time, depth - first)
             valid = min(width, mn - p * width)
-            panel = offset(dst, p * dst_stride)
-            start = offset(src, p * width * mn_stride)
+            start = offset(src, p * width * mn_stride + first * k_stride)
+            panel = offset(dst, p * dst_stride + first // per_row * chunk_bytes)
             total = offset(sums, 4 * p * width)
             done = 0  # depth steps packed
             count = 1
             if k_stride == 1:
-                steps = depth // (chunks * per_row)
+                steps = rows // (chunks * per_row)
                 transpose(
                     kernel_id, side, width, chunks, (start, mn_stride, valid, steps, flip, panel, total)
                 )
                 done = steps * chunks * per_row
                 if chunks > 1:
-                    steps = (depth - done) // per_row
+                    steps = (rows - done) // per_row
                     rest, to = offset(start, done), offset(panel, done // per_row * chunk_bytes)
                     transpose(kernel_id, side, width, 1, (rest, mn_stride, valid, steps, flip, to, total))
                     done += steps * per_row
             elif mn_stride == 1 and valid == width:
                 # whole chunks only, so that the remainder starts on a chunk
-                steps = depth // per_row * (per_row // kr)
+                steps = rows // per_row * (per_row // kr)
                 if mn - p * width >= LINE:
                     count = wide
                     interleave(
@@ -105,13 +112,13 @@ def _make_pack(kernel_id: int, side: int, width: int, chunks: int, kr: int, elem
                     interleave(
                         kernel_id, side, width, 1, (start, k_stride, steps, flip, panel, dst_stride, total)
                     )
-                done = depth // per_row * per_row
+                done = rows // per_row * per_row
             for q in range(count):
                 at_depth = done
-                while at_depth < depth:
+                while at_depth < rows:
                     _gather(
                         offset(start, q * width * mn_stride), mn_stride, k_stride, valid, at_depth,
-                        min(per_row, depth - at_depth), block, width, per_row, pad,
+                        min(per_row, rows - at_depth), block, width, per_row, pad,
                     )  # fmt: skip
                     to = offset(panel, q * dst_stride + at_depth // per_row * chunk_bytes)
                     transpose(
@@ -120,21 +127,9 @@ def _make_pack(kernel_id: int, side: int, width: int, chunks: int, kr: int, elem
                     )  # fmt: skip
                     at_depth += per_row
             p += count
-
-    @compile_c(_SIGNATURE)
-    def pack(src, mn_stride, k_stride, mn, depth, flip, dst, dst_stride, sums):
-        _ = stamp
-        block = stack(block_bytes)
-        # What the padding must hold so that it is zero once packed.
-        pad = flip if element_bytes == 1 else 0
-        panels = (mn + width - 1) // width
-        _clear(sums, panels * width)
-        rows = DEPTH_ROWS if k_stride >= PAGE else depth
-        for first in range(0, depth, max(rows, 1)):
-            pack_rows(
-                offset(src, first * k_stride), mn_stride, k_stride, mn, min(rows, depth - first), flip,
-                offset(dst, first // per_row * chunk_bytes), dst_stride, sums, block, pad,
-            )  # fmt: skip
+            if p >= panels:
+                p = 0
+                first += rows
 
     return pack
 

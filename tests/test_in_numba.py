@@ -276,13 +276,13 @@ def test_plan_is_that_of_plan_py(name):
             kernel, lhs, rhs, result=np.dtype(np.int32), out_strides=strides, packed=packed, bilinear=bilinear,
             accumulate=add, num_threads=1,
         )  # fmt: skip
-        p = np.full(compute.PLAN_SIZE + 1, -1, np.int64)
+        p = np.full(planning.SCRATCH_AT + 1, -1, np.int64)
         routine(
             record.ctypes.data, p.ctypes.data, m, n, depth, *lhs.strides, left, *rhs.strides, right, packed, bilinear,
             add, *strides,
         )  # fmt: skip
         parameters = range(compute.STAGES_AT + 1, compute.PLAN_SIZE, 2)  # other addresses, the same content
-        for i in set(range(compute.PLAN_SIZE)) - skip - set(parameters):
+        for i in set(range(planning.SCRATCH_AT)) - skip - set(parameters):
             assert p[i] == plan.p[i], compute._FIELDS[i] if i < len(compute._FIELDS) else i
         assert p[planning.SCRATCH_AT] == plan.scratch_bytes
 
