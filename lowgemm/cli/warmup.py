@@ -35,6 +35,7 @@ def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
         todo[f"stage {kind}"] = lambda k=kind: routines.routine(k)
     todo["requantize"] = requantizing.apply_routine
     todo["entry"] = entry.enter
+    todo["entry, several threads"] = entry.fill
     todo["serial driver"] = compute.serial_driver
     todo["parallel driver"] = compute.parallel_driver
     return todo
