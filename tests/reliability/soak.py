@@ -22,7 +22,6 @@ import numpy as np
 
 import lowgemm as lg
 from lowgemm import threads
-from lowgemm.cli.warmup import pieces
 
 from .session import Session, made
 
@@ -54,8 +53,6 @@ def busy(stop: threading.Event, counts: list[int]) -> None:
 def run(calls: int, seed: int = 0, samples: int = 10) -> dict[str, object]:
     """Fuzz steps, new threads and new kinds of calls without end, at most `calls` of them."""
     threads.MACS_PER_THREAD = 5000
-    for compile_piece in pieces(all_kernels=True).values():  # or memory grows by it when a kernel first comes
-        compile_piece()
     session, start = Session(seed), time.perf_counter()
     stop, counts = threading.Event(), [0, 0]
     other = threading.Thread(target=busy, args=(stop, counts))
