@@ -31,13 +31,19 @@ BLOCKS_PER_THREAD = 2
 #: Depth of one part at least, where the depth is shared among threads: 256 groups of a tile, against which adding up the parts is
 #: little.
 PART_DEPTH = 1024
+#: Rows up to which an rhs that is not packed and larger than L2 is packed and multiplied block by block.
+STREAM_ROWS = 32
+#: Depth of such a block at least, where rows of the rhs are contiguous: they are read from one end to the other.
+STREAM_DEPTH = 128
+#: How an rhs may be streamed: not (packed already, or used by several products), by rows, or by columns, whichever are contiguous.
+NOT_AT_ALL, BY_ROWS, BY_COLUMNS = range(3)
 
 
 class Blocking(NamedTuple):
     """Block sizes (mc rows, nc columns, kc depth), how many blocks there are each way, and depth parts for threads.
 
     Each part is `depth_blocks / parts` depth blocks (rounded up); with more than one part, the parts of a block are computed
-    apart, by any thread, and added.
+    apart, by any thread, and added. `stream`, if not 0: each block of the rhs is packed right before it is multiplied.
     """
 
     mc: int
@@ -47,6 +53,7 @@ class Blocking(NamedTuple):
     col_blocks: int
     depth_blocks: int
     parts: int
+    stream: int
 
 
 @register_jitable
@@ -56,7 +63,7 @@ def up(x, step):
 
 
 @register_jitable
-def block_sizes(mr, nr, size, l2, l3, m, n, depth, threads, batch, direct):
+def block_sizes(mr, nr, size, l2, l3, m, n, depth, threads, batch, direct, stream):
     """The fields of `Blocking`, for a kernel's tile mr x nr with elements of `size` bytes, and cache sizes.
 
     Also compiled, for products inside of compiled code (`in_numba/planning.py`).
@@ -98,13 +105,33 @@ def block_sizes(mr, nr, size, l2, l3, m, n, depth, threads, batch, direct):
             parts = 1
             split = -(-wanted // (batch * row_blocks))
             nc = min(nc, up(-(-n // split), nr))
-    return mc, nc, kc, row_blocks, -(-n // nc), depth_blocks, parts
+    if stream and parts == 1 and m <= STREAM_ROWS and n * depth * size > l2 // 2:
+        # panels in half of L2, sums in a quarter
+        mc, row_blocks = up(m, mr), 1
+        if stream == BY_ROWS:
+            nc = min(nc, max(min(l2 // 2 // (STREAM_DEPTH * size), l2 // 16 // mc) // nr * nr, nr))
+            nc = up(-(-n // -(-n // nc)), nr)
+            kc = max(l2 // 2 // (nc * size), STREAM_DEPTH) // chunk * chunk
+        else:
+            nc = min(nc, max(l2 // 2 // (kc * size) // nr * nr, nr))
+        depth_blocks = -(-depth // kc)
+    else:
+        stream = NOT_AT_ALL
+    return mc, nc, kc, row_blocks, -(-n // nc), depth_blocks, parts, stream
 
 
 def choose_blocking(
-    kernel: Kernel, m: int, n: int, depth: int, *, threads: int = 1, batch: int = 1, direct: bool = True
+    kernel: Kernel,
+    m: int,
+    n: int,
+    depth: int,
+    *,
+    threads: int = 1,
+    batch: int = 1,
+    direct: bool = True,
+    stream: int = NOT_AT_ALL,
 ) -> Blocking:
-    """Block sizes for one product.
+    """Block sizes for one product; `stream`: how its rhs may be packed block by block.
 
     Examples
     --------
@@ -115,5 +142,7 @@ def choose_blocking(
     """
     _, l2, l3 = cache_sizes()
     return Blocking(
-        *block_sizes(kernel.mr, kernel.nr, kernel.element_bytes, l2, l3, m, n, depth, threads, batch, direct)
+        *block_sizes(
+            kernel.mr, kernel.nr, kernel.element_bytes, l2, l3, m, n, depth, threads, batch, direct, stream
+        )
     )

@@ -7,6 +7,9 @@
                       for each tile of nr columns: microkernel over the mc rows
                   output stages on each finished tile while it is in L1, the last of which stores it
 
+An rhs that is not packed, has few rows to meet and does not fit L2 is not packed as a whole (which would write it to memory and read
+it again) but one depth block at a time, right before that is multiplied.
+
 Where the result has too few blocks for all threads, the depth blocks are shared too: each part of a block's depth has an int32 tile
 of its own, and the thread that finishes the last part adds them up, which is exact in any order.
 
@@ -41,7 +44,7 @@ _FIELDS = tuple(
     kr lanes nr
     lhs_row_stride lhs_k_stride lhs_flip lhs_panel_bytes
     rhs_k_stride rhs_n_stride rhs_flip rhs_panel_bytes rhs_group_bytes pack_chunk
-    mc nc kc row_blocks col_blocks depth_blocks parts
+    mc nc kc row_blocks col_blocks depth_blocks parts stream_at
     lhs_shift rhs_shift bilinear
     col_bias row_bias has_col_bias has_row_bias
     direct accumulate fused out_row_stride out_col_stride
@@ -61,7 +64,7 @@ PLAN_SIZE = STAGES_AT + 2 * MAX_STAGES
     KR, LANES, NR,
     LHS_ROW_STRIDE, LHS_K_STRIDE, LHS_FLIP, LHS_PANEL_BYTES,
     RHS_K_STRIDE, RHS_N_STRIDE, RHS_FLIP, RHS_PANEL_BYTES, RHS_GROUP_BYTES, PACK_CHUNK,
-    MC, NC, KC, ROW_BLOCKS, COL_BLOCKS, DEPTH_BLOCKS, PARTS,
+    MC, NC, KC, ROW_BLOCKS, COL_BLOCKS, DEPTH_BLOCKS, PARTS, STREAM_AT,
     LHS_SHIFT, RHS_SHIFT, BILINEAR,
     COL_BIAS, ROW_BIAS, HAS_COL_BIAS, HAS_ROW_BIAS,
     DIRECT, ACCUMULATE, FUSED, OUT_ROW_STRIDE, OUT_COL_STRIDE,
@@ -85,8 +88,8 @@ ONE_PRODUCT = PRODUCT + SLOT
 # ---- tuples of addresses ----------------------------------------------------------------------------------
 #: Of a distinct rhs: source (0: packed already), panels, column sums, column terms, column factors.
 SLOT_SOURCE, SLOT_PANELS, SLOT_SUMS, SLOT_TERMS, SLOT_FACTORS = range(5)
-#: Of a product: lhs, packed rhs, column terms, column factors, result.
-LHS_ADDRESS, RHS_PANELS, COL_TERMS, COL_FACTORS, OUT_ADDRESS = range(5)
+#: Of a product: lhs, packed rhs, column terms, column factors, result; and of an rhs that is packed block by block its source and sums.
+LHS_ADDRESS, RHS_PANELS, COL_TERMS, COL_FACTORS, OUT_ADDRESS, SOURCE, COL_SUMS = range(7)
 
 
 # ---- zero-point terms -------------------------------------------------------------------------------------
@@ -153,10 +156,24 @@ def slot_space(p, s, j):
 def _product(p, s, b, slot):
     """Addresses of product number `b`, given those of its rhs."""
     at = PLAN_SIZE + PRODUCT * b
-    return s[LHS] + p[at], slot[SLOT_PANELS], slot[SLOT_TERMS], slot[SLOT_FACTORS], s[OUT] + p[at + 1]
+    return (
+        s[LHS] + p[at], slot[SLOT_PANELS], slot[SLOT_TERMS], slot[SLOT_FACTORS], s[OUT] + p[at + 1],
+        slot[SLOT_SOURCE], slot[SLOT_SUMS],
+    )  # fmt: skip
 
 
 # ---- phase 0 ----------------------------------------------------------------------------------------------
+@numba.njit(nogil=True)
+def _col_terms(p, s, sums, terms, factors, col, cols):
+    call_address(
+        p[COL_TERMS_ROUTINE],
+        (
+            cols, p[DEPTH], sums + 4 * col, s[LHS_ZERO], s[RHS_ZERO], p[BILINEAR], s[RHS_ZEROS] + 4 * col,
+            p[COL_BIAS] + 4 * col, p[HAS_COL_BIAS], terms + 4 * col, factors + 4 * col,
+        ),
+    )  # fmt: skip
+
+
 @numba.njit(nogil=True)
 def _prepare_columns(p, s, slot, col, cols):
     """Pack `cols` columns of one rhs, and make their terms."""
@@ -169,19 +186,14 @@ def _prepare_columns(p, s, slot, col, cols):
                 slot[SLOT_SUMS] + 4 * col,
             ),
         )  # fmt: skip
-    call_address(
-        p[COL_TERMS_ROUTINE],
-        (
-            cols, p[DEPTH], slot[SLOT_SUMS] + 4 * col, s[LHS_ZERO], s[RHS_ZERO], p[BILINEAR],
-            s[RHS_ZEROS] + 4 * col, p[COL_BIAS] + 4 * col, p[HAS_COL_BIAS],
-            slot[SLOT_TERMS] + 4 * col, slot[SLOT_FACTORS] + 4 * col,
-        ),
-    )  # fmt: skip
+    _col_terms(p, s, slot[SLOT_SUMS], slot[SLOT_TERMS], slot[SLOT_FACTORS], col, cols)
 
 
 @numba.njit(nogil=True)
 def _prepare(p, s):
     """Pack the rhs and make the column terms, `pack_chunk` columns at a time, as long as there are any left."""
+    if p[STREAM_AT] != 0:
+        return
     n, chunk = p[N], p[PACK_CHUNK]
     chunks = (n + chunk - 1) // chunk
     while True:
@@ -299,6 +311,29 @@ def _block(p, s, a, row0, rows, col0, cols, space):
 
 
 @numba.njit(nogil=True)
+def _stream(p, s, a, col0, cols, k0, depth, space):
+    """Pack one depth block of some columns of an rhs that is not packed as a whole; gives `a` with the block's panels."""
+    lanes = p[LANES]
+    panels = space + p[STREAM_AT]
+    wide = (cols + lanes - 1) // lanes * lanes
+    sums = a[COL_SUMS] + 4 * col0
+    more = panels + wide * p[RHS_PANEL_BYTES] // lanes
+    call_address(
+        p[PACK_RHS],
+        (
+            a[SOURCE] + col0 * p[RHS_N_STRIDE] + k0 * p[RHS_K_STRIDE], p[RHS_N_STRIDE], p[RHS_K_STRIDE], cols, depth,
+            p[RHS_FLIP], panels, p[RHS_PANEL_BYTES], sums if k0 == 0 else more,
+        ),
+    )  # fmt: skip
+    if k0 > 0:
+        _add(p, cols, more, sums)
+    if k0 + depth == p[DEPTH]:
+        _col_terms(p, s, a[COL_SUMS], a[COL_TERMS], a[COL_FACTORS], col0, cols)
+    first = panels - col0 // lanes * p[RHS_PANEL_BYTES]
+    return a[0], first, a[2], a[3], a[4], a[5], a[6]
+
+
+@numba.njit(nogil=True)
 def _deep_block(p, s, a, row0, rows, col0, cols, part, space, sums, tile):
     """Part of the depth of a block, when the depth is split: its int32 sums stay in `tile`, the row sums in `sums`."""
     terms, more = space + p[ROW_TERMS_AT], space + p[ROW_SUMS_AT] + 4 * p[MC]
@@ -312,6 +347,10 @@ def _deep_block(p, s, a, row0, rows, col0, cols, part, space, sums, tile):
         _pack_lhs(p, a, row0, rows, k0, depth, space, sums if d == first else more)
         if d > first:
             _add(p, rows, more, sums)
+        rhs_at = k0 // p[KR] * p[RHS_GROUP_BYTES]
+        if p[STREAM_AT] != 0:
+            a = _stream(p, s, a, col0, cols, k0, depth, space)
+            rhs_at = 0
         here = p[ZEROS]
         if (
             d + 1 == end
@@ -321,7 +360,6 @@ def _deep_block(p, s, a, row0, rows, col0, cols, part, space, sums, tile):
         groups = (depth + p[KR] - 1) // p[KR]
         for j in range(0, cols, nr):
             width = min(nr, cols - j)
-            rhs_at = k0 // p[KR] * p[RHS_GROUP_BYTES]
             there = a[COL_TERMS] + 4 * (col0 + j) if d + 1 == p[DEPTH_BLOCKS] else p[ZEROS]
             _multiply(
                 p, a, rows, col0 + j, width, groups, space, here, there, rhs_at, tile + 4 * j, ld, d > first, 0
@@ -333,7 +371,7 @@ def _task(p, s, a, i, j, space):
     """Block (i, j), the whole depth."""
     row0, col0 = i * p[MC], j * p[NC]
     rows, cols = min(p[MC], p[M] - row0), min(p[NC], p[N] - col0)
-    if p[DEPTH_BLOCKS] == 1:
+    if p[DEPTH_BLOCKS] == 1 and p[STREAM_AT] == 0:
         _block(p, s, a, row0, rows, col0, cols, space)
     else:
         sums, tile = space + p[ROW_SUMS_AT], space + p[TILE_AT]
@@ -399,7 +437,7 @@ def _make_parallel(stamp: int):
         # With a packed rhs phase 0 is a few thousand additions: not worth waking the threads for.
         if p[PACKED]:
             _prepare(p, s)
-        for phase in range(p[PACKED], 2):
+        for phase in range(1 if p[PACKED] or p[STREAM_AT] else 0, 2):
             for worker in prange(p[WORKERS]):
                 if phase == 0:
                     _prepare(p, s)
@@ -429,7 +467,7 @@ def _make_single(stamp: int):
         for b in range(p[BATCH]):
             j = p[PLAN_SIZE + PRODUCT * b + 2]
             slot = _slot(p, s, j, space)
-            if j != last:
+            if j != last and p[STREAM_AT] == 0:
                 _prepare_columns(p, s, slot, 0, p[N])
                 last = j
             a = _product(p, s, b, slot)

@@ -137,7 +137,8 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
             else f"packed for {call.rhs.kernel}: REPACKED each call"
         )
     else:
-        packed = "packed each call (pack_rhs does it once)"
+        how = "block by block, " if b.stream else ""
+        packed = f"packed each call, {how}pack_rhs does it once"
     lines = [
         head,
         f"kernel    {kernel.name} ({why_kernel(kernel)})",

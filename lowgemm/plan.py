@@ -15,7 +15,7 @@ import numpy as np
 from lowgemm import compute as c
 from lowgemm import entry, packing, threads, workspace
 from lowgemm.batching import Batch
-from lowgemm.blocking import choose_blocking, up
+from lowgemm.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, choose_blocking, up
 from lowgemm.kernels import Kernel, microkernel
 from lowgemm.output.pipeline import compile_pipeline
 
@@ -103,7 +103,19 @@ class Plan:
         macs = products * m * n * depth
         work = macs + slots * depth * n  # a product of few rows reads its rhs for longer than it multiplies
         wanted = threads.choose_threads(num_threads, work)
-        b = choose_blocking(kernel, m, n, depth, threads=wanted, batch=products, direct=direct)
+        stream = NOT_AT_ALL
+        if not packed and products == slots:
+            stream = BY_COLUMNS if rhs.strides[0] == 1 else BY_ROWS
+        b = choose_blocking(
+            kernel,
+            m,
+            n,
+            depth,
+            threads=wanted,
+            batch=products,
+            direct=direct,
+            stream=stream,
+        )
         self.blocking = b
         blocks = products * b.row_blocks * b.col_blocks
         self.threads = min(wanted, blocks * b.parts)
@@ -111,18 +123,20 @@ class Plan:
         self.made_for = threads.settings() if threads.worth_threads(num_threads, work) else None
 
         # ---- scratch memory: for each rhs (terms, factors, sums, panels), then for each thread
-        #      (lhs panels, row sums twice, row terms, tile), then for each part of a shared depth (row sums, tile)
+        #      (lhs panels, row sums twice, row terms, tile, a streamed rhs's panels and sums), then for each part of a shared depth (row sums, tile)
         lanes = kernel.lanes
         rhs_panels = -(-n // lanes)
-        rhs_panel_bytes = packing.padded_depth_bytes(kernel, depth) * lanes
+        rhs_panel_bytes = packing.padded_depth_bytes(kernel, b.kc if b.stream else depth) * lanes
         lhs_panel_bytes = packing.padded_depth_bytes(kernel, b.kc) * kernel.mr
         row_sums_at = b.mc // kernel.mr * lhs_panel_bytes
         row_terms_at = row_sums_at + 8 * b.mc
         tile_at = up(row_terms_at + 4 * b.mc, workspace.ALIGNMENT)
-        tile_cols = kernel.nr if b.depth_blocks == 1 else up(b.nc, lanes)
-        self.worker_bytes = up(tile_at + 4 * b.mc * tile_cols, workspace.ALIGNMENT) + workspace.ALIGNMENT
+        tile_cols = kernel.nr if b.depth_blocks == 1 and not b.stream else up(b.nc, lanes)
+        stream_at = up(tile_at + 4 * b.mc * tile_cols, workspace.ALIGNMENT)
+        stream_bytes = up(b.nc, lanes) * (rhs_panel_bytes // lanes + 4) if b.stream else 0
+        self.worker_bytes = up(stream_at + stream_bytes, workspace.ALIGNMENT) + workspace.ALIGNMENT
         self.col_bytes = up(4 * rhs_panels * lanes, workspace.ALIGNMENT)
-        self.slot_bytes = up(rhs_panels * rhs_panel_bytes, workspace.ALIGNMENT)
+        self.slot_bytes = 0 if b.stream else up(rhs_panels * rhs_panel_bytes, workspace.ALIGNMENT)
         per_slot = 2 * self.col_bytes + (0 if packed else self.col_bytes + self.slot_bytes)
         part_bytes = up(4 * b.mc * (1 + up(b.nc, lanes)), workspace.ALIGNMENT) if b.parts > 1 else 0
         matrices, in_order = batch.table()
@@ -158,7 +172,7 @@ class Plan:
             "pack_chunk": 4 * up(packing.LINE, lanes),
             "mc": b.mc, "nc": b.nc, "kc": b.kc,
             "row_blocks": b.row_blocks, "col_blocks": b.col_blocks, "depth_blocks": b.depth_blocks,
-            "parts": b.parts, "part_bytes": part_bytes,
+            "parts": b.parts, "part_bytes": part_bytes, "stream_at": stream_at if b.stream else 0,
             "lhs_shift": self.lhs_shift, "rhs_shift": self.rhs_shift, "bilinear": bilinear,
             "col_bias": 0 if col_bias is None else col_bias.ctypes.data, "has_col_bias": col_bias is not None,
             "row_bias": 0 if row_bias is None else row_bias.ctypes.data, "has_row_bias": row_bias is not None,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowgemm import kernels
-from lowgemm.blocking import PART_DEPTH, choose_blocking
+from lowgemm.blocking import BY_COLUMNS, BY_ROWS, PART_DEPTH, choose_blocking
 from lowgemm.caches import FALLBACK, cache_sizes
 
 SIZE = st.one_of(st.integers(1, 300), st.integers(1, 10**6))
@@ -21,9 +21,10 @@ SIZE = st.one_of(st.integers(1, 300), st.integers(1, 10**6))
     threads=st.integers(1, 64),
     batch=st.integers(1, 9),
     direct=st.booleans(),
+    stream=st.integers(0, 2),
 )
-def test_blocks_cover_everything_once(kernel, m, n, depth, threads, batch, direct):
-    b = choose_blocking(kernel, m, n, depth, threads=threads, batch=batch, direct=direct)
+def test_blocks_cover_everything_once(kernel, m, n, depth, threads, batch, direct, stream):
+    b = choose_blocking(kernel, m, n, depth, threads=threads, batch=batch, direct=direct, stream=stream)
     assert b.mc % kernel.mr == 0
     assert (b.row_blocks - 1) * b.mc < m <= b.row_blocks * b.mc
     assert (b.col_blocks - 1) * b.nc < n <= b.col_blocks * b.nc
@@ -54,6 +55,18 @@ def test_threads_share_what_there_is():
     deep = choose_blocking(kernel, 16, 64, 65536, threads=2)
     assert deep.row_blocks * deep.col_blocks == 1 and deep.parts >= 4 and deep.depth_blocks >= deep.parts
     assert choose_blocking(kernel, 16, 64, 65536).parts == 1
+
+
+def test_an_rhs_of_one_use_is_streamed_where_rows_are_few():
+    kernel = kernels.by_name("portable")
+    sizes = {"m": 4, "n": 4096, "depth": 4096}
+    by_rows, by_columns = (choose_blocking(kernel, **sizes, stream=s) for s in (BY_ROWS, BY_COLUMNS))
+    assert by_rows.stream and by_rows.depth_blocks > 1 and by_rows.kc * by_rows.nc <= cache_sizes().l2
+    assert (
+        by_columns.stream and by_columns.col_blocks > 1 and by_columns.kc * by_columns.nc <= cache_sizes().l2
+    )
+    assert not choose_blocking(kernel, **sizes).stream
+    assert not choose_blocking(kernel, 400, 4096, 4096, stream=BY_ROWS).stream
 
 
 def test_cache_sizes_without_linux(tmp_path):

@@ -209,6 +209,40 @@ def test_depth_shared_among_threads(any_kernel, data, m, k, n, batch, packed, ac
     _forget()
 
 
+@bounded
+@given(
+    m=st.integers(1, 70), k=st.integers(1, 300), n=st.integers(1, 150), batch=st.sampled_from([(), (2,)]),
+    layout=st.sampled_from(["C", "F", "step", "offset"]), l2=st.sampled_from([1 << 10, 1 << 12, 1 << 14]),
+    scaled=st.booleans(), accumulate=st.booleans(), seed=st.integers(0, 2**32), data=st.data(),
+)  # fmt: skip
+def test_tiny_caches(any_kernel, threads, data, m, k, n, batch, layout, l2, scaled, accumulate, seed):
+    """Sizes at which a large machine would split the depth, or pack and multiply an rhs block by block."""
+    from lowgemm import blocking
+    from lowgemm.caches import CacheSizes
+
+    rng = np.random.default_rng(seed)
+    lhs, rhs = rng.integers(0, 256, (*batch, m, k), dtype=np.uint8), matrix(rng, k, n, np.int8, layout)
+    if batch:
+        rhs = np.stack([rhs, rhs[::-1]])
+    zeros = {"lhs_zero_point": zero_point(data.draw, rng, m), "rhs_zero_point": zero_point(data.draw, rng, n)}
+    output = [lowgemm.Requantize(1e-4, 3, np.int8)] if scaled else None
+    _forget()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocking, "cache_sizes", lambda: CacheSizes(l2 // 4, l2, 8 * l2))
+        for right in (rhs, lowgemm.pack_rhs(rhs)):
+            expected = reference.gemm(lhs, rhs, output=output, **zeros)
+            for _ in range(2):
+                got = lowgemm.gemm(lhs, right, output=output, num_threads=threads, **zeros)
+                np.testing.assert_array_equal(got, expected)
+            if accumulate:
+                out = np.full((*batch, m, n), 5, np.int32)
+                lowgemm.gemm(lhs, right, out=out, accumulate=True, num_threads=threads, **zeros)
+                np.testing.assert_array_equal(out, reference.gemm(lhs, rhs, **zeros) + 5)
+        blocks = lowgemm.explain(lhs, rhs, num_threads=1).plan.blocking
+        assert blocks.stream or m > 32 or n * k <= l2 // 2
+    _forget()
+
+
 def test_several_blocks_each_way(kernel, threads):
     rng = np.random.default_rng(3)
     lhs, rhs = (

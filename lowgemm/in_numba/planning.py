@@ -11,7 +11,7 @@ import numpy as np
 from lowgemm import blocking, kernels, packing, workspace
 from lowgemm import compute as c
 from lowgemm._jit import compile_c, signature, source_stamp
-from lowgemm.blocking import block_sizes, up
+from lowgemm.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, block_sizes, up
 from lowgemm.caches import cache_sizes
 from lowgemm.compute import (  # the plan's fields, as globals that compiled code sees as constants
     ACCUMULATE,
@@ -56,6 +56,7 @@ from lowgemm.compute import (  # the plan's fields, as globals that compiled cod
     SLOTS,
     STAGES,
     STAGES_AT,
+    STREAM_AT,
     TILE_AT,
     WORKER_BYTES,
     WORKERS,
@@ -117,20 +118,33 @@ def _make_plan(l2: int, l3: int, stamp: int) -> Any:
         mr, lanes, nr, kr = load_i64(r, R_MR), load_i64(r, R_LANES), load_i64(r, R_NR), load_i64(r, R_KR)
         size = load_i64(r, R_ELEMENT)
         direct = not bilinear and ocs == 4 and ors % 4 == 0
-        mc, nc, kc, row_blocks, col_blocks, depth_blocks, parts = block_sizes(
-            mr, nr, size, l2, l3, m, n, depth, 1, 1, direct
+        mc, nc, kc, row_blocks, col_blocks, depth_blocks, parts, stream = block_sizes(
+            mr,
+            nr,
+            size,
+            l2,
+            l3,
+            m,
+            n,
+            depth,
+            1,
+            1,
+            direct,
+            NOT_AT_ALL if packed else BY_COLUMNS if rks == 1 else BY_ROWS,
         )
         # ---- as plan.Plan
         panels = (n + lanes - 1) // lanes
-        rhs_panel_bytes = up(depth * size, chunk_bytes) * lanes
+        rhs_panel_bytes = up((kc if stream else depth) * size, chunk_bytes) * lanes
         lhs_panel_bytes = up(kc * size, chunk_bytes) * mr
         row_sums_at = mc // mr * lhs_panel_bytes
         row_terms_at = row_sums_at + 8 * mc
         tile_at = up(row_terms_at + 4 * mc, align)
-        tile_cols = nr if depth_blocks == 1 else up(nc, lanes)
-        worker_bytes = up(tile_at + 4 * mc * tile_cols, align) + align
+        tile_cols = nr if depth_blocks == 1 and not stream else up(nc, lanes)
+        stream_at = up(tile_at + 4 * mc * tile_cols, align)
+        stream_bytes = up(nc, lanes) * (rhs_panel_bytes // lanes + 4) if stream else 0
+        worker_bytes = up(stream_at + stream_bytes, align) + align
         col_bytes = up(4 * panels * lanes, align)
-        slot_bytes = up(panels * rhs_panel_bytes, align)
+        slot_bytes = 0 if stream else up(panels * rhs_panel_bytes, align)
         q = numba.carray(p, (SCRATCH_AT + 1,), np.int64)
         q[:] = 0
         q[WORKERS] = 1
@@ -165,6 +179,7 @@ def _make_plan(l2: int, l3: int, stamp: int) -> Any:
         q[COL_BLOCKS] = col_blocks
         q[DEPTH_BLOCKS] = depth_blocks
         q[PARTS] = parts
+        q[STREAM_AT] = stream_at if stream else 0
         q[LHS_SHIFT] = load_i64(r, R_LHS_SHIFT + 2 * lhs_signed)
         q[RHS_SHIFT] = load_i64(r, R_RHS_SHIFT + 2 * rhs_signed)
         q[BILINEAR] = bilinear
