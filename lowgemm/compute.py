@@ -18,124 +18,105 @@ function called through its address (see `_jit.py`). So this file is compiled on
 output pipelines. Blocks are handed out by an atomic counter, because Numba's `prange` has a static schedule.
 
 A call is described by two things: the plan `p`, int64 numbers made by `plan.py` and never written here, so that
-Python threads may share it, with a table of where the matrices of a batch begin; and the state `s` of this call.
+Python threads may share it, with a table of where the matrices of a batch begin; and the state `s` of this call (`layout.py`).
 
-Next file to open: `output/routines.py`, what happens to a finished tile.
+Next files to open: `drivers.py`, who calls this; `output/routines.py`, what happens to a finished tile.
 """
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import numba
-import numpy as np
-from numba import prange, types
 
-from lowgemm import disk_cache
-from lowgemm._jit import call_address, compile_c, signature, source_stamp
-from lowgemm.memory import fetch_add, load_i32, store_32
-
-# ---- p: the plan as numbers -------------------------------------------------------------------------------
-_FIELDS = tuple(
-    """
-    workers m n depth batch slots packed
-    kernel pack_lhs pack_rhs col_terms_routine row_terms_routine single
-    kr lanes nr
-    lhs_row_stride lhs_k_stride lhs_flip lhs_panel_bytes
-    rhs_k_stride rhs_n_stride rhs_flip rhs_panel_bytes rhs_group_bytes pack_chunk
-    mc nc kc row_blocks col_blocks depth_blocks parts stream_at
-    lhs_shift rhs_shift bilinear
-    col_bias row_bias has_col_bias has_row_bias
-    direct accumulate fused out_row_stride out_col_stride
-    worker_bytes col_bytes slot_bytes part_bytes row_sums_at row_terms_at tile_at zeros
-    stages
-    """.split()  # noqa: SIM905 (one line for each subject)
-)
-F = {name: i for i, name in enumerate(_FIELDS)}
-#: Where the (routine, parameters) pairs of the output stages begin.
-STAGES_AT = len(_FIELDS)
-MAX_STAGES = 24
-PLAN_SIZE = STAGES_AT + 2 * MAX_STAGES
-
-(
-    WORKERS, M, N, DEPTH, BATCH, SLOTS, PACKED,
-    KERNEL, PACK_LHS, PACK_RHS, COL_TERMS_ROUTINE, ROW_TERMS_ROUTINE, SINGLE,
-    KR, LANES, NR,
-    LHS_ROW_STRIDE, LHS_K_STRIDE, LHS_FLIP, LHS_PANEL_BYTES,
-    RHS_K_STRIDE, RHS_N_STRIDE, RHS_FLIP, RHS_PANEL_BYTES, RHS_GROUP_BYTES, PACK_CHUNK,
-    MC, NC, KC, ROW_BLOCKS, COL_BLOCKS, DEPTH_BLOCKS, PARTS, STREAM_AT,
-    LHS_SHIFT, RHS_SHIFT, BILINEAR,
-    COL_BIAS, ROW_BIAS, HAS_COL_BIAS, HAS_ROW_BIAS,
-    DIRECT, ACCUMULATE, FUSED, OUT_ROW_STRIDE, OUT_COL_STRIDE,
-    WORKER_BYTES, COL_BYTES, SLOT_BYTES, PART_BYTES, ROW_SUMS_AT, ROW_TERMS_AT, TILE_AT, ZEROS,
+from lowgemm._jit import call_address
+from lowgemm.layout import (
+    ACCUMULATE,
+    BATCH,
+    BILINEAR,
+    COL_BIAS,
+    COL_BLOCKS,
+    COL_BYTES,
+    COL_FACTORS,
+    COL_SUMS,
+    COL_TERMS,
+    COL_TERMS_ROUTINE,
+    COUNTER0,
+    COUNTER1,
+    DEPTH,
+    DEPTH_BLOCKS,
+    DIRECT,
+    FOR_PARTS,
+    FOR_SLOTS,
+    FOR_WORKERS,
+    FUSED,
+    HAS_COL_BIAS,
+    HAS_ROW_BIAS,
+    KC,
+    KERNEL,
+    KR,
+    LANES,
+    LHS,
+    LHS_ADDRESS,
+    LHS_FLIP,
+    LHS_K_STRIDE,
+    LHS_PANEL_BYTES,
+    LHS_ROW_STRIDE,
+    LHS_ZERO,
+    LHS_ZEROS,
+    MC,
+    NC,
+    NR,
+    OUT,
+    OUT_ADDRESS,
+    OUT_COL_STRIDE,
+    OUT_ROW_STRIDE,
+    PACK_CHUNK,
+    PACK_LHS,
+    PACK_RHS,
+    PACKED,
+    PART_BYTES,
+    PARTS,
+    PLAN_SIZE,
+    PRODUCT,
+    RHS,
+    RHS_FLIP,
+    RHS_GROUP_BYTES,
+    RHS_K_STRIDE,
+    RHS_N_STRIDE,
+    RHS_PANEL_BYTES,
+    RHS_PANELS,
+    RHS_SUMS,
+    RHS_ZERO,
+    RHS_ZEROS,
+    ROW_BIAS,
+    ROW_BLOCKS,
+    ROW_SUMS_AT,
+    ROW_TERMS_AT,
+    ROW_TERMS_ROUTINE,
+    SLOT,
+    SLOT_BYTES,
+    SLOT_FACTORS,
+    SLOT_PANELS,
+    SLOT_SOURCE,
+    SLOT_SUMS,
+    SLOT_TERMS,
+    SLOTS,
+    SOURCE,
     STAGES,
-) = range(STAGES_AT)  # fmt: skip
-
-#: Behind the plan's numbers: for each product byte offsets of its lhs and result, and which distinct rhs ("slot") it uses; then for
-#: each slot byte offsets of the rhs (or its panels) and, if packed, of its column sums.
-PRODUCT, SLOT = 3, 2
-ONE_PRODUCT = PRODUCT + SLOT
-
-# ---- s: the state of one call -----------------------------------------------------------------------------
-#: Addresses of the operands, the sums of a packed rhs, the result and scratch memory: for slots, threads and parts. Zero points are
-#: those of the packed values (see `packing.element_map`); the vectors are addresses. After these, with parts, a counter for each block.
-(
-    COUNTER0, COUNTER1, LHS, RHS, RHS_SUMS, OUT, FOR_SLOTS, FOR_WORKERS, FOR_PARTS,
-    LHS_ZERO, RHS_ZERO, LHS_ZEROS, RHS_ZEROS, STATE_SIZE,
-) = range(14)  # fmt: skip
-
-# ---- tuples of addresses ----------------------------------------------------------------------------------
-#: Of a distinct rhs: source (0: packed already), panels, column sums, column terms, column factors.
-SLOT_SOURCE, SLOT_PANELS, SLOT_SUMS, SLOT_TERMS, SLOT_FACTORS = range(5)
-#: Of a product: lhs, packed rhs, column terms, column factors, result; and of an rhs that is packed block by block its source and sums.
-LHS_ADDRESS, RHS_PANELS, COL_TERMS, COL_FACTORS, OUT_ADDRESS, SOURCE, COL_SUMS = range(7)
-
-
-# ---- zero-point terms -------------------------------------------------------------------------------------
-def _make_col_terms(stamp: int):
-    @compile_c(signature("nnpnnnppnpp"))
-    def col_terms(n, depth, sums, lhs_zero, rhs_zero, bilinear, rhs_zeros, bias, has_bias, terms, factors):
-        """Column terms of columns 0..n: everything in the result that depends on the column alone."""
-        _ = stamp
-        for i in range(n):
-            term = 0
-            if has_bias:
-                term = load_i32(bias, i)
-            if bilinear:
-                store_32(factors, i, depth * load_i32(rhs_zeros, i) - load_i32(sums, i))
-            else:
-                term += lhs_zero * (depth * rhs_zero - load_i32(sums, i))
-            store_32(terms, i, term)
-
-    return col_terms
-
-
-def _make_row_terms(stamp: int):
-    @compile_c(signature("npnnpnp"))
-    def row_terms(m, sums, rhs_zero, bilinear, bias, has_bias, terms):
-        """Row terms of rows 0..m: everything in the result that depends on the row alone."""
-        _ = stamp
-        for i in range(m):
-            term = 0
-            if has_bias:
-                term = load_i32(bias, i)
-            if not bilinear:
-                term -= rhs_zero * load_i32(sums, i)
-            store_32(terms, i, term)
-
-    return row_terms
-
-
-@functools.cache
-def term_routines() -> tuple[Any, Any]:
-    """Compiled column-term and row-term routines."""
-    return _make_col_terms(source_stamp()), _make_row_terms(source_stamp())
+    STAGES_AT,
+    STATE_SIZE,
+    STREAM_AT,
+    TILE_AT,
+    WORKER_BYTES,
+    ZEROS,
+    M,
+    N,
+)
+from lowgemm.memory import fetch_add
 
 
 # ---- where things are -------------------------------------------------------------------------------------
 @numba.njit(nogil=True)
-def _slot(p, s, j, space):
+def slot_addresses(p, s, j, space):
     """Addresses of distinct rhs number `j`, whose scratch memory is at `space`."""
     at = PLAN_SIZE + PRODUCT * p[BATCH] + SLOT * j
     terms, factors = space, space + p[COL_BYTES]
@@ -153,7 +134,7 @@ def slot_space(p, s, j):
 
 
 @numba.njit(nogil=True)
-def _product(p, s, b, slot):
+def product_addresses(p, s, b, slot):
     """Addresses of product number `b`, given those of its rhs."""
     at = PLAN_SIZE + PRODUCT * b
     return (
@@ -175,7 +156,7 @@ def _col_terms(p, s, sums, terms, factors, col, cols):
 
 
 @numba.njit(nogil=True)
-def _prepare_columns(p, s, slot, col, cols):
+def prepare_columns(p, s, slot, col, cols):
     """Pack `cols` columns of one rhs, and make their terms."""
     if slot[SLOT_SOURCE] != 0:
         call_address(
@@ -190,7 +171,7 @@ def _prepare_columns(p, s, slot, col, cols):
 
 
 @numba.njit(nogil=True)
-def _prepare(p, s):
+def prepare(p, s):
     """Pack the rhs and make the column terms, `pack_chunk` columns at a time, as long as there are any left."""
     if p[STREAM_AT] != 0:
         return
@@ -202,7 +183,7 @@ def _prepare(p, s):
         if j >= p[SLOTS]:
             break
         col = (task - j * chunks) * chunk
-        _prepare_columns(p, s, _slot(p, s, j, slot_space(p, s, j)), col, min(chunk, n - col))
+        prepare_columns(p, s, slot_addresses(p, s, j, slot_space(p, s, j)), col, min(chunk, n - col))
 
 
 # ---- phase 1 ----------------------------------------------------------------------------------------------
@@ -367,7 +348,7 @@ def _deep_block(p, s, a, row0, rows, col0, cols, part, space, sums, tile):
 
 
 @numba.njit(nogil=True)
-def _task(p, s, a, i, j, space):
+def whole_block(p, s, a, i, j, space):
     """Block (i, j), the whole depth."""
     row0, col0 = i * p[MC], j * p[NC]
     rows, cols = min(p[MC], p[M] - row0), min(p[NC], p[N] - col0)
@@ -396,7 +377,7 @@ def _part(p, s, a, i, j, number, part, space):
 
 
 @numba.njit(nogil=True)
-def _compute(p, s, worker):
+def compute_blocks(p, s, worker):
     """Blocks of the result, as long as there are any left."""
     row_blocks, col_blocks, parts = p[ROW_BLOCKS], p[COL_BLOCKS], p[PARTS]
     total = p[BATCH] * row_blocks * col_blocks * parts
@@ -409,88 +390,8 @@ def _compute(p, s, worker):
         rest = number // col_blocks
         b = rest // row_blocks
         j = p[PLAN_SIZE + PRODUCT * b + 2]
-        a = _product(p, s, b, _slot(p, s, j, slot_space(p, s, j)))
+        a = product_addresses(p, s, b, slot_addresses(p, s, j, slot_space(p, s, j)))
         if parts == 1:
-            _task(p, s, a, rest % row_blocks, number % col_blocks, space)
+            whole_block(p, s, a, rest % row_blocks, number % col_blocks, space)
         else:
             _part(p, s, a, rest % row_blocks, number % col_blocks, number, task % parts, space)
-
-
-# ---- drivers ----------------------------------------------------------------------------------------------
-_P = types.int64[::1]
-
-
-def _make_serial(stamp: int):
-    @disk_cache.njit([types.void(_P, _P)], nogil=True)
-    def run_serial(p, s):
-        _ = stamp
-        _prepare(p, s)
-        _compute(p, s, 0)
-
-    return run_serial
-
-
-def _make_parallel(stamp: int):
-    @disk_cache.njit([types.void(_P, _P)], nogil=True, parallel=True)
-    def run_parallel(p, s):
-        _ = stamp
-        # With a packed rhs phase 0 is a few thousand additions: not worth waking the threads for.
-        if p[PACKED]:
-            _prepare(p, s)
-        for phase in range(1 if p[PACKED] or p[STREAM_AT] else 0, 2):
-            for worker in prange(p[WORKERS]):
-                if phase == 0:
-                    _prepare(p, s)
-                else:
-                    _compute(p, s, worker)
-
-    return run_parallel
-
-
-def _make_single(stamp: int):
-    @compile_c(signature("pnnnnnnnnn"))
-    def single(plan, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros):
-        """All products on one thread, one after the other. `space` is the scratch memory, of one rhs and one thread.
-
-        An rhs is packed when it differs from that of the product before, so it is still in cache.
-        """
-        _ = stamp
-        p = numba.carray(plan, (PLAN_SIZE,), np.int64)
-        p = numba.carray(plan, (PLAN_SIZE + PRODUCT * p[BATCH] + SLOT * p[SLOTS],), np.int64)
-        s = np.empty(STATE_SIZE, np.int64)
-        s[LHS], s[RHS], s[RHS_SUMS], s[OUT] = lhs, rhs, rhs_sums, out
-        s[LHS_ZERO], s[RHS_ZERO] = lhs_zero - p[LHS_SHIFT], rhs_zero - p[RHS_SHIFT]
-        s[LHS_ZEROS], s[RHS_ZEROS] = lhs_zeros, rhs_zeros
-        s[FOR_SLOTS] = space
-        work = slot_space(p, s, 1)
-        last = -1
-        for b in range(p[BATCH]):
-            j = p[PLAN_SIZE + PRODUCT * b + 2]
-            slot = _slot(p, s, j, space)
-            if j != last and p[STREAM_AT] == 0:
-                _prepare_columns(p, s, slot, 0, p[N])
-                last = j
-            a = _product(p, s, b, slot)
-            for row in range(p[ROW_BLOCKS]):
-                for col in range(p[COL_BLOCKS]):
-                    _task(p, s, a, row, col, work)
-
-    return single
-
-
-@functools.cache
-def serial_driver() -> Any:
-    """One-thread driver: ``run(p, s)``."""
-    return _make_serial(source_stamp())
-
-
-@functools.cache
-def parallel_driver() -> Any:
-    """Driver for several threads: the same arguments, ``p[WORKERS]`` iterations of a `prange`."""
-    return _make_parallel(source_stamp())
-
-
-@functools.cache
-def single_routine() -> Any:
-    """C function for products on one thread without Python objects; see `_make_single`."""
-    return _make_single(source_stamp())

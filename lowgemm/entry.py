@@ -1,6 +1,6 @@
 """Python's way into compiled code: built-in functions that read addresses out of their arguments.
 
-`enter` goes on into `compute.single_routine`; `fill` makes the state of a call on several threads.
+`enter` goes on into `drivers.single_routine`; `fill` makes the state of a call on several threads.
 
 A 32-cubed product computes for 0.2 us. NumPy takes 0.6 us to tell the address of an array, Numba's dispatcher 1 us for
 the arguments of one call, and the wrapper behind the dispatcher 0.5 us; this function takes 0.05 us. It is compiled
@@ -27,9 +27,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lowgemm import compute as c
 from lowgemm import disk_cache
+from lowgemm import layout as c
 from lowgemm._jit import call_address, source_stamp
+from lowgemm.compute import slot_space
 from lowgemm.memory import as_address, load_i64, pointer_at
 
 #: Fields of the record of a plan, its first argument.
@@ -103,7 +104,7 @@ def _make_fill(head: int, stamp: int) -> Any:
         lhs, rhs, sums, to, space = _product_addresses(args, head, record)
         s[c.LHS], s[c.RHS], s[c.RHS_SUMS], s[c.OUT] = lhs, rhs, sums, to
         s[c.FOR_SLOTS] = space
-        s[c.FOR_WORKERS] = c.slot_space(p, s, p[c.SLOTS])
+        s[c.FOR_WORKERS] = slot_space(p, s, p[c.SLOTS])
         s[c.FOR_PARTS] = s[c.FOR_WORKERS] + p[c.WORKERS] * p[c.WORKER_BYTES]
         as_long = load_i64(record, AS_LONG)
         s[c.LHS_ZERO] = _call_for_address(as_long, (as_address(pointer_at(args, 6)),)) - p[c.LHS_SHIFT]

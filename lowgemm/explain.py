@@ -10,9 +10,9 @@ import numba
 from lowgemm import config
 from lowgemm._jit import target
 from lowgemm.caches import cache_sizes
-from lowgemm.compute import F
 from lowgemm.gemm import checked_call
 from lowgemm.kernels import Kernel
+from lowgemm.layout import F
 from lowgemm.packed import PackedRhs
 from lowgemm.plan import Plan
 

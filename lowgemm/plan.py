@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lowgemm import compute as c
 from lowgemm import entry, packing, threads, workspace
+from lowgemm import layout as c
 from lowgemm.batching import Batch
 from lowgemm.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, choose_blocking, up
+from lowgemm.drivers import single_routine
 from lowgemm.kernels import Kernel, microkernel
 from lowgemm.output.pipeline import compile_pipeline
+from lowgemm.terms import term_routines
 
 
 class Operand(NamedTuple):
@@ -140,20 +142,20 @@ class Plan:
         per_slot = 2 * self.col_bytes + (0 if packed else self.col_bytes + self.slot_bytes)
         part_bytes = up(4 * b.mc * (1 + up(b.nc, lanes)), workspace.ALIGNMENT) if b.parts > 1 else 0
         matrices, in_order = batch.table()
-        #: One thread that takes the products in order needs one rhs at a time; see `compute._make_single`.
+        #: One thread that takes the products in order needs one rhs at a time; see `drivers._make_single`.
         self.one_by_one = self.threads == 1 and in_order
         self.slots_bytes = per_slot * (1 if self.one_by_one else slots)
         self.scratch_bytes = (
             self.slots_bytes + self.threads * self.worker_bytes + blocks * b.parts * part_bytes
         )
-        #: Numbers of a call's state: those of `compute.py`, and a counter for each block whose depth is shared.
+        #: Numbers of a call's state: those of `layout.py`, and a counter for each block whose depth is shared.
         self.state_size = c.STATE_SIZE + (blocks if b.parts > 1 else 0)
 
         zeros = np.zeros(max(b.mc, tile_cols, kernel.nr), dtype=np.int32)
         self._keep = [zeros, program, output]
         self.lhs_shift = packing.element_map(kernel, "lhs", lhs.kind)[1]
         self.rhs_shift = packing.element_map(kernel, "rhs", rhs.kind)[1]
-        col_terms, row_terms = c.term_routines()
+        col_terms, row_terms = term_routines()
         col_bias, row_bias = program.col_bias, program.row_bias
         fields = {
             "workers": self.threads, "m": m, "n": n, "depth": depth, "batch": products, "slots": slots,
@@ -162,7 +164,7 @@ class Plan:
             "pack_lhs": packing.pack_routine(kernel, "lhs").address,
             "pack_rhs": 0 if packed else packing.pack_routine(kernel, "rhs").address,
             "col_terms_routine": col_terms.address, "row_terms_routine": row_terms.address,
-            "single": c.single_routine().address,
+            "single": single_routine().address,
             "kr": kernel.kr, "lanes": lanes, "nr": kernel.nr,
             "lhs_row_stride": lhs.strides[0], "lhs_k_stride": lhs.strides[1],
             "lhs_flip": packing.element_map(kernel, "lhs", lhs.kind)[0], "lhs_panel_bytes": lhs_panel_bytes,
@@ -234,7 +236,7 @@ class Plan:
         at = space.ctypes.data
         if self.one_by_one:
             zeros = int(lhs_zero), int(rhs_zero), *vectors
-            c.single_routine().ctypes(self.p.ctypes.data, lhs, rhs, rhs_sums, out, at, *zeros)
+            single_routine().ctypes(self.p.ctypes.data, lhs, rhs, rhs_sums, out, at, *zeros)
         else:
             s = np.zeros(self.state_size, dtype=np.int64)
             at_workers = at + self.slots_bytes

@@ -19,7 +19,8 @@ import warnings
 import numba
 import numpy as np
 
-from lowgemm import compute, config
+from lowgemm import config, drivers
+from lowgemm.layout import WORKERS
 
 #: Multiply-accumulates, and bytes of rhs read, below which a second thread costs more than it saves. Waking the pool
 #: takes 5 to 20 us, in which one core does up to 10 million; measured on two cores (Zen 5) with 4 million here, two
@@ -126,7 +127,7 @@ def run(p: np.ndarray, s: np.ndarray) -> None:
 
     Any number of workers gives all blocks: they are handed out by a counter, not by worker number.
     """
-    planned = int(p[compute.WORKERS])
+    planned = int(p[WORKERS])
     workers = planned
     if planned > 1:
         if _forked:
@@ -135,13 +136,13 @@ def run(p: np.ndarray, s: np.ndarray) -> None:
         else:
             workers = _fair_share(planned)
     if workers == 1:
-        compute.serial_driver()(p, s)
+        drivers.serial_driver()(p, s)
         return
     # The first starts Numba's threads. The second may be needed instead of it by the next call, or a signal handler.
-    driver, serial = compute.parallel_driver(), compute.serial_driver()
+    driver, serial = drivers.parallel_driver(), drivers.serial_driver()
     if workers < planned:
         p = p.copy()
-        p[compute.WORKERS] = workers
+        p[WORKERS] = workers
     me = threading.get_ident()
     try:
         # An interrupt can come between any two steps here. Nothing is lost by it: an entry that is left behind is

@@ -154,9 +154,9 @@ def _packs():
 
 
 def _parallel_drivers():
-    from lowgemm import compute
+    from lowgemm import drivers
 
-    return compute.parallel_driver.cache_info().currsize
+    return drivers.parallel_driver.cache_info().currsize
 
 
 def _slowly(block):

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowgemm
-from lowgemm import compute, in_numba, kernels, reference
+from lowgemm import in_numba, kernels, layout, reference
 from lowgemm._jit import source_stamp
 from lowgemm.in_numba import planning, table
 from lowgemm.plan import Operand, Plan
@@ -262,7 +262,7 @@ def test_prange_and_threads():
 def test_plan_is_that_of_plan_py(name):
     kernel = kernels.by_name(name)
     record, routine = planning.record_of(kernel), planning.plan_routine().ctypes
-    skip = {compute.F["single"], compute.F["zeros"]}
+    skip = {layout.F["single"], layout.F["zeros"]}
     small = st.sampled_from([1, 2, 5, 16, 33, 129, 1000, 5000, 70000])
     flag = st.booleans()
 
@@ -281,9 +281,9 @@ def test_plan_is_that_of_plan_py(name):
             record.ctypes.data, p.ctypes.data, m, n, depth, *lhs.strides, left, *rhs.strides, right, packed, bilinear,
             add, *strides,
         )  # fmt: skip
-        parameters = range(compute.STAGES_AT + 1, compute.PLAN_SIZE, 2)  # other addresses, the same content
+        parameters = range(layout.STAGES_AT + 1, layout.PLAN_SIZE, 2)  # other addresses, the same content
         for i in set(range(planning.SCRATCH_AT)) - skip - set(parameters):
-            assert p[i] == plan.p[i], compute._FIELDS[i] if i < len(compute._FIELDS) else i
+            assert p[i] == plan.p[i], layout._FIELDS[i] if i < len(layout._FIELDS) else i
         assert p[planning.SCRATCH_AT] == plan.scratch_bytes
 
     check()
@@ -344,7 +344,7 @@ def test_code_of_other_sources_is_compiled_again(tmp_path):
 def test_import_compiles_nothing():
     code = (
         "import numba.core.compiler as c, sys; import lowgemm.in_numba as n; n.init(); import lowgemm.in_numba.table as i;"
-        "from lowgemm import compute, kernels; assert i._TABLE.sum() == 0;"
-        "assert not compute.single_routine.cache_info().currsize and not kernels.microkernel.cache_info().currsize"
+        "from lowgemm import drivers, kernels; assert i._TABLE.sum() == 0;"
+        "assert not drivers.single_routine.cache_info().currsize and not kernels.microkernel.cache_info().currsize"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from lowgemm import compute, entry, kernels, packing
+from lowgemm import drivers, entry, kernels, packing, terms
 from lowgemm.output import requantizing, routines
 
 
@@ -29,15 +29,15 @@ def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
         todo[f"kernel {kernel.name}"] = lambda k=kernel: kernels.microkernel(k)
         for side in ("lhs", "rhs"):
             todo[f"packing {side} {kernel.name}"] = lambda k=kernel, s=side: packing.pack_routine(k, s)
-    todo["terms"] = compute.term_routines
-    todo["tile loop"] = compute.single_routine
+    todo["terms"] = terms.term_routines
+    todo["tile loop"] = drivers.single_routine
     for kind in routines.KINDS:
         todo[f"stage {kind}"] = lambda k=kind: routines.routine(k)
     todo["requantize"] = requantizing.apply_routine
     todo["entry"] = entry.enter
     todo["entry, several threads"] = entry.fill
-    todo["serial driver"] = compute.serial_driver
-    todo["parallel driver"] = compute.parallel_driver
+    todo["serial driver"] = drivers.serial_driver
+    todo["parallel driver"] = drivers.parallel_driver
     return todo
 
 

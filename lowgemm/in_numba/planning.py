@@ -9,11 +9,11 @@ import numba
 import numpy as np
 
 from lowgemm import blocking, kernels, packing, workspace
-from lowgemm import compute as c
+from lowgemm import layout as c
 from lowgemm._jit import compile_c, signature, source_stamp
 from lowgemm.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, block_sizes, up
 from lowgemm.caches import cache_sizes
-from lowgemm.compute import (  # the plan's fields, as globals that compiled code sees as constants
+from lowgemm.layout import (  # the plan's fields, as globals that compiled code sees as constants
     ACCUMULATE,
     BATCH,
     BILINEAR,
@@ -65,6 +65,7 @@ from lowgemm.compute import (  # the plan's fields, as globals that compiled cod
     N,
 )  # fmt: skip
 from lowgemm.memory import load_i64
+from lowgemm.terms import term_routines
 
 # ---- record: what the plan needs to know of a kernel ------------------------------------------------------
 (
@@ -89,7 +90,7 @@ def record_of(kernel: kernels.Kernel) -> np.ndarray:
     """Numbers of a kernel for the plan routine; compiles what they are addresses of."""
     from lowgemm.output.routines import routine
 
-    col_terms, row_terms = c.term_routines()
+    col_terms, row_terms = term_routines()
     sides = [v for side in ("lhs", "rhs") for kind in "ui" for v in packing.element_map(kernel, side, kind)]
     if max(kernel.nr, blocking.MAX_MC + kernel.mr, blocking.NC_DEPTH_BLOCKED + 2 * kernel.nr) > _ZEROS.size:
         raise ValueError(f"kernel: tile of {kernel.name!r} is too large to be called from compiled code")

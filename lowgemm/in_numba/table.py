@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from lowgemm import compute, kernels
+from lowgemm import drivers, kernels
 from lowgemm._jit import source_stamp
 from lowgemm.in_numba.planning import plan_routine, record_of
 
@@ -34,7 +34,7 @@ def fill_table() -> None:
     """Compile, or load, what the table holds the addresses of."""
     if _TABLE[PLAN] == 0:
         record = record_of(kernels.selected())
-        _TABLE[RECORD], _TABLE[SINGLE] = record.ctypes.data, compute.single_routine().address
+        _TABLE[RECORD], _TABLE[SINGLE] = record.ctypes.data, drivers.single_routine().address
         _TABLE[PLAN] = plan_routine().address
 
 

@@ -20,7 +20,7 @@ from numba import types
 
 from lowgemm import config, disk_cache, kernels, threads, workspace
 from lowgemm._jit import call_address, source_stamp
-from lowgemm.compute import SINGLE
+from lowgemm.layout import SINGLE
 from lowgemm.memory import address, as_address, load_i32, offset, store_32
 from lowgemm.nn import routines
 from lowgemm.output.stages import check_pipeline

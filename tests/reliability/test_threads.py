@@ -29,11 +29,11 @@ for m, k, n in ((3, 5, 7), (64, 64, 64), (150, 90, 200), (33, 300, 65), (1, 500,
     exact = a.astype(np.int64) @ b.astype(np.int64)
     problems.append((a, b, lowgemm.pack_rhs(b), stage, exact, lowgemm.reference.gemm(a, b, output=stage)))
 wrong, teams, done = [], set(), []
-inside = threads.compute.parallel_driver()
+inside = threads.drivers.parallel_driver()
 def count(p, *rest):
-    teams.add((int(p[threads.compute.WORKERS]), len(threads._running) > 1))
+    teams.add((int(p[threads.WORKERS]), len(threads._running) > 1))
     inside(p, *rest)
-threads.compute.parallel_driver = lambda: count
+threads.drivers.parallel_driver = lambda: count
 def work(seed):
     r = np.random.default_rng(seed)
     for i in range(CALLS):
