@@ -13,57 +13,6 @@ from lowgemm import layout as c
 from lowgemm._jit import compile_c, signature, source_stamp
 from lowgemm.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, block_sizes, up
 from lowgemm.caches import cache_sizes
-from lowgemm.layout import (  # the plan's fields, as globals that compiled code sees as constants
-    ACCUMULATE,
-    BATCH,
-    BILINEAR,
-    COL_BLOCKS,
-    COL_BYTES,
-    COL_TERMS_ROUTINE,
-    DEPTH,
-    DEPTH_BLOCKS,
-    DIRECT,
-    KC,
-    KERNEL,
-    KR,
-    LANES,
-    LHS_FLIP,
-    LHS_K_STRIDE,
-    LHS_PANEL_BYTES,
-    LHS_ROW_STRIDE,
-    LHS_SHIFT,
-    MC,
-    NC,
-    NR,
-    OUT_COL_STRIDE,
-    OUT_ROW_STRIDE,
-    PACK_CHUNK,
-    PACK_LHS,
-    PACK_RHS,
-    PACKED,
-    PARTS,
-    RHS_FLIP,
-    RHS_GROUP_BYTES,
-    RHS_K_STRIDE,
-    RHS_N_STRIDE,
-    RHS_PANEL_BYTES,
-    RHS_SHIFT,
-    ROW_BLOCKS,
-    ROW_SUMS_AT,
-    ROW_TERMS_AT,
-    ROW_TERMS_ROUTINE,
-    SLOT_BYTES,
-    SLOTS,
-    STAGES,
-    STAGES_AT,
-    STREAM_AT,
-    TILE_AT,
-    WORKER_BYTES,
-    WORKERS,
-    ZEROS,
-    M,
-    N,
-)  # fmt: skip
 from lowgemm.memory import load_i64
 from lowgemm.terms import term_routines
 
@@ -148,61 +97,61 @@ def _make_plan(l2: int, l3: int, stamp: int) -> Any:
         slot_bytes = 0 if stream else up(panels * rhs_panel_bytes, align)
         q = numba.carray(p, (SCRATCH_AT + 1,), np.int64)
         q[:] = 0
-        q[WORKERS] = 1
-        q[M] = m
-        q[N] = n
-        q[DEPTH] = depth
-        q[BATCH] = 1
-        q[SLOTS] = 1
-        q[PACKED] = packed
-        q[KERNEL] = load_i64(r, R_KERNEL)
-        q[PACK_LHS] = load_i64(r, R_PACK_LHS)
-        q[PACK_RHS] = 0 if packed else load_i64(r, R_PACK_RHS)
-        q[COL_TERMS_ROUTINE] = load_i64(r, R_COL_TERMS)
-        q[ROW_TERMS_ROUTINE] = load_i64(r, R_ROW_TERMS)
-        q[KR] = kr
-        q[LANES] = lanes
-        q[NR] = nr
-        q[LHS_ROW_STRIDE] = lrs
-        q[LHS_K_STRIDE] = lks
-        q[LHS_FLIP] = load_i64(r, R_LHS_FLIP + 2 * lhs_signed)
-        q[LHS_PANEL_BYTES] = lhs_panel_bytes
-        q[RHS_K_STRIDE] = rks
-        q[RHS_N_STRIDE] = rns
-        q[RHS_FLIP] = load_i64(r, R_RHS_FLIP + 2 * rhs_signed)
-        q[RHS_PANEL_BYTES] = rhs_panel_bytes
-        q[RHS_GROUP_BYTES] = load_i64(r, R_GROUP)
-        q[PACK_CHUNK] = 4 * up(line, lanes)
-        q[MC] = mc
-        q[NC] = nc
-        q[KC] = kc
-        q[ROW_BLOCKS] = row_blocks
-        q[COL_BLOCKS] = col_blocks
-        q[DEPTH_BLOCKS] = depth_blocks
-        q[PARTS] = parts
-        q[STREAM_AT] = stream_at if stream else 0
-        q[LHS_SHIFT] = load_i64(r, R_LHS_SHIFT + 2 * lhs_signed)
-        q[RHS_SHIFT] = load_i64(r, R_RHS_SHIFT + 2 * rhs_signed)
-        q[BILINEAR] = bilinear
-        q[DIRECT] = 1 if direct else 0
-        q[ACCUMULATE] = accumulate
-        q[OUT_ROW_STRIDE] = ors
-        q[OUT_COL_STRIDE] = ocs
-        q[WORKER_BYTES] = worker_bytes
-        q[COL_BYTES] = col_bytes
-        q[SLOT_BYTES] = slot_bytes
-        q[ROW_SUMS_AT] = row_sums_at
-        q[ROW_TERMS_AT] = row_terms_at
-        q[TILE_AT] = tile_at
-        q[ZEROS] = load_i64(r, R_ZEROS)
+        q[c.WORKERS] = 1
+        q[c.M] = m
+        q[c.N] = n
+        q[c.DEPTH] = depth
+        q[c.BATCH] = 1
+        q[c.SLOTS] = 1
+        q[c.PACKED] = packed
+        q[c.KERNEL] = load_i64(r, R_KERNEL)
+        q[c.PACK_LHS] = load_i64(r, R_PACK_LHS)
+        q[c.PACK_RHS] = 0 if packed else load_i64(r, R_PACK_RHS)
+        q[c.COL_TERMS_ROUTINE] = load_i64(r, R_COL_TERMS)
+        q[c.ROW_TERMS_ROUTINE] = load_i64(r, R_ROW_TERMS)
+        q[c.KR] = kr
+        q[c.LANES] = lanes
+        q[c.NR] = nr
+        q[c.LHS_ROW_STRIDE] = lrs
+        q[c.LHS_K_STRIDE] = lks
+        q[c.LHS_FLIP] = load_i64(r, R_LHS_FLIP + 2 * lhs_signed)
+        q[c.LHS_PANEL_BYTES] = lhs_panel_bytes
+        q[c.RHS_K_STRIDE] = rks
+        q[c.RHS_N_STRIDE] = rns
+        q[c.RHS_FLIP] = load_i64(r, R_RHS_FLIP + 2 * rhs_signed)
+        q[c.RHS_PANEL_BYTES] = rhs_panel_bytes
+        q[c.RHS_GROUP_BYTES] = load_i64(r, R_GROUP)
+        q[c.PACK_CHUNK] = 4 * up(line, lanes)
+        q[c.MC] = mc
+        q[c.NC] = nc
+        q[c.KC] = kc
+        q[c.ROW_BLOCKS] = row_blocks
+        q[c.COL_BLOCKS] = col_blocks
+        q[c.DEPTH_BLOCKS] = depth_blocks
+        q[c.PARTS] = parts
+        q[c.STREAM_AT] = stream_at if stream else 0
+        q[c.LHS_SHIFT] = load_i64(r, R_LHS_SHIFT + 2 * lhs_signed)
+        q[c.RHS_SHIFT] = load_i64(r, R_RHS_SHIFT + 2 * rhs_signed)
+        q[c.BILINEAR] = bilinear
+        q[c.DIRECT] = 1 if direct else 0
+        q[c.ACCUMULATE] = accumulate
+        q[c.OUT_ROW_STRIDE] = ors
+        q[c.OUT_COL_STRIDE] = ocs
+        q[c.WORKER_BYTES] = worker_bytes
+        q[c.COL_BYTES] = col_bytes
+        q[c.SLOT_BYTES] = slot_bytes
+        q[c.ROW_SUMS_AT] = row_sums_at
+        q[c.ROW_TERMS_AT] = row_terms_at
+        q[c.TILE_AT] = tile_at
+        q[c.ZEROS] = load_i64(r, R_ZEROS)
         stages = 0
         if bilinear:
-            q[STAGES_AT] = load_i64(r, R_BILINEAR)
-            q[STAGES_AT + 1] = load_i64(r, R_NOTHING)
+            q[c.STAGES_AT] = load_i64(r, R_BILINEAR)
+            q[c.STAGES_AT + 1] = load_i64(r, R_NOTHING)
             stages = 1
-        q[STAGES_AT + 2 * stages] = load_i64(r, R_STORE)
-        q[STAGES_AT + 2 * stages + 1] = load_i64(r, R_ADD if accumulate else R_SET)
-        q[STAGES] = stages + 1
+        q[c.STAGES_AT + 2 * stages] = load_i64(r, R_STORE)
+        q[c.STAGES_AT + 2 * stages + 1] = load_i64(r, R_ADD if accumulate else R_SET)
+        q[c.STAGES] = stages + 1
         scratch = 2 * col_bytes + worker_bytes
         if not packed:
             scratch += col_bytes + slot_bytes
