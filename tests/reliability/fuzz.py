@@ -18,21 +18,25 @@ from typing import Any
 import numpy as np
 
 import lowgemm as lg
-from lowgemm import threads
 
 from .session import Session, Wrong, made, refusals
+from .small_machine import caches, small_machine
+
+#: Half of the time small products take the ways of large ones.
+STEPS_WITH_SAME_CACHES = 500
 
 
 def run(calls: int, seed: int, steps: int | None = None, largest: int = 70) -> dict[str, Any]:
     """Make at least `calls` calls; the counts, and the wrong steps with what was wrong."""
     session = Session(seed, largest)
-    before, kernel, count = threads.MACS_PER_THREAD, lg.config.kernel, lg.config.num_threads
-    threads.MACS_PER_THREAD = 5000  # so that small products go through the threads too
+    kernel, count = lg.config.kernel, lg.config.num_threads
     start, wrong, done = time.perf_counter(), [], 0
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
+        with warnings.catch_warnings(), np.errstate(all="ignore"), small_machine():
             warnings.simplefilter("ignore")
             while done < steps if steps is not None else made(session) < calls:
+                if done % STEPS_WITH_SAME_CACHES == 0:
+                    caches(done // STEPS_WITH_SAME_CACHES % 2 == 0)
                 try:
                     session.step()
                 except Exception as error:
@@ -42,7 +46,7 @@ def run(calls: int, seed: int, steps: int | None = None, largest: int = 70) -> d
                         break
                 done += 1
     finally:
-        threads.MACS_PER_THREAD, lg.config.kernel, lg.config.num_threads = before, kernel, count
+        lg.config.kernel, lg.config.num_threads = kernel, count
     counts = dict(sorted(session.counts.items()))
     return {
         "seed": seed, "calls": made(session), "refused": refusals(session), "steps": done, "wrong": wrong,

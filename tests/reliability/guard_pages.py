@@ -14,9 +14,10 @@ import random
 import numpy as np
 
 import lowgemm as lg
-from lowgemm import kernels, reference, threads, workspace
+from lowgemm import kernels, reference, workspace
 
 from . import guard
+from .small_machine import small_machine
 
 #: Sizes around the tiles of the kernels: 1, odd, one less and one more than powers of two, 48, 64.
 SIZES = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 47, 48, 49, 63, 65, 130)
@@ -79,19 +80,20 @@ def main() -> None:
     workspace.borrowed = guarded_scratch
     import lowgemm.repeat as repeat
 
-    repeat.borrowed = guarded_scratch
-    threads.MACS_PER_THREAD = 1000
+    repeat.borrow = repeat.borrowed = guarded_scratch
     names = [k.name for k in kernels.all_kernels() if not kernels.missing_features(k)]
     products = 0
-    for name in names:
+    for name, small in itertools.product(names, (False, True)):
         lg.config.kernel = name
         for _ in range(args.rounds):
             for layout, at_end in itertools.product(guard.LAYOUTS, (False, True)):
-                products += one(
-                    r, g, (layout, r.choice(guard.LAYOUTS), r.choice(guard.LAYOUTS)), at_end, args.large
-                )
+                layouts = (layout, r.choice(guard.LAYOUTS), r.choice(guard.LAYOUTS))
+                with small_machine(small):
+                    products += one(r, g, layouts, at_end, args.large)
                 guard.release()
-    print(f"{len(names)} kernels, {products} products between guard pages, 0 wrong")
+    print(
+        f"{len(names)} kernels, {products} products between guard pages, half of them with small caches, 0 wrong"
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,40 @@
+"""A machine on which small products take the ways of large ones: threads, split and shared depth, an rhs block by block."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from lowgemm import blocking, threads
+from lowgemm.caches import CacheSizes
+
+#: Caches at which a depth of 50 is split and an rhs of 2 KB is streamed.
+CACHES = CacheSizes(1 << 10, 1 << 12, 1 << 15)
+#: Multiply-accumulates for which a second thread is used.
+MACS_PER_THREAD = 1000
+
+
+def caches(small: bool) -> None:
+    """Pretend to have small caches, or stop it; what `gemm` remembers is for others, so it is dropped."""
+    blocking.cache_sizes = (lambda: CACHES) if small else _REAL
+    blocking.PART_DEPTH = 16 if small else _PART_DEPTH
+    module = sys.modules["lowgemm.gemm"]
+    for seen in (module._plans, module._calls):
+        seen._entries.clear()
+
+
+_REAL, _PART_DEPTH = blocking.cache_sizes, blocking.PART_DEPTH
+
+
+@contextlib.contextmanager
+def small_machine(small_caches: bool = True) -> Iterator[None]:
+    """All of that, until the end of the block."""
+    before = threads.MACS_PER_THREAD
+    threads.MACS_PER_THREAD = MACS_PER_THREAD
+    caches(small_caches)
+    try:
+        yield
+    finally:
+        threads.MACS_PER_THREAD = before
+        caches(False)
