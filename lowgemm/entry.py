@@ -1,15 +1,16 @@
 """Python's way into compiled code: built-in functions that read addresses out of their arguments.
 
-`enter` goes on into `drivers.single_routine`; `fill` makes the state of a call on several threads.
+`enter` goes on into `drivers.single_routine`; `fill` makes the state of a call on several threads; `alike` compares arrays with
+those of a plan.
 
 A 32-cubed product computes for 0.2 us. NumPy takes 0.6 us to tell the address of an array, Numba's dispatcher 1 us for
 the arguments of one call, and the wrapper behind the dispatcher 0.5 us; this function takes 0.05 us. It is compiled
 by Numba like everything else, but has the C signature of a Python built-in (``METH_FASTCALL``), and it checks nothing:
 `repeat.PlannedGemm` has.
 
-It relies on where CPython keeps an array's address: in the first field of NumPy's object, behind the object header
-(``PyArrayObject_fields`` of NumPy's ``ndarraytypes.h``, the same in all NumPy versions). `usable` verifies that on a
-living array; where it does not hold, calls go through `Plan.run`, which asks NumPy for addresses.
+It relies on where CPython keeps what an array is: address, number of dimensions, pointers to shape and strides, base and dtype,
+behind the object header (``PyArrayObject_fields`` of NumPy's ``ndarraytypes.h``, the same in all NumPy versions). `usable` verifies
+that on a living array; where it does not hold, calls go through `Plan.run`, which asks NumPy for addresses.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from lowgemm import disk_cache
 from lowgemm import layout as c
 from lowgemm._jit import call_address, source_stamp
 from lowgemm.compute import slot_space
-from lowgemm.memory import as_address, load_i64, pointer_at
+from lowgemm.memory import as_address, load_i32, load_i64, pointer_at
 
 #: Fields of the record of a plan, its first argument.
 SINGLE, PLAN, PACKED, RELEASE, AS_LONG, INCREF, SAVE, RESTORE = range(8)
@@ -115,6 +116,42 @@ def _make_fill(head: int, stamp: int) -> Any:
     return fill
 
 
+#: Numbers of an array in the pattern that `alike` compares with: type, dtype, dimensions; then shape and strides.
+_ALIKE_HEAD = 3
+_TRUE, _FALSE, _ALIKE_INCREF, _COUNT, _FIRST = range(5)
+
+
+def _make_alike(head: int, stamp: int) -> Any:
+    @disk_cache.cfunc(types.voidptr(types.voidptr, types.voidptr, types.intp))
+    def alike(_self, args, _count):
+        _ = stamp
+        pattern = pointer_at(pointer_at(args, 0), head)
+        at, result = _FIRST, _TRUE
+        for i in range(load_i64(pattern, _COUNT)):
+            array = pointer_at(args, 1 + i)
+            ndim = load_i64(pattern, at + 2)
+            if (
+                as_address(pointer_at(array, 1)) != load_i64(pattern, at)
+                or as_address(pointer_at(array, head + 5)) != load_i64(pattern, at + 1)
+                or load_i32(array, 2 * head + 2) != ndim
+            ):
+                result = _FALSE
+                break
+            at += _ALIKE_HEAD
+            shape, strides = pointer_at(array, head + 2), pointer_at(array, head + 3)
+            for axis in range(ndim):
+                if load_i64(shape, axis) != load_i64(pattern, at + axis):
+                    result = _FALSE
+                if load_i64(strides, axis) != load_i64(pattern, at + ndim + axis):
+                    result = _FALSE
+            at += 2 * ndim
+        answer = pointer_at(pattern, result)
+        call_address(load_i64(pattern, _ALIKE_INCREF), (as_address(answer),))
+        return answer
+
+    return alike
+
+
 class _MethodDef(ctypes.Structure):
     _fields_ = [
         ("name", ctypes.c_char_p), ("function", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p)
@@ -129,9 +166,14 @@ def usable() -> bool:
     """Whether this interpreter keeps arrays as CPython with a global lock does."""
     if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
         return False
-    a = np.arange(3)
-    found = ctypes.c_void_p.from_address(id(a) + object.__basicsize__).value
-    return found == a.ctypes.data and object.__basicsize__ % 8 == 0 and ctypes.sizeof(ctypes.c_void_p) == 8
+    head = object.__basicsize__
+    if head != 16 or ctypes.sizeof(ctypes.c_void_p) != 8:
+        return False
+    a = np.arange(6)[::2].reshape(3, 1)
+    words = (ctypes.c_int64 * 8).from_address(id(a))
+    sizes = [(ctypes.c_int64 * 2).from_address(words[i]) for i in (4, 5)]
+    found = words[1], words[2], words[3] & 0xFFFFFFFF, *map(tuple, sizes), words[7]
+    return found == (id(np.ndarray), a.ctypes.data, 2, a.shape, a.strides, id(a.dtype))
 
 
 def _built_in(name: bytes, make: Any) -> Any:
@@ -160,6 +202,20 @@ def enter() -> Any:
 def fill() -> Any:
     """``fill(record, lhs, rhs, sums, out, space, lhs_zero, rhs_zero, state) -> state``, likewise; `state` holds zeros."""
     return _built_in(b"fill", _make_fill)
+
+
+@functools.cache
+def alike() -> Any:
+    """``alike(pattern, *arrays) -> bool``: whether they have the types, dtypes, shapes and strides of `pattern_of`'s, in 0.06 us."""
+    return _built_in(b"alike", _make_alike)
+
+
+def pattern_of(*arrays: np.ndarray) -> np.ndarray:
+    """First argument of `alike`, for arrays whose type and dtype outlive it."""
+    numbers = [id(True), id(False), _functions()[INCREF], len(arrays)]
+    for a in arrays:
+        numbers += [id(type(a)), id(a.dtype), a.ndim, *a.shape, *a.strides]
+    return np.array(numbers, dtype=np.int64)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm import entry
 from lowgemm.arguments import check_out
 from lowgemm.packed import PackedRhs
 from lowgemm.plan import Plan
@@ -30,7 +31,7 @@ class PlannedGemm:
     """
 
     __slots__ = (
-        "_dtypes", "_enter", "_fill", "_packed", "_record", "_result", "_scratch", "_shape", "_shapes", "_strides",
+        "_alike", "_dtypes", "_enter", "_fill", "_packed", "_pattern", "_record", "_result", "_scratch", "_shape", "_shapes", "_strides",
         "kernel", "made_for", "plan",
     )  # fmt: skip
 
@@ -43,6 +44,8 @@ class PlannedGemm:
         self._strides = (lhs.strides, None if self._packed else rhs.strides)
         self._shape, self._result = shape, plan.result
         self.kernel, self.made_for = plan.kernel.name, plan.made_for
+        self._alike = entry.alike()
+        self._pattern = entry.pattern_of(lhs) if self._packed else entry.pattern_of(lhs, rhs)
         # what a call touches, without a look through the plan
         self._enter, self._fill, self._record, self._scratch = (
             plan.enter, plan.fill, plan.record, plan.scratch_bytes
@@ -109,6 +112,31 @@ class PlannedGemm:
         TypeError, ValueError
             If an argument is not what was planned.
         """
+        alike = self._alike
+        if (
+            alike is None
+            or not alike(self._pattern, lhs, rhs)
+            or (
+                self._packed
+                and (
+                    type(rhs) is not PackedRhs
+                    or rhs.kernel != self.kernel
+                    or rhs.shape != self._shapes[1]
+                    or rhs.dtype is not self._dtypes[1]
+                )
+            )
+        ):
+            self._check(lhs, rhs)
+        if type(lhs_zero_point) is not int or not (_INT32_MIN <= lhs_zero_point <= _INT32_MAX):
+            lhs_zero_point = integer(lhs_zero_point, "lhs_zero_point")
+        if type(rhs_zero_point) is not int or not (_INT32_MIN <= rhs_zero_point <= _INT32_MAX):
+            rhs_zero_point = integer(rhs_zero_point, "rhs_zero_point")
+        if out is not None:
+            self._check_out(out, lhs, rhs)
+        return self.run(lhs, rhs, out, lhs_zero_point, rhs_zero_point)
+
+    def _check(self, lhs: Any, rhs: Any) -> None:
+        """Raise unless the operands are as planned."""
         if type(lhs) is not np.ndarray or lhs.dtype is not self._dtypes[0] or lhs.shape != self._shapes[0]:
             raise TypeError(f"lhs: expected a {self._dtypes[0]} array of shape {self._shapes[0]}, as planned")
         if lhs.strides != self._strides[0]:
@@ -127,13 +155,6 @@ class PlannedGemm:
                 raise TypeError(f"rhs: expected a {self._dtypes[1]} array of shape {self._shapes[1]}")
             if rhs.strides != self._strides[1]:
                 raise ValueError(f"rhs: expected strides {self._strides[1]}, as planned, got {rhs.strides}")
-        if type(lhs_zero_point) is not int or not (_INT32_MIN <= lhs_zero_point <= _INT32_MAX):
-            lhs_zero_point = integer(lhs_zero_point, "lhs_zero_point")
-        if type(rhs_zero_point) is not int or not (_INT32_MIN <= rhs_zero_point <= _INT32_MAX):
-            rhs_zero_point = integer(rhs_zero_point, "rhs_zero_point")
-        if out is not None:
-            self._check_out(out, lhs, rhs)
-        return self.run(lhs, rhs, out, lhs_zero_point, rhs_zero_point)
 
     def _check_out(self, out: Any, lhs: np.ndarray, rhs: Any) -> None:
         if type(out) is np.ndarray and out.shape == self._shape and out.dtype == self._result:

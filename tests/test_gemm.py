@@ -410,6 +410,43 @@ def test_planned_product_with_and_without_the_built_in(monkeypatch, threads, bui
             assert after[:4] == counts[:4] and abs(after[4] - counts[4]) < 100
 
 
+@pytest.mark.parametrize("built_in", [True, False])
+def test_planned_product_refuses_what_was_not_planned(monkeypatch, built_in):
+    """Other types, dtypes, shapes and strides than planned, whichever way they are compared."""
+    from lowgemm import entry
+
+    class Subclass(np.ndarray):
+        pass
+
+    if not built_in:
+        monkeypatch.setattr(entry, "alike", lambda: None)
+    x, w = np.ones((4, 4), np.uint8), np.full((4, 4), 2, np.int8)
+    packed = lowgemm.pack_rhs(w)
+    others = [
+        None, 3, "x", [[1]], (), object(), np.uint8(1), np.array(1, np.uint8), x[0], x[None], x[:, :3], x[::-1], x.T,
+        np.ones((4, 8), np.uint8)[:, ::2], np.asfortranarray(x), x.view(np.int8), x.view(bool), x.astype(np.float32),
+        x.view(Subclass), np.ma.array(x), x.astype(np.dtype(np.uint8, metadata={"a": 1})),
+    ]  # fmt: skip
+    for right in (w, packed):
+        planned = lowgemm.plan(x, right)
+        assert (planned(x.copy(), right) == 8).all()
+        for other in others:
+            with pytest.raises((TypeError, ValueError), match=r"^lhs: expected"):
+                planned(other, right)
+        wrong = [o for o in others if not (isinstance(o, np.ndarray) and o.dtype == np.int8)]
+        for other in [
+            *wrong,
+            w[::-1],
+            w.T,
+            w.view(np.uint8),
+            packed if right is w else w,
+            lowgemm.pack_rhs(w[:, :3]),
+        ]:
+            with pytest.raises((TypeError, ValueError), match=r"^rhs: expected"):
+                planned(x, other)
+    assert (lowgemm.plan(x, packed)(x, lowgemm.pack_rhs(w + 1)) == 12).all()
+
+
 def test_without_the_compiler(tmp_path):
     """NUMBA_DISABLE_JIT=1 computes by the definition."""
     import os

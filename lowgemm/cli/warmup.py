@@ -36,6 +36,7 @@ def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
     todo["requantize"] = requantizing.apply_routine
     todo["entry"] = entry.enter
     todo["entry, several threads"] = entry.fill
+    todo["comparison of arrays"] = entry.alike
     todo["serial driver"] = drivers.serial_driver
     todo["parallel driver"] = drivers.parallel_driver
     return todo
