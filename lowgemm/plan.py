@@ -19,6 +19,7 @@ from lowgemm.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, choose_blocking, u
 from lowgemm.drivers import single_routine
 from lowgemm.kernels import Kernel, microkernel
 from lowgemm.output.pipeline import compile_pipeline
+from lowgemm.pace import Pace
 from lowgemm.terms import term_routines
 
 
@@ -103,7 +104,8 @@ class Plan:
         direct = direct or self.fused
 
         macs = products * m * n * depth
-        work = macs + slots * depth * n  # a product of few rows reads its rhs for longer than it multiplies
+        # a product of few rows reads its rhs for longer than it multiplies
+        work = max(macs, threads.MACS_PER_BYTE * slots * depth * n)
         wanted = threads.choose_threads(num_threads, work)
         stream = NOT_AT_ALL
         if not packed and products == slots:
@@ -191,6 +193,7 @@ class Plan:
             self.p[c.F[name]] = value
         self.p[c.STAGES_AT : c.STAGES_AT + len(table)] = table
         self.p.flags.writeable = True  # Numba types read-only arrays apart; nothing writes to it
+        self.pace = Pace(macs)
         #: Python's ways in for one thread and for several, and the first argument of either; see `entry.py`.
         self.enter = entry.enter() if self.one_by_one and not bilinear else None
         self.fill = None if self.one_by_one or bilinear else entry.fill()
@@ -244,5 +247,5 @@ class Plan:
             s[c.LHS : c.FOR_PARTS + 1] = lhs, rhs, rhs_sums, out, at, at_workers, at_parts
             s[c.LHS_ZERO], s[c.RHS_ZERO] = int(lhs_zero) - self.lhs_shift, int(rhs_zero) - self.rhs_shift
             s[c.LHS_ZEROS], s[c.RHS_ZEROS] = vectors
-            threads.run(self.p, s)
+            threads.run(self.p, s, self.pace)
         workspace.give_back(space)

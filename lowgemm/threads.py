@@ -6,6 +6,7 @@
   says so once.
 * A nested parallel region aborts under workqueue: a thread that Python did not start (a worker of the caller's own
   `prange`, calling back) runs serially.
+* A region waits for its last thread, which others may keep from running: see `pace.py`.
 * Python threads that all call at once (Dask, joblib) share Numba's threads: see `_fair_share`.
 """
 
@@ -15,17 +16,20 @@ import os
 import sys
 import threading
 import warnings
+from time import perf_counter
 
 import numba
 import numpy as np
 
 from lowgemm import config, drivers
 from lowgemm.layout import WORKERS
+from lowgemm.pace import Pace
 
-#: Multiply-accumulates, and bytes of rhs read, below which a second thread costs more than it saves. Waking the pool
-#: takes 5 to 20 us, in which one core does up to 10 million; measured on two cores (Zen 5) with 4 million here, two
-#: threads took 1.3 to 1.4 times as long at 240 and 256 cubed with fresh operands, and in a batch of 64 of 64 cubed.
-MACS_PER_THREAD = 10_000_000
+#: Multiply-accumulates for each thread at least. A parallel region costs 3 us while the threads are awake, which they stay for 5 ms, and
+#: about 30 when they sleep; one core of a Zen 5 does 24 million in 50.
+MACS_PER_THREAD = 12_000_000
+#: What reading a byte of the rhs counts for (500 GMAC/s, and 60 GB/s from L3).
+MACS_PER_BYTE = 8
 
 #: Held while one call is in a parallel region, under a layer that bears only one.
 _alone = threading.Lock()
@@ -122,7 +126,7 @@ def _one_at_a_time() -> bool:
         return True
 
 
-def run(p: np.ndarray, s: np.ndarray) -> None:
+def run(p: np.ndarray, s: np.ndarray, pace: Pace) -> None:
     """Run a plan on at most ``p[WORKERS]`` threads.
 
     Any number of workers gives all blocks: they are handed out by a counter, not by worker number.
@@ -134,9 +138,13 @@ def run(p: np.ndarray, s: np.ndarray) -> None:
             _warn_forked()
             workers = 1
         else:
-            workers = _fair_share(planned)
+            start = perf_counter()
+            workers = pace.team(_fair_share(planned), start)
     if workers == 1:
         drivers.serial_driver()(p, s)
+        if planned > 1 and not _forked:
+            end = perf_counter()
+            pace.took(1, end - start, end)
         return
     # The first starts Numba's threads. The second may be needed instead of it by the next call, or a signal handler.
     driver, serial = drivers.parallel_driver(), drivers.serial_driver()
@@ -155,6 +163,8 @@ def run(p: np.ndarray, s: np.ndarray) -> None:
                 driver(p, s)
         else:
             serial(p, s)
+        end = perf_counter()
+        pace.took(workers, end - start, end)
     finally:
         _running.pop(me, None)
 

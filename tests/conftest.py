@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from lowgemm.kernels.portable import Portable
 
@@ -35,8 +37,10 @@ def any_kernel(request, monkeypatch) -> str:
 
 @pytest.fixture(params=[1, 2])
 def threads(request, monkeypatch) -> int:
-    """One and two threads, whatever the size of the product."""
+    """One and two threads, whatever the size of the product, and whatever else keeps the machine busy."""
+    from lowgemm import pace
     from lowgemm import threads as module
 
     monkeypatch.setattr(module, "MACS_PER_THREAD", 1)
+    monkeypatch.setattr(pace, "LATE", math.inf)
     return request.param

@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import platform
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,8 @@ FULL = (
 )
 FLOAT, FRESH, PACKED, QUANTIZED = "float32", "lowgemm", "lowgemm packed", "lowgemm packed -> uint8"
 REGISTERS = "registers"
+#: Seconds that OpenBLAS's threads stay awake after a product, and some more: they take the cores from everybody.
+OTHERS_SLEEP = 0.3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +82,9 @@ def run(args: argparse.Namespace) -> int:
             print(_peer_table(report["shapes"]))
         if args.quick and args.threads == 1:
             progress.step("two threads")
-            report["scaling"] = _scaling(1024)
+            rng = np.random.default_rng(0)
+            lhs, rhs = (_operand(rng, "uint8", (1024, 1024)) for _ in range(2))
+            report["scaling"] = _scaling({PACKED: lowgemm.pack_rhs(rhs)}, lhs, 2, 2.0)[PACKED]
             progress.close()
             print(f"\n1024 cubed, rhs packed: 2 threads are {report['scaling']:.2f} times as fast as one")
     if args.json:
@@ -167,11 +172,13 @@ def _shape(shape: tuple[int, ...], kernel: kernels.Kernel, args: argparse.Namesp
             candidates[f"{name} | lowgemm"] = lambda a=a, w=mine, s=stages: lowgemm.gemm(
                 a, w, output=s, num_threads=t
             )
+    scaling = _scaling({FRESH: rhs, PACKED: packed}, lhs, t, args.seconds) if t > 1 else {}
     times = interleave(candidates, seconds=args.seconds)
     return {
         "shape": list(shape),
         "microseconds": {name: s * 1e6 for name, s in times.items()},
         "gmacs": {name: macs.get(name, math.prod(shape)) / s / 1e9 for name, s in times.items()},
+        "scaling": scaling,
         "notes": notes,
     }
 
@@ -191,15 +198,18 @@ def _verdict(got: np.ndarray, a: np.ndarray, b: np.ndarray, rounding: str | None
 def _shape_table(shapes: list[dict[str, Any]], threads: int) -> str:
     header = ["M x K x N, GMAC/s", FLOAT, FRESH, PACKED, QUANTIZED, REGISTERS]
     header += ["fresh/f32", "packed/f32", "fresh/peak", "packed/peak"]
+    if threads > 1:
+        header += [f"{form} x{threads} threads" for form in ("fresh", "packed")]
     rows = []
     for s in shapes:
         g = s["gmacs"]
         peak = g[REGISTERS] * threads if REGISTERS in g else None
+        scaling = [f"{ratio:.2f}" for ratio in s["scaling"].values()]
         shares = [f"{100 * g[name] / peak:.0f} %" if peak else "-" for name in (FRESH, PACKED)]
         rows.append(
             [" x ".join(map(str, s["shape"]))]
             + [f"{g[name]:.1f}" if name in g else "-" for name in header[1:6]]
-            + [f"{g[FRESH] / g[FLOAT]:.2f}", f"{g[PACKED] / g[FLOAT]:.2f}", *shares]
+            + [f"{g[FRESH] / g[FLOAT]:.2f}", f"{g[PACKED] / g[FLOAT]:.2f}", *shares, *scaling]
         )
     return table(header, rows)
 
@@ -220,11 +230,16 @@ def _peer_table(shapes: list[dict[str, Any]]) -> str:
     return table(["M x K x N", "peer", "GMAC/s", "lowgemm", "ratio", "numbers"], rows)
 
 
-def _scaling(n: int) -> float:
-    rng = np.random.default_rng(0)
-    a, b = _operand(rng, "uint8", (n, n)), lowgemm.pack_rhs(_operand(rng, "uint8", (n, n)))
-    times = interleave({str(t): lambda t=t: lowgemm.gemm(a, b, num_threads=t) for t in (1, 2)}, seconds=2.0)
-    return times["1"] / times["2"]
+def _scaling(forms: dict[str, Any], lhs: np.ndarray, threads: int, seconds: float) -> dict[str, float]:
+    """How many times as fast `threads` threads are as one, for each form of the rhs, with no other library between the calls."""
+    time.sleep(OTHERS_SLEEP)
+    calls = {
+        (name, t): lambda right=right, t=t: lowgemm.gemm(lhs, right, num_threads=t)
+        for name, right in forms.items()
+        for t in (1, threads)
+    }
+    times = interleave({f"{name} {t}": call for (name, t), call in calls.items()}, seconds=seconds)
+    return {name: times[f"{name} 1"] / times[f"{name} {threads}"] for name in forms}
 
 
 def _plot(report: dict[str, Any], path: str) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 
-from lowgemm import blocking, threads
+from lowgemm import blocking, pace, threads
 from lowgemm.caches import CacheSizes
 
 #: Caches at which a depth of 50 is split and an rhs of 2 KB is streamed.
@@ -30,11 +31,11 @@ _REAL, _PART_DEPTH = blocking.cache_sizes, blocking.PART_DEPTH
 @contextlib.contextmanager
 def small_machine(small_caches: bool = True) -> Iterator[None]:
     """All of that, until the end of the block."""
-    before = threads.MACS_PER_THREAD
-    threads.MACS_PER_THREAD = MACS_PER_THREAD
+    before, late = threads.MACS_PER_THREAD, pace.LATE
+    threads.MACS_PER_THREAD, pace.LATE = MACS_PER_THREAD, math.inf  # both threads even on a busy machine
     caches(small_caches)
     try:
         yield
     finally:
-        threads.MACS_PER_THREAD = before
+        threads.MACS_PER_THREAD, pace.LATE = before, late
         caches(False)
