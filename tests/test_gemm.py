@@ -350,6 +350,17 @@ def test_a_pipeline_is_known_by_its_stages_not_by_its_list(kernel):
     assert (lowgemm.gemm(x, x, output=kept) == 1).all()
     kept[0] = lowgemm.Clamp(2, 2)
     assert (lowgemm.gemm(x, x, output=kept) == 2).all()
+    table = np.arange(256, dtype=np.uint8)
+    for first, second in (
+        (lowgemm.Lut(table), lowgemm.Lut(table.view(np.int8))),
+        (lowgemm.Dequantize(0.0), lowgemm.Dequantize(-0.0)),
+    ):
+        assert first != second
+        kept[0] = first
+        before = [lowgemm.gemm(x, x, output=kept) for _ in range(2)][1]
+        kept[0] = second
+        after = lowgemm.gemm(x, x, output=kept)
+        assert before.dtype != after.dtype or (np.signbit(before) != np.signbit(after)).all()
 
 
 def test_planned_product(kernel, threads):

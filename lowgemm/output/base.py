@@ -23,6 +23,13 @@ def along(value: int | float | np.ndarray, axis: int) -> Any:
     return value[:, None] if isinstance(value, np.ndarray) and axis == 0 else value
 
 
+def _exact(value: Any) -> Any:
+    """A field for comparison: equal only where a result could not differ by a bit (0.0 is not -0.0)."""
+    if isinstance(value, np.ndarray):
+        return value.tobytes(), value.shape, value.dtype.str
+    return (type(value), value.hex()) if isinstance(value, float) else (type(value), value)
+
+
 class Stage:
     """Base of the output stages: frozen dataclasses that describe, and compute nothing themselves.
 
@@ -55,8 +62,7 @@ class Stage:
             object.__setattr__(self, name, value)
 
     def _items(self) -> tuple[Any, ...]:
-        values = (getattr(self, f.name) for f in dataclasses.fields(self))  # type: ignore[arg-type]
-        return tuple((v.tobytes(), v.shape) if isinstance(v, np.ndarray) else v for v in values)
+        return tuple(_exact(getattr(self, f.name)) for f in dataclasses.fields(self))  # type: ignore[arg-type]
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self._items() == other._items()  # type: ignore[attr-defined]
