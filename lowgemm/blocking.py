@@ -82,9 +82,8 @@ def block_sizes(mr, nr, size, l2, l3, m, n, depth, threads, batch, direct, strea
     while batch * -(-m // mc) * -(-n // nc) < wanted and mc > 4 * mr:
         mc = max(up(mc // 2, mr), 4 * mr)
     row_blocks = -(-m // mc)
-    if (
-        row_blocks >= wanted > 1
-    ):  # no thread gets one block more than another: 640 rows for two threads not as 5 x 128
+    if row_blocks >= wanted > 1:
+        # no thread gets one block more than another: 640 rows for two threads not as 5 x 128
         row_blocks = up(row_blocks, threads)
     # even blocks: 1000 rows as 8 x 128 would leave a last block of 104
     mc = up(-(-m // row_blocks), mr)

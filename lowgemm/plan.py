@@ -127,7 +127,8 @@ class Plan:
         self.made_for = threads.settings() if threads.worth_threads(num_threads, work) else None
 
         # ---- scratch memory: for each rhs (terms, factors, sums, panels), then for each thread
-        #      (lhs panels, row sums twice, row terms, tile, a streamed rhs's panels and sums), then for each part of a shared depth (row sums, tile)
+        #      (lhs panels, row sums twice, row terms, tile, a streamed rhs's panels and sums), then for each part
+        #      of a shared depth (row sums, tile)
         lanes = kernel.lanes
         rhs_panels = -(-n // lanes)
         rhs_panel_bytes = packing.padded_depth_bytes(kernel, b.kc if b.stream else depth) * lanes
