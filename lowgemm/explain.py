@@ -122,9 +122,10 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
     share = _share(plan)
     steps = [name if isinstance(name, str) else "custom" for name, _ in plan.program.steps]
     folded = [s for s in ("col_bias", "row_bias") if getattr(plan.program, s) is not None]
-    if plan.fused:
+    whole = b.depth_blocks == 1 and not b.stream  # or the sums of several depth blocks wait in a tile
+    if plan.fused and whole:
         stages = "scale, clamp and cast in the kernel's registers (edges through a tile)"
-    elif plan.p[F["direct"]]:
+    elif plan.p[F["direct"]] and whole:
         stages = "none: the kernel stores int32 sums itself (edges through a tile)"
     else:
         stages = " -> ".join(steps) + " on each tile in cache"
