@@ -25,7 +25,8 @@ from lowgemm.kernels import (
     x86_avxvnni,
     x86_sse41,
 )
-from lowgemm.kernels.emit import SIGNATURE, Kernel, microkernel_body
+from lowgemm.kernels.emit import SIGNATURE, Kernel
+from lowgemm.kernels.unroll import microkernel_body
 
 from lowgemm import config
 from lowgemm._jit import compile_c, source_stamp, target

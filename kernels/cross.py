@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from lowgemm.kernels.emit import ARGUMENTS, POINTERS, Kernel, emit_microkernel, i8, i64
+from lowgemm.kernels.emit import ARGUMENTS, POINTERS, Kernel, i8, i64
+from lowgemm.kernels.unroll import emit_microkernel
 
 
 @dataclass(frozen=True)
