@@ -11,6 +11,9 @@ import numpy as np
 from lowgemm.quantization.folding import axis_in, finite_array, per_channel, spread
 from lowgemm.values import integer, number
 
+#: Passes change ever less; more than these would only be a way to hang.
+MOST_ROUNDS = 1000
+
 
 @dataclass(frozen=True, eq=False)
 class Equalized:
@@ -64,9 +67,9 @@ def equalize_ranges(
         marks a depthwise layer. For a linear layer after flattening (H, W, C), reshape its weights to
         (H * W, C, outputs) first: each channel then is one index of its input axis.
     max_rounds : int
-        Most passes over the chain; a layer's ranges change when its neighbours are equalized.
+        Most passes over the chain, 1 to 1000; a layer's ranges change when its neighbours are equalized.
     tolerance : float
-        Stop when a pass changes no channel by more than this, relatively.
+        Stop when a pass changes no channel by more than this, relatively; 0 or more.
 
     Returns
     -------
@@ -97,6 +100,8 @@ def equalize_ranges(
         if not isinstance(value, Sequence) and not (name == "biases" and value is None):
             raise TypeError(f"{name}: expected a sequence of arrays, got {type(value).__name__}")
     tolerance = number(tolerance, "tolerance")
+    if not tolerance >= 0:  # not NaN either
+        raise ValueError(f"tolerance: expected a number from 0, got {tolerance}")
     ws = [finite_array(w, f"weights[{i}]") for i, w in enumerate(weights)]
     if len(ws) < 2:
         raise ValueError(f"weights: expected at least two layers, got {len(ws)}")
@@ -112,7 +117,7 @@ def equalize_ranges(
         have, want = ws[i].shape[outs[i]], ws[i + 1].shape[ins[i + 1]]
         if have != want:
             raise ValueError(f"weights[{i + 1}]: expected {have} inputs on axis {ins[i + 1]}, got {want}")
-    max_rounds = integer(max_rounds, "max_rounds", 1)
+    max_rounds = integer(max_rounds, "max_rounds", 1, MOST_ROUNDS)
     scales = [np.ones(w.shape[o]) for w, o in zip(ws[:-1], outs[:-1], strict=True)]
     rounds = 0
     for _ in range(max_rounds):

@@ -170,6 +170,17 @@ def test_mean_of_a_clipped_normal(low, high):
             r"weights\[1\]: expected 3",
         ),
         (lambda: equalize_ranges([np.ones((2, 2))] * 2, [None]), ValueError, "biases: expected 2"),
+        (
+            lambda: equalize_ranges([np.ones((2, 2))] * 2, tolerance=-np.inf),
+            ValueError,
+            "tolerance: expected",
+        ),
+        (lambda: equalize_ranges([np.ones((2, 2))] * 2, tolerance=np.nan), ValueError, "tolerance: expected"),
+        (
+            lambda: equalize_ranges([np.ones((2, 2))] * 2, max_rounds=2**31 - 1),
+            ValueError,
+            "max_rounds: expected",
+        ),
         (lambda: equalize_ranges([np.ones((2, 2))] * 2, [[0], None]), ValueError, r"biases\[0\]"),
         (lambda: equalize_ranges([np.ones((2, 2))] * 2, out_axis=[1]), ValueError, "out_axis: expected one"),
         (lambda: equalize_ranges([np.ones((2, 2))] * 2, max_rounds=0), ValueError, "max_rounds"),
