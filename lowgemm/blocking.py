@@ -18,6 +18,7 @@ from numba.extending import register_jitable
 from lowgemm.caches import cache_sizes
 from lowgemm.kernels import Kernel
 from lowgemm.packing import CHUNK_BYTES
+from lowgemm.workspace import ALIGNMENT
 
 #: Rows of a block at most. On Zen 5, 256 against 128 rows: 256 cubed 2 % faster, 512 to 1536 cubed 1 %, 3136 x 576 x 64 1 %; 512 rows
 #: gain nothing more.
@@ -117,6 +118,37 @@ def block_sizes(mr, nr, size, l2, l3, m, n, depth, threads, batch, direct, strea
     else:
         stream = NOT_AT_ALL
     return mc, nc, kc, row_blocks, -(-n // nc), depth_blocks, parts, stream
+
+
+@register_jitable
+def scratch_layout(mr, lanes, nr, size, n, depth, mc, nc, kc, depth_blocks, stream):
+    """Bytes and offsets of packed panels and scratch memory, for blocks of `block_sizes`.
+
+    Gives the bytes of an rhs panel and of an lhs panel; in a thread's memory, after its lhs panels, the offsets of the row sums (twice),
+    row terms, tile and streamed panels with their sums; the bytes of that memory, of one int32 for each column, and of a packed rhs.
+    """
+    rhs_panel = up((kc if stream else depth) * size, CHUNK_BYTES) * lanes
+    lhs_panel = up(kc * size, CHUNK_BYTES) * mr
+    row_sums_at = mc // mr * lhs_panel
+    row_terms_at = row_sums_at + 8 * mc
+    tile_at = up(row_terms_at + 4 * mc, ALIGNMENT)
+    tile_cols = nr if depth_blocks == 1 and not stream else up(nc, lanes)
+    stream_at = up(tile_at + 4 * mc * tile_cols, ALIGNMENT)
+    stream_bytes = up(nc, lanes) * (rhs_panel // lanes + 4) if stream else 0
+    worker = up(stream_at + stream_bytes, ALIGNMENT) + ALIGNMENT
+    cols = up(n, lanes)
+    slot = 0 if stream else up(cols // lanes * rhs_panel, ALIGNMENT)
+    return (
+        rhs_panel,
+        lhs_panel,
+        row_sums_at,
+        row_terms_at,
+        tile_at,
+        stream_at,
+        worker,
+        up(4 * cols, ALIGNMENT),
+        slot,
+    )
 
 
 def choose_blocking(

@@ -15,7 +15,7 @@ import numpy as np
 from lowgemm import entry, packing, threads, workspace
 from lowgemm import layout as c
 from lowgemm.batching import Batch
-from lowgemm.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, choose_blocking, up
+from lowgemm.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, choose_blocking, scratch_layout, up
 from lowgemm.drivers import single_routine
 from lowgemm.kernels import Kernel, microkernel
 from lowgemm.output.pipeline import compile_pipeline
@@ -130,18 +130,12 @@ class Plan:
         #      (lhs panels, row sums twice, row terms, tile, a streamed rhs's panels and sums), then for each part
         #      of a shared depth (row sums, tile)
         lanes = kernel.lanes
-        rhs_panels = -(-n // lanes)
-        rhs_panel_bytes = packing.padded_depth_bytes(kernel, b.kc if b.stream else depth) * lanes
-        lhs_panel_bytes = packing.padded_depth_bytes(kernel, b.kc) * kernel.mr
-        row_sums_at = b.mc // kernel.mr * lhs_panel_bytes
-        row_terms_at = row_sums_at + 8 * b.mc
-        tile_at = up(row_terms_at + 4 * b.mc, workspace.ALIGNMENT)
-        tile_cols = kernel.nr if b.depth_blocks == 1 and not b.stream else up(b.nc, lanes)
-        stream_at = up(tile_at + 4 * b.mc * tile_cols, workspace.ALIGNMENT)
-        stream_bytes = up(b.nc, lanes) * (rhs_panel_bytes // lanes + 4) if b.stream else 0
-        self.worker_bytes = up(stream_at + stream_bytes, workspace.ALIGNMENT) + workspace.ALIGNMENT
-        self.col_bytes = up(4 * rhs_panels * lanes, workspace.ALIGNMENT)
-        self.slot_bytes = 0 if b.stream else up(rhs_panels * rhs_panel_bytes, workspace.ALIGNMENT)
+        (
+            rhs_panel_bytes, lhs_panel_bytes, row_sums_at, row_terms_at, tile_at, stream_at,
+            self.worker_bytes, self.col_bytes, self.slot_bytes,
+        ) = scratch_layout(
+            kernel.mr, lanes, kernel.nr, kernel.element_bytes, n, depth, b.mc, b.nc, b.kc, b.depth_blocks, b.stream
+        )  # fmt: skip
         per_slot = 2 * self.col_bytes + (0 if packed else self.col_bytes + self.slot_bytes)
         part_bytes = up(4 * b.mc * (1 + up(b.nc, lanes)), workspace.ALIGNMENT) if b.parts > 1 else 0
         matrices, in_order = batch.table()
@@ -154,7 +148,7 @@ class Plan:
         #: Numbers of a call's state: those of `layout.py`, and a counter for each block whose depth is shared.
         self.state_size = c.STATE_SIZE + (blocks if b.parts > 1 else 0)
 
-        zeros = np.zeros(max(b.mc, tile_cols, kernel.nr), dtype=np.int32)
+        zeros = np.zeros(max(b.mc, kernel.nr), dtype=np.int32)
         self._keep = [zeros, program, output]
         self.lhs_shift = packing.element_map(kernel, "lhs", lhs.kind)[1]
         self.rhs_shift = packing.element_map(kernel, "rhs", rhs.kind)[1]

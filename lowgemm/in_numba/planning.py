@@ -8,10 +8,10 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm import blocking, kernels, packing, workspace
+from lowgemm import blocking, kernels, packing
 from lowgemm import layout as c
 from lowgemm._jit import compile_c, signature, source_stamp
-from lowgemm.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, block_sizes, up
+from lowgemm.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, block_sizes, scratch_layout, up
 from lowgemm.caches import cache_sizes
 from lowgemm.memory import load_i64
 from lowgemm.terms import term_routines
@@ -57,7 +57,7 @@ def record_of(kernel: kernels.Kernel) -> np.ndarray:
 
 
 def _make_plan(l2: int, l3: int, stamp: int) -> Any:
-    chunk_bytes, line, align = packing.CHUNK_BYTES, packing.LINE, workspace.ALIGNMENT
+    line = packing.LINE
 
     @compile_c(signature("pp" + "n" * 14))
     def plan(
@@ -82,19 +82,9 @@ def _make_plan(l2: int, l3: int, stamp: int) -> Any:
             direct,
             NOT_AT_ALL if packed else BY_COLUMNS if rks == 1 else BY_ROWS,
         )
-        # ---- as plan.Plan
-        panels = (n + lanes - 1) // lanes
-        rhs_panel_bytes = up((kc if stream else depth) * size, chunk_bytes) * lanes
-        lhs_panel_bytes = up(kc * size, chunk_bytes) * mr
-        row_sums_at = mc // mr * lhs_panel_bytes
-        row_terms_at = row_sums_at + 8 * mc
-        tile_at = up(row_terms_at + 4 * mc, align)
-        tile_cols = nr if depth_blocks == 1 and not stream else up(nc, lanes)
-        stream_at = up(tile_at + 4 * mc * tile_cols, align)
-        stream_bytes = up(nc, lanes) * (rhs_panel_bytes // lanes + 4) if stream else 0
-        worker_bytes = up(stream_at + stream_bytes, align) + align
-        col_bytes = up(4 * panels * lanes, align)
-        slot_bytes = 0 if stream else up(panels * rhs_panel_bytes, align)
+        (
+            rhs_panel_bytes, lhs_panel_bytes, row_sums_at, row_terms_at, tile_at, stream_at, worker_bytes, col_bytes, slot_bytes,
+        ) = scratch_layout(mr, lanes, nr, size, n, depth, mc, nc, kc, depth_blocks, stream)  # fmt: skip
         q = numba.carray(p, (SCRATCH_AT + 1,), np.int64)
         q[:] = 0
         q[c.WORKERS] = 1
