@@ -348,4 +348,4 @@ def plan(
     kernel = call.kernel() if isinstance(rhs, PackedRhs) else kernels.selected()
     if isinstance(rhs, PackedRhs) and rhs.kernel != kernel.name:
         raise ValueError(f"rhs: expected panels of kernel {kernel.name!r}, got {rhs.kernel!r}")
-    return PlannedGemm(call.plan(kernel), lhs, rhs, call.out.shape)
+    return PlannedGemm(call.plan(kernel), lhs, rhs, call.out.shape).compare_compiled(lhs, rhs)

@@ -44,12 +44,20 @@ class PlannedGemm:
         self._strides = (lhs.strides, None if self._packed else rhs.strides)
         self._shape, self._result = shape, plan.result
         self.kernel, self.made_for = plan.kernel.name, plan.made_for
-        self._alike = entry.alike()
-        self._pattern = entry.pattern_of(lhs) if self._packed else entry.pattern_of(lhs, rhs)
+        self._alike = self._pattern = None
         # what a call touches, without a look through the plan
         self._enter, self._fill, self._record, self._scratch = (
             plan.enter, plan.fill, plan.record, plan.scratch_bytes
         )  # fmt: skip
+
+    def compare_compiled(self, lhs: np.ndarray, rhs: np.ndarray | PackedRhs) -> PlannedGemm:
+        """Let calls compare their operands with these in compiled code; returns self.
+
+        For `plan` only: `gemm` has compared already, and its first call should not compile this.
+        """
+        self._alike = entry.alike()
+        self._pattern = entry.pattern_of(lhs) if self._packed else entry.pattern_of(lhs, rhs)
+        return self
 
     def __repr__(self) -> str:
         p = self.plan
