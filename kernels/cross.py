@@ -1,4 +1,4 @@
-"""A microkernel compiled outside Numba, for any CPU that LLVM knows: its assembly, and an object file of it.
+"""Code for any CPU that LLVM knows: assembly and object files of microkernels and of what Numba compiled for this one.
 
 Tests read the assembly (the expected instruction, no stack spill, full register width), and `verify.py` runs Arm
 objects under emulation.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -91,6 +92,25 @@ def compile_ir(text: str, target: Target) -> tuple[str, bytes]:
     assembly = machine.emit_assembly(module)
     module, machine = built()  # printing assembly spends the module
     return assembly, machine.emit_object(module)
+
+
+def routine_ir(routine: Any, triple: str, symbol: str) -> str:
+    """LLVM IR of a routine that Numba compiled for this CPU, as a C function of that name for another one.
+
+    For routines of scalar code and plain vectors (the portable kernel's): intrinsics of this CPU would stay. What the
+    routine needs of Numba's runtime stays undefined.
+    """
+    module = llvm.parse_bitcode(routine._library._get_module_for_linking().as_bitcode())
+    for function in module.functions:
+        if function.name == routine.native_name:
+            function.name, function.linkage = symbol, "external"
+        elif not function.is_declaration:
+            function.linkage = "internal"
+    module.triple = triple
+    text = re.sub(r"^target datalayout = .*$", "", str(module), flags=re.MULTILINE)
+    text = re.sub(r'"(?:target-cpu|target-features|probe-stack)"="[^"]*"', "", text)
+    # The runtime counts references by an x86 intrinsic; elsewhere this is a function like any other.
+    return text.replace("@llvm.x86.atomic.sub.cc.i64", "@count_down").replace("immarg", "")
 
 
 _LABEL = re.compile(r"^([.\w$]+):")

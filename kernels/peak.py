@@ -14,10 +14,9 @@ from llvmlite import ir
 from lowgemm.kernels import by_id, id_of, missing_features, stamp_of
 from lowgemm.kernels.emit import Kernel, at, const, i64, store
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lowgemm._jit import call_address, compile_c
+from lowgemm._jit import call_address, compile_c, unpack_words
 
 
 def _hide(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
@@ -103,7 +102,7 @@ def _loop_body(typingctx, kernel_id, args):
     kernel = by_id(kernel_id.literal_value)
 
     def codegen(context, builder, signature, values):
-        _emit_loop(kernel, builder, *cgutils.unpack_tuple(builder, values[1]))
+        _emit_loop(kernel, builder, *unpack_words(context, builder, signature.args[1], values[1]))
         return context.get_dummy_value()
 
     return types.void(kernel_id, args), codegen

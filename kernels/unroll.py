@@ -13,8 +13,9 @@ from lowgemm.kernels.deferred import Deferred
 from lowgemm.kernels.emit import ARGUMENTS, Kernel
 from lowgemm.kernels.irtools import at, call_intrinsic, const, i32, i64, load, splat, store, vec
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
+
+from lowgemm._jit import unpack_words
 
 
 def _prefetch_c(b: ir.IRBuilder, c: ir.Value, ldc_bytes: ir.Value, mr: int, row_bytes: int) -> None:
@@ -249,7 +250,7 @@ def microkernel_body(typingctx, kernel_id, args):
     kernel = by_id(kernel_id.literal_value)
 
     def codegen(context, builder, signature, values):
-        items = cgutils.unpack_tuple(builder, values[1])
+        items = unpack_words(context, builder, signature.args[1], values[1])
         emit_microkernel(kernel, builder, dict(zip(ARGUMENTS, items, strict=True)))
         return context.get_dummy_value()
 

@@ -111,7 +111,7 @@ from lowgemm.layout import (
     M,
     N,
 )
-from lowgemm.memory import fetch_add
+from lowgemm.memory import arrive, take
 
 
 # ---- where things are -------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def prepare(p, s):
     n, chunk = p[N], p[PACK_CHUNK]
     chunks = (n + chunk - 1) // chunk
     while True:
-        task = fetch_add(s, COUNTER0, 1)
+        task = take(s, COUNTER0, 1)
         j = task // chunks
         if j >= p[SLOTS]:
             break
@@ -370,7 +370,8 @@ def _part(p, s, a, i, j, number, part, space):
     sums = first + part * p[PART_BYTES]
     ld = (cols + p[LANES] - 1) // p[LANES] * p[LANES]
     _deep_block(p, s, a, row0, rows, col0, cols, part, space, sums, sums + 4 * p[MC])
-    if fetch_add(s, STATE_SIZE + number, 1) + 1 == p[PARTS]:
+    # the last one reads the parts that others wrote
+    if arrive(s, STATE_SIZE + number, 1) + 1 == p[PARTS]:
         for other in range(1, p[PARTS]):
             _add(p, p[MC] + rows * ld, first + other * p[PART_BYTES], first)  # sums, and the tile behind them
         _finish(p, s, a, first + 4 * p[MC], ld, rows, cols, row0, col0, first)
@@ -383,7 +384,7 @@ def compute_blocks(p, s, worker):
     total = p[BATCH] * row_blocks * col_blocks * parts
     space = s[FOR_WORKERS] + worker * p[WORKER_BYTES]
     while True:
-        task = fetch_add(s, COUNTER1, 1)
+        task = take(s, COUNTER1, 1)
         if task >= total:
             break
         number = task // parts

@@ -23,14 +23,11 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from lowgemm import disk_cache
 from lowgemm import layout as c
-from lowgemm._jit import call_address, source_stamp
+from lowgemm._jit import call_address, call_for_address, source_stamp
 from lowgemm.compute import slot_space
 from lowgemm.memory import as_address, load_i32, load_i64, pointer_at
 
@@ -39,19 +36,6 @@ SINGLE, PLAN, PACKED, RELEASE, AS_LONG, INCREF, SAVE, RESTORE = range(8)
 #: Multiply-accumulates from which other Python threads may run meanwhile (about 2 us; letting go of the interpreter
 #: and taking it back costs 0.05 us, and another thread that takes it keeps it for 5 ms).
 RELEASE_MACS = 1 << 19
-
-
-@intrinsic
-def _call_for_address(typingctx, address, args):
-    """Call the C function at `address` with the tuple `args`; returns its pointer-sized result."""
-
-    def codegen(context, builder, signature, values):
-        items = cgutils.unpack_tuple(builder, values[1])
-        word = ir.IntType(64)
-        function = builder.inttoptr(values[0], ir.FunctionType(word, [i.type for i in items]).as_pointer())
-        return builder.call(function, items)
-
-    return types.intp(address, args), codegen
 
 
 @numba.njit(nogil=True)
@@ -78,12 +62,12 @@ def _make_enter(head: int, stamp: int) -> Any:
         record = pointer_at(pointer_at(args, 0), head)
         lhs, rhs, sums, to, space = _product_addresses(args, head, record)
         out = pointer_at(args, 4)
-        lhs_zero = _call_for_address(load_i64(record, AS_LONG), (as_address(pointer_at(args, 6)),))
-        rhs_zero = _call_for_address(load_i64(record, AS_LONG), (as_address(pointer_at(args, 7)),))
+        lhs_zero = call_for_address(load_i64(record, AS_LONG), (as_address(pointer_at(args, 6)),))
+        rhs_zero = call_for_address(load_i64(record, AS_LONG), (as_address(pointer_at(args, 7)),))
         single, plan = load_i64(record, SINGLE), load_i64(record, PLAN)
         if load_i64(record, RELEASE) != 0:
             restore = load_i64(record, RESTORE)
-            state = _call_for_address(load_i64(record, SAVE), ())
+            state = call_for_address(load_i64(record, SAVE), ())
             call_address(single, (plan, lhs, rhs, sums, to, space, lhs_zero, rhs_zero, 0, 0))
             call_address(restore, (state,))
         else:
@@ -108,8 +92,8 @@ def _make_fill(head: int, stamp: int) -> Any:
         s[c.FOR_WORKERS] = slot_space(p, s, p[c.SLOTS])
         s[c.FOR_PARTS] = s[c.FOR_WORKERS] + p[c.WORKERS] * p[c.WORKER_BYTES]
         as_long = load_i64(record, AS_LONG)
-        s[c.LHS_ZERO] = _call_for_address(as_long, (as_address(pointer_at(args, 6)),)) - p[c.LHS_SHIFT]
-        s[c.RHS_ZERO] = _call_for_address(as_long, (as_address(pointer_at(args, 7)),)) - p[c.RHS_SHIFT]
+        s[c.LHS_ZERO] = call_for_address(as_long, (as_address(pointer_at(args, 6)),)) - p[c.LHS_SHIFT]
+        s[c.RHS_ZERO] = call_for_address(as_long, (as_address(pointer_at(args, 7)),)) - p[c.RHS_SHIFT]
         call_address(load_i64(record, INCREF), (as_address(state),))
         return state
 

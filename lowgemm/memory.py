@@ -145,15 +145,25 @@ def stack(typingctx, size):
     return _void(size), codegen
 
 
-@intrinsic
-def fetch_add(typingctx, array, index, amount):
-    """Atomically add to an element of an int64 array; returns what it held before."""
+def _adder(ordering: str):
+    def add(typingctx, array, index, amount):
+        def codegen(context, builder, signature, values):
+            data = context.make_array(signature.args[0])(context, builder, values[0]).data
+            return builder.atomic_rmw("add", builder.gep(data, [values[1]]), values[2], ordering)
 
-    def codegen(context, builder, signature, values):
-        data = context.make_array(signature.args[0])(context, builder, values[0]).data
-        return builder.atomic_rmw("add", builder.gep(data, [values[1]]), values[2], "monotonic")
+        return types.int64(array, types.intp, types.int64), codegen
 
-    return types.int64(array, types.intp, types.int64), codegen
+    return add
+
+
+#: ``take(array, index, amount)``: atomically add to an element of an int64 array; returns what it held before. It hands
+#: out numbers, each once. It orders no other memory ("monotonic"): whoever draws a number reads nothing that another
+#: thread wrote in the same phase, and between phases, and at the end, threads are joined, which orders everything.
+take = intrinsic(_adder("monotonic"))
+#: ``arrive(array, index, amount)``: the same for counting threads of which the last reads what the others wrote. Each must
+#: have its writes seen before its count (release), and the last must see them after (acquire): "acq_rel". On Arm, a
+#: plain addition lets the last one read old data; on x86 both are the same ``lock xadd``.
+arrive = intrinsic(_adder("acq_rel"))
 
 
 @intrinsic

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from lowgemm._jit import unpack_words
 from lowgemm.kernels import Kernel, by_id
 from lowgemm.kernels.emit import at, const, i8, i16, i32, i64, load, shuffle, splat, store, vec
 
@@ -222,8 +225,10 @@ _TRANSPOSE_ARGS = ("src", "stride", "valid", "steps", "flip", "dst", "sums")
 _INTERLEAVE_ARGS = ("src", "stride", "steps", "flip", "dst", "dst_stride", "sums")
 
 
-def _unpack(b: ir.IRBuilder, names: tuple[str, ...], tup: ir.Value) -> dict[str, ir.Value]:
-    a = dict(zip(names, cgutils.unpack_tuple(b, tup), strict=True))
+def _unpack(
+    context: Any, b: ir.IRBuilder, names: tuple[str, ...], ty: Any, tup: ir.Value
+) -> dict[str, ir.Value]:
+    a = dict(zip(names, unpack_words(context, b, ty, tup), strict=True))
     a["bias"] = b.trunc(a["flip"], i16)
     a["flip"] = b.trunc(a["flip"], i8)
     return a
@@ -236,7 +241,8 @@ def transpose(typingctx, kernel_id, side, width, chunks, args):
     name = ("lhs", "rhs")[side.literal_value]
 
     def codegen(context, builder, signature, values):
-        _emit_transpose(kernel, name, wide, count, builder, _unpack(builder, _TRANSPOSE_ARGS, values[4]))
+        a = _unpack(context, builder, _TRANSPOSE_ARGS, signature.args[4], values[4])
+        _emit_transpose(kernel, name, wide, count, builder, a)
         return context.get_dummy_value()
 
     return types.void(kernel_id, side, width, chunks, args), codegen
@@ -249,7 +255,8 @@ def interleave(typingctx, kernel_id, side, width, panels, args):
     name = ("lhs", "rhs")[side.literal_value]
 
     def codegen(context, builder, signature, values):
-        _emit_interleave(kernel, name, wide, count, builder, _unpack(builder, _INTERLEAVE_ARGS, values[4]))
+        a = _unpack(context, builder, _INTERLEAVE_ARGS, signature.args[4], values[4])
+        _emit_interleave(kernel, name, wide, count, builder, a)
         return context.get_dummy_value()
 
     return types.void(kernel_id, side, width, panels, args), codegen

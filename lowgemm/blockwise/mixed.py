@@ -19,7 +19,7 @@ from lowgemm.blockwise import reference
 from lowgemm.blockwise.job import COUNTER, JOB_SIZE, OWN, TASKS
 from lowgemm.blockwise.vectorwise import as_rows, as_threshold, code_rows
 from lowgemm.gemm import gemm
-from lowgemm.memory import fetch_add, offset, pointer_at
+from lowgemm.memory import offset, pointer_at, take
 from lowgemm.packed import PackedRhs, pack_rhs
 from lowgemm.values import as_array
 
@@ -93,7 +93,7 @@ def _make_finish(stamp: int):
         scales = numba.carray(pointer_at(job_address, COL_SCALES), (cols,), np.float32)
         places = numba.carray(pointer_at(job_address, PLACES), (count,), np.int64)
         while True:
-            r = fetch_add(job, COUNTER, 1)
+            r = take(job, COUNTER, 1)
             if r >= job[TASKS]:
                 break
             sums = numba.carray(offset(pointer_at(job_address, SUMS), 4 * r * cols), (cols,), np.int32)

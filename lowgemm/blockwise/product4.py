@@ -24,7 +24,7 @@ from lowgemm.blockwise.mixed import as_bias
 from lowgemm.blockwise.packed4 import PackedRhs4bit, chosen_kernel
 from lowgemm.blockwise.vectorwise import as_rows, code_rows
 from lowgemm.kernels import Kernel, microkernel, stamp_of
-from lowgemm.memory import as_address, fetch_add, offset, pointer_at
+from lowgemm.memory import as_address, offset, pointer_at, take
 from lowgemm.values import as_array, integer
 from lowgemm.workspace import aligned_empty
 
@@ -49,7 +49,7 @@ def _make_pack(mr: int, stamp: int):
         job = numba.carray(job_address, (JOB_SIZE,), np.int64)
         panels = (job[ROWS] + mr - 1) // mr
         while True:
-            task = fetch_add(job, COUNTER, 1)
+            task = take(job, COUNTER, 1)
             if task >= job[TASKS]:
                 break
             row = task * job[CHUNK] * mr
@@ -92,7 +92,7 @@ def _make_product(mr: int, lanes: int, wide: int, kr: int, element_bytes: int, s
         m, groups, group, depth = job[ROWS], job[GROUPS], job[GROUP], job[DEPTH]
         blocks = (m + block_rows - 1) // block_rows
         padded_rows = (m + mr - 1) // mr * mr
-        scratch = offset(pointer_at(job_address, SCRATCH), fetch_add(job, SLOT, 1) * job[SCRATCH_BYTES])
+        scratch = offset(pointer_at(job_address, SCRATCH), take(job, SLOT, 1) * job[SCRATCH_BYTES])
         tile = numba.carray(offset(scratch, tile_at), (block_rows * nr,), np.int32)
         total = numba.carray(offset(scratch, sums_at), (block_rows * nr,), np.float32)
         col_terms = numba.carray(offset(scratch, cols_at), (nr,), np.int32)
@@ -102,7 +102,7 @@ def _make_product(mr: int, lanes: int, wide: int, kr: int, element_bytes: int, s
         row_terms[:] = np.int32(0)
         base = as_address(scratch)
         while True:
-            task = fetch_add(job, COUNTER, 1)
+            task = take(job, COUNTER, 1)
             if task >= job[TASKS]:
                 break
             chunk, row = task // blocks, task % blocks * block_rows

@@ -23,7 +23,7 @@ from lowgemm.blockwise.job import (
     N,
 )
 from lowgemm.blockwise.spans import dequantize4_span, dequantize_span, largest_bits, pack_span, quantize_span
-from lowgemm.memory import fetch_add, offset, pointer_at
+from lowgemm.memory import offset, pointer_at, take
 
 #: Entries of the job: float32 data, codes, one float32 for each block, the book's blob, whether codes are packed.
 DATA, CODES, SCALES, BOOK, PACKED, FILLER = range(OWN, OWN + 6)
@@ -50,9 +50,9 @@ def _make_quantize(stamp: int):
             pointer_at(job_address, SCALES), ((n + blocksize - 1) // blocksize,), np.int32
         )
         packed = job[PACKED] != 0
-        scratch = offset(pointer_at(job_address, SCRATCH), fetch_add(job, SLOT, 1) * job[SCRATCH_BYTES])
+        scratch = offset(pointer_at(job_address, SCRATCH), take(job, SLOT, 1) * job[SCRATCH_BYTES])
         while True:
-            task = fetch_add(job, COUNTER, 1)
+            task = take(job, COUNTER, 1)
             if task >= job[TASKS]:
                 break
             start = task * chunk * blocksize
@@ -63,7 +63,7 @@ def _make_quantize(stamp: int):
                 largest = largest_bits(offset(x, 4 * first), size)
                 scale_bits[block] = largest
                 if largest >= INFINITY_BITS:
-                    job[BAD] = block + 1
+                    job[BAD] = block + 1  # whichever thread comes last: any bad block will do
                     continue
                 out = offset(scratch, first - start) if packed else offset(codes, first)
                 quantize_span(offset(x, 4 * first), size, scales[block], book, out)
@@ -90,7 +90,7 @@ def _make_dequantize(stamp: int):
         )
         packed = job[PACKED] != 0
         while True:
-            task = fetch_add(job, COUNTER, 1)
+            task = take(job, COUNTER, 1)
             if task >= job[TASKS]:
                 break
             start = task * chunk * blocksize
@@ -116,7 +116,7 @@ def _make_largest(stamp: int):
         x = pointer_at(job_address, DATA)
         bits = numba.carray(pointer_at(job_address, SCALES), ((n + blocksize - 1) // blocksize,), np.int32)
         while True:
-            task = fetch_add(job, COUNTER, 1)
+            task = take(job, COUNTER, 1)
             if task >= job[TASKS]:
                 break
             start = task * chunk * blocksize

@@ -37,7 +37,7 @@ from lowgemm.blockwise.spans import (
     largest_bits,
     quantize_span,
 )
-from lowgemm.memory import as_address, fetch_add, offset, pointer_at, stack
+from lowgemm.memory import as_address, offset, pointer_at, stack, take
 
 #: Entries of the job: parameters, gradient, constants, the rule's address, number of states,
 #: whether they are float32, blocks of a span, whether the rule divides.
@@ -81,7 +81,7 @@ def _make_step(stamp: int):
             pointer_at(job_address, GRADIENT),
             pointer_at(job_address, CONSTANTS_AT),
         )
-        scratch = offset(pointer_at(job_address, SCRATCH), fetch_add(job, SLOT, 1) * job[SCRATCH_BYTES])
+        scratch = offset(pointer_at(job_address, SCRATCH), take(job, SLOT, 1) * job[SCRATCH_BYTES])
         stride = (4 * group * blocksize + 63) // 64 * 64
         largest = numba.carray(offset(scratch, MAX_STATES * stride), (MAX_STATES * group,), np.int32)
         inverses = numba.carray(stack(16), (MAX_STATES,), np.float32)
@@ -90,7 +90,7 @@ def _make_step(stamp: int):
         s3 = as_address(offset(scratch, 2 * stride))
         states, wide, rule = job[STATES], job[WIDE] != 0, job[RULE]
         while True:
-            task = fetch_add(job, COUNTER, 1)
+            task = take(job, COUNTER, 1)
             if task >= job[TASKS]:
                 break
             last = min((task + 1) * chunk, blocks)
@@ -124,7 +124,7 @@ def _make_step(stamp: int):
                         for k in range(states):
                             good = good and largest[k * group + i] < INFINITY_BITS
                         if not good:
-                            fetch_add(job, BAD, 1)
+                            take(job, BAD, 1)
                             continue
                     block_p, block_g = offset(span_p, 4 * at), offset(span_g, 4 * at)
                     steps = here // STEP

@@ -15,7 +15,7 @@ from lowgemm.blockwise import reference
 from lowgemm.blockwise.coded import FLOATS
 from lowgemm.blockwise.job import BAD, BLOCKSIZE, CHUNK, COUNTER, JOB_SIZE, OWN, TASKS, N
 from lowgemm.blockwise.routines import INFINITY_BITS
-from lowgemm.memory import fetch_add, offset, pointer_at
+from lowgemm.memory import offset, pointer_at, take
 from lowgemm.values import as_array, number
 
 #: Entries of the job: float32 rows, their codes, scales, a flag for each column, the threshold's bits, which pass.
@@ -37,7 +37,7 @@ def _make_rows(stamp: int):
         flags = numba.carray(pointer_at(job_address, FLAGS), (size,), np.uint8)
         threshold, outliers = np.int32(job[THRESHOLD]), job[THRESHOLD] != 0
         while True:
-            task = fetch_add(job, COUNTER, 1)
+            task = take(job, COUNTER, 1)
             if task >= job[TASKS]:
                 break
             for r in range(task * chunk, min((task + 1) * chunk, count)):

@@ -11,6 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from lowgemm._jit import unpack_words
 from lowgemm.kernels.irtools import at, call_intrinsic, const, i32, i64, load, splat, store, vec
 from lowgemm.kernels.requant import requantize_constants, requantized
 
@@ -64,7 +65,7 @@ def requantize_rows(typingctx, bits, by_row, args):
     width, rows = bits.literal_value, bool(by_row.literal_value)
 
     def codegen(context, builder, signature, values):
-        a = dict(zip(NAMES, cgutils.unpack_tuple(builder, values[2]), strict=True))
+        a = dict(zip(NAMES, unpack_words(context, builder, signature.args[2], values[2]), strict=True))
         _emit(width, rows, builder, a)
         return context.get_dummy_value()
 
