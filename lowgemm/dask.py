@@ -26,7 +26,7 @@ import lowgemm
 from lowgemm.arguments import as_num_threads, as_zero_point
 from lowgemm.output.activations import Custom
 from lowgemm.output.stages import check_pipeline
-from lowgemm.overflow_check import _largest
+from lowgemm.overflow_check import _largest, leading_bias
 from lowgemm.packed import PackedRhs
 from lowgemm.values import INT32_MAX, INT32_MIN
 
@@ -61,8 +61,8 @@ def gemm(
         As in `lowgemm.gemm`; held in memory as they are. `output` takes no `lowgemm.Custom` stage, which may depend
         on the row and column.
     overflow : {"raise", "wrap"}
-        "raise" adds partial products up in int64 and raises OverflowError from ``compute()`` if a sum does not fit
-        int32 (or if a chunk's own sums might not; chunks of a depth below 33,025 without zero points always fit).
+        "raise" adds partial products up in int64 and raises OverflowError from ``compute()`` if a sum, or a sum and the
+        biases that `output` begins with, does not fit int32 (or if a chunk's own sums might not; chunks of a depth below 33,025 without zero points always fit).
         "wrap" gives sums modulo 2**32. The default is not that of `lowgemm.gemm`: matrices that need chunks are
         deep.
     num_threads : int
@@ -220,12 +220,17 @@ def _add(parts: list[np.ndarray], overflow: str) -> np.ndarray:
     return total
 
 
+def _require_int32(sums: np.ndarray) -> None:
+    if sums.size and (int(sums.min()) < INT32_MIN or int(sums.max()) > INT32_MAX):
+        raise OverflowError("lhs, rhs: a sum passes the int32 range (overflow='wrap' gives it modulo 2**32)")
+
+
 def _finish(parts: list[np.ndarray], overflow: str, output: _Stages) -> np.ndarray:
     total = _add(parts, overflow)
-    if total.dtype == np.int64:
-        if total.size and (int(total.min()) < INT32_MIN or int(total.max()) > INT32_MAX):
-            raise OverflowError(
-                "lhs, rhs: a sum passes the int32 range (overflow='wrap' gives it modulo 2**32)"
-            )
-        total = total.astype(np.int32)
+    if overflow == "raise":
+        _require_int32(total)
+        bias = leading_bias(output.stages)
+        if bias is not None:
+            _require_int32(total.astype(np.int64) + bias)
+    total = total.astype(np.int32, copy=False)
     return lowgemm.requantize(total, list(output.stages)) if output.stages else total

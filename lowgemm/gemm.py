@@ -80,9 +80,7 @@ class _Call:
             if not isinstance(self.rhs, PackedRhs):
                 inputs["rhs"] = self.rhs
             self.out = check_out(out, shape, self.result, inputs)
-        if overflow == "raise":
-            overflow_check.require_no_wrap(self.lhs, self.rhs, self.lhs_zero, self.rhs_zero)
-        if out is None:
+        else:
             self.out = np.empty(shape, dtype=self.result)
         # The result as a stack of matrices: the dropped axes of vectors come back with length 1.
         full = self.out
@@ -91,6 +89,9 @@ class _Call:
         if rhs_vector:
             full = full[..., None]
         self.matrices = full
+        if overflow == "raise" and full.size:
+            added = full if self.accumulate else overflow_check.leading_bias(self.stages)
+            overflow_check.require_no_wrap(self.lhs, self.rhs, self.lhs_zero, self.rhs_zero, added)
 
     @property
     def batch(self) -> int:
@@ -204,9 +205,10 @@ def gemm(
     num_threads : int, optional
         Upper bound on threads; the default is Numba's setting. Small products use one.
     overflow : {"wrap", "raise"}
-        What happens when an int32 sum could pass 2**31 - 1. It cannot below a depth of 33,025 (uint8 by uint8),
-        65,793 (uint8 by int8) or 131,071 (int8 by int8) without zero points. "raise" looks at the data only
-        when dtypes, zero points and depth leave it open.
+        What happens when an int32 sum could pass 2**31 - 1. It cannot up to a depth of 33,025 (uint8 by uint8),
+        65,793 (uint8 by int8) or 131,071 (int8 by int8) without zero points. "raise" counts what `out` holds with
+        ``accumulate=True``, and the biases that `output` begins with; it looks at the operands' data only when dtypes,
+        zero points and depth leave it open. Later stages do what their equations say.
 
     Returns
     -------

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 
+from lowgemm.output.stages import BiasAddition
 from lowgemm.packed import PackedRhs
+from lowgemm.values import INT32_MAX
 
-_LIMIT = 2**31 - 1
+_LIMIT = INT32_MAX
 
 
 def _largest(low: Any, high: Any, zero: Any) -> int:
@@ -18,26 +21,57 @@ def _largest(low: Any, high: Any, zero: Any) -> int:
     return int(reach.max()) if reach.size else 0
 
 
-def require_no_wrap(lhs: np.ndarray, rhs: np.ndarray | PackedRhs, lhs_zero: Any, rhs_zero: Any) -> None:
-    """Raise OverflowError unless every sum certainly fits int32.
+def leading_bias(stages: tuple[Any, ...]) -> np.ndarray | None:
+    """Sum of the biases that a pipeline begins with: they are added to the int32 sums like another product."""
+    total = None
+    for stage in itertools.takewhile(lambda stage: isinstance(stage, BiasAddition), stages):
+        bias = stage.bias.astype(np.int64)
+        bias = bias[:, None] if stage.axis == 0 else bias[None, :]
+        total = bias if total is None else total + bias
+    return total
+
+
+def _room(added: np.ndarray | None) -> np.ndarray:
+    """How far each row's sums may go up and down from where they begin."""
+    if added is None:
+        return np.array([_LIMIT], dtype=np.int64)
+    high, low = added.max(axis=-1).astype(np.int64), added.min(axis=-1).astype(np.int64)
+    return np.minimum(_LIMIT - high, low + _LIMIT + 1)
+
+
+def require_no_wrap(
+    lhs: np.ndarray,
+    rhs: np.ndarray | PackedRhs,
+    lhs_zero: Any,
+    rhs_zero: Any,
+    added: np.ndarray | None = None,
+) -> None:
+    """Raise OverflowError unless every sum certainly fits int32; for results that have elements.
 
     Tried in order: the dtypes' ranges; the largest magnitudes present; the sum of magnitudes of each lhs row
     times the largest rhs magnitude. Each costs at most one pass over the data.
+
+    `added` is what the sums begin with, of a shape that broadcasts with the result's (..., m, n): what `out` holds, or a bias.
     """
     depth = lhs.shape[-1]
     left, right = (np.iinfo(a.dtype) for a in (lhs, rhs))
     worst_left = _largest(left.min, left.max, lhs_zero)
     worst_right = _largest(right.min, right.max, rhs_zero)
-    if depth * worst_left * worst_right <= _LIMIT or lhs.size == 0 or 0 in rhs.shape:
+    room = _room(added)
+    least = int(room.min())
+    if depth * worst_left * worst_right <= least:
         return
-    matrix = rhs.to_array() if isinstance(rhs, PackedRhs) else rhs
-    real_right = _largest(int(matrix.min()), int(matrix.max()), rhs_zero)
-    real_left = _largest(int(lhs.min()), int(lhs.max()), lhs_zero)
-    if depth * real_left * real_right <= _LIMIT:
+    real_left = real_right = 0
+    if depth > 0:
+        matrix = rhs.to_array() if isinstance(rhs, PackedRhs) else rhs
+        real_right = _largest(int(matrix.min()), int(matrix.max()), rhs_zero)
+        real_left = _largest(int(lhs.min()), int(lhs.max()), lhs_zero)
+    if depth * real_left * real_right <= least:
         return
     zero = np.asarray(lhs_zero, dtype=np.int64)
     rows = np.abs(lhs.astype(np.int64) - (zero[:, None] if zero.ndim else zero)).sum(axis=-1)
-    if int(rows.max()) * real_right > _LIMIT:
+    if (rows > room // max(real_right, 1)).any():
+        more = "" if added is None else ", and what it is added to,"
         raise OverflowError(
-            f"lhs, rhs: a sum over depth {depth} may pass the int32 range (overflow='wrap' gives it modulo 2**32)"
+            f"lhs, rhs: a sum over depth {depth}{more} may pass the int32 range (overflow='wrap' gives it modulo 2**32)"
         )

@@ -231,3 +231,16 @@ def test_worker_killed_in_the_middle(client, problem):
     os.kill(min(pids), signal.SIGKILL)
     np.testing.assert_array_equal(future.result(timeout=60), expected)
     assert min(pids) not in client.run(os.getpid).values()
+
+
+def test_a_bias_that_wraps_is_seen():
+    lhs, rhs = np.ones((2, 4), np.uint8), np.ones((4, 2), np.uint8)
+    for bias, fits in (([0, 2**31 - 5], True), ([0, 2**31 - 4], False)):
+        lazy = lowgemm.dask.gemm(
+            da.from_array(lhs, chunks=(1, 2)), rhs, output=[lowgemm.BiasAddition(bias)], overflow="raise"
+        )
+        if fits:
+            assert lazy.compute(scheduler="synchronous")[0].tolist() == [4, 2**31 - 1]
+        else:
+            with pytest.raises(OverflowError, match="passes the int32 range"):
+                lazy.compute(scheduler="synchronous")
