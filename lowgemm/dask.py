@@ -18,7 +18,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-from dask.base import tokenize
+from dask.base import normalize_token, tokenize
 from dask.highlevelgraph import HighLevelGraph
 from dask.sizeof import sizeof
 
@@ -37,6 +37,7 @@ __all__ = ["gemm"]
 FAN_IN = 8
 
 sizeof.register(PackedRhs)(lambda w: w.nbytes)
+normalize_token.register(PackedRhs)(lambda w: ("PackedRhs", normalize_token(w.to_array())))
 
 
 def gemm(
@@ -55,8 +56,9 @@ def gemm(
     ----------
     lhs : dask.array.Array or array_like of uint8 or int8, shape (m, depth)
         Chunked along any dimension.
-    rhs : dask.array.Array or array_like of uint8 or int8, shape (depth, n)
-        Chunked along any dimension. Where the depth chunks differ, both are split at the other's borders.
+    rhs : dask.array.Array, PackedRhs or array_like of uint8 or int8, shape (depth, n)
+        Chunked along any dimension. Where the depth chunks differ, both are split at the other's borders. A `PackedRhs` is one chunk
+        and stays packed, so the depth of `lhs` is not split either; a worker in another process gets the plain matrix and packs it once.
     lhs_zero_point, rhs_zero_point, output
         As in `lowgemm.gemm`; held in memory as they are. `output` takes no `lowgemm.Custom` stage, which may depend
         on the row and column.
@@ -88,7 +90,7 @@ def gemm(
     >>> lowgemm.dask.gemm(lhs, rhs, lhs_zero_point=100).compute(scheduler="synchronous")[0]
     array([-60000, -60000], dtype=int32)
     """
-    a, b = _operand(lhs, "lhs"), _operand(rhs, "rhs")
+    a, b = _operand(lhs, "lhs"), _packed(rhs) if isinstance(rhs, PackedRhs) else _operand(rhs, "rhs")
     (m, depth), (rhs_depth, n) = a.shape, b.shape
     if depth != rhs_depth:
         raise ValueError(f"rhs: expected depth {depth} to match lhs, got {rhs_depth}")
@@ -101,11 +103,16 @@ def gemm(
         raise ValueError(f"overflow: expected 'wrap' or 'raise', got {overflow!r}")
     threads = as_num_threads(num_threads)
 
-    a, b = _same_depth_chunks(a, b)
-    rows, depths, cols = a.chunks[0], a.chunks[1], b.chunks[1]
+    whole = isinstance(b, PackedRhs)
+    if whole:
+        a = a.rechunk({1: -1})
+        rows, depths, cols = a.chunks[0], a.chunks[1], (n,)
+    else:
+        a, b = _same_depth_chunks(a, b)
+        rows, depths, cols = a.chunks[0], a.chunks[1], b.chunks[1]
     name = "lowgemm-" + tokenize(
         a.name,
-        b.name,
+        b if whole else b.name,
         row_zero,
         col_zero,
         [(type(s).__name__, s._items()) for s in stages],
@@ -116,7 +123,7 @@ def gemm(
     packed, partial, added = f"pack-{name}", f"partial-{name}", f"add-{name}"
     for k in range(len(depths)):
         for j in range(len(cols)):
-            graph[packed, k, j] = (lowgemm.pack_rhs, (b.name, k, j))
+            graph[packed, k, j] = b if whole else (lowgemm.pack_rhs, (b.name, k, j))
     for i, row_at in _blocks(rows):
         for j, col_at in _blocks(cols):
             keys: list[Any] = []
@@ -139,7 +146,7 @@ def gemm(
                 level += 1
             mine = tuple(_stage_part(stage, row_at, col_at) for stage in stages)
             graph[name, i, j] = (_finish, keys, overflow, _Stages(mine))
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=[a, b])
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=[a] if whole else [a, b])
     return da.Array(layers, name, chunks=(rows, cols), dtype=dtype)
 
 
@@ -161,6 +168,12 @@ def _operand(value: Any, name: str) -> da.Array:
     if any(np.isnan(size) for size in value.shape):
         raise ValueError(f"{name}: expected known chunk sizes (call compute_chunk_sizes first)")
     return value
+
+
+def _packed(rhs: PackedRhs) -> PackedRhs:
+    if rhs.ndim != 2:
+        raise ValueError(f"rhs: expected a matrix, got a PackedRhs of {rhs.ndim} dimensions")
+    return rhs
 
 
 def _same_depth_chunks(a: da.Array, b: da.Array) -> tuple[da.Array, da.Array]:

@@ -30,7 +30,8 @@ class Explanation:
     Attributes
     ----------
     plan : Plan or None
-        None if nothing is compiled for the call (an empty result, or ``NUMBA_DISABLE_JIT``).
+        None if nothing is compiled for the call (an empty result, or ``NUMBA_DISABLE_JIT``), and in a copy or a pickle: a plan is of
+        this process.
     kernel : str
         Kernel name, or "reference".
     threads : int
@@ -47,6 +48,9 @@ class Explanation:
     threads: int
     share_of_peak: float
     text: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Explanation, (None, self.kernel, self.threads, self.share_of_peak, self.text)
 
     def __str__(self) -> str:
         return self.text

@@ -19,8 +19,9 @@ from lowgemm.batching import Batch
 from lowgemm.output.stages import check_pipeline
 from lowgemm.packed import PackedRhs, holds_min, repacked
 from lowgemm.plan import Operand, Plan
-from lowgemm.repeat import PlannedGemm, Seen, remember_list, stages_key
+from lowgemm.repeat import Pattern, PlannedGemm, Seen, planned, remember_list, stages_key
 from lowgemm.threads import settings as thread_settings
+from lowgemm.values import as_array
 
 _plans, _calls = Seen(), Seen()
 #: Rows below which `gemm` does not look through an rhs for a value that a faster kernel excludes.
@@ -42,8 +43,8 @@ class _Call:
         num_threads: Any,
         overflow: str,
     ) -> None:
-        self.lhs = as_operand(lhs, "lhs")
-        self.rhs = rhs if isinstance(rhs, PackedRhs) else as_operand(rhs, "rhs")
+        self.lhs = self._operand(lhs, "lhs")
+        self.rhs = rhs if isinstance(rhs, PackedRhs) else self._operand(rhs, "rhs")
         lhs_vector = self.lhs.ndim == 1
         rhs_vector = self.rhs.ndim == 1
         if lhs_vector:
@@ -92,6 +93,8 @@ class _Call:
         if overflow == "raise" and full.size:
             added = full if self.accumulate else overflow_check.leading_bias(self.stages)
             overflow_check.require_no_wrap(self.lhs, self.rhs, self.lhs_zero, self.rhs_zero, added)
+
+    _operand = staticmethod(as_operand)
 
     @property
     def batch(self) -> int:
@@ -165,6 +168,12 @@ class _Call:
             out=self.matrices.copy() if self.accumulate else None,
             accumulate=self.accumulate,
         )
+
+
+class PatternCall(_Call):
+    """A call whose operands are described by `Pattern`: it can be planned, not run."""
+
+    _operand = staticmethod(lambda pattern, name: pattern)
 
 
 def gemm(
@@ -316,9 +325,9 @@ def plan(
 
     Parameters
     ----------
-    lhs : ndarray of uint8 or int8, shape (..., m, depth)
+    lhs : array_like of uint8 or int8, shape (..., m, depth)
         An operand of the shape, strides and dtype of those to come (its values do not matter).
-    rhs : ndarray of uint8 or int8, shape (..., depth, n), or PackedRhs
+    rhs : array_like of uint8 or int8, shape (..., depth, n), or PackedRhs
         Likewise. Leading dimensions broadcast.
     output, num_threads
         As in `gemm`.
@@ -326,7 +335,7 @@ def plan(
     Returns
     -------
     PlannedGemm
-        ``planned(lhs, rhs, out=None, *, lhs_zero_point=0, rhs_zero_point=0)``.
+        ``planned(lhs, rhs, out=None, *, lhs_zero_point=0, rhs_zero_point=0)``. It can be copied and pickled.
 
     Raises
     ------
@@ -342,12 +351,14 @@ def plan(
     array([[15, 15],
            [15, 15]], dtype=int32)
     """
-    call = _Call(lhs, rhs, 0, 0, output, None, False, num_threads, "wrap")
-    if call.lhs is not lhs or lhs.ndim < 2 or call.rhs is not rhs or len(rhs.shape) < 2:
-        raise ValueError("lhs, rhs: expected matrices or stacks of them (NumPy arrays, or a PackedRhs)")
-    if call.out.size == 0:
-        raise ValueError(f"lhs, rhs: expected a result with elements, got shape {call.out.shape}")
-    kernel = call.kernel() if isinstance(rhs, PackedRhs) else kernels.selected()
-    if isinstance(rhs, PackedRhs) and rhs.kernel != kernel.name:
-        raise ValueError(f"rhs: expected panels of kernel {kernel.name!r}, got {rhs.kernel!r}")
-    return PlannedGemm(call.plan(kernel), lhs, rhs, call.out.shape).compare_compiled(lhs, rhs)
+    patterns = []
+    for name, value in (("lhs", lhs), ("rhs", rhs)):
+        if name == "lhs" or not isinstance(value, PackedRhs):
+            own = value
+            value = as_operand(own, name)
+            if value.ndim < 2 or value.dtype != as_array(own, name, "an array").dtype:
+                raise ValueError(
+                    "lhs, rhs: expected uint8 or int8 matrices or stacks of them (or a PackedRhs); gemm takes vectors and other dtypes"
+                )
+        patterns.append(Pattern.of(value))
+    return planned(*patterns, output, num_threads)

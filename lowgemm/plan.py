@@ -14,6 +14,7 @@ import numpy as np
 
 from lowgemm import entry, packing, threads, workspace
 from lowgemm import layout as c
+from lowgemm.addresses import NotCopied
 from lowgemm.batching import Batch
 from lowgemm.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, choose_blocking, scratch_layout, up
 from lowgemm.drivers import single_routine
@@ -31,7 +32,7 @@ class Operand(NamedTuple):
     kind: str
 
 
-class Plan:
+class Plan(NotCopied):
     """All that can be decided before addresses and zero points are known.
 
     Parameters
@@ -69,6 +70,8 @@ class Plan:
         Scratch memory of a call; it does not grow with m.
     """
 
+    instead = "copy the PlannedGemm that lowgemm.plan gave, which plans anew"
+
     def __init__(
         self,
         kernel: Kernel,
@@ -88,7 +91,7 @@ class Plan:
         products, slots = batch.count, batch.slots
         self.kernel, self.packed, self.slots, self.batch = kernel, packed, slots, products
         self.m, self.n, self.depth, self.result = m, n, depth, np.dtype(result)
-        self.bilinear = bilinear
+        self.bilinear, self.output, self.num_threads = bilinear, output, num_threads
         self.program = program = compile_pipeline(
             output,
             result,
@@ -149,7 +152,7 @@ class Plan:
         self.state_size = c.STATE_SIZE + (blocks if b.parts > 1 else 0)
 
         zeros = np.zeros(max(b.mc, kernel.nr), dtype=np.int32)
-        self._keep = [zeros, program, output]
+        self._keep = [zeros, program]
         self.lhs_shift = packing.element_map(kernel, "lhs", lhs.kind)[1]
         self.rhs_shift = packing.element_map(kernel, "rhs", rhs.kind)[1]
         col_terms, row_terms = term_routines()

@@ -7,13 +7,14 @@ user directly.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lowgemm import entry
-from lowgemm.arguments import check_out
-from lowgemm.packed import PackedRhs
+from lowgemm import entry, kernels
+from lowgemm.arguments import as_operand, check_out
+from lowgemm.packed import PackedRhs, repacked
 from lowgemm.plan import Plan
 from lowgemm.threads import run
 from lowgemm.values import INT32_MAX as _INT32_MAX
@@ -24,24 +25,76 @@ from lowgemm.workspace import borrow, borrowed, give_back
 _empty, _zeros, _share, _int64 = np.empty, np.zeros, np.may_share_memory, np.dtype(np.int64)
 
 
+class Pattern(NamedTuple):
+    """What a plan knows of an operand.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    strides : tuple of int or None
+        In bytes; None for a `PackedRhs`, which has none.
+    dtype : dtype
+        uint8 or int8.
+    holds_min : bool
+        Of a `PackedRhs`: whether it holds its dtype's smallest value.
+    """
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None
+    dtype: np.dtype
+    holds_min: bool = True
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @classmethod
+    def of(cls, a: np.ndarray | PackedRhs) -> Pattern:
+        """That of an 8-bit operand."""
+        return cls(a.shape, a.strides, np.dtype(a.dtype.str), getattr(a, "holds_min", True))
+
+    def misfit(self, a: np.ndarray, name: str) -> Exception | None:
+        """What to raise for an array that is not as planned; the stride along an axis of length 1 does not matter."""
+        if a.dtype != self.dtype:
+            return TypeError(f"{name}: expected dtype {self.dtype}, as planned, got {a.dtype}")
+        if a.shape != self.shape:
+            return ValueError(f"{name}: expected shape {self.shape}, as planned, got {a.shape}")
+        if a.strides != self.strides and any(
+            size > 1 and own != planned
+            for size, own, planned in zip(a.shape, a.strides, self.strides or (), strict=True)
+        ):
+            return ValueError(
+                f"{name}: expected strides {self.strides}, as planned, got {a.strides}; plan with such an array, or call gemm"
+            )
+        return None
+
+
 class PlannedGemm:
     """A planned product of two matrices, made by `lowgemm.plan`.
 
     Call it with operands of the planned shapes, strides and dtypes.
+
+    A copy or a pickle is what it was planned from: the shapes, strides and dtypes, the output stages and `num_threads`. The copy is
+    planned anew, for the kernel and the settings of the process it is made in. A plan holds no operands and no result.
     """
 
     __slots__ = (
-        "_alike", "_dtypes", "_enter", "_fill", "_packed", "_pattern", "_record", "_result", "_scratch", "_shape", "_shapes", "_strides",
-        "kernel", "made_for", "plan",
+        "_alike", "_enter", "_fill", "_lhs", "_packed", "_pattern", "_record", "_result", "_rhs", "_scratch", "_shape", "kernel",
+        "made_for", "plan",
     )  # fmt: skip
 
     def __init__(
-        self, plan: Plan, lhs: np.ndarray, rhs: np.ndarray | PackedRhs, shape: tuple[int, ...]
+        self,
+        plan: Plan,
+        lhs: np.ndarray | Pattern,
+        rhs: np.ndarray | PackedRhs | Pattern,
+        shape: tuple[int, ...],
     ) -> None:
         self.plan = plan
-        self._packed = isinstance(rhs, PackedRhs)
-        self._shapes, self._dtypes = (lhs.shape, rhs.shape), (lhs.dtype, rhs.dtype)
-        self._strides = (lhs.strides, None if self._packed else rhs.strides)
+        self._lhs = lhs if isinstance(lhs, Pattern) else Pattern.of(lhs)
+        self._rhs = rhs if isinstance(rhs, Pattern) else Pattern.of(rhs)
+        self._packed = self._rhs.strides is None
         self._shape, self._result = shape, plan.result
         self.kernel, self.made_for = plan.kernel.name, plan.made_for
         self._alike = self._pattern = None
@@ -50,14 +103,17 @@ class PlannedGemm:
             plan.enter, plan.fill, plan.record, plan.scratch_bytes
         )  # fmt: skip
 
-    def compare_compiled(self, lhs: np.ndarray, rhs: np.ndarray | PackedRhs) -> PlannedGemm:
-        """Let calls compare their operands with these in compiled code; returns self.
+    def compare_compiled(self) -> PlannedGemm:
+        """Let calls compare their operands with the planned ones in compiled code; returns self.
 
         For `plan` only: `gemm` has compared already, and its first call should not compile this.
         """
         self._alike = entry.alike()
-        self._pattern = entry.pattern_of(lhs) if self._packed else entry.pattern_of(lhs, rhs)
+        self._pattern = entry.pattern_of(self._lhs) if self._packed else entry.pattern_of(self._lhs, self._rhs)
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return planned, (self._lhs, self._rhs, self.plan.output, self.plan.num_threads)
 
     def __repr__(self) -> str:
         p = self.plan
@@ -118,7 +174,7 @@ class PlannedGemm:
         Raises
         ------
         TypeError, ValueError
-            If an argument is not what was planned.
+            If an argument is not what was planned; the message names it.
         """
         alike = self._alike
         if (
@@ -129,12 +185,12 @@ class PlannedGemm:
                 and (
                     type(rhs) is not PackedRhs
                     or rhs.kernel != self.kernel
-                    or rhs.shape != self._shapes[1]
-                    or rhs.dtype is not self._dtypes[1]
+                    or rhs.shape != self._rhs.shape
+                    or rhs.dtype != self._rhs.dtype
                 )
             )
         ):
-            self._check(lhs, rhs)
+            lhs, rhs = self._fitting(lhs, rhs)
         if type(lhs_zero_point) is not int or not (_INT32_MIN <= lhs_zero_point <= _INT32_MAX):
             lhs_zero_point = integer(lhs_zero_point, "lhs_zero_point")
         if type(rhs_zero_point) is not int or not (_INT32_MIN <= rhs_zero_point <= _INT32_MAX):
@@ -143,26 +199,32 @@ class PlannedGemm:
             self._check_out(out, lhs, rhs)
         return self.run(lhs, rhs, out, lhs_zero_point, rhs_zero_point)
 
-    def _check(self, lhs: Any, rhs: Any) -> None:
-        """Raise unless the operands are as planned."""
-        if type(lhs) is not np.ndarray or lhs.dtype is not self._dtypes[0] or lhs.shape != self._shapes[0]:
-            raise TypeError(f"lhs: expected a {self._dtypes[0]} array of shape {self._shapes[0]}, as planned")
-        if lhs.strides != self._strides[0]:
-            raise ValueError(f"lhs: expected strides {self._strides[0]}, as planned, got {lhs.strides}")
-        if self._packed:
-            if type(rhs) is not PackedRhs or rhs.shape != self._shapes[1] or rhs.dtype != self._dtypes[1]:
-                raise TypeError(f"rhs: expected a PackedRhs of shape {self._shapes[1]}, as planned")
-            if rhs.kernel != self.plan.kernel.name:
-                raise ValueError(f"rhs: expected panels of kernel {self.plan.kernel.name!r}, as planned")
-        else:
-            if (
-                type(rhs) is not np.ndarray
-                or rhs.dtype is not self._dtypes[1]
-                or rhs.shape != self._shapes[1]
-            ):
-                raise TypeError(f"rhs: expected a {self._dtypes[1]} array of shape {self._shapes[1]}")
-            if rhs.strides != self._strides[1]:
-                raise ValueError(f"rhs: expected strides {self._strides[1]}, as planned, got {rhs.strides}")
+    def _fitting(self, lhs: Any, rhs: Any) -> tuple[np.ndarray, np.ndarray | PackedRhs]:
+        """The operands as plain arrays over the same memory (as `gemm` takes them); raises unless they are as planned."""
+        lhs = as_operand(lhs, "lhs")
+        misfit = self._lhs.misfit(lhs, "lhs")
+        if misfit is None and not self._packed:
+            if isinstance(rhs, PackedRhs):
+                raise TypeError("rhs: expected an array, as planned, got a PackedRhs; plan with that")
+            rhs = as_operand(rhs, "rhs")
+            misfit = self._rhs.misfit(rhs, "rhs")
+        if misfit is not None:
+            raise misfit
+        return lhs, self._fitting_packed(rhs) if self._packed else rhs
+
+    def _fitting_packed(self, rhs: Any) -> PackedRhs:
+        if not isinstance(rhs, PackedRhs):
+            raise TypeError(f"rhs: expected a PackedRhs, as planned, got {type(rhs).__name__}; plan with that")
+        if rhs.dtype != self._rhs.dtype:
+            raise TypeError(f"rhs: expected dtype {self._rhs.dtype}, as planned, got {rhs.dtype}")
+        if rhs.shape != self._rhs.shape:
+            raise ValueError(f"rhs: expected shape {self._rhs.shape}, as planned, got {rhs.shape}")
+        kernel = self.plan.kernel
+        if rhs.holds_min and kernel.rhs_excludes_min:
+            raise ValueError(
+                f"rhs: expected no {np.iinfo(rhs.dtype).min} in it, which kernel {kernel.name!r} cannot take; plan with this rhs"
+            )
+        return repacked(rhs, kernel)
 
     def _check_out(self, out: Any, lhs: np.ndarray, rhs: Any) -> None:
         if type(out) is np.ndarray and out.shape == self._shape and out.dtype == self._result:
@@ -172,7 +234,25 @@ class PlannedGemm:
         inputs = {"lhs": lhs} if self._packed else {"lhs": lhs, "rhs": rhs}
         check_out(out, self._shape, self.plan.result, inputs)
         if not out.flags.c_contiguous:
-            raise ValueError("out: expected a C-contiguous array (plan with out= for other strides)")
+            raise ValueError("out: expected a C-contiguous array; gemm takes other strides")
+
+
+def planned(
+    lhs: Pattern, rhs: Pattern, output: Sequence[Any] | Any | None, num_threads: int | None
+) -> PlannedGemm:
+    """Plan a product of operands that are as described; what `lowgemm.plan` and the copies of a plan come to."""
+    from lowgemm.gemm import PatternCall
+
+    right = rhs
+    if rhs.strides is None:  # packed, but for its values
+        kernel = kernels.selected_for(lambda: rhs.holds_min)
+        right = PackedRhs(rhs.shape, rhs.dtype, kernel)
+    else:
+        kernel = kernels.selected()
+    call = PatternCall(lhs, right, 0, 0, output, None, False, num_threads, "wrap")
+    if call.out.size == 0:
+        raise ValueError(f"lhs, rhs: expected a result with elements, got shape {call.out.shape}")
+    return PlannedGemm(call.plan(kernel), lhs, rhs, call.out.shape).compare_compiled()
 
 
 class Seen:
@@ -184,6 +264,9 @@ class Seen:
     def __init__(self) -> None:
         self._entries: dict[Any, Any] = {}
         self.get = self._entries.get
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Seen, ()  # a copy has seen nothing: what is remembered belongs to addresses and identities of here
 
     def add(self, key: Any, entry: Any) -> None:
         """Remember; forgets everything when full, which is simpler than order and as good for few shapes."""

@@ -69,6 +69,9 @@ class Optimizer:
     num_threads : int, optional
         At most so many threads.
 
+    A deep copy or a pickle has parameters of its own: its steps change ``copy.params``, not the arrays that this one was made with. For
+    the state alone use `state_dict`. A shallow copy shares parameters and state.
+
     Attributes
     ----------
     steps_done : int
@@ -162,6 +165,7 @@ class Optimizer:
 
     def _step_one(self, p: np.ndarray, g: np.ndarray, state: TensorState, h: np.ndarray) -> int:
         """Step of one tensor; returns the number of blocks left as they were."""
+        p = np.asarray(p)  # a subclass may have a reshape of its own
         direct = p.dtype == np.float32 and p.flags.c_contiguous and p.flags.aligned
         flat = p.reshape(-1) if direct else p.astype(np.float32).reshape(-1)
         if numba.config.DISABLE_JIT:

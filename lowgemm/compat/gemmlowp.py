@@ -18,7 +18,7 @@ from lowgemm.arguments import as_operand, as_zero_point
 from lowgemm.gemm import gemm as _gemm
 from lowgemm.output.requantize import Dequantize
 from lowgemm.output.stages import QuantizeDownInt32ToUint8Scale, SaturatingCast
-from lowgemm.values import integer
+from lowgemm.values import flag, integer, is_masked
 
 
 class MapOrder(enum.Enum):
@@ -35,15 +35,27 @@ class BitDepthSetting(enum.Enum):
     A5B7 = "A5B7"
 
 
+def _member(value: Any, kind: type[enum.Enum], name: str) -> Any:
+    """`value` as a member of an enumeration: one already, or the value or name of one."""
+    if isinstance(value, kind):
+        return value
+    found = [m for m in kind if isinstance(value, str) and value in (m.value, m.name)]
+    if not found:
+        texts = " or ".join(repr(m.value) for m in kind)
+        error = ValueError if isinstance(value, str) else TypeError
+        raise error(f"{name}: expected a {kind.__name__} or {texts}, got {value!r:.80}")
+    return found[0]
+
+
 @dataclass(frozen=True)
 class MatrixMap:
-    """A matrix inside a one-dimensional buffer.
+    """A matrix inside a one-dimensional buffer. A deep copy or a pickle has a buffer of its own.
 
     Parameters
     ----------
     data : ndarray, 1-D
         The buffer.
-    order : MapOrder
+    order : MapOrder, or "row" or "col"
         Row-major: element (r, c) is ``data[start + r * stride + c]``; column-major: ``data[start + r + c * stride]``.
     rows, cols : int
         Size.
@@ -62,7 +74,7 @@ class MatrixMap:
     """
 
     data: np.ndarray
-    order: MapOrder
+    order: Any
     rows: int
     cols: int
     stride: int | None = None
@@ -71,8 +83,11 @@ class MatrixMap:
     def __post_init__(self) -> None:
         if not isinstance(self.data, np.ndarray) or self.data.ndim != 1:
             raise TypeError("data: expected a one-dimensional array")
+        if is_masked(self.data):
+            raise TypeError("data: masked elements have no value; fill them first")
+        order = _member(self.order, MapOrder, "order")
         rows, cols = integer(self.rows, "rows", 0), integer(self.cols, "cols", 0)
-        inner, outer = (cols, rows) if MapOrder(self.order) is MapOrder.ROW_MAJOR else (rows, cols)
+        inner, outer = (cols, rows) if order is MapOrder.ROW_MAJOR else (rows, cols)
         stride = inner if self.stride is None else integer(self.stride, "stride", 0)
         start = integer(self.start, "start", 0)
         if outer > 1 and stride < inner:
@@ -80,19 +95,32 @@ class MatrixMap:
         needed = start + (outer - 1) * stride + inner if inner and outer else 0
         if needed > self.data.size:
             raise ValueError(f"data: expected at least {needed} elements, got {self.data.size}")
-        object.__setattr__(self, "stride", stride)
+        fields = {"order": order, "rows": rows, "cols": cols, "stride": stride, "start": start}
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
     def view(self) -> np.ndarray:
-        """The matrix as a view of the buffer, shape (rows, cols)."""
-        if self.rows == 0 or self.cols == 0:
-            return np.empty((self.rows, self.cols), dtype=self.data.dtype)
-        step = self.data.strides[0]
-        strides = (
-            (self.stride * step, step) if self.order is MapOrder.ROW_MAJOR else (step, self.stride * step)
-        )
-        return np.lib.stride_tricks.as_strided(
-            self.data[self.start :], (self.rows, self.cols), strides, writeable=self.data.flags.writeable
-        )
+        """The matrix as a view of the buffer, shape (rows, cols).
+
+        It is cut out of the buffer by NumPy's own slices, so that it ends where the buffer does.
+
+        Raises
+        ------
+        ValueError
+            If the buffer was made smaller meanwhile.
+        """
+        by_rows = self.order is MapOrder.ROW_MAJOR
+        inner, outer = (self.cols, self.rows) if by_rows else (self.rows, self.cols)
+        data = np.asarray(self.data)
+        if inner == 0 or outer == 0:
+            return np.empty((self.rows, self.cols), dtype=data.dtype)
+        lines = data[self.start :]
+        if lines.size >= inner:
+            windows = np.lib.stride_tricks.sliding_window_view(lines, inner, writeable=True)
+            lines = windows[:: max(self.stride, 1)][:outer]  # type: ignore[type-var]
+        if lines.shape != (outer, inner):
+            raise ValueError(f"data: expected at least as many elements as before, got {data.size}")
+        return lines if by_rows else lines.T
 
 
 def _matrix(value: Any) -> Any:
@@ -238,7 +266,7 @@ def eight_bit_int_gemm(
     c_mult_int: int | None = None,
     c_shift: int | None = None,
     ldc: int | None = None,
-    bit_depth: BitDepthSetting = BitDepthSetting.A8B8,
+    bit_depth: BitDepthSetting | str = BitDepthSetting.A8B8,
 ) -> None:
     """``EightBitIntGemm`` on one-dimensional buffers, BLAS style.
 
@@ -260,7 +288,7 @@ def eight_bit_int_gemm(
         For uint8, added to each sum; for float32, the factor each sum is multiplied by (its upstream name).
     c_mult_int, c_shift : int
         For uint8 only: then multiplied, and divided by 2**c_shift with rounding.
-    bit_depth : BitDepthSetting
+    bit_depth : BitDepthSetting, or "A8B8" or "A5B7"
         No effect.
 
     Raises
@@ -277,9 +305,10 @@ def eight_bit_int_gemm(
     >>> c
     array([6.5], dtype=float32)
     """
-    BitDepthSetting(bit_depth)
+    _member(bit_depth, BitDepthSetting, "bit_depth")
+    flags = {"transpose_a": transpose_a, "transpose_b": transpose_b, "transpose_c": transpose_c}
     orders = [
-        MapOrder.ROW_MAJOR if t else MapOrder.COL_MAJOR for t in (transpose_a, transpose_b, transpose_c)
+        MapOrder.ROW_MAJOR if flag(value, name) else MapOrder.COL_MAJOR for name, value in flags.items()
     ]
     maps = []
     for name, data, order, rows, cols, stride in (

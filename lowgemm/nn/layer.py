@@ -74,6 +74,13 @@ class Layer(ABC):
         """Without what holds addresses."""
         return {name: value for name, value in self.__dict__.items() if name != "_runner"}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As it was; arrays are read-only again, for what a program has once made of them stays."""
+        self.__dict__.update(state)
+        for value in state.values():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+
     @abstractmethod
     def reference(self, x: np.ndarray) -> np.ndarray:
         """Compute by the definition in `lowgemm.nn.reference`: slow, and the same bits."""

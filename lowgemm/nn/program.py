@@ -20,6 +20,7 @@ from numba import types
 
 from lowgemm import config, disk_cache, kernels, threads, workspace
 from lowgemm._jit import call_address, source_stamp
+from lowgemm.addresses import NotCopied
 from lowgemm.layout import SINGLE
 from lowgemm.memory import address, as_address, load_i32, offset, store_32
 from lowgemm.nn import routines
@@ -79,7 +80,7 @@ def _run() -> Any:
     return _make_run(source_stamp("nn"))
 
 
-class Program:
+class Program(NotCopied):
     """Routines of a chain of layers for one input shape.
 
     Parameters
@@ -91,6 +92,8 @@ class Program:
     real : bool
         The input is float32 and is quantized first.
     """
+
+    instead = "copy the layers, which write a program of their own"
 
     def __init__(self, layers: Sequence[Layer], shape: tuple[int, ...], real: bool) -> None:
         self._rows: list[list[int]] = []
@@ -243,6 +246,13 @@ class Runner:
         last = self.layers[-1].output_qparams
         self.result = np.dtype(np.float32) if last is None else last.dtype
         self._seen = Seen()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What it is made of: the programs hold addresses."""
+        return {"layers": self.layers, "serial": self.serial}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["layers"], serial=state["serial"])  # type: ignore[misc]
 
     def run(self, x: np.ndarray, real: bool) -> np.ndarray | None:
         """Result for an array that fits (float32 if `real`); None if the layers had better run one by one."""

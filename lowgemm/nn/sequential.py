@@ -10,6 +10,7 @@ import numpy as np
 from lowgemm.nn.layer import Layer
 from lowgemm.nn.program import Runner
 from lowgemm.quantization import dequantize, quantize
+from lowgemm.values import is_masked
 
 
 def check_chain(layers: Any, name: str) -> tuple[Layer, ...]:
@@ -116,7 +117,7 @@ class QuantizedSequential:
             If `x` does not fit.
         """
         y = None
-        if type(x) is np.ndarray and x.dtype == np.float32:
+        if isinstance(x, np.ndarray) and x.dtype == np.float32 and not is_masked(x):
             self.layers[0].output_shape(x.shape)
             y = self._runner.run(x, True)
         if y is None:

@@ -137,6 +137,8 @@ class Model:
     rewritten : Counter
         How many patterns of each kind now run on integers.
 
+    A copy or a pickle is the rewritten model and the options; it packs its weights anew and has no times in `profile`.
+
     Raises
     ------
     ImportError
@@ -164,7 +166,7 @@ class Model:
     def __init__(
         self, source: Any, *, fuse: bool = True, rounding: str = "onnx", num_threads: int | None = None
     ) -> None:
-        if rounding not in _ROUNDINGS:
+        if not isinstance(rounding, str) or rounding not in _ROUNDINGS:
             raise ValueError(f"rounding: expected {' or '.join(map(repr, _ROUNDINGS))}, got {rounding!r}")
         if not isinstance(fuse, (bool, np.bool_)):
             raise TypeError(f"fuse: expected a bool, got {type(fuse).__name__}")
@@ -173,6 +175,19 @@ class Model:
         model = _load(source)
         with _named_errors("model"):
             self._prepare(model, fuse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The rewritten model: what else there is holds addresses and identities, and classes made for this model."""
+        return {
+            "model": self._evaluator.proto_.SerializeToString(), "rewritten": self.rewritten,
+            "rounding": self.state.rounding, "num_threads": self.state.num_threads,
+        }  # fmt: skip
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(  # type: ignore[misc]
+            state["model"], fuse=False, rounding=state["rounding"], num_threads=state["num_threads"]
+        )
+        self.rewritten = state["rewritten"]
 
     def _prepare(self, model: Any, fuse: bool) -> None:
         """Rewrite the model, refuse what cannot run, and make the evaluator."""

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.addresses import NotCopied
 from lowgemm.onnx_run.convolution import PackedFilters
 from lowgemm.packed import PackedRhs, pack_rhs
 
 
-class State:
+class State(NotCopied):
     """Settings and packed weights of one model.
 
     An array is packed once if it is one of the model's own constants: those are held here, so that their identity lasts,
@@ -23,6 +24,8 @@ class State:
     num_threads : int or None
         For every product.
     """
+
+    instead = "copy the Model"
 
     def __init__(self, rounding: str = "onnx", num_threads: int | None = None) -> None:
         self.rounding, self.num_threads = rounding, num_threads

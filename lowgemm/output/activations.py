@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +93,14 @@ class Lut(Stage):
         self._set(table=table, input_dtype=kind, result_dtype=table.dtype)
 
 
+def _importable(function: Any) -> bool:
+    """Whether pickle finds the function again by its module and name."""
+    found: Any = sys.modules.get(getattr(function, "__module__", None) or "")
+    for part in getattr(function, "__qualname__", "").split("."):
+        found = getattr(found, part, None)
+    return found is function
+
+
 @dataclass(frozen=True, eq=False)
 class Custom(Stage):
     """A function of the user's own, compiled by Numba and run on each tile like any other stage.
@@ -103,6 +112,8 @@ class Custom(Stage):
         Numba can compile. `row` and `col` are those of the result. What it returns is reduced to int32.
     arrays : tuple of ndarray
         Passed on to the function: scales per column, tables, anything. They are copied.
+
+    A pickle holds the name of a function of a module, and the code of any other one (a lambda), which then comes back compiled by `numba.njit`.
 
     Raises
     ------
@@ -141,6 +152,21 @@ class Custom(Stage):
         from lowgemm.output.custom import custom_routine
 
         custom_routine(self)
+
+    def __copy__(self) -> Custom:
+        return Custom(self.function, self.arrays)
+
+    def __deepcopy__(self, memo: Any) -> Custom:
+        return Custom(self.function, self.arrays)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A function that other processes cannot import by its name, a lambda say, goes along by its code, as Numba pickles it."""
+        function = self.function
+        if not hasattr(function, "py_func") and not _importable(function):
+            import numba
+
+            function = numba.njit(function)
+        return Custom, (function, self.arrays)
 
     def _items(self) -> tuple[Any, ...]:
         return (self.function, *((a.tobytes(), a.shape, a.dtype.str) for a in self.arrays))

@@ -61,6 +61,10 @@ class Stage:
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy is made by the constructor: its vectors are its own, checked and read-only like these."""
+        return type(self), tuple(getattr(self, f.name) for f in dataclasses.fields(self) if f.init)  # type: ignore[arg-type]
+
     def _items(self) -> tuple[Any, ...]:
         return tuple(_exact(getattr(self, f.name)) for f in dataclasses.fields(self))  # type: ignore[arg-type]
 

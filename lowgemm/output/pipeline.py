@@ -10,11 +10,12 @@ Next file to open: `routines.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from lowgemm import reference
+from lowgemm.addresses import NotCopied
 from lowgemm.output import activations as act
 from lowgemm.output import requantize as rq
 from lowgemm.output import stages as st
@@ -25,7 +26,7 @@ from lowgemm.values import INT32_MAX, INT32_MIN
 
 
 @dataclass
-class Program:
+class Program(NotCopied):
     """Compiled form of a pipeline for one problem size.
 
     Attributes
@@ -39,6 +40,8 @@ class Program:
     keep : list
         Arrays whose addresses the parameters hold.
     """
+
+    instead: ClassVar[str] = "compile the output stages again"
 
     steps: list[tuple[Any, list[int]]] = field(default_factory=list)
     col_bias: np.ndarray | None = None
