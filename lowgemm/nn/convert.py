@@ -25,6 +25,7 @@ from lowgemm.quantization import (
     equalize_ranges,
     fake_quantize,
     quantize,
+    scale_for_bias,
 )
 
 
@@ -90,12 +91,14 @@ class _Converter:
         weight_p = weight_parameters(layer.weight, o["per_channel"], o["symmetric_weights"], o["weight_bits"])
         sums = [layer.linear(r) for r in real]
         outputs = [fl.activate(s, layer.activation) for s in sums]
-        bias = layer.bias
+        chosen, bias = weight_p.scale, layer.bias
+        weight_p = scale_for_bias(weight_p, layer.weight, bias, p)[0]
         if o["correct_biases"]:
-            rounded = copy.copy(layer)
-            rounded.weight = fake_quantize(layer.weight, weight_p)
-            inexact = [rounded.linear(dequantize(g, p)) for g in got]
-            bias = correct_bias_from_outputs(bias, np.concatenate(sums), np.concatenate(inexact))
+            bias = self.corrected(layer, weight_p, sums, got, p)
+            higher = scale_for_bias(weight_p, layer.weight, bias, p)[0]
+            if higher != weight_p:  # the corrected bias needs more room, and other weights another correction
+                weight_p = higher
+                bias = self.corrected(layer, weight_p, sums, got, p)
         result = None if last and o["float_output"] else self.range_of(outputs)
         more = layer.options if isinstance(layer, fl.Conv2d) else {}
         cls = QuantizedConv2d if isinstance(layer, fl.Conv2d) else QuantizedLinear
@@ -109,7 +112,17 @@ class _Converter:
             rounding=o["rounding"],
             **more,
         )
+        made.scale_raised = made.weight_qparams.scale / chosen
         return made, outputs
+
+    def corrected(
+        self, layer: Any, weight_p: QParams, sums: list[np.ndarray], got: list[np.ndarray], p: QParams
+    ) -> np.ndarray:
+        """The bias with which the rounded weights give the mean of the real `sums`."""
+        rounded = copy.copy(layer)
+        rounded.weight = fake_quantize(layer.weight, weight_p)
+        inexact = [rounded.linear(dequantize(g, p)) for g in got]
+        return correct_bias_from_outputs(layer.bias, np.concatenate(sums), np.concatenate(inexact))
 
 
 def convert(
@@ -158,6 +171,7 @@ def convert(
     Returns
     -------
     QuantizedSequential
+        `scale_raised` of a layer says where a scale of its weights was raised so that int32 sums hold its bias, and how far.
 
     Raises
     ------

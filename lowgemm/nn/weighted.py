@@ -12,7 +12,7 @@ from lowgemm.output.activations import relu
 from lowgemm.output.requantize import ROUNDINGS, Dequantize, Requantize
 from lowgemm.output.stages import BiasAddition, Clamp
 from lowgemm.packed import pack_rhs
-from lowgemm.quantization import QParams, quantize
+from lowgemm.quantization import QParams, quantize, scale_for_bias
 from lowgemm.values import INT32_MAX, as_array
 
 ACTIVATIONS = ("none", "relu", "relu6")
@@ -48,6 +48,8 @@ class Weighted(Layer):
     """
 
     weight_ndim: int
+    #: What `from_float` multiplied the scales of the weights by, so that the sums hold the bias; None: made otherwise.
+    scale_raised: np.ndarray | None = None
 
     def __init__(
         self,
@@ -111,19 +113,25 @@ class Weighted(Layer):
         weight, bias : array_like of float
             `bias` may be None.
         input_qparams, weight_qparams : QParams
-            How to quantize.
+            How to quantize. Where int32 sums could not hold the bias and the products (weights that are nearly 0), the scale of
+            the weights is raised until they can: `lowgemm.quantization.scale_for_bias`.
         *args, **more
             The rest of the class's parameters.
 
         Returns
         -------
         Layer
+            Its `scale_raised` says what each scale was multiplied by.
         """
+        tensor_qparams(input_qparams, "input_qparams")
+        weight_qparams, raised = scale_for_bias(weight_qparams, weight, bias, input_qparams)
         layer_bias = None
         if bias is not None:
-            scale = tensor_qparams(input_qparams, "input_qparams").scale * weight_qparams.scale
+            scale = input_qparams.scale * weight_qparams.scale
             layer_bias = quantize(bias, QParams(scale, 0, "int32", -1 if scale.ndim else None))
-        return cls(quantize(weight, weight_qparams), layer_bias, input_qparams, weight_qparams, *args, **more)
+        made = cls(quantize(weight, weight_qparams), layer_bias, input_qparams, weight_qparams, *args, **more)
+        made.scale_raised = raised
+        return made
 
     @property
     def outputs(self) -> int:

@@ -2,7 +2,8 @@
 
 A model of this form states float arithmetic on values that are integers with scales. Engines run its convolutions and
 products on the integers, as onnxruntime does; so does this. Only what is certain is rewritten: scales and zero points must be
-constants, the operands 8-bit, a bias int32 in units of the product's scale. Everything else stays as it is.
+constants, the operands 8-bit, a bias int32 in units of the product's scale, and no sum may pass int32 (float sums do not wrap).
+Everything else stays as it is.
 
 | pattern | becomes |
 |---|---|
@@ -17,14 +18,18 @@ A Relu is dropped where the zero point after it is its type's smallest value, be
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lowgemm.onnx_run.contrib import DOMAIN
+from lowgemm.values import INT32_MAX
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 _DOMAINS = ("", "ai.onnx", DOMAIN)
+#: Largest bias in units beside weights that are not known: half of int32, so 16,512 products have room.
+UNKNOWN_BIAS = 2**30
 
 
 class Coded(NamedTuple):
@@ -171,6 +176,24 @@ class Rewriter:
         fits = np.broadcast_shapes(coded.scale.shape, scale.shape) == scale.shape or scale.size == 1
         return node.input[0] if fits and np.allclose(coded.scale, scale, rtol=1e-6, atol=0) else None
 
+    def _fits(self, a: Coded, b: Coded, bias: str, summed: Callable[[int], tuple[int, ...]]) -> bool:
+        """Whether no sum can pass int32; `summed` says which axes of `b` are summed over, from how many it has."""
+        extra = np.abs(self.constants[bias].astype(np.int64)).reshape(-1) if bias else np.zeros(1, np.int64)
+        held = self.constants.get(b.name)
+        if held is None:
+            return int(extra.max(initial=0)) <= UNKNOWN_BIAS
+        axes = summed(held.ndim)
+        if held.ndim <= max(axes, default=0) or b.zero.size not in (1, held.shape[b.axis % held.ndim]):
+            return False  # no such product
+        shape = [1] * held.ndim
+        if b.zero.size > 1:
+            shape[b.axis] = -1
+        each = np.abs(held.astype(np.int64) - b.zero.astype(np.int64).reshape(shape)).sum(axes)
+        info, zero = np.iinfo(a.zero.dtype), int(a.zero.reshape(()))
+        if bias and extra.shape != each.shape:
+            extra = extra.max(initial=0)
+        return int((max(zero - info.min, info.max - zero) * each + extra).max(initial=0)) <= INT32_MAX
+
     def _operands(self, node: Any, channel_axis: int | None) -> tuple[Coded, Coded] | None:
         a, b = self.dequantized(node.input[0]), self.dequantized(node.input[1])
         if a is None or b is None or a.scale.size != 1:
@@ -200,11 +223,15 @@ class Rewriter:
             coded.scale_name,
             coded.zero_name,
         ]
+        bias = ""
         if len(node.input) > 2 and node.input[2]:
-            bias = self._bias(node.input[2], a.scale * b.scale)
-            if bias is None:
+            found = self._bias(node.input[2], a.scale * b.scale)
+            if found is None:
                 return False
+            bias = found
             inputs.append(bias)
+        if not self._fits(a, b, bias, lambda ndim: tuple(range(1, ndim))):
+            return False
         self._replace(node, chain, "QLinearConv", "", inputs, coded.name, list(node.attribute))
         return True
 
@@ -214,6 +241,8 @@ class Rewriter:
         if operands is None:
             return False
         a, b = operands
+        if not self._fits(a, b, "", lambda ndim: (max(ndim - 2, 0),)):
+            return False
         coded, chain = self.quantized(node.output[0])
         if coded is None:
             inputs = [a.name, b.name, a.scale_name, b.scale_name, a.zero_name, b.zero_name]
@@ -246,6 +275,8 @@ class Rewriter:
             if found is None or self.constants[found].size != self.constants[found].shape[-1]:
                 return False
             bias = found
+        if not self._fits(a, b, bias, lambda _: (1 if attributes.get("transB") else 0,)):
+            return False
         coded, chain = self.quantized(node.output[0])
         inputs = [a.name, a.scale_name, a.zero_name, b.name, b.scale_name, b.zero_name, bias]
         if coded is not None:

@@ -6,6 +6,7 @@ from lowgemm.quantization.bias import clipped_normal_mean, correct_bias, correct
 from lowgemm.quantization.calibrate import calibrate, progress_bar
 from lowgemm.quantization.equalization import Equalized, equalize_ranges
 from lowgemm.quantization.folding import fold_batch_norm
+from lowgemm.quantization.headroom import scale_for_bias
 from lowgemm.quantization.observer import Observer
 from lowgemm.quantization.observers import MinMax, MovingAverage, Percentile
 from lowgemm.quantization.qparams import QParams, choose_qparams, quantize_multiplier
@@ -52,5 +53,6 @@ __all__ = [
     "s_shaped_output",
     "s_shaped_stages",
     "s_shaped_table",
+    "scale_for_bias",
     "sqnr",
 ]
