@@ -196,7 +196,7 @@ def mixed_linear(
     --------
     >>> w = MixedWeight(np.float32([[1, -2], [0.5, 2]]))
     >>> print(mixed_linear([[1.0, 0.5], [60.0, 1.0]], w))
-    [[   1.2519685   -1.       ]
+    [[   1.2539525   -0.992126 ]
      [  60.503937  -118.       ]]
     """
     w = weight if isinstance(weight, MixedWeight) else MixedWeight(weight)
