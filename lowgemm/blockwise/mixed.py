@@ -17,7 +17,7 @@ from lowgemm.arguments import as_num_threads
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference
 from lowgemm.blockwise.job import COUNTER, JOB_SIZE, OWN, TASKS
-from lowgemm.blockwise.vectorwise import as_rows, as_threshold, code_rows
+from lowgemm.blockwise.vectorwise import as_rows, as_scale_without, as_threshold, code_rows
 from lowgemm.gemm import gemm
 from lowgemm.memory import offset, pointer_at, take
 from lowgemm.packed import PackedRhs, pack_rhs
@@ -152,7 +152,13 @@ def as_bias(bias: Any, outputs: int) -> np.ndarray | None:
 
 
 def mixed_linear(
-    x: Any, weight: Any, bias: Any = None, *, threshold: float = 6.0, num_threads: int | None = None
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    threshold: float = 6.0,
+    scale_without: str = "elements",
+    num_threads: int | None = None,
 ) -> np.ndarray:
     """``x @ weight + bias`` by LLM.int8(): int8 products, columns of x with outliers in float32.
 
@@ -165,6 +171,9 @@ def mixed_linear(
     bias : array_like of float, shape (outputs,), optional
     threshold : float
         A column of x with an absolute value of at least this is taken in float32; 0: none is.
+    scale_without : "elements" or "columns"
+        What does not count for the scale of a row of x: its elements of at least `threshold`, as in bitsandbytes, or all
+        its elements in outlier columns, which loses less; `docs/blockwise.md` has a table.
     num_threads : int, optional
         At most so many threads.
 
@@ -187,7 +196,7 @@ def mixed_linear(
     --------
     >>> w = MixedWeight(np.float32([[1, -2], [0.5, 2]]))
     >>> print(mixed_linear([[1.0, 0.5], [60.0, 1.0]], w))
-    [[   1.2519685   -1.       ]
+    [[   1.2539525   -0.992126 ]
      [  60.503937  -118.       ]]
     """
     w = weight if isinstance(weight, MixedWeight) else MixedWeight(weight)
@@ -196,10 +205,11 @@ def mixed_linear(
     if shape[-1] != inputs:
         raise ValueError(f"x: expected shape (..., {inputs}), got {shape}")
     offsets, limit, num_threads = as_bias(bias, outputs), as_threshold(threshold), as_num_threads(num_threads)
-    codes, scales, outliers = code_rows(flat, limit, num_threads, "x")
+    scale_without = as_scale_without(scale_without)
+    codes, scales, outliers = code_rows(flat, limit, num_threads, "x", scale_without)
     out = np.empty((flat.shape[0], outputs), np.float32)
     if numba.config.DISABLE_JIT:
-        out[...] = reference.mixed_linear(flat, w.codes(), w.scales, offsets, limit)
+        out[...] = reference.mixed_linear(flat, w.codes(), w.scales, offsets, limit, scale_without)
     elif out.size:
         _run(flat, codes, scales / np.float32(127), outliers, w, offsets, out, num_threads)
     return out.reshape(*shape[:-1], outputs)

@@ -136,15 +136,19 @@ def unpack4(packed: np.ndarray, count: int) -> np.ndarray:
 TINY_ROW = 2.0**-119
 
 
-def vectorwise(x: np.ndarray, threshold: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Int8 codes with one scale for each row, and the outlier columns that were left out.
+def vectorwise(
+    x: np.ndarray, threshold: float = 0.0, scale_without: str = "elements"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Int8 codes with one scale for each row, and the outlier columns whose codes are 0.
 
     Parameters
     ----------
     x : ndarray of float32, shape (m, k)
         Finite.
     threshold : float
-        Columns with an absolute value of at least this are left out; 0: none.
+        Elements with an absolute value of at least this are outliers, their columns outlier columns; 0: none.
+    scale_without : str
+        What does not count for a row's scale: its outlier "elements", or all its elements in outlier "columns".
 
     Returns
     -------
@@ -154,13 +158,17 @@ def vectorwise(x: np.ndarray, threshold: float = 0.0) -> tuple[np.ndarray, np.nd
 
     Examples
     --------
-    >>> codes, scales, outliers = vectorwise(np.float32([[1, 9, -0.5]]), 6.0)
-    >>> print(codes, scales, outliers)
-    [[127   0 -64]] [1.] [1]
+    >>> codes, scales, outliers = vectorwise(np.float32([[1, 9, -0.5], [1, 2, 0]]), 6.0)
+    >>> print(codes.tolist(), scales, outliers)
+    [[127, 0, -64], [64, 0, 0]] [1. 2.] [1]
+    >>> print(vectorwise(np.float32([[1, 9, -0.5], [1, 2, 0]]), 6.0, "columns")[1])
+    [1. 1.]
     """
-    out = (np.abs(x) >= np.float32(threshold)).any(axis=0) if threshold else np.zeros(x.shape[1], bool)
+    large = np.abs(x) >= np.float32(threshold) if threshold else np.zeros(x.shape, bool)
+    out = large.any(axis=0)
     rest = np.where(out, np.float32(0), x)
-    scales = np.abs(rest).max(axis=1, initial=0).astype(np.float32)
+    counted = {"elements": np.where(large, np.float32(0), x), "columns": rest}[scale_without]
+    scales = np.abs(counted).max(axis=1, initial=0).astype(np.float32)
     scales[scales < np.float32(TINY_ROW)] = 0
     inverse = np.zeros_like(scales)
     np.divide(np.float32(1), scales, out=inverse, where=scales > 0)
@@ -174,6 +182,7 @@ def mixed_linear(
     scales: np.ndarray,
     bias: np.ndarray | None = None,
     threshold: float = 6.0,
+    scale_without: str = "elements",
 ) -> np.ndarray:
     """LLM.int8(): exact int8 sums, and outlier columns of `x` in float32 on top, one after the other.
 
@@ -185,7 +194,8 @@ def mixed_linear(
     scales : ndarray of float32, shape (n,)
         Largest absolute value of each column of the weight.
     bias : ndarray of float32, shape (n,), optional
-    threshold : float
+    threshold, scale_without
+        See `vectorwise`.
 
     Returns
     -------
@@ -197,7 +207,7 @@ def mixed_linear(
     >>> print(mixed_linear(np.float32([[1, 8]]), np.int8([[127], [64]]), np.float32([2.0])))
     [[10.062992]]
     """
-    q, row_scales, outliers = vectorwise(x, threshold)
+    q, row_scales, outliers = vectorwise(x, threshold, scale_without)
     acc = q.astype(np.int64) @ codes.astype(np.int64)
     y = acc.astype(np.int32).astype(np.float32) * (row_scales / np.float32(127))[:, None]
     for k in outliers:

@@ -1,4 +1,4 @@
-"""Vector-wise int8: one scale for each row, columns with outliers left out; `reference.vectorwise` is the definition."""
+"""Vector-wise int8: one scale for each row, outliers left out; `reference.vectorwise` is the definition."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from lowgemm.blockwise.routines import INFINITY_BITS
 from lowgemm.memory import offset, pointer_at, take
 from lowgemm.values import as_array, number
 
-#: Entries of the job: float32 rows, their codes, scales, a flag for each column, the threshold's bits, which pass.
-DATA, CODES, SCALES, FLAGS, THRESHOLD, PASS = range(OWN, OWN + 6)
+#: Entries of the job: float32 rows, their codes, scales, a flag for each column, the threshold's bits, which pass,
+#: whether whole outlier columns do not count for the scales.
+DATA, CODES, SCALES, FLAGS, THRESHOLD, PASS, WHOLE = range(OWN, OWN + 7)
 FIND, CODE = 0, 1
+#: What `scale_without` may be.
+SCALE_WITHOUT = ("elements", "columns")
 
 
 def _make_rows(stamp: int):
@@ -52,10 +55,16 @@ def _make_rows(stamp: int):
                 largest = np.int32(0)
                 if outliers:
                     seen = np.int32(0)
-                    for k in range(size):
-                        b = bits[k] & np.int32(0x7FFFFFFF)
-                        seen = max(seen, b)
-                        largest = max(largest, b if flags[k] == 0 else np.int32(0))
+                    if job[WHOLE] != 0:
+                        for k in range(size):
+                            b = bits[k] & np.int32(0x7FFFFFFF)
+                            seen = max(seen, b)
+                            largest = max(largest, b if flags[k] == 0 else np.int32(0))
+                    else:
+                        for k in range(size):
+                            b = bits[k] & np.int32(0x7FFFFFFF)
+                            seen = max(seen, b)
+                            largest = max(largest, b if b < threshold else np.int32(0))
                 else:
                     for k in range(size):
                         largest = max(largest, bits[k] & np.int32(0x7FFFFFFF))
@@ -104,22 +113,38 @@ def as_rows(x: Any, name: str, least: int = 0) -> tuple[np.ndarray, tuple[int, .
 
 
 def as_threshold(value: Any) -> float:
-    """An outlier threshold: a finite number from 0 up; 0 means none."""
+    """An outlier threshold, rounded to float32: a finite number from 0 up; 0 means none."""
     found = number(value, "threshold")
     if not np.isfinite(found) or found < 0:
         raise ValueError(f"threshold: expected a finite number from 0 up, got {value}")
-    return found
+    with np.errstate(over="ignore", under="ignore"):  # beyond float32 it is infinity: nothing reaches it
+        rounded = float(np.float32(found))
+    # a tiny one must not become 0, which is the word for "none"
+    return rounded if rounded or not found else float(np.finfo(np.float32).smallest_subnormal)
+
+
+def as_scale_without(value: Any) -> str:
+    """`scale_without` if it is one of the two words."""
+    if not isinstance(value, str):
+        raise TypeError(f"scale_without: expected 'elements' or 'columns', got {type(value).__name__}")
+    if value not in SCALE_WITHOUT:
+        raise ValueError(f"scale_without: expected 'elements' or 'columns', got {value!r:.80}")
+    return value
 
 
 def code_rows(
-    flat: np.ndarray, threshold: float, num_threads: int | None, name: str
+    flat: np.ndarray,
+    threshold: float,
+    num_threads: int | None,
+    name: str,
+    scale_without: str = "elements",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes, scales and outlier columns of checked rows; ValueError if they are not finite."""
     count, size = flat.shape
     if flat.size == 0 or numba.config.DISABLE_JIT:
         if not np.isfinite(flat).all():
             raise ValueError(f"{name}: expected finite numbers (of float32), got NaN or infinity")
-        return reference.vectorwise(flat, threshold)
+        return reference.vectorwise(flat, threshold, scale_without)
     codes, scales = np.empty((count, size), np.int8), np.empty(count, np.float32)
     flags = np.zeros(size, np.uint8)
     job = np.zeros(jobs.JOB_SIZE, np.int64)
@@ -128,6 +153,7 @@ def code_rows(
     job[DATA], job[CODES] = flat.ctypes.data, codes.ctypes.data
     job[SCALES], job[FLAGS] = scales.ctypes.data, flags.ctypes.data
     job[THRESHOLD] = np.float32(threshold).view(np.int32)
+    job[WHOLE] = scale_without == "columns"
     workers = jobs.choose_threads(num_threads, flat.size)
     if threshold:
         job[PASS] = FIND
@@ -142,7 +168,7 @@ def code_rows(
 
 
 def quantize_vectorwise(
-    x: Any, *, threshold: float = 0.0, num_threads: int | None = None
+    x: Any, *, threshold: float = 0.0, scale_without: str = "elements", num_threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Int8 codes of an array with one scale for each row, columns with outliers left out.
 
@@ -151,8 +177,11 @@ def quantize_vectorwise(
     x : array_like of float32, float64 or float16, shape (..., size)
         Any strides. Rounded to float32 first. Finite.
     threshold : float
-        A column with an absolute value of at least this, in any row, is an outlier column: its codes are 0 and it does
-        not count for the scales. With 0 there are none.
+        An element with an absolute value of at least this is an outlier, and its column an outlier column: the codes of
+        the whole column are 0. With 0 there are none.
+    scale_without : "elements" or "columns"
+        What does not count for the scale of a row: its outliers (as in bitsandbytes, whose scales are the same bits), or
+        all its elements in outlier columns, which makes the scales smaller or the same.
     num_threads : int, optional
         At most so many threads.
 
@@ -161,7 +190,7 @@ def quantize_vectorwise(
     codes : ndarray of int8, shape (..., size)
         ``rint(x * (1 / scale * 127))``, each step in float32, ties to even.
     scales : ndarray of float32, shape (...)
-        Largest absolute value of each row outside the outlier columns; 0 if that is below 2**-119, and the codes too.
+        Largest absolute value that counts in each row; 0 if that is below 2**-119, and the codes too.
     outliers : ndarray of int64
         The outlier columns, ascending.
 
@@ -176,10 +205,15 @@ def quantize_vectorwise(
 
     Examples
     --------
-    >>> codes, scales, outliers = quantize_vectorwise(np.float32([[1, -0.5, 8], [0, 2, 0]]), threshold=6)
+    >>> x = np.float32([[1, -0.5, 8], [0, 2, 4]])
+    >>> codes, scales, outliers = quantize_vectorwise(x, threshold=6)
     >>> print(codes.tolist(), scales, outliers)
-    [[127, -64, 0], [0, 127, 0]] [1. 2.] [2]
+    [[127, -64, 0], [0, 64, 0]] [1. 4.] [2]
+    >>> print(quantize_vectorwise(x, threshold=6, scale_without="columns")[1])
+    [1. 2.]
     """
     flat, shape = as_rows(x, "x")
-    codes, scales, outliers = code_rows(flat, as_threshold(threshold), as_num_threads(num_threads), "x")
+    codes, scales, outliers = code_rows(
+        flat, as_threshold(threshold), as_num_threads(num_threads), "x", as_scale_without(scale_without)
+    )
     return codes.reshape(shape), scales.reshape(shape[:-1]), outliers

@@ -93,7 +93,8 @@ def test_golden_4_bit(case):
         if f"{name}_dq" in z:
             np.testing.assert_array_equal(values.reshape(-1), z[f"{name}_dq"].reshape(-1))
         return
-    check_nested(quantize_blockwise(x, case["type"], blocksize=case["blocksize"], nested=True), z, name)
+    nested = quantize_blockwise(x, case["type"], blocksize=case["blocksize"], nested=True)
+    check_nested(nested, q.scales, z, name)
     # with exactly the golden scales, the values are the golden ones
     inner = BlockwiseArray(z[f"{name}_qabsmax"], z[f"{name}_nabsmax"], 256, "dynamic", q.scales.shape)
     golden = BlockwiseArray(
@@ -103,13 +104,17 @@ def test_golden_4_bit(case):
     assert blockdata.digest(dequantize_blockwise(golden)) == case["dq_sha256"]
 
 
-def check_nested(q, z, name):
+def check_nested(q, absmax, z, name):
     assert q.nested
-    offset = z[f"{name}_offset"].item()
-    assert abs(q.offset - offset) <= np.spacing(np.float32(abs(offset)))
-    np.testing.assert_allclose(
-        q.scales.scales, z[f"{name}_nabsmax"], rtol=0, atol=np.spacing(np.float32(offset))
-    )
+    offset = np.float32(z[f"{name}_offset"].item())
+    assert abs(q.offset - offset) <= np.spacing(abs(offset))
+    # The inner scales are the largest |absmax - offset| of a block. That difference is rounded, so it moves by more than
+    # the offset where it is larger: by a unit of the larger of both, by two at a tie. No bound is needed: from our
+    # offset must come our scales, and from the producer's its own (which has 1e-38 for an all-zero tail).
+    firsts = np.arange(0, absmax.size, q.scales.blocksize)
+    for own, scales in ((np.float32(q.offset), q.scales.scales), (offset, z[f"{name}_nabsmax"])):
+        expected = np.maximum.reduceat(np.abs(absmax - own), firsts)
+        np.testing.assert_allclose(scales, expected, rtol=0, atol=1e-38)
     apart = np.abs(q.scales.codes.astype(int) - z[f"{name}_qabsmax"])
     assert apart.max() <= (0 if q.offset == offset else 1)
 
@@ -121,7 +126,7 @@ def test_golden_nested_8_bit(case):
         z[case["x"]], blocksize=case["blocksize"], nested=True, nested_blocksize=case["blocksize"]
     )
     np.testing.assert_array_equal(q.codes, z[f"{name}_q"])
-    check_nested(q, z, name)
+    check_nested(q, quantize_blockwise(z[case["x"]], blocksize=case["blocksize"]).scales, z, name)
 
 
 # ---- against the definition ---------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 import blockdata
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -41,10 +42,10 @@ def test_golden_large_sums():
 
 @given(
     st.integers(0, 12), st.integers(1, 90), st.integers(1, 40), st.sampled_from([0.0, 1e-3, 2.0, 6.0]),
-    st.booleans(), st.integers(0, 2**32 - 1),
+    st.booleans(), st.sampled_from(["elements", "columns"]), st.integers(0, 2**32 - 1),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
-def test_equals_the_definition(m, k, n, threshold, with_bias, seed):
+@settings(max_examples=100, deadline=None)
+def test_equals_the_definition(m, k, n, threshold, with_bias, without, seed):
     rng = np.random.default_rng(seed)
     x = rng.standard_t(2, (m, 2 * k)).astype(rng.choice([np.float16, np.float32, np.float64]))[:, ::2]
     x[rng.random(m) < 0.2] = 0
@@ -55,12 +56,53 @@ def test_equals_the_definition(m, k, n, threshold, with_bias, seed):
     np.testing.assert_array_equal(w.codes(), codes.T)
     np.testing.assert_array_equal(w.scales, scales)
     expected = reference.mixed_linear(
-        np.float32(x), codes.T, scales, None if bias is None else np.float32(bias), threshold
+        np.float32(x), codes.T, scales, None if bias is None else np.float32(bias), threshold, without
     )
+    rows = reference.vectorwise(np.float32(x), threshold, without)
     for threads in (1, 2):
-        np.testing.assert_array_equal(
-            mixed_linear(x, w, bias, threshold=threshold, num_threads=threads), expected
-        )
+        options = {"threshold": threshold, "scale_without": without, "num_threads": threads}
+        np.testing.assert_array_equal(mixed_linear(x, w, bias, **options), expected)
+        for found, right in zip(quantize_vectorwise(x, **options), rows, strict=True):
+            np.testing.assert_array_equal(found, right)
+
+
+@pytest.mark.parametrize("plain", [0, 1])
+def test_a_scale_leaves_out_what_it_says(plain, monkeypatch):
+    """The scale of row 1 is an element below the threshold in a column that is an outlier column by row 0."""
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", plain or numba.config.DISABLE_JIT)
+    x = np.float32(np.arange(4 * 32).reshape(4, 32) % 7 - 3) / 2  # within 1.5
+    x[0, 5], x[1, 5], x[3, 5] = -6, 5.5, -np.nextafter(np.float32(6), np.float32(0))
+    codes, scales, outliers = quantize_vectorwise(x, threshold=6)
+    np.testing.assert_array_equal(outliers, [5])
+    np.testing.assert_array_equal(scales, [1.5, 5.5, 1.5, -x[3, 5]])
+    assert (codes[:, 5] == 0).all() and np.abs(codes[1]).max() == 35 and np.abs(codes[0]).max() == 127
+    codes, scales, outliers = quantize_vectorwise(x, threshold=6, scale_without="columns")
+    np.testing.assert_array_equal(outliers, [5])
+    np.testing.assert_array_equal(scales, [1.5] * 4)
+    assert (codes[:, 5] == 0).all() and (np.abs(codes).max(axis=1) == 127).all()
+
+
+@pytest.mark.parametrize(("threshold", "columns"), [(1e-60, [0, 2]), (1e60, []), (2.0**-149, [0, 2])])
+def test_a_threshold_beyond_float32_keeps_its_meaning(threshold, columns):
+    """A tiny one takes out every column that is not all zeros; it does not round to 0, which takes out none."""
+    x = np.float32([[1, 0, -3e30], [2.0**-149, 0, 0]])
+    codes, scales, outliers = quantize_vectorwise(x, threshold=threshold)
+    np.testing.assert_array_equal(outliers, columns)
+    np.testing.assert_array_equal(scales, [0, 0] if columns else [np.float32(3e30), 0])
+    assert (codes[:, columns] == 0).all()
+    w = MixedWeight(np.eye(3))
+    np.testing.assert_allclose(mixed_linear(x, w, threshold=threshold)[0, [1, 2]], x[0, [1, 2]], rtol=1e-6)
+
+
+def test_leaving_columns_out_loses_less():
+    """What the option is for: the table in docs/blockwise.md."""
+    rng = np.random.default_rng(1)
+    x, weight = rng.standard_normal((64, 256)), rng.standard_normal((256, 32))
+    x[:, [3, 70, 111]] *= 5
+    w = MixedWeight(weight)
+    exact = x @ (w.codes() * (w.scales / 127.0))
+    errors = [np.abs(mixed_linear(x, w, scale_without=s) - exact).mean() for s in ("elements", "columns")]
+    assert errors[1] < 0.9 * errors[0]
 
 
 def test_blocks_of_rows_and_threads(monkeypatch):
@@ -109,6 +151,9 @@ W = np.ones((3, 2))
         (lambda: quantize_vectorwise([[1.0]], threshold=-1), ValueError, "threshold"),
         (lambda: quantize_vectorwise([[1.0]], threshold=np.inf), ValueError, "threshold"),
         (lambda: quantize_vectorwise([[1.0]], threshold="6"), TypeError, "threshold"),
+        (lambda: quantize_vectorwise([[1.0]], scale_without="rows"), ValueError, "scale_without"),
+        (lambda: quantize_vectorwise([[1.0]], scale_without=None), TypeError, "scale_without"),
+        (lambda: mixed_linear([[1.0, 2.0, 3.0]], W, scale_without=b"columns"), TypeError, "scale_without"),
         (lambda: mixed_linear([[1.0, 2.0]], W), ValueError, "x"),
         (lambda: mixed_linear([[1.0, 2.0, np.inf]], W), ValueError, "x"),
         (lambda: mixed_linear([[1.0, 2.0, 3.0]], np.ones(3)), ValueError, "weight"),
