@@ -36,7 +36,7 @@ def require_no_wrap(lhs: np.ndarray, rhs: np.ndarray | PackedRhs, lhs_zero: Any,
     if depth * real_left * real_right <= _LIMIT:
         return
     zero = np.asarray(lhs_zero, dtype=np.int64)
-    rows = np.abs(lhs.astype(np.int64) - (zero[:, None] if zero.ndim else zero)).sum(axis=-1)
+    rows = np.abs(lhs.astype(np.int64) - (zero[:, None] if zero.ndim == 1 else zero)).sum(axis=-1)
     if int(rows.max()) * real_right > _LIMIT:
         raise OverflowError(
             f"lhs, rhs: a sum over depth {depth} may pass the int32 range (overflow='wrap' gives it modulo 2**32)"
