@@ -112,6 +112,8 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
     head = f"{call.m} x {call.depth} by {call.depth} x {call.n}, {call.lhs.dtype} x {call.rhs.dtype} -> {call.result}"
     if call.batch != 1 or call.batch_shape:
         head += f", batch {call.batch_shape}"
+    if call.own_zeros:
+        head += ", one after the other (zero points of each matrix)"
     if call.out.size == 0 or numba.config.DISABLE_JIT:
         why = (
             "the result is empty"

@@ -7,14 +7,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numba
 import numpy as np
 
 from lowgemm import config, kernels, overflow_check, reference
-from lowgemm.arguments import as_num_threads, as_operand, as_zero_point, check_out
+from lowgemm.arguments import as_num_threads, as_operand, as_zero_points, check_out
 from lowgemm.batching import Batch
 from lowgemm.output.stages import check_pipeline
 from lowgemm.packed import PackedRhs, holds_min, repacked
@@ -61,8 +62,11 @@ class _Call:
             raise ValueError(
                 f"rhs: batch dimensions {self.rhs.shape[:-2]} do not broadcast with lhs {self.lhs.shape[:-2]}"
             ) from None
-        self.lhs_zero = as_zero_point(lhs_zero_point, "lhs_zero_point", self.m, "lhs row")
-        self.rhs_zero = as_zero_point(rhs_zero_point, "rhs_zero_point", self.n, "rhs column")
+        stack = self.batch_shape
+        self.lhs_zero = as_zero_points(lhs_zero_point, "lhs_zero_point", self.m, "lhs row", stack, -2)
+        self.rhs_zero = as_zero_points(rhs_zero_point, "rhs_zero_point", self.n, "rhs column", stack, -1)
+        #: Whether the matrices of the stack have zero points of their own, so that each is a call of a plan.
+        self.own_zeros = np.ndim(self.lhs_zero) > 1 or np.ndim(self.rhs_zero) > 1
         self.stages, self.result = check_pipeline(output, self.m, self.n)
         self.num_threads = as_num_threads(num_threads)
         if not isinstance(accumulate, (bool, np.bool_)):
@@ -115,12 +119,13 @@ class _Call:
         packed = isinstance(self.rhs, PackedRhs)
         lhs = Operand((self.m, self.depth), self.lhs.strides[-2:], self.lhs.dtype.kind)
         rhs = Operand((self.depth, self.n), (0, 0) if packed else self.rhs.strides[-2:], self.rhs.dtype.kind)
+        zeros = self.lhs_zero, self.rhs_zero
         options = {
             "result": self.result,
             "out_strides": self.matrices.strides[-2:],
-            "batch": self._batch(),
+            "batch": Batch() if self.own_zeros else self._batch(),
             "packed": packed,
-            "bilinear": isinstance(self.lhs_zero, np.ndarray) or isinstance(self.rhs_zero, np.ndarray),
+            "bilinear": any(isinstance(z, np.ndarray) and max(z.shape[-2:]) > 1 for z in zeros),
             "accumulate": self.accumulate,
             "num_threads": self.num_threads,
         }
@@ -154,15 +159,38 @@ class _Call:
         else:
             rhs, sums = self.rhs.ctypes.data, 0
         plan = self.plan(kernel)
-        plan.run(self.lhs.ctypes.data, rhs, sums, self.matrices.ctypes.data, self.lhs_zero, self.rhs_zero)
+        places = self.lhs.ctypes.data, rhs, sums, self.matrices.ctypes.data
+        if self.own_zeros:
+            self._run_each(plan, *places)
+        else:
+            plan.run(*places, self.lhs_zero, self.rhs_zero)
         return plan
+
+    def _run_each(self, plan: Plan, lhs: int, rhs: int, sums: int, out: int) -> None:
+        """The products of a stack whose matrices have zero points of their own, one after the other."""
+        batch = self._batch()
+        table = batch.table()[0]
+        products = table[: 3 * batch.count].reshape(-1, 3)
+        slots = table[3 * batch.count :].reshape(-1, 2)
+        zeros = zip(self._zero_of_each(self.lhs_zero), self._zero_of_each(self.rhs_zero), strict=False)
+        for (lhs_at, out_at, slot), pair in zip(products.tolist(), zeros, strict=False):
+            rhs_at, sums_at = slots[slot].tolist()
+            plan.run(lhs + lhs_at, rhs + rhs_at, sums + sums_at, out + out_at, *pair)
+
+    def _zero_of_each(self, zero: int | np.ndarray) -> Iterable[int | np.ndarray]:
+        """One operand's zero points, matrix by matrix."""
+        if np.ndim(zero) < 2:
+            return itertools.repeat(zero)
+        zero = np.asarray(zero)
+        each = np.broadcast_to(zero, self.batch_shape + zero.shape[-2:]).reshape(self.batch, -1)
+        return each[:, 0].tolist() if each.shape[1] == 1 else each
 
     def _run_reference(self) -> None:
         """NUMBA_DISABLE_JIT=1: intrinsics cannot run, the definition can."""
         self.matrices[...] = reference.gemm(
             self.lhs,
             self.rhs.to_array() if isinstance(self.rhs, PackedRhs) else self.rhs,
-            lhs_zero_point=self.lhs_zero,
+            lhs_zero_point=self.lhs_zero,  # in the definition, too, two dimensions mean a stack
             rhs_zero_point=self.rhs_zero,
             output=list(self.stages) or None,
             out=self.matrices.copy() if self.accumulate else None,
@@ -196,14 +224,15 @@ def gemm(
     Parameters
     ----------
     lhs : array_like of uint8 or int8, shape (..., m, depth) or (depth,)
-        Left operand, any strides.
+        Left operand, any strides. Lists of integers are taken as uint8, or as int8 if some are negative.
     rhs : array_like of uint8 or int8, shape (..., depth, n) or (depth,), or PackedRhs
         Right operand, any strides, or the result of `pack_rhs`. Leading dimensions broadcast, and vectors are
         treated, as in `numpy.matmul`.
-    lhs_zero_point : int or array_like of int, shape (m,)
-        Subtracted from `lhs`, one for all or one for each row. Any int32.
-    rhs_zero_point : int or array_like of int, shape (n,)
-        Subtracted from `rhs`, one for all or one for each column. Any int32.
+    lhs_zero_point : int or array_like of int, shape (m,) or (..., m, 1)
+        Subtracted from `lhs`, one for all or one for each row; or for each row of each matrix of a stack, with one leading
+        dimension or more, which broadcast to the result's. Any int32.
+    rhs_zero_point : int or array_like of int, shape (n,) or (..., 1, n)
+        Subtracted from `rhs`, likewise by columns.
     output : stage or sequence of stages, optional
         Output pipeline (`lowgemm.BiasAddition`, ...), applied to each tile of the result while it is in cache.
         Without it, the int32 sums are the result.

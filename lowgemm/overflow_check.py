@@ -69,7 +69,7 @@ def require_no_wrap(
     if depth * real_left * real_right <= least:
         return
     zero = np.asarray(lhs_zero, dtype=np.int64)
-    rows = np.abs(lhs.astype(np.int64) - (zero[:, None] if zero.ndim else zero)).sum(axis=-1)
+    rows = np.abs(lhs.astype(np.int64) - (zero[:, None] if zero.ndim == 1 else zero)).sum(axis=-1)
     if (rows > room // max(real_right, 1)).any():
         more = "" if added is None else ", and what it is added to,"
         raise OverflowError(

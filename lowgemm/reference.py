@@ -40,7 +40,7 @@ def gemm(
     lhs, rhs : array_like of uint8 or int8
         As in `lowgemm.gemm`.
     lhs_zero_point, rhs_zero_point : int or array_like
-        Scalar, or one per row of the lhs, column of the rhs.
+        Scalar, or one per row of the lhs, column of the rhs; of two dimensions or more, what broadcasts with the operand.
     output : stage or list of stages, optional
         Output pipeline.
     out : ndarray, optional
@@ -63,7 +63,8 @@ def gemm(
     lhs_vector, rhs_vector = lhs.ndim == 1, rhs.ndim == 1
     a = np.atleast_2d(lhs).astype(np.int64)
     b = (rhs[:, None] if rhs_vector else rhs).astype(np.int64)
-    a = a - along(np.asarray(lhs_zero_point, dtype=np.int64) + np.zeros(a.shape[-2], np.int64), 0)
+    zero = np.asarray(lhs_zero_point, dtype=np.int64)
+    a = a - (zero if zero.ndim != 1 else along(zero + np.zeros(a.shape[-2], np.int64), 0))
     b = b - np.asarray(rhs_zero_point, dtype=np.int64)
     acc = wrap32(np.matmul(a, b))
     if accumulate:

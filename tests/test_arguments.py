@@ -9,6 +9,7 @@ import lowgemm
 
 A = np.ones((3, 5), np.uint8)
 B = np.ones((5, 4), np.int8)
+STACK = np.ones((2, 3, 5), np.uint8)
 
 
 def overlapping():
@@ -28,7 +29,11 @@ BAD = {
     "int16 rhs": ((A, B.astype(np.int16)), {}, TypeError, "rhs"),
     "bool lhs": ((A.astype(bool), B), {}, TypeError, "lhs"),
     "object rhs": ((A, B.astype(object)), {}, TypeError, "rhs"),
-    "list of ints": (([[1, 2, 3, 4, 5]], B), {}, TypeError, "lhs"),
+    "list of floats": (([[1.0, 2, 3, 4, 5]], B), {}, TypeError, "lhs"),
+    "list of bools": (([[True, False, True, True, True]], B), {}, TypeError, "lhs"),
+    "list of large ints": (([[1, 2, 3, 4, 256]], B), {}, ValueError, "lhs"),
+    "list of ints of both signs": (([[1, 2, 3, -1, 128]], B), {}, ValueError, "lhs"),
+    "list of huge ints": (([[1, 2, 3, 4, 10**30]], B), {}, TypeError, "lhs"),
     "ragged list": (([[1, 2], [3]], B), {}, ValueError, "lhs"),
     "string": (("abc", B), {}, TypeError, "lhs"),
     "none": ((A, None), {}, TypeError, "rhs"),
@@ -47,6 +52,37 @@ BAD = {
     "zero points of rhs": ((A, B), {"rhs_zero_point": [1, 2, 3]}, ValueError, "rhs_zero_point"),
     "zero point values": ((A, B), {"rhs_zero_point": [1, 2, 3, 2**40]}, ValueError, "rhs_zero_point"),
     "zero point matrix": ((A, B), {"lhs_zero_point": [[1], [2], [3]]}, ValueError, "lhs_zero_point"),
+    "zero points of matrices": (
+        (A, B),
+        {"lhs_zero_point": np.ones((2, 3, 1), int)},
+        ValueError,
+        "lhs_zero_point",
+    ),
+    "zero points along the depth": (
+        (STACK, B),
+        {"lhs_zero_point": np.ones((2, 1, 5), int)},
+        ValueError,
+        "lhs_zero_point",
+    ),
+    "zero points of three matrices": (
+        (STACK, B),
+        {"rhs_zero_point": np.ones((3, 1, 4), int)},
+        ValueError,
+        "rhs_zero_point",
+    ),
+    "zero points of too many axes": (
+        (STACK, B),
+        {"rhs_zero_point": np.ones((1, 2, 1, 4), int)},
+        ValueError,
+        "rhs_zero_point",
+    ),
+    "float zero points": ((STACK, B), {"rhs_zero_point": np.ones((2, 1, 4))}, TypeError, "rhs_zero_point"),
+    "large zero points": (
+        (STACK, B),
+        {"rhs_zero_point": np.full((2, 1, 4), 2**31)},
+        ValueError,
+        "rhs_zero_point",
+    ),
     "ragged zero point": ((A, B), {"lhs_zero_point": [[1], [2, 3]]}, ValueError, "lhs_zero_point"),
     "out list": ((A, B), {"out": [[0] * 4] * 3}, TypeError, "out"),
     "out dtype": ((A, B), {"out": np.zeros((3, 4), np.int64)}, TypeError, "out"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
+import sys
 import warnings
 from collections import Counter
 
@@ -74,7 +77,7 @@ def test_node_cases(op):
     assert counts["run"] > 0
 
 
-def session(op: str, inputs: dict[str, np.ndarray], result: np.dtype):
+def session(op: str, inputs: dict[str, np.ndarray], result: np.dtype, opset: int = 13):
     """A one-node model for onnxruntime; all but the first input are constants."""
     ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra `test`)")
     onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra `test`)")
@@ -90,7 +93,7 @@ def session(op: str, inputs: dict[str, np.ndarray], result: np.dtype):
         [helper.make_tensor_value_info("y", helper.np_dtype_to_tensor_dtype(np.dtype(result)), None)],
         [numpy_helper.from_array(np.ascontiguousarray(inputs[n]), n) for n in names[1:]],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     run = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -155,6 +158,68 @@ def test_qlinear_matmul_equals_onnxruntime_and_the_reference():
     assert differ == 0 and reference_differ == 0 and compared > 10_000
 
 
+@pytest.mark.parametrize("lead", [(3,), (2, 3)])
+@pytest.mark.parametrize("op", ["MatMulInteger", "QLinearMatMul"])
+def test_parameters_of_each_matrix_of_a_stack_equal_onnxruntime(op, lead):
+    """Zero points and scales of shape (..., 1, n), also where n is the number of matrices; and one value a matrix."""
+    rng = np.random.default_rng(5)
+    compared = 0
+    for trial in range(12):
+        m, k, n = (int(v) for v in rng.integers(1, 20, 3))
+        n = lead[-1] if trial % 3 == 0 else n  # (3, 1, 1) is one a matrix, not one a column
+        a = rng.integers(0, 256, (*lead, m, k), dtype=np.uint8)
+        b = rng.integers(-128, 128, (*lead, k, n), dtype=np.int8)
+        az, bz = np.asarray(np.uint8(trial)), rng.integers(-99, 99, (*lead, 1, n)).astype(np.int8)
+        columns = (rng.random((*lead, 1, n)) * 0.05 + 1e-3).astype(np.float32)
+        one, y = np.float32(0.02), np.asarray(np.float32(rng.random() + 0.1))
+        if op == "MatMulInteger":
+            inputs = {"a": a, "b": b, "az": az, "bz": bz}
+        else:
+            inputs = {"a": a, "as": np.asarray(one), "az": az, "b": b, "bs": columns, "bz": bz, "ys": y,
+                      "yz": np.asarray(np.uint8(9))}  # fmt: skip
+        function = ox.matmul_integer if op == "MatMulInteger" else ox.qlinear_matmul
+        got, _ = session(op, inputs, np.int32 if op == "MatMulInteger" else np.uint8)
+        np.testing.assert_array_equal(function(*inputs.values()), got)
+        # one value a matrix is the same as equal values of its columns
+        inputs["bz"], whole = bz[..., :1], np.repeat(bz[..., :1], n, axis=-1)
+        if op == "QLinearMatMul":
+            inputs["bs"] = columns[..., :1]
+        by_matrix = function(*inputs.values())
+        inputs["bz"] = whole
+        if op == "QLinearMatMul":
+            inputs["bs"] = np.repeat(columns[..., :1], n, axis=-1)
+        np.testing.assert_array_equal(by_matrix, function(*inputs.values()))
+        compared += got.size
+    print(f"{op} of stacks {lead}: {compared} compared, 0 differ")
+
+
+def test_rows_of_each_matrix_and_vectors():
+    """The left operand's parameters, which onnxruntime takes as scalars only, against one product a matrix."""
+    rng = np.random.default_rng(6)
+    a, b = rng.integers(0, 256, (2, 3, 5), dtype=np.uint8), rng.integers(-128, 128, (2, 5, 4), dtype=np.int8)
+    az = rng.integers(0, 256, (2, 3, 1)).astype(np.uint8)
+    scales = (rng.random((2, 3, 1)) * 0.01 + 1e-3).astype(np.float32)
+    one, ys, yz = np.float32(0.5), np.float32(0.7), np.uint8(100)
+    sums = ox.matmul_integer(a, b, az)
+    np.testing.assert_array_equal(sums, (a.astype(int) - az) @ b.astype(int))
+    got = ox.qlinear_matmul(a, scales, az, b, one, np.int8(3), ys, yz)
+    each = [
+        ox.qlinear_matmul(a[i], scales[i, :, 0], az[i, :, 0], b[i], one, np.int8(3), ys, yz) for i in range(2)
+    ]
+    np.testing.assert_array_equal(got, each)
+    # a vector by a stack, and a stack by a vector
+    by_matrix = np.array([0.1, 0.2], np.float32).reshape(2, 1, 1)
+    got = ox.qlinear_matmul(a[0, 0], one, np.uint8(1), b, by_matrix, np.int8(3), ys, yz)
+    assert got.shape == (2, 4)
+    for i in range(2):
+        alone = ox.qlinear_matmul(a[0, :1], one, np.uint8(1), b[i], by_matrix[i], np.int8(3), ys, yz)
+        np.testing.assert_array_equal(got[i], alone[0])
+    got = ox.qlinear_matmul(a, scales, az, b[0, :, 0], one, np.int8(3), ys, yz)
+    whole = ox.qlinear_matmul(a, scales, az, b[0, :, :1], one, np.int8(3), ys, yz)
+    np.testing.assert_array_equal(got, whole[..., 0])
+    assert ox.qlinear_matmul(a[:0], scales[:0], az[:0], b[:1], one, np.int8(3), ys, yz).shape == (0, 3, 4)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
 def test_quantize_and_dequantize_equal_onnxruntime(dtype):
     rng = np.random.default_rng(2)
@@ -165,6 +230,32 @@ def test_quantize_and_dequantize_equal_onnxruntime(dtype):
     np.testing.assert_array_equal(mine, got)
     got, _ = session("DequantizeLinear", {"x": mine, "s": scale, "z": zero}, np.float32)
     np.testing.assert_array_equal(ox.dequantize_linear(mine, scale, zero), got)
+
+
+@pytest.mark.parametrize("real", [np.float32, np.float16])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16])
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_number_quantizes_to(dtype, real):
+    """Infinities saturate and NaN is the smallest value, whatever its sign, the length and the place in a vector."""
+    info = np.iinfo(dtype)
+    special = np.array([np.nan, np.copysign(np.nan, -1), np.inf, -np.inf, 1, 60000, -60000], real)
+    want = np.array([info.min, info.min, info.max, info.min, 9, 0, 0], np.int64)
+    want[5:] = np.clip(np.array([120000, -120000]) + 7, info.min, info.max)
+    scale, zero = np.asarray(real(0.5)), np.asarray(dtype(7))
+    for length in (1, 7, 64, 1001):
+        x = np.resize(special, length)
+        mine = ox.quantize_linear(x, scale, zero)
+        np.testing.assert_array_equal(mine, np.resize(want, length))
+        np.testing.assert_array_equal(
+            ox.quantize_linear(x[:, None], scale[None], zero[None], axis=1)[:, 0], mine
+        )
+        # 0 / 0 and 1 / 0 are NaN and infinity as well
+        zeros = ox.quantize_linear(np.array([0, 1, -1], real), np.zeros((), real), zero)
+        np.testing.assert_array_equal(zeros, [info.min, info.max, info.min])
+    for length in (7, 64, 1001):
+        x = np.resize(special, length)
+        got, _ = session("QuantizeLinear", {"x": x, "s": scale, "z": zero}, dtype, opset=21)
+        np.testing.assert_array_equal(ox.quantize_linear(x, scale, zero), got)
 
 
 def test_requantize_equals_torchs_quantized_linear():
@@ -199,6 +290,11 @@ def test_requantize_equals_torchs_quantized_linear():
         (lambda: ox.matmul_integer(np.zeros((2, 2)), np.zeros((2, 2), np.uint8)), TypeError, "A"),
         (lambda: ox.matmul_integer(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8), np.int8(3)), TypeError, "a_zero_point"),
         (lambda: ox.matmul_integer(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8), None, np.zeros(3, np.uint8)), ValueError, "b_zero_point"),
+        (lambda: ox.matmul_integer(np.zeros((3, 2, 2), np.uint8), np.zeros((2, 2), np.uint8), np.zeros((2, 2, 1), np.uint8)), ValueError, "a_zero_point"),
+        (lambda: ox.matmul_integer(np.zeros((2, 2), np.uint8), np.zeros((3, 2, 2), np.uint8), None, np.zeros((3, 2, 1), np.uint8)), ValueError, "b_zero_point"),
+        (lambda: ox.matmul_integer(np.zeros((2, 2), np.uint8), np.zeros((3, 2, 2), np.uint8), None, np.zeros((1, 3, 1, 2), np.uint8)), ValueError, "b_zero_point"),
+        (lambda: ox.qlinear_matmul(np.zeros((2, 2), np.uint8), np.float32(1), np.uint8(0), np.zeros((3, 2, 2), np.uint8), np.ones((2, 1, 2), np.float32), np.uint8(0), np.float32(1), np.uint8(0)), ValueError, "b_scale"),
+        (lambda: ox.qlinear_matmul(np.zeros((3, 2, 2), np.uint8), np.ones((3, 2, 1), np.float32), np.uint8(0), np.zeros((2, 2), np.uint8), np.ones(2, np.float32), np.uint8(0), np.float32(1), np.uint8(0)), ValueError, "a_scale, b_scale"),
         (lambda: ox.quantize_linear(np.zeros(3, np.float32), np.float32(1), np.float32(0)), TypeError, "y_zero_point"),
         (lambda: ox.quantize_linear(np.zeros((3, 4), np.float32), np.ones(3, np.float32), axis=1), ValueError, "y_scale"),
         (lambda: ox.dequantize_linear(np.zeros(3, np.uint8), np.float32(1), np.int8(0)), TypeError, "x_zero_point"),
@@ -210,3 +306,30 @@ def test_requantize_equals_torchs_quantized_linear():
 def test_errors_name_the_argument(call, error, name):
     with pytest.raises(error, match=f"^{name}:"):
         call()
+
+
+LANES = """
+import numpy as np
+from lowgemm.compat import onnx as ox
+for dtype in (np.uint8, np.int8, np.uint16, np.int16):
+    for real in (np.float32, np.float16):
+        x = np.resize(np.array([np.nan, -np.nan, np.inf, -np.inf], real), 1001)
+        y = ox.quantize_linear(x, np.asarray(real(0.5)), np.asarray(dtype(7)))
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        assert (y == np.resize(np.array([low, low, high, low], dtype), 1001)).all(), (dtype, real)
+print("fine")
+"""
+
+
+@pytest.mark.parametrize("fewer", [False, True])
+def test_what_is_no_number_does_not_depend_on_the_vector_unit(fewer):
+    """The loops are NumPy's, which it chooses by the CPU: with all of them, and with none but its baseline."""
+    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+
+    env = {**os.environ, "NUMBA_CPU_NAME": "generic" if fewer else ""}
+    env = {k: v for k, v in env.items() if v}
+    if fewer:
+        found = [name for name in __cpu_dispatch__ if __cpu_features__.get(name)]
+        env["NPY_DISABLE_CPU_FEATURES"] = " ".join(found)
+    done = subprocess.run([sys.executable, "-c", LANES], env=env, capture_output=True, text=True)
+    assert done.stdout == "fine\n", done.stderr

@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     if missing:
         raise ValueError(f"inputs missing: {', '.join(missing)}; pass --input NAME=FILE.npy, or --random")
     start = time.perf_counter()
-    outputs = model.run(feeds)
+    outputs = model.run(None, feeds)
     first = time.perf_counter() - start
     for tensor in model.inputs:
         print(f"input   {tensor.name}: {feeds[tensor.name].dtype}, {feeds[tensor.name].shape}")
@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
     times = []
     for _ in range(args.repeat):
         start = time.perf_counter()
-        outputs = model.timed(feeds)
+        outputs = model.timed(None, feeds)
         times.append(time.perf_counter() - start)
     print(f"\nfirst run {first * 1e3:.1f} ms (packs the weights, may compile)", end="")
     print(f", then {statistics.median(times) * 1e3:.2f} ms, median of {len(times)}" if times else "")

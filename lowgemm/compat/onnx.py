@@ -6,6 +6,7 @@ sub-byte types of newer operator sets are not covered. Source: the ONNX operator
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import numpy as np
 from lowgemm.arguments import as_operand
 from lowgemm.gemm import gemm
 from lowgemm.output.requantize import Requantize
-from lowgemm.output.stages import cast_dtype
+from lowgemm.output.requantizing import requantize
+from lowgemm.output.stages import cast_dtype, check_pipeline
 from lowgemm.values import as_array, integer
 
 
@@ -32,8 +34,109 @@ def _zero_point(value: Any, name: str, operand: np.ndarray, size: int) -> Any:
     return flat
 
 
-def _rows_and_columns(A: np.ndarray, B: np.ndarray) -> tuple[int, int]:
-    return (A.shape[-2] if A.ndim > 1 else 1), (B.shape[-1] if B.ndim > 1 else 1)
+def _of_stack(a: np.ndarray, name: str, shape: tuple[int, ...], axis: int) -> np.ndarray:
+    """A parameter of one operand of a product, so that it broadcasts with the operand and has the operand's rank at least.
+
+    One value, one along `axis` (-2: a row of the left operand, -1: a column of the right one) as a vector, or one for each
+    row or column of each matrix of a stack, with a size of 1 for the depth.
+    """
+    if a.size == 1:
+        return a.reshape(1, 1)
+    size = shape[axis] if len(shape) > 1 else 1
+    across = (size, 1) if axis == -2 else (1, size)
+    if a.size == size and max(a.shape) == size and max(a.shape[:-2], default=1) == 1:
+        return a.reshape(across)
+    fits = a.ndim == len(shape) > 2 and all(
+        n in (1, m) for n, m in zip(a.shape[:-2], shape[:-2], strict=True)
+    )
+    if not fits or a.shape[-2:] not in (across, (1, 1)):
+        stacked = f", or shape {(*shape[:-2], *across)}" if len(shape) > 2 else ""
+        raise ValueError(f"{name}: expected a scalar or {size} values{stacked}, got shape {a.shape}")
+    return a
+
+
+def zero_points(a: Any, b: Any, a_zero_point: Any, b_zero_point: Any) -> dict[str, Any]:
+    """The zero points of a product's operands, checked, as arguments of `gemm`; `b` may be packed."""
+    found = {}
+    for argument, operand, value, name, axis in (
+        ("lhs_zero_point", a, a_zero_point, "a_zero_point", -2),
+        ("rhs_zero_point", b, b_zero_point, "b_zero_point", -1),
+    ):
+        if value is None:
+            continue
+        point = as_array(value, name, "a number or a vector")
+        if point.dtype != operand.dtype:
+            raise TypeError(f"{name}: expected dtype {operand.dtype} like its operand, got {point.dtype}")
+        point = _of_stack(point, name, operand.shape, axis)
+        found[argument] = point.reshape(-1) if point.ndim == 2 else point
+    return found
+
+
+def scaled_product(
+    a: np.ndarray,
+    b: Any,
+    scales: tuple[Any, Any, Any],
+    points: dict[str, Any],
+    make: Callable[[np.ndarray, int], Any],
+    *,
+    factor: float = 1.0,
+    start: np.ndarray | None = None,
+    num_threads: int | None = None,
+) -> np.ndarray:
+    """``a @ b`` put through the output stages of its scale.
+
+    Parameters
+    ----------
+    a, b : ndarray, ndarray or PackedRhs
+        Operands.
+    scales : tuple
+        Of `a`, of `b` and of the result (None: nothing is divided).
+    points : dict
+        What `zero_points` gave.
+    make : callable
+        ``make(scale, axis)`` gives the stages for a scale, which is one for all or one along `axis`.
+    factor : float
+        Further factor of the scale.
+    start : ndarray of int32, optional
+        Added to the sums before they are scaled; it broadcasts with the result.
+    num_threads : int, optional
+        As in `gemm`.
+
+    Returns
+    -------
+    ndarray
+    """
+    if a.ndim == 1:
+        more = scaled_product(
+            a[None], b, scales, points, make, factor=factor, start=start, num_threads=num_threads
+        )
+        return more[..., 0, :] if len(b.shape) > 1 else more[..., 0]
+    if len(b.shape) == 1:
+        b = b[:, None]
+        more = scaled_product(a, b, scales, points, make, factor=factor, start=start, num_threads=num_threads)
+        return more[..., 0]
+    left = _of_stack(_float(scales[0], "a_scale"), "a_scale", a.shape, -2)
+    scale = np.float32(factor) * left * _of_stack(_float(scales[1], "b_scale"), "b_scale", b.shape, -1)
+    if scales[2] is not None:
+        scale = scale / _scale(scales[2], "y_scale", 1)
+    matrix = scale.shape[-2:]
+    if min(matrix) > 1:
+        raise ValueError("a_scale, b_scale: expected at most one of them per row or column")
+
+    def stages(one: np.ndarray) -> Any:
+        return make(one.reshape(-1) if one.size > 1 else one.reshape(()), 0 if one.shape[0] > 1 else 1)
+
+    if scale.size == max(matrix) and start is None:
+        return gemm(a, b, output=stages(scale.reshape(matrix)), num_threads=num_threads, **points)
+    # A pipeline serves all matrices of a stack, so scales of each matrix are applied to sums that exist.
+    sums = gemm(a, b, num_threads=num_threads, **points)
+    if start is not None:
+        sums += start
+    y = np.empty(sums.shape, check_pipeline(make(np.ones((), np.float32), 1), 1, 1)[1])
+    each = np.broadcast_to(scale, (*sums.shape[:-2], *matrix))
+    for at in np.ndindex(sums.shape[:-2]):
+        requantize(sums[at], stages(each[at]), out=y[at])
+    return y
 
 
 def matmul_integer(A: Any, B: Any, a_zero_point: Any = None, b_zero_point: Any = None) -> np.ndarray:
@@ -44,9 +147,9 @@ def matmul_integer(A: Any, B: Any, a_zero_point: Any = None, b_zero_point: Any =
     A, B : array_like of uint8 or int8
         Operands, as in `numpy.matmul`.
     a_zero_point : array_like of A's dtype, optional
-        Scalar or one per row of A.
+        Scalar, one per row of A, or one per row of each matrix of a stack: shape (..., m, 1).
     b_zero_point : array_like of B's dtype, optional
-        Scalar or one per column of B.
+        Scalar, one per column of B, or one per column of each matrix of a stack: shape (..., 1, n).
 
     Returns
     -------
@@ -64,22 +167,21 @@ def matmul_integer(A: Any, B: Any, a_zero_point: Any = None, b_zero_point: Any =
     array([[-11]], dtype=int32)
     """
     A, B = as_operand(A, "A"), as_operand(B, "B")
-    m, n = _rows_and_columns(A, B)
-    return gemm(
-        A,
-        B,
-        lhs_zero_point=_zero_point(a_zero_point, "a_zero_point", A, m),
-        rhs_zero_point=_zero_point(b_zero_point, "b_zero_point", B, n),
-    )
+    return gemm(A, B, **zero_points(A, B, a_zero_point, b_zero_point))
 
 
-def _scale(value: Any, name: str, size: int) -> np.ndarray:
+def _float(value: Any, name: str) -> np.ndarray:
     a = as_array(value, name, "a number or a vector")
     if a.dtype.kind != "f":
         raise TypeError(f"{name}: expected a float scale, got {a.dtype}")
+    return a.astype(np.float32)
+
+
+def _scale(value: Any, name: str, size: int) -> np.ndarray:
+    a = _float(value, name)
     if a.size not in (1, size):
         raise ValueError(f"{name}: expected a scalar or {size} values, got shape {a.shape}")
-    return a.astype(np.float32).reshape(-1) if a.size != 1 else a.astype(np.float32).reshape(())
+    return a.reshape(-1) if a.size != 1 else a.reshape(())
 
 
 def qlinear_matmul(
@@ -101,9 +203,9 @@ def qlinear_matmul(
     a, b : array_like of uint8 or int8
         Operands, as in `numpy.matmul`.
     a_scale, a_zero_point : array_like
-        Of `a`: scalars, or one per row.
+        Of `a`: scalars, one per row, or one per row of each matrix of a stack: shape (..., m, 1).
     b_scale, b_zero_point : array_like
-        Of `b`: scalars, or one per column.
+        Of `b`: scalars, one per column, or one per column of each matrix of a stack: shape (..., 1, n).
     y_scale, y_zero_point : array_like
         Of the result, scalars; the zero point's dtype is the result's.
     rounding : str
@@ -131,26 +233,18 @@ def qlinear_matmul(
     array([[40]], dtype=uint8)
     """
     a, b = as_operand(a, "a"), as_operand(b, "b")
-    m, n = _rows_and_columns(a, b)
     zero = as_array(y_zero_point, "y_zero_point", "one value")
     if zero.dtype not in (np.uint8, np.int8) or zero.size != 1:
         raise TypeError(
             f"y_zero_point: expected one uint8 or int8 value, got {zero.dtype}, shape {zero.shape}"
         )
-    scales = _scale(a_scale, "a_scale", m), _scale(b_scale, "b_scale", n), _scale(y_scale, "y_scale", 1)
-    if scales[0].ndim and scales[1].ndim:
-        raise ValueError("a_scale, b_scale: expected at most one of them per row or column")
-    scale = scales[0] * scales[1] / scales[2]
-    stage = Requantize(
-        scale, int(zero.reshape(())), zero.dtype, rounding=rounding, axis=0 if scales[0].ndim else 1
-    )
-    return gemm(
-        a,
-        b,
-        lhs_zero_point=_zero_point(a_zero_point, "a_zero_point", a, m),
-        rhs_zero_point=_zero_point(b_zero_point, "b_zero_point", b, n),
-        output=[stage],
-    )
+    code = int(zero.reshape(()))
+
+    def make(scale: np.ndarray, axis: int) -> list[Requantize]:
+        return [Requantize(scale, code, zero.dtype, rounding=rounding, axis=axis)]
+
+    points = zero_points(a, b, a_zero_point, b_zero_point)
+    return scaled_product(a, b, (a_scale, b_scale, y_scale), points, make)
 
 
 _QUANTIZED = tuple(np.dtype(t) for t in (np.uint8, np.int8, np.uint16, np.int16))
@@ -188,6 +282,8 @@ def quantize_linear(
     output_dtype: Any = None,
 ) -> np.ndarray:
     """QuantizeLinear: ``saturate(round(x / y_scale) + y_zero_point)``, ties to even.
+
+    Infinities saturate, and NaN becomes the smallest value of the result's dtype: what onnxruntime gives on x86.
 
     Parameters
     ----------
@@ -233,8 +329,10 @@ def quantize_linear(
     scale = _along_axis(scale, "y_scale", x, axis, block_size)
     zero = _along_axis(zero, "y_zero_point", x, axis, block_size).astype(np.float64)
     info = np.iinfo(dtype)
-    quotient = np.rint(x / scale.astype(x.dtype if x.dtype.kind == "f" else scale.dtype)).astype(np.float64)
-    return np.clip(quotient + zero, info.min, info.max).astype(dtype)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        quotient = np.rint(x / scale.astype(x.dtype if x.dtype.kind == "f" else scale.dtype))
+    # fmax before the cast: a cast of NaN to an integer is undefined, and differs between CPUs and between loops
+    return np.minimum(np.fmax(quotient.astype(np.float64) + zero, info.min), info.max).astype(dtype)
 
 
 def dequantize_linear(

@@ -7,12 +7,16 @@ onnxruntime reorders that arithmetic or uses tables, so single results may diffe
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from lowgemm.compat import onnx as ox
+from lowgemm.gemm import gemm
+from lowgemm.onnx_run import operators
 from lowgemm.onnx_run.operators import _need_bytes as need_bytes
 from lowgemm.onnx_run.operators import (
     dequantize_linear,
@@ -20,6 +24,7 @@ from lowgemm.onnx_run.operators import (
     scaled_product,
 )
 from lowgemm.onnx_run.state import State
+from lowgemm.values import integer
 
 DOMAIN = "com.microsoft"
 
@@ -103,16 +108,44 @@ def qlinear_reduce_mean(
     return _coded(_real(x, x_scale, x_zero).mean(axis=along, keepdims=bool(keepdims)), y_scale, y_zero)
 
 
+@functools.lru_cache(maxsize=64)
+def _powers(scale: float, length: int) -> np.ndarray:
+    """``exp(scale * d)`` for d from -255 to 0, as onnxruntime's table has it.
+
+    All are multiplied by so much that a sum of `length` of them stays finite in float32. The room is rounded to float32, which
+    shows in the last bits of the table, and those decide ties.
+    """
+    largest = np.finfo(np.float32).max
+    room = max(0.0, float(np.float32(math.log(largest / np.float32(length)))) - 5)
+    table = np.array([math.exp((d + room / scale) * scale) for d in range(-255, 1)]).astype(np.float32)
+    table.flags.writeable = False
+    return table
+
+
 def qlinear_softmax(
     state: State, x, x_scale, x_zero, y_scale, y_zero=None, *, axis: int = -1, opset: int = 13
 ) -> np.ndarray:
-    """QLinearSoftmax; before operator set 13 the axes from `axis` on count as one."""
-    real = _real(x, x_scale, x_zero)
-    shape = real.shape
-    if opset < 13:
-        real, axis = real.reshape(int(np.prod(shape[: axis % real.ndim])), -1), 1
-    powers = np.exp(real - real.max(axis=axis, keepdims=True))
-    return _coded((powers / powers.sum(axis=axis, keepdims=True)).reshape(shape), y_scale, y_zero)
+    """QLinearSoftmax; before operator set 13 the axes from `axis` on count as one.
+
+    As onnxruntime computes it: powers from a float32 table, summed one after the other in float32, divided in float64, and
+    scaled by ``floor(1 / y_scale)``, a whole number.
+    """
+    need_bytes(x)
+    axis = integer(axis, "axis", -x.ndim, x.ndim - 1) % x.ndim if x.ndim else 0
+    scale, step = float(ox._scale(x_scale, "x_scale", 1)), ox._scale(y_scale, "y_scale", 1)
+    if not (0 < scale < np.inf and 0 < step < np.inf):
+        raise ValueError(f"x_scale, y_scale: expected positive numbers, got {scale} and {step}")
+    if x.size == 0:
+        return x.copy()
+    whole = x.reshape(*x.shape[:axis], -1) if opset < 13 else np.moveaxis(np.atleast_1d(x), axis, -1)
+    below = whole.astype(np.int64) - whole.max(axis=-1, keepdims=True)
+    powers = _powers(scale, whole.shape[-1])[255 + below]
+    sums = np.add.accumulate(powers, axis=-1)[..., -1:]
+    steps = np.rint(powers.astype(np.float64) / sums * np.floor(np.float32(1) / step))
+    info = np.iinfo(x.dtype)
+    zero = 0 if y_zero is None else int(y_zero.reshape(()))
+    y = np.minimum(steps + zero, info.max).astype(x.dtype)
+    return (y if opset < 13 else np.moveaxis(y, -1, axis)).reshape(x.shape)
 
 
 def qlinear_concat(state: State, y_scale, y_zero, *parts: Any, axis: int) -> np.ndarray:
@@ -145,20 +178,30 @@ def qgemm(
     transA: int = 0,
     transB: int = 0,
 ) -> np.ndarray:
-    """QGemm: the bias is int32 in units of ``alpha * a_scale * b_scale``; without a result scale the result is float32."""
+    """QGemm: the bias is int32 in units of ``alpha * a_scale * b_scale``, of any shape that broadcasts to the result's.
+
+    Without a result scale the result is float32.
+    """
     need_bytes(a, b)
     right = state.rhs(b, transposed=bool(transB))
     left = a.T if transA else a
+    column, start = None, None
     if bias is not None:
-        bias = np.asarray(bias)
-        if bias.ndim == 2 and bias.shape[0] == left.shape[0] and bias.shape[0] > 1:
-            raise ValueError(f"C: expected one value a column, got shape {bias.shape}")
-        bias = np.broadcast_to(bias.reshape(-1), (right.shape[-1],))
+        shape = left.shape[0], right.shape[-1]
+        try:
+            spread = np.broadcast_to(bias, shape)
+        except ValueError:
+            raise ValueError(f"C: expected a shape that broadcasts to {shape}, got {bias.shape}") from None
+        if bias.dtype != np.int32:
+            raise TypeError(f"C: expected int32, got {bias.dtype}")
+        if bias.ndim < 2 or bias.shape[0] == 1:
+            column = spread[0] if shape[0] else None
+        else:
+            start = spread
     if y_scale is not None and y_zero is None:
         y_zero = np.zeros((), a.dtype)
-    return scaled_product(
-        state, left, right, (a_scale, b_scale, y_scale), (a_zero, b_zero, y_zero), bias, alpha
-    )
+    scales, zeros = (a_scale, b_scale, y_scale), (a_zero, b_zero, y_zero)
+    return scaled_product(state, left, right, scales, zeros, column, alpha, start)
 
 
 def matmul_integer_to_float(
@@ -176,6 +219,46 @@ def dynamic_quantize_matmul(state: State, a, b, b_scale, b_zero=None, bias=None)
     return matmul_integer_to_float(state, coded, b, scale, b_scale, zero, b_zero, bias)
 
 
+def _halves(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """High and low bytes of 16-bit integers, in place: ``a == 256 * high + low``; the low ones are unsigned."""
+    pairs = np.ascontiguousarray(a, a.dtype.newbyteorder("<")).view(np.uint8).reshape(*a.shape, 2)
+    high = pairs[..., 1]
+    return (high.view(np.int8) if a.dtype.kind == "i" else high), pairs[..., 0]
+
+
+def matmul_integer_16(state: State, a, b) -> np.ndarray:
+    """MatMulInteger16: exact modulo 2**32; uint32 where both operands are unsigned, else int32.
+
+    With high and low bytes, ``a @ b`` is ``((ah @ bh << 8) + ah @ bl + al @ bh << 8) + al @ bl``: four products of bytes. What
+    the shifts lose lies above 2**32.
+    """
+    for name, x in (("A", a), ("B", b)):
+        if x.dtype not in (np.int16, np.uint16):
+            raise TypeError(f"{name}: expected int16 or uint16, got {x.dtype}")
+    if b.ndim == 1:
+        return matmul_integer_16(state, a, b[:, None])[..., 0]
+    if a.ndim == 1:
+        return matmul_integer_16(state, a[None], b)[..., 0, :]
+    (a_high, a_low), (b_high, b_low) = _halves(a), _halves(b)
+    sums = gemm(a_high, b_high, num_threads=state.num_threads)
+    more = {"out": sums, "accumulate": True, "num_threads": state.num_threads}
+    sums <<= 8
+    gemm(a_high, b_low, **more)
+    gemm(a_low, b_high, **more)
+    sums <<= 8
+    gemm(a_low, b_low, **more)
+    return sums.view(np.uint32) if a.dtype == b.dtype == np.uint16 else sums
+
+
+def qlinear_conv_channels(
+    state: State, *inputs: Any, channels_last: int = 0, **attributes: Any
+) -> np.ndarray:
+    """QLinearConv of the contributed domain: the standard's, or with the channels of images last."""
+    x, *others = inputs
+    y = operators.qlinear_conv(state, _channels_first(x, channels_last), *others, **attributes)
+    return _channels_back(y, channels_last)
+
+
 #: The contributed operators that run; others are refused by name when a model is loaded.
 OPERATORS: dict[tuple[str, str], Callable[..., Any]] = {
     (DOMAIN, "QuantizeLinear"): quantize_linear,
@@ -190,7 +273,9 @@ OPERATORS: dict[tuple[str, str], Callable[..., Any]] = {
     (DOMAIN, "QLinearSoftmax"): qlinear_softmax,
     (DOMAIN, "QLinearConcat"): qlinear_concat,
     (DOMAIN, "QLinearWhere"): qlinear_where,
+    (DOMAIN, "QLinearConv"): qlinear_conv_channels,
     (DOMAIN, "QGemm"): qgemm,
+    (DOMAIN, "MatMulInteger16"): matmul_integer_16,
     (DOMAIN, "MatMulIntegerToFloat"): matmul_integer_to_float,
     (DOMAIN, "DynamicQuantizeMatMul"): dynamic_quantize_matmul,
 }

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,6 +115,13 @@ def _operators(graph: Any) -> Counter[tuple[str, str]]:
     return found
 
 
+def _either(first: Any, second: Any, name: str) -> Any:
+    """An argument that may be given in two ways, but not in both."""
+    if first is not None and second is not None:
+        raise TypeError(f"{name}: given twice")
+    return second if first is None else first
+
+
 class Model:
     """A model, ready to run.
 
@@ -159,7 +166,7 @@ class Model:
     ...     [h.make_tensor_value_info("y", onnx.TensorProto.INT32, [None, 2])],
     ...     [onnx.numpy_helper.from_array(np.array([[1, -1], [2, 0]], np.int8), "w")])
     >>> model = Model(h.make_model(graph))
-    >>> model.run({"x": np.array([[100, 200]], np.uint8)})
+    >>> model.run(None, {"x": np.array([[100, 200]], np.uint8)})
     [array([[ 500, -100]], dtype=int32)]
     """
 
@@ -225,10 +232,10 @@ class Model:
         if unknown:
             raise UnsupportedOperator(f"model: these operators are not supported: {', '.join(unknown)}")
 
-    def _feeds(self, feeds: Any) -> dict[str, np.ndarray]:
+    def _feeds(self, feeds: Any, argument: str) -> dict[str, np.ndarray]:
         """Inputs as arrays, checked against what the model declares."""
-        if not isinstance(feeds, dict):
-            raise TypeError(f"feeds: expected a dict of arrays by name, got {type(feeds).__name__}")
+        if not isinstance(feeds, Mapping):
+            raise TypeError(f"{argument}: expected a dict of arrays by name, got {type(feeds).__name__}")
         declared = {t.name: t for t in self.inputs}
         extra = set(feeds) - set(declared) - self._overridable
         missing = set(declared) - set(feeds)
@@ -238,7 +245,7 @@ class Model:
                 for word, names in (("missing", missing), ("unknown", extra))
                 if names
             ]
-            raise ValueError(f"feeds: expected {', '.join(declared) or 'nothing'}; {'; '.join(text)}")
+            raise ValueError(f"{argument}: expected {', '.join(declared) or 'nothing'}; {'; '.join(text)}")
         found = {}
         for name, value in feeds.items():
             a = as_array(value, name, "an array")
@@ -254,15 +261,34 @@ class Model:
             found[name] = a
         return found
 
-    def run(self, feeds: Any, outputs: list[str] | None = None) -> list[np.ndarray]:
+    def _names(self, outputs: Any, argument: str) -> list[str]:
+        """Names of the outputs that are asked for."""
+        known = [t.name for t in self.outputs]
+        if outputs is None:
+            return known
+        names = list(outputs) if isinstance(outputs, Iterable) and not isinstance(outputs, str) else [outputs]
+        if isinstance(outputs, str) or not all(isinstance(n, str) for n in names):
+            raise TypeError(f"{argument}: expected a list of names or None, got {outputs!r}")
+        unknown = set(names) - set(known)
+        if unknown:
+            raise ValueError(f"{argument}: expected names of outputs, got {', '.join(sorted(unknown))}")
+        return names
+
+    def run(
+        self, output_names: Any = None, input_feed: Any = None, *, feeds: Any = None, outputs: Any = None
+    ) -> list[np.ndarray]:
         """Run the model.
+
+        The order of the arguments is that of onnxruntime and of `onnx.reference`.
 
         Parameters
         ----------
-        feeds : dict of array_like
+        output_names : sequence of str, optional
+            Which outputs, all of the model's if left out or None.
+        input_feed : dict of array_like
             Inputs by name.
-        outputs : list of str, optional
-            Which outputs, all of the model's if left out.
+        feeds, outputs
+            Other names of the two. They may also be given in the order ``run(feeds, outputs)``: a dict is always the inputs.
 
         Returns
         -------
@@ -273,21 +299,21 @@ class Model:
         TypeError, ValueError
             If an input does not fit, or an operator's operands do not; the message names it.
         """
-        feeds = self._feeds(feeds)
-        names = [t.name for t in self.outputs] if outputs is None else list(outputs)
-        unknown = set(names) - {t.name for t in self.outputs}
-        if unknown:
-            raise ValueError(f"outputs: expected names of outputs, got {', '.join(sorted(unknown))}")
+        old = isinstance(output_names, Mapping) or feeds is not None or outputs is not None
+        if isinstance(output_names, Mapping):
+            output_names, input_feed = input_feed, output_names
+        fed = self._feeds(_either(input_feed, feeds, "feeds"), "feeds" if old else "input_feed")
+        names = self._names(_either(output_names, outputs, "outputs"), "outputs" if old else "output_names")
         with _named_errors("model"):
-            return self._evaluator.run(names, feeds)
+            return self._evaluator.run(names, fed)
 
-    def timed(self, feeds: Any) -> list[np.ndarray]:
-        """`run`, with the time of each operator added to `profile`."""
+    def timed(self, *arguments: Any, **named: Any) -> list[np.ndarray]:
+        """`run`, of the same arguments, with the time of each operator added to `profile`."""
         for node in self._evaluator.rt_nodes_:
             if "run" not in vars(node):
                 node.run = self._clocked(node, node.run)
         try:
-            return self.run(feeds)
+            return self.run(*arguments, **named)
         finally:
             for node in self._evaluator.rt_nodes_:
                 vars(node).pop("run", None)

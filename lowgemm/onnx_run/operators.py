@@ -17,6 +17,7 @@ from lowgemm.interop import widened
 from lowgemm.onnx_run import convolution
 from lowgemm.onnx_run.pipelines import pipeline
 from lowgemm.onnx_run.state import State
+from lowgemm.output.stages import Stage
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 _INTEGERS = (*_BYTES, np.dtype(np.uint16), np.dtype(np.int16))
@@ -32,21 +33,13 @@ def _need_bytes(*arrays: np.ndarray) -> None:
         raise NotOurs
 
 
-def _points(a: np.ndarray, b: Any, a_zero_point: Any, b_zero_point: Any) -> dict[str, Any]:
-    m, n = a.shape[-2] if a.ndim > 1 else 1, b.shape[-1] if b.ndim > 1 else 1
-    return {
-        "lhs_zero_point": ox._zero_point(a_zero_point, "a_zero_point", a, m),
-        "rhs_zero_point": ox._zero_point(b_zero_point, "b_zero_point", b, n),
-    }
-
-
 def matmul_integer(
     state: State, a: np.ndarray, b: np.ndarray, a_zero_point: Any = None, b_zero_point: Any = None
 ) -> np.ndarray:
     """MatMulInteger."""
     _need_bytes(a, b)
     right = state.rhs(b)
-    points = _points(a, right, a_zero_point, b_zero_point)
+    points = ox.zero_points(a, right, a_zero_point, b_zero_point)
     return gemm(a, right, num_threads=state.num_threads, **points)
 
 
@@ -58,6 +51,7 @@ def scaled_product(
     zero_points: tuple[Any, Any, Any],
     bias: np.ndarray | None = None,
     factor: float = 1.0,
+    start: np.ndarray | None = None,
 ) -> np.ndarray:
     """``a @ right`` scaled to 8 bits, or to float32 where there is no result scale.
 
@@ -73,24 +67,25 @@ def scaled_product(
         One value a column, in units of ``factor * a_scale * b_scale``.
     factor : float
         Further factor (Gemm's alpha).
+    start : ndarray of int32, optional
+        A bias of any other shape that broadcasts with the result, in the same units.
     """
-    m, n = a.shape[-2] if a.ndim > 1 else 1, right.shape[-1] if right.ndim > 1 else 1
-    left, columns = ox._scale(scales[0], "a_scale", m), ox._scale(scales[1], "b_scale", n)
-    if left.ndim and columns.ndim:
-        raise ValueError("a_scale, b_scale: expected at most one of them per row or column")
-    scale, axis = np.float32(factor) * left * columns, 0 if left.ndim else 1
-    if scales[2] is None:
-        output = pipeline(scale, 0, None, state.rounding, axis, bias)
-    else:
+    code, dtype = 0, None
+    if scales[2] is not None:
         zero = zero_points[2]
         if zero.size != 1 or zero.dtype not in _BYTES:
             raise TypeError(
                 f"y_zero_point: expected one uint8 or int8 value, got {zero.dtype}, shape {zero.shape}"
             )
-        scale = scale / ox._scale(scales[2], "y_scale", 1)
-        output = pipeline(scale, int(zero.reshape(())), zero.dtype, state.rounding, axis, bias)
-    points = _points(a, right, zero_points[0], zero_points[1])
-    return gemm(a, right, output=output, num_threads=state.num_threads, **points)
+        code, dtype = int(zero.reshape(())), zero.dtype
+
+    def make(scale: np.ndarray, axis: int) -> tuple[Stage, ...]:
+        return pipeline(scale, code, dtype, state.rounding, axis, bias)
+
+    points = ox.zero_points(a, right, *zero_points[:2])
+    return ox.scaled_product(
+        a, right, scales, points, make, factor=factor, start=start, num_threads=state.num_threads
+    )
 
 
 def qlinear_matmul(

@@ -124,6 +124,40 @@ def test_operand_errors_keep_their_message():
         Model(product(), fuse=1)
 
 
+def test_both_orders_of_run():
+    """onnxruntime's and onnx.reference's order, and the one that dicts allow; by position and by name."""
+    from onnx.reference import ReferenceEvaluator
+
+    proto = product()
+    model, x = Model(proto), np.array([[1, 2, 3]], np.uint8)
+    right = ReferenceEvaluator(proto).run(None, {"x": x})[0]
+    feed = {"x": x}
+    calls = [
+        model.run(None, feed), model.run(["y"], feed), model.run(("y",), feed), model.run(feed), model.run(feed, ["y"]),
+        model.run(feed, None), model.run(input_feed=feed), model.run(output_names=["y"], input_feed=feed),
+        model.run(feeds=feed), model.run(feeds=feed, outputs=["y"]), model.run(feed, outputs=["y"]),
+        model.run(["y"], feeds=feed), model.timed(None, feed), model.timed(feed), model.timed(feeds=feed),
+    ]  # fmt: skip
+    for got in calls:
+        assert len(got) == 1
+        np.testing.assert_array_equal(got[0], right)
+    assert model.run([], feed) == []
+    for call, error, text in (
+        (lambda: model.run(), TypeError, "input_feed: expected a dict of arrays by name, got NoneType"),
+        (lambda: model.run(["y"], [x]), TypeError, "input_feed: expected a dict of arrays by name, got list"),
+        (lambda: model.run(None, {"z": x}), ValueError, "input_feed: expected x; missing x; unknown z"),
+        (lambda: model.run("y", feed), TypeError, "output_names: expected a list of names or None, got 'y'"),
+        (lambda: model.run([0], feed), TypeError, "output_names: expected a list of names"),
+        (lambda: model.run(3, feed), TypeError, "output_names: expected a list of names"),
+        (lambda: model.run(["n"], feed), ValueError, "output_names: expected names of outputs, got n"),
+        (lambda: model.run(feed, feed), ValueError, "outputs: expected names of outputs, got x"),
+        (lambda: model.run(feed, feeds=feed), TypeError, "feeds: given twice"),
+        (lambda: model.run(["y"], feed, outputs=["y"]), TypeError, "outputs: given twice"),
+    ):
+        with pytest.raises(error, match=f"^{text}"):
+            call()
+
+
 def test_damaged_models_are_refused_or_run():
     """Bytes flipped and cut off: ValueError or TypeError, or a model that runs; nothing else."""
     g = np.random.default_rng(0)
