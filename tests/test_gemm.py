@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 import lowgemm
 from lowgemm import reference
@@ -472,6 +473,8 @@ def test_without_the_compiler(tmp_path):
         "print(lowgemm.explain(x, w))\n"
     )
     env = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     assert "[[4, -126], [31, -128]]" in done.stdout and "DISABLE_JIT" in done.stdout

@@ -15,6 +15,7 @@ from lowgemm.kernels import cross, peak, verify, vnni, x86_avxvnni
 from lowgemm.kernels.__main__ import main
 from lowgemm.kernels.emit import Kernel
 from lowgemm.kernels.vectors import vectors
+from patience import PATIENCE
 
 import lowgemm
 from lowgemm import kernels
@@ -160,7 +161,7 @@ def test_avxvnni_tiles_run_in_emulation():
 def test_arm_kernels_under_emulation(kernel):
     absent = verify.missing_tools()
     if absent:
-        pytest.skip(f"not installed: {', '.join(absent)} (Debian: gcc-aarch64-linux-gnu, qemu-user)")
+        pytest.skip(f"does not work here: {', '.join(absent)} ({verify.PACKAGES})")
     assert verify.verify_emulated(kernel) == 0
 
 
@@ -228,7 +229,7 @@ def test_command_line(capsys):
 
 def test_runs_as_a_module():
     done = subprocess.run(
-        [sys.executable, "-m", "lowgemm.kernels"], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "lowgemm.kernels"], capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0 and "portable" in done.stdout
 
