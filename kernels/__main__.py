@@ -83,9 +83,7 @@ def _verify(target: str) -> int:
     if target == "aarch64":
         absent = verify.missing_tools()
         if absent:
-            print(
-                f"cannot verify for aarch64: {', '.join(absent)} not installed (Debian: gcc-aarch64-linux-gnu, qemu-user)"
-            )
+            print(f"cannot verify for aarch64: {', '.join(absent)} does not work here ({verify.PACKAGES})")
             return 2
         chosen = [k for k in all_kernels() if k.name.startswith("arm_")]
         check = verify.verify_emulated

@@ -2,13 +2,13 @@
 
 Natively the compiled kernel is called on the test vectors of `vectors.py`. For ``aarch64`` it is cross-compiled to
 an object file, linked with the small C program below, and run by ``qemu-aarch64`` on the same vectors (Debian:
-packages ``gcc-aarch64-linux-gnu`` and ``qemu-user``).
+packages ``gcc-aarch64-linux-gnu``, ``libc6-dev-arm64-cross`` and ``qemu-user``).
 """
 
 from __future__ import annotations
 
+import functools
 import pathlib
-import shutil
 import subprocess
 import tempfile
 
@@ -19,6 +19,10 @@ from lowgemm.kernels.emit import Kernel
 from lowgemm.kernels.vectors import Vector, vectors
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+PACKAGES = "Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user"
+
+#: The smallest program that shows that both work, a C library to link with included.
+PROBE = '#include <stdio.h>\nint main(void) { return puts("works") < 0; }\n'
 
 #: Reads calls from a file (13 numbers, then the arrays), makes them, writes each `c`.
 HARNESS = r"""
@@ -48,8 +52,30 @@ int main(int argc, char **argv) {
 
 
 def missing_tools() -> list[str]:
-    """Programs that emulation needs and this machine lacks."""
-    return [tool for tool in (COMPILER, EMULATOR) if shutil.which(tool) is None]
+    """Programs that emulation needs and that do not work on this machine, each with the reason."""
+    return list(_missing(COMPILER, EMULATOR))
+
+
+def _complaint(command: list[str], folder: str) -> str | None:
+    """Why a command did not do its work, or None if it did."""
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    except OSError as error:
+        return f"{command[0]} ({error.strerror})"
+    if done.returncode == 0:
+        return None
+    said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0]
+    return f"{command[0]} ({said:.200})"
+
+
+@functools.cache
+def _missing(compiler: str, emulator: str) -> tuple[str, ...]:
+    """Both are tried, not looked for by name: a cross compiler may have come without its C library."""
+    with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder, "probe.c").write_text(PROBE)
+        built = _complaint([compiler, "-static", "-o", "probe", "probe.c"], folder)
+        runs = _complaint([emulator, "--version" if built else "./probe"], folder)
+    return tuple(text for text in (built, runs) if text)
 
 
 def verify_native(kernel: Kernel, count: int = 200) -> int:
@@ -85,15 +111,13 @@ def verify_emulated(kernel: Kernel, count: int = 200) -> int:
     Raises
     ------
     FileNotFoundError
-        If the cross compiler or the emulator is not installed.
+        If the cross compiler or the emulator does not work here.
     RuntimeError
         If the program does not build or run.
     """
     absent = missing_tools()
     if absent:
-        raise FileNotFoundError(
-            f"not installed: {', '.join(absent)} (Debian: gcc-aarch64-linux-gnu, qemu-user)"
-        )
+        raise FileNotFoundError(f"does not work here: {', '.join(absent)} ({PACKAGES})")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         (folder / "kernel.o").write_bytes(compile_for(kernel, TARGETS[kernel.name])[1])
@@ -105,7 +129,7 @@ def verify_emulated(kernel: Kernel, count: int = 200) -> int:
             [EMULATOR, "-cpu", "max", "run", "in", "out"],
         ]
         for command in commands:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
             if done.returncode != 0:
                 raise RuntimeError(
                     f"{' '.join(command)}: exit status {done.returncode}: {done.stderr[-500:]}"

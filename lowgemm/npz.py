@@ -46,10 +46,18 @@ def write(file: str | os.PathLike[str] | IO[bytes], **arrays: Any) -> None:
             raise TypeError(f"{name}: expected numbers or text, got {a.dtype}")
         checked[name] = a
     if hasattr(file, "write"):
-        np.savez_compressed(file, allow_pickle=False, **checked)
+        _write(file, checked)
     else:
         with open(file, "wb") as f:
-            np.savez_compressed(f, allow_pickle=False, **checked)
+            _write(f, checked)
+
+
+def _write(f: Any, arrays: dict[str, np.ndarray]) -> None:
+    """One entry for each array. `numpy.savez_compressed` takes names for its own arguments, and more of them with each version."""
+    with zipfile.ZipFile(f, "w", zipfile.ZIP_DEFLATED) as z:
+        for name, a in arrays.items():
+            with z.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, a, allow_pickle=False)
 
 
 def read(file: str | os.PathLike[str] | IO[bytes], *, max_bytes: int = 1 << 36) -> dict[str, np.ndarray]:

@@ -13,6 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from patience import PATIENCE
+from programs import need
+
+ARGUMENTS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1000")
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -30,19 +34,37 @@ def serve(folder: pathlib.Path) -> Iterator[str]:
         server.shutdown()
 
 
+def _started(webdriver: Any, options: Any) -> Any:
+    """A browser under control. Selenium waits half a minute for it, which a busy machine may need longer than: three tries."""
+    from selenium.common.exceptions import WebDriverException
+
+    for left in (2, 1, 0):
+        service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+        try:
+            return webdriver.Chrome(options=options, service=service)
+        except WebDriverException:
+            if not left:
+                raise
+
+
 @contextlib.contextmanager
 def chromium() -> Iterator[Any]:
     """A browser that keeps its console's log; skips the test, and says why, where there is none."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="in a browser: selenium is not installed")
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not binary or not driver:
-        pytest.skip("in a browser: needs chromium and chromedriver (Debian: chromium chromium-driver)")
+    need(
+        "in a browser",
+        ["chromium", *ARGUMENTS, "--dump-dom", "about:blank"],
+        ["chromedriver", "--version"],
+        packages="chromium chromium-driver",
+    )
     options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1000"):
+    options.binary_location = shutil.which("chromium")
+    for argument in ARGUMENTS:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
+    found = _started(webdriver, options)
+    found.set_page_load_timeout(PATIENCE)
+    found.set_script_timeout(PATIENCE)
     try:
         yield found
     finally:

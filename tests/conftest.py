@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 
+import hypothesis
 import pytest
 from lowgemm.kernels.portable import Portable
 
 import lowgemm
 from lowgemm import kernels
+
+#: No example fails because it took long: neither the first one, which compiles, nor any on a busy machine.
+hypothesis.settings.register_profile(
+    "lowgemm", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("lowgemm")
 
 #: Odd tiles and every sign treatment: what is only right by luck of a power of two fails here.
 ODD = [

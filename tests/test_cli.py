@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 from lowgemm.__main__ import main
 from lowgemm.data import recorded_network
@@ -75,13 +76,13 @@ for trial in range(120):
 def test_warmup_fills_the_cache(tmp_path):
     env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     call = [sys.executable, "-m", "lowgemm", "warmup"]
-    done = subprocess.run(call, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(call, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     made = {p.name for p in tmp_path.rglob("*.nbc")}
     assert "pieces ready" in done.stdout and len(made) >= 15
     # after that, no pipeline of standard stages compiles anything, whatever its parameters
     done = subprocess.run(
-        [sys.executable, "-c", PIPELINES], env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", PIPELINES], env=env, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     assert {p.name for p in tmp_path.rglob("*.nbc")} == made, "a standard pipeline compiled something new"

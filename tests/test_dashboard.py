@@ -13,6 +13,8 @@ import urllib.parse
 
 import pytest
 from browsing import chromium, keep_picture, no_complaints, open_page, serve
+from patience import PATIENCE
+from programs import need
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SUITE = ROOT / "asv_bench"
@@ -71,6 +73,7 @@ def html(tmp_path_factory) -> pathlib.Path:
     offline = load_offline()
     if offline.missing():
         skip("run `npm install --prefix asv_bench` first")
+    need("dashboard in a browser", ["git", "--version"], packages="git")
     for r in results():
         if git("merge-base", "--is-ancestor", r["commit_hash"], "HEAD").returncode:
             skip("the commits of the results are not in this checkout (shallow, or no git)")
@@ -135,7 +138,7 @@ def drawn(browser, element: str, series: int = 1) -> dict:
         found = b.execute_script(_DRAWN, element)
         return found if found and found["series"] >= series else None
 
-    return WebDriverWait(browser, 20).until(ready)
+    return WebDriverWait(browser, PATIENCE).until(ready)
 
 
 @pytest.mark.browser
@@ -176,7 +179,7 @@ def test_higher_is_better_is_never_called_a_regression(browser, address, html):
     open_page(browser, f"{address}#/regressions")
     from selenium.webdriver.support.ui import WebDriverWait
 
-    WebDriverWait(browser, 20).until(
+    WebDriverWait(browser, PATIENCE).until(
         lambda b: b.execute_script("return $('#regressions-display').is(':visible')")
     )
     keep_picture(browser, "regressions")

@@ -14,6 +14,7 @@ import urllib.parse
 
 import pytest
 from browsing import chromium, keep_picture, no_complaints, open_page, serve
+from patience import PATIENCE
 
 ROOT = pathlib.Path(__file__).parents[1]
 TOOLS = ("mkdocs", "material", "mkdocstrings_handlers")
@@ -46,7 +47,7 @@ def site(tmp_path_factory) -> pathlib.Path:
         [sys.executable, "-m", "mkdocs", "build", "-q", "-f", str(ROOT / "mkdocs.yml"), "-d", str(folder)],
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=PATIENCE,
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-3000:]

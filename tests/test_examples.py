@@ -11,6 +11,7 @@ import sys
 
 import numba
 import pytest
+from patience import PATIENCE
 
 EXAMPLES = sorted((pathlib.Path(__file__).parents[1] / "examples").glob("*.py"))
 
@@ -49,7 +50,7 @@ def test_example(path, tmp_path):
         [sys.executable, str(path), *flags],
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=PATIENCE,
         cwd=tmp_path,
         env={**os.environ, "MPLBACKEND": "Agg"},
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
 import sys
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 import lowgemm
 from lowgemm import reference
@@ -271,9 +273,20 @@ def test_sums_wrap_as_gemmlowps_do(kernel):
     [(np.uint8, np.uint8, 33025), (np.uint8, np.int8, 65793), (np.int8, np.int8, 131071)],
 )
 def test_documented_depth_bounds(left, right, depth):
-    """The largest depth at which no product of these dtypes can wrap, and one more."""
-    worst = [255 if d is np.uint8 else 128 for d in (left, right)]
-    assert depth * worst[0] * worst[1] <= 2**31 - 1 < (depth + 1) * worst[0] * worst[1]
+    """The largest depth at which no product of these dtypes can wrap, and one more; the pages say so."""
+    a, b = (255 if d is np.uint8 else -128 for d in (left, right))
+    for k, fits in ((depth, True), (depth + 1, False)):
+        x, w = np.full((1, k), a, left), np.full((k, 1), b, right)
+        assert (int(lowgemm.gemm(x, w)[0, 0]) == k * a * b) == fits
+        if fits:
+            assert int(lowgemm.gemm(x, w, overflow="raise")[0, 0]) == k * a * b
+        else:
+            with pytest.raises(OverflowError):
+                lowgemm.gemm(x, w, overflow="raise")
+    names = f"{np.dtype(left)} by {np.dtype(right)}"
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "arithmetic.md").read_text()
+    assert f"| {names} | {abs(a)} * {abs(b)} | {depth:,} |" in page
+    assert f"{depth:,} ({names})" in " ".join(lowgemm.gemm.__doc__.split())
 
 
 @pytest.mark.parametrize(
@@ -472,6 +485,8 @@ def test_without_the_compiler(tmp_path):
         "print(lowgemm.explain(x, w))\n"
     )
     env = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     assert "[[4, -126], [31, -128]]" in done.stdout and "DISABLE_JIT" in done.stdout

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numba
+from patience import PATIENCE
 
 import lowgemm
 from lowgemm import kernels
@@ -47,7 +48,7 @@ def run(code, *flags, cwd=None, **env):
         env={**os.environ, **env},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         cwd=cwd,
     )
     assert done.returncode == 0, done.stderr

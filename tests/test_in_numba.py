@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 import lowgemm
 from lowgemm import in_numba, kernels, layout, reference
@@ -313,7 +314,7 @@ def test_user_function_from_disk_cache(tmp_path):
     outputs = []
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=120
+            [sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=PATIENCE
         )
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout.split())
@@ -332,12 +333,14 @@ def test_code_of_other_sources_is_compiled_again(tmp_path):
     for init in ("in_numba.init()", f"in_numba.init(); {other}", f"in_numba.init(); {other}"):
         script.write_text(textwrap.dedent(PROGRAM).format(init="exec(open(__file__ + '.init').read())"))
         (tmp_path / "program.py.init").write_text(init)
+        os.utime(
+            script, ns=(10**18, 10**18)
+        )  # the same file for Numba each time: only our stamp tells them apart
         done = subprocess.run(
-            [sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=300
+            [sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=PATIENCE
         )
         assert done.returncode == 0, done.stderr
         hits.append(done.stdout.split()[1])
-        os.utime(script, ns=(10**18, 10**18))
     assert hits == ["0", "0", "1"]
 
 
@@ -347,4 +350,4 @@ def test_import_compiles_nothing():
         "from lowgemm import drivers, kernels; assert i._TABLE.sum() == 0;"
         "assert not drivers.single_routine.cache_info().currsize and not kernels.microkernel.cache_info().currsize"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)

@@ -15,6 +15,7 @@ from lowgemm.kernels import cross, peak, verify, vnni, x86_avxvnni
 from lowgemm.kernels.__main__ import main
 from lowgemm.kernels.emit import Kernel
 from lowgemm.kernels.vectors import vectors
+from patience import PATIENCE
 
 import lowgemm
 from lowgemm import kernels
@@ -32,15 +33,61 @@ def test_contract(any_kernel):
     assert verify.verify_native(kernels.by_name(any_kernel)) == 0
 
 
-def test_vectors_tell_right_from_wrong():
-    """The expected results depend on every part of the contract."""
+def test_vectors_reach_every_tile():
     kernel = kernels.by_name("portable")
     found = list(vectors(kernel, count=60))
     assert {v.m for v in found} >= set(range(1, 2 * kernel.mr + 3)) and {v.add_c for v in found} == {0, 1}
     assert any(v.groups == 0 for v in found)
-    v = next(v for v in found if v.groups > 3)
-    wrong = dataclasses.replace(v, row_terms=v.row_terms + 1)
-    assert (wrong.row_terms != v.row_terms).all() and not (v.expected == v.c).all()
+
+
+#: One part of the contract at a time, changed after the right answer was computed.
+PARTS = {
+    "one row term": lambda v: dataclasses.replace(v, row_terms=v.row_terms + (np.arange(v.m) == v.m - 1)),
+    "one column term": lambda v: dataclasses.replace(v, col_terms=v.col_terms + (np.arange(v.col_terms.size) == 0)),
+    "the lhs panel": lambda v: dataclasses.replace(v, lhs=v.lhs ^ 1),
+    "the rhs panel": lambda v: dataclasses.replace(v, rhs=v.rhs ^ 1),
+    "the depth": lambda v: dataclasses.replace(v, groups=max(v.groups - 1, 0)),
+    "whether c is added": lambda v: dataclasses.replace(v, add_c=1 - v.add_c),
+    "a row less": lambda v: dataclasses.replace(v, m=v.m - 1) if v.m > 1 else v,
+    "the stride of c": lambda v: dataclasses.replace(v, ldc=v.ldc - 1) if v.m > 1 else v,
+    "one bit of one result": lambda v: dataclasses.replace(v, expected=v.expected ^ (np.arange(v.expected.size) == 0).reshape(v.expected.shape)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_vectors_tell_right_from_wrong(monkeypatch, part):
+    """A kernel that errs in that part and the verifier: the vectors ask for every part, and the verifier counts."""
+
+    def changed(kernel, **more):
+        for v in vectors(kernel, **more):
+            other = PARTS[part](v)
+            as_before = {
+                name: getattr(v, name).dtype for name in ("row_terms", "col_terms", "lhs", "rhs", "expected")
+            }
+            yield dataclasses.replace(other, **{n: getattr(other, n).astype(d) for n, d in as_before.items()})
+
+    monkeypatch.setattr(verify, "vectors", changed)
+    wrong = verify.verify_native(kernels.by_name("portable"), count=60)
+    assert wrong == 60 if part == "one bit of one result" else wrong > 20
+
+
+def test_the_emulated_verifier_counts(monkeypatch):
+    absent = verify.missing_tools()
+    if absent:
+        pytest.skip(f"does not work here: {', '.join(absent)} ({verify.PACKAGES})")
+    monkeypatch.setattr(
+        verify, "vectors", lambda *a, **m: map(PARTS["one bit of one result"], vectors(*a, **m))
+    )
+    assert verify.verify_emulated(ARM[0], count=20) == 20
+    assert main(["verify", "--target", "aarch64"]) == 1
+
+
+def test_the_command_fails_where_a_kernel_is_wrong(monkeypatch, capsys):
+    monkeypatch.setattr(
+        verify, "vectors", lambda *a, **m: map(PARTS["one bit of one result"], vectors(*a, **m))
+    )
+    assert main(["verify"]) == 1
+    assert "portable: 200 wrong elements" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kernel", HOOKED, ids=lambda k: k.name)
@@ -160,7 +207,7 @@ def test_avxvnni_tiles_run_in_emulation():
 def test_arm_kernels_under_emulation(kernel):
     absent = verify.missing_tools()
     if absent:
-        pytest.skip(f"not installed: {', '.join(absent)} (Debian: gcc-aarch64-linux-gnu, qemu-user)")
+        pytest.skip(f"does not work here: {', '.join(absent)} ({verify.PACKAGES})")
     assert verify.verify_emulated(kernel) == 0
 
 
@@ -228,7 +275,7 @@ def test_command_line(capsys):
 
 def test_runs_as_a_module():
     done = subprocess.run(
-        [sys.executable, "-m", "lowgemm.kernels"], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "lowgemm.kernels"], capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0 and "portable" in done.stdout
 

@@ -65,13 +65,13 @@ def test_products_take_one_thread_meanwhile(monkeypatch):
     inside, serial = drivers.parallel_driver(), drivers.serial_driver()
     monkeypatch.setattr(drivers, "parallel_driver", lambda: lambda *args: (used.append(2), inside(*args)))
     monkeypatch.setattr(drivers, "serial_driver", lambda: lambda *args: (used.append(1), serial(*args)))
-    monkeypatch.setattr(pace, "LATE", 1.0)  # no call is late but by the planted clock
     planned = lowgemm.plan(a, a, num_threads=2)
+    clock = iter([10.0, 10.001, 20.0, 20.001, 30.0, 30.001])
+    monkeypatch.setattr(threads, "perf_counter", lambda: next(clock))
     for _ in range(3):
         assert (planned(a, a) == exact).all()
     assert used == [2, 2, 2]
     clock = iter([50.0, 60.0, 60.0, 60.001, 70.0, 70.001])
-    monkeypatch.setattr(threads, "perf_counter", lambda: next(clock))
     for _ in range(3):  # ten seconds; right after that; when all is over
         assert (planned(a, a) == exact).all()
     assert used == [2, 2, 2, 2, 1, 2]

@@ -11,18 +11,21 @@ import tarfile
 import zipfile
 
 import pytest
+from patience import PATIENCE
+from programs import need
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def run(*command: object, timeout: int = 300, **more) -> str:
+def run(*command: object, **more) -> str:
     call = [str(part) for part in command]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=timeout, **more)
+    done = subprocess.run(call, capture_output=True, text=True, timeout=PATIENCE, **more)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def tracked() -> list[str]:
+    need("what belongs to the source is not known", ["git", "--version"], packages="git")
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import PATIENCE
 
 from lowgemm import kernels
 from lowgemm._jit import available_features, target
@@ -33,7 +34,7 @@ def run(cpu: str, features: str | None = "") -> subprocess.CompletedProcess:
     if features is not None:
         env["NUMBA_CPU_FEATURES"] = features
     script = pathlib.Path(__file__).with_name("forced_target.py")
-    return subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=600)
+    return subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("cpu", TARGETS)
@@ -62,7 +63,9 @@ def test_name_alone_uses_only_what_name_and_host_share():
 def test_forcing_what_the_target_lacks_is_an_error_not_an_abort():
     code = "import numpy as np, lowgemm; x = np.ones((2, 2), np.uint8); lowgemm.gemm(x, x)"
     env = {**os.environ, "NUMBA_CPU_NAME": "generic", "LOWGEMM_KERNEL": "x86_avx512vnni"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 1
     assert "ValueError: kernel: 'x86_avx512vnni' needs avx512f" in done.stderr
 

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from typing import Any
 
+from patience import PATIENCE
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -38,26 +40,24 @@ exact = a.astype(np.int64) @ b.astype(np.int64)
 """
 
 
-def run(
-    code: str, *, cwd: Any = None, flags: tuple[str, ...] = (), timeout: float = 300, **env: str | None
-) -> str:
+def run(code: str, *, cwd: Any = None, flags: tuple[str, ...] = (), **env: str | None) -> str:
     """Standard output of Python `code`; an environment variable of None is taken away."""
     variables = {**ENVIRONMENT, **{k: v for k, v in env.items() if v is not None}}
     for name in (k for k, v in env.items() if v is None):
         variables.pop(name, None)
     done = subprocess.run(
         [sys.executable, *flags, "-c", code],
-        env=variables, capture_output=True, text=True, timeout=timeout, cwd=cwd or ROOT,
+        env=variables, capture_output=True, text=True, timeout=PATIENCE, cwd=cwd or ROOT,
     )  # fmt: skip
     assert done.returncode == 0, f"exit status {done.returncode}: {done.stdout[-800:]}\n{done.stderr[-1500:]}"
     return done.stdout
 
 
-def module(name: str, *arguments: str, timeout: float = 300, **env: str) -> str:
+def module(name: str, *arguments: str, **env: str) -> str:
     """Standard output of ``python -m tests.reliability.NAME ARGUMENTS``."""
     done = subprocess.run(
         [sys.executable, "-m", f"tests.reliability.{name}", *arguments],
-        env={**ENVIRONMENT, **env}, capture_output=True, text=True, timeout=timeout, cwd=ROOT,
+        env={**ENVIRONMENT, **env}, capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, (
         f"exit status {done.returncode}: {done.stdout[-1500:]}\n{done.stderr[-1500:]}"

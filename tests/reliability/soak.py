@@ -30,7 +30,7 @@ from .session import Session, made
 BOUND_MIB = 16
 #: So many steps in so many seconds, or the process ends with the traceback: some call does not come back. (One did not: range
 #: equalization with a tolerance of minus infinity and 2**31 - 1 rounds.)
-STEPS_WATCHED, HANG_SECONDS = 1000, 300
+STEPS_WATCHED, HANG_SECONDS = 1000, 3600
 
 #: glibc's thresholds held at fixed values (any value given stops the automatic raising); others ignore the names.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}

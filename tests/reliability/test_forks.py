@@ -7,6 +7,7 @@ import os
 import sys
 
 import pytest
+from patience import PATIENCE
 
 from . import child
 
@@ -107,7 +108,7 @@ def test_multiprocessing(method, tmp_path):
         import subprocess
 
         done = subprocess.run(
-            [sys.executable, script], capture_output=True, text=True, timeout=300, cwd=child.ROOT
+            [sys.executable, script], capture_output=True, text=True, timeout=PATIENCE, cwd=child.ROOT
         )
         assert done.returncode == 0 and "fine" in done.stdout, done.stderr[-1500:]
         return

@@ -37,6 +37,11 @@ def test_arrays_round_trip():
     npz.write(f, **arrays)
     back = npz.read(f)
     assert all(np.array_equal(back[k], v) and back[k].dtype == v.dtype for k, v in arrays.items())
+    named = {"allow_pickle": np.arange(3), "args": np.ones(2), "kwds": np.zeros(1), "arr_0": np.float32(5)}
+    f = io.BytesIO()
+    npz.write(f, **named)  # what NumPy calls its own arguments is a name like any other
+    back = npz.read(f)
+    assert list(back) == list(named) and all(np.array_equal(back[k], v) for k, v in named.items())
     with pytest.raises(TypeError, match="x: expected numbers"):
         npz.write(io.BytesIO(), x=np.array([None]))
     with pytest.raises(ValueError, match="at most 10 bytes"):
