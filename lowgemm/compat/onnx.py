@@ -65,12 +65,13 @@ def matmul_integer(A: Any, B: Any, a_zero_point: Any = None, b_zero_point: Any =
     """
     A, B = as_operand(A, "A"), as_operand(B, "B")
     m, n = _rows_and_columns(A, B)
-    return gemm(
+    y = gemm(
         A,
         B,
         lhs_zero_point=_zero_point(a_zero_point, "a_zero_point", A, m),
         rhs_zero_point=_zero_point(b_zero_point, "b_zero_point", B, n),
     )
+    return np.asarray(y)  # of two vectors a tensor too, without dimensions
 
 
 def _scale(value: Any, name: str, size: int) -> np.ndarray:
@@ -144,13 +145,14 @@ def qlinear_matmul(
     stage = Requantize(
         scale, int(zero.reshape(())), zero.dtype, rounding=rounding, axis=0 if scales[0].ndim else 1
     )
-    return gemm(
+    y = gemm(
         a,
         b,
         lhs_zero_point=_zero_point(a_zero_point, "a_zero_point", a, m),
         rhs_zero_point=_zero_point(b_zero_point, "b_zero_point", b, n),
         output=[stage],
     )
+    return np.asarray(y)
 
 
 _QUANTIZED = tuple(np.dtype(t) for t in (np.uint8, np.int8, np.uint16, np.int16))

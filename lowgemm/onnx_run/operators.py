@@ -47,7 +47,9 @@ def matmul_integer(
     _need_bytes(a, b)
     right = state.rhs(b)
     points = _points(a, right, a_zero_point, b_zero_point)
-    return gemm(a, right, num_threads=state.num_threads, **points)
+    return np.asarray(
+        gemm(a, right, num_threads=state.num_threads, **points)
+    )  # a tensor, where gemm gives a scalar
 
 
 def scaled_product(
@@ -90,7 +92,7 @@ def scaled_product(
         scale = scale / ox._scale(scales[2], "y_scale", 1)
         output = pipeline(scale, int(zero.reshape(())), zero.dtype, state.rounding, axis, bias)
     points = _points(a, right, zero_points[0], zero_points[1])
-    return gemm(a, right, output=output, num_threads=state.num_threads, **points)
+    return np.asarray(gemm(a, right, output=output, num_threads=state.num_threads, **points))
 
 
 def qlinear_matmul(
