@@ -105,6 +105,23 @@ def missing_features(kernel: Kernel) -> list[str]:
     return [f for f in kernel.features if f not in has]
 
 
+def check_runs(name: str) -> Kernel:
+    """Kernel of that name, if the target can run it.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or the target lacks its instructions.
+    """
+    kernel = by_name(name)
+    missing = missing_features(kernel)
+    if missing:
+        raise ValueError(
+            f"kernel: {name!r} needs {', '.join(missing)}, which Numba's target {target()[0]!r} lacks"
+        )
+    return kernel
+
+
 def selected() -> Kernel:
     """Kernel in use: the forced one, or the first of the registry that the target can run for any operand.
 
@@ -135,12 +152,7 @@ def _choice(forced: str | None) -> tuple[Kernel, Kernel | None]:
     """Kernel for any rhs, and a faster one for an rhs without -128 if there is one."""
     runnable = [k for k in _REGISTRY if not missing_features(k)]
     if forced is not None:
-        kernel = by_name(forced)
-        missing = missing_features(kernel)
-        if missing:
-            raise ValueError(
-                f"kernel: {forced!r} needs {', '.join(missing)}, which Numba's target {target()[0]!r} lacks"
-            )
+        kernel = check_runs(forced)
         if not kernel.rhs_excludes_min:
             return kernel, None
         same = (k for k in runnable if not k.rhs_excludes_min and set(k.features) <= set(kernel.features))

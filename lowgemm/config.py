@@ -5,17 +5,61 @@ Attributes
 kernel : str or None
     Name of the kernel to use instead of the best one for this CPU (`python -m lowgemm.kernels` lists them).
     Starts as the environment variable ``LOWGEMM_KERNEL``. A name that does not exist, or whose instructions the
-    target lacks, is refused with a `ValueError` by the next call; it is never silently replaced.
+    target lacks, is refused with a `ValueError` when it is set (one from the environment by the first call); it is never
+    silently replaced.
 num_threads : int or None
-    Upper bound on the threads of a call that does not say ``num_threads=``. Starts as ``LOWGEMM_NUM_THREADS``;
-    None means Numba's own setting (`numba.get_num_threads`).
+    Upper bound on the threads of a call that does not say ``num_threads=``, at least 1. Starts as
+    ``LOWGEMM_NUM_THREADS``; None means Numba's own setting (`numba.get_num_threads`).
+
+Examples
+--------
+>>> import lowgemm
+>>> lowgemm.config.kernel = "fastest"  # doctest: +ELLIPSIS
+Traceback (most recent call last):
+ValueError: kernel: no kernel is called 'fastest'; there are x86_avx512vnni, ...
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import types
+from typing import Any
+
+
+def _checked(name: str, value: Any) -> Any:
+    """A new value of a setting, or an error that names it."""
+    if name == "kernel":
+        from lowgemm.kernels import check_runs
+
+        if value is not None:
+            if not isinstance(value, str):
+                raise TypeError(f"kernel: expected a kernel's name or None, got {type(value).__name__}")
+            check_runs(value)
+        return value
+    if name == "num_threads":
+        from lowgemm.arguments import as_num_threads
+
+        return as_num_threads(value)
+    raise AttributeError(f"{name}: no such setting; there are kernel and num_threads")
+
+
+class _Settings(types.ModuleType):
+    """This module, which checks what is assigned to it."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value if name.startswith("_") else _checked(name, value))
+
+
+def _number(variable: str) -> int | None:
+    text = os.environ.get(variable)
+    if text is None:
+        return None
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ValueError(f"{variable}: expected an integer of at least 1, got {text!r}")
+    return int(text)
+
 
 kernel: str | None = os.environ.get("LOWGEMM_KERNEL") or None
-num_threads: int | None = (
-    int(os.environ["LOWGEMM_NUM_THREADS"]) if "LOWGEMM_NUM_THREADS" in os.environ else None
-)
+num_threads: int | None = _number("LOWGEMM_NUM_THREADS")
+sys.modules[__name__].__class__ = _Settings

@@ -16,7 +16,7 @@ import numpy as np
 
 from lowgemm import config, kernels, overflow_check, reference
 from lowgemm.arguments import as_num_threads, as_operand, as_zero_points, check_out
-from lowgemm.batching import Batch
+from lowgemm.batching import Batch, broadcast
 from lowgemm.output.stages import check_pipeline
 from lowgemm.packed import PackedRhs, holds_min, repacked
 from lowgemm.plan import Operand, Plan
@@ -57,7 +57,7 @@ class _Call:
         if self.depth != rhs_depth:
             raise ValueError(f"rhs: expected depth {self.depth} to match lhs, got {rhs_depth}")
         try:
-            self.batch_shape = np.broadcast_shapes(self.lhs.shape[:-2], self.rhs.shape[:-2])
+            self.batch_shape = broadcast(self.lhs.shape[:-2], self.rhs.shape[:-2])
         except ValueError:
             raise ValueError(
                 f"rhs: batch dimensions {self.rhs.shape[:-2]} do not broadcast with lhs {self.lhs.shape[:-2]}"
@@ -251,7 +251,7 @@ def gemm(
     Returns
     -------
     ndarray, shape (..., m, n)
-        int32, or the dtype of the output pipeline. `out` if that was given.
+        int32, or the dtype of the output pipeline; of two vectors a scalar, as from `numpy.matmul`. `out` if that was given.
 
     Raises
     ------
@@ -304,7 +304,7 @@ def gemm(
     if key is not None and accumulate is False and plan is not None and _repeatable(key, plan):
         _calls.add(key, PlannedGemm(plan, lhs, rhs, call.out.shape))
         remember_list(output)
-    return call.out
+    return call.out[()] if out is None and call.out.ndim == 0 else call.out
 
 
 def _repeatable(key: tuple[Any, ...], plan: Plan) -> bool:

@@ -51,7 +51,7 @@ def gemm(
     Returns
     -------
     ndarray
-        The exact result.
+        The exact result; a NumPy scalar of two vectors.
 
     Examples
     --------
@@ -77,7 +77,7 @@ def gemm(
     if lhs_vector:
         result = result[..., 0] if rhs_vector else result[..., 0, :]
     if out is None:
-        return np.asarray(result, dtype=dtype)
+        return np.asarray(result, dtype=dtype)[()]  # of two vectors a scalar
     out[...] = result
     return out
 

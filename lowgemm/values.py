@@ -11,6 +11,8 @@ import numpy as np
 from lowgemm.interop import to_numpy
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+#: Dimensions that an array of NumPy can have (32 before NumPy 2).
+MAX_DIMS = 64
 #: What Python counts among the integers and is none (NumPy derives timedelta64 from its integers).
 _NO_INTEGERS = (bool, np.bool_, np.timedelta64)
 

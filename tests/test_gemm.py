@@ -13,6 +13,7 @@ from patience import PATIENCE
 
 import lowgemm
 from lowgemm import reference
+from lowgemm.compat import onnx as onnx_operators
 
 INT32 = st.one_of(
     st.sampled_from([0, 1, -1, 127, 128, 255, -128, 2**31 - 1, -(2**31)]), st.integers(-(2**31), 2**31 - 1)
@@ -266,6 +267,32 @@ def test_sums_wrap_as_gemmlowps_do(kernel):
         lowgemm.gemm(lhs, rhs, overflow="raise")
     rhs[:] = 1  # the dtypes would allow an overflow, the data does not
     assert (lowgemm.gemm(lhs, rhs, overflow="raise") == 40000 * 255).all()
+
+
+def test_two_vectors_give_a_scalar_as_from_matmul():
+    a, b = np.array([1, 2, 255], np.uint8), np.array([-3, 4, -128], np.int8)
+    exact = -3 + 8 - 255 * 128
+    expected = np.matmul(a.astype(np.int32), b.astype(np.int32))
+    for _ in range(2):
+        for got in (lowgemm.gemm(a, b), reference.gemm(a, b), lowgemm.gemm(a, b, num_threads=2)):
+            assert type(got) is type(expected) is np.int32 and got == exact
+    for stages, value in (
+        ([lowgemm.Clamp(-7, 9), lowgemm.SaturatingCast(np.int8)], np.int8(-7)),
+        ([lowgemm.Requantize(0.001, 128, np.uint8, rounding="onnx")], np.uint8(128 - 33)),
+        ([lowgemm.Dequantize(0.5)], np.float32(exact / 2)),
+    ):
+        for got in (lowgemm.gemm(a, b, output=stages), reference.gemm(a, b, output=stages)):
+            assert type(got) is type(value) and got == value
+    none = lowgemm.gemm(a[:0], b[:0], output=lowgemm.BiasAddition([5]))
+    assert type(none) is np.int32 and none == 5
+    out = np.zeros((), np.int32)
+    assert lowgemm.gemm(a, b, out=out) is out and out == exact
+    assert lowgemm.gemm(a, b, out=out, accumulate=True) is out and out == 2 * exact
+    # what has an axis stays an array, and a tensor of ONNX has none of Python's scalars
+    assert lowgemm.gemm(a[None], b[:, None]).shape == (1, 1)
+    assert lowgemm.gemm(a, b[:, None]).shape == lowgemm.gemm(a[None], b).shape == (1,)
+    tensor = onnx_operators.matmul_integer(a, b)
+    assert type(tensor) is np.ndarray and tensor.shape == () and tensor == exact
 
 
 @pytest.mark.parametrize(

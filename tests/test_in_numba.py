@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -196,6 +197,8 @@ def test_errors_at_run_time():
         (lambda x: lowgemm.gemm(x, x, overflow="raise"), (np.zeros((2, 2), np.int8),), "overflow: not supported"),
         (lambda x: lowgemm.gemm(x, x, accumulate=True), (np.zeros((2, 2), np.int8),), "accumulate: expected out="),
         (lambda x: lowgemm.gemm(x, x, lhs_zero_point=0.5), (np.zeros((2, 2), np.int8),), "lhs_zero_point: expected an"),
+        (lambda x: lowgemm.gemm(x, x, 3), (np.zeros((2, 2), np.int8),), "lhs_zero_point: expected by keyword"),
+        (lambda x: lowgemm.gemm(x, x, 3, 4), (np.zeros((2, 2), np.int8),), "lhs_zero_point: expected by keyword"),
         (lambda x: lowgemm.gemm(x, x, rhs_zero_point=True), (np.zeros((2, 2), np.int8),), "rhs_zero_point: expected"),
         (lambda x, o: lowgemm.gemm(x, x, out=o), (np.zeros((2, 2), np.int8), np.zeros((2, 2))), "out: expected a wri"),
     ],
@@ -342,6 +345,19 @@ def test_code_of_other_sources_is_compiled_again(tmp_path):
         assert done.returncode == 0, done.stderr
         hits.append(done.stdout.split()[1])
     assert hits == ["0", "0", "1"]
+
+
+def test_arguments_have_the_names_and_kinds_of_the_python_function():
+    """`gemm` compiled takes what `gemm` takes, by keyword what it takes by keyword, with the same defaults."""
+    outside = inspect.signature(lowgemm.gemm).parameters
+    inside = inspect.signature(in_numba._product._gemm_overload).parameters
+    inside = {name: p for name, p in inside.items() if p.kind is not p.VAR_POSITIONAL}  # they are refused
+    assert {n: (p.kind, p.default) for n, p in inside.items()} == {
+        n: (p.kind, p.default) for n, p in outside.items()
+    }
+    x = np.ones((2, 2), np.int8)
+    with pytest.raises(TypeError, match="positional"):
+        lowgemm.gemm(x, x, 3)
 
 
 def test_import_compiles_nothing():

@@ -167,7 +167,8 @@ def matmul_integer(A: Any, B: Any, a_zero_point: Any = None, b_zero_point: Any =
     array([[-11]], dtype=int32)
     """
     A, B = as_operand(A, "A"), as_operand(B, "B")
-    return gemm(A, B, **zero_points(A, B, a_zero_point, b_zero_point))
+    y = gemm(A, B, **zero_points(A, B, a_zero_point, b_zero_point))
+    return np.asarray(y)  # of two vectors a tensor too, without dimensions
 
 
 def _float(value: Any, name: str) -> np.ndarray:

@@ -11,6 +11,7 @@ import numba
 import numpy as np
 
 from lowgemm import reference_fixedpoint as _ref
+from lowgemm.batching import broadcast
 from lowgemm.fixedpoint.checks import as_integer_bits, bits_of, result, value
 from lowgemm.fixedpoint.ufuncs import ufunc
 
@@ -208,7 +209,8 @@ def logistic(a: Any, integer_bits: Any) -> Any:
 
 def _each(function: Any, a: np.ndarray, integer_bits: np.ndarray) -> np.ndarray:
     """Reference functions take one `integer_bits`; apply them for each that occurs."""
-    a, integer_bits = np.broadcast_arrays(a, integer_bits)
+    shape = broadcast(a.shape, integer_bits.shape)
+    a, integer_bits = np.broadcast_to(a, shape), np.broadcast_to(integer_bits, shape)
     y = np.empty(a.shape, dtype=np.int64)
     for count in np.unique(integer_bits):
         here = integer_bits == count

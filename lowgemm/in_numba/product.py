@@ -56,10 +56,13 @@ def _pointer(typingctx, number):
     return types.voidptr(types.int64), codegen
 
 
-@overload(gemm, jit_options={"nogil": True})
+# Not strict: Numba would want the same signature of the implementation, whose arguments it binds by position. Here, as in
+# Python, all but the operands come by keyword.
+@overload(gemm, jit_options={"nogil": True}, strict=False)
 def _gemm_overload(
     lhs,
     rhs,
+    *positional,
     lhs_zero_point=0,
     rhs_zero_point=0,
     output=None,
@@ -68,6 +71,10 @@ def _gemm_overload(
     num_threads=None,
     overflow="wrap",
 ):
+    if positional:
+        raise errors.NumbaTypeError(
+            "lhs_zero_point: expected by keyword; gemm takes two arguments by position, in compiled code as outside"
+        )
     left, right, left_zero, right_zero, to = map(value_type, (lhs, rhs, lhs_zero_point, rhs_zero_point, out))
     check_operand(left, "lhs")
     packed = isinstance(right, PackedRhsType)

@@ -40,7 +40,8 @@ def matmul_integer(
     _need_bytes(a, b)
     right = state.rhs(b)
     points = ox.zero_points(a, right, a_zero_point, b_zero_point)
-    return gemm(a, right, num_threads=state.num_threads, **points)
+    y = gemm(a, right, num_threads=state.num_threads, **points)
+    return np.asarray(y)  # a tensor, where gemm gives a scalar
 
 
 def scaled_product(

@@ -9,7 +9,7 @@ import numpy as np
 
 from lowgemm.quantization.affine import real_array
 from lowgemm.quantization.qparams import REAL_MAX, QParams, as_dtype, choose_qparams, integer_range
-from lowgemm.values import flag, integer
+from lowgemm.values import MAX_DIMS, flag, integer
 
 Self = TypeVar("Self", bound="Observer")
 
@@ -48,7 +48,7 @@ class Observer(ABC):
             "narrow_range": flag(narrow_range, "narrow_range"),
             "power_of_two": flag(power_of_two, "power_of_two"),
         }
-        self.axis = None if axis is None else integer(axis, "axis", -32, 31)
+        self.axis = None if axis is None else integer(axis, "axis", -MAX_DIMS, MAX_DIMS - 1)
         self.nonfinite = nonfinite
         self.channels: int | None = None
         self.ignored = 0

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm.output.requantize import quantize_multiplier as _quantize_one
-from lowgemm.values import as_array, flag, integer, number
+from lowgemm.values import MAX_DIMS, as_array, flag, integer, number
 
 DTYPES = tuple(np.dtype(t) for t in (np.int8, np.uint8, np.int16, np.int32))
 #: Scales are kept in float32's normal range: the files and runtimes that take them hold them in float32.
@@ -109,7 +109,7 @@ class QParams:
         if not scale.ndim and axis is not None:
             raise ValueError("axis: expected None, because scale is one number")
         if axis is not None:
-            axis = integer(axis, "axis", -32, 31)
+            axis = integer(axis, "axis", -MAX_DIMS, MAX_DIMS - 1)
         for a in (scale, zero_point):
             a.flags.writeable = False
         fields = {"scale": scale, "zero_point": zero_point, "dtype": dtype, "axis": axis}

@@ -413,14 +413,22 @@ class Session:
         r = self.r
         lg.config.kernel = r.choice((None, *self.names))
         lg.config.num_threads = r.choice((None, 1, 2))
-        if r.random() < 0.05:  # every refused setting is an error of the next call and of no later one
-            lg.config.kernel = r.choice(("no such kernel", ""))
-            x = np.ones((2, 2), np.uint8)
+        if r.random() < 0.05:  # a refused setting is an error when it is set, and changes nothing
+            name, value = r.choice(
+                (
+                    ("kernel", "no such kernel"),
+                    ("kernel", ""),
+                    ("kernel", 3),
+                    ("num_threads", 0),
+                    ("num_threads", 1.5),
+                )
+            )
+            before = getattr(lg.config, name)
             try:
-                self.call("gemm odd", lg.gemm, x, x, output=lg.Clamp(0, r.randrange(9)))
+                self.call("config odd", setattr, lg.config, name, value)
             except DOCUMENTED as error:
-                self.refused("gemm odd", error)
-            lg.config.kernel = None
+                self.refused("config odd", error)
+            self.expect(getattr(lg.config, name) == before, f"config: {name} = {value!r} was taken")
 
     STEPS = (
         ("gemm", 20), ("gemm_again", 8), ("gemm_overflow", 2), ("gemm_odd", 25), ("pack_odd", 3), ("plan", 3), ("planned", 12),
