@@ -28,7 +28,7 @@ from lowgemm.output.activations import Custom
 from lowgemm.output.stages import check_pipeline
 from lowgemm.overflow_check import _largest, leading_bias
 from lowgemm.packed import PackedRhs
-from lowgemm.values import INT32_MAX, INT32_MIN
+from lowgemm.values import INT32_MAX, INT32_MIN, choice
 
 __all__ = ["gemm"]
 
@@ -99,8 +99,7 @@ def gemm(
     stages, dtype = check_pipeline(output, m, n)
     if any(isinstance(stage, Custom) for stage in stages):
         raise ValueError("output: a Custom stage may depend on row and column, which chunks do not know")
-    if not isinstance(overflow, str) or overflow not in ("wrap", "raise"):
-        raise ValueError(f"overflow: expected 'wrap' or 'raise', got {overflow!r}")
+    overflow = choice(overflow, "overflow", ("wrap", "raise"))
     threads = as_num_threads(num_threads)
 
     whole = isinstance(b, PackedRhs)

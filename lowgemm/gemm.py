@@ -22,7 +22,7 @@ from lowgemm.packed import PackedRhs, holds_min, repacked
 from lowgemm.plan import Operand, Plan
 from lowgemm.repeat import Pattern, PlannedGemm, Seen, planned, remember_list, stages_key
 from lowgemm.threads import settings as thread_settings
-from lowgemm.values import as_array
+from lowgemm.values import as_array, choice
 
 _plans, _calls = Seen(), Seen()
 #: Rows below which `gemm` does not look through an rhs for a value that a faster kernel excludes.
@@ -76,8 +76,7 @@ class _Call:
             raise ValueError("accumulate: expected out= to add to")
         if self.accumulate and self.stages:
             raise ValueError("accumulate: expected no output stages (it adds int32 products)")
-        if not isinstance(overflow, str) or overflow not in ("wrap", "raise"):
-            raise ValueError(f"overflow: expected 'wrap' or 'raise', got {overflow!r}")
+        overflow = choice(overflow, "overflow", ("wrap", "raise"))
         matrix = (() if lhs_vector else (self.m,)) + (() if rhs_vector else (self.n,))
         shape = self.batch_shape + matrix
         if out is not None:
@@ -198,7 +197,7 @@ class _Call:
         )
 
 
-class PatternCall(_Call):
+class _PatternCall(_Call):
     """A call whose operands are described by `Pattern`: it can be planned, not run."""
 
     _operand = staticmethod(lambda pattern, name: pattern)

@@ -44,8 +44,6 @@ company = _Company()
 class Pace:
     """What is known of the calls of one plan."""
 
-    __slots__ = ("alone", "calls", "unknown")
-
     def __init__(self, macs: int) -> None:
         #: Seconds on one thread, at most.
         self.alone = math.inf

@@ -109,7 +109,9 @@ class PlannedGemm:
         For `plan` only: `gemm` has compared already, and its first call should not compile this.
         """
         self._alike = entry.alike()
-        self._pattern = entry.pattern_of(self._lhs) if self._packed else entry.pattern_of(self._lhs, self._rhs)
+        self._pattern = (
+            entry.pattern_of(self._lhs) if self._packed else entry.pattern_of(self._lhs, self._rhs)
+        )
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -214,7 +216,9 @@ class PlannedGemm:
 
     def _fitting_packed(self, rhs: Any) -> PackedRhs:
         if not isinstance(rhs, PackedRhs):
-            raise TypeError(f"rhs: expected a PackedRhs, as planned, got {type(rhs).__name__}; plan with that")
+            raise TypeError(
+                f"rhs: expected a PackedRhs, as planned, got {type(rhs).__name__}; plan with that"
+            )
         if rhs.dtype != self._rhs.dtype:
             raise TypeError(f"rhs: expected dtype {self._rhs.dtype}, as planned, got {rhs.dtype}")
         if rhs.shape != self._rhs.shape:
@@ -241,7 +245,7 @@ def planned(
     lhs: Pattern, rhs: Pattern, output: Sequence[Any] | Any | None, num_threads: int | None
 ) -> PlannedGemm:
     """Plan a product of operands that are as described; what `lowgemm.plan` and the copies of a plan come to."""
-    from lowgemm.gemm import PatternCall
+    from lowgemm.gemm import _PatternCall
 
     right = rhs
     if rhs.strides is None:  # packed, but for its values
@@ -249,7 +253,7 @@ def planned(
         right = PackedRhs(rhs.shape, rhs.dtype, kernel)
     else:
         kernel = kernels.selected()
-    call = PatternCall(lhs, right, 0, 0, output, None, False, num_threads, "wrap")
+    call = _PatternCall(lhs, right, 0, 0, output, None, False, num_threads, "wrap")
     if call.out.size == 0:
         raise ValueError(f"lhs, rhs: expected a result with elements, got shape {call.out.shape}")
     return PlannedGemm(call.plan(kernel), lhs, rhs, call.out.shape).compare_compiled()
@@ -266,7 +270,10 @@ class Seen:
         self.get = self._entries.get
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Seen, ()  # a copy has seen nothing: what is remembered belongs to addresses and identities of here
+        return (
+            Seen,
+            (),
+        )  # a copy has seen nothing: what is remembered belongs to addresses and identities of here
 
     def add(self, key: Any, entry: Any) -> None:
         """Remember; forgets everything when full, which is simpler than order and as good for few shapes."""

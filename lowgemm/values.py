@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import numbers
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,19 @@ def flag(value: Any, name: str) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
     return bool(value)
+
+
+def choice(value: Any, name: str, options: Iterable[str]) -> str:
+    """`value` as one of the texts in `options`: itself, or a member of an enumeration whose value it is.
+
+    What comes back is plain text, so that nothing after this depends on how a subclass of `str` compares or prints.
+    """
+    text = value.value if isinstance(value, enum.Enum) else value
+    if isinstance(text, str):
+        for option in options:
+            if option == text:
+                return option
+    raise ValueError(f"{name}: expected {' or '.join(map(repr, options))}, got {value!r:.80}")
 
 
 def integers(value: Any, name: str, low: int = INT32_MIN, high: int = INT32_MAX) -> int | np.ndarray:

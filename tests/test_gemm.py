@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import pickle
 import sys
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from patience import PATIENCE
 
 import lowgemm
-from lowgemm import reference
+from lowgemm import kernels, reference
 from lowgemm.compat import onnx as onnx_operators
 
 INT32 = st.one_of(
@@ -415,15 +416,18 @@ def test_planned_product(kernel, threads):
         out = np.empty_like(expected)
         assert planned(lhs, right, out, lhs_zero_point=-3, rhs_zero_point=130) is out
         np.testing.assert_array_equal(out, expected)
-        with pytest.raises(TypeError, match="lhs"):
+        with pytest.raises(ValueError, match=r"^lhs: expected shape \(33, 65\), as planned, got \(5, 65\)"):
             planned(lhs[:5], right)
-        with pytest.raises(TypeError, match="rhs"):
-            planned(lhs, rhs[:, :5])
-        with pytest.raises(ValueError, match="lhs"):
+        other = rhs[:, :5] if right is rhs else lowgemm.pack_rhs(rhs[:, :5])
+        with pytest.raises(ValueError, match=r"^rhs: expected shape \(65, 50\), as planned, got \(65, 5\)"):
+            planned(lhs, other)
+        with pytest.raises(TypeError, match=r"^lhs: expected dtype int8"):
+            planned(lhs.view(np.uint8), right)
+        with pytest.raises(ValueError, match=r"^lhs: expected strides .* or call gemm"):
             planned(np.asfortranarray(lhs), right)
         with pytest.raises(ValueError, match="lhs_zero_point"):
             planned(lhs, right, lhs_zero_point=2**31)
-        with pytest.raises(ValueError, match="out"):
+        with pytest.raises(ValueError, match=r"^out: expected a C-contiguous array; gemm takes"):
             planned(lhs, right, np.asfortranarray(out))
 
 
@@ -463,11 +467,8 @@ def test_planned_product_with_and_without_the_built_in(monkeypatch, threads, bui
 
 @pytest.mark.parametrize("built_in", [True, False])
 def test_planned_product_refuses_what_was_not_planned(monkeypatch, built_in):
-    """Other types, dtypes, shapes and strides than planned, whichever way they are compared."""
+    """Other dtypes, shapes and strides than planned, whichever way they are compared."""
     from lowgemm import entry
-
-    class Subclass(np.ndarray):
-        pass
 
     if not built_in:
         monkeypatch.setattr(entry, "alike", lambda: None)
@@ -476,7 +477,7 @@ def test_planned_product_refuses_what_was_not_planned(monkeypatch, built_in):
     others = [
         None, 3, "x", [[1]], (), object(), np.uint8(1), np.array(1, np.uint8), x[0], x[None], x[:, :3], x[::-1], x.T,
         np.ones((4, 8), np.uint8)[:, ::2], np.asfortranarray(x), x.view(np.int8), x.view(bool), x.astype(np.float32),
-        x.view(Subclass), np.ma.array(x), x.astype(np.dtype(np.uint8, metadata={"a": 1})),
+        np.ma.array(x, mask=x == 1),
     ]  # fmt: skip
     for right in (w, packed):
         planned = lowgemm.plan(x, right)
@@ -496,6 +497,75 @@ def test_planned_product_refuses_what_was_not_planned(monkeypatch, built_in):
             with pytest.raises((TypeError, ValueError), match=r"^rhs: expected"):
                 planned(x, other)
     assert (lowgemm.plan(x, packed)(x, lowgemm.pack_rhs(w + 1)) == 12).all()
+
+
+def test_a_plan_takes_what_gemm_takes(tmp_path, monkeypatch):
+    """Out of a pickle, from a file, of a subclass, read-only, and packed for another kernel; planned with such, and called with such."""
+
+    class Subclass(np.ndarray):
+        def __getitem__(self, index):
+            raise AssertionError("the subclass's own indexing was used")
+
+    def mapped(a):
+        np.save(tmp_path / "a.npy", a)
+        return np.load(tmp_path / "a.npy", mmap_mode="r")
+
+    def frozen(a):
+        a = a.copy()
+        a.flags.writeable = False
+        return a
+
+    rng = np.random.default_rng(2)
+    x, w = matrix(rng, 6, 20, np.uint8, "C"), matrix(rng, 20, 9, np.int8, "C")
+    ways = (
+        lambda a: pickle.loads(pickle.dumps(a)), mapped, frozen, np.ma.array, lambda a: a.view(Subclass),
+        lambda a: memoryview(a), lambda a: a.astype(np.dtype(a.dtype, metadata={"a": 1})),
+    )  # fmt: skip
+    loaded = ways[0](x)
+    assert loaded.dtype is not x.dtype and loaded.dtype == x.dtype  # what `is` does not see
+    expected = reference.gemm(x, w, rhs_zero_point=3)
+    for way in ways:
+        for planned in (lowgemm.plan(way(x), way(w)), lowgemm.plan(x, w)):
+            for _ in range(2):
+                np.testing.assert_array_equal(planned(way(x), way(w), rhs_zero_point=3), expected)
+                np.testing.assert_array_equal(planned(x, w, rhs_zero_point=3), expected)
+            out = np.zeros(expected.shape, np.int32)
+            assert planned(way(x), way(w), out, rhs_zero_point=3) is out
+            np.testing.assert_array_equal(out, expected)
+        right = lowgemm.pack_rhs(way(w))
+        np.testing.assert_array_equal(lowgemm.plan(way(x), right)(way(x), right, rhs_zero_point=3), expected)
+        assert lowgemm.plan(way(x), way(w))._pattern.tolist() == lowgemm.plan(x, w)._pattern.tolist()
+    # a stride along an axis of length 1 leads nowhere
+    row, tall = x[:1], np.zeros((4, 20), np.uint8)
+    tall[::2] = row
+    assert row.strides != tall[::2][:1].strides
+    np.testing.assert_array_equal(lowgemm.plan(row, w)(tall[::2][:1], w), reference.gemm(row, w))
+    # panels of another kernel are packed again, in a plan that was made before as in one that is made then
+    packed, planned = lowgemm.pack_rhs(w), lowgemm.plan(x, lowgemm.pack_rhs(w))
+    monkeypatch.setattr(lowgemm.config, "kernel", "portable")
+    np.testing.assert_array_equal(lowgemm.plan(x, packed)(x, packed, rhs_zero_point=3), expected)
+    np.testing.assert_array_equal(planned(x, lowgemm.pack_rhs(w), rhs_zero_point=3), expected)
+
+
+def test_a_plan_for_values_that_a_kernel_excludes(monkeypatch):
+    """A plan made with an rhs without -128 says so when one with -128 comes; one made with -128 takes both."""
+    sign = next(
+        (k for k in kernels.all_kernels() if k.rhs_excludes_min and not kernels.missing_features(k)), None
+    )
+    if sign is None:
+        pytest.skip("no kernel of this machine excludes a value")
+    monkeypatch.setattr(lowgemm.config, "kernel", sign.name)
+    x, w = np.full((4, 8), 3, np.uint8), np.full((8, 5), 2, np.int8)
+    low = w.copy()
+    low[0, 0] = -128
+    with_it, without = lowgemm.pack_rhs(low), lowgemm.pack_rhs(w)
+    assert with_it.kernel != without.kernel == sign.name
+    for right, a in ((with_it, low), (without, w)):
+        np.testing.assert_array_equal(lowgemm.plan(x, with_it)(x, right), reference.gemm(x, a))
+    for planned in (lowgemm.plan(x, without), pickle.loads(pickle.dumps(lowgemm.plan(x, without)))):
+        np.testing.assert_array_equal(planned(x, without), reference.gemm(x, w))
+        with pytest.raises(ValueError, match=r"^rhs: expected no -128 in it.*; plan with this rhs"):
+            planned(x, with_it)
 
 
 def test_without_the_compiler(tmp_path):

@@ -24,6 +24,7 @@ In that case, about once in 4000 elements, the definition above decides. The res
 
 from __future__ import annotations
 
+import enum
 import functools
 from fractions import Fraction
 from typing import Any
@@ -31,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm.blockwise import codebooks
-from lowgemm.values import as_array
+from lowgemm.values import as_array, choice
 
 #: Half width, in places, of the zone around a mid-point in which the definition decides. 2 ulp of q are 4 places in
 #: the finest buckets (k = 8, where a place is half an ulp) and fewer in others; the rest is allowance for the
@@ -295,10 +296,8 @@ def as_codebook(code: Any, name: str = "code") -> CodeBook:
     """
     if isinstance(code, CodeBook):
         return code
-    if isinstance(code, str):
-        if code not in codebooks.BY_NAME:
-            raise ValueError(f"{name}: expected one of {', '.join(codebooks.BY_NAME)}, got {code!r}")
-        return _named(code)
+    if isinstance(code, (str, enum.Enum)):
+        return _named(choice(code, name, codebooks.BY_NAME))
     if isinstance(code, np.ndarray) and code.dtype == np.float32:
         return _of_bytes(np.ascontiguousarray(code).tobytes()) if code.ndim == 1 else CodeBook(code)
     try:

@@ -18,7 +18,7 @@ from lowgemm.arguments import as_operand, as_zero_point
 from lowgemm.gemm import gemm as _gemm
 from lowgemm.output.requantize import Dequantize
 from lowgemm.output.stages import QuantizeDownInt32ToUint8Scale, SaturatingCast
-from lowgemm.values import flag, integer, is_masked
+from lowgemm.values import choice, flag, integer, is_masked
 
 
 class MapOrder(enum.Enum):
@@ -36,15 +36,10 @@ class BitDepthSetting(enum.Enum):
 
 
 def _member(value: Any, kind: type[enum.Enum], name: str) -> Any:
-    """`value` as a member of an enumeration: one already, or the value or name of one."""
-    if isinstance(value, kind):
-        return value
-    found = [m for m in kind if isinstance(value, str) and value in (m.value, m.name)]
-    if not found:
-        texts = " or ".join(repr(m.value) for m in kind)
-        error = ValueError if isinstance(value, str) else TypeError
-        raise error(f"{name}: expected a {kind.__name__} or {texts}, got {value!r:.80}")
-    return found[0]
+    """`value` as a member of an enumeration: one already, or the name or value of one."""
+    if isinstance(value, str) and value in kind.__members__:
+        return kind[value]
+    return kind(choice(value, name, [m.value for m in kind]))
 
 
 @dataclass(frozen=True)

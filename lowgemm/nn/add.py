@@ -12,7 +12,7 @@ from lowgemm.nn.layer import Layer, tensor_qparams
 from lowgemm.nn.program import Place, Program
 from lowgemm.nn.reference import ADD_SHIFT
 from lowgemm.quantization import QParams, quantize_multiplier
-from lowgemm.values import as_array
+from lowgemm.values import as_array, choice
 
 
 class QuantizedAdd:
@@ -51,9 +51,7 @@ class QuantizedAdd:
         self.a_qparams = tensor_qparams(a_qparams, "a_qparams")
         self.b_qparams = tensor_qparams(b_qparams, "b_qparams")
         self.output_qparams = tensor_qparams(output_qparams, "output_qparams")
-        if not isinstance(activation, str) or activation not in ("none", "relu"):
-            raise ValueError(f"activation: expected 'none' or 'relu', got {activation!r}")
-        self.activation = activation
+        self.activation = activation = choice(activation, "activation", ("none", "relu"))
         a, b, o = (float(p.scale) for p in (self.a_qparams, self.b_qparams, self.output_qparams))
         common = 2 * max(a, b)
         self.factors = tuple(
@@ -149,7 +147,7 @@ class QuantizedResidual(Layer):
         self.input_qparams = self.branch[0].input_qparams
         self.add = QuantizedAdd(self.input_qparams, last, output_qparams, activation=activation)
         self.output_qparams = self.add.output_qparams
-        self.activation = activation
+        self.activation = self.add.activation
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """As for every layer."""

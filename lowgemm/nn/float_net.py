@@ -11,7 +11,7 @@ import numpy as np
 from lowgemm.nn.layer import four, pair, window_shape
 from lowgemm.nn.weighted import ACTIVATIONS
 from lowgemm.quantization.folding import finite_array, per_channel
-from lowgemm.values import integer
+from lowgemm.values import choice, integer
 
 
 def activate(x: np.ndarray, activation: str) -> np.ndarray:
@@ -31,8 +31,7 @@ def _prepare(layer: Any, ndim: int) -> None:
         if layer.bias is None
         else per_channel(layer.bias, "bias", weight.shape[-1])
     )
-    if not isinstance(layer.activation, str) or layer.activation not in ACTIVATIONS:
-        raise ValueError(f"activation: expected {', '.join(ACTIVATIONS)}, got {layer.activation!r}")
+    layer.activation = choice(layer.activation, "activation", ACTIVATIONS)
     layer.weight, layer.bias = weight, bias.astype(np.float32)
 
 

@@ -13,7 +13,7 @@ from lowgemm.output.requantize import ROUNDINGS, Dequantize, Requantize
 from lowgemm.output.stages import BiasAddition, Clamp
 from lowgemm.packed import pack_rhs
 from lowgemm.quantization import QParams, quantize, scale_for_bias
-from lowgemm.values import INT32_MAX, as_array
+from lowgemm.values import INT32_MAX, as_array, choice
 
 ACTIVATIONS = ("none", "relu", "relu6")
 
@@ -85,10 +85,8 @@ class Weighted(Layer):
                 raise ValueError(f"bias: expected shape ({outputs},), got {bias.shape}")
             bias = bias.copy()
             bias.flags.writeable = False
-        if not isinstance(activation, str) or activation not in ACTIVATIONS:
-            raise ValueError(f"activation: expected {', '.join(ACTIVATIONS)}, got {activation!r}")
-        if not isinstance(rounding, str) or rounding not in ROUNDINGS:
-            raise ValueError(f"rounding: expected {', '.join(ROUNDINGS)}, got {rounding!r}")
+        activation = choice(activation, "activation", ACTIVATIONS)
+        rounding = choice(rounding, "rounding", ROUNDINGS)
         if activation == "relu6" and output_qparams is None:
             raise ValueError("activation: expected 'none' or 'relu' for a float32 result, got 'relu6'")
         self.weight = np.array(w, order="C")

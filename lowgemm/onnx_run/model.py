@@ -13,7 +13,7 @@ import numpy as np
 
 from lowgemm.arguments import as_num_threads
 from lowgemm.onnx_run.state import State
-from lowgemm.values import as_array
+from lowgemm.values import as_array, choice
 
 _ROUNDINGS = ("onnx", "onnx_reference")
 #: Domains that the onnx package can evaluate itself.
@@ -173,8 +173,7 @@ class Model:
     def __init__(
         self, source: Any, *, fuse: bool = True, rounding: str = "onnx", num_threads: int | None = None
     ) -> None:
-        if not isinstance(rounding, str) or rounding not in _ROUNDINGS:
-            raise ValueError(f"rounding: expected {' or '.join(map(repr, _ROUNDINGS))}, got {rounding!r}")
+        rounding = choice(rounding, "rounding", _ROUNDINGS)
         if not isinstance(fuse, (bool, np.bool_)):
             raise TypeError(f"fuse: expected a bool, got {type(fuse).__name__}")
         self.state = State(rounding, as_num_threads(num_threads))

@@ -13,7 +13,7 @@ import numpy as np
 
 from lowgemm.output.base import Stage, axis_of
 from lowgemm.output.stages import Clamp, SaturatingCast, ScaleInt32ByFixedPointAndExponent, cast_dtype
-from lowgemm.values import as_array, integer
+from lowgemm.values import as_array, choice, integer
 
 ROUNDINGS = ("gemmlowp", "tflite", "tflite_single", "onnx", "onnx_reference", "torch")
 
@@ -153,8 +153,7 @@ class Requantize(Stage):
     def __post_init__(self) -> None:
         dtype = cast_dtype(self.dtype, (np.uint8, np.int8, np.int16))
         info = np.iinfo(dtype)
-        if not isinstance(self.rounding, str) or self.rounding not in ROUNDINGS:
-            raise ValueError(f"rounding: expected {', '.join(ROUNDINGS)}, got {self.rounding!r}")
+        rounding = choice(self.rounding, "rounding", ROUNDINGS)
         low = info.min if self.min is None else integer(self.min, "min", info.min, info.max)
         high = info.max if self.max is None else integer(self.max, "max", low, info.max)
         self._set(
@@ -162,6 +161,7 @@ class Requantize(Stage):
             zero_point=integer(self.zero_point, "zero_point", info.min, info.max),
             dtype=dtype,
             result_dtype=dtype,
+            rounding=rounding,
             axis=axis_of(self.axis),
             min=low,
             max=high,

@@ -9,7 +9,7 @@ import numpy as np
 
 from lowgemm.quantization.affine import real_array
 from lowgemm.quantization.qparams import REAL_MAX, QParams, as_dtype, choose_qparams, integer_range
-from lowgemm.values import MAX_DIMS, flag, integer
+from lowgemm.values import MAX_DIMS, choice, flag, integer
 
 Self = TypeVar("Self", bound="Observer")
 
@@ -39,8 +39,7 @@ class Observer(ABC):
         nonfinite: str = "raise",
     ) -> None:
         integer_range(dtype, bits, narrow_range)
-        if not isinstance(nonfinite, str) or nonfinite not in ("raise", "ignore"):
-            raise ValueError(f"nonfinite: expected 'raise' or 'ignore', got {nonfinite!r}")
+        nonfinite = choice(nonfinite, "nonfinite", ("raise", "ignore"))
         self.options = {
             "dtype": as_dtype(dtype),
             "bits": bits,

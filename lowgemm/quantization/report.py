@@ -15,6 +15,7 @@ from lowgemm.quantization.folding import axis_in, finite_array
 from lowgemm.quantization.qparams import QParams, as_dtype, choose_qparams, integer_range
 from lowgemm.quantization.search import MeanSquaredError
 from lowgemm.quantization.sqnr import decibels
+from lowgemm.values import choice
 
 ROLES = ("input", "weight", "activation", "output")
 
@@ -184,11 +185,10 @@ def range_report(
         raise TypeError(f"tensors: expected a mapping of names to arrays, got {type(tensors).__name__}")
     qmin, qmax = integer_range(as_dtype(dtype), bits)
     roles = {} if roles is None else roles
-    for name, role in roles.items():
+    for name in roles:
         if name not in tensors:
             raise ValueError(f"roles: expected names of tensors, got {name!r}")
-        if role not in ROLES:
-            raise ValueError(f"roles: expected {', '.join(ROLES)} for {name!r}, got {role!r}")
+    roles = {name: choice(role, "roles", ROLES) for name, role in roles.items()}
     done = []
     for name, x in tensors.items():
         a = finite_array(x, f"tensors[{name!r}]")

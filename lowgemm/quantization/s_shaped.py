@@ -19,6 +19,7 @@ from lowgemm.output.base import Stage
 from lowgemm.output.requantize import Requantize
 from lowgemm.quantization.affine import dequantize, quantize, real_array
 from lowgemm.quantization.qparams import QParams, choose_qparams, quantize_multiplier
+from lowgemm.values import choice
 
 #: Where an 8-bit output is within about 0.64 of a step of its limit.
 CLIP = {"sigmoid": 6.0, "tanh": 3.0}
@@ -27,9 +28,7 @@ INTEGER_BITS = 4
 
 
 def _kind(kind: Any) -> str:
-    if kind not in CLIP:
-        raise ValueError(f"kind: expected 'sigmoid' or 'tanh', got {kind!r}")
-    return str(kind)
+    return choice(kind, "kind", CLIP)
 
 
 def _real(kind: str, x: np.ndarray) -> np.ndarray:

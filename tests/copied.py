@@ -1,0 +1,278 @@
+"""One object of every public class, and a use of each that shows whether a copy computes the same.
+
+`OBJECTS` maps a name to the class, how to make an object, and what to ask it. A class that is not copied is in `REFUSED`; the few with
+nothing to copy are in `BASES`. `test_copies.py` fails for a class that is in none of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+import lowgemm
+from lowgemm import batching, blocking, caches, kernels, nn, pace, quantization, repeat
+from lowgemm import blockwise as bw
+from lowgemm.addresses import NotCopied
+from lowgemm.blockwise.optimizer import Optimizer
+from lowgemm.blockwise.state import TensorState
+from lowgemm.compat import gemmlowp
+from lowgemm.disk_cache import CheckedCache, CheckedFile
+from lowgemm.in_numba.packed_type import _TYPES, PackedRhsType
+from lowgemm.nn import float_net, maccs, program, weighted
+from lowgemm.nn.filters import Filters
+from lowgemm.nn.layer import Layer
+from lowgemm.output import pipeline, requantize
+from lowgemm.plan import Operand, Plan
+from lowgemm.quantization import QParams, advice, equalization, histogram, observer, report, s_shaped
+
+G = np.random.default_rng(11)
+X = G.integers(0, 256, (9, 40), dtype=np.uint8)
+W = G.integers(-128, 128, (40, 24), dtype=np.int8)
+BIAS = np.arange(24, dtype=np.int32) * 1000
+ACC = G.integers(-(2**20), 2**20, (9, 24)).astype(np.int32)
+IMAGES = G.integers(0, 256, (2, 6, 6, 4), dtype=np.uint8)
+REAL = G.standard_normal((9, 40)).astype(np.float32)
+P = QParams(0.05, 3, "uint8")
+STAGES = [lowgemm.BiasAddition(BIAS), lowgemm.Requantize(np.linspace(1e-4, 1e-3, 24), 2, np.int8)]
+
+
+def plain(value: Any) -> Any:
+    """Something that can be compared and that another process can send back."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return value if isinstance(value, (int, float, str, bytes, bool, type(None))) else str(value)
+
+
+def fields(x: Any) -> Any:
+    return vars(x)
+
+
+def module_function(acc, row, col):
+    return acc // 7 + row - col
+
+
+@numba.njit
+def compiled_function(acc, row, col, table):
+    return acc - table[col]
+
+
+def stage(made: Any) -> tuple[Any, Any]:
+    return lambda: made, lambda s: lowgemm.requantize(ACC, [s])
+
+
+def layer(make: Callable[[], Any]) -> tuple[Any, Any]:
+    return make, lambda n: n(IMAGES)
+
+
+def real_layer(made: Callable[[], Any]) -> tuple[Any, Any]:
+    return made, fields
+
+
+def observed(cls: Any, **options: Any) -> tuple[Any, Any]:
+    return lambda: cls(**options).observe(REAL), lambda o: o.observe(REAL * 2).range()
+
+
+def weights(*shape: int) -> tuple[Any, Any, Any, Any]:
+    g = np.random.default_rng(3)
+    bias = g.integers(-999, 999, shape[-1]).astype(np.int32)
+    return (
+        g.integers(-128, 128, shape, dtype=np.int8),
+        bias,
+        P,
+        QParams(np.full(shape[-1], 0.01), 0, "int8", -1),
+    )
+
+
+def network() -> Any:
+    branch = [nn.QuantizedConv2d(*weights(3, 3, 4, 4), P, padding=1)]
+    layers = [
+        nn.QuantizedConv2d(*weights(3, 3, 4, 4), P, padding=1),
+        nn.QuantizedResidual(branch, P),
+        nn.QuantizedMaxPool2d(P, 2),
+        nn.QuantizedFlatten(P),
+        nn.QuantizedLinear(*weights(36, 5)),
+    ]
+    return nn.QuantizedSequential(layers)
+
+
+def used(x: Any, use: Callable[[Any], Any]) -> Any:
+    """With everything made that is made at the first use."""
+    use(x)
+    return x
+
+
+def stepped(cls: Any, **options: Any) -> tuple[Any, Any]:
+    def make() -> Any:
+        g = np.random.default_rng(4)
+        o = cls(
+            [g.standard_normal(5000).astype(np.float32), g.standard_normal((3, 4)).astype(np.float32)],
+            **options,
+        )
+        o.step([np.full(5000, 0.5, np.float32), np.ones((3, 4), np.float32)])
+        return o
+
+    def use(o: Any) -> Any:
+        o.step([np.linspace(-1, 1, 5000, dtype=np.float32), np.ones((3, 4), np.float32)])
+        return o.params, o.steps_done, o.state_dict()
+
+    return make, use
+
+
+def runner_use(r: Any) -> Any:
+    return r.run(IMAGES, False)
+
+
+_OBJECTS: list[tuple[str, type, Any, Any]] = [
+    ("plan", repeat.PlannedGemm, lambda: lowgemm.plan(X, W, output=STAGES), lambda p: p(X, W, lhs_zero_point=3)),
+    ("plan of a packed rhs", repeat.PlannedGemm, lambda: lowgemm.plan(X, lowgemm.pack_rhs(W), output=STAGES),
+     lambda p: p(X, lowgemm.pack_rhs(W), rhs_zero_point=-5)),
+    ("plan of many threads", repeat.PlannedGemm, lambda: lowgemm.plan(np.ones((300, 400), np.uint8), np.ones((400, 500), np.int8), num_threads=2),
+     lambda p: p(np.full((300, 400), 2, np.uint8), np.full((400, 500), 3, np.int8))),
+    ("plan of a stack with a function", repeat.PlannedGemm, lambda: lowgemm.plan(np.stack([X, X]), W[None, :, ::2], output=lowgemm.Custom(module_function)),
+     lambda p: p(np.stack([X, X]), W[None, :, ::2])),
+    ("packed", lowgemm.PackedRhs, lambda: lowgemm.pack_rhs(W), lambda w: (lowgemm.gemm(X, w), w.to_array())),
+    ("packed stack", lowgemm.PackedRhs, lambda: lowgemm.pack_rhs(np.stack([W, W[::-1]])), lambda w: lowgemm.gemm(X, w)),
+    ("explanation", type(lowgemm.explain(X, W)), lambda: lowgemm.explain(X, W), lambda e: (e.text, e.kernel, e.threads)),
+    ("seen", repeat.Seen, repeat.Seen, lambda s: s.get("x")),
+    ("pattern", repeat.Pattern, lambda: repeat.Pattern.of(X), tuple),
+    ("operand", Operand, lambda: Operand((2, 3), (3, 1), "u"), tuple),
+    ("batch", batching.Batch, lambda: batching.Batch((2,), ((2,), (4,)), ((), ()), (8,)), lambda b: b.table()),
+    ("blocking", blocking.Blocking, lambda: lowgemm.explain(X, W).plan.blocking, lambda b: str(b)),
+    ("cache sizes", caches.CacheSizes, lambda: caches.CacheSizes(1, 2, 3), tuple),
+    ("pace", pace.Pace, lambda: pace.Pace(5), lambda p: (p.alone, p.calls, p.unknown)),
+    # ---- stages
+    ("bias", lowgemm.BiasAddition, *stage(lowgemm.BiasAddition(BIAS))),
+    ("quantize down", lowgemm.QuantizeDownInt32ByFixedPoint, *stage(lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 3, 5))),
+    ("scale by exponent", lowgemm.ScaleInt32ByFixedPointAndExponent,
+     *stage(lowgemm.ScaleInt32ByFixedPointAndExponent(np.full(24, 2**30), np.arange(-12, 12), 3))),
+    ("legacy scale", lowgemm.QuantizeDownInt32ToUint8Scale, *stage(lowgemm.QuantizeDownInt32ToUint8Scale(BIAS, 3, 9))),
+    ("clamp", lowgemm.Clamp, *stage(lowgemm.Clamp(-5, 90))),
+    ("tanh", lowgemm.Tanh, *stage(lowgemm.Tanh(3, 2000))),
+    ("saturating cast", lowgemm.SaturatingCast, *stage(lowgemm.SaturatingCast(np.int16))),
+    ("truncating cast", lowgemm.TruncatingCast, *stage(lowgemm.TruncatingCast())),
+    ("logistic", lowgemm.Logistic, *stage(lowgemm.Logistic(20))),
+    ("table", lowgemm.Lut, *stage(lowgemm.Lut(np.arange(256, dtype=np.uint8)[::-1]))),
+    ("requantize", lowgemm.Requantize, *stage(STAGES[1])),
+    ("dequantize", lowgemm.Dequantize, *stage(lowgemm.Dequantize(np.linspace(-1, 1, 24)))),
+    ("float scale", requantize.FloatScale, *stage(requantize.FloatScale(0.01, 3, -900, 900, True))),
+    ("single rounding", requantize.SingleRoundingScale, *stage(requantize.SingleRoundingScale(2**30, -3, 1))),
+    ("function of a module", lowgemm.Custom, *stage(lowgemm.Custom(module_function))),
+    ("compiled function", lowgemm.Custom, *stage(lowgemm.Custom(compiled_function, (BIAS,)))),
+    ("lambda", lowgemm.Custom, *stage(lowgemm.Custom(lambda acc, row, col: acc ^ 1))),
+    # ---- networks
+    ("linear", nn.QuantizedLinear, lambda: used(nn.QuantizedLinear(*weights(40, 5), P), lambda n: n(X)), lambda n: (n(X), n.weight.flags.writeable)),
+    ("convolution", nn.QuantizedConv2d, *layer(lambda: used(nn.QuantizedConv2d(*weights(3, 3, 4, 5), P), lambda n: n(IMAGES)))),
+    ("depthwise convolution", nn.QuantizedConv2d, *layer(lambda: nn.QuantizedConv2d(*weights(3, 3, 1, 4), P, groups=4))),
+    ("max pool", nn.QuantizedMaxPool2d, *layer(lambda: nn.QuantizedMaxPool2d(P, 2))),
+    ("average pool", nn.QuantizedAveragePool2d, *layer(lambda: nn.QuantizedAveragePool2d(P, 2))),
+    ("flatten", nn.QuantizedFlatten, *layer(lambda: nn.QuantizedFlatten(P))),
+    ("add", nn.QuantizedAdd, lambda: nn.QuantizedAdd(P, P, P), lambda a: a(X, X[::-1])),
+    ("residual", nn.QuantizedResidual, *layer(lambda: network().layers[1])),
+    ("network", nn.QuantizedSequential, lambda: used(network(), lambda n: n(IMAGES)), lambda n: (n(IMAGES), n.predict(IMAGES.astype(np.float32) / 9))),
+    ("runner", program.Runner, lambda: used(program.Runner(network().layers, serial=True), runner_use), runner_use),
+    ("place", program.Place, lambda: program.Place(1, 2, 3), tuple),
+    ("filters", Filters, lambda: Filters(weights(3, 3, 2, 6)[0], 2), lambda f: plain([p.to_array() for p in f._packed])),
+    ("cost of a layer", maccs.LayerCost, lambda: nn.count_maccs(network(), (1, 6, 6, 4)).layers[0], str),
+    ("cost", maccs.Cost, lambda: nn.count_maccs(network(), (1, 6, 6, 4)), str),
+    ("float linear", float_net.Linear, *real_layer(lambda: float_net.Linear(np.ones((3, 2)), None, "relu"))),
+    ("float convolution", float_net.Conv2d, *real_layer(lambda: float_net.Conv2d(np.ones((3, 3, 1, 2))))),
+    ("float max pool", float_net.MaxPool2d, *real_layer(lambda: float_net.MaxPool2d(2))),
+    ("float average pool", float_net.AveragePool2d, *real_layer(lambda: float_net.AveragePool2d(2))),
+    ("float flatten", float_net.Flatten, *real_layer(float_net.Flatten)),
+    ("float residual", float_net.Residual, lambda: float_net.Residual([float_net.Flatten()]), lambda r: len(r.branch)),
+    # ---- block-wise
+    ("book", bw.CodeBook, lambda: bw.CodeBook(np.linspace(-1, 1, 9, dtype=np.float32)), lambda b: (b.values, b.blob, b.blob.ctypes.data % 64)),
+    ("coded", bw.BlockwiseArray, lambda: bw.quantize_blockwise(REAL), bw.dequantize_blockwise),
+    ("coded in 4 bits, nested", bw.BlockwiseArray, lambda: bw.quantize_blockwise(REAL, "nf4", blocksize=64, nested=True), bw.dequantize_blockwise),
+    ("mixed weight", bw.MixedWeight, lambda: bw.MixedWeight(REAL.T), lambda w: bw.mixed_linear(REAL, w)),
+    ("packed in 4 bits", bw.PackedRhs4bit, lambda: bw.pack_rhs_4bit(REAL.T), lambda w: bw.gemm_4bit(REAL, w)),
+    ("state", TensorState, lambda: TensorState((5, 60), False, 64, (("m", "dynamic"),)), lambda s: s.decoded()),
+    *((cls.__name__, cls, *stepped(cls, **({"lr": 0.1} if issubclass(cls, bw.SGD) else {})))
+      for cls in (bw.Adam, bw.AdamW, bw.LAMB, bw.AdEMAMix, bw.SGD, bw.LARS, bw.RMSprop, bw.Adagrad, bw.Lion)),
+    # ---- quantization
+    ("parameters", QParams, lambda: QParams(np.linspace(1, 2, 4), 0, "int8", 0), lambda p: (p.scale, p.zero_point, p.axis, str(p.dtype))),
+    ("min and max", quantization.MinMax, *observed(quantization.MinMax, axis=1)),
+    ("moving average", quantization.MovingAverage, *observed(quantization.MovingAverage)),
+    ("percentile", quantization.Percentile, *observed(quantization.Percentile)),
+    ("squared error", quantization.MeanSquaredError, *observed(quantization.MeanSquaredError)),
+    ("entropy", quantization.Entropy, *observed(quantization.Entropy)),
+    ("histogram", histogram.Histogram, lambda: filled(histogram.Histogram(64)), fields),
+    ("finding", advice.Finding, lambda: advice.Finding("a", "outliers", "text", (1,)), fields),
+    ("equalized", equalization.Equalized, lambda: quantization.equalize_ranges([REAL.T[:, :9], REAL]), fields),
+    ("report", report.RangeReport, lambda: quantization.range_report({"x": REAL}), lambda r: r.text()),
+    ("report of a tensor", report.TensorReport, lambda: quantization.range_report({"x": REAL}).tensors[0], fields),
+    ("gain", s_shaped.SShapedGain, lambda: s_shaped.SShapedGain(*["tanh", *range(1, 7)]), fields),
+    # ---- compatibility, kernels, Numba
+    ("order", gemmlowp.MapOrder, lambda: gemmlowp.MapOrder.COL_MAJOR, lambda o: o is gemmlowp.MapOrder.COL_MAJOR),
+    ("bit depth", gemmlowp.BitDepthSetting, lambda: gemmlowp.BitDepthSetting.A5B7, lambda o: o is gemmlowp.BitDepthSetting.A5B7),
+    ("map", gemmlowp.MatrixMap, lambda: gemmlowp.MatrixMap(np.arange(30), "col", 3, 4, 7, 2), lambda m: m.view()),
+    ("Numba's type", PackedRhsType, lambda: _TYPES["u"], lambda t: t == _TYPES["u"]),
+    *((f"kernel {k.name}", type(k), functools.partial(kernels.by_id, i), lambda k: (k.name, kernels.by_id(kernels.id_of(k)).name))
+      for i, k in enumerate(kernels.all_kernels()) if not k.name.startswith("test_")),
+]  # fmt: skip
+
+
+def filled(h: Any) -> Any:
+    h.observe(REAL)
+    return h
+
+
+if importlib.util.find_spec("onnx") is not None:
+    from lowgemm.onnx_run import convolution, geometry, model, operators, rewrite, state
+
+    def onnx_model() -> Any:
+        import onnx
+
+        h, t = onnx.helper, onnx.TensorProto
+        nodes = [
+            h.make_node("MatMulInteger", ["x", "w"], ["y"]),
+            h.make_node("DequantizeLinear", ["y", "s"], ["z"]),
+        ]
+        graph = h.make_graph(
+            nodes, "g", [h.make_tensor_value_info("x", t.UINT8, [None, 40])], [h.make_tensor_value_info("z", t.FLOAT, [None, 24])],
+            [onnx.numpy_helper.from_array(W, "w"), onnx.numpy_helper.from_array(np.float32(0.5), "s")],
+        )  # fmt: skip
+        return h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
+
+    def run(m: Any) -> Any:
+        return m.run({"x": X}), m.packed_bytes, m.rewritten, m.inputs, m.state.rounding
+
+    _OBJECTS += [
+        ("model", model.Model, lambda: used(model.Model(onnx_model(), rounding="onnx_reference"), run), run),
+        ("tensor", model.Tensor, lambda: model.Model(onnx_model()).inputs[0], tuple),
+        ("row", model.Row, lambda: model.Row("a", "b", 1, 2.0), tuple),
+        ("unsupported", model.UnsupportedOperator, lambda: model.UnsupportedOperator("text"), str),
+        ("not ours", operators.NotOurs, operators.NotOurs, str),
+        ("packed filters", convolution.PackedFilters, lambda: convolution.PackedFilters(np.ones((4, 2, 3, 3), np.int8), 2),
+         lambda f: [p.to_array() for s in f.slices for p in s._packed]),
+        ("geometry", geometry.Geometry, lambda: geometry.geometry((1, 3, 8, 8), (5, 3, 3, 3)), fields),
+        ("coded tensor", rewrite.Coded, lambda: rewrite.Coded("a", "b", "c", np.ones(1), np.zeros(1), 0), tuple),
+        ("rewriter", rewrite.Rewriter, lambda: rewrite.Rewriter(onnx_model()), lambda r: r.constants["w"]),
+    ]  # fmt: skip
+
+OBJECTS = {name: (cls, make, use) for name, cls, make, use in _OBJECTS}
+assert len(OBJECTS) == len(_OBJECTS), "two objects of one name"
+
+#: Classes whose objects refuse, how to make one, and the class to copy instead.
+REFUSED: dict[type, Callable[[], Any]] = {
+    Plan: lambda: lowgemm.plan(X, W).plan,
+    pipeline.Program: lambda: lowgemm.plan(X, W, output=STAGES).plan.program,
+    program.Program: lambda: program.Program(network().layers, IMAGES.shape, False),
+}
+if importlib.util.find_spec("onnx") is not None:
+    REFUSED[state.State] = lambda: model.Model(onnx_model()).state
+
+#: Classes without objects of their own, and what belongs to the disk cache.
+BASES = {
+    lowgemm.Stage, Layer, weighted.Weighted, Optimizer, observer.Observer, NotCopied, CheckedCache, CheckedFile,
+    quantization.observers.HistogramObserver, kernels.Kernel,
+}  # fmt: skip
