@@ -172,7 +172,7 @@ def _requantize(x: np.ndarray, s: requantize.Requantize) -> np.ndarray:
             y = fp.saturate((x * np.int64(multiplier) + 2 ** (total - 1)) // 2**total, 32)
         else:
             y = fixed_point_and_exponent(x, multiplier, exponent)
-        y = wrap32(y + s.zero_point)
+        y = y + s.zero_point
     elif s.rounding == "onnx_reference":
         y = np.rint(np.clip(x * np.float64(scale) + s.zero_point, -(2.0**40), 2.0**40))
     else:  # "onnx", "torch"

@@ -209,8 +209,10 @@ def _push_stage(stage: Any, push: Any, vector: Any, keep: list[Any]) -> None:
         else:
             exponent, axis = np.asarray(stage.exponent), stage.axis
         multiplier, exponent = np.broadcast_arrays(np.asarray(stage.multiplier), exponent)
+        # with |x * scale| up to 2**30 no zero point of 16 bits leaves int32
+        saturating = isinstance(stage, rq.SaturatingScale) and exponent.size > 0 and int(exponent.max()) >= 0
         push(
-            "scale", vector(multiplier), vector(np.maximum(exponent, 0)), vector(np.maximum(-exponent, 0)),
+            "scale_saturating" if saturating else "scale", vector(multiplier), vector(np.maximum(exponent, 0)), vector(np.maximum(-exponent, 0)),
             *_steps(axis, multiplier), stage.offset_after_shift,
         )  # fmt: skip
     elif isinstance(stage, st.QuantizeDownInt32ToUint8Scale):
