@@ -197,7 +197,7 @@ def _custom(x: np.ndarray, s: activations.Custom) -> np.ndarray:
     function = python_function(s.function)
     y = np.empty(x.shape, dtype=np.int64)
     for index in np.ndindex(x.shape):
-        y[index] = int(function(int(x[index]), index[-2], index[-1], *s.arrays))
+        y[index] = int(function(int(x[index]), index[-2], index[-1], *s.arrays)) % 2**32
     return wrap32(y)
 
 

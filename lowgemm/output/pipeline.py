@@ -18,7 +18,7 @@ from lowgemm import reference
 from lowgemm.output import activations as act
 from lowgemm.output import requantize as rq
 from lowgemm.output import stages as st
-from lowgemm.output.custom import custom_params, custom_routine
+from lowgemm.output.custom import custom_params, custom_routine, raise_failure
 from lowgemm.output.routines import routine
 from lowgemm.output.vector import WIDTH as vector_width
 from lowgemm.values import INT32_MAX, INT32_MIN
@@ -38,6 +38,8 @@ class Program:
         Nothing but the int32 store is left: the kernel may write to the result itself.
     keep : list
         Arrays whose addresses the parameters hold.
+    customs : list of (int, stage)
+        Which steps are functions of the user's, and may fail.
     """
 
     steps: list[tuple[Any, list[int]]] = field(default_factory=list)
@@ -45,6 +47,7 @@ class Program:
     row_bias: np.ndarray | None = None
     direct: bool = False
     keep: list[Any] = field(default_factory=list)
+    customs: list[tuple[int, Any]] = field(default_factory=list)
 
     def table(self) -> list[int]:
         """Flat list of routine address, parameter address, ..., as `compute.py` reads it."""
@@ -55,6 +58,27 @@ class Program:
             compiled = routine(name) if isinstance(name, str) else name
             flat += [compiled.address, params.ctypes.data]
         return flat
+
+    def watched(self, numbers: np.ndarray, at: int) -> tuple[np.ndarray, list[tuple[Any, Any, np.ndarray]]]:
+        """`numbers`, which hold the table from `at` on, for one call that shares no status words with another.
+
+        Also returns what to give to `raise_failures` after the call.
+        """
+        watches = []
+        if self.customs:
+            numbers = numbers.copy()
+        for i, stage in self.customs:
+            compiled, values = self.steps[i]
+            params = np.array(values, dtype=np.int64)
+            numbers[at + 2 * i + 1] = params.ctypes.data
+            watches.append((compiled, stage, params))
+        return numbers, watches
+
+
+def raise_failures(watches: list[tuple[Any, Any, np.ndarray]]) -> None:
+    """Raise what the first of the user's functions to fail raised; later ones had its leavings for input."""
+    for compiled, stage, params in watches:
+        raise_failure(compiled, stage, params)
 
 
 def _steps(axis: int, value: np.ndarray) -> tuple[int, int]:
@@ -146,6 +170,8 @@ def compile_pipeline(
             push("store_float", scales, *_steps(stage.axis, scales))
         else:
             flush()
+            if isinstance(stage, act.Custom):
+                program.customs.append((len(program.steps), stage))
             _push_stage(stage, push, vector, program.keep)
             one_pass = _one_pass_scale(stage)
             if one_pass is not None:
