@@ -258,6 +258,8 @@ def gemm(
         If an argument does not fit; the message names it, and `out` is untouched.
     OverflowError
         With ``overflow="raise"``.
+    Exception
+        What the function of a `lowgemm.Custom` stage raised; the contents of `out` are not defined then.
 
     Notes
     -----

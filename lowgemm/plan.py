@@ -19,7 +19,7 @@ from lowgemm.batching import Batch
 from lowgemm.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, choose_blocking, scratch_layout, up
 from lowgemm.drivers import single_routine
 from lowgemm.kernels import Kernel, microkernel
-from lowgemm.output.pipeline import compile_pipeline
+from lowgemm.output.pipeline import compile_pipeline, raise_failures
 from lowgemm.pace import Pace
 from lowgemm.terms import term_routines
 
@@ -193,8 +193,9 @@ class Plan(NotCopied):
         self.p.flags.writeable = True  # Numba types read-only arrays apart; nothing writes to it
         self.pace = Pace(macs)
         #: Python's ways in for one thread and for several, and the first argument of either; see `entry.py`.
-        self.enter = entry.enter() if self.one_by_one and not bilinear else None
-        self.fill = None if self.one_by_one or bilinear else entry.fill()
+        plain = not bilinear and not program.customs
+        self.enter = entry.enter() if self.one_by_one and plain else None
+        self.fill = entry.fill() if not self.one_by_one and plain else None
         self.record = None
         if self.enter or self.fill:
             self.record = entry.record_of(self.p, int(self.p[c.SINGLE]), packed, macs)
@@ -224,6 +225,11 @@ class Plan(NotCopied):
             Address of the packed rhs's column sums.
         lhs_zero, rhs_zero : int or ndarray of int32
             Zero points; vectors where the plan is bilinear.
+
+        Raises
+        ------
+        Exception
+            What a function of the user's raised. The result is written in part then.
         """
         vectors = [0, 0]
         if self.bilinear:
@@ -233,11 +239,12 @@ class Plan(NotCopied):
                 keep.append(wide.astype(np.int32))  # wraps, as all of this arithmetic does
             vectors = [v.ctypes.data for v in keep]
             lhs_zero = rhs_zero = 0
+        p, watches = self.program.watched(self.p, c.STAGES_AT)
         space = workspace.borrow(self.scratch_bytes)
         at = space.ctypes.data
         if self.one_by_one:
             zeros = int(lhs_zero), int(rhs_zero), *vectors
-            single_routine().ctypes(self.p.ctypes.data, lhs, rhs, rhs_sums, out, at, *zeros)
+            single_routine().ctypes(p.ctypes.data, lhs, rhs, rhs_sums, out, at, *zeros)
         else:
             s = np.zeros(self.state_size, dtype=np.int64)
             at_workers = at + self.slots_bytes
@@ -245,5 +252,6 @@ class Plan(NotCopied):
             s[c.LHS : c.FOR_PARTS + 1] = lhs, rhs, rhs_sums, out, at, at_workers, at_parts
             s[c.LHS_ZERO], s[c.RHS_ZERO] = int(lhs_zero) - self.lhs_shift, int(rhs_zero) - self.rhs_shift
             s[c.LHS_ZEROS], s[c.RHS_ZEROS] = vectors
-            threads.run(self.p, s, self.pace)
+            threads.run(p, s, self.pace)
         workspace.give_back(space)
+        raise_failures(watches)

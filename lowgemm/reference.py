@@ -173,7 +173,7 @@ def _requantize(x: np.ndarray, s: requantize.Requantize) -> np.ndarray:
             y = fp.saturate((x * np.int64(multiplier) + 2 ** (total - 1)) // 2**total, 32)
         else:
             y = fixed_point_and_exponent(x, multiplier, exponent)
-        y = wrap32(y + s.zero_point)
+        y = y + s.zero_point
     elif s.rounding == "onnx_reference":
         y = np.rint(np.clip(x * np.float64(scale) + s.zero_point, -(2.0**40), 2.0**40))
     else:  # "onnx", "torch"
@@ -198,7 +198,7 @@ def _custom(x: np.ndarray, s: activations.Custom) -> np.ndarray:
     function = python_function(s.function)
     y = np.empty(x.shape, dtype=np.int64)
     for index in np.ndindex(x.shape):
-        y[index] = int(function(int(x[index]), index[-2], index[-1], *s.arrays))
+        y[index] = int(function(int(x[index]), index[-2], index[-1], *s.arrays)) % 2**32
     return wrap32(y)
 
 

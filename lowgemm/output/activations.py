@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import types
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lowgemm.output.base import Stage
+from lowgemm.output.custom import custom_routine, python_function
 from lowgemm.output.stages import Clamp, cast_dtype
 from lowgemm.values import INT32_MAX, as_array, integer
 
@@ -109,7 +111,8 @@ class Custom(Stage):
     ----------
     function : callable
         ``function(acc, row, col, *arrays) -> acc`` on int64 values, compiled by `numba.njit` or plain Python that
-        Numba can compile. `row` and `col` are those of the result. What it returns is reduced to int32.
+        Numba can compile. `row` and `col` are those of the result. What it returns becomes ``int(value)`` modulo
+        2**32, floats included.
     arrays : tuple of ndarray
         Passed on to the function: scales per column, tables, anything. They are copied.
 
@@ -118,7 +121,16 @@ class Custom(Stage):
     Raises
     ------
     TypeError
-        If Numba cannot compile the function for these arrays; the message says why.
+        If Numba cannot compile the function for these arrays, or it returns no number; the message says why.
+
+    Notes
+    -----
+    An exception in the function is raised by the call that runs the stage, and its cause names sum, row and column; so
+    are a NaN (ValueError), infinity (OverflowError) and an index out of range of an array (IndexError). After it the
+    contents of ``out`` are not defined. To raise it, the function is called once more with the same values.
+
+    Functions of the same code, named values included, share one compiled routine. It stays as long as the process,
+    with what the function refers to: Numba never frees machine code, about 1 MiB for each different function.
 
     Examples
     --------
@@ -135,22 +147,23 @@ class Custom(Stage):
     arrays: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
-        if not callable(self.function):
-            raise TypeError(f"function: expected a function, got {type(self.function).__name__}")
+        if not isinstance(python_function(self.function), types.FunctionType):
+            raise TypeError(
+                "function: expected a function written in Python, compiled by numba.njit or not, "
+                f"got {type(self.function).__name__}"
+            )
         if not isinstance(self.arrays, tuple) or not all(isinstance(a, np.ndarray) for a in self.arrays):
             raise TypeError("arrays: expected a tuple of NumPy arrays")
         if len(self.arrays) > 4:
             raise ValueError(f"arrays: expected at most 4, got {len(self.arrays)}")
         copies = []
         for a in self.arrays:
-            if a.dtype.kind not in "iuf" or a.ndim > 2:
+            if a.dtype.kind not in "iuf" or a.ndim not in (1, 2):
                 raise TypeError(
                     f"arrays: expected numbers in one or two dimensions, got {a.dtype}, {a.ndim}-D"
                 )
             copies.append(np.array(a, order="C"))
         self._set(arrays=tuple(copies))
-        from lowgemm.output.custom import custom_routine
-
         custom_routine(self)
 
     def __copy__(self) -> Custom:

@@ -19,7 +19,7 @@ from lowgemm.addresses import NotCopied
 from lowgemm.output import activations as act
 from lowgemm.output import requantize as rq
 from lowgemm.output import stages as st
-from lowgemm.output.custom import custom_params, custom_routine
+from lowgemm.output.custom import custom_params, custom_routine, raise_failure
 from lowgemm.output.routines import routine
 from lowgemm.output.vector import WIDTH as vector_width
 from lowgemm.values import INT32_MAX, INT32_MIN
@@ -39,6 +39,8 @@ class Program(NotCopied):
         Nothing but the int32 store is left: the kernel may write to the result itself.
     keep : list
         Arrays whose addresses the parameters hold.
+    customs : list of (int, stage)
+        Which steps are functions of the user's, and may fail.
     """
 
     instead: ClassVar[str] = "compile the output stages again"
@@ -48,6 +50,7 @@ class Program(NotCopied):
     row_bias: np.ndarray | None = None
     direct: bool = False
     keep: list[Any] = field(default_factory=list)
+    customs: list[tuple[int, Any]] = field(default_factory=list)
 
     def table(self) -> list[int]:
         """Flat list of routine address, parameter address, ..., as `compute.py` reads it."""
@@ -58,6 +61,27 @@ class Program(NotCopied):
             compiled = routine(name) if isinstance(name, str) else name
             flat += [compiled.address, params.ctypes.data]
         return flat
+
+    def watched(self, numbers: np.ndarray, at: int) -> tuple[np.ndarray, list[tuple[Any, Any, np.ndarray]]]:
+        """`numbers`, which hold the table from `at` on, for one call that shares no status words with another.
+
+        Also returns what to give to `raise_failures` after the call.
+        """
+        watches = []
+        if self.customs:
+            numbers = numbers.copy()
+        for i, stage in self.customs:
+            compiled, values = self.steps[i]
+            params = np.array(values, dtype=np.int64)
+            numbers[at + 2 * i + 1] = params.ctypes.data
+            watches.append((compiled, stage, params))
+        return numbers, watches
+
+
+def raise_failures(watches: list[tuple[Any, Any, np.ndarray]]) -> None:
+    """Raise what the first of the user's functions to fail raised; later ones had its leavings for input."""
+    for compiled, stage, params in watches:
+        raise_failure(compiled, stage, params)
 
 
 def _steps(axis: int, value: np.ndarray) -> tuple[int, int]:
@@ -149,6 +173,8 @@ def compile_pipeline(
             push("store_float", scales, *_steps(stage.axis, scales))
         else:
             flush()
+            if isinstance(stage, act.Custom):
+                program.customs.append((len(program.steps), stage))
             _push_stage(stage, push, vector, program.keep)
             one_pass = _one_pass_scale(stage)
             if one_pass is not None:
@@ -212,8 +238,10 @@ def _push_stage(stage: Any, push: Any, vector: Any, keep: list[Any]) -> None:
         else:
             exponent, axis = np.asarray(stage.exponent), stage.axis
         multiplier, exponent = np.broadcast_arrays(np.asarray(stage.multiplier), exponent)
+        # with |x * scale| up to 2**30 no zero point of 16 bits leaves int32
+        saturating = isinstance(stage, rq.SaturatingScale) and exponent.size > 0 and int(exponent.max()) >= 0
         push(
-            "scale", vector(multiplier), vector(np.maximum(exponent, 0)), vector(np.maximum(-exponent, 0)),
+            "scale_saturating" if saturating else "scale", vector(multiplier), vector(np.maximum(exponent, 0)), vector(np.maximum(-exponent, 0)),
             *_steps(axis, multiplier), stage.offset_after_shift,
         )  # fmt: skip
     elif isinstance(stage, st.QuantizeDownInt32ToUint8Scale):

@@ -83,8 +83,13 @@ def real_scale(value: Any) -> float | np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
+class SaturatingScale(ScaleInt32ByFixedPointAndExponent):
+    """gemmlowp's scale, except that the offset is added with saturation (to int32), not modulo 2**32."""
+
+
+@dataclass(frozen=True, eq=False)
 class SingleRoundingScale(Stage):
-    """``floor((x * multiplier + 2**(30 - exponent)) / 2**(31 - exponent)) + offset``: one rounding, ties upwards."""
+    """``floor((x * multiplier + 2**(30 - exponent)) / 2**(31 - exponent)) + offset``: one rounding, ties upwards, saturating."""
 
     multiplier: Any
     exponent: Any
@@ -107,6 +112,8 @@ class FloatScale(Stage):
 @dataclass(frozen=True, eq=False)
 class Requantize(Stage):
     """Scale by a real number, add a zero point, saturate to 8 or 16 bits: ``round(x * scale) + zero_point``.
+
+    However large the product, the result is the bound on its side: nothing wraps on the way.
 
     Parameters
     ----------
@@ -181,7 +188,7 @@ class Requantize(Stage):
         bounds: list[Stage] = [Clamp(self.min, self.max), SaturatingCast(self.dtype)]  # type: ignore[arg-type]
         if self.rounding in ("gemmlowp", "tflite"):
             return [
-                ScaleInt32ByFixedPointAndExponent(*self.fixed_point(), self.zero_point, self.axis),
+                SaturatingScale(*self.fixed_point(), self.zero_point, self.axis),
                 *bounds,
             ]
         if self.rounding == "tflite_single":

@@ -12,7 +12,7 @@ from lowgemm import reference
 from lowgemm._jit import call_address, compile_c, signature, source_stamp
 from lowgemm.arguments import check_out
 from lowgemm.memory import as_address, load_i32, load_i64, offset, store_32
-from lowgemm.output.pipeline import compile_pipeline
+from lowgemm.output.pipeline import compile_pipeline, raise_failures
 from lowgemm.output.stages import check_pipeline
 from lowgemm.values import as_array, is_masked
 
@@ -114,7 +114,7 @@ def requantize(acc: Any, output: Any, *, out: np.ndarray | None = None) -> np.nd
         size=stack_of.shape[-2:],
         contiguous=target.strides[-1] == dtype.itemsize,
     )
-    table = np.array(program.table(), dtype=np.int64)
+    table, watches = program.watched(np.array(program.table(), dtype=np.int64), 0)
     routine = apply_routine().ctypes
     tile = np.empty(TILE_ROWS * TILE_COLS, dtype=np.int32)
     for index in np.ndindex(stack_of.shape[:-2]):
@@ -123,4 +123,5 @@ def requantize(acc: Any, output: Any, *, out: np.ndarray | None = None) -> np.nd
             table.ctypes.data, table.size // 2, x.ctypes.data, *x.strides, *x.shape, y.ctypes.data, *y.strides,
             tile.ctypes.data,
         )  # fmt: skip
+        raise_failures(watches)
     return out

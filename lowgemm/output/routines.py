@@ -51,6 +51,12 @@ def fixed_point(x, multiplier, left, right):
     return fp.divide_by_pot(fp.high_mul(fp.shift_left(x, left, 32), multiplier, 32), right)
 
 
+@numba.njit(nogil=True)
+def _add(x, after, saturating):
+    """x + after, kept within int32 if `saturating` (a constant); else the store of the low bits wraps it."""
+    return min(max(x + after, INT32_MIN), INT32_MAX) if saturating else x + after
+
+
 # ---- in-place stages --------------------------------------------------------------------------------------
 def _make_bilinear(stamp: int):
     @compile_c(SIGNATURE)
@@ -98,7 +104,7 @@ def _make_clamp(stamp: int):
     return clamp
 
 
-def _make_scale(stamp: int):
+def _make_scale(saturating: int, stamp: int):
     @compile_c(SIGNATURE)
     def scale(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
         """Fixed-point scale plus offset. params: multipliers, left shifts, right shifts, row step, column step, offset."""
@@ -111,7 +117,7 @@ def _make_scale(stamp: int):
             if col_step == 0:
                 m, left, right = load_i32(multipliers, i), load_i32(lefts, i), load_i32(rights, i)
                 for c in range(cols):
-                    store_32(line, c, fixed_point(load_i32(line, c), m, left, right) + after)
+                    store_32(line, c, _add(fixed_point(load_i32(line, c), m, left, right), after, saturating))
             else:
                 for c in range(cols):
                     m, left, right = (
@@ -119,7 +125,7 @@ def _make_scale(stamp: int):
                         load_i32(lefts, i + c),
                         load_i32(rights, i + c),
                     )
-                    store_32(line, c, fixed_point(load_i32(line, c), m, left, right) + after)
+                    store_32(line, c, _add(fixed_point(load_i32(line, c), m, left, right), after, saturating))
 
     return scale
 
@@ -197,7 +203,7 @@ def _make_scale_single(stamp: int):
             for c in range(cols):
                 m, shift = load_i32(multipliers, i + c * col_step), load_i32(shifts, i + c * col_step)
                 x = (load_i32(line, c) * m + (1 << (shift - 1))) >> shift
-                store_32(line, c, min(max(x, INT32_MIN), INT32_MAX) + after)
+                store_32(line, c, _add(x, after, 1))
 
     return scale_single
 
@@ -320,7 +326,8 @@ _FACTORIES = {
     "bilinear": _make_bilinear,
     "bias": _make_bias,
     "clamp": _make_clamp,
-    "scale": _make_scale,
+    "scale": functools.partial(_make_scale, 0),
+    "scale_saturating": functools.partial(_make_scale, 1),
     "legacy_scale": _make_legacy_scale,
     "tanh": _make_tanh,
     "logistic": _make_logistic,
