@@ -211,4 +211,4 @@ def _from_coded(q: BlockwiseArray, code: Any, group: Any) -> PackedRhs4bit:
         raise ValueError(f"weight: expected blocks along rows of {depth}, got blocks of {q.blocksize}")
     scales = np.repeat(block_scales(q), q.blocksize // size)[: n * (depth // size)]
     codes = unpack4(q.codes, q.size).reshape(n, depth)
-    return PackedRhs4bit(codes, scales.reshape(n, -1), depth, size, q.book, chosen_kernel())
+    return PackedRhs4bit(codes, scales.reshape(n, depth // size), depth, size, q.book, chosen_kernel())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numba
@@ -131,7 +132,7 @@ def dynamic_linear(
         raise ValueError(f"x: expected shape (..., {inputs}), got {real.shape}")
     scale = _scales(weight_scale, outputs).astype(np.float32)
     offset = None if bias is None else per_channel(bias, "bias", outputs).astype(np.float32)
-    flat = real.reshape(-1, inputs)
+    flat = real.reshape(math.prod(real.shape[:-1]), inputs)  # -1 would not do for a depth of 0
     if not numba.config.DISABLE_JIT:
         out = np.empty((flat.shape[0], outputs), np.float32)
         packed = packed if isinstance(packed, PackedRhs) else pack_rhs(packed)
