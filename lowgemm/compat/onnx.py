@@ -14,6 +14,7 @@ from lowgemm.arguments import as_operand
 from lowgemm.gemm import gemm
 from lowgemm.output.requantize import Requantize
 from lowgemm.output.stages import cast_dtype
+from lowgemm.quantization.qparams import SCALE_MIN
 from lowgemm.values import as_array, integer
 
 
@@ -79,6 +80,8 @@ def _scale(value: Any, name: str, size: int) -> np.ndarray:
         raise TypeError(f"{name}: expected a float scale, got {a.dtype}")
     if a.size not in (1, size):
         raise ValueError(f"{name}: expected a scalar or {size} values, got shape {a.shape}")
+    if not np.isfinite(a).all() or (name == "y_scale" and not a.all()):
+        raise ValueError(f"{name}: expected finite numbers{' other than 0' if name == 'y_scale' else ''}")
     return a.astype(np.float32).reshape(-1) if a.size != 1 else a.astype(np.float32).reshape(())
 
 
@@ -192,9 +195,9 @@ def quantize_linear(
     Parameters
     ----------
     x : array_like of float32, float16 or int32
-        Values.
+        Values; infinities saturate.
     y_scale : array_like of float
-        Scalar, one per index of `axis`, or blocked.
+        Scalar, one per index of `axis`, or blocked; finite and not 0.
     y_zero_point : array_like, optional
         Same shape; its dtype (uint8, int8, uint16, int16) is the result's. Zero of uint8 if left out.
     axis, block_size
@@ -209,7 +212,12 @@ def quantize_linear(
     Raises
     ------
     TypeError, ValueError
-        If a dtype or shape does not fit.
+        If a dtype or shape does not fit, or `x` has a NaN.
+
+    Notes
+    -----
+    ONNX leaves NaN undefined, and onnxruntime gives what the machine's conversion makes of it (on x86 the smallest integer). No
+    integer stands for it, so here it is an error, as in `lowgemm.quantization.quantize`.
 
     Examples
     --------
@@ -222,6 +230,12 @@ def quantize_linear(
         raise TypeError(f"x: expected floats or int32, got {x.dtype}")
     if scale.dtype.kind != "f":
         raise TypeError(f"y_scale: expected a float scale, got {scale.dtype}")
+    with np.errstate(over="ignore", under="ignore"):
+        scale = scale.astype(x.dtype if x.dtype.kind == "f" else scale.dtype)
+    if not np.isfinite(scale).all() or (scale == 0).any():
+        raise ValueError(f"y_scale: expected finite numbers other than 0 in {scale.dtype}")
+    if x.dtype.kind == "f" and np.isnan(x).any():
+        raise ValueError(f"x: expected no NaN, which no integer stands for, got {int(np.isnan(x).sum())}")
     if y_zero_point is None:
         dtype = cast_dtype(np.uint8 if output_dtype is None else output_dtype, _QUANTIZED, "output_dtype")
         zero = np.zeros(scale.shape, dtype)
@@ -233,7 +247,8 @@ def quantize_linear(
     scale = _along_axis(scale, "y_scale", x, axis, block_size)
     zero = _along_axis(zero, "y_zero_point", x, axis, block_size).astype(np.float64)
     info = np.iinfo(dtype)
-    quotient = np.rint(x / scale.astype(x.dtype if x.dtype.kind == "f" else scale.dtype)).astype(np.float64)
+    with np.errstate(over="ignore"):  # a quotient that float32 cannot hold saturates
+        quotient = np.rint(x / scale).astype(np.float64)
     return np.clip(quotient + zero, info.min, info.max).astype(dtype)
 
 
@@ -317,7 +332,12 @@ def dynamic_quantize_linear(x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     if x.size == 0 or not np.isfinite(x).all():
         raise ValueError("x: expected at least one value, all finite")
     high, low = max(np.float32(0), x.max()), min(np.float32(0), x.min())
-    scale = np.float32((high - low) / np.float32(255)) if high != low else np.float32(1 / 255)
+    with np.errstate(over="ignore"):
+        scale = np.float32((high - low) / np.float32(255)) if high != low else np.float32(1 / 255)
+    if (
+        not np.isfinite(scale) or scale < SCALE_MIN
+    ):  # a range that float32 cannot hold, or steps too small for it
+        scale = np.float32(max((float(high) - float(low)) / 255, SCALE_MIN))
     zero = np.rint(np.clip(np.float32(0) - low / scale, 0, 255)).astype(np.uint8)
     y = quantize_linear(x, scale, zero)
     return y, np.asarray(scale), np.asarray(zero)
