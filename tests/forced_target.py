@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import nonfinite
 import numpy as np
 import test_golden_gemm
 from lowgemm.kernels import verify
@@ -47,8 +48,12 @@ def main() -> None:
         wrong = wrong_elements(np.random.default_rng(0))
         counts = test_golden_gemm.run_all(lowgemm.gemm)
         test_golden_gemm.check(counts)
-        print(f"{kernel.name}: contract {contract} wrong, products {wrong} wrong, golden {counts['run']} run")
-        failed |= contract != 0 or wrong != 0
+        unruly = nonfinite.wrong()  # some of them run on the kernel
+        print(
+            f"{kernel.name}: contract {contract} wrong, products {wrong} wrong, golden {counts['run']} run, "
+            f"NaN and infinity: {unruly or 'as documented'}"
+        )
+        failed |= contract != 0 or wrong != 0 or bool(unruly)
     sys.exit(int(failed))
 
 

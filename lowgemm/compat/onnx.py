@@ -16,6 +16,7 @@ from lowgemm.gemm import gemm
 from lowgemm.output.requantize import Requantize
 from lowgemm.output.requantizing import requantize
 from lowgemm.output.stages import cast_dtype, check_pipeline
+from lowgemm.quantization.qparams import SCALE_MIN
 from lowgemm.values import as_array, integer
 
 
@@ -175,6 +176,8 @@ def _float(value: Any, name: str) -> np.ndarray:
     a = as_array(value, name, "a number or a vector")
     if a.dtype.kind != "f":
         raise TypeError(f"{name}: expected a float scale, got {a.dtype}")
+    if not np.isfinite(a).all() or (name == "y_scale" and not a.all()):
+        raise ValueError(f"{name}: expected finite numbers{' other than 0' if name == 'y_scale' else ''}")
     return a.astype(np.float32)
 
 
@@ -308,6 +311,11 @@ def quantize_linear(
     TypeError, ValueError
         If a dtype or shape does not fit.
 
+    Notes
+    -----
+    ONNX leaves NaN undefined. `lowgemm.quantization.quantize` refuses it, since no integer stands for it; an operator
+    of ONNX gives onnxruntime's numbers instead.
+
     Examples
     --------
     >>> import numpy as np
@@ -416,7 +424,12 @@ def dynamic_quantize_linear(x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     if x.size == 0 or not np.isfinite(x).all():
         raise ValueError("x: expected at least one value, all finite")
     high, low = max(np.float32(0), x.max()), min(np.float32(0), x.min())
-    scale = np.float32((high - low) / np.float32(255)) if high != low else np.float32(1 / 255)
+    with np.errstate(over="ignore"):
+        scale = np.float32((high - low) / np.float32(255)) if high != low else np.float32(1 / 255)
+    if (
+        not np.isfinite(scale) or scale < SCALE_MIN
+    ):  # a range that float32 cannot hold, or steps too small for it
+        scale = np.float32(max((float(high) - float(low)) / 255, SCALE_MIN))
     zero = np.rint(np.clip(np.float32(0) - low / scale, 0, 255)).astype(np.uint8)
     y = quantize_linear(x, scale, zero)
     return y, np.asarray(scale), np.asarray(zero)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lowgemm.nn import float_net as fl
 from lowgemm.nn.add import QuantizedResidual
 from lowgemm.nn.conv import QuantizedConv2d
-from lowgemm.nn.layer import Layer
+from lowgemm.nn.layer import Layer, tensor_qparams
 from lowgemm.nn.linear import QuantizedLinear
 from lowgemm.nn.pool import QuantizedAveragePool2d, QuantizedFlatten, QuantizedMaxPool2d
 from lowgemm.nn.sequential import QuantizedSequential
@@ -44,14 +44,44 @@ def weight_parameters(weight: np.ndarray, per_channel: bool, symmetric: bool, bi
     )
 
 
+def new_observer(pattern: Any) -> Observer:
+    """An observer for one tensor: a copy of `pattern`, or what it makes when called."""
+    if isinstance(pattern, Observer):
+        made = copy.deepcopy(pattern)
+    elif callable(pattern):
+        made = pattern()
+        if not isinstance(made, Observer):
+            raise TypeError(
+                f"observer: expected a function that makes an Observer, got a {type(made).__name__}"
+            )
+    else:
+        raise TypeError(
+            f"observer: expected an Observer or a function that makes one, got {type(pattern).__name__}"
+        )
+    if made.channels is not None:
+        raise ValueError("observer: expected one that has observed nothing yet")
+    if made.axis is not None or made.options["dtype"].itemsize != 1:
+        raise ValueError("observer: expected one range per tensor (axis None) and dtype int8 or uint8")
+    return made
+
+
 class _Converter:
-    def __init__(
-        self, observer: Callable[[], Observer], calibration: Sequence[np.ndarray], options: dict
-    ) -> None:
-        self.observer, self.batches, self.options = observer, calibration, options
+    def __init__(self, observer: Observer | Callable[[], Observer], options: dict) -> None:
+        self.observer, self.options = observer, options
+
+    def network(
+        self, layers: Sequence[Any], real: list[np.ndarray], p: QParams
+    ) -> tuple[QuantizedSequential, float]:
+        """The integer network, and the sum of squares of what its results on `real` are off."""
+        done, expected, got = self.chain(layers, real, [quantize(b, p) for b in real], p, True)
+        made = QuantizedSequential(done)
+        if made.output_qparams is not None:
+            got = [dequantize(g, made.output_qparams) for g in got]
+        off = [(y - g).astype(np.float64) for y, g in zip(expected, got, strict=True)]
+        return made, sum(float((d**2).sum()) for d in off)
 
     def range_of(self, tensors: Sequence[np.ndarray]) -> QParams:
-        observer = self.observer()
+        observer = new_observer(self.observer)
         for t in tensors:
             observer.observe(t)
         return observer.qparams()
@@ -129,7 +159,7 @@ def convert(
     layers: Sequence[Any],
     batches: Sequence[Any],
     *,
-    observer: Callable[[], Observer] | None = None,
+    observer: Observer | Callable[[], Observer] | None = None,
     input_qparams: QParams | None = None,
     per_channel: bool = True,
     symmetric_weights: bool = True,
@@ -148,9 +178,9 @@ def convert(
         batch normalisations first (`lowgemm.quantization.fold_batch_norm`).
     batches : sequence of array_like of float
         Inputs for calibration.
-    observer : callable
-        Makes an observer for a tensor of activations, 8-bit and per tensor. Default: ``lambda: MinMax("uint8")``. For
-        fewer bits: ``lambda: MinMax("uint8", bits=4)``.
+    observer : Observer, or a function or class that makes one
+        For tensors of activations: 8-bit and one range per tensor. An observer is a pattern, copied for each tensor; it must have
+        observed nothing yet. Default: ``MinMax("uint8")``. For fewer bits: ``MinMax("uint8", bits=4)``.
     input_qparams : QParams, optional
         Of the network's input, if known (pixels). Default: observed like the others.
     per_channel : bool
@@ -160,7 +190,9 @@ def convert(
     weight_bits : int
         Fewer than 8 are simulated in int8.
     equalize : bool
-        Equalize the ranges of neighbouring layers first (changes nothing in float).
+        Equalize the ranges of neighbouring layers first (changes nothing in float), as far as no channel's activations come to
+        decide the scale of the others. Where ranges are alike already that costs precision, so the network is converted both
+        ways, and the one is taken whose results on `batches` are closer to float.
     correct_biases : bool
         Correct each bias so that the layer's mean outputs on `batches` are those of the float network.
     float_output : bool
@@ -209,31 +241,32 @@ def convert(
         "float_output": float_output,
         "rounding": rounding,
     }
-    converter = _Converter(observer or _default_observer, real, options)
-    p = input_qparams or converter.range_of(real)
-    net = equalized(layers) if equalize else layers
-    done, _, _ = converter.chain(net, real, [quantize(b, p) for b in real], p, True)
-    return QuantizedSequential(done)
+    converter = _Converter(MinMax("uint8") if observer is None else observer, options)
+    new_observer(converter.observer)  # so that a wrong one is an error even if nothing has to be observed
+    p = converter.range_of(real) if input_qparams is None else tensor_qparams(input_qparams, "input_qparams")
+    made, off = converter.network(layers, real, p)
+    if equalize:
+        other, other_off = converter.network(equalized(layers, real), real, p)
+        made = other if other_off < off else made
+    return made
 
 
-def _default_observer() -> Observer:
-    return MinMax("uint8")
-
-
-def equalized(layers: Sequence[Any]) -> list[Any]:
+def equalized(layers: Sequence[Any], batches: Sequence[np.ndarray] | None = None) -> list[Any]:
     """The same network with equalized ranges between neighbouring layers.
 
     Parameters
     ----------
     layers : sequence of float layers
         Chains end at residual blocks, grouped convolutions that are not depthwise, and ReLU6.
+    batches : sequence of float32 ndarray, optional
+        Inputs. With them no channel's activations come to decide the scale of the others (`equalize_ranges`).
 
     Returns
     -------
     list of float layers
     """
     out = [copy.copy(layer) for layer in layers]
-    chain: list[tuple[Any, bool]] = []  # layer, and whether it follows a flattening
+    chain: list[_Link] = []
 
     def finish() -> None:
         if len(chain) > 1:
@@ -242,9 +275,18 @@ def equalized(layers: Sequence[Any]) -> list[Any]:
 
     flattened = False
     for layer in out:
+        before = batches
+        largest = None
+        if batches is not None:
+            if isinstance(layer, (fl.Linear, fl.Conv2d)):
+                sums = [layer.linear(b) for b in batches]
+                largest = np.max([_largest(s) for s in sums], axis=0)
+                batches = [fl.activate(s, layer.activation) for s in sums]
+            else:
+                batches = [layer(b) for b in batches]
         if isinstance(layer, fl.Residual):
             finish()
-            layer.branch = equalized(layer.branch)
+            layer.branch = equalized(layer.branch, before)
         elif isinstance(layer, fl.Flatten):
             flattened = True
         elif isinstance(layer, (fl.Linear, fl.Conv2d)):
@@ -256,7 +298,7 @@ def equalized(layers: Sequence[Any]) -> list[Any]:
             ):
                 finish()
                 continue
-            chain.append((layer, flattened))
+            chain.append(_Link(layer, flattened, largest))
             flattened = False
             if layer.activation == "relu6":
                 finish()
@@ -264,9 +306,22 @@ def equalized(layers: Sequence[Any]) -> list[Any]:
     return out
 
 
-def _equalize_chain(chain: list[tuple[Any, bool]]) -> None:
+class _Link(NamedTuple):
+    """A layer of a chain, whether it follows a flattening, and the largest magnitude of each of its sums."""
+
+    layer: Any
+    flattened: bool
+    largest: np.ndarray | None
+
+
+def _largest(sums: np.ndarray) -> np.ndarray:
+    """Before the activation: a ReLU that lets nothing through on these data may on others."""
+    return np.abs(sums.reshape(-1, sums.shape[-1])).max(axis=0, initial=0.0)
+
+
+def _equalize_chain(chain: list[_Link]) -> None:
     weights, ins, outs = [], [], []
-    for i, (layer, flattened) in enumerate(chain):
+    for i, (layer, flattened, _) in enumerate(chain):
         w = layer.weight
         if isinstance(layer, fl.Linear):
             if flattened and i:
@@ -278,6 +333,8 @@ def _equalize_chain(chain: list[tuple[Any, bool]]) -> None:
         weights.append(w)
         ins.append(in_axis)
         outs.append(w.ndim - 1)
-    result = equalize_ranges(weights, [layer.bias for layer, _ in chain], out_axis=outs, in_axis=ins)
-    for (layer, _), w, b in zip(chain, result.weights, result.biases, strict=True):
+    ranges = None if chain[0].largest is None else [link.largest for link in chain[:-1]]
+    biases = [link.layer.bias for link in chain]
+    result = equalize_ranges(weights, biases, out_axis=outs, in_axis=ins, ranges=ranges)
+    for (layer, _, _), w, b in zip(chain, result.weights, result.biases, strict=True):
         layer.weight, layer.bias = w.reshape(layer.weight.shape), b

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numba
@@ -15,12 +16,14 @@ from lowgemm.nn import reference
 from lowgemm.packed import PackedRhs, pack_rhs
 from lowgemm.quantization.affine import real_array
 from lowgemm.quantization.folding import per_channel
-from lowgemm.values import as_array
+from lowgemm.values import INT32_MAX, as_array
 
 #: Bytes of int8 rows prepared at a time, so that they are in level 2 when the product reads them.
 BLOCK_BYTES = 1 << 18
 #: Rows whose largest magnitude is below this count as zeros: 127 / 2**-119 is the last inverse float32 can hold.
 TINY = 2.0**-119
+#: Most products of int8 rows (127 at most) and int8 weights that int32 holds; deeper sums are taken in parts.
+DEEPEST = INT32_MAX // (127 * 128)
 
 
 def _make_rows(stamp: int) -> Any:
@@ -131,7 +134,7 @@ def dynamic_linear(
         raise ValueError(f"x: expected shape (..., {inputs}), got {real.shape}")
     scale = _scales(weight_scale, outputs).astype(np.float32)
     offset = None if bias is None else per_channel(bias, "bias", outputs).astype(np.float32)
-    flat = real.reshape(-1, inputs)
+    flat = real.reshape(math.prod(real.shape[:-1]), inputs)  # -1 would not do for a depth of 0
     if not numba.config.DISABLE_JIT:
         out = np.empty((flat.shape[0], outputs), np.float32)
         packed = packed if isinstance(packed, PackedRhs) else pack_rhs(packed)
@@ -161,14 +164,25 @@ def _run(
     q, scales = np.empty((block, inputs), np.int8), np.empty(block, np.float32)
     # plain sums: a stage made for each call would be planned for each call, which costs more than a small product
     acc = np.empty((block, out.shape[1]), np.int32)
+    deep = np.zeros(acc.shape, np.int64) if inputs > DEEPEST else acc
+    parts = [(slice(0, inputs), packed)]
+    if inputs > DEEPEST:
+        whole = packed.to_array()
+        ends = [slice(k, k + DEEPEST) for k in range(0, inputs, DEEPEST)]
+        parts = [(part, pack_rhs(whole[part])) for part in ends]
     loop, finish, bits, scale_bits = _rows(), _finish(), x.view(np.int32), scales.view(np.int32)
     for first in range(0, rows, block):
         part = slice(first, min(first + block, rows))
         count = part.stop - first
         if loop(x[part], bits[part], q[:count], scales[:count], scale_bits[:count]):
             raise ValueError("x: expected finite numbers")
-        gemm(q[:count], packed, out=acc[:count], num_threads=num_threads)
-        finish(acc[:count], scales[:count], scale, bias, out[part])
+        if deep is not acc:
+            deep[:count] = 0
+        for depth, rhs in parts:
+            gemm(q[:count, depth], rhs, out=acc[:count], num_threads=num_threads)
+            if deep is not acc:
+                deep[:count] += acc[:count]
+        finish(deep[:count], scales[:count], scale, bias, out[part])
 
 
 def weight_only_linear(x: Any, weight: Any, weight_scale: Any, bias: Any = None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,8 @@ class Linear:
 
     def linear(self, x: np.ndarray) -> np.ndarray:
         """Without the activation."""
+        if x.ndim == 0 or x.shape[-1] != self.weight.shape[0]:
+            raise ValueError(f"x: expected shape (..., {self.weight.shape[0]}), got {x.shape}")
         return x @ self.weight + self.bias
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
@@ -105,6 +108,8 @@ class Conv2d:
         """Without the activation."""
         kh, kw, depth, outputs = self.weight.shape
         oh, ow = window_shape(x.shape, (kh, kw), self.stride, self.padding, self.dilation)
+        if x.shape[3] != depth * self.groups:
+            raise ValueError(f"x: expected {depth * self.groups} channels, got shape {x.shape}")
         top, bottom, left, right = self.padding
         padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0))) if any(self.padding) else x
         taps = []
@@ -192,7 +197,7 @@ class Flatten:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Run on float32."""
-        return x.reshape(x.shape[0], -1)
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 @dataclass(eq=False)

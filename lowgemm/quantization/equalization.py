@@ -13,6 +13,8 @@ from lowgemm.values import integer, number
 
 #: Passes change ever less; more than these would only be a way to hang.
 MOST_ROUNDS = 1000
+#: No channel is enlarged beyond 1 / UNSEEN of the largest one's range: data not observed may reach further, and would be clipped.
+UNSEEN = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,7 @@ def equalize_ranges(
     *,
     out_axis: int | Sequence[int] = -1,
     in_axis: int | Sequence[int] = 0,
+    ranges: Sequence[Any] | None = None,
     max_rounds: int = 50,
     tolerance: float = 1e-3,
 ) -> Equalized:
@@ -66,6 +69,10 @@ def equalize_ranges(
         The axis that runs along a layer's outputs and inputs, for all or for each. The same number in both
         marks a depthwise layer. For a linear layer after flattening (H, W, C), reshape its weights to
         (H * W, C, outputs) first: each channel then is one index of its input axis.
+    ranges : sequence of array_like, optional
+        One vector per pair of layers: the largest magnitude of each channel between them, as observed. They bound the factors (see
+        below). Without them nothing does: a channel of tiny weights and a common bias then gets a huge bias and huge
+        activations, and whatever quantizes the activations with one scale loses the other channels.
     max_rounds : int
         Most passes over the chain, 1 to 1000; a layer's ranges change when its neighbours are equalized.
     tolerance : float
@@ -85,7 +92,12 @@ def equalize_ranges(
     -----
     Channel i between two layers, with ranges r1 and r2 (largest magnitudes) on both sides, is divided by
     ``sqrt(r1 * r2) / r2``; both ranges become ``sqrt(r1 * r2)``, which makes the sum of the channels' shares of the
-    layers' ranges largest. Channels that are zero on either side are left alone. Source: Nagel et al. 2019,
+    layers' ranges largest. Channels that are zero on either side are left alone.
+
+    With activations of ranges a, in one scale, the rounding of channel i reaches the next layer's results s[i] times as large as
+    before, and the step is ``max(a / s) / max(a)`` times as large. So where ``s[i] >= max(s) * a[i] / max(a)`` for all i, no
+    channel's rounding grows. With `ranges`, factors that are smaller rise to twice that (or to ``max(s)``), so that channels
+    which were small do not all sit at the end of the range, where data that were not observed are clipped. Source: Nagel et al. 2019,
     "Data-free quantization through weight equalization and bias correction" (arXiv:1906.04721), section 4.1.
 
     Examples
@@ -118,6 +130,7 @@ def equalize_ranges(
         if have != want:
             raise ValueError(f"weights[{i + 1}]: expected {have} inputs on axis {ins[i + 1]}, got {want}")
     max_rounds = integer(max_rounds, "max_rounds", 1, MOST_ROUNDS)
+    shares = _shares(ranges, [w.shape[o] for w, o in zip(ws[:-1], outs[:-1], strict=True)])
     scales = [np.ones(w.shape[o]) for w, o in zip(ws[:-1], outs[:-1], strict=True)]
     rounds = 0
     for _ in range(max_rounds):
@@ -125,6 +138,8 @@ def equalize_ranges(
         change = 0.0
         for i, total in enumerate(scales):
             s = _pair_scale(channel_range(ws[i], outs[i]), channel_range(ws[i + 1], ins[i + 1]))
+            wanted = total * s
+            s = np.maximum(wanted, wanted.max(initial=0.0) * shares[i]) / total
             _divide_outputs(ws, bs, i, outs[i], ins[i], s)
             ws[i + 1] = ws[i + 1] * spread(s, ins[i + 1], ws[i + 1].ndim)
             total *= s
@@ -144,6 +159,19 @@ def _pair_scale(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     alive = (first > 0) & (second > 0)
     safe = np.where(alive, second, 1.0)
     return np.where(alive, np.sqrt(np.where(alive, first, 1.0) / safe), 1.0)
+
+
+def _shares(ranges: Any, sizes: list[int]) -> list[np.ndarray]:
+    """The least factor of each channel, as a part of the largest; zeros, which bound nothing, without ranges."""
+    if ranges is None:
+        return [np.zeros(n) for n in sizes]
+    if not isinstance(ranges, Sequence) or len(ranges) != len(sizes):
+        raise ValueError(f"ranges: expected a sequence of {len(sizes)} vectors, one per pair of layers")
+    found = [per_channel(r, f"ranges[{i}]", n) for i, (r, n) in enumerate(zip(ranges, sizes, strict=True))]
+    for i, r in enumerate(found):
+        if (r < 0).any():
+            raise ValueError(f"ranges[{i}]: expected magnitudes, none below 0")
+    return [np.minimum(UNSEEN * r / (r.max(initial=0.0) or 1.0), 1.0) for r in found]
 
 
 def _divide_outputs(

@@ -96,7 +96,9 @@ def scale_for_bias(
     idle = (size == 0) & (units > 0)
     room = LARGEST_SUM - 0.5 - reach * (w.size // outputs) / 2
     if over.any() and room <= 0:
-        raise ValueError(f"weight: expected fewer weights per output, got {w.size // outputs}: sums pass int32")
+        raise ValueError(
+            f"weight: expected fewer weights per output, got {w.size // outputs}: sums pass int32"
+        )
     needed = (units + reach * size) / max(room, 1.0)
     if not weight_qparams.per_channel:
         over, idle, needed = over.any(), not size.any() and idle.any(), needed.max()

@@ -10,6 +10,9 @@ from lowgemm.quantization.histogram import Histogram
 from lowgemm.quantization.observer import Observer
 from lowgemm.values import integer, number
 
+#: Part of the values (exact zeros aside, which no range changes) that may be clipped as outliers without being asked for.
+MOST_CLIPPED = 0.01
+
 
 def fraction(value: Any, name: str, low: float, high: float) -> float:
     """`value` as a float in (low, high]."""
@@ -73,6 +76,9 @@ class MovingAverage(Observer):
     1/momentum batches.) In this form the average of two streams is that of one after the other: the sums of the
     first are multiplied by ``(1 - momentum)**m`` for the m batches of the second, and added. So `merge` takes
     the other's batches as coming after its own, and equals one pass up to the rounding of float64.
+
+    Of values so rare that most batches have none of their size, most are clipped: give such data in large batches, or to another
+    observer.
 
     Examples
     --------
@@ -170,7 +176,8 @@ class Percentile(HistogramObserver):
         As for `Observer`.
     percentile : float
         In (0, 100]. Half of the rest is cut off at each end; with `symmetric`, all of it from the largest
-        absolute values.
+        absolute values. Zeros lose nothing by being cut off, so of the other values no more than ten times the rest is, and no more
+        than 1% (or the rest, if that is more).
     bins : int, optional
         Bins of the histogram (8192, or 2048 for each channel); the result is off by a bin's width at most, which is between 1/bins and 2/bins of
         the whole range (with 0).
@@ -197,8 +204,12 @@ class Percentile(HistogramObserver):
         return {**super().settings(), "percentile": self.percentile}
 
     def _range_of(self, histogram: Histogram) -> tuple[float, float]:
+        rest = 1 - self.percentile / 100
+        others = 1 - histogram.zeros / histogram.total
+        most = others * min(10 * rest, max(rest, MOST_CLIPPED))
         if self.options["symmetric"]:
-            high = histogram.quantile(self.percentile / 100, magnitude=True)
+            high = histogram.quantile(1 - min(rest, most), magnitude=True)
             return max(-high, histogram.low), min(high, histogram.high)
-        tail = (1 - self.percentile / 100) / 2
+        sides = (histogram.low < 0) + (histogram.high > 0)
+        tail = min(rest / 2, most / max(sides, 1))
         return histogram.quantile(tail), histogram.quantile(1 - tail)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from lowgemm.quantization.histogram import Histogram
-from lowgemm.quantization.observers import HistogramObserver
-from lowgemm.quantization.qparams import choose_qparams
+from lowgemm.quantization.observers import MOST_CLIPPED, HistogramObserver
+from lowgemm.quantization.qparams import QParams, choose_qparams
 from lowgemm.quantization.scores import scores
 
 #: Clipping points tried first: fractions 2**0, 2**-0.25, ... 2**-12 of the extreme value.
@@ -70,12 +70,17 @@ class _Searched(HistogramObserver):
 
         def score(lows: np.ndarray, highs: np.ndarray) -> np.ndarray:
             candidates = choose_qparams(lows, highs, axis=0, **self.options)
-            return scores(self.score, places, counts, histogram.width, candidates)
+            found = scores(self.score, places, counts, histogram.width, candidates)
+            return np.where(self._fair(places, counts, candidates), found, np.inf)
 
         low, high = histogram.low, histogram.high
         if self.options["symmetric"]:
             low, high = min(low, -high), max(high, -low)
         return least(score, low, high, self.options["symmetric"])
+
+    def _fair(self, places: np.ndarray, counts: np.ndarray, candidates: QParams) -> np.ndarray:
+        """Which candidates the score can judge."""
+        return np.ones(candidates.scale.size, bool)
 
 
 class MeanSquaredError(_Searched):
@@ -125,8 +130,9 @@ class Entropy(_Searched):
     After S. Migacz, "8-bit inference with TensorRT" (GTC 2017), for any zero point. For a candidate range, P is
     the histogram with what lies outside moved to the outermost bins in use inside. Q is the histogram inside,
     as the integers see it: the count of each integer spread evenly over its bins in use. The score is
-    KL(P || Q). Exact zeros are left out, since no range changes them. Ranges with fewer bins than integers
-    are not tried, because there Q is P whatever the range.
+    KL(P || Q). Exact zeros are left out, since no range changes them. Two kinds of ranges the divergence cannot
+    judge, so they are not tried: those that hold fewer bins in use than there are integers, because there Q is P whatever the
+    range; and those that clip more than 1% of the values, because it does not see how far they are moved.
 
     Examples
     --------
@@ -139,3 +145,11 @@ class Entropy(_Searched):
 
     score = "divergence"
     bins_default = (32768, 2048)
+
+    def _fair(self, places: np.ndarray, counts: np.ndarray, candidates: QParams) -> np.ndarray:
+        half = candidates.scale / 2  # what is closer to the end than this is not clipped but rounded
+        first = np.searchsorted(places, candidates.low - half)
+        last = np.searchsorted(places, candidates.high + half, "right")
+        sums = np.append(0.0, np.cumsum(counts))
+        enough = last - first > candidates.qmax - candidates.qmin
+        return enough & (sums[last] - sums[first] >= (1 - MOST_CLIPPED) * sums[-1])

@@ -1,5 +1,9 @@
 """Conversion of float networks."""
 
+import copy
+import functools
+import itertools
+
 import numpy as np
 import pytest
 
@@ -122,3 +126,112 @@ def test_errors():
     ):
         with pytest.raises(ValueError, match=f"^{name}:"):
             make()
+
+
+def mlp(g, spoil):
+    """Three linear layers with biases; `spoil` says what is done to channel 1 between the first two."""
+    sizes = [16, 24, 20, 5]
+    w = [g.standard_normal((a, b)) / np.sqrt(a) for a, b in itertools.pairwise(sizes)]
+    b = [g.standard_normal(n) * 0.5 for n in sizes[1:]]
+    b[0][1] = 1.0
+    side, size = spoil
+    if side == "weights":
+        w[0][:, 1] *= size
+    elif side == "readers":
+        w[1][1] *= size
+    elif side == "all":
+        s = size ** g.uniform(-1, 1, 24)
+        w[0], b[0], w[1] = w[0] * s, b[0] * s, w[1] / s[:, None]
+    return [
+        fl.Linear(*wb, activation) for *wb, activation in zip(w, b, ["relu", "relu", "none"], strict=True)
+    ]
+
+
+#: What equalizing may cost in decibels, where it is no use: data that calibration has not seen decide it.
+WORSE = 2.0
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [("none", 1), ("weights", 1e-2), ("weights", 1e-4), ("weights", 1e-8), ("weights", 1e2), ("readers", 1e-4),
+     ("readers", 1e-8), ("all", 32.0)],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("correct_biases", [False, True])
+def test_equalizing_is_never_worse(spoil, correct_biases):
+    gains = []
+    for seed in range(8):
+        for per_channel in (False, True):
+            g = np.random.default_rng([seed, 9])
+            net = mlp(g, spoil)
+            x, unseen = (g.uniform(0, 1, (n, 16)).astype(np.float32) for n in (100, 1000))
+            real = fl.run_float(net, unseen)
+            options = {"per_channel": per_channel, "correct_biases": correct_biases}
+            plain, equal = (
+                decibels(real, convert(net, [x], equalize=e, **options).predict(unseen))
+                for e in (False, True)
+            )
+            gains.append(equal - plain)
+    assert min(gains) > -WORSE
+    if spoil[0] == "all":
+        assert min(gains) > 10
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("size", [1e-4, 1e-7, 1e-9, 1e-30, 0.0])
+def test_channels_of_nearly_no_weight_keep_their_bias(per_channel, size):
+    g = np.random.default_rng(8)
+    w = g.standard_normal((64, 6)) * np.array([1, size, size, 1, 1, size])
+    net = [fl.Linear(w, [0.3, 1.0, -0.02, 0, 1e-3, 700.0])]
+    x = g.uniform(0, 1, (200, 64)).astype(np.float32)
+    for correct_biases in (False, True):
+        model = convert(net, [x], per_channel=per_channel, correct_biases=correct_biases)
+        layer = model.layers[0]
+        for extreme in (x, np.zeros_like(x), np.where(w[:, 0] > 0, 9, 0).astype(np.float32)[None]):
+            real, got = fl.run_float(net, np.minimum(extreme, x.max())), model.predict(extreme)
+            np.testing.assert_allclose(
+                got[:, [1, 2, 5]], real[:, [1, 2, 5]], rtol=1e-3, atol=0.05 * (not per_channel)
+            )
+        raised = np.broadcast_to(layer.scale_raised, 6)
+        assert (raised[[0, 3, 4]] == 1).all()
+        if per_channel:
+            assert size == 0 or (raised[1] > 1) == (size < 1e-6)
+        np.testing.assert_array_equal(copy.deepcopy(layer).scale_raised, layer.scale_raised)
+
+
+def test_a_tiny_channel_costs_the_network_nothing():
+    """Depthwise and grouped convolutions, residuals, and what follows them: as precise as without the tiny channels."""
+    g = np.random.default_rng(10)
+    net = conv_net(g)
+    x = data(g, 100)
+    before = decibels(fl.run_float(net, x), convert(net, [x]).predict(x))
+    for at in (0, 1, 2, 7):
+        net[at].weight[..., 1] *= 1e-9
+        net[at].bias[1] = 0.5
+    after = decibels(fl.run_float(net, x), convert(net, [x]).predict(x))
+    assert after > before - 3
+
+
+def test_an_observer_is_a_pattern_or_what_makes_one():
+    g = np.random.default_rng(11)
+    net, x = conv_net(g), [data(g, 20)]
+    expected = convert(net, x)
+    for observer in (lq.MinMax("uint8"), lambda: lq.MinMax("uint8"), functools.partial(lq.MinMax, "uint8")):
+        for a, b in zip(convert(net, x, observer=observer), expected, strict=True):
+            assert a.output_qparams == b.output_qparams
+    pattern = lq.Percentile("int8", bits=6, percentile=99.0)
+    model = convert(net, x, observer=pattern)
+    assert pattern.channels is None and model.input_qparams.qmax == 31
+    assert (
+        convert(net, x, observer=lq.MinMax).input_qparams
+        == convert(net, x, observer=lq.MinMax("int8")).input_qparams
+    )
+    used = lq.MinMax("uint8").observe([1.0])
+    for error, bad in (
+        (ValueError, used), (ValueError, lambda: used), (ValueError, lq.MinMax("uint8", axis=0)),
+        (ValueError, lq.MinMax("int16")), (TypeError, 3), (TypeError, "MinMax"), (TypeError, lambda: 3),
+    ):  # fmt: skip
+        with pytest.raises(error, match=r"^observer:"):
+            convert(net, x, observer=bad)
+    with pytest.raises(TypeError, match=r"^input_qparams:"):
+        convert(net, x, input_qparams=3)

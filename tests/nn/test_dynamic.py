@@ -37,6 +37,18 @@ def test_dynamic_linear_in_blocks_and_close_to_float(monkeypatch):
     assert np.sqrt(((y - real) ** 2).mean() / (real**2).mean()) < 0.01
 
 
+@pytest.mark.parametrize("depth", [132_104, 132_105, 300_000])
+def test_sums_that_int32_cannot_hold(depth):
+    """132,104 products of 127 and -128 are the most that fit."""
+    x, w = np.ones((2, depth), np.float32), np.full((depth, 2), -128, np.int8)
+    w[:, 1] = 127
+    x[1] = -1
+    for weight in (w, lowgemm.pack_rhs(w)):
+        y = dynamic_linear(x, weight, 1.0)
+        np.testing.assert_array_equal(y, reference.dynamic_linear(x, w, np.ones(2), None))
+    np.testing.assert_allclose(y, x[:, :1] * w[:1].astype(float) * depth, rtol=1e-6)
+
+
 def test_weight_only_linear(monkeypatch):
     monkeypatch.setattr("lowgemm.nn.dynamic.BLOCK_BYTES", 1000)
     g = np.random.default_rng(1)

@@ -6,6 +6,7 @@ from test_convert import conv_net, data
 
 from lowgemm import nn
 from lowgemm import quantization as lq
+from lowgemm.nn import float_net as fl
 from lowgemm.nn.convert import convert
 
 pytest.importorskip("onnx", reason="export needs onnx")
@@ -57,3 +58,26 @@ def test_export_writes_a_file(tmp_path):
     narrow = convert(conv_net(g), [data(g, 10)], observer=lambda: lq.MinMax("uint8", bits=4))
     with pytest.raises(ValueError, match=r"^model: expected all integers"):
         to_onnx(narrow, (None, 6, 6, 2))
+
+
+def test_channels_of_nearly_no_weight():
+    """Their scales were raised, so int32 biases say what they should in onnxruntime and in our own runner too."""
+    from lowgemm.nn.onnx_export import to_onnx
+    from lowgemm.onnx_run import Model
+
+    g = np.random.default_rng(7)
+    net = conv_net(g)
+    for at, size in ((0, 1e-9), (2, 1e-7), (7, 1e-30), (8, 0.0)):
+        net[at].weight[..., 1] *= size
+        net[at].bias[1] = 0.5
+    x = data(g, 60)
+    real = fl.run_float(net, x)
+    for per_channel in (False, True):
+        model = convert(net, [x], per_channel=per_channel, rounding="onnx")
+        for got in (
+            model.predict(x),
+            theirs(model, x, (None, 6, 6, 2)),
+            Model(to_onnx(model, (None, 6, 6, 2))).run({"x": x})[0],
+        ):
+            assert 10 * np.log10((real**2).sum() / ((real - got) ** 2).sum()) > 24
+            np.testing.assert_allclose(got[:, 1], 0.5, rtol=1e-5)

@@ -16,9 +16,11 @@ def largest_sums(w, bias, p, inputs):
     units = np.rint(np.abs(bias) / (float(inputs.scale) * p.scale))
     q = quantize(w, p).astype(object) - (p.zero_point.astype(object) if p.per_channel else int(p.zero_point))
     others = tuple(range(w.ndim - 1))
-    return np.array([abs(v) for v in q.reshape(-1)], object).reshape(w.shape).sum(others) * max(
-        zero - info.min, info.max - zero
-    ) + units
+    return (
+        np.array([abs(v) for v in q.reshape(-1)], object).reshape(w.shape).sum(others)
+        * max(zero - info.min, info.max - zero)
+        + units
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -49,7 +51,9 @@ def test_bias_and_products_fit(seed, per_channel, symmetric, bits, power_of_two,
     higher = (raised > 1) & (unit > 1e-37)
     reach = max(int(inputs.zero_point) - np.iinfo(dtype).min, np.iinfo(dtype).max - int(inputs.zero_point))
     n, size = w.size // outputs, np.abs(w).sum(tuple(range(w.ndim - 1)))
-    bound = (np.abs(bias) + reach * size * float(inputs.scale)) / unit * (4 if power_of_two else 2) + reach * n
+    bound = (np.abs(bias) + reach * size * float(inputs.scale)) / unit * (
+        4 if power_of_two else 2
+    ) + reach * n
     assert (bound[higher] > INT32_MAX).all() if per_channel else bound.max() > INT32_MAX or not higher
     if power_of_two:
         assert (np.frexp(p.scale)[0] == 0.5).all()

@@ -1,0 +1,102 @@
+"""What is rewritten to integers, and what is not: float sums do not wrap, so no sum of the integers may."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx", reason="the package onnx is not installed (extra `test`)")
+import onnx_models as om
+from onnx import helper
+
+from lowgemm.onnx_run import Model
+
+DEPTH = 64
+
+
+def coded(op, bias, weight, zero, known=True):
+    """Quantize-dequantize graph of one product of (n, DEPTH) uint8 with scale 1 everywhere but for the result's."""
+    outputs = 2
+    shape = {"Conv": (outputs, DEPTH, 1, 1), "Gemm": (DEPTH, outputs), "MatMul": (DEPTH, outputs)}[op]
+    each = outputs if known else ()  # a scale per channel is only taken with constant weights
+    w = np.full(shape, weight, np.int8)
+    constants = {
+        "one": np.float32(1), "ws": np.ones(each, np.float32), "wz": np.full(each, zero, np.int8), "xz": np.uint8(0),
+        "ys": np.float32(2**26), "yz": np.uint8(0), "bz": np.zeros(each, np.int32),
+    }  # fmt: skip
+    inputs = [om.value("x", [None, DEPTH, *([1, 1] if op == "Conv" else [])], om.TensorProto.UINT8)]
+    if known:
+        constants["w"] = w
+    else:
+        inputs.append(om.value("w", list(shape), om.TensorProto.INT8))
+    axis = 0 if op == "Conv" else 1
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "one", "xz"], ["xf"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wf"], axis=axis),
+    ]
+    operands = ["xf", "wf"]
+    if bias is not None:
+        constants["b"] = np.array([0, bias], np.int32)
+        nodes.append(helper.make_node("DequantizeLinear", ["b", "ws", "bz"], ["bf"], axis=0))
+        operands.append("bf")
+    nodes += [
+        helper.make_node(op, operands, ["f"]),
+        helper.make_node("QuantizeLinear", ["f", "ys", "yz"], ["y"]),
+    ]
+    rank = 4 if op == "Conv" else 2
+    model = om.model_of(nodes, inputs, [om.value("y", [None] * rank, om.TensorProto.UINT8)], constants)
+    x = np.full((3, DEPTH, *([1, 1] if op == "Conv" else [])), 255, np.uint8)
+    feeds = {"x": x} if known else {"x": x, "w": w}
+    real = 255 * DEPTH * (weight - zero) + np.array([0, bias or 0], np.float64)
+    expected = np.clip(np.rint(real / 2**26), 0, 255)
+    return model, feeds, expected
+
+
+def fused(model):
+    """Whether nothing of float arithmetic is left."""
+    return not any(r.op in ("Conv", "Gemm", "MatMul") for r in model.profile)
+
+
+PRODUCTS = 255 * DEPTH * 127
+
+
+@pytest.mark.parametrize("op", ["Conv", "Gemm"])
+@pytest.mark.parametrize(
+    ("bias", "weight", "zero", "expected"),
+    [
+        (1000, 127, 0, True),
+        (2**31 - 1 - PRODUCTS, 127, 0, True),
+        (2**31 - PRODUCTS, 127, 0, False),
+        (2**31 - 1, 127, 0, False),
+        (-(2**31), -127, 0, False),
+        (2**31 - 1, 5, 5, True),
+        (2**31 - 1, 5, 4, False),
+        (None, 127, -128, True),
+    ],
+)
+def test_a_bias_without_room_keeps_the_float_operator(op, bias, weight, zero, expected):
+    proto, feeds, result = coded(op, bias, weight, zero)
+    model = Model(proto)
+    y = model.run(feeds)[0]
+    assert fused(model) == expected
+    np.testing.assert_array_equal(y.reshape(3, 2), np.broadcast_to(result, (3, 2)))
+
+
+@pytest.mark.parametrize("op", ["Conv", "Gemm"])
+@pytest.mark.parametrize(("bias", "expected"), [(2**30, True), (2**30 + 1, False), (-(2**31), False)])
+def test_beside_weights_that_are_not_known_a_bias_is_small(op, bias, expected):
+    proto, feeds, result = coded(op, bias, 127, 0, known=False)
+    model = Model(proto)
+    y = model.run(feeds)[0]
+    assert fused(model) == expected
+    np.testing.assert_array_equal(y.reshape(3, 2), np.broadcast_to(result, (3, 2)))
+
+
+def test_a_product_deep_enough_to_wrap_stays_float(monkeypatch):
+    monkeypatch.setattr("test_onnx_rewrite.DEPTH", 33_100)
+    for weight, expected in ((127, True), (-128, False)):
+        proto, feeds, result = coded("MatMul", None, weight, 127 if weight < 0 else 0)
+        model = Model(proto)
+        y = model.run(feeds)[0]
+        assert fused(model) == expected
+        np.testing.assert_array_equal(y.reshape(3, 2), np.broadcast_to(result, (3, 2)))
