@@ -25,6 +25,12 @@ _DEVICE_NAMES = {
 }
 
 
+def _is_tensor(value: Any) -> bool:
+    """Whether `value` is a `torch.Tensor`; without torch nothing is."""
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    return tensor is not None and isinstance(value, tensor)
+
+
 def _check_torch(value: Any, name: str) -> None:
     """Raise TypeError for a tensor that has no plain memory here, and say what to pass instead."""
     if value.device.type != "cpu":
@@ -82,10 +88,12 @@ def to_numpy(value: Any, name: str = "value", expected: str = "an array") -> np.
     >>> view
     array([ 1, 98, 99], dtype=uint8)
     """
-    torch = sys.modules.get("torch")
-    tensor = getattr(torch, "Tensor", None)
-    if tensor is not None and isinstance(value, tensor):
+    if _is_tensor(value):
         _check_torch(value, name)
+        if str(value.dtype) == "torch.bfloat16":
+            raise TypeError(
+                f"{name}: expected {expected} of a type that NumPy has, got torch's BFloat16; pass .float() for float32"
+            )
     elif hasattr(type(value), "__cuda_array_interface__"):
         raise TypeError(f"{name}: expected {expected} on the CPU, got a {type(value).__name__} on a GPU")
     try:
@@ -130,3 +138,152 @@ def widened(a: np.ndarray) -> np.ndarray:
         return a.astype(np.int8)
     stored = a.view(np.uint8)
     return stored if a.size == 0 or int(stored.max()) < 2**bits else a.astype(np.uint8)
+
+
+def bfloat16_bits(value: Any, name: str = "value") -> np.ndarray | None:
+    """The bits of bfloat16 numbers, which NumPy has no type for: a uint16 array over the same memory.
+
+    Parameters
+    ----------
+    value : object
+        A `torch.Tensor` of bfloat16, or an array of `ml_dtypes.bfloat16` (or what NumPy makes one of).
+    name : str
+        For the messages.
+
+    Returns
+    -------
+    ndarray of uint16, or None
+        None for everything else. An object that has bfloat16 by DLPack alone is not known: NumPy does not read it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> print(bfloat16_bits(np.ones(3, np.float32)))
+    None
+    """
+    if _is_tensor(value):
+        if str(value.dtype) != "torch.bfloat16":
+            return None
+        _check_torch(value, name)
+        return value.view(sys.modules["torch"].int16).numpy().view(np.uint16)
+    if not (hasattr(type(value), "__array__") or hasattr(value, "__array_interface__")):
+        return None
+    a = value if type(value) is np.ndarray else to_numpy(value, name)
+    known = a.dtype.kind == "V" and a.dtype.name == "bfloat16" and a.dtype.itemsize == 2
+    return a.view(np.uint16) if known else None
+
+
+def from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """The float32 numbers of which these are the upper halves: exact.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> print(from_bfloat16(np.uint16([0x3F80, 0xC000])))
+    [ 1. -2.]
+    """
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def to_bfloat16(a: np.ndarray) -> np.ndarray:
+    """Bits of the nearest bfloat16 of each float32, the even one on a tie; NaN stays NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> print([hex(b) for b in to_bfloat16(np.float32([1, -2, 1 + 2**-8]))])
+    ['0x3f80', '0xc000', '0x3f80']
+    """
+    bits = np.ascontiguousarray(a, dtype=np.float32).view(np.uint32)
+    up = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    quiet = (bits >> np.uint32(16)) | np.uint32(0x40)
+    return np.where(np.isnan(a), quiet, (bits + up) >> np.uint32(16)).astype(np.uint16)
+
+
+def as_floats(value: Any, name: str, expected: str) -> np.ndarray:
+    """`to_numpy` for arguments that are real numbers: bfloat16 becomes float32, all other dtypes stay.
+
+    Examples
+    --------
+    >>> as_floats([1.0, 2.0], "x", "a vector")
+    array([1., 2.])
+    """
+    bits = bfloat16_bits(value, name)
+    if bits is not None:
+        return from_bfloat16(bits)
+    return value if type(value) is np.ndarray else to_numpy(value, name, expected)
+
+
+def detached(value: Any) -> Any:
+    """A tensor that requires a gradient without it, over the same memory; everything else as it is.
+
+    Examples
+    --------
+    >>> detached(3)
+    3
+    """
+    return value.detach() if _is_tensor(value) else value
+
+
+def is_array(value: Any) -> bool:
+    """Whether `value` is one array of any library, rather than a sequence of them.
+
+    Examples
+    --------
+    >>> is_array(bytearray(3)), is_array([1, 2])
+    (True, False)
+    """
+    kind = type(value)
+    if hasattr(kind, "__array__") or hasattr(kind, "__dlpack__") or hasattr(value, "__array_interface__"):
+        return True
+    try:
+        memoryview(value).release()
+    except (TypeError, BufferError):
+        return False
+    return True
+
+
+def in_place(value: Any, name: str, expected: str) -> np.ndarray:
+    """An array that is written into, over the memory of `value`; bfloat16 as uint16, the bits.
+
+    Parameters
+    ----------
+    value : object
+        As for `to_numpy`.
+    name, expected : str
+        For the messages.
+
+    Returns
+    -------
+    ndarray
+
+    Raises
+    ------
+    TypeError
+        If there is no such memory: a list, or an object whose ``__array__`` makes a copy.
+    ValueError
+        If it may not be written.
+
+    Examples
+    --------
+    >>> memory = bytearray(b"abc")
+    >>> in_place(memory, "value", "an array")[0] = 65
+    >>> memory
+    bytearray(b'Abc')
+    """
+    if not is_array(value):
+        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
+
+    def seen() -> np.ndarray:
+        bits = bfloat16_bits(value, name)
+        return to_numpy(value, name, expected) if bits is None else bits
+
+    a = seen()
+    if a.size and a.__array_interface__["data"][0] != seen().__array_interface__["data"][0]:
+        got = type(value).__name__
+        raise TypeError(
+            f"{name}: expected {expected} to write into, got a {got} that gives copies of its data"
+        )
+    if not a.flags.writeable:
+        raise ValueError(f"{name}: expected a writable array")
+    return a

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from lowgemm.blockwise.codebook import CodeBook, as_codebook
-from lowgemm.values import integer
+from lowgemm.values import integer, number
 
 #: Books of at most so many values have 4-bit codes, two in a byte.
 VALUES_OF_4_BITS = 16
+#: The largest float32.
+LARGEST = float(np.finfo(np.float32).max)
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16))
 
 
@@ -83,9 +85,10 @@ class BlockwiseArray:
                 raise ValueError(f"scales: expected shape {(self.blocks,)}, got {self.scales.shape}")
         else:
             check_scales(self.scales, self.blocks)
-        if not math.isfinite(self.offset):
-            raise ValueError(f"offset: expected a finite number, got {self.offset}")
-        put(self, "offset", float(np.float32(self.offset)))
+        offset = number(self.offset, "offset")
+        if not abs(offset) <= LARGEST:
+            raise ValueError(f"offset: expected a finite number that float32 can hold, got {self.offset}")
+        put(self, "offset", float(np.float32(offset)))
 
     @property
     def size(self) -> int:
@@ -140,9 +143,12 @@ def check_codes(codes: Any, shape: tuple[int, ...], name: str = "codes") -> None
 
 
 def check_scales(scales: Any, blocks: int, name: str = "scales") -> None:
-    """Refuse what is not a contiguous float32 vector with one value for each block."""
+    """Refuse what is not a contiguous float32 vector of largest absolute values, one for each block."""
     if not isinstance(scales, np.ndarray) or scales.dtype != np.float32 or not scales.dtype.isnative:
         got = getattr(scales, "dtype", type(scales).__name__)
         raise TypeError(f"{name}: expected an array of float32, got {got}")
     if scales.shape != (blocks,) or not scales.flags.c_contiguous or not scales.flags.aligned:
         raise ValueError(f"{name}: expected shape {(blocks,)}, contiguous, got shape {scales.shape}")
+    # read from elsewhere they may be anything, and one NaN would be as many as a block has elements
+    if not (np.isfinite(scales) & (scales >= 0)).all():
+        raise ValueError(f"{name}: expected finite numbers from 0 up")

@@ -15,7 +15,8 @@ from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference, routines
 from lowgemm.blockwise.codebook import CodeBook, as_codebook
 from lowgemm.blockwise.coded import FLOATS, BlockwiseArray, code_bytes, float_dtype, is_packed
-from lowgemm.values import as_array, flag, integer, is_masked
+from lowgemm.interop import as_floats
+from lowgemm.values import flag, integer, is_masked
 
 #: Blocks of nested scales, as in QLoRA.
 NESTED_BLOCKSIZE = 256
@@ -38,7 +39,7 @@ def quantize_blockwise(
 
     Parameters
     ----------
-    x : array_like of float32, float64 or float16
+    x : array_like of float32, float64, float16 or bfloat16
         Any shape and strides. Rounded to float32 first. Finite.
     code : CodeBook, str or array_like
         A book, its values, or a name: "dynamic", "dynamic_unsigned", "linear", "linear_unsigned", "fp8_e4m3",
@@ -207,11 +208,11 @@ def _expected(bits: int, limit: float) -> str:
 
 def _as_flat(x: Any) -> tuple[np.ndarray, tuple[int, ...], np.dtype]:
     """Elements in C order as contiguous float32, and the shape and dtype of `x`."""
-    a = as_array(x, "x", "a rectangular array")
+    a = as_floats(x, "x", "a rectangular array")
     if is_masked(x):
         raise TypeError("x: masked elements have no code; fill them first")
     if a.dtype.newbyteorder("=") not in FLOATS:
-        raise TypeError(f"x: expected dtype float32, float64 or float16, got {a.dtype}")
+        raise TypeError(f"x: expected dtype float32, float64, float16 or bfloat16, got {a.dtype}")
     with np.errstate(over="ignore"):  # refused as infinity
         flat = np.ascontiguousarray(a, dtype=np.float32)
     if not flat.flags.aligned:

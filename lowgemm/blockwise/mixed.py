@@ -19,9 +19,9 @@ from lowgemm.blockwise import reference
 from lowgemm.blockwise.job import COUNTER, JOB_SIZE, OWN, TASKS
 from lowgemm.blockwise.vectorwise import as_rows, as_scale_without, as_threshold, code_rows
 from lowgemm.gemm import gemm
+from lowgemm.interop import as_floats
 from lowgemm.memory import offset, pointer_at, take
 from lowgemm.packed import PackedRhs, pack_rhs
-from lowgemm.values import as_array
 
 #: Bytes of codes and sums of one block of rows: they stay in the last-level cache between the three passes.
 BLOCK_BYTES = 8 << 20
@@ -36,7 +36,7 @@ class MixedWeight:
 
     Parameters
     ----------
-    weight : array_like of float32, float64 or float16, shape (inputs, outputs)
+    weight : array_like of float32, float64, float16 or bfloat16, shape (inputs, outputs)
         Any strides; a layer that stores (outputs, inputs), as torch's does, gives ``weight.T``. Finite.
 
     Attributes
@@ -61,7 +61,7 @@ class MixedWeight:
     """
 
     def __init__(self, weight: Any) -> None:
-        a = as_array(weight, "weight", "a matrix of floats")
+        a = as_floats(weight, "weight", "a matrix of floats")
         if a.ndim != 2:
             raise ValueError(f"weight: expected shape (inputs, outputs), got {a.shape}")
         flat, _ = as_rows(a.T, "weight")
@@ -143,7 +143,7 @@ def as_bias(bias: Any, outputs: int) -> np.ndarray | None:
     """`bias` as a contiguous float32 vector, or None."""
     if bias is None:
         return None
-    a = as_array(bias, "bias", "a vector of numbers")
+    a = as_floats(bias, "bias", "a vector of numbers")
     if a.dtype.kind not in "iuf":
         raise TypeError(f"bias: expected real numbers, got {a.dtype}")
     if a.shape != (outputs,):
@@ -164,7 +164,7 @@ def mixed_linear(
 
     Parameters
     ----------
-    x : array_like of float32, float64 or float16, shape (..., inputs)
+    x : array_like of float32, float64, float16 or bfloat16, shape (..., inputs)
         Any strides. Rounded to float32 first. Finite.
     weight : MixedWeight or array_like of float, shape (inputs, outputs)
         Make a `MixedWeight` once for many calls.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import io
 import os
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import numba
 import numpy as np
@@ -15,8 +14,10 @@ from lowgemm.arguments import as_num_threads
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference, reference_optimizers, rules, steps
 from lowgemm.blockwise.coding import refuse_unfinite
-from lowgemm.blockwise.state import TensorState, check_parameters, gradient_of
-from lowgemm.values import flag, integer, number
+from lowgemm.blockwise.hyper import Number
+from lowgemm.blockwise.parameters import as_list, check_parameters, gradient_of, put, single
+from lowgemm.blockwise.state import MOST_STEPS, StateKind, TensorState
+from lowgemm.values import flag, integer
 
 #: Gradients must be smaller in absolute value: then no mean of their squares overflows.
 LARGEST_GRADIENT = 1e18
@@ -24,39 +25,20 @@ LARGEST_GRADIENT = 1e18
 FORMAT = "lowgemm.blockwise optimizer 1"
 
 
-def real(value: Any, name: str, low: float, high: float = math.inf, *, open_end: bool = False) -> float:
-    """`value` as a float in [low, high], or in [low, high) with `open_end`."""
-    found = number(value, name)
-    if not math.isfinite(found) or not low <= found <= high or (open_end and found == high):
-        bounds = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
-        raise ValueError(f"{name}: expected a finite number, {bounds}, got {value}")
-    return found
-
-
-def decays(betas: Any, count: int) -> tuple[float, ...]:
-    """`betas` as so many numbers in [0, 1)."""
-    try:
-        values = tuple(betas)
-    except TypeError:
-        raise TypeError(f"betas: expected {count} numbers, got {type(betas).__name__}") from None
-    if len(values) != count:
-        raise ValueError(f"betas: expected {count} numbers, got {len(values)}")
-    return tuple(real(b, "betas", 0, 1, open_end=True) for b in values)
-
-
 class Optimizer:
     """Base of the optimizers; use a subclass.
 
-    The parameters are NumPy arrays that `step` changes in place. What an optimizer remembers of each of them, its
+    The parameters are arrays that `step` changes in place. What an optimizer remembers of each of them, its
     state, is kept in 8-bit code (`quantize_blockwise` with "dynamic" for states with a sign, "dynamic_unsigned" for
     squares), or as float32 for tensors of fewer than `min_8bit_size` elements, where little is gained.
 
     Parameters
     ----------
-    params : ndarray or sequence of ndarray
-        float32 or float16, writable, of any shape and strides. float16 ones are computed as float32 and rounded.
+    params : array or iterable of arrays
+        NumPy arrays, tensors of torch (``model.parameters()``), or other arrays over memory that can be written. float32,
+        float16 or bfloat16, of any shape and strides. Those of 16 bits are computed as float32 and rounded.
     lr : float
-        Learning rate; may be set between steps.
+        Learning rate.
     weight_decay : float
     blocksize : int
         Elements that share a scale of the state.
@@ -64,8 +46,8 @@ class Optimizer:
         Tensors with fewer elements have float32 state.
     check_first : bool
         Look through all gradients for NaN, infinity and huge values before anything is changed, which reads them once
-        more than needed. Without it blocks of which a state would become NaN or infinite stay as they were, and
-        `step` raises FloatingPointError when the others are done.
+        more than needed. Without it blocks that would become NaN or infinite stay as they were, and `step` raises
+        FloatingPointError when the others are done.
     num_threads : int, optional
         At most so many threads.
 
@@ -75,6 +57,8 @@ class Optimizer:
     Attributes
     ----------
     steps_done : int
+    lr, weight_decay : float
+        These and all other hyper-parameters may be set between steps; they are checked then.
 
     Raises
     ------
@@ -83,8 +67,9 @@ class Optimizer:
     """
 
     rule: ClassVar[str]
-    #: Name and code book of each state.
-    state_books: ClassVar[tuple[tuple[str, str], ...]]
+    #: What is remembered of each element.
+    state_books: ClassVar[tuple[StateKind, ...]]
+    lr, weight_decay = Number(), Number()
 
     def __init__(
         self,
@@ -97,9 +82,7 @@ class Optimizer:
         check_first: bool = True,
         num_threads: int | None = None,
     ) -> None:
-        self.lr = lr
-        real(lr, "lr", 0)
-        self.weight_decay = real(weight_decay, "weight_decay", 0)
+        self.lr, self.weight_decay = lr, weight_decay
         self.blocksize = integer(blocksize, "blocksize", 1)
         self.min_8bit_size = integer(min_8bit_size, "min_8bit_size", 0, 2**62)
         self.check_first = flag(check_first, "check_first")
@@ -116,13 +99,15 @@ class Optimizer:
         raise NotImplementedError
 
     def _constants(self, step: int) -> np.ndarray:
-        lr = real(self.lr, "lr", 0)
         h = np.zeros(rules.CONSTANTS, dtype=np.float32)
-        h[rules.RATE] = lr
-        h[rules.WEIGHT_DECAY] = self.weight_decay
-        h[rules.SHRINK] = 1.0 - lr * self.weight_decay
-        h[rules.BEGINS] = step == 1
-        self._fill_constants(h, step)
+        with np.errstate(over="ignore"):
+            h[rules.RATE] = self.lr
+            h[rules.WEIGHT_DECAY] = self.weight_decay
+            h[rules.SHRINK] = 1.0 - self.lr * self.weight_decay
+            h[rules.BEGINS] = step == 1
+            self._fill_constants(h, step)
+        if not np.isfinite(h).all():
+            raise ValueError(f"lr: expected a rate whose step float32 can hold, got {self.lr:g}")
         return h
 
     def step(self, grads: Any) -> None:
@@ -130,9 +115,9 @@ class Optimizer:
 
         Parameters
         ----------
-        grads : ndarray or sequence of ndarray
-            One for each parameter, in the same order and of the same shape; float32, float64 or float16; or None
-            for a parameter that is to stay as it is, state included.
+        grads : array or iterable of arrays
+            One for each parameter, in the same order and of the same shape; float32, float64, float16 or bfloat16; or
+            None for a parameter that is to stay as it is, state included.
 
         Raises
         ------
@@ -140,13 +125,13 @@ class Optimizer:
             If `grads` does not fit the parameters, or (with `check_first`) has NaN, infinity or an absolute value of
             1e18 or more. Nothing has been changed then.
         FloatingPointError
-            If a state would have become NaN or infinite in spite of that (without `check_first`, or by huge
-            parameters with weight decay, or sums of squares). Blocks for which this holds are left as they were; all
-            others have made the step.
+            If a state or a parameter would have become NaN or infinite in spite of that (without `check_first`, by huge
+            parameters with weight decay, sums of squares, a huge rate, or a parameter that was NaN before). Blocks for
+            which this holds are left as they were, as are elements that a parameter of 16 bits cannot hold; all others
+            have made the step.
         """
-        if isinstance(grads, np.ndarray):
-            grads = [grads]
-        if not isinstance(grads, Sequence) or len(grads) != len(self.params):
+        grads = None if grads is None else as_list(grads, "grads")
+        if grads is None or len(grads) != len(self.params):
             raise ValueError(f"grads: expected {len(self.params)} arrays, one for each parameter")
         flats = [gradient_of(g, p, i) for i, (g, p) in enumerate(zip(grads, self.params, strict=True))]
         for i, flat in enumerate(flats):
@@ -154,28 +139,29 @@ class Optimizer:
                 refuse_unfinite(flat, f"grads[{i}]", self.num_threads, LARGEST_GRADIENT)
         h = self._constants(self.steps_done + 1)
         self.steps_done += 1
-        bad = 0
+        bad = lost = 0
         for p, flat, state in zip(self.params, flats, self._states, strict=True):
             if flat is not None and p.size:
-                bad += self._step_one(p, flat, state, h)
+                blocks, elements = self._step_one(p, flat, state, h)
+                bad, lost = bad + blocks, lost + elements
         if bad:
             raise FloatingPointError(
-                f"{bad} blocks of state would have become NaN or infinite; they were left as they were"
+                f"{bad} blocks of parameters and states would have become NaN or infinite; they were left as they were"
+            )
+        if lost:
+            raise FloatingPointError(
+                f"{lost} parameters would have become infinite in their dtype; they were left as they were"
             )
 
-    def _step_one(self, p: np.ndarray, g: np.ndarray, state: TensorState, h: np.ndarray) -> int:
-        """Step of one tensor; returns the number of blocks left as they were."""
+    def _step_one(self, p: np.ndarray, g: np.ndarray, state: TensorState, h: np.ndarray) -> tuple[int, int]:
+        """Step of one tensor; returns the numbers of blocks and of single elements left as they were."""
         p = np.asarray(p)  # a subclass may have a reshape of its own
-        direct = p.dtype == np.float32 and p.flags.c_contiguous and p.flags.aligned
-        flat = p.reshape(-1) if direct else p.astype(np.float32).reshape(-1)
+        flat = single(p)
         if numba.config.DISABLE_JIT:
             bad = _plain_step(self.rule, flat, g, state, h)
         else:
             bad = _compiled_step(self.rule, flat, g, state, h, self.num_threads)
-        if not direct:
-            with np.errstate(over="ignore"):
-                p[...] = flat.reshape(p.shape)
-        return bad
+        return bad, 0 if np.may_share_memory(flat, p) else put(p, flat)
 
     @property
     def state_nbytes(self) -> int:
@@ -202,6 +188,8 @@ class Optimizer:
     def load_state_dict(self, state: Any) -> None:
         """Go on from the state of another optimizer of the same class, block size and parameter shapes.
 
+        Its `min_8bit_size` may be another: a tensor's float32 state is coded here, or its codes decoded.
+
         Parameters
         ----------
         state : mapping of str to ndarray
@@ -210,7 +198,8 @@ class Optimizer:
         Raises
         ------
         TypeError, ValueError
-            If it does not fit. Nothing has been changed then.
+            If it does not fit, or has what no step leaves behind: NaN or infinity, negative scales, negative means or
+            sums of squares. Nothing has been changed then.
         """
         try:
             state = dict(state)
@@ -224,36 +213,53 @@ class Optimizer:
             if got[()] != header[key][()]:
                 raise ValueError(f"state: expected {key} {header[key][()]}, got {got[()]}")
         done = state.get("steps_done")
-        if not isinstance(done, np.ndarray) or done.shape != () or done.dtype.kind not in "iu" or done < 0:
+        if (
+            not isinstance(done, np.ndarray)
+            or done.shape != ()
+            or done.dtype.kind not in "iu"
+            or not 0 <= int(done) <= MOST_STEPS
+        ):
             raise ValueError("state: expected 'steps_done', a count")
         new = [s.checked(i, state) for i, s in enumerate(self._states)]
-        for tensor, arrays in zip(self._states, new, strict=True):
-            tensor.put(arrays)
+        for own, given in zip(self._states, new, strict=True):
+            own.put(given)
         self.steps_done = int(done)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str] | IO[bytes]) -> None:
         """Write the state to a `.npz` file.
 
         Parameters
         ----------
-        path : path-like
-            The file; overwritten if it exists.
+        path : path or binary file
+            The file; one at a path is overwritten if it exists.
+
+        Raises
+        ------
+        TypeError
+            If it is neither.
         """
+        _check_file(path, "write")
+        if hasattr(path, "write"):
+            np.savez(path, **self.state_dict())
+            return
         with open(path, "wb") as file:
             np.savez(file, **self.state_dict())
 
-    def load(self, path: str | os.PathLike[str]) -> None:
+    def load(self, path: str | os.PathLike[str] | IO[bytes]) -> None:
         """Read what `save` wrote, without pickle.
 
         Parameters
         ----------
-        path : path-like
+        path : path or binary file
 
         Raises
         ------
+        TypeError
+            If it is neither.
         ValueError
             If it is not such a file or does not fit this optimizer. Nothing has been changed then.
         """
+        _check_file(path, "read")
         try:
             state = npz.read(path)
         except ValueError as error:
@@ -263,6 +269,16 @@ class Optimizer:
     def __repr__(self) -> str:
         bits = sum(not s.wide for s in self._states)
         return f"{type(self).__name__}({len(self.params)} tensors, {bits} with 8-bit state, lr={self.lr:g})"
+
+
+def _check_file(path: Any, method: str) -> None:
+    """TypeError if `path` is neither a path nor a binary file. An integer is none: Python takes it for an open file."""
+    if isinstance(path, io.TextIOBase):
+        raise TypeError(
+            f"path: expected a path or a binary file, got {type(path).__name__}; open it in binary mode"
+        )
+    if not isinstance(path, (str, bytes, os.PathLike)) and not hasattr(path, method):
+        raise TypeError(f"path: expected a path or a binary file, got {type(path).__name__}")
 
 
 def _compiled_step(
@@ -303,7 +319,7 @@ def _plain_step(rule: str, p: np.ndarray, g: np.ndarray, state: TensorState, h: 
     for b, first in enumerate(range(0, p.size, blocksize)):
         here = slice(first, first + blocksize)
         new_p, new = reference_optimizers.update(rule, p[here], g[here], [s[here] for s in old], h)
-        if not all(np.isfinite(s).all() for s in new):
+        if not all(np.isfinite(s).all() for s in (new_p, *new)):
             bad += 1
             continue
         p[here] = new_p

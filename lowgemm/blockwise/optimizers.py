@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lowgemm.blockwise.optimizer import Optimizer, decays, real
+from lowgemm.blockwise.hyper import Decays, Eps, Number, Steps
+from lowgemm.blockwise.optimizer import Optimizer
 from lowgemm.blockwise.rules import (
     ALPHA,
     BETA1,
@@ -25,6 +26,12 @@ from lowgemm.blockwise.rules import (
     SECOND,
     STEP,
 )
+from lowgemm.blockwise.state import StateKind
+
+#: Means of the gradient, and means or sums of its square.
+MEAN, SQUARE = StateKind("m", "dynamic"), StateKind("v", "dynamic_unsigned", squares=True)
+#: A code with a sign, though squares have none: so does bitsandbytes, whose states can be carried over.
+SIGNED_SQUARE = StateKind("v", "dynamic", squares=True)
 
 
 class Adam(Optimizer):
@@ -35,10 +42,11 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    params : ndarray or sequence of ndarray
+    params : array or iterable of arrays
     lr : float
     betas : (float, float)
     eps : float
+        At least 1.2e-38: with 0 a gradient of 0 would be divided by 0.
     weight_decay : float
         Taken off the parameter itself, not added to the gradient (bitsandbytes does so in its Adam too).
     **options
@@ -59,7 +67,8 @@ class Adam(Optimizer):
     """
 
     rule = "adam"
-    state_books: ClassVar = (("m", "dynamic"), ("v", "dynamic_unsigned"))
+    state_books: ClassVar = (MEAN, SQUARE)
+    betas, eps = Decays(2), Eps()
 
     def __init__(
         self,
@@ -70,7 +79,7 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
         **options: Any,
     ) -> None:
-        self.betas, self.eps = decays(betas, 2), real(eps, "eps", 0)
+        self.betas, self.eps = betas, eps
         super().__init__(params, lr, weight_decay, **options)
 
     def _fill_constants(self, h: np.ndarray, step: int) -> None:
@@ -120,13 +129,18 @@ class AdEMAMix(Optimizer):
 
     Parameters
     ----------
-    params : ndarray or sequence of ndarray
+    params : array or iterable of arrays
     lr : float
     betas : (float, float, float)
     alpha : float
-        Weight of the slow mean; `alpha` and `betas` may be set between steps, which is how the paper warms them up.
+        Weight of the slow mean.
     eps : float
+        At least 1.2e-38: with 0 a gradient of 0 would be divided by 0.
     weight_decay : float
+    t_alpha, t_beta3 : int, optional
+        In the first so many steps alpha rises from 0 in equal parts, and beta3 from beta1 so that the half-life of the
+        slow mean rises in equal parts; see `warmed_up`. They are those of the paper (section 3.1) and of bitsandbytes' AdEMAMix and
+        AdEMAMix8bit; its AdEMAMix32bit takes them and leaves them alone.
     **options
         `blocksize`, `min_8bit_size`, `check_first`, `num_threads`: see `Optimizer`.
 
@@ -143,7 +157,9 @@ class AdEMAMix(Optimizer):
     """
 
     rule = "ademamix"
-    state_books: ClassVar = (("m", "dynamic"), ("slow", "dynamic"), ("v", "dynamic_unsigned"))
+    state_books: ClassVar = (MEAN, StateKind("slow", "dynamic"), SQUARE)
+    betas, alpha, eps = Decays(3), Number(), Eps()
+    t_alpha, t_beta3 = Steps(), Steps()
 
     def __init__(
         self,
@@ -153,17 +169,53 @@ class AdEMAMix(Optimizer):
         alpha: float = 5.0,
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
+        *,
+        t_alpha: int | None = None,
+        t_beta3: int | None = None,
         **options: Any,
     ) -> None:
-        self.betas, self.alpha, self.eps = decays(betas, 3), real(alpha, "alpha", 0), real(eps, "eps", 0)
+        self.betas, self.alpha, self.eps = betas, alpha, eps
+        self.t_alpha, self.t_beta3 = t_alpha, t_beta3
+        self.warmed_up(1)
         super().__init__(params, lr, weight_decay, **options)
 
+    def warmed_up(self, step: int) -> tuple[float, float]:
+        """Alpha and beta3 of step number `step`, which counts from 1.
+
+        Parameters
+        ----------
+        step : int
+
+        Returns
+        -------
+        alpha, beta3 : float
+
+        Examples
+        --------
+        >>> AdEMAMix(np.ones(3, np.float32), t_alpha=10, t_beta3=10).warmed_up(10)
+        (5.0, 0.9999)
+        """
+        alpha, (beta1, _, beta3) = self.alpha, self.betas
+        if self.t_alpha is not None:
+            alpha = min(step * alpha / self.t_alpha, alpha)
+        if self.t_beta3 is not None:
+            if not (beta1 > 0 and beta3 > 0):
+                raise ValueError(
+                    "betas: expected a first and a third above 0 with t_beta3, which takes logarithms"
+                )
+            done = step / self.t_beta3
+            if done < 1:
+                first, last = math.log(beta1), math.log(beta3)
+                beta3 = min(math.exp(first * last / ((1 - done) * last + done * first)), beta3)
+        return alpha, beta3
+
     def _fill_constants(self, h: np.ndarray, step: int) -> None:
-        beta1, beta2, beta3 = decays(self.betas, 3)
+        beta1, beta2, _ = self.betas
+        alpha, beta3 = self.warmed_up(step)
         h[BETA1], h[NEW1], h[BETA2], h[NEW2] = beta1, 1 - beta1, beta2, 1 - beta2
         h[BETA3], h[NEW3] = beta3, 1 - beta3
         h[FIRST], h[SECOND] = 1 / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
-        h[ALPHA], h[EPS] = real(self.alpha, "alpha", 0), self.eps
+        h[ALPHA], h[EPS] = alpha, self.eps
 
 
 class SGD(Optimizer):
@@ -171,7 +223,7 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    params : ndarray or sequence of ndarray
+    params : array or iterable of arrays
     lr : float
     momentum : float
         0 needs no state, and then no optimizer; it is accepted all the same.
@@ -189,12 +241,13 @@ class SGD(Optimizer):
     """
 
     rule = "momentum"
-    state_books: ClassVar = (("m", "dynamic"),)
+    state_books: ClassVar = (MEAN,)
+    momentum = Number(0, 1, open_end=True)
 
     def __init__(
         self, params: Any, lr: float, momentum: float = 0.9, weight_decay: float = 0.0, **options: Any
     ) -> None:
-        self.momentum = real(momentum, "momentum", 0, 1, open_end=True)
+        self.momentum = momentum
         super().__init__(params, lr, weight_decay, **options)
 
     def _fill_constants(self, h: np.ndarray, step: int) -> None:
@@ -216,10 +269,11 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    params : ndarray or sequence of ndarray
+    params : array or iterable of arrays
     lr : float
     alpha : float
     eps : float
+        At least 1.2e-38: with 0 a gradient of 0 would be divided by 0.
     weight_decay : float
         Times the parameter, added to the gradient.
     **options
@@ -234,8 +288,8 @@ class RMSprop(Optimizer):
     """
 
     rule = "rmsprop"
-    # a code with a sign, though squares have none: so does bitsandbytes, whose states can be carried over
-    state_books: ClassVar = (("v", "dynamic"),)
+    state_books: ClassVar = (SIGNED_SQUARE,)
+    alpha, eps = Number(0, 1, open_end=True), Eps()
 
     def __init__(
         self,
@@ -246,7 +300,7 @@ class RMSprop(Optimizer):
         weight_decay: float = 0.0,
         **options: Any,
     ) -> None:
-        self.alpha, self.eps = real(alpha, "alpha", 0, 1, open_end=True), real(eps, "eps", 0)
+        self.alpha, self.eps = alpha, eps
         super().__init__(params, lr, weight_decay, **options)
 
     def _fill_constants(self, h: np.ndarray, step: int) -> None:
@@ -258,9 +312,10 @@ class Adagrad(Optimizer):
 
     Parameters
     ----------
-    params : ndarray or sequence of ndarray
+    params : array or iterable of arrays
     lr : float
     eps : float
+        At least 1.2e-38: with 0 a gradient of 0 would be divided by 0.
     weight_decay : float
         Times the parameter, added to the gradient.
     **options
@@ -279,12 +334,13 @@ class Adagrad(Optimizer):
     """
 
     rule = "rmsprop"
-    state_books: ClassVar = (("v", "dynamic"),)
+    state_books: ClassVar = (SIGNED_SQUARE,)
+    eps = Eps()
 
     def __init__(
         self, params: Any, lr: float = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0, **options: Any
     ) -> None:
-        self.eps = real(eps, "eps", 0)
+        self.eps = eps
         super().__init__(params, lr, weight_decay, **options)
 
     def _fill_constants(self, h: np.ndarray, step: int) -> None:
@@ -296,7 +352,7 @@ class Lion(Optimizer):
 
     Parameters
     ----------
-    params : ndarray or sequence of ndarray
+    params : array or iterable of arrays
     lr : float
     betas : (float, float)
     weight_decay : float
@@ -316,7 +372,8 @@ class Lion(Optimizer):
     """
 
     rule = "lion"
-    state_books: ClassVar = (("m", "dynamic"),)
+    state_books: ClassVar = (MEAN,)
+    betas = Decays(2)
 
     def __init__(
         self,
@@ -326,7 +383,7 @@ class Lion(Optimizer):
         weight_decay: float = 0.0,
         **options: Any,
     ) -> None:
-        self.betas = decays(betas, 2)
+        self.betas = betas
         super().__init__(params, lr, weight_decay, **options)
 
     def _fill_constants(self, h: np.ndarray, step: int) -> None:

@@ -13,8 +13,9 @@ from lowgemm.blockwise.coded import BlockwiseArray, is_packed
 from lowgemm.blockwise.coding import block_scales, quantize_blockwise
 from lowgemm.blockwise.levels import STEP, integer_levels
 from lowgemm.blockwise.reference import unpack4
+from lowgemm.interop import as_floats
 from lowgemm.kernels import Kernel, by_name, selected_for
-from lowgemm.values import as_array, integer
+from lowgemm.values import integer
 from lowgemm.workspace import aligned_empty
 
 
@@ -183,7 +184,7 @@ def pack_rhs_4bit(weight: Any, code: Any = None, *, group: int | None = None) ->
     """
     if isinstance(weight, BlockwiseArray):
         return _from_coded(weight, code, group)
-    a = as_array(weight, "weight", "a matrix of floats")
+    a = as_floats(weight, "weight", "a matrix of floats")
     book = as_codebook("nf4" if code is None else code)
     if not is_packed(book):
         raise ValueError(f"code: expected a book of at most 16 values, got {book.values.size}")
@@ -191,7 +192,7 @@ def pack_rhs_4bit(weight: Any, code: Any = None, *, group: int | None = None) ->
     if a.ndim != 2:
         raise ValueError(f"weight: expected shape (depth, n), got {a.shape}")
     if a.dtype.kind != "f" or a.dtype.itemsize > 8:
-        raise TypeError(f"weight: expected dtype float32, float64 or float16, got {a.dtype}")
+        raise TypeError(f"weight: expected dtype float32, float64, float16 or bfloat16, got {a.dtype}")
     depth, n = a.shape
     size = min(size, max(depth, 1))
     groups = -(-depth // size)

@@ -23,9 +23,10 @@ from lowgemm.blockwise.levels import STEP, expand_levels
 from lowgemm.blockwise.mixed import as_bias
 from lowgemm.blockwise.packed4 import PackedRhs4bit, chosen_kernel
 from lowgemm.blockwise.vectorwise import as_rows, code_rows
+from lowgemm.interop import as_floats
 from lowgemm.kernels import Kernel, microkernel, stamp_of
 from lowgemm.memory import as_address, offset, pointer_at, take
-from lowgemm.values import as_array, integer
+from lowgemm.values import integer
 from lowgemm.workspace import aligned_empty
 
 #: Depth that is expanded at once: 48 columns of it are 24 KB. A multiple of 128 and of every kernel's kr.
@@ -191,7 +192,7 @@ def gemm_4bit(
 
     Parameters
     ----------
-    lhs : array_like of int8, uint8, float32, float64 or float16, shape (..., depth)
+    lhs : array_like of int8, uint8, float32, float64, float16 or bfloat16, shape (..., depth)
         Any strides. Floats are coded as int8 with one scale for each row, as by `quantize_vectorwise`.
     rhs : PackedRhs4bit
         From `pack_rhs_4bit`.
@@ -230,7 +231,7 @@ def gemm_4bit(
     """
     if not isinstance(rhs, PackedRhs4bit):
         raise TypeError(f"rhs: expected a PackedRhs4bit (from pack_rhs_4bit), got {type(rhs).__name__}")
-    a = as_array(lhs, "lhs", "a rectangular array")
+    a = as_floats(lhs, "lhs", "a rectangular array")
     zero, num_threads = integer(lhs_zero_point, "lhs_zero_point"), as_num_threads(num_threads)
     depth, n = rhs.shape
     if a.ndim == 0 or a.shape[-1] != depth:
@@ -262,7 +263,7 @@ def gemm_4bit(
 def _row_scales(value: Any, lead: tuple[int, ...]) -> np.ndarray | None:
     if value is None:
         return None
-    a = as_array(value, "lhs_scale", "a number or an array of numbers")
+    a = as_floats(value, "lhs_scale", "a number or an array of numbers")
     if a.dtype.kind not in "iuf":
         raise TypeError(f"lhs_scale: expected real numbers, got {a.dtype}")
     if a.ndim and a.shape != lead:

@@ -63,15 +63,19 @@ def _stride(group: int, blocksize: int) -> int:
 
 
 def scratch_bytes(blocksize: int) -> int:
-    """Bytes that a worker needs: the states of a span, and the largest absolute value of each of their blocks."""
+    """Bytes that a worker needs.
+
+    The states of a span, the largest absolute value of each of their blocks, and what a block had before: parameters and
+    codes, to put back if a parameter becomes NaN or infinite.
+    """
     group = blocks_at_once(blocksize)
-    return MAX_STATES * (_stride(group, blocksize) + 4 * group)
+    return MAX_STATES * (_stride(group, blocksize) + 4 * group) + (4 + MAX_STATES) * blocksize
 
 
 def _make_step(stamp: int):
     @compile_c(signature("p"))
     def step(job_address):
-        """One step. A block whose new states are not finite is left as it is; job[BAD] counts them."""
+        """One step. A block with new states or parameters that are not finite is left as it is; job[BAD] counts them."""
         _ = stamp
         job = numba.carray(job_address, (JOB_SIZE,), np.int64)
         n, blocksize, chunk, group = job[N], job[BLOCKSIZE], job[CHUNK], job[GROUP]
@@ -84,7 +88,12 @@ def _make_step(stamp: int):
         scratch = offset(pointer_at(job_address, SCRATCH), take(job, SLOT, 1) * job[SCRATCH_BYTES])
         stride = (4 * group * blocksize + 63) // 64 * 64
         largest = numba.carray(offset(scratch, MAX_STATES * stride), (MAX_STATES * group,), np.int32)
+        before_p = offset(scratch, MAX_STATES * (stride + 4 * group))
+        before_codes = offset(before_p, 4 * blocksize)
         inverses = numba.carray(stack(16), (MAX_STATES,), np.float32)
+        new_scales = stack(16)
+        scales = numba.carray(new_scales, (MAX_STATES,), np.float32)
+        scale_bits = numba.carray(new_scales, (MAX_STATES,), np.int32)
         masks = stack(1536)  # of MAX_STATES * STEPS int64
         s1, s2 = as_address(scratch), as_address(offset(scratch, stride))
         s3 = as_address(offset(scratch, 2 * stride))
@@ -131,12 +140,16 @@ def _make_step(stamp: int):
                     together = job[DIVIDES] != 0 and not wide and here % STEP == 0 and steps <= STEPS
                     for k in range(states):
                         if not wide:
-                            scale = put_scale(job_address, k, block + i, blocks, largest[k * group + i])
+                            scale_bits[k] = largest[k * group + i]
                             inverses[k] = inverse_if_fast(
-                                scale, pointer_at(job_address, STATE_AT + 3 * k + 2)
+                                scales[k], pointer_at(job_address, STATE_AT + 3 * k + 2)
                             )
                             together = together and inverses[k] != 0
+                    copy_span(block_p, here, before_p)
                     if together:
+                        for k in range(states):
+                            codes = offset(pointer_at(job_address, STATE_AT + 3 * k), first + at)
+                            copy_bytes(codes, here, offset(before_codes, k * blocksize))
                         # Part 1 waits for divisions and roots, coding for shuffles: 64 elements of each in turn
                         # overlap in the processor, and Adam's step takes 12 % less.
                         for s in range(steps):
@@ -158,11 +171,19 @@ def _make_step(stamp: int):
                                     1,
                                     offset(masks, 8 * (k * STEPS + s)),
                                 )
+                        if largest_bits(block_p, here) >= INFINITY_BITS:
+                            copy_span(before_p, here, block_p)
+                            for k in range(states):
+                                codes = offset(pointer_at(job_address, STATE_AT + 3 * k), first + at)
+                                copy_bytes(offset(before_codes, k * blocksize), here, codes)
+                            fetch_add(job, BAD, 1)
+                            continue
                         for k in range(states):
+                            put_scale(job_address, k, block + i, blocks, scales[k])
                             decide(
                                 offset(scratch, k * stride + 4 * at),
                                 steps,
-                                get_scale(job_address, k, block + i, blocks),
+                                scales[k],
                                 pointer_at(job_address, STATE_AT + 3 * k + 2),
                                 offset(masks, 8 * k * STEPS),
                                 offset(pointer_at(job_address, STATE_AT + 3 * k), first + at),
@@ -175,9 +196,15 @@ def _make_step(stamp: int):
                             s1 + 4 * at, s2 + 4 * at, s3 + 4 * at, as_address(h),
                         ),
                     )  # fmt: skip
+                    if largest_bits(block_p, here) >= INFINITY_BITS:
+                        copy_span(before_p, here, block_p)
+                        fetch_add(job, BAD, 1)
+                        continue
                     for k in range(states):
+                        if not wide:
+                            put_scale(job_address, k, block + i, blocks, scales[k])
                         values = offset(scratch, k * stride + 4 * at)
-                        store_state(job_address, k, wide, block + i, here, blocksize, blocks, values)
+                        store_state(job_address, k, wide, block + i, here, blocksize, scales[k], values)
 
     return step
 
@@ -186,6 +213,14 @@ def _make_step(stamp: int):
 def copy_span(source, n, target):
     """Copy n float32 values; a plain loop, which is four times as fast here as assigning a slice."""
     a, b = numba.carray(source, (n,), np.float32), numba.carray(target, (n,), np.float32)
+    for i in range(n):
+        b[i] = a[i]
+
+
+@njit(nogil=True, error_model="numpy")
+def copy_bytes(source, n, target):
+    """Copy n bytes."""
+    a, b = numba.carray(source, (n,), np.uint8), numba.carray(target, (n,), np.uint8)
     for i in range(n):
         b[i] = a[i]
 
@@ -208,28 +243,19 @@ def load_state(job_address, k, wide, block, count, blocksize, blocks, n, out):
 
 
 @njit(nogil=True, error_model="numpy")
-def put_scale(job_address, k, block, blocks, largest):
-    """Write the scale of a block of state number `k`, of which `largest` are the bits; returns it."""
-    at = pointer_at(job_address, STATE_AT + 3 * k + 1)
-    numba.carray(at, (blocks,), np.int32)[block] = largest
-    return numba.carray(at, (blocks,), np.float32)[block]
+def put_scale(job_address, k, block, blocks, scale):
+    """Write the scale of a block of state number `k`."""
+    numba.carray(pointer_at(job_address, STATE_AT + 3 * k + 1), (blocks,), np.float32)[block] = scale
 
 
 @njit(nogil=True, error_model="numpy")
-def get_scale(job_address, k, block, blocks):
-    """Scale of a block of state number `k`."""
-    return numba.carray(pointer_at(job_address, STATE_AT + 3 * k + 1), (blocks,), np.float32)[block]
-
-
-@njit(nogil=True, error_model="numpy")
-def store_state(job_address, k, wide, block, size, blocksize, blocks, values):
-    """Write one block of state number `k` back, whose scale is there already."""
+def store_state(job_address, k, wide, block, size, blocksize, scale, values):
+    """Write one block of state number `k` back: as it is, or as codes with this scale."""
     target = pointer_at(job_address, STATE_AT + 3 * k)
     first = block * blocksize
     if wide:
         copy_span(values, size, offset(target, 4 * first))
         return
-    scale = get_scale(job_address, k, block, blocks)
     quantize_span(values, size, scale, pointer_at(job_address, STATE_AT + 3 * k + 2), offset(target, first))
 
 

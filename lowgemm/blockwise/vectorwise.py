@@ -15,8 +15,9 @@ from lowgemm.blockwise import reference
 from lowgemm.blockwise.coded import FLOATS
 from lowgemm.blockwise.job import BAD, BLOCKSIZE, CHUNK, COUNTER, JOB_SIZE, OWN, TASKS, N
 from lowgemm.blockwise.routines import INFINITY_BITS
+from lowgemm.interop import as_floats
 from lowgemm.memory import offset, pointer_at, take
-from lowgemm.values import as_array, number
+from lowgemm.values import number
 
 #: Entries of the job: float32 rows, their codes, scales, a flag for each column, the threshold's bits, which pass,
 #: whether whole outlier columns do not count for the scales.
@@ -97,11 +98,11 @@ def rows_routine() -> Any:
 
 def as_rows(x: Any, name: str, least: int = 0) -> tuple[np.ndarray, tuple[int, ...]]:
     """A float array as contiguous float32 rows (count, size), and its shape."""
-    a = as_array(x, name, "a rectangular array")
+    a = as_floats(x, name, "a rectangular array")
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise TypeError(f"{name}: masked elements have no code; fill them first")
     if a.dtype.newbyteorder("=") not in FLOATS:
-        raise TypeError(f"{name}: expected dtype float32, float64 or float16, got {a.dtype}")
+        raise TypeError(f"{name}: expected dtype float32, float64, float16 or bfloat16, got {a.dtype}")
     if a.ndim < max(least, 1):
         raise ValueError(f"{name}: expected at least {max(least, 1)} dimensions, got {a.ndim}")
     with np.errstate(over="ignore"):  # refused as infinity
@@ -174,7 +175,7 @@ def quantize_vectorwise(
 
     Parameters
     ----------
-    x : array_like of float32, float64 or float16, shape (..., size)
+    x : array_like of float32, float64, float16 or bfloat16, shape (..., size)
         Any strides. Rounded to float32 first. Finite.
     threshold : float
         An element with an absolute value of at least this is an outlier, and its column an outlier column: the codes of

@@ -306,6 +306,11 @@ def test_sizes():
         (lambda: BlockwiseArray(np.zeros(3, np.uint8), np.ones(1, np.float32), 64, "nf4", (3,)), ValueError, "codes"),
         (lambda: BlockwiseArray(np.zeros(3, np.uint8), np.ones(2, np.float32), 64, "linear", (3,)), ValueError, "scales"),
         (lambda: BlockwiseArray(np.zeros(3, np.uint8), np.ones(1), 64, "linear", (3,)), TypeError, "scales"),
+        (lambda: BlockwiseArray(np.zeros(3, np.uint8), np.float32([np.nan]), 64, "linear", (3,)), ValueError, "scales"),
+        (lambda: BlockwiseArray(np.zeros(3, np.uint8), np.float32([1, np.inf]), 2, "linear", (3,)), ValueError, "scales"),
+        (lambda: BlockwiseArray(np.zeros(2, np.uint8), np.float32([-1]), 64, "nf4", (3,)), ValueError, "scales"),
+        (lambda: BlockwiseArray(np.zeros(3, np.uint8), np.ones(1, np.float32), 64, "linear", (3,), offset=1e39), ValueError, "offset"),
+        (lambda: BlockwiseArray(np.zeros(3, np.uint8), np.ones(1, np.float32), 64, "linear", (3,), offset="1"), TypeError, "offset"),
     ],
 )  # fmt: skip
 def test_bad_arguments(call, error, argument):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import blockdata
 import numba
 import numpy as np
@@ -228,6 +230,33 @@ def test_overflow_leaves_the_block(wide, plain, monkeypatch):
 
 
 @pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("plain", [0, 1])
+@pytest.mark.parametrize(("wide", "blocksize"), [(False, 256), (False, 100), (True, 256)])
+def test_a_parameter_that_overflows_leaves_its_block(cls, wide, blocksize, plain, monkeypatch):
+    """States are fine here, but the new parameter is beyond float32: neither may change."""
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", plain or NO_JIT)
+    p = np.ones(1024, np.float32)
+    optimizer = make(cls, p, lr=2e35, weight_decay=0, blocksize=blocksize, min_8bit_size=9999 if wide else 0)
+    g = np.full(1024, 1e-3, np.float32)
+    optimizer.step(np.zeros_like(g))
+    p[:], p[300] = 0, 3.4028e38  # in block 1, or 3
+    g[300] = -1000
+    before, state = p.copy(), optimizer.state_of(0)
+    old = optimizer.state_dict()
+    with pytest.raises(FloatingPointError, match=r"^1 blocks of parameters and states"):
+        optimizer.step(g)
+    first = 300 // blocksize * blocksize
+    here = slice(first, first + blocksize)
+    np.testing.assert_array_equal(p[here], before[here])
+    for name, a in optimizer.state_of(0).items():
+        np.testing.assert_array_equal(a[here], state[name][here])
+    for key, a in optimizer.state_dict().items():
+        if key.endswith("/codes"):
+            np.testing.assert_array_equal(a[here], old[key][here])
+    assert np.isfinite(p).all() and (np.delete(p, np.r_[here]) != 0).all()
+
+
+@pytest.mark.parametrize("cls", CLASSES)
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_unchecked_gradient_leaves_its_block(cls, wide, bad):
@@ -262,6 +291,100 @@ def test_save_and_load(cls, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("wide", [False, True])
+def test_every_state_is_checked_when_loaded(cls, wide):
+    """Whatever a step cannot leave behind is refused, in every state of every optimizer; a step would spread it."""
+    p = np.ones(600, np.float32)
+    optimizer = make(cls, p, min_8bit_size=9999 if wide else 0)
+    optimizer.step(np.linspace(-1, 1, 600, dtype=np.float32))
+    good, before = optimizer.state_dict(), p.copy()
+    tried = 0
+    for kind in optimizer.state_books:
+        key = f"0/{kind.name}" + ("" if wide else "/scales")
+        bad = [(key, v) for v in (np.nan, np.inf, -np.inf)]
+        if kind.squares and wide:
+            bad.append((key, np.float32(-1e-30)))
+        if not wide:
+            bad.append((key, np.float32(-1)))
+            if kind.book == "dynamic" and kind.squares:
+                bad.append((f"0/{kind.name}/codes", 3))  # a negative number of the book
+        for name, value in bad:
+            state = {k: v.copy() for k, v in good.items()}
+            state[name].reshape(-1)[-1] = value
+            with pytest.raises(
+                ValueError, match=rf"^state: expected (finite|no negative) numbers in '0/{kind.name}"
+            ):
+                optimizer.load_state_dict(state)
+            tried += 1
+    assert tried >= 3
+    assert any(kind.squares for kind in optimizer.state_books) == (cls not in (SGD, LARS, Lion))
+    for key, a in optimizer.state_dict().items():
+        np.testing.assert_array_equal(a, good[key])
+    if not wide:  # a negative code in a block of zeros is no negative number: so bitsandbytes begins
+        for kind in optimizer.state_books:
+            good[f"0/{kind.name}/codes"][...], good[f"0/{kind.name}/scales"][...] = 0, 0
+        optimizer.load_state_dict(good)
+    optimizer.step(np.ones(600, np.float32))
+    assert np.isfinite(p).all() and (p != before).any()
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_another_min_8bit_size_on_load(cls):
+    """Codes are decoded and float32 is coded, each as a step would."""
+    rng = np.random.default_rng(4)
+    p = [
+        rng.standard_normal((40, 30)).astype(np.float32),
+        np.ones(700, np.float32),
+        np.ones((0, 3), np.float32),
+    ]
+    grads = [rng.standard_normal(a.shape) for a in p]
+    forms = {size: make(cls, [a.copy() for a in p], min_8bit_size=size) for size in (0, 1000, 5000)}
+    for source in forms.values():
+        source.step(grads)
+    for source in forms.values():
+        for other in forms:
+            target = make(cls, [a.copy() for a in source.params], min_8bit_size=other)
+            target.load_state_dict(source.state_dict())
+            assert target.steps_done == 1
+            for i, (mine, own) in enumerate(zip(target._states, source._states, strict=True)):
+                assert mine.wide == (p[i].size < other)
+                for k, book in enumerate(mine.books):
+                    if mine.wide:
+                        np.testing.assert_array_equal(mine.values[k], own.decoded_flat()[k])
+                        continue
+                    codes = own.values[k], None if own.wide else own.scales[k]
+                    if own.wide:
+                        codes = reference.quantize(own.values[k], book.values, 256)
+                    np.testing.assert_array_equal(mine.values[k], codes[0])
+                    np.testing.assert_array_equal(mine.scales[k], codes[1])
+            target.step(grads)
+            assert all((a != b).any() for a, b in zip(target.params[:2], source.params[:2], strict=True))
+
+
+def test_files_and_what_is_none(tmp_path):
+    p = np.ones(5000, np.float32)
+    optimizer = Adam(p)
+    optimizer.step(p.copy())
+    memory = io.BytesIO()
+    optimizer.save(memory)
+    optimizer.save(tmp_path / "a.npz")
+    with open(tmp_path / "b.npz", "wb") as file:
+        optimizer.save(file)
+    memory.seek(0)
+    again = io.BytesIO((tmp_path / "b.npz").read_bytes())
+    for source in (memory, tmp_path / "a.npz", str(tmp_path / "b.npz"), again):
+        other = Adam(p.copy())
+        other.load(source)
+        for key, a in other.state_dict().items():
+            np.testing.assert_array_equal(a, optimizer.state_dict()[key])
+    for bad in (3, True, None, io.StringIO(), [], object()):
+        with pytest.raises(TypeError, match=r"^path: expected a path or a binary file"):
+            optimizer.save(bad)
+        with pytest.raises(TypeError, match=r"^path: expected a path or a binary file"):
+            optimizer.load(bad)
+
+
 def change(key, value):
     def do(state):
         state[key] = value(state[key]) if callable(value) else value
@@ -281,6 +404,8 @@ def change(key, value):
         change("tensors", np.array(1)),
         change("steps_done", np.array(-1)),
         change("steps_done", np.array(1.5)),
+        change("steps_done", np.array(2**64 - 1, dtype=np.uint64)),
+        change("steps_done", np.array(2**62 + 1)),
         change("0/m/codes", lambda a: a.astype(np.int8)),
         change("0/m/codes", lambda a: a[:-1]),
         change("0/v/scales", lambda a: -a),
@@ -345,6 +470,7 @@ P = np.ones(10, np.float32)
         (lambda: Adam(P, betas=(0.9,)), ValueError, "betas"),
         (lambda: Adam(P, betas=0.9), TypeError, "betas"),
         (lambda: Adam(P, eps=-1e-8), ValueError, "eps"),
+        (lambda: Adam(P, eps=0), ValueError, "eps"),
         (lambda: Adam(P, weight_decay=-1), ValueError, "weight_decay"),
         (lambda: Adam(P, blocksize=0), ValueError, "blocksize"),
         (lambda: Adam(P, min_8bit_size=-1), ValueError, "min_8bit_size"),
