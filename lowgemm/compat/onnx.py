@@ -127,12 +127,15 @@ def scaled_product(
     def stages(one: np.ndarray) -> Any:
         return make(one.reshape(-1) if one.size > 1 else one.reshape(()), 0 if one.shape[0] > 1 else 1)
 
-    if scale.size == max(matrix) and start is None:
+    negative = scales[2] is not None and bool((scale < 0).any())
+    if scale.size == max(matrix) and start is None and not negative:
         return gemm(a, b, output=stages(scale.reshape(matrix)), num_threads=num_threads, **points)
     # A pipeline serves all matrices of a stack, so scales of each matrix are applied to sums that exist.
     sums = gemm(a, b, num_threads=num_threads, **points)
     if start is not None:
         sums += start
+    if negative:  # rounding is symmetric, and stages want positive scales; -(2**31) has no opposite but rounds like its neighbour
+        sums, scale = np.where(scale < 0, -np.maximum(sums, -(2**31) + 1), sums), np.abs(scale)
     y = np.empty(sums.shape, check_pipeline(make(np.ones((), np.float32), 1), 1, 1)[1])
     each = np.broadcast_to(scale, (*sums.shape[:-2], *matrix))
     for at in np.ndindex(sums.shape[:-2]):
@@ -284,6 +287,7 @@ def quantize_linear(
     axis: int = 1,
     block_size: int = 0,
     output_dtype: Any = None,
+    rounding: str = "onnx",
 ) -> np.ndarray:
     """QuantizeLinear: ``saturate(round(x / y_scale) + y_zero_point)``, ties to even.
 
@@ -301,6 +305,9 @@ def quantize_linear(
         As in ONNX.
     output_dtype : dtype, optional
         The result's dtype where there is no zero point.
+    rounding : str
+        "onnx" (onnxruntime's arithmetic) or "onnx_reference" (the onnx package's). They differ for float16, which
+        onnxruntime divides in float32.
 
     Returns
     -------
@@ -338,6 +345,10 @@ def quantize_linear(
     scale = _along_axis(scale, "y_scale", x, axis, block_size)
     zero = _along_axis(zero, "y_zero_point", x, axis, block_size).astype(np.float64)
     info = np.iinfo(dtype)
+    if rounding not in ("onnx", "onnx_reference"):
+        raise ValueError(f"rounding: expected 'onnx' or 'onnx_reference', got {rounding!r}")
+    if x.dtype == np.float16 and rounding == "onnx":
+        x = x.astype(np.float32)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         quotient = np.rint(x / scale.astype(x.dtype if x.dtype.kind == "f" else scale.dtype))
     # fmax before the cast: a cast of NaN to an integer is undefined, and differs between CPUs and between loops

@@ -1,13 +1,12 @@
 """The operators that onnxruntime's quantizer emits outside of the ONNX standard (domain `com.microsoft`).
 
-Products (QGemm, MatMulIntegerToFloat, DynamicQuantizeMatMul) are exact sums scaled like QLinearMatMul. Everything else,
-QLinearX, is *defined* here as QuantizeLinear(X(DequantizeLinear(input))) in float32: one rounding, half to even, at the end.
-onnxruntime reorders that arithmetic or uses tables, so single results may differ by one step; the tests count them.
+Products (QGemm, MatMulIntegerToFloat, DynamicQuantizeMatMul) are exact sums scaled like QLinearMatMul. QLinearX is
+QuantizeLinear(X(DequantizeLinear(input))) in float32 with one rounding at the end, in the order in which onnxruntime does it
+on x86; where that order is peculiar, the docstring says it. The tests find no difference.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,14 +16,16 @@ import numpy as np
 from lowgemm.compat import onnx as ox
 from lowgemm.gemm import gemm
 from lowgemm.onnx_run import operators
+from lowgemm.onnx_run.elementwise import qlinear_add, qlinear_mul
+from lowgemm.onnx_run.geometry import geometry
 from lowgemm.onnx_run.operators import _need_bytes as need_bytes
 from lowgemm.onnx_run.operators import (
     dequantize_linear,
     quantize_linear,
     scaled_product,
 )
+from lowgemm.onnx_run.softmax import qlinear_softmax
 from lowgemm.onnx_run.state import State
-from lowgemm.values import integer
 
 DOMAIN = "com.microsoft"
 
@@ -33,34 +34,25 @@ def _real(x: np.ndarray, scale: np.ndarray, zero: np.ndarray | None) -> np.ndarr
     return ox.dequantize_linear(x, scale, zero)
 
 
-def _coded(y: np.ndarray, scale: np.ndarray, zero: np.ndarray | None) -> np.ndarray:
-    return ox.quantize_linear(y.astype(np.float32, copy=False), scale, zero)
+def _zero_like(x: np.ndarray, zero: np.ndarray | None) -> np.ndarray:
+    """A result's zero point; one that is left out is 0 of the operand's dtype."""
+    return np.zeros((), x.dtype) if zero is None else zero
 
 
-def _standard(name: str, x: np.ndarray, **attributes: Any) -> np.ndarray:
-    """One of the standard's float operators, by the onnx package."""
-    from onnx.defs import onnx_opset_version
-    from onnx.reference.ops import load_op
-
-    known = {k: v for k, v in attributes.items() if v is not None}
-    return load_op("", name, onnx_opset_version()).eval(x, **known)
-
-
-def qlinear_add(state: State, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero=None) -> np.ndarray:
-    """QLinearAdd."""
-    return _coded(_real(a, a_scale, a_zero) + _real(b, b_scale, b_zero), y_scale, y_zero)
-
-
-def qlinear_mul(state: State, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero=None) -> np.ndarray:
-    """QLinearMul."""
-    return _coded(_real(a, a_scale, a_zero) * _real(b, b_scale, b_zero), y_scale, y_zero)
+def _coded(y: np.ndarray, scale: np.ndarray, zero: np.ndarray, point_first: bool = False) -> np.ndarray:
+    """QuantizeLinear of float32; with `point_first` the zero point is added before rounding, which moves ties."""
+    if not point_first:
+        return ox.quantize_linear(y.astype(np.float32, copy=False), scale, zero)
+    info = np.iinfo(zero.dtype)
+    steps = np.rint(y / scale.reshape(()) + zero.reshape(()).astype(np.float32))
+    return np.minimum(np.fmax(steps, info.min), info.max).astype(zero.dtype)
 
 
 def qlinear_sigmoid(state: State, x, x_scale, x_zero, y_scale, y_zero=None) -> np.ndarray:
     """QLinearSigmoid."""
     with np.errstate(over="ignore"):  # exp(-x) = inf gives 0, as it should
         y = np.float32(1) / (np.float32(1) + np.exp(-_real(x, x_scale, x_zero)))
-    return _coded(y, y_scale, y_zero)
+    return _coded(y, y_scale, _zero_like(x, y_zero))
 
 
 def qlinear_leaky_relu(
@@ -68,7 +60,7 @@ def qlinear_leaky_relu(
 ) -> np.ndarray:
     """QLinearLeakyRelu."""
     real = _real(x, x_scale, x_zero)
-    return _coded(np.where(real >= 0, real, real * np.float32(alpha)), y_scale, y_zero)
+    return _coded(np.where(real >= 0, real, real * np.float32(alpha)), y_scale, _zero_like(x, y_zero))
 
 
 def _channels_first(x: np.ndarray, channels_last: int) -> np.ndarray:
@@ -89,15 +81,53 @@ def qlinear_global_average_pool(
     count = int(np.prod(x.shape[2:]))
     zero = 0 if x_zero is None else int(x_zero.reshape(()))
     mean = (sums - zero * count).astype(np.float32) / np.float32(count)
-    return _channels_back(_coded(mean * x_scale.reshape(()), y_scale, y_zero), channels_last)
+    return _channels_back(_coded(mean * x_scale.reshape(()), y_scale, _zero_like(x, y_zero)), channels_last)
 
 
 def qlinear_average_pool(
-    state: State, x, x_scale, x_zero, y_scale, y_zero=None, *, channels_last: int = 0, **attributes: Any
+    state: State,
+    x,
+    x_scale,
+    x_zero,
+    y_scale,
+    y_zero=None,
+    *,
+    kernel_shape: Any,
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    channels_last: int = 0,
+    count_include_pad: int = 0,
+    pads: Any = None,
+    strides: Any = None,
 ) -> np.ndarray:
-    """QLinearAveragePool."""
-    real = _standard("AveragePool", _real(_channels_first(x, channels_last), x_scale, x_zero), **attributes)
-    return _channels_back(_coded(real, y_scale, y_zero), channels_last)
+    """QLinearAveragePool, as onnxruntime computes it.
+
+    Elements are added one after the other in float32, and the zero point is added before rounding. With `count_include_pad` a
+    window counts all its places, also those that `ceil_mode` adds behind the padding.
+    """
+    real = _channels_first(_real(x, x_scale, x_zero), channels_last)
+    kernel = tuple(kernel_shape)
+    g = geometry(real.shape, (1, real.shape[1], *kernel), auto_pad=auto_pad, pads=pads, strides=strides)
+    out, end = list(g.out), list(g.end)
+    for i, (size, begin, step) in enumerate(zip(g.size, g.begin, g.strides, strict=True)):
+        if (
+            ceil_mode
+            and (out[i] - 1) * step + kernel[i] < size + begin + end[i]
+            and out[i] * step < size + begin
+        ):
+            out[i] += 1  # a last window that begins inside of the image
+        end[i] = max(0, (out[i] - 1) * step + kernel[i] - size - begin)
+    around = [(0, 0), (0, 0), *zip(g.begin, end, strict=True)]
+    padded, inside = np.pad(real, around), np.pad(np.ones(g.size, np.float32), around[2:])
+    total, count = np.zeros((*real.shape[:2], *out), np.float32), np.zeros(out, np.float32)
+    for offset in np.ndindex(kernel):
+        places = zip(offset, out, g.strides, strict=True)
+        window = tuple(slice(o, o + (n - 1) * step + 1, step) for o, n, step in places)
+        total += padded[(slice(None), slice(None), *window)]
+        count += inside[window]
+    mean = total / (np.float32(math.prod(kernel)) if count_include_pad else count)
+    y = _coded(mean, y_scale, _zero_like(x, y_zero), point_first=True)
+    return _channels_back(y, channels_last)
 
 
 def qlinear_reduce_mean(
@@ -105,47 +135,8 @@ def qlinear_reduce_mean(
 ) -> np.ndarray:
     """QLinearReduceMean."""
     along = None if axes is None else tuple(axes)
-    return _coded(_real(x, x_scale, x_zero).mean(axis=along, keepdims=bool(keepdims)), y_scale, y_zero)
-
-
-@functools.lru_cache(maxsize=64)
-def _powers(scale: float, length: int) -> np.ndarray:
-    """``exp(scale * d)`` for d from -255 to 0, as onnxruntime's table has it.
-
-    All are multiplied by so much that a sum of `length` of them stays finite in float32. The room is rounded to float32, which
-    shows in the last bits of the table, and those decide ties.
-    """
-    largest = np.finfo(np.float32).max
-    room = max(0.0, float(np.float32(math.log(largest / np.float32(length)))) - 5)
-    table = np.array([math.exp((d + room / scale) * scale) for d in range(-255, 1)]).astype(np.float32)
-    table.flags.writeable = False
-    return table
-
-
-def qlinear_softmax(
-    state: State, x, x_scale, x_zero, y_scale, y_zero=None, *, axis: int = -1, opset: int = 13
-) -> np.ndarray:
-    """QLinearSoftmax; before operator set 13 the axes from `axis` on count as one.
-
-    As onnxruntime computes it: powers from a float32 table, summed one after the other in float32, divided in float64, and
-    scaled by ``floor(1 / y_scale)``, a whole number.
-    """
-    need_bytes(x)
-    axis = integer(axis, "axis", -x.ndim, x.ndim - 1) % x.ndim if x.ndim else 0
-    scale, step = float(ox._scale(x_scale, "x_scale", 1)), ox._scale(y_scale, "y_scale", 1)
-    if not (0 < scale < np.inf and 0 < step < np.inf):
-        raise ValueError(f"x_scale, y_scale: expected positive numbers, got {scale} and {step}")
-    if x.size == 0:
-        return x.copy()
-    whole = x.reshape(*x.shape[:axis], -1) if opset < 13 else np.moveaxis(np.atleast_1d(x), axis, -1)
-    below = whole.astype(np.int64) - whole.max(axis=-1, keepdims=True)
-    powers = _powers(scale, whole.shape[-1])[255 + below]
-    sums = np.add.accumulate(powers, axis=-1)[..., -1:]
-    steps = np.rint(powers.astype(np.float64) / sums * np.floor(np.float32(1) / step))
-    info = np.iinfo(x.dtype)
-    zero = 0 if y_zero is None else int(y_zero.reshape(()))
-    y = np.minimum(steps + zero, info.max).astype(x.dtype)
-    return (y if opset < 13 else np.moveaxis(y, -1, axis)).reshape(x.shape)
+    mean = _real(x, x_scale, x_zero).mean(axis=along, keepdims=bool(keepdims))
+    return _coded(mean, y_scale, _zero_like(x, y_zero))
 
 
 def qlinear_concat(state: State, y_scale, y_zero, *parts: Any, axis: int) -> np.ndarray:
@@ -185,23 +176,16 @@ def qgemm(
     need_bytes(a, b)
     right = state.rhs(b, transposed=bool(transB))
     left = a.T if transA else a
-    column, start = None, None
     if bias is not None:
         shape = left.shape[0], right.shape[-1]
-        try:
-            spread = np.broadcast_to(bias, shape)
-        except ValueError:
-            raise ValueError(f"C: expected a shape that broadcasts to {shape}, got {bias.shape}") from None
         if bias.dtype != np.int32:
             raise TypeError(f"C: expected int32, got {bias.dtype}")
-        if bias.ndim < 2 or bias.shape[0] == 1:
-            column = spread[0] if shape[0] else None
-        else:
-            start = spread
+        if bias.ndim > 2 or any(n not in (1, m) for n, m in zip(bias.shape[::-1], shape[::-1], strict=False)):
+            raise ValueError(f"C: expected a shape that broadcasts to {shape}, got {bias.shape}")
     if y_scale is not None and y_zero is None:
         y_zero = np.zeros((), a.dtype)
     scales, zeros = (a_scale, b_scale, y_scale), (a_zero, b_zero, y_zero)
-    return scaled_product(state, left, right, scales, zeros, column, alpha, start)
+    return scaled_product(state, left, right, scales, zeros, bias, alpha)
 
 
 def matmul_integer_to_float(

@@ -52,7 +52,6 @@ def scaled_product(
     zero_points: tuple[Any, Any, Any],
     bias: np.ndarray | None = None,
     factor: float = 1.0,
-    start: np.ndarray | None = None,
 ) -> np.ndarray:
     """``a @ right`` scaled to 8 bits, or to float32 where there is no result scale.
 
@@ -65,11 +64,10 @@ def scaled_product(
     scales, zero_points : tuple
         Of `a`, of `right`, and of the result (None: float32).
     bias : ndarray of int32, optional
-        One value a column, in units of ``factor * a_scale * b_scale``.
+        In units of ``factor * a_scale * b_scale``, of any shape that broadcasts with the result. One value a column is added
+        as an output stage, anything else to sums that exist.
     factor : float
         Further factor (Gemm's alpha).
-    start : ndarray of int32, optional
-        A bias of any other shape that broadcasts with the result, in the same units.
     """
     code, dtype = 0, None
     if scales[2] is not None:
@@ -80,8 +78,13 @@ def scaled_product(
             )
         code, dtype = int(zero.reshape(())), zero.dtype
 
+    column, start = None, bias
+    positive = factor >= 0 and all((s >= 0).all() for s in scales if s is not None)
+    if bias is not None and positive and bias.size == max(bias.shape[-1:], default=1):
+        column, start = np.broadcast_to(bias.reshape(-1), (right.shape[-1],)), None
+
     def make(scale: np.ndarray, axis: int) -> tuple[Stage, ...]:
-        return pipeline(scale, code, dtype, state.rounding, axis, bias)
+        return pipeline(scale, code, dtype, state.rounding, axis, column)
 
     points = ox.zero_points(a, right, *zero_points[:2])
     return ox.scaled_product(
@@ -179,7 +182,13 @@ def quantize_linear(
     ):
         raise NotOurs
     return ox.quantize_linear(
-        x, y_scale, y_zero_point, axis=axis, block_size=block_size or 0, output_dtype=wanted
+        x,
+        y_scale,
+        y_zero_point,
+        axis=axis,
+        block_size=block_size or 0,
+        output_dtype=wanted,
+        rounding=state.rounding,
     )
 
 

@@ -1,0 +1,65 @@
+"""QLinearAdd and QLinearMul in onnxruntime's arithmetic on x86: which float32 operations, in which order, rounded where.
+
+Both add the zero point before the one rounding to an integer, so the order decides ties and near-ties.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lowgemm.onnx_run.state import State
+
+
+def fma(a: Any, b: Any, c: Any) -> np.ndarray:
+    """``a * b + c`` of float32 values, rounded once to float32, on every machine.
+
+    The product is exact in float64. A sum that is not is rounded to odd there: its last bit then says that more follows, and
+    the rounding to float32, 29 bits further up, comes out as if there had been one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.float32(1 + 2**-23)
+    >>> float(fma(x, x, np.float32(-1))) == 2**-22 + 2**-46
+    True
+    """
+    product = np.asarray(a, np.float64) * np.asarray(b, np.float64)
+    c = np.asarray(c, np.float64)
+    total = np.asarray(product + c)
+    part = total - product
+    lost = (product - (total - part)) + (c - part)
+    even = (total.view(np.int64) & 1) == 0
+    toward = np.where(lost > 0, np.inf, -np.inf)
+    return np.where(even & (lost != 0), np.nextafter(total, toward), total).astype(np.float32)
+
+
+def _number(value: np.ndarray) -> np.float32:
+    return np.float32(value.reshape(()))
+
+
+def _point(value: np.ndarray | None) -> np.float32:
+    return np.float32(0) if value is None else _number(value)
+
+
+def _saturated(y: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Rounded half to even, within the dtype's range; NaN is the smallest value."""
+    info = np.iinfo(dtype)
+    return np.minimum(np.fmax(np.rint(y), info.min), info.max).astype(dtype)
+
+
+def qlinear_add(state: State, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero=None) -> np.ndarray:
+    """QLinearAdd: ``a * ra + (b * rb + fixed)``, each a fused multiply and add, with the ratios of the scales."""
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        ra, rb = _number(a_scale) / _number(y_scale), _number(b_scale) / _number(y_scale)
+        fixed = _point(y_zero) - fma(ra, _point(a_zero), rb * _point(b_zero))
+        return _saturated(fma(a, ra, fma(b, rb, fixed)), a.dtype)
+
+
+def qlinear_mul(state: State, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero=None) -> np.ndarray:
+    """QLinearMul: the exact integer product, times the ratio of the scales, plus the zero point."""
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        ratio = _number(a_scale) * _number(b_scale) / _number(y_scale)
+        product = (a.astype(np.float32) - _point(a_zero)) * (b.astype(np.float32) - _point(b_zero))
+        return _saturated(product * ratio + _point(y_zero), a.dtype)

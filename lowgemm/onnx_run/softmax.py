@@ -1,0 +1,53 @@
+"""QLinearSoftmax in onnxruntime's arithmetic: which values are float32, which float64, and in which order they are added."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+
+from lowgemm.compat import onnx as ox
+from lowgemm.onnx_run.operators import _need_bytes
+from lowgemm.onnx_run.state import State
+from lowgemm.values import integer
+
+
+@functools.lru_cache(maxsize=64)
+def _powers(scale: float, length: int) -> np.ndarray:
+    """``exp(scale * d)`` for d from -255 to 0, as onnxruntime's table has it.
+
+    All are multiplied by so much that a sum of `length` of them stays finite in float32. The room is rounded to float32, which
+    shows in the last bits of the table, and those decide ties.
+    """
+    largest = np.finfo(np.float32).max
+    room = max(0.0, float(np.float32(math.log(largest / np.float32(length)))) - 5)
+    table = np.array([math.exp((d + room / scale) * scale) for d in range(-255, 1)]).astype(np.float32)
+    table.flags.writeable = False
+    return table
+
+
+def qlinear_softmax(
+    state: State, x, x_scale, x_zero, y_scale, y_zero=None, *, axis: int = -1, opset: int = 13
+) -> np.ndarray:
+    """QLinearSoftmax; before operator set 13 the axes from `axis` on count as one.
+
+    As onnxruntime computes it: powers from a float32 table, summed one after the other in float32, divided in float64, and
+    scaled by ``floor(1 / y_scale)``, a whole number.
+    """
+    _need_bytes(x)
+    axis = integer(axis, "axis", -x.ndim, x.ndim - 1) % x.ndim if x.ndim else 0
+    scale, step = float(ox._scale(x_scale, "x_scale", 1)), ox._scale(y_scale, "y_scale", 1)
+    if not (0 < scale < np.inf and 0 < step < np.inf):
+        raise ValueError(f"x_scale, y_scale: expected positive numbers, got {scale} and {step}")
+    if x.size == 0:
+        return x.copy()
+    whole = x.reshape(*x.shape[:axis], -1) if opset < 13 else np.moveaxis(np.atleast_1d(x), axis, -1)
+    below = whole.astype(np.int64) - whole.max(axis=-1, keepdims=True)
+    powers = _powers(scale, whole.shape[-1])[255 + below]
+    sums = np.add.accumulate(powers, axis=-1)[..., -1:]
+    steps = np.rint(powers.astype(np.float64) / sums * np.floor(np.float32(1) / step))
+    info = np.iinfo(x.dtype)
+    zero = 0 if y_zero is None else int(y_zero.reshape(()))
+    y = np.minimum(steps + zero, info.max).astype(x.dtype)
+    return (y if opset < 13 else np.moveaxis(y, -1, axis)).reshape(x.shape)
