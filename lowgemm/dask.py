@@ -179,6 +179,11 @@ def _same_depth_chunks(a: da.Array, b: da.Array) -> tuple[da.Array, da.Array]:
     """Both with the depth split at the borders of either."""
     if a.chunks[1] == b.chunks[0]:
         return a, b
+    if a.shape[1] == 0:  # Dask's `rechunk` may leave the chunks of an empty array as they are
+        return (
+            da.zeros(a.shape, dtype=a.dtype, chunks=(a.chunks[0], (0,))),
+            da.zeros(b.shape, dtype=b.dtype, chunks=((0,), b.chunks[1])),
+        )
     ends = sorted({*np.cumsum(a.chunks[1]).tolist(), *np.cumsum(b.chunks[0]).tolist()})
     sizes = tuple(np.diff([0, *ends]).tolist())
     return a.rechunk({1: sizes}), b.rechunk({0: sizes})

@@ -78,6 +78,18 @@ def test_any_chunks(problem, seed, which, overflow):
     np.testing.assert_array_equal(got.compute(scheduler="synchronous"), expected)
 
 
+@pytest.mark.parametrize("m", [0, 3])
+@pytest.mark.parametrize("n", [0, 3])
+def test_no_depth_in_any_chunks(m, n):
+    """Dask leaves the chunks of some empty arrays as they are when asked for others."""
+    x, w = np.zeros((m, 0), np.uint8), np.zeros((0, n), np.int8)
+    dx = da.from_array(x, chunks=((0, m), (0, 0, 0)))
+    dw = da.from_array(w, chunks=((0, 0), (n, 0)))
+    bias = lowgemm.BiasAddition(np.arange(n))
+    got = lowgemm.dask.gemm(dx, dw, output=bias).compute(scheduler="synchronous")
+    np.testing.assert_array_equal(got, lowgemm.gemm(x, w, output=bias))
+
+
 def test_many_depth_chunks():
     x, w = matrices(3, 300, 4)
     got = lowgemm.dask.gemm(da.from_array(x, chunks=(3, 2)), da.from_array(w, chunks=(3, 4)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 import random
 import tempfile
 from typing import Any
@@ -22,6 +24,32 @@ class Duck:
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         return self.values if dtype is None else self.values.astype(dtype)
+
+
+class Interface:
+    """An object of another library: it describes its memory and keeps it."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return self.values.__array_interface__
+
+
+class Dlpack:
+    """An object of another library that hands its memory over by DLPack."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = (
+            values if values.flags.writeable else values.copy()
+        )  # NumPy hands over only what can be written
+
+    def __dlpack__(self, *args: Any, **more: Any) -> Any:
+        return self.values.__dlpack__(*args, **more)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.values.__dlpack_device__()
 
 
 _FILE = tempfile.NamedTemporaryFile(suffix=".bin")  # noqa: SIM115 (lives as long as the process)
@@ -53,9 +81,44 @@ def spaced(r: random.Random, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return view, buffer
 
 
+def _from_disk(a: np.ndarray) -> Any:
+    """As joblib passes a large array to its workers, and as a file larger than memory is opened."""
+    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+        np.save(file, a)
+        file.flush()
+        return np.load(file.name, mmap_mode="r")
+
+
+def _read_only(a: np.ndarray) -> np.ndarray:
+    b = a.view()
+    b.flags.writeable = False
+    return b
+
+
+def foreign(r: random.Random, a: np.ndarray) -> Any:
+    """The C-ordered array `a` as another program, process or library gives it, with the same strides."""
+    ways = [
+        lambda: pickle.loads(pickle.dumps(a, r.choice((2, 4, 5)))),  # its dtype is an object of its own
+        lambda: pickle.loads(pickle.dumps(_read_only(a), 5)),
+        lambda: copy.deepcopy(a),
+        lambda: a.view(Subclass),
+        lambda: pickle.loads(pickle.dumps(a.view(Subclass))),
+        lambda: _read_only(a),
+        lambda: Interface(a),
+        lambda: Dlpack(a),
+        lambda: Duck(a),
+        lambda: np.ma.array(a),
+    ]
+    if a.size:  # a file or a buffer of no bytes cannot be mapped
+        ways += [lambda: _from_disk(a), lambda: memoryview(a)]
+    return r.choice(ways)()
+
+
 def dressed(r: random.Random, a: np.ndarray) -> Any:
     """Something that NumPy reads as the 8-bit array `a`."""
-    kind = r.randrange(16)
+    kind = r.randrange(20)
+    if kind >= 16:
+        return foreign(r, np.ascontiguousarray(a).reshape(a.shape))
     if kind < 4:
         return a
     if kind < 8:

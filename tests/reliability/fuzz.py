@@ -19,7 +19,8 @@ import numpy as np
 
 import lowgemm as lg
 
-from .session import Session, Wrong, made, refusals
+from .outcomes import Wrong
+from .session import MISSING, Session, made, refusals
 from .small_machine import caches, small_machine
 
 #: Half of the time small products take the ways of large ones.
@@ -61,6 +62,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int)
     args = parser.parse_args()
+    for name in MISSING:
+        print(f"not here, so its steps are left out: {name}")
     result = run(args.calls, args.seed, args.steps)
     for number, kind, text in result["wrong"]:
         print(f"--- step {number}, {kind}:\n{text}")

@@ -10,14 +10,26 @@ from __future__ import annotations
 import argparse
 import itertools
 import random
+from typing import Any
 
 import numpy as np
 
 import lowgemm as lg
 from lowgemm import kernels, reference, workspace
 
-from . import guard
+from . import compiled, guard
 from .small_machine import small_machine
+
+try:
+    import dask.array as da
+
+    from . import chunks
+except ImportError:
+    chunks = None  # type: ignore[assignment]
+try:
+    from . import graphs
+except ImportError:
+    graphs = None  # type: ignore[assignment]
 
 #: Sizes around the tiles of the kernels: 1, odd, one less and one more than powers of two, 48, 64.
 SIZES = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 47, 48, 49, 63, 65, 130)
@@ -59,12 +71,44 @@ def one(
             out[...] = 0
             lg.gemm(lhs, right, output=output, out=out, num_threads=count, **zeros)
             assert np.array_equal(out, expected), (lg.config.kernel, m, k, n, layouts, output)
+    others(r, lhs, rhs, zeros, output)
     acc = guard.guarded(reference.gemm(a, b, **zeros), layouts[2], at_end=at_end)
     if output is not None:
         out[...] = 0
         lg.requantize(acc, output, out=out)
         assert np.array_equal(out, expected), ("requantize", m, n, layouts, output)
     return 4
+
+
+def others(r: random.Random, lhs: np.ndarray, rhs: np.ndarray, zeros: dict[str, Any], output: Any) -> None:
+    """The same operands in chunks, in a model, and in compiled code, which makes its own scratch memory."""
+    m, n = lhs.shape[0], rhs.shape[1]
+    if chunks is not None and r.random() < 0.2:
+        cut = [max(1, size // 2) for size in (*lhs.shape, n)]
+        parts = da.from_array(lhs, chunks=tuple(cut[:2])), da.from_array(rhs, chunks=tuple(cut[1:]))
+        got = lg.dask.gemm(*parts, output=output, overflow="wrap", **zeros).compute(scheduler="synchronous")
+        assert np.array_equal(got, reference.gemm(lhs, rhs, output=output, **zeros)), ("dask", m, n)
+    sums = reference.gemm(lhs, rhs)
+    if graphs is not None and r.random() < 0.2:
+        proto = graphs.graph_of("MatMulInteger", {"a": lhs, "b": rhs}, {}, ["a", "b"])
+        assert np.array_equal(graphs.Model(proto).run({"a": lhs, "b": rhs})[0], sums), ("onnx", m, n)
+    kind = lhs.dtype.kind + rhs.dtype.kind
+    for packed in (False, True):
+        if kind in (compiled.PACKED if packed else compiled.PLAIN):
+            product, into = compiled.callers(*kind, packed)
+            right = lg.pack_rhs(rhs) if packed else rhs
+            x_zero, w_zero = (
+                guard.guarded(np.full((1, size), z), "c", at_end=True)[0] for size, z in ((m, 3), (n, -5))
+            )
+            got = product(lhs, right, x_zero, w_zero)
+            assert np.array_equal(got, reference.gemm(lhs, rhs, lhs_zero_point=3, rhs_zero_point=-5)), (
+                "njit",
+                m,
+                n,
+            )
+            out = guard.guarded(np.zeros((m, n), np.int32), r.choice(guard.LAYOUTS), at_end=r.random() < 0.5)
+            into(lhs, right, 0, 0, out, True)
+            assert np.array_equal(out, sums), ("njit, out", m, n)
 
 
 def main() -> None:

@@ -14,6 +14,8 @@ from lowgemm.compat import gemmlowp, onnx
 from . import pipelines
 from .arrays import JUNK, broken, dressed, integers, spaced
 
+#: NumPy 2 moved it.
+byte_bounds = getattr(np.lib, "array_utils", np).byte_bounds
 DOCUMENTED = (TypeError, ValueError, MemoryError)
 
 
@@ -82,8 +84,8 @@ def lowp_odd(s: Any) -> None:
         except DOCUMENTED:
             s.counts["compat.gemmlowp refused"] += 1
             return
-        low, high = np.lib.array_utils.byte_bounds(m.view()) if m.view().size else (0, 0)
-        begin, end = np.lib.array_utils.byte_bounds(m.data) if m.data.size else (0, 0)
+        low, high = byte_bounds(m.view()) if m.view().size else (0, 0)
+        begin, end = byte_bounds(m.data) if m.data.size else (0, 0)
         s.expect(low == high or (begin <= low and high <= end), "MatrixMap: view outside of the buffer")
         return
     where = r.randrange(6)

@@ -3,45 +3,33 @@
 from __future__ import annotations
 
 import collections
+import importlib.util
 import random
-import re
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 
 import lowgemm as lg
-from lowgemm import kernels, reference
+from lowgemm import kernels
 
-from . import layers, networks, packages, pipelines
-from .arrays import JUNK, Subclass, broken, dressed, integers, spaced
+from . import copies, layers, networks, packages, pipelines, plans, products, requantizing
+from .arrays import JUNK, Subclass, integers, spaced
+from .outcomes import DOCUMENTED, NAMED, Wrong
 
-#: What a public function may raise: its docstring says so. OverflowError only with ``overflow="raise"``.
-DOCUMENTED = (TypeError, ValueError, MemoryError)
-#: A message begins with the name of the argument or field.
-NAMED = re.compile(r"^[a-zA-Z_][\w\[\].]*(, [a-zA-Z_][\w.]*)*: ")
-
-
-class Wrong(AssertionError):
-    """An outcome that is neither the reference's answer nor a documented exception."""
-
-
-def same(got: Any, expected: Any) -> bool:
-    """Equal values, shape and dtype; NaN equals NaN."""
-    got, expected = np.asarray(got), np.asarray(expected)
-    if got.dtype != expected.dtype or got.shape != expected.shape:
-        return False
-    return np.array_equal(got, expected, equal_nan=got.dtype.kind == "f")
-
-
-def snapshot(x: Any) -> Any:
-    """What `x` holds now."""
-    if isinstance(x, lg.PackedRhs):
-        return x
-    try:
-        return np.array(x, subok=False)
-    except Exception:  # no array, which the call will say
-        return x
+FAMILIES: list[Any] = [products, plans, requantizing, layers, networks, packages, copies]
+#: Families that need more than lowgemm does, by what they need; what is not here is printed by `fuzz.py`.
+MISSING = []
+for needed, family in {"dask": "chunks", "onnx": "graphs"}.items():
+    if importlib.util.find_spec(needed):
+        FAMILIES.append(importlib.import_module(f".{family}", __package__))
+    else:
+        MISSING.append(needed)
+if numba.config.DISABLE_JIT:
+    MISSING.append("numba's compiler")
+else:
+    FAMILIES.append(importlib.import_module(".compiled", __package__))
 
 
 class Session:
@@ -103,7 +91,6 @@ class Session:
             return
         self.expect(bool(NAMED.match(str(error))), f"the message names no argument: {error!r:.300}")
 
-    # ---- gemm -------------------------------------------------------------------------------------------
     def problem(self) -> tuple[np.ndarray, np.ndarray]:
         """Operands, sometimes stacks or vectors."""
         r = self.r
@@ -130,134 +117,6 @@ class Session:
         if self.r.random() < 0.6:
             options["output"] = pipelines.sound(self.r, self.g, m, n)
         return options, m, n
-
-    def gemm(self) -> None:
-        """Sound calls: nothing may be refused. Each is made twice, as the second takes a shorter way."""
-        r = self.r
-        a, b = self.problem()
-        options, _, _ = self.options(a, b)
-        expected = reference.gemm(a, b, **options)
-        if r.random() < 0.3:
-            options["num_threads"] = r.choice((1, 2, 5, None, np.int64(2)))
-        lhs, rhs = dressed(r, a), dressed(r, b)
-        if r.random() < 0.25 and b.ndim > 1:
-            rhs = self.call("pack_rhs", lg.pack_rhs, rhs)
-            self.expect(same(rhs.to_array(), b), "pack_rhs: to_array")
-            if len(self.pool) < 50:
-                self.pool.append((a, b, rhs, options))
-            else:
-                self.pool[r.randrange(50)] = (a, b, rhs, options)
-        for _ in range(2):
-            self.expect(same(self.call("gemm", lg.gemm, lhs, rhs, **options), expected), "gemm")
-        if r.random() < 0.5:
-            self.into(lhs, rhs, options, expected)
-        if r.random() < 0.1:
-            self.accumulated(lhs, rhs, a, b, options)
-        if r.random() < 0.05:
-            self.call("explain", lg.explain, lhs, rhs, **options)
-
-    def into(self, lhs: Any, rhs: Any, options: dict[str, Any], expected: np.ndarray) -> None:
-        out, buffer = self.result_array(expected.shape, expected.dtype)
-        canary = buffer.copy()
-        for _ in range(2):
-            got = self.call("gemm", lg.gemm, lhs, rhs, out=out, **options)
-            self.expect(got is out and same(np.asarray(out), expected), "gemm: out")
-        out[...] = np.full(expected.shape, 55, expected.dtype)
-        self.expect(buffer.tobytes() == canary.tobytes(), "gemm: wrote outside of out")
-
-    def accumulated(self, lhs: Any, rhs: Any, a: np.ndarray, b: np.ndarray, options: dict[str, Any]) -> None:
-        options = {k: v for k, v in options.items() if k != "output"}
-        plain = {k: v for k, v in options.items() if k != "num_threads"}
-        product = reference.gemm(a, b, **plain)
-        start = np.asarray(integers(self.r, self.g, np.int32, product.shape))
-        out, _ = spaced(self.r, start)
-        self.call("gemm", lg.gemm, lhs, rhs, out=out, accumulate=True, **options)
-        self.expect(
-            same(out, reference.wrap32(product.astype(np.int64) + start).astype(np.int32)), "gemm: accumulate"
-        )
-
-    def gemm_again(self) -> None:
-        """A packed matrix of long ago, under whatever kernel is in use now, with other operands in place."""
-        if not self.pool:
-            return
-        a, b, rhs, options = self.r.choice(self.pool)
-        plain = {k: v for k, v in options.items() if k != "num_threads"}
-        if a.flags.writeable and a.size:
-            a[...] = integers(self.r, self.g, a.dtype, a.shape)
-        for lhs in (a, dressed(self.r, a)):
-            got = self.call("gemm", lg.gemm, lhs, rhs, **options)
-            self.expect(same(got, reference.gemm(a, b, **plain)), "gemm: packed before")
-
-    def gemm_overflow(self) -> None:
-        r = self.r
-        depth = r.choice((1, 40, 70))
-        a, b = self.operand(3, depth), self.operand(depth, 2)
-        zeros = {
-            "lhs_zero_point": r.choice((0, pipelines.int32(r), 10**5)),
-            "rhs_zero_point": r.choice((0, 10**6, -3)),
-        }
-        wide = (a.astype(object) - int(zeros["lhs_zero_point"])) @ (
-            b.astype(object) - int(zeros["rhs_zero_point"])
-        )
-        fits = all(abs(int(v)) < 2**31 for v in wide.ravel())
-        try:
-            got = self.call("gemm", lg.gemm, a, b, overflow="raise", **zeros)
-        except OverflowError as error:
-            self.refused("gemm", error)  # it may be careful, so `fits` is no contradiction
-            return
-        self.expect(fits and same(got, wide.astype(np.int64).astype(np.int32)), "gemm: overflow='raise'")
-
-    def gemm_odd(self) -> None:
-        """One or two arguments that do not fit: a documented refusal with `out` untouched, or the reference's answer."""
-        r = self.r
-        a, b = self.problem()
-        options, m, n = self.options(a, b)
-        lhs, rhs = dressed(r, a), dressed(r, b)
-        dtype = np.int32
-        out, buffer = None, np.zeros(1)
-        if r.random() < 0.5:
-            out, buffer = self.result_array((m, n), dtype)
-        for what in r.sample(range(9), r.choice((1, 1, 2))):
-            try:
-                if what == 0:
-                    lhs = broken(r, a)
-                elif what == 1:
-                    rhs = broken(r, b)
-                elif what == 2:
-                    options["lhs_zero_point"] = r.choice((*JUNK, np.zeros(m + 1, int)))
-                elif what == 3:
-                    options["rhs_zero_point"] = r.choice((*JUNK, np.zeros(n + 1, int)))
-                elif what == 4:
-                    options["output"] = pipelines.odd(r, self.g, m, n)
-                elif what == 5:
-                    options["num_threads"] = r.choice(JUNK)
-                elif what == 6:
-                    options[r.choice(("accumulate", "overflow"))] = r.choice(JUNK)
-                elif what == 7:
-                    out, buffer = self.odd_out(a, m, n)
-                elif what == 8:
-                    lhs, rhs = rhs, lhs
-            except DOCUMENTED as error:  # a stage that cannot be made
-                self.refused("stage", error)
-                return
-        before = buffer.tobytes()
-        start = out.copy() if isinstance(out, np.ndarray) else None
-        left, right = snapshot(lhs), snapshot(rhs)  # `out` may lie in the memory of one of them
-        try:
-            got = self.call("gemm odd", lg.gemm, lhs, rhs, out=out, **options)
-        except DOCUMENTED as error:
-            self.expect(before == buffer.tobytes(), "gemm: refused but wrote")
-            self.refused("gemm odd", error)
-            return
-        except OverflowError:
-            self.expect(options.get("overflow") == "raise", "OverflowError without overflow='raise'")
-            return
-        for name in ("num_threads", "overflow"):
-            options.pop(name, None)
-        if bool(options.get("accumulate", False)):
-            options["out"] = start
-        expected = reference.gemm(left, right, **options)
-        self.expect(same(got, expected), "gemm: took odd arguments and lied")
 
     def odd_out(self, a: np.ndarray, m: int, n: int) -> tuple[Any, np.ndarray]:
         r = self.r
@@ -289,125 +148,6 @@ class Session:
             return a.reshape(-1)[: 4 * m * n].view(np.int32).reshape(m, n), a
         return np.ma.array(good, mask=np.zeros(good.shape, bool)), good
 
-    # ---- pack_rhs, plan, requantize ---------------------------------------------------------------------
-    def pack_odd(self) -> None:
-        value = broken(self.r, self.operand(self.size(), self.size()))
-        try:
-            w = self.call("pack_rhs", lg.pack_rhs, value)
-        except DOCUMENTED as error:
-            self.refused("pack_rhs", error)
-            return
-        matrix = np.asarray(value)
-        self.expect(
-            same(w.to_array(), matrix[:, None] if matrix.ndim == 1 else matrix), "pack_rhs: took it and lied"
-        )
-
-    def plan(self) -> None:
-        r = self.r
-        a, b = self.operand(self.size(), self.size()), None
-        b = self.operand(a.shape[1], self.size())
-        options, _, _ = self.options(a, b)
-        output = options.get("output")
-        rhs = lg.pack_rhs(b) if r.random() < 0.4 else b
-        try:
-            planned = self.call("plan", lg.plan, a, rhs, output=output, num_threads=r.choice((None, 1, 2)))
-        except ValueError as error:
-            self.expect(0 in (a.shape[0], b.shape[1]), f"plan: refused a sound product: {error}")
-            self.refused("plan", error)
-            return
-        entry = (planned, a, rhs, output, b)
-        if len(self.plans) < 40:
-            self.plans.append(entry)
-        else:
-            self.plans[r.randrange(40)] = entry
-
-    def planned(self) -> None:
-        if not self.plans:
-            return
-        r = self.r
-        planned, a, rhs, output, b = r.choice(self.plans)
-        zeros = {"lhs_zero_point": pipelines.int32(r), "rhs_zero_point": pipelines.int32(r)}
-        if r.random() < 0.5:
-            a[...] = integers(r, self.g, a.dtype, a.shape)
-            expected = reference.gemm(a, b, output=output, **zeros)
-            out = np.full(expected.shape, 9, expected.dtype) if r.random() < 0.5 else None
-            got = self.call("planned", planned, a, rhs, out, **zeros)
-            self.expect(same(got, expected) and (out is None or got is out), "planned")
-            return
-        lhs, right, out = a, rhs, None
-        what = r.randrange(5)
-        if what == 0:
-            lhs = broken(r, a)
-        elif what == 1:
-            right = broken(r, b)
-        elif what == 2:
-            out = self.odd_out(a, *planned._shape)[0]
-        else:
-            zeros[r.choice(list(zeros))] = r.choice(JUNK)
-        try:
-            got = self.call("planned", planned, lhs, right, out, **zeros)
-        except DOCUMENTED as error:
-            self.refused("planned", error)
-            return
-        self.expect(
-            same(got, reference.gemm(lhs, b if right is rhs else right, output=output, **zeros)),
-            "planned: lied",
-        )
-
-    def plan_odd(self) -> None:
-        a, b = self.problem()
-        lhs, rhs = (broken(self.r, x) if self.r.random() < 0.5 else x for x in (a, b))
-        try:
-            self.call("plan", lg.plan, lhs, rhs, num_threads=self.r.choice((None, 1, *JUNK)))
-        except DOCUMENTED as error:
-            self.refused("plan", error)
-
-    def requantize(self) -> None:
-        r = self.r
-        shape = tuple(self.size() for _ in range(r.choice((1, 2, 2, 2, 3))))
-        acc = integers(r, self.g, np.int32, shape)
-        m, n = (1, *shape)[-2:]
-        output = pipelines.sound(r, self.g, m, n)
-        stages, dtype = reference.stages.check_pipeline(output, m, n)
-        expected = (
-            reference.apply_pipeline(acc[None] if acc.ndim == 1 else acc, stages).astype(dtype).reshape(shape)
-        )
-        value = r.choice(
-            (acc, acc.astype(">i4"), spaced(r, acc)[0], acc.tolist() if 0 else acc, acc.view(Subclass))
-        )
-        self.expect(same(self.call("requantize", lg.requantize, value, output), expected), "requantize")
-        out, buffer = self.result_array(shape, dtype)
-        canary = buffer.copy()
-        got = self.call("requantize", lg.requantize, value, output, out=out)
-        self.expect(got is out and same(np.asarray(out), expected), "requantize: out")
-        out[...] = np.full(shape, 55, dtype)
-        self.expect(buffer.tobytes() == canary.tobytes(), "requantize: wrote outside of out")
-
-    def requantize_odd(self) -> None:
-        r = self.r
-        acc = integers(r, self.g, np.int32, (self.size(), self.size()))
-        m, n = acc.shape
-        out = None
-        try:
-            self.counts["stage"] += 1
-            output = pipelines.odd(r, self.g, m, n)
-            value = broken(r, acc) if r.random() < 0.3 else acc
-            if r.random() < 0.2:
-                out = self.odd_out(acc, m, n)[0]
-            got = self.call("requantize odd", lg.requantize, value, output, out=out)
-        except DOCUMENTED as error:
-            self.refused("requantize odd", error)
-            return
-        array = np.asarray(value)
-        stages, dtype = reference.stages.check_pipeline(
-            output, *array.shape[-2:] if array.ndim > 1 else (1, array.size)
-        )
-        expected = reference.apply_pipeline(array[None] if array.ndim == 1 else array, stages)
-        self.expect(
-            same(got, expected.astype(dtype).reshape(array.shape)),
-            f"requantize: took odd arguments and lied: {output}",
-        )
-
     # ---- settings ---------------------------------------------------------------------------------------
     def settings(self) -> None:
         r = self.r
@@ -430,11 +170,6 @@ class Session:
                 self.refused("config odd", error)
             self.expect(getattr(lg.config, name) == before, f"config: {name} = {value!r} was taken")
 
-    STEPS = (
-        ("gemm", 20), ("gemm_again", 8), ("gemm_overflow", 2), ("gemm_odd", 25), ("pack_odd", 3), ("plan", 3), ("planned", 12),
-        ("plan_odd", 2), ("requantize", 6), ("requantize_odd", 12), ("settings", 1),
-    )  # fmt: skip
-
     def step(self) -> None:
         """One random step: a call or a few."""
         name = self.r.choices(NAMES, WEIGHTS)[0]
@@ -442,14 +177,17 @@ class Session:
 
     def take(self, name: str) -> None:
         """The step of that name."""
-        for module in (layers, networks, packages):
-            if hasattr(module, name):
-                getattr(module, name)(self)
-                return
-        getattr(self, name)()
+        STEPS[name](self)
 
 
-NAMES, WEIGHTS = zip(*Session.STEPS, *layers.STEPS, *packages.STEPS, *networks.STEPS, strict=True)
+STEPS: dict[str, Callable[[Session], None]] = {"settings": Session.settings}
+WEIGHTS = [1]
+for _family in FAMILIES:
+    for _name, _weight in _family.STEPS:
+        assert _name not in STEPS, _name
+        STEPS[_name] = getattr(_family, _name)
+        WEIGHTS.append(_weight)
+NAMES = list(STEPS)
 
 
 def made(session: Session) -> int:
