@@ -176,7 +176,7 @@ def _make_step(stamp: int):
                             for k in range(states):
                                 codes = offset(pointer_at(job_address, STATE_AT + 3 * k), first + at)
                                 copy_bytes(offset(before_codes, k * blocksize), here, codes)
-                            fetch_add(job, BAD, 1)
+                            take(job, BAD, 1)
                             continue
                         for k in range(states):
                             put_scale(job_address, k, block + i, blocks, scales[k])
@@ -198,7 +198,7 @@ def _make_step(stamp: int):
                     )  # fmt: skip
                     if largest_bits(block_p, here) >= INFINITY_BITS:
                         copy_span(before_p, here, block_p)
-                        fetch_add(job, BAD, 1)
+                        take(job, BAD, 1)
                         continue
                     for k in range(states):
                         if not wide:

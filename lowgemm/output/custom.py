@@ -23,7 +23,7 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from lowgemm.memory import fetch_add, load_i32, load_i64, offset, pointer_at, store_32
+from lowgemm.memory import load_i32, load_i64, offset, pointer_at, store_32, take
 from lowgemm.output.code_key import code_key
 
 #: Words before the parameters: how often the function failed, and sum, row and column of the first time.
@@ -176,7 +176,7 @@ def _make(function: Any, arrays: tuple[tuple[str, int], ...]) -> Any:
                 exists, number = _whole(value)
                 if returned == 0 or not exists:
                     status = numba.carray(params, (STATUS,), np.int64)
-                    if fetch_add(status, FAILED, 1) == 0:
+                    if take(status, FAILED, 1) == 0:
                         status[SUM], status[ROW], status[COL] = acc, row + r, col + c
                     return
                 store_32(line, c, number)
