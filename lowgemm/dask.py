@@ -23,12 +23,12 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.sizeof import sizeof
 
 import lowgemm
-from lowgemm.arguments import as_num_threads, as_zero_point
+from lowgemm.checks.arguments import as_num_threads, as_zero_point
+from lowgemm.checks.values import INT32_MAX, INT32_MIN
 from lowgemm.output.activations import Custom
 from lowgemm.output.stages import check_pipeline
 from lowgemm.overflow_check import _largest
 from lowgemm.packed import PackedRhs
-from lowgemm.values import INT32_MAX, INT32_MIN
 
 __all__ = ["gemm"]
 
@@ -152,7 +152,7 @@ class _Stages:
 
 def _operand(value: Any, name: str) -> da.Array:
     if not isinstance(value, da.Array):
-        array = lowgemm.arguments.as_operand(value, name)  # type: ignore[attr-defined]
+        array = lowgemm.checks.arguments.as_operand(value, name)  # type: ignore[attr-defined]
         value = da.from_array(array, chunks=-1) if array.ndim == 2 else array
     if value.dtype != np.uint8 and value.dtype != np.int8:
         raise TypeError(f"{name}: expected dtype uint8 or int8, got {value.dtype}")

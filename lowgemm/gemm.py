@@ -14,8 +14,8 @@ import numba
 import numpy as np
 
 from lowgemm import config, kernels, overflow_check, reference
-from lowgemm.arguments import as_num_threads, as_operand, as_zero_point, check_out
 from lowgemm.batching import Batch
+from lowgemm.checks.arguments import as_num_threads, as_operand, as_zero_point, check_out
 from lowgemm.output.stages import check_pipeline
 from lowgemm.packed import PackedRhs, holds_min, repacked
 from lowgemm.plan import Operand, Plan

@@ -122,7 +122,7 @@ def pack_rhs(rhs: Any) -> PackedRhs:
     >>> lowgemm.gemm(np.array([[10, 20]], dtype=np.uint8), w)
     array([[70, 60]], dtype=int32)
     """
-    from lowgemm.arguments import as_operand
+    from lowgemm.checks.arguments import as_operand
 
     a = as_operand(rhs, "rhs")
     if a.ndim == 1:

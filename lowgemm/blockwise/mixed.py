@@ -13,15 +13,15 @@ import numba
 import numpy as np
 
 from lowgemm._jit import compile_c, signature, source_stamp
-from lowgemm.arguments import as_num_threads
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference
 from lowgemm.blockwise.job import COUNTER, JOB_SIZE, OWN, TASKS
 from lowgemm.blockwise.vectorwise import as_rows, as_threshold, code_rows
+from lowgemm.checks.arguments import as_num_threads
+from lowgemm.checks.values import as_array
 from lowgemm.gemm import gemm
 from lowgemm.memory import fetch_add, offset, pointer_at
 from lowgemm.packed import PackedRhs, pack_rhs
-from lowgemm.values import as_array
 
 #: Bytes of codes and sums of one block of rows: they stay in the last-level cache between the three passes.
 BLOCK_BYTES = 8 << 20

@@ -11,12 +11,12 @@ import numba
 import numpy as np
 
 from lowgemm import npz
-from lowgemm.arguments import as_num_threads
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference, reference_optimizers, rules, steps
 from lowgemm.blockwise.coding import refuse_unfinite
 from lowgemm.blockwise.state import TensorState, check_parameters, gradient_of
-from lowgemm.values import flag, integer, number
+from lowgemm.checks.arguments import as_num_threads
+from lowgemm.checks.values import flag, integer, number
 
 #: Gradients must be smaller in absolute value: then no mean of their squares overflows.
 LARGEST_GRADIENT = 1e18

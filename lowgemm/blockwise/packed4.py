@@ -12,8 +12,8 @@ from lowgemm.blockwise.coded import BlockwiseArray, is_packed
 from lowgemm.blockwise.coding import block_scales, quantize_blockwise
 from lowgemm.blockwise.levels import STEP, integer_levels
 from lowgemm.blockwise.reference import unpack4
+from lowgemm.checks.values import as_array, integer
 from lowgemm.kernels import Kernel, by_name, selected_for
-from lowgemm.values import as_array, integer
 from lowgemm.workspace import aligned_empty
 
 

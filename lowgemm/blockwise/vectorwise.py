@@ -9,14 +9,14 @@ import numba
 import numpy as np
 
 from lowgemm._jit import compile_c, signature, source_stamp
-from lowgemm.arguments import as_num_threads
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference
 from lowgemm.blockwise.coded import FLOATS
 from lowgemm.blockwise.job import BAD, BLOCKSIZE, CHUNK, COUNTER, JOB_SIZE, OWN, TASKS, N
 from lowgemm.blockwise.routines import INFINITY_BITS
+from lowgemm.checks.arguments import as_num_threads
+from lowgemm.checks.values import as_array, number
 from lowgemm.memory import fetch_add, offset, pointer_at
-from lowgemm.values import as_array, number
 
 #: Entries of the job: float32 rows, their codes, scales, a flag for each column, the threshold's bits, which pass.
 DATA, CODES, SCALES, FLAGS, THRESHOLD, PASS = range(OWN, OWN + 6)

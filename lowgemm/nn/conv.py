@@ -10,6 +10,7 @@ import numba
 import numpy as np
 
 from lowgemm import threads
+from lowgemm.checks.values import integer
 from lowgemm.nn import reference, routines
 from lowgemm.nn.filters import Filters
 from lowgemm.nn.layer import four, pair, window_shape
@@ -21,7 +22,6 @@ from lowgemm.output.stages import check_pipeline
 from lowgemm.packed import PackedRhs, pack_rhs
 from lowgemm.packing import CHUNK_BYTES
 from lowgemm.quantization import QParams
-from lowgemm.values import integer
 
 #: Bytes of patches at a time: a part of level 2 of the caches of common CPUs.
 BLOCK_BYTES = 1 << 17

@@ -10,12 +10,12 @@ import numpy as np
 
 from lowgemm import disk_cache
 from lowgemm._jit import source_stamp
+from lowgemm.checks.values import as_array
 from lowgemm.gemm import gemm
 from lowgemm.nn import reference
 from lowgemm.packed import PackedRhs, pack_rhs
 from lowgemm.quantization.affine import real_array
 from lowgemm.quantization.folding import per_channel
-from lowgemm.values import as_array
 
 #: Bytes of int8 rows prepared at a time, so that they are in level 2 when the product reads them.
 BLOCK_BYTES = 1 << 18

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.values import integer
 from lowgemm.nn.layer import four, pair, window_shape
 from lowgemm.nn.weighted import ACTIVATIONS
 from lowgemm.quantization.folding import finite_array, per_channel
-from lowgemm.values import integer
 
 
 def activate(x: np.ndarray, activation: str) -> np.ndarray:

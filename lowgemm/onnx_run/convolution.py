@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.arguments import as_operand
+from lowgemm.checks.arguments import as_operand
+from lowgemm.checks.values import as_array
 from lowgemm.compat.onnx import _scale, _zero_point
 from lowgemm.nn.filters import Filters
 from lowgemm.onnx_run.geometry import Geometry, geometry
 from lowgemm.onnx_run.pipelines import pipeline
 from lowgemm.output.requantizing import requantize
-from lowgemm.values import as_array
 
 
 class PackedFilters:

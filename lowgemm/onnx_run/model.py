@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lowgemm.arguments import as_num_threads
+from lowgemm.checks.arguments import as_num_threads
+from lowgemm.checks.values import as_array
 from lowgemm.onnx_run.state import State
-from lowgemm.values import as_array
 
 _ROUNDINGS = ("onnx", "onnx_reference")
 #: Domains that the onnx package can evaluate itself.

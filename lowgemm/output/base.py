@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.values import integer
+from lowgemm.checks.values import integer
 
 
 def same_length(**vectors: int | float | np.ndarray) -> None:

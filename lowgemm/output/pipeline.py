@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from lowgemm import reference
+from lowgemm.checks.values import INT32_MAX, INT32_MIN
 from lowgemm.output import activations as act
 from lowgemm.output import requantize as rq
 from lowgemm.output import stages as st
 from lowgemm.output.custom import custom_params, custom_routine
 from lowgemm.output.routines import routine
 from lowgemm.output.vector import WIDTH as vector_width
-from lowgemm.values import INT32_MAX, INT32_MIN
 
 
 @dataclass

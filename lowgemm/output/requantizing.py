@@ -10,11 +10,11 @@ import numpy as np
 
 from lowgemm import reference
 from lowgemm._jit import call_address, compile_c, signature, source_stamp
-from lowgemm.arguments import check_out
+from lowgemm.checks.arguments import check_out
+from lowgemm.checks.values import as_array, is_masked
 from lowgemm.memory import as_address, load_i32, load_i64, offset, store_32
 from lowgemm.output.pipeline import compile_pipeline
 from lowgemm.output.stages import check_pipeline
-from lowgemm.values import as_array, is_masked
 
 #: Rows and columns of the tile that goes through the stages at a time: 16 KB, half of L1.
 TILE_ROWS, TILE_COLS = 16, 256

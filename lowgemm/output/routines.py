@@ -24,6 +24,7 @@ import numba
 import numpy as np
 
 from lowgemm._jit import compile_c, signature, source_stamp
+from lowgemm.checks.values import INT32_MAX, INT32_MIN
 from lowgemm.fixedpoint import scalar as fp
 from lowgemm.memory import (
     load_f32,
@@ -40,7 +41,6 @@ from lowgemm.memory import (
     store_f32,
 )  # fmt: skip
 from lowgemm.output import vector
-from lowgemm.values import INT32_MAX, INT32_MIN
 
 SIGNATURE = signature("pnnnnnppppppnn")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.values import integer, number
 from lowgemm.quantization.histogram import Histogram
 from lowgemm.quantization.observer import Observer
-from lowgemm.values import integer, number
 
 
 def fraction(value: Any, name: str, low: float, high: float) -> float:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.values import as_array, integers, is_masked
 from lowgemm.interop import widened
-from lowgemm.values import as_array, integers, is_masked
 
 
 def as_operand(value: Any, name: str) -> np.ndarray:
