@@ -29,7 +29,7 @@ from lowgemm.kernels.emit import SIGNATURE, Kernel
 from lowgemm.kernels.unroll import microkernel_body
 
 from lowgemm import config
-from lowgemm._jit import compile_c, source_stamp, target
+from lowgemm.jit.target import compile_c, source_stamp, target
 
 _REGISTRY: list[Kernel] = [
     x86_avx512vnni.KERNEL,

@@ -44,7 +44,7 @@ from lowgemm.kernels.irtools import (  # noqa: F401 (kernels take these from her
     vec,
 )  # fmt: skip
 
-from lowgemm._jit import signature
+from lowgemm.jit.target import signature
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 import numpy as np
 from lowgemm.kernels.emit import SIGNATURE, Kernel
 
-from lowgemm._jit import compile_c
-from lowgemm.memory import load_i32, load_s8, load_u8, offset, stack, store_32
+from lowgemm.jit.memory import load_i32, load_s8, load_u8, offset, stack, store_32
+from lowgemm.jit.target import compile_c
 
 
 @dataclass(frozen=True)

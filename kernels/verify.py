@@ -54,7 +54,7 @@ def missing_tools() -> list[str]:
 
 def verify_native(kernel: Kernel, count: int = 200) -> int:
     """Wrong elements over `count` calls of the kernel as Numba compiled it."""
-    from lowgemm.workspace import aligned_empty
+    from lowgemm.jit.scratch import aligned_empty
 
     call = microkernel(kernel).ctypes
     wrong = 0

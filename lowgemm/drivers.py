@@ -9,8 +9,6 @@ import numba
 import numpy as np
 from numba import prange, types
 
-from lowgemm import disk_cache
-from lowgemm._jit import compile_c, signature, source_stamp
 from lowgemm.compute import (
     compute_blocks,
     prepare,
@@ -20,6 +18,8 @@ from lowgemm.compute import (
     slot_space,
     whole_block,
 )
+from lowgemm.jit import disk_cache
+from lowgemm.jit.target import compile_c, signature, source_stamp
 from lowgemm.layout import (
     BATCH,
     COL_BLOCKS,

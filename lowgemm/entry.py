@@ -28,11 +28,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lowgemm import disk_cache
 from lowgemm import layout as c
-from lowgemm._jit import call_address, source_stamp
 from lowgemm.compute import slot_space
-from lowgemm.memory import as_address, load_i32, load_i64, pointer_at
+from lowgemm.jit import disk_cache
+from lowgemm.jit.memory import as_address, load_i32, load_i64, pointer_at
+from lowgemm.jit.target import call_address, source_stamp
 
 #: Fields of the record of a plan, its first argument.
 SINGLE, PLAN, PACKED, RELEASE, AS_LONG, INCREF, SAVE, RESTORE = range(8)

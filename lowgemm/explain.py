@@ -8,9 +8,9 @@ from typing import Any
 import numba
 
 from lowgemm import config
-from lowgemm._jit import target
-from lowgemm.caches import cache_sizes
 from lowgemm.gemm import checked_call
+from lowgemm.jit.caches import cache_sizes
+from lowgemm.jit.target import target
 from lowgemm.kernels import Kernel
 from lowgemm.layout import F
 from lowgemm.packed import PackedRhs

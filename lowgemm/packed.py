@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm import packing, workspace
+from lowgemm import packing
+from lowgemm.jit import scratch
 from lowgemm.kernels import Kernel, by_name, selected_for
 
 
@@ -38,7 +39,7 @@ class PackedRhs:
         self.slots = math.prod(self.shape[:-2])  # Python's integers: a product of sizes can pass 2**63
         panels = -(-n // kernel.lanes)
         self.slot_bytes = panels * kernel.lanes * packing.padded_depth_bytes(kernel, depth)
-        self.panels = workspace.aligned_empty(self.slots * self.slot_bytes)
+        self.panels = scratch.aligned_empty(self.slots * self.slot_bytes)
         self.sums = np.empty((self.slots, panels * kernel.lanes), dtype=np.int32)
         #: Both addresses: what a planned call on several threads hands on.
         self.panels_address, self.sums_address = self.panels.ctypes.data, self.sums.ctypes.data

@@ -20,9 +20,9 @@ from typing import Any
 
 import numba
 
-from lowgemm._jit import compile_c, signature
+from lowgemm.jit.memory import load_u8, offset, stack, store_8
+from lowgemm.jit.target import compile_c, signature
 from lowgemm.kernels import Kernel, id_of, stamp_of
-from lowgemm.memory import load_u8, offset, stack, store_8
 from lowgemm.panels import CHUNK_BYTES, interleave, power_of_two, transpose
 
 #: Columns that the interleaving case reads from each row at a time: one cache line.

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lowgemm import entry, packing, threads, workspace
+from lowgemm import entry, packing, threads
 from lowgemm import layout as c
 from lowgemm.batching import Batch
 from lowgemm.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, choose_blocking, scratch_layout, up
 from lowgemm.drivers import single_routine
+from lowgemm.jit import scratch
 from lowgemm.kernels import Kernel, microkernel
 from lowgemm.output.pipeline import compile_pipeline
 from lowgemm.pace import Pace
@@ -137,7 +138,7 @@ class Plan:
             kernel.mr, lanes, kernel.nr, kernel.element_bytes, n, depth, b.mc, b.nc, b.kc, b.depth_blocks, b.stream
         )  # fmt: skip
         per_slot = 2 * self.col_bytes + (0 if packed else self.col_bytes + self.slot_bytes)
-        part_bytes = up(4 * b.mc * (1 + up(b.nc, lanes)), workspace.ALIGNMENT) if b.parts > 1 else 0
+        part_bytes = up(4 * b.mc * (1 + up(b.nc, lanes)), scratch.ALIGNMENT) if b.parts > 1 else 0
         matrices, in_order = batch.table()
         #: One thread that takes the products in order needs one rhs at a time; see `drivers._make_single`.
         self.one_by_one = self.threads == 1 and in_order
@@ -230,7 +231,7 @@ class Plan:
                 keep.append(wide.astype(np.int32))  # wraps, as all of this arithmetic does
             vectors = [v.ctypes.data for v in keep]
             lhs_zero = rhs_zero = 0
-        space = workspace.borrow(self.scratch_bytes)
+        space = scratch.borrow(self.scratch_bytes)
         at = space.ctypes.data
         if self.one_by_one:
             zeros = int(lhs_zero), int(rhs_zero), *vectors
@@ -243,4 +244,4 @@ class Plan:
             s[c.LHS_ZERO], s[c.RHS_ZERO] = int(lhs_zero) - self.lhs_shift, int(rhs_zero) - self.rhs_shift
             s[c.LHS_ZEROS], s[c.RHS_ZEROS] = vectors
             threads.run(self.p, s, self.pace)
-        workspace.give_back(space)
+        scratch.give_back(space)

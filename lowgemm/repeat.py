@@ -16,10 +16,10 @@ from lowgemm.checks.arguments import check_out
 from lowgemm.checks.values import INT32_MAX as _INT32_MAX
 from lowgemm.checks.values import INT32_MIN as _INT32_MIN
 from lowgemm.checks.values import integer
+from lowgemm.jit.scratch import borrow, borrowed, give_back
 from lowgemm.packed import PackedRhs
 from lowgemm.plan import Plan
 from lowgemm.threads import run
-from lowgemm.workspace import borrow, borrowed, give_back
 
 _empty, _zeros, _share, _int64 = np.empty, np.zeros, np.may_share_memory, np.dtype(np.int64)
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from lowgemm._jit import compile_c, signature, source_stamp
-from lowgemm.memory import load_i32, store_32
+from lowgemm.jit.memory import load_i32, store_32
+from lowgemm.jit.target import compile_c, signature, source_stamp
 
 
 def _make_col_terms(stamp: int):

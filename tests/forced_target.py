@@ -10,7 +10,7 @@ from lowgemm.kernels import verify
 
 import lowgemm
 from lowgemm import kernels
-from lowgemm._jit import target
+from lowgemm.jit.target import target
 
 SHAPES = [(64, 64, 64), (17, 130, 33), (1, 256, 128)]
 

@@ -218,7 +218,7 @@ def test_depth_shared_among_threads(any_kernel, data, m, k, n, batch, packed, ac
 def test_tiny_caches(any_kernel, threads, data, m, k, n, batch, layout, l2, scaled, accumulate, seed):
     """Sizes at which a large machine would split the depth, or pack and multiply an rhs block by block."""
     from lowgemm import blocking
-    from lowgemm.caches import CacheSizes
+    from lowgemm.jit.caches import CacheSizes
 
     rng = np.random.default_rng(seed)
     lhs, rhs = rng.integers(0, 256, (*batch, m, k), dtype=np.uint8), matrix(rng, k, n, np.int8, layout)

@@ -72,7 +72,7 @@ def test_cold_and_warm_start(tmp_path, capsys):
 
 def test_a_changed_source_is_never_served_from_the_cache(tmp_path):
     """The stamp that all cached functions capture follows every source file."""
-    code = "from lowgemm._jit import source_stamp; print(source_stamp())"
+    code = "from lowgemm.jit.target import source_stamp; print(source_stamp())"
     shutil.copytree(pathlib.Path(lowgemm.__file__).parent, tmp_path / "lowgemm")
     shutil.copytree(
         pathlib.Path(kernels.__file__).parent, tmp_path / "lowgemm" / "kernels", dirs_exist_ok=True
@@ -81,7 +81,7 @@ def test_a_changed_source_is_never_served_from_the_cache(tmp_path):
     path = f"{tmp_path}{os.pathsep}{pathlib.Path(numba.__file__).parents[1]}"
     run_here = {"PYTHONPATH": path}
     first = run(code, "-S", cwd=tmp_path, **run_here)
-    for name in ("kernels/portable.py", "output/routines.py", "memory.py", "fixedpoint/scalar.py"):
+    for name in ("kernels/portable.py", "output/routines.py", "jit/memory.py", "fixedpoint/scalar.py"):
         target = tmp_path / "lowgemm" / name
         target.write_text(target.read_text() + "\n# changed\n")
         second = run(code, "-S", cwd=tmp_path, **run_here)

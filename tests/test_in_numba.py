@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import lowgemm
 from lowgemm import in_numba, kernels, layout, reference
-from lowgemm._jit import source_stamp
 from lowgemm.in_numba import planning, table
+from lowgemm.jit.target import source_stamp
 from lowgemm.plan import Operand, Plan
 
 if numba.config.DISABLE_JIT:

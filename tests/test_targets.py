@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from lowgemm import kernels
-from lowgemm._jit import available_features, target
+from lowgemm.jit.target import available_features, target
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the forced targets are x86 CPUs")
 

@@ -15,8 +15,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lowgemm._jit import target
 from lowgemm.blockwise.codebook import CodeBook
+from lowgemm.jit.target import target
 from lowgemm.kernels.irtools import at, call_intrinsic, const, i8, i16, i64, load, shuffle, store, vec
 
 #: Elements of a step.

@@ -12,7 +12,6 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm._jit import compile_c, signature, source_stamp
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference
 from lowgemm.blockwise.job import COUNTER, JOB_SIZE, OWN, TASKS
@@ -20,7 +19,8 @@ from lowgemm.blockwise.vectorwise import as_rows, as_threshold, code_rows
 from lowgemm.checks.arguments import as_num_threads
 from lowgemm.checks.values import as_array
 from lowgemm.gemm import gemm
-from lowgemm.memory import fetch_add, offset, pointer_at
+from lowgemm.jit.memory import fetch_add, offset, pointer_at
+from lowgemm.jit.target import compile_c, signature, source_stamp
 from lowgemm.packed import PackedRhs, pack_rhs
 
 #: Bytes of codes and sums of one block of rows: they stay in the last-level cache between the three passes.

@@ -13,8 +13,8 @@ from lowgemm.blockwise.coding import block_scales, quantize_blockwise
 from lowgemm.blockwise.levels import STEP, integer_levels
 from lowgemm.blockwise.reference import unpack4
 from lowgemm.checks.values import as_array, integer
+from lowgemm.jit.scratch import aligned_empty
 from lowgemm.kernels import Kernel, by_name, selected_for
-from lowgemm.workspace import aligned_empty
 
 
 class PackedRhs4bit:

@@ -14,7 +14,6 @@ import numba
 import numpy as np
 
 from lowgemm import packing
-from lowgemm._jit import call_address, compile_c, signature, source_stamp
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference
 from lowgemm.blockwise.job import CHUNK, COUNTER, JOB_SIZE, OWN, SCRATCH, SCRATCH_BYTES, SLOT, TASKS
@@ -24,9 +23,10 @@ from lowgemm.blockwise.packed4 import PackedRhs4bit, chosen_kernel
 from lowgemm.blockwise.vectorwise import as_rows, code_rows
 from lowgemm.checks.arguments import as_num_threads, as_operand
 from lowgemm.checks.values import as_array, integer
+from lowgemm.jit.memory import as_address, fetch_add, offset, pointer_at
+from lowgemm.jit.scratch import aligned_empty
+from lowgemm.jit.target import call_address, compile_c, signature, source_stamp
 from lowgemm.kernels import Kernel, microkernel, stamp_of
-from lowgemm.memory import as_address, fetch_add, offset, pointer_at
-from lowgemm.workspace import aligned_empty
 
 #: Depth that is expanded at once: 48 columns of it are 24 KB. A multiple of 128 and of every kernel's kr.
 EXPANDED = 512

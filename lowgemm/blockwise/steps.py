@@ -13,7 +13,6 @@ import numba
 import numpy as np
 from numba import njit
 
-from lowgemm._jit import call_address, compile_c, signature, source_stamp
 from lowgemm.blockwise.emit import STEP, compress, prefetch
 from lowgemm.blockwise.job import (
     BAD,
@@ -37,7 +36,8 @@ from lowgemm.blockwise.spans import (
     largest_bits,
     quantize_span,
 )
-from lowgemm.memory import as_address, fetch_add, offset, pointer_at, stack
+from lowgemm.jit.memory import as_address, fetch_add, offset, pointer_at, stack
+from lowgemm.jit.target import call_address, compile_c, signature, source_stamp
 
 #: Entries of the job: parameters, gradient, constants, the rule's address, number of states,
 #: whether they are float32, blocks of a span, whether the rule divides.

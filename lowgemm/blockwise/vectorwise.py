@@ -8,7 +8,6 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm._jit import compile_c, signature, source_stamp
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference
 from lowgemm.blockwise.coded import FLOATS
@@ -16,7 +15,8 @@ from lowgemm.blockwise.job import BAD, BLOCKSIZE, CHUNK, COUNTER, JOB_SIZE, OWN,
 from lowgemm.blockwise.routines import INFINITY_BITS
 from lowgemm.checks.arguments import as_num_threads
 from lowgemm.checks.values import as_array, number
-from lowgemm.memory import fetch_add, offset, pointer_at
+from lowgemm.jit.memory import fetch_add, offset, pointer_at
+from lowgemm.jit.target import compile_c, signature, source_stamp
 
 #: Entries of the job: float32 rows, their codes, scales, a flag for each column, the threshold's bits, which pass.
 DATA, CODES, SCALES, FLAGS, THRESHOLD, PASS = range(OWN, OWN + 6)

@@ -8,9 +8,9 @@ import numba
 import numpy as np
 
 from lowgemm import kernels, packing
-from lowgemm.caches import cache_sizes
+from lowgemm.jit.caches import cache_sizes
+from lowgemm.jit.scratch import aligned_empty
 from lowgemm.kernels import Kernel, peak
-from lowgemm.workspace import aligned_empty
 
 
 def panel_bytes() -> int:

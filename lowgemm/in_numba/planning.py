@@ -10,10 +10,10 @@ import numpy as np
 
 from lowgemm import blocking, kernels, packing
 from lowgemm import layout as c
-from lowgemm._jit import compile_c, signature, source_stamp
 from lowgemm.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, block_sizes, scratch_layout, up
-from lowgemm.caches import cache_sizes
-from lowgemm.memory import load_i64
+from lowgemm.jit.caches import cache_sizes
+from lowgemm.jit.memory import load_i64
+from lowgemm.jit.target import compile_c, signature, source_stamp
 from lowgemm.terms import term_routines
 
 # ---- record: what the plan needs to know of a kernel ------------------------------------------------------

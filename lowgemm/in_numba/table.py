@@ -16,8 +16,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from lowgemm import drivers, kernels
-from lowgemm._jit import source_stamp
 from lowgemm.in_numba.planning import plan_routine, record_of
+from lowgemm.jit.target import source_stamp
 
 _SYMBOL = "lowgemm_table"
 #: Addresses: plan routine, product routine, record of the kernel for arrays.

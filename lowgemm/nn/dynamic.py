@@ -8,10 +8,10 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm import disk_cache
-from lowgemm._jit import source_stamp
 from lowgemm.checks.values import as_array
 from lowgemm.gemm import gemm
+from lowgemm.jit import disk_cache
+from lowgemm.jit.target import source_stamp
 from lowgemm.nn import reference
 from lowgemm.packed import PackedRhs, pack_rhs
 from lowgemm.quantization.affine import real_array

@@ -18,10 +18,11 @@ import numba
 import numpy as np
 from numba import types
 
-from lowgemm import config, disk_cache, kernels, threads, workspace
-from lowgemm._jit import call_address, source_stamp
+from lowgemm import config, kernels, threads
+from lowgemm.jit import disk_cache, scratch
+from lowgemm.jit.memory import address, as_address, load_i32, offset, store_32
+from lowgemm.jit.target import call_address, source_stamp
 from lowgemm.layout import SINGLE
-from lowgemm.memory import address, as_address, load_i32, offset, store_32
 from lowgemm.nn import routines
 from lowgemm.output.stages import check_pipeline
 from lowgemm.packed import PackedRhs, repacked
@@ -109,15 +110,15 @@ class Program:
         if y.base != RESULT:  # nothing but views
             to = Place(RESULT, 0, y.size)
             self.op("pad", [1, 1, y.size, 0, 0, 0, 0, 0], y, to)
-        space_at = -(-self._top // workspace.ALIGNMENT) * workspace.ALIGNMENT
+        space_at = -(-self._top // scratch.ALIGNMENT) * scratch.ALIGNMENT
         for row in self._rows:
             row[8] = space_at
         self.table = np.array(self._rows, np.int64)
-        self.bytes_between = space_at + self._space + workspace.ALIGNMENT
+        self.bytes_between = space_at + self._space + scratch.ALIGNMENT
 
     def run(self, x: np.ndarray, out: np.ndarray) -> int:
         """Run on flat bytes; returns the number of NaNs in a real input."""
-        return _run()(self.table, x, out, workspace.borrowed(self.bytes_between))
+        return _run()(self.table, x, out, scratch.borrowed(self.bytes_between))
 
     # ---- what layers call ------------------------------------------------------------------------------------
     def chain(
@@ -147,14 +148,12 @@ class Program:
 
     def place(self, size: int) -> Place:
         """The lowest free place of that many bytes between the layers."""
-        room = -(-(size + routines.SLACK) // workspace.ALIGNMENT) * workspace.ALIGNMENT
+        room = -(-(size + routines.SLACK) // scratch.ALIGNMENT) * scratch.ALIGNMENT
         at = _HEAD
         for used in sorted(self._busy, key=lambda p: p.at):
             if at + room <= used.at:
                 break
-            at = max(
-                at, -(-(used.at + used.size + routines.SLACK) // workspace.ALIGNMENT) * workspace.ALIGNMENT
-            )
+            at = max(at, -(-(used.at + used.size + routines.SLACK) // scratch.ALIGNMENT) * scratch.ALIGNMENT)
         found = Place(BETWEEN, at, size)
         self._busy.append(found)
         self._top = max(self._top, at + room)
@@ -217,7 +216,7 @@ class Program:
         params = [
             int(plan.p[SINGLE]), plan.p.ctypes.data, packed.panels_address, packed.sums_address, *values, *vectors
         ]  # fmt: skip
-        self.op("multiply", params, x, to, space=plan.scratch_bytes + workspace.ALIGNMENT)
+        self.op("multiply", params, x, to, space=plan.scratch_bytes + scratch.ALIGNMENT)
 
 
 class _Entry(NamedTuple):

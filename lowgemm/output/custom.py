@@ -11,7 +11,7 @@ import numba
 import numpy as np
 from numba.core import errors
 
-from lowgemm.memory import load_i32, load_i64, offset, pointer_at, store_32
+from lowgemm.jit.memory import load_i32, load_i64, offset, pointer_at, store_32
 
 _compiled: dict[Any, Any] = {}
 

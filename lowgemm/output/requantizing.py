@@ -9,10 +9,10 @@ import numba
 import numpy as np
 
 from lowgemm import reference
-from lowgemm._jit import call_address, compile_c, signature, source_stamp
 from lowgemm.checks.arguments import check_out
 from lowgemm.checks.values import as_array, is_masked
-from lowgemm.memory import as_address, load_i32, load_i64, offset, store_32
+from lowgemm.jit.memory import as_address, load_i32, load_i64, offset, store_32
+from lowgemm.jit.target import call_address, compile_c, signature, source_stamp
 from lowgemm.output.pipeline import compile_pipeline
 from lowgemm.output.stages import check_pipeline
 

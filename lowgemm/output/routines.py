@@ -23,10 +23,9 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm._jit import compile_c, signature, source_stamp
 from lowgemm.checks.values import INT32_MAX, INT32_MIN
 from lowgemm.fixedpoint import scalar as fp
-from lowgemm.memory import (
+from lowgemm.jit.memory import (
     load_f32,
     load_f64,
     load_i32,
@@ -40,6 +39,7 @@ from lowgemm.memory import (
     store_32,
     store_f32,
 )  # fmt: skip
+from lowgemm.jit.target import compile_c, signature, source_stamp
 from lowgemm.output import vector
 
 SIGNATURE = signature("pnnnnnppppppnn")

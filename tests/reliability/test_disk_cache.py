@@ -12,7 +12,8 @@ import numba
 import pytest
 
 import lowgemm
-from lowgemm import disk_cache, kernels
+from lowgemm import kernels
+from lowgemm.jit import disk_cache
 
 from . import child
 
@@ -20,7 +21,7 @@ from . import child
 USE = (
     child.SMALL
     + """
-from lowgemm import disk_cache
+from lowgemm.jit import disk_cache
 made = []
 load = disk_cache.CheckedFile.load
 def spy(self, key):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import lowgemm
-from lowgemm import packed, repeat, workspace
+from lowgemm import packed, repeat
 from lowgemm import plan as plan_function  # noqa: F401 (the module of that name is shadowed)
+from lowgemm.jit import scratch
 
 from . import child
 
@@ -89,8 +90,8 @@ def test_no_scratch_memory_leaves_out_alone(monkeypatch, threads_used):
         lowgemm.gemm(a, b, num_threads=threads_used)
     out = np.full((70, 53), 7, np.int32)
     with monkeypatch.context() as patch:
-        patch.setattr(workspace, "aligned_empty", fail)
-        patch.setattr(workspace, "borrow", fail)
+        patch.setattr(scratch, "aligned_empty", fail)
+        patch.setattr(scratch, "borrow", fail)
         patch.setattr(repeat, "borrowed", fail)
         for right in (b, w):
             for _ in range(2):

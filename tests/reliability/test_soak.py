@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import lowgemm
-from lowgemm import repeat, workspace
+from lowgemm import repeat
+from lowgemm.jit import scratch
 
 from . import child
 
@@ -32,9 +33,9 @@ def test_plans_are_bounded():
 
 
 def test_large_scratch_goes_back():
-    assert workspace.KEEP_BYTES <= 64 << 20
-    workspace.give_back(workspace.aligned_empty(1000))
-    kept = workspace._local.buffer
-    workspace.give_back(np.empty(workspace.KEEP_BYTES + 1, np.uint8))
-    assert workspace._local.buffer is kept
+    assert scratch.KEEP_BYTES <= 64 << 20
+    scratch.give_back(scratch.aligned_empty(1000))
+    kept = scratch._local.buffer
+    scratch.give_back(np.empty(scratch.KEEP_BYTES + 1, np.uint8))
+    assert scratch._local.buffer is kept
     lowgemm.gemm(np.ones((3, 3), np.uint8), np.ones((3, 3), np.uint8))

@@ -21,7 +21,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lowgemm import disk_cache
+from lowgemm.jit import disk_cache
 
 
 @functools.cache
@@ -36,12 +36,14 @@ def source_stamp(*more: str) -> int:
     cache key: an upgraded lowgemm can never be served yesterday's machine code.
     """
     digest = hashlib.sha256()
-    here = pathlib.Path(__file__).parent
+    here = pathlib.Path(__file__).parents[1]
     import lowgemm.kernels  # its files lie in another folder when the package is installed for editing
 
     folders = [
         here,
+        here / "checks",
         here / "fixedpoint",
+        here / "jit",
         here / "output",
         *(here / name for name in more),
         pathlib.Path(lowgemm.kernels.__file__).parent,
