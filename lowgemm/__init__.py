@@ -7,6 +7,7 @@ from typing import Any
 
 from lowgemm import config
 from lowgemm._version import __version__
+from lowgemm.engine.packed import PackedRhs, pack_rhs
 from lowgemm.explain import explain
 from lowgemm.gemm import gemm, plan
 from lowgemm.output.activations import Custom, Logistic, Lut, relu, relu6
@@ -23,7 +24,6 @@ from lowgemm.output.stages import (
     Tanh,
     TruncatingCast,
 )
-from lowgemm.packed import PackedRhs, pack_rhs
 
 __all__ = [
     "BiasAddition",

@@ -25,10 +25,10 @@ from dask.sizeof import sizeof
 import lowgemm
 from lowgemm.checks.arguments import as_num_threads, as_zero_point
 from lowgemm.checks.values import INT32_MAX, INT32_MIN
+from lowgemm.engine.overflow_check import _largest
+from lowgemm.engine.packed import PackedRhs
 from lowgemm.output.activations import Custom
 from lowgemm.output.stages import check_pipeline
-from lowgemm.overflow_check import _largest
-from lowgemm.packed import PackedRhs
 
 __all__ = ["gemm"]
 

@@ -8,13 +8,13 @@ from typing import Any
 import numba
 
 from lowgemm import config
+from lowgemm.engine.layout import F
+from lowgemm.engine.packed import PackedRhs
+from lowgemm.engine.plan import Plan
 from lowgemm.gemm import checked_call
 from lowgemm.jit.caches import cache_sizes
 from lowgemm.jit.target import target
 from lowgemm.kernels import Kernel
-from lowgemm.layout import F
-from lowgemm.packed import PackedRhs
-from lowgemm.plan import Plan
 
 #: Packed bytes for each multiply-accumulate's worth of time, from measurements on Zen 4: packing moves 20 bytes
 #: a nanosecond while the AVX512-VNNI kernel does 230 products, and a finished int32 tile costs a store of 4

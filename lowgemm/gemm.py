@@ -1,6 +1,6 @@
 """The front door: check the arguments, plan, run. Start reading here.
 
-    gemm.py -> plan.py -> packing.py -> compute.py (-> kernels/) -> output/routines.py
+    gemm.py -> engine/: plan.py -> packing.py -> tiles.py (-> kernels/) -> output/routines.py
 
 `reference.py` says what the result is; everything else is about getting it fast.
 """
@@ -13,14 +13,15 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm import config, kernels, overflow_check, reference
-from lowgemm.batching import Batch
+from lowgemm import config, kernels, reference
 from lowgemm.checks.arguments import as_num_threads, as_operand, as_zero_point, check_out
+from lowgemm.engine import overflow_check
+from lowgemm.engine.batch import Batch
+from lowgemm.engine.calls import PlannedGemm, Seen, remember_list, stages_key
+from lowgemm.engine.packed import PackedRhs, holds_min, repacked
+from lowgemm.engine.plan import Operand, Plan
+from lowgemm.engine.threads import settings as thread_settings
 from lowgemm.output.stages import check_pipeline
-from lowgemm.packed import PackedRhs, holds_min, repacked
-from lowgemm.plan import Operand, Plan
-from lowgemm.repeat import PlannedGemm, Seen, remember_list, stages_key
-from lowgemm.threads import settings as thread_settings
 
 _plans, _calls = Seen(), Seen()
 #: Rows below which `gemm` does not look through an rhs for a value that a faster kernel excludes.

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowgemm import kernels
-from lowgemm.blocking import BY_COLUMNS, BY_ROWS, PART_DEPTH, choose_blocking
+from lowgemm.engine.blocking import BY_COLUMNS, BY_ROWS, PART_DEPTH, choose_blocking
 from lowgemm.jit.caches import FALLBACK, cache_sizes
 
 SIZE = st.one_of(st.integers(1, 300), st.integers(1, 10**6))

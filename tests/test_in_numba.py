@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowgemm
-from lowgemm import in_numba, kernels, layout, reference
+from lowgemm import in_numba, kernels, reference
+from lowgemm.engine import layout
+from lowgemm.engine.plan import Operand, Plan
 from lowgemm.in_numba import planning, table
 from lowgemm.jit.target import source_stamp
-from lowgemm.plan import Operand, Plan
 
 if numba.config.DISABLE_JIT:
     pytest.skip("compiled code only", allow_module_level=True)
@@ -344,7 +345,7 @@ def test_code_of_other_sources_is_compiled_again(tmp_path):
 def test_import_compiles_nothing():
     code = (
         "import numba.core.compiler as c, sys; import lowgemm.in_numba as n; n.init(); import lowgemm.in_numba.table as i;"
-        "from lowgemm import drivers, kernels; assert i._TABLE.sum() == 0;"
+        "from lowgemm import kernels; from lowgemm.engine import drivers; assert i._TABLE.sum() == 0;"
         "assert not drivers.single_routine.cache_info().currsize and not kernels.microkernel.cache_info().currsize"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import lowgemm
-from lowgemm import drivers, pace, threads
-from lowgemm.pace import FACTOR, IN_TIME, LATE, LONGEST, SHORTEST, WORTH_KNOWING, Pace
+from lowgemm.engine import drivers, pace, threads
+from lowgemm.engine.pace import FACTOR, IN_TIME, LATE, LONGEST, SHORTEST, WORTH_KNOWING, Pace
 
 
 @pytest.fixture(autouse=True)

@@ -18,10 +18,10 @@ from lowgemm.blockwise.job import COUNTER, JOB_SIZE, OWN, TASKS
 from lowgemm.blockwise.vectorwise import as_rows, as_threshold, code_rows
 from lowgemm.checks.arguments import as_num_threads
 from lowgemm.checks.values import as_array
+from lowgemm.engine.packed import PackedRhs, pack_rhs
 from lowgemm.gemm import gemm
 from lowgemm.jit.memory import fetch_add, offset, pointer_at
 from lowgemm.jit.target import compile_c, signature, source_stamp
-from lowgemm.packed import PackedRhs, pack_rhs
 
 #: Bytes of codes and sums of one block of rows: they stay in the last-level cache between the three passes.
 BLOCK_BYTES = 8 << 20
@@ -126,7 +126,7 @@ def _finish() -> Any:
 
 def _packed_rows(w: PackedRhs, rows: np.ndarray) -> np.ndarray:
     """Some rows of a packed int8 matrix as float32, without unpacking the others."""
-    from lowgemm import packing
+    from lowgemm.engine import packing
     from lowgemm.kernels import by_name
 
     kernel = by_name(w.kernel)

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm import packing
 from lowgemm.blockwise.codebook import CodeBook, as_codebook
 from lowgemm.blockwise.coded import BlockwiseArray, is_packed
 from lowgemm.blockwise.coding import block_scales, quantize_blockwise
 from lowgemm.blockwise.levels import STEP, integer_levels
 from lowgemm.blockwise.reference import unpack4
 from lowgemm.checks.values import as_array, integer
+from lowgemm.engine import packing
 from lowgemm.jit.scratch import aligned_empty
 from lowgemm.kernels import Kernel, by_name, selected_for
 

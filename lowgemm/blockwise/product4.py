@@ -13,7 +13,6 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm import packing
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference
 from lowgemm.blockwise.job import CHUNK, COUNTER, JOB_SIZE, OWN, SCRATCH, SCRATCH_BYTES, SLOT, TASKS
@@ -23,6 +22,7 @@ from lowgemm.blockwise.packed4 import PackedRhs4bit, chosen_kernel
 from lowgemm.blockwise.vectorwise import as_rows, code_rows
 from lowgemm.checks.arguments import as_num_threads, as_operand
 from lowgemm.checks.values import as_array, integer
+from lowgemm.engine import packing
 from lowgemm.jit.memory import as_address, fetch_add, offset, pointer_at
 from lowgemm.jit.scratch import aligned_empty
 from lowgemm.jit.target import call_address, compile_c, signature, source_stamp

@@ -7,7 +7,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm import kernels, packing
+from lowgemm import kernels
+from lowgemm.engine import packing
 from lowgemm.jit.caches import cache_sizes
 from lowgemm.jit.scratch import aligned_empty
 from lowgemm.kernels import Kernel, peak

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from lowgemm import drivers, entry, kernels, packing, terms
+from lowgemm import kernels
+from lowgemm.engine import drivers, entry, packing, terms
 from lowgemm.output import requantizing, routines
 
 

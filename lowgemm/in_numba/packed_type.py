@@ -21,8 +21,8 @@ from numba.extending import (
 )
 
 from lowgemm import kernels
+from lowgemm.engine.packed import PackedRhs
 from lowgemm.in_numba.planning import record_of
-from lowgemm.packed import PackedRhs
 
 
 class PackedRhsType(types.Type):

@@ -15,7 +15,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from lowgemm import drivers, kernels
+from lowgemm import kernels
+from lowgemm.engine import drivers
 from lowgemm.in_numba.planning import plan_routine, record_of
 from lowgemm.jit.target import source_stamp
 

@@ -1,7 +1,7 @@
 """How lowgemm talks to Numba: the target, the cache stamp, and calls through function pointers.
 
 Every piece of machine code that touches matrix memory (a microkernel, a packing routine, an output stage)
-is a `numba.cfunc` with pointer arguments. The tile loop in `compute.py` only does integer arithmetic on
+is a `numba.cfunc` with pointer arguments. The tile loop in `engine/tiles.py` only does integer arithmetic on
 addresses and calls these pieces through `call_address`. So there is one tile loop to compile, whatever the
 kernel and whatever the output pipeline, and each piece is compiled at most once and cached on disk by itself.
 """
@@ -42,6 +42,7 @@ def source_stamp(*more: str) -> int:
     folders = [
         here,
         here / "checks",
+        here / "engine",
         here / "fixedpoint",
         here / "jit",
         here / "output",

@@ -9,8 +9,10 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm import threads
 from lowgemm.checks.values import integer
+from lowgemm.engine import threads
+from lowgemm.engine.packed import PackedRhs, pack_rhs
+from lowgemm.engine.packing import CHUNK_BYTES
 from lowgemm.nn import reference, routines
 from lowgemm.nn.filters import Filters
 from lowgemm.nn.layer import four, pair, window_shape
@@ -19,8 +21,6 @@ from lowgemm.nn.weighted import Weighted
 from lowgemm.output.pipeline import compile_pipeline
 from lowgemm.output.requantizing import TILE_COLS, TILE_ROWS, apply_routine
 from lowgemm.output.stages import check_pipeline
-from lowgemm.packed import PackedRhs, pack_rhs
-from lowgemm.packing import CHUNK_BYTES
 from lowgemm.quantization import QParams
 
 #: Bytes of patches at a time: a part of level 2 of the caches of common CPUs.

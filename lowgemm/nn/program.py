@@ -18,16 +18,17 @@ import numba
 import numpy as np
 from numba import types
 
-from lowgemm import config, kernels, threads
+from lowgemm import config, kernels
+from lowgemm.engine import threads
+from lowgemm.engine.calls import Seen
+from lowgemm.engine.layout import SINGLE
+from lowgemm.engine.packed import PackedRhs, repacked
+from lowgemm.engine.plan import Operand, Plan
 from lowgemm.jit import disk_cache, scratch
 from lowgemm.jit.memory import address, as_address, load_i32, offset, store_32
 from lowgemm.jit.target import call_address, source_stamp
-from lowgemm.layout import SINGLE
 from lowgemm.nn import routines
 from lowgemm.output.stages import check_pipeline
-from lowgemm.packed import PackedRhs, repacked
-from lowgemm.plan import Operand, Plan
-from lowgemm.repeat import Seen
 
 if TYPE_CHECKING:
     from lowgemm.nn.layer import Layer

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.engine.packed import PackedRhs, pack_rhs
 from lowgemm.onnx_run.convolution import PackedFilters
-from lowgemm.packed import PackedRhs, pack_rhs
 
 
 class State:

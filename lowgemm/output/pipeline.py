@@ -47,7 +47,7 @@ class Program:
     keep: list[Any] = field(default_factory=list)
 
     def table(self) -> list[int]:
-        """Flat list of routine address, parameter address, ..., as `compute.py` reads it."""
+        """Flat list of routine address, parameter address, ..., as `engine/tiles.py` reads it."""
         flat: list[int] = []
         for name, values in self.steps:
             params = np.array(values, dtype=np.int64)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lowgemm
-from lowgemm import repeat
+from lowgemm.engine import calls
 from lowgemm.jit import scratch
 
 from . import child
@@ -26,7 +26,7 @@ def test_short_soak():
 
 
 def test_plans_are_bounded():
-    seen = repeat.Seen()
+    seen = calls.Seen()
     for i in range(3 * seen.LIMIT):
         seen.add(i, i)
         assert len(seen._entries) <= seen.LIMIT

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lowgemm
-from lowgemm import threads
+from lowgemm.engine import threads
 
 from . import child
 
@@ -17,7 +17,7 @@ LAYERS = child.layers()
 #: Eight Python threads make mixed calls, large ones in parallel, and compare every result.
 CONCURRENT = """
 import sys, threading, numpy as np, lowgemm, numba
-from lowgemm import threads
+from lowgemm.engine import threads
 threads.MACS_PER_THREAD = 1000
 sys.setswitchinterval(1e-4)
 rng = np.random.default_rng(0)
@@ -61,7 +61,7 @@ print(numba.threading_layer(), len(done), "calls, wrong", len(wrong))
 #: A product inside the caller's own parallel loop: its threads call back into Python.
 NESTED = """
 import numba, numpy as np, lowgemm
-from lowgemm import threads
+from lowgemm.engine import threads
 threads.MACS_PER_THREAD = 1000
 a = np.random.default_rng(0).integers(0, 256, (90, 90), dtype=np.uint8)
 exact = a.astype(np.int64) @ a.astype(np.int64)

@@ -27,9 +27,7 @@ from __future__ import annotations
 
 import numba
 
-from lowgemm.jit.memory import fetch_add
-from lowgemm.jit.target import call_address
-from lowgemm.layout import (
+from lowgemm.engine.layout import (
     ACCUMULATE,
     BATCH,
     BILINEAR,
@@ -112,6 +110,8 @@ from lowgemm.layout import (
     M,
     N,
 )
+from lowgemm.jit.memory import fetch_add
+from lowgemm.jit.target import call_address
 
 
 # ---- where things are -------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """How a plan and a call are laid out as int64 numbers, for compiled code to read.
 
-`plan.py` writes the plan, `entry.py` or `plan.py` the state of a call, and `compute.py` reads both.
+`plan.py` writes the plan, `entry.py` or `plan.py` the state of a call, and `tiles.py` reads both.
 """
 
 from __future__ import annotations

@@ -9,18 +9,7 @@ import numba
 import numpy as np
 from numba import prange, types
 
-from lowgemm.compute import (
-    compute_blocks,
-    prepare,
-    prepare_columns,
-    product_addresses,
-    slot_addresses,
-    slot_space,
-    whole_block,
-)
-from lowgemm.jit import disk_cache
-from lowgemm.jit.target import compile_c, signature, source_stamp
-from lowgemm.layout import (
+from lowgemm.engine.layout import (
     BATCH,
     COL_BLOCKS,
     FOR_SLOTS,
@@ -45,6 +34,17 @@ from lowgemm.layout import (
     WORKERS,
     N,
 )
+from lowgemm.engine.tiles import (
+    compute_blocks,
+    prepare,
+    prepare_columns,
+    product_addresses,
+    slot_addresses,
+    slot_space,
+    whole_block,
+)
+from lowgemm.jit import disk_cache
+from lowgemm.jit.target import compile_c, signature, source_stamp
 
 _P = types.int64[::1]
 

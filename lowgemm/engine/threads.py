@@ -21,9 +21,10 @@ from time import perf_counter
 import numba
 import numpy as np
 
-from lowgemm import config, drivers
-from lowgemm.layout import WORKERS
-from lowgemm.pace import Pace
+from lowgemm import config
+from lowgemm.engine import drivers
+from lowgemm.engine.layout import WORKERS
+from lowgemm.engine.pace import Pace
 
 #: Multiply-accumulates for each thread at least. A parallel region costs 3 us while the threads are awake, which they stay for 5 ms, and
 #: about 30 when they sleep; one core of a Zen 5 does 24 million in 50.
@@ -184,4 +185,4 @@ def _warn_forked() -> None:
         )
 
 
-from lowgemm import threadpool_controller as _controller  # noqa: E402, F401 (registers itself)
+from lowgemm.engine import threadpool_controller as _controller  # noqa: E402, F401 (registers itself)

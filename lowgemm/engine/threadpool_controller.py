@@ -24,7 +24,7 @@ _unlimited: int | None = None
 def get_limit() -> int:
     """Threads that a large product may use."""
     global _unlimited
-    from lowgemm import threads
+    from lowgemm.engine import threads
 
     count = threads.default_threads()
     if config.num_threads is None:

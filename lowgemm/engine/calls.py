@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm import entry
 from lowgemm.checks.arguments import check_out
 from lowgemm.checks.values import INT32_MAX as _INT32_MAX
 from lowgemm.checks.values import INT32_MIN as _INT32_MIN
 from lowgemm.checks.values import integer
+from lowgemm.engine import entry
+from lowgemm.engine.packed import PackedRhs
+from lowgemm.engine.plan import Plan
+from lowgemm.engine.threads import run
 from lowgemm.jit.scratch import borrow, borrowed, give_back
-from lowgemm.packed import PackedRhs
-from lowgemm.plan import Plan
-from lowgemm.threads import run
 
 _empty, _zeros, _share, _int64 = np.empty, np.zeros, np.may_share_memory, np.dtype(np.int64)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm import packing
+from lowgemm.engine import packing
 from lowgemm.jit import scratch
 from lowgemm.kernels import Kernel, by_name, selected_for
 

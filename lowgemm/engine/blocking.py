@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 from numba.extending import register_jitable
 
+from lowgemm.engine.packing import CHUNK_BYTES
 from lowgemm.jit.caches import cache_sizes
 from lowgemm.jit.scratch import ALIGNMENT
 from lowgemm.kernels import Kernel
-from lowgemm.packing import CHUNK_BYTES
 
 #: Rows of a block at most. On Zen 5, 256 against 128 rows: 256 cubed 2 % faster, 512 to 1536 cubed 1 %, 3136 x 576 x 64 1 %; 512 rows
 #: gain nothing more.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.packed import PackedRhs
+from lowgemm.engine.packed import PackedRhs
 
 _LIMIT = 2**31 - 1
 

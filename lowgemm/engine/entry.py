@@ -6,7 +6,7 @@ those of a plan.
 A 32-cubed product computes for 0.2 us. NumPy takes 0.6 us to tell the address of an array, Numba's dispatcher 1 us for
 the arguments of one call, and the wrapper behind the dispatcher 0.5 us; this function takes 0.05 us. It is compiled
 by Numba like everything else, but has the C signature of a Python built-in (``METH_FASTCALL``), and it checks nothing:
-`repeat.PlannedGemm` has.
+`calls.PlannedGemm` has.
 
 It relies on where CPython keeps what an array is: address, number of dimensions, pointers to shape and strides, base and dtype,
 behind the object header (``PyArrayObject_fields`` of NumPy's ``ndarraytypes.h``, the same in all NumPy versions). `usable` verifies
@@ -28,8 +28,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lowgemm import layout as c
-from lowgemm.compute import slot_space
+from lowgemm.engine import layout as c
+from lowgemm.engine.tiles import slot_space
 from lowgemm.jit import disk_cache
 from lowgemm.jit.memory import as_address, load_i32, load_i64, pointer_at
 from lowgemm.jit.target import call_address, source_stamp

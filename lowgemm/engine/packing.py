@@ -10,7 +10,7 @@ row index of the lhs or the column index of the rhs, `width` the panel's height 
   each other;
 * anything else, and every edge: elements are gathered into a small padded block first.
 
-Next files to open: `panels.py`, the instructions; `compute.py`, the tile loop.
+Next files to open: `panels.py`, the instructions; `tiles.py`, the tile loop.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 
 import numba
 
+from lowgemm.engine.panels import CHUNK_BYTES, interleave, power_of_two, transpose
 from lowgemm.jit.memory import load_u8, offset, stack, store_8
 from lowgemm.jit.target import compile_c, signature
 from lowgemm.kernels import Kernel, id_of, stamp_of
-from lowgemm.panels import CHUNK_BYTES, interleave, power_of_two, transpose
 
 #: Columns that the interleaving case reads from each row at a time: one cache line.
 LINE = 64

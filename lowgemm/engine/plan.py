@@ -1,4 +1,4 @@
-"""The plan of one kind of product: kernel, blocking, threads, output routines, as numbers for `compute.py`.
+"""The plan of one kind of product: kernel, blocking, threads, output routines, as numbers for `tiles.py`.
 
 A plan knows shapes, strides and stages but no addresses and no zero points, so it serves every later call of
 the same kind, from any Python thread.
@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lowgemm import entry, packing, threads
-from lowgemm import layout as c
-from lowgemm.batching import Batch
-from lowgemm.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, choose_blocking, scratch_layout, up
-from lowgemm.drivers import single_routine
+from lowgemm.engine import entry, packing, threads
+from lowgemm.engine import layout as c
+from lowgemm.engine.batch import Batch
+from lowgemm.engine.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, choose_blocking, scratch_layout, up
+from lowgemm.engine.drivers import single_routine
+from lowgemm.engine.pace import Pace
+from lowgemm.engine.terms import term_routines
 from lowgemm.jit import scratch
 from lowgemm.kernels import Kernel, microkernel
 from lowgemm.output.pipeline import compile_pipeline
-from lowgemm.pace import Pace
-from lowgemm.terms import term_routines
 
 
 class Operand(NamedTuple):
