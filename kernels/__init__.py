@@ -1,6 +1,6 @@
 """The microkernels, one a file, and their registry.
 
-Adding a kernel: one file with a description (see `emit.py`), one line in `_REGISTRY`. The order is the order
+Adding a kernel: one file with a description (see `framework/kernel.py`), one line in `_REGISTRY`. The order is the order
 of preference: the first one whose features Numba's target has is used.
 """
 
@@ -25,8 +25,8 @@ from lowgemm.kernels import (
     x86_avxvnni,
     x86_sse41,
 )
-from lowgemm.kernels.emit import SIGNATURE, Kernel
-from lowgemm.kernels.unroll import microkernel_body
+from lowgemm.kernels.framework.kernel import SIGNATURE, Kernel
+from lowgemm.kernels.framework.unroll import microkernel_body
 
 from lowgemm import config
 from lowgemm.jit.target import compile_c, source_stamp, target
@@ -168,7 +168,7 @@ def _make(kernel_id: int, stamp: int) -> Any:
 
 @functools.cache
 def microkernel(kernel: Kernel) -> Any:
-    """Compiled microkernel, a `numba.cfunc` (its contract is in `emit.py`).
+    """Compiled microkernel, a `numba.cfunc` (its contract is in `framework/kernel.py`).
 
     Raises
     ------

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from lowgemm.kernels import all_kernels, by_name, cross, missing_features, verify
-from lowgemm.kernels.emit import Kernel
+from lowgemm.kernels.framework.kernel import Kernel
 
 from lowgemm.cli import limits
 from lowgemm.cli.timing import interleave, table

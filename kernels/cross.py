@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from lowgemm.kernels.emit import ARGUMENTS, POINTERS, Kernel, i8, i64
-from lowgemm.kernels.unroll import emit_microkernel
+from lowgemm.kernels.framework.kernel import ARGUMENTS, POINTERS, Kernel, i8, i64
+from lowgemm.kernels.framework.unroll import emit_microkernel
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def compile_ir(text: str, target: Target) -> tuple[str, bytes]:
 
 _LABEL = re.compile(r"^([.\w$]+):")
 _JUMP = re.compile(r"^\s+(?:j\w+|b|b\.\w+|cbn?z\s+\w+,|tbn?z\s+\w+,\s*#\w+,)\s+([.\w$]+)\s*$")
-#: A spilled register lies at a fixed place; an address with an index register is a buffer (see `deferred.py`).
+#: A spilled register lies at a fixed place; an address with an index register is a buffer (see `framework/deferred.py`).
 _STACK = re.compile(r"\(%[re]sp\)|\[sp\b")
 
 

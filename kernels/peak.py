@@ -12,7 +12,7 @@ from typing import Any
 import numba
 from llvmlite import ir
 from lowgemm.kernels import by_id, id_of, missing_features, stamp_of
-from lowgemm.kernels.emit import Kernel, at, const, i64, store
+from lowgemm.kernels.framework.kernel import Kernel, at, const, i64, store
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic

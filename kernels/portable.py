@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from lowgemm.kernels.emit import SIGNATURE, Kernel
+from lowgemm.kernels.framework.kernel import SIGNATURE, Kernel
 
 from lowgemm.jit.memory import load_i32, load_s8, load_u8, offset, stack, store_32
 from lowgemm.jit.target import compile_c

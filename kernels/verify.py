@@ -15,7 +15,7 @@ import tempfile
 import numpy as np
 from lowgemm.kernels import microkernel
 from lowgemm.kernels.cross import TARGETS, compile_for
-from lowgemm.kernels.emit import Kernel
+from lowgemm.kernels.framework.kernel import Kernel
 from lowgemm.kernels.vectors import Vector, vectors
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"

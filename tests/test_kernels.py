@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from lowgemm.kernels import cross, peak, verify, vnni, x86_avxvnni
 from lowgemm.kernels.__main__ import main
-from lowgemm.kernels.emit import Kernel
+from lowgemm.kernels.framework.kernel import Kernel
 from lowgemm.kernels.vectors import vectors
 
 import lowgemm
@@ -136,7 +136,7 @@ class Emulated(vnni.Vnni):
     """x86_avxvnni with `vpdpbusd` spelled out in plain IR, so that its tiles run on any x86 CPU."""
 
     def product(self, builder, acc, lhs, rhs):
-        from lowgemm.kernels.emit import const
+        from lowgemm.kernels.framework.kernel import const
 
         total, ty = acc[0], lhs.type
         for k in range(4):

@@ -35,7 +35,7 @@ from lowgemm.blockwise.codebook import (
 )
 from lowgemm.jit.memory import offset
 from lowgemm.jit.target import target
-from lowgemm.kernels.irtools import (
+from lowgemm.kernels.framework.irtools import (
     at,
     call_intrinsic,
     const,

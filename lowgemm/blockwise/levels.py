@@ -17,7 +17,18 @@ from numba.extending import intrinsic
 
 from lowgemm.blockwise.codebook import CodeBook
 from lowgemm.jit.target import target
-from lowgemm.kernels.irtools import at, call_intrinsic, const, i8, i16, i64, load, shuffle, store, vec
+from lowgemm.kernels.framework.irtools import (
+    at,
+    call_intrinsic,
+    const,
+    i8,
+    i16,
+    i64,
+    load,
+    shuffle,
+    store,
+    vec,
+)
 
 #: Elements of a step.
 STEP = 128

@@ -1,6 +1,6 @@
 """Packing: both operands into the panels that a kernel reads, with their sums, in one pass.
 
-The panel layout is drawn in `kernels/emit.py`. One routine serves both sides and every stride: "mn" is the
+The panel layout is drawn in `kernels/framework/kernel.py`. One routine serves both sides and every stride: "mn" is the
 row index of the lhs or the column index of the rhs, `width` the panel's height or width. Three cases:
 
 * depth is contiguous in memory (row-major lhs, column-major rhs): a transposition of 4- or 8-byte units,

@@ -11,7 +11,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from lowgemm.kernels import Kernel, by_id
-from lowgemm.kernels.emit import at, const, i8, i16, i32, i64, load, shuffle, splat, store, vec
+from lowgemm.kernels.framework.kernel import at, const, i8, i16, i32, i64, load, shuffle, splat, store, vec
 
 #: Bytes of packed depth that one transposition step handles for each row; panels are padded to it.
 CHUNK_BYTES = 16

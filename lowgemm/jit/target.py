@@ -50,7 +50,7 @@ def source_stamp(*more: str) -> int:
         pathlib.Path(lowgemm.kernels.__file__).parent,
     ]
     for folder in folders:
-        for path in sorted(folder.glob("*.py")):
+        for path in sorted(folder.glob("*.py") if folder == here else folder.rglob("*.py")):
             digest.update(path.name.encode())
             digest.update(path.read_bytes())
     digest.update(f"{numba.__version__} {llvmlite.__version__}".encode())

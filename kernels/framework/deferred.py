@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from lowgemm.kernels.irtools import at, const, i8, i32, i64, load, splat, store, vec
-from lowgemm.kernels.requant import requantize_constants, requantized
+from lowgemm.kernels.framework.irtools import at, const, i8, i32, i64, load, splat, store, vec
+from lowgemm.kernels.framework.requant import requantize_constants, requantized
 
 #: Vectors of constants kept for each panel: two of multipliers, two of roundings, the shift, two bounds.
 _CONSTANTS = 7

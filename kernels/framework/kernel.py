@@ -1,6 +1,6 @@
 """What a microkernel computes, and how it is described: its contract, its panels, its tile hooks.
 
-Start reading here if you port lowgemm to another CPU, then open `x86_avx512vnni.py` for a description and `unroll.py` for what is made
+Start reading here if you port lowgemm to another CPU, then open `../x86_avx512vnni.py` for a description and `unroll.py` for what is made
 of it.
 
 Every microkernel computes, for `m` rows and `nv` adjacent packed rhs panels of `lanes` columns each,
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llvmlite import ir
-from lowgemm.kernels.irtools import (  # noqa: F401 (kernels take these from here)
+from lowgemm.kernels.framework.irtools import (  # noqa: F401 (kernels take these from here)
     at,
     call_intrinsic,
     const,

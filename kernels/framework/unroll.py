@@ -1,6 +1,6 @@
 """From a description to a microkernel: the framework that unrolls the tile hooks into loops over rows and depth.
 
-The contract is in `emit.py`; `deferred.py` has the stores that overlap with the next tile.
+The contract is in `kernel.py`; `deferred.py` has the stores that overlap with the next tile.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any
 
 from llvmlite import ir
-from lowgemm.kernels.deferred import Deferred
-from lowgemm.kernels.emit import ARGUMENTS, Kernel
-from lowgemm.kernels.irtools import at, call_intrinsic, const, i32, i64, load, splat, store, vec
+from lowgemm.kernels.framework.deferred import Deferred
+from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i32, i64, load, splat, store, vec
+from lowgemm.kernels.framework.kernel import ARGUMENTS, Kernel
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
