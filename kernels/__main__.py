@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lowgemm.kernels import all_kernels, by_name, cross, missing_features, verify
+from lowgemm.kernels import all_kernels, by_name, missing_features
 from lowgemm.kernels.framework.kernel import Kernel
-
-from lowgemm.cli import limits
-from lowgemm.cli.timing import interleave, table
+from lowgemm.kernels.tools import cross, limits, verify
+from lowgemm.kernels.tools.timing import interleave, table
 
 
 def _list() -> int:

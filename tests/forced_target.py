@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import test_golden_gemm
-from lowgemm.kernels import verify
+from lowgemm.kernels.tools import verify
 
 import lowgemm
 from lowgemm import kernels

@@ -35,7 +35,7 @@ NOTHING = """
 import numba.core.compiler as compiler
 def refuse(*args, **kwargs): raise AssertionError("compiled at import")
 compiler.compile_extra = refuse
-import lowgemm, lowgemm.fixedpoint, lowgemm.kernels.peak, lowgemm.explain
+import lowgemm, lowgemm.fixedpoint, lowgemm.kernels.tools.peak, lowgemm.explain
 import lowgemm.cli.bench, lowgemm.cli.demo
 print("nothing compiled")
 """

@@ -11,10 +11,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from lowgemm.kernels import cross, peak, verify, vnni, x86_avxvnni
+from lowgemm.kernels import vnni, x86_avxvnni
 from lowgemm.kernels.__main__ import main
 from lowgemm.kernels.framework.kernel import Kernel
-from lowgemm.kernels.vectors import vectors
+from lowgemm.kernels.tools import cross, peak, verify
+from lowgemm.kernels.tools.vectors import vectors
 
 import lowgemm
 from lowgemm import kernels

@@ -14,9 +14,9 @@ import tempfile
 
 import numpy as np
 from lowgemm.kernels import microkernel
-from lowgemm.kernels.cross import TARGETS, compile_for
 from lowgemm.kernels.framework.kernel import Kernel
-from lowgemm.kernels.vectors import Vector, vectors
+from lowgemm.kernels.tools.cross import TARGETS, compile_for
+from lowgemm.kernels.tools.vectors import Vector, vectors
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 
