@@ -1,4 +1,4 @@
-"""Run by test_targets.py in a process of its own: every kernel of the target that the environment forces."""
+"""Run by test_target.py in a process of its own: every kernel of the target that the environment forces."""
 
 from __future__ import annotations
 
