@@ -29,7 +29,9 @@ from lowgemm.kernels.framework.kernel import SIGNATURE, Kernel
 from lowgemm.kernels.framework.unroll import microkernel_body
 
 from lowgemm import config
-from lowgemm.jit.target import compile_c, source_stamp, target
+from lowgemm.jit.routine import compile_c
+from lowgemm.jit.stamp import source_stamp
+from lowgemm.jit.target import target
 
 _REGISTRY: list[Kernel] = [
     x86_avx512vnni.KERNEL,

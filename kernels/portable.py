@@ -21,7 +21,7 @@ import numpy as np
 from lowgemm.kernels.framework.kernel import SIGNATURE, Kernel
 
 from lowgemm.jit.memory import load_i32, load_s8, load_u8, offset, stack, store_32
-from lowgemm.jit.target import compile_c
+from lowgemm.jit.routine import compile_c
 
 
 @dataclass(frozen=True)

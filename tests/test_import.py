@@ -72,7 +72,7 @@ def test_cold_and_warm_start(tmp_path, capsys):
 
 def test_a_changed_source_is_never_served_from_the_cache(tmp_path):
     """The stamp that all cached functions capture follows every source file."""
-    code = "from lowgemm.jit.target import source_stamp; print(source_stamp())"
+    code = "from lowgemm.jit.stamp import source_stamp; print(source_stamp())"
     shutil.copytree(pathlib.Path(lowgemm.__file__).parent, tmp_path / "lowgemm")
     shutil.copytree(
         pathlib.Path(kernels.__file__).parent, tmp_path / "lowgemm" / "kernels", dirs_exist_ok=True

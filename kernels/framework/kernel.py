@@ -44,7 +44,7 @@ from lowgemm.kernels.framework.irtools import (  # noqa: F401 (kernels take thes
     vec,
 )  # fmt: skip
 
-from lowgemm.jit.target import signature
+from lowgemm.jit.routine import signature
 
 
 @dataclass(frozen=True)

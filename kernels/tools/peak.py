@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lowgemm.jit.target import call_address, compile_c
+from lowgemm.jit.routine import call_address, compile_c
 
 
 def _hide(b: ir.IRBuilder, value: ir.Value) -> ir.Value:

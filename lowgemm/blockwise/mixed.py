@@ -21,7 +21,8 @@ from lowgemm.checks.values import as_array
 from lowgemm.engine.packed import PackedRhs, pack_rhs
 from lowgemm.gemm import gemm
 from lowgemm.jit.memory import fetch_add, offset, pointer_at
-from lowgemm.jit.target import compile_c, signature, source_stamp
+from lowgemm.jit.routine import compile_c, signature
+from lowgemm.jit.stamp import source_stamp
 
 #: Bytes of codes and sums of one block of rows: they stay in the last-level cache between the three passes.
 BLOCK_BYTES = 8 << 20

@@ -24,8 +24,9 @@ from lowgemm.checks.arguments import as_num_threads, as_operand
 from lowgemm.checks.values import as_array, integer
 from lowgemm.engine import packing
 from lowgemm.jit.memory import as_address, fetch_add, offset, pointer_at
+from lowgemm.jit.routine import call_address, compile_c, signature
 from lowgemm.jit.scratch import aligned_empty
-from lowgemm.jit.target import call_address, compile_c, signature, source_stamp
+from lowgemm.jit.stamp import source_stamp
 from lowgemm.kernels import Kernel, microkernel, stamp_of
 
 #: Depth that is expanded at once: 48 columns of it are 24 KB. A multiple of 128 and of every kernel's kr.

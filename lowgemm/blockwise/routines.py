@@ -23,7 +23,8 @@ from lowgemm.blockwise.job import (
 )
 from lowgemm.blockwise.spans import dequantize4_span, dequantize_span, largest_bits, pack_span, quantize_span
 from lowgemm.jit.memory import fetch_add, offset, pointer_at
-from lowgemm.jit.target import compile_c, signature, source_stamp
+from lowgemm.jit.routine import compile_c, signature
+from lowgemm.jit.stamp import source_stamp
 
 #: Entries of the job: float32 data, codes, one float32 for each block, the book's blob, whether codes are packed.
 DATA, CODES, SCALES, BOOK, PACKED, FILLER = range(OWN, OWN + 6)

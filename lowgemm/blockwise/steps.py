@@ -37,7 +37,8 @@ from lowgemm.blockwise.spans import (
     quantize_span,
 )
 from lowgemm.jit.memory import as_address, fetch_add, offset, pointer_at, stack
-from lowgemm.jit.target import call_address, compile_c, signature, source_stamp
+from lowgemm.jit.routine import call_address, compile_c, signature
+from lowgemm.jit.stamp import source_stamp
 
 #: Entries of the job: parameters, gradient, constants, the rule's address, number of states,
 #: whether they are float32, blocks of a span, whether the rule divides.

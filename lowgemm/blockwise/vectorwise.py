@@ -16,7 +16,8 @@ from lowgemm.blockwise.routines import INFINITY_BITS
 from lowgemm.checks.arguments import as_num_threads
 from lowgemm.checks.values import as_array, number
 from lowgemm.jit.memory import fetch_add, offset, pointer_at
-from lowgemm.jit.target import compile_c, signature, source_stamp
+from lowgemm.jit.routine import compile_c, signature
+from lowgemm.jit.stamp import source_stamp
 
 #: Entries of the job: float32 rows, their codes, scales, a flag for each column, the threshold's bits, which pass.
 DATA, CODES, SCALES, FLAGS, THRESHOLD, PASS = range(OWN, OWN + 6)

@@ -44,7 +44,8 @@ from lowgemm.engine.tiles import (
     whole_block,
 )
 from lowgemm.jit import disk_cache
-from lowgemm.jit.target import compile_c, signature, source_stamp
+from lowgemm.jit.routine import compile_c, signature
+from lowgemm.jit.stamp import source_stamp
 
 _P = types.int64[::1]
 

@@ -32,7 +32,8 @@ from lowgemm.engine import layout as c
 from lowgemm.engine.tiles import slot_space
 from lowgemm.jit import disk_cache
 from lowgemm.jit.memory import as_address, load_i32, load_i64, pointer_at
-from lowgemm.jit.target import call_address, source_stamp
+from lowgemm.jit.routine import call_address
+from lowgemm.jit.stamp import source_stamp
 
 #: Fields of the record of a plan, its first argument.
 SINGLE, PLAN, PACKED, RELEASE, AS_LONG, INCREF, SAVE, RESTORE = range(8)

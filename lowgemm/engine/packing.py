@@ -22,7 +22,7 @@ import numba
 
 from lowgemm.engine.panels import CHUNK_BYTES, interleave, power_of_two, transpose
 from lowgemm.jit.memory import load_u8, offset, stack, store_8
-from lowgemm.jit.target import compile_c, signature
+from lowgemm.jit.routine import compile_c, signature
 from lowgemm.kernels import Kernel, id_of, stamp_of
 
 #: Columns that the interleaving case reads from each row at a time: one cache line.

@@ -12,7 +12,8 @@ import functools
 from typing import Any
 
 from lowgemm.jit.memory import load_i32, store_32
-from lowgemm.jit.target import compile_c, signature, source_stamp
+from lowgemm.jit.routine import compile_c, signature
+from lowgemm.jit.stamp import source_stamp
 
 
 def _make_col_terms(stamp: int):

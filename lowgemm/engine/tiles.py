@@ -14,7 +14,7 @@ Where the result has too few blocks for all threads, the depth blocks are shared
 of its own, and the thread that finishes the last part adds them up, which is exact in any order.
 
 Nothing here reads or writes matrix memory: addresses are integers, and each piece that touches memory is a C
-function called through its address (see `jit/target.py`). So this file is compiled once for all kernels and all
+function called through its address (see `jit/routine.py`). So this file is compiled once for all kernels and all
 output pipelines. Blocks are handed out by an atomic counter, because Numba's `prange` has a static schedule.
 
 A call is described by two things: the plan `p`, int64 numbers made by `plan.py` and never written here, so that
@@ -111,7 +111,7 @@ from lowgemm.engine.layout import (
     N,
 )
 from lowgemm.jit.memory import fetch_add
-from lowgemm.jit.target import call_address
+from lowgemm.jit.routine import call_address
 
 
 # ---- where things are -------------------------------------------------------------------------------------

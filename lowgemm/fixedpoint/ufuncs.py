@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from lowgemm.fixedpoint import scalar
 from lowgemm.jit import disk_cache
-from lowgemm.jit.target import source_stamp
+from lowgemm.jit.stamp import source_stamp
 
 
 @intrinsic

@@ -15,7 +15,8 @@ from lowgemm.engine.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, block_sizes
 from lowgemm.engine.terms import term_routines
 from lowgemm.jit.caches import cache_sizes
 from lowgemm.jit.memory import load_i64
-from lowgemm.jit.target import compile_c, signature, source_stamp
+from lowgemm.jit.routine import compile_c, signature
+from lowgemm.jit.stamp import source_stamp
 
 # ---- record: what the plan needs to know of a kernel ------------------------------------------------------
 (

@@ -24,7 +24,7 @@ from lowgemm.in_numba.packed_type import PackedRhsType
 from lowgemm.in_numba.planning import PLAN_BYTES, R_LHS_SHIFT, R_RHS_SHIFT, SCRATCH_AT
 from lowgemm.in_numba.table import PLAN, RECORD, SINGLE, entry, fill_table, init
 from lowgemm.jit.memory import address, as_address, load_i64, stack
-from lowgemm.jit.target import call_address
+from lowgemm.jit.routine import call_address
 
 
 @intrinsic

@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 from lowgemm import kernels
 from lowgemm.engine import drivers
 from lowgemm.in_numba.planning import plan_routine, record_of
-from lowgemm.jit.target import source_stamp
+from lowgemm.jit.stamp import source_stamp
 
 _SYMBOL = "lowgemm_table"
 #: Addresses: plan routine, product routine, record of the kernel for arrays.

@@ -1,1 +1,1 @@
-"""How lowgemm talks to Numba: the target, compiled routines and their cache on disk, memory behind addresses."""
+"""How lowgemm talks to Numba: the target, compiled routines, their cache on disk and its stamp, memory behind addresses."""

@@ -12,7 +12,7 @@ from lowgemm.checks.values import as_array
 from lowgemm.engine.packed import PackedRhs, pack_rhs
 from lowgemm.gemm import gemm
 from lowgemm.jit import disk_cache
-from lowgemm.jit.target import source_stamp
+from lowgemm.jit.stamp import source_stamp
 from lowgemm.nn import reference
 from lowgemm.quantization.affine import real_array
 from lowgemm.quantization.folding import per_channel

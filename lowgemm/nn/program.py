@@ -26,7 +26,8 @@ from lowgemm.engine.packed import PackedRhs, repacked
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.jit import disk_cache, scratch
 from lowgemm.jit.memory import address, as_address, load_i32, offset, store_32
-from lowgemm.jit.target import call_address, source_stamp
+from lowgemm.jit.routine import call_address
+from lowgemm.jit.stamp import source_stamp
 from lowgemm.nn import routines
 from lowgemm.output.stages import check_pipeline
 

@@ -14,7 +14,8 @@ import numba
 import numpy as np
 
 from lowgemm.jit.memory import as_address, copy_bytes, load_f64, load_i64, offset, pointer_at, store_32
-from lowgemm.jit.target import call_address, compile_c, signature, source_stamp
+from lowgemm.jit.routine import call_address, compile_c, signature
+from lowgemm.jit.stamp import source_stamp
 
 _SIGNATURE = signature("ppppp")
 #: Bytes behind a buffer that `patches` may read or write: its copies are whole vectors.

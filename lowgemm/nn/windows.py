@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm.jit import disk_cache
-from lowgemm.jit.target import source_stamp
+from lowgemm.jit.stamp import source_stamp
 
 
 def _make_patches(stamp: int) -> Any:

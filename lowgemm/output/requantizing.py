@@ -12,7 +12,8 @@ from lowgemm import reference
 from lowgemm.checks.arguments import check_out
 from lowgemm.checks.values import as_array, is_masked
 from lowgemm.jit.memory import as_address, load_i32, load_i64, offset, store_32
-from lowgemm.jit.target import call_address, compile_c, signature, source_stamp
+from lowgemm.jit.routine import call_address, compile_c, signature
+from lowgemm.jit.stamp import source_stamp
 from lowgemm.output.pipeline import compile_pipeline
 from lowgemm.output.stages import check_pipeline
 

@@ -39,7 +39,8 @@ from lowgemm.jit.memory import (
     store_32,
     store_f32,
 )  # fmt: skip
-from lowgemm.jit.target import compile_c, signature, source_stamp
+from lowgemm.jit.routine import compile_c, signature
+from lowgemm.jit.stamp import source_stamp
 from lowgemm.output import vector
 
 SIGNATURE = signature("pnnnnnppppppnn")

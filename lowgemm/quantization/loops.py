@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from lowgemm.jit import disk_cache
-from lowgemm.jit.target import source_stamp
+from lowgemm.jit.stamp import source_stamp
 
 #: Below this many elements NumPy takes less than about a tenth of a millisecond, and nothing need be compiled.
 WORTHWHILE = 1 << 15

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from lowgemm.jit import disk_cache
-from lowgemm.jit.target import source_stamp
+from lowgemm.jit.stamp import source_stamp
 from lowgemm.quantization.affine import quantize_reference
 from lowgemm.quantization.qparams import QParams
 

@@ -19,7 +19,7 @@ from lowgemm import in_numba, kernels, reference
 from lowgemm.engine import layout
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.in_numba import planning, table
-from lowgemm.jit.target import source_stamp
+from lowgemm.jit.stamp import source_stamp
 
 if numba.config.DISABLE_JIT:
     pytest.skip("compiled code only", allow_module_level=True)
