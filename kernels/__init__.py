@@ -25,8 +25,11 @@ from lowgemm.kernels import (
     x86_avxvnni,
     x86_sse41,
 )
-from lowgemm.kernels.framework.kernel import SIGNATURE, Kernel
-from lowgemm.kernels.framework.unroll import microkernel_body
+from lowgemm.kernels.framework.kernel import ARGUMENTS, SIGNATURE, Kernel
+from lowgemm.kernels.framework.unroll import emit_microkernel
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from lowgemm import config
 from lowgemm.jit.routine import compile_c
@@ -150,6 +153,19 @@ def _choice(forced: str | None) -> tuple[Kernel, Kernel | None]:
     general = next(k for k in runnable if not k.rhs_excludes_min)
     special = next((k for k in runnable[: runnable.index(general)] if k.rhs_excludes_min), None)
     return general, special
+
+
+@intrinsic(prefer_literal=True)
+def microkernel_body(typingctx, kernel_id, args):
+    """Body of the microkernel number `kernel_id` of the registry."""
+    kernel = by_id(kernel_id.literal_value)
+
+    def codegen(context, builder, signature, values):
+        items = cgutils.unpack_tuple(builder, values[1])
+        emit_microkernel(kernel, builder, dict(zip(ARGUMENTS, items, strict=True)))
+        return context.get_dummy_value()
+
+    return types.void(kernel_id, args), codegen
 
 
 def _make(kernel_id: int, stamp: int) -> Any:

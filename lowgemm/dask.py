@@ -7,7 +7,7 @@
 A chunk of the rhs is a task of its own that packs it. A worker that needs the chunk gets it sent and keeps it
 packed, so it is packed once on each worker that uses it. Needs the package ``dask`` (``pip install lowgemm[dask]``).
 
-Next file to open: `output/requantizing.py`, what happens to the sums.
+Next file to open: `requantize.py`, what happens to the sums.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from dask.sizeof import sizeof
 import lowgemm
 from lowgemm.checks.arguments import as_num_threads, as_zero_point
 from lowgemm.checks.values import INT32_MAX, INT32_MIN
-from lowgemm.engine.overflow_check import _largest
+from lowgemm.engine.overflow_check import largest_distance
 from lowgemm.engine.packed import PackedRhs
 from lowgemm.output.activations import Custom
+from lowgemm.output.base import items_of
 from lowgemm.output.stages import check_pipeline
 
 __all__ = ["gemm"]
@@ -108,7 +109,7 @@ def gemm(
         b.name,
         row_zero,
         col_zero,
-        [(type(s).__name__, s._items()) for s in stages],
+        [(type(s).__name__, items_of(s)) for s in stages],
         overflow,
         threads,
     )
@@ -198,7 +199,7 @@ def _partial(
     zeros = {"lhs_zero_point": lhs_zero, "rhs_zero_point": rhs_zero, "num_threads": threads}
     worst = sum(a.shape[1] for a in lhs)
     for dtype, zero in ((lhs[0].dtype, lhs_zero), (rhs[0].dtype, rhs_zero)):
-        worst *= _largest(np.iinfo(dtype).min, np.iinfo(dtype).max, zero)
+        worst *= largest_distance(np.iinfo(dtype).min, np.iinfo(dtype).max, zero)
     if overflow == "wrap" or worst <= INT32_MAX or len(lhs) == 1:
         total = lowgemm.gemm(lhs[0], rhs[0], overflow=overflow, **zeros)
         for a, b in zip(lhs[1:], rhs[1:], strict=True):

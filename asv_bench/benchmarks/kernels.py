@@ -13,7 +13,7 @@ NAMES = [
 
 def _kernel(name):
     """The kernel, or a skip where this commit has none of that name or this CPU cannot run it."""
-    kernels, limits = feature("kernels"), feature("limits", "lowgemm.cli")
+    kernels, limits = feature("kernels"), feature("limits", "lowgemm.kernels.tools", "lowgemm.cli")
     try:
         kernel = kernels.by_name(name)
     except (AttributeError, KeyError, ValueError):

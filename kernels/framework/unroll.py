@@ -11,10 +11,7 @@ from typing import Any
 from llvmlite import ir
 from lowgemm.kernels.framework.deferred import Deferred
 from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i32, i64, load, splat, store, vec
-from lowgemm.kernels.framework.kernel import ARGUMENTS, Kernel
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from lowgemm.kernels.framework.kernel import Kernel
 
 
 def _prefetch_c(b: ir.IRBuilder, c: ir.Value, ldc_bytes: ir.Value, mr: int, row_bytes: int) -> None:
@@ -239,18 +236,3 @@ def emit_microkernel(k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value]) -> N
         b.position_at_end(other)
     b.branch(end)
     b.position_at_end(end)
-
-
-@intrinsic(prefer_literal=True)
-def microkernel_body(typingctx, kernel_id, args):
-    """Body of the microkernel number `kernel_id` of the registry."""
-    from lowgemm.kernels import by_id
-
-    kernel = by_id(kernel_id.literal_value)
-
-    def codegen(context, builder, signature, values):
-        items = cgutils.unpack_tuple(builder, values[1])
-        emit_microkernel(kernel, builder, dict(zip(ARGUMENTS, items, strict=True)))
-        return context.get_dummy_value()
-
-    return types.void(kernel_id, args), codegen

@@ -17,7 +17,7 @@ from lowgemm.output.requantize import Requantize
 from lowgemm.output.stages import cast_dtype
 
 
-def _zero_point(value: Any, name: str, operand: np.ndarray, size: int) -> Any:
+def zero_point_argument(value: Any, name: str, operand: np.ndarray, size: int) -> Any:
     """Scalar, one value, or one per row/column; of the operand's dtype."""
     if value is None:
         return 0
@@ -68,12 +68,13 @@ def matmul_integer(A: Any, B: Any, a_zero_point: Any = None, b_zero_point: Any =
     return gemm(
         A,
         B,
-        lhs_zero_point=_zero_point(a_zero_point, "a_zero_point", A, m),
-        rhs_zero_point=_zero_point(b_zero_point, "b_zero_point", B, n),
+        lhs_zero_point=zero_point_argument(a_zero_point, "a_zero_point", A, m),
+        rhs_zero_point=zero_point_argument(b_zero_point, "b_zero_point", B, n),
     )
 
 
-def _scale(value: Any, name: str, size: int) -> np.ndarray:
+def scale_argument(value: Any, name: str, size: int) -> np.ndarray:
+    """Scalar, or one per row/column, as float32."""
     a = as_array(value, name, "a number or a vector")
     if a.dtype.kind != "f":
         raise TypeError(f"{name}: expected a float scale, got {a.dtype}")
@@ -137,7 +138,11 @@ def qlinear_matmul(
         raise TypeError(
             f"y_zero_point: expected one uint8 or int8 value, got {zero.dtype}, shape {zero.shape}"
         )
-    scales = _scale(a_scale, "a_scale", m), _scale(b_scale, "b_scale", n), _scale(y_scale, "y_scale", 1)
+    scales = (
+        scale_argument(a_scale, "a_scale", m),
+        scale_argument(b_scale, "b_scale", n),
+        scale_argument(y_scale, "y_scale", 1),
+    )
     if scales[0].ndim and scales[1].ndim:
         raise ValueError("a_scale, b_scale: expected at most one of them per row or column")
     scale = scales[0] * scales[1] / scales[2]
@@ -147,8 +152,8 @@ def qlinear_matmul(
     return gemm(
         a,
         b,
-        lhs_zero_point=_zero_point(a_zero_point, "a_zero_point", a, m),
-        rhs_zero_point=_zero_point(b_zero_point, "b_zero_point", b, n),
+        lhs_zero_point=zero_point_argument(a_zero_point, "a_zero_point", a, m),
+        rhs_zero_point=zero_point_argument(b_zero_point, "b_zero_point", b, n),
         output=[stage],
     )
 

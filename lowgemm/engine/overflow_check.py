@@ -11,7 +11,7 @@ from lowgemm.engine.packed import PackedRhs
 _LIMIT = 2**31 - 1
 
 
-def _largest(low: Any, high: Any, zero: Any) -> int:
+def largest_distance(low: Any, high: Any, zero: Any) -> int:
     """Largest |x - zero| for x in [low, high]."""
     zero = np.asarray(zero, dtype=np.int64)
     reach = np.maximum(np.abs(low - zero), np.abs(high - zero))
@@ -26,13 +26,13 @@ def require_no_wrap(lhs: np.ndarray, rhs: np.ndarray | PackedRhs, lhs_zero: Any,
     """
     depth = lhs.shape[-1]
     left, right = (np.iinfo(a.dtype) for a in (lhs, rhs))
-    worst_left = _largest(left.min, left.max, lhs_zero)
-    worst_right = _largest(right.min, right.max, rhs_zero)
+    worst_left = largest_distance(left.min, left.max, lhs_zero)
+    worst_right = largest_distance(right.min, right.max, rhs_zero)
     if depth * worst_left * worst_right <= _LIMIT or lhs.size == 0 or 0 in rhs.shape:
         return
     matrix = rhs.to_array() if isinstance(rhs, PackedRhs) else rhs
-    real_right = _largest(int(matrix.min()), int(matrix.max()), rhs_zero)
-    real_left = _largest(int(lhs.min()), int(lhs.max()), lhs_zero)
+    real_right = largest_distance(int(matrix.min()), int(matrix.max()), rhs_zero)
+    real_left = largest_distance(int(lhs.min()), int(lhs.max()), lhs_zero)
     if depth * real_left * real_right <= _LIMIT:
         return
     zero = np.asarray(lhs_zero, dtype=np.int64)

@@ -11,6 +11,8 @@ from typing import Any
 import llvmlite
 
 from lowgemm import config
+from lowgemm._version import __version__
+from lowgemm.engine import threads
 
 try:
     import threadpoolctl
@@ -24,8 +26,6 @@ _unlimited: int | None = None
 def get_limit() -> int:
     """Threads that a large product may use."""
     global _unlimited
-    from lowgemm.engine import threads
-
     count = threads.default_threads()
     if config.num_threads is None:
         _unlimited = count
@@ -57,8 +57,6 @@ def register() -> bool:
                 set_limit(num_threads)
 
         def get_version(self) -> str:
-            from lowgemm._version import __version__
-
             return f"{__version__} (llvmlite {llvmlite.__version__})"
 
     threadpoolctl.register(LowgemmController)

@@ -183,6 +183,3 @@ def _warn_forked() -> None:
             RuntimeWarning,
             stacklevel=6,
         )
-
-
-from lowgemm.engine import threadpool_controller as _controller  # noqa: E402, F401 (registers itself)

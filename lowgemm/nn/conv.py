@@ -18,8 +18,8 @@ from lowgemm.nn.filters import Filters
 from lowgemm.nn.layer import four, pair, window_shape
 from lowgemm.nn.program import BETWEEN, FIXED, Place, Program
 from lowgemm.nn.weighted import Weighted
+from lowgemm.output.apply import TILE_COLS, TILE_ROWS, apply_routine
 from lowgemm.output.pipeline import compile_pipeline
-from lowgemm.output.requantizing import TILE_COLS, TILE_ROWS, apply_routine
 from lowgemm.output.stages import check_pipeline
 from lowgemm.quantization import QParams
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numba
 import numpy as np
@@ -30,9 +30,7 @@ from lowgemm.jit.routine import call_address
 from lowgemm.jit.stamp import source_stamp
 from lowgemm.nn import routines
 from lowgemm.output.stages import check_pipeline
-
-if TYPE_CHECKING:
-    from lowgemm.nn.layer import Layer
+from lowgemm.quantization import QParams
 
 #: Where an address counts from: the input, the result, the memory between, nothing.
 INPUT, RESULT, BETWEEN, FIXED = range(4)
@@ -54,6 +52,27 @@ class Place(NamedTuple):
 
 
 NOWHERE = Place(FIXED, 0, 0)
+
+
+class Emitter(Protocol):
+    """What a chain asks of its layers; `layer.Layer` says what each of these is."""
+
+    kind: str
+    input_qparams: QParams
+    output_qparams: QParams | None
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of weights and biases."""
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the result."""
+
+    def maccs(self, shape: tuple[int, ...]) -> int:
+        """Multiply-accumulates."""
+
+    def emit(self, program: Program, x: Place, shape: tuple[int, ...]) -> Place:
+        """Write down the routines for an input at `x`; where the result lies."""
 
 
 def _make_run(stamp: int) -> Any:
@@ -95,7 +114,7 @@ class Program:
         The input is float32 and is quantized first.
     """
 
-    def __init__(self, layers: Sequence[Layer], shape: tuple[int, ...], real: bool) -> None:
+    def __init__(self, layers: Sequence[Emitter], shape: tuple[int, ...], real: bool) -> None:
         self._rows: list[list[int]] = []
         self._keep: list[Any] = []
         self._busy: list[Place] = []
@@ -124,7 +143,7 @@ class Program:
 
     # ---- what layers call ------------------------------------------------------------------------------------
     def chain(
-        self, layers: Sequence[Layer], x: Place, shape: tuple[int, ...], *, whole: bool = False
+        self, layers: Sequence[Emitter], x: Place, shape: tuple[int, ...], *, whole: bool = False
     ) -> Place:
         """Emit layers one after another; the place of the last one's result. `x` stays in use."""
         views = 0  # layers at the end that only see the result in another shape
@@ -239,7 +258,7 @@ class Runner:
         Use one thread whatever the size.
     """
 
-    def __init__(self, layers: Sequence[Layer], *, serial: bool = False) -> None:
+    def __init__(self, layers: Sequence[Emitter], *, serial: bool = False) -> None:
         self.layers, self.serial = tuple(layers), serial
         last = self.layers[-1].output_qparams
         self.result = np.dtype(np.float32) if last is None else last.dtype

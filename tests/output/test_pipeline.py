@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import lowgemm
 from lowgemm import reference
+from lowgemm.output import pipeline as pipeline_module
 from lowgemm.output.stages import check_pipeline
 
 INT32 = st.one_of(
@@ -235,3 +236,14 @@ def test_which_pipelines_take_one_pass():
     assert steps(lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 0, 3)) == ["scale", "store8"]
     assert steps(lowgemm.QuantizeDownInt32ByFixedPoint(-1, 5, 3)) == ["scale", "store8"]
     assert steps(lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 25, 128)) == ["scale", "store8"]
+
+
+@given(st.integers(1, 2**31 - 1))
+def test_tanh_constants_are_those_of_the_definition(amplitude):
+    """Both are worked out, each in its own way."""
+    assert pipeline_module.tanh_constants(amplitude) == reference.tanh_constants(amplitude)
+
+
+@pytest.mark.parametrize("amplitude", [2**k + d for k in range(2, 31) for d in (-1, 0, 1)] + [1, 2])
+def test_tanh_constants_beside_powers_of_two(amplitude):
+    assert pipeline_module.tanh_constants(amplitude) == reference.tanh_constants(amplitude)
