@@ -10,7 +10,6 @@ import functools
 import hashlib
 import pathlib
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from lowgemm.kernels import (
@@ -19,7 +18,6 @@ from lowgemm.kernels import (
     arm_neon,
     portable,
     x86_avx2,
-    x86_avx2_sign,
     x86_avx512bw,
     x86_avx512vnni,
     x86_avxvnni,
@@ -41,7 +39,6 @@ _REGISTRY: list[Kernel] = [
     x86_avxvnni.KERNEL,
     x86_avx512bw.KERNEL,
     x86_avx2.KERNEL,
-    x86_avx2_sign.KERNEL,
     x86_sse41.KERNEL,
     arm_i8mm.KERNEL,
     arm_dotprod.KERNEL,
@@ -111,48 +108,28 @@ def missing_features(kernel: Kernel) -> list[str]:
 
 
 def selected() -> Kernel:
-    """Kernel in use: the forced one, or the first of the registry that the target can run for any operand.
+    """Kernel in use: the forced one, or the first of the registry that the target can run.
 
     Raises
     ------
     ValueError
         If the forced kernel does not exist or the target lacks its instructions.
     """
-    return _choice(config.kernel)[0]
-
-
-def selected_for(holds_min: Callable[[], bool]) -> Kernel:
-    """Kernel in use for an rhs; `holds_min` is asked only where a kernel depends on it.
-
-    Parameters
-    ----------
-    holds_min : callable
-        Says whether the rhs holds the smallest value of its dtype, which packs as -128.
-    """
-    general, special = _choice(config.kernel)
-    if special is not None and not holds_min():
-        return special
-    return general
+    return _choice(config.kernel)
 
 
 @functools.cache
-def _choice(forced: str | None) -> tuple[Kernel, Kernel | None]:
-    """Kernel for any rhs, and a faster one for an rhs without -128 if there is one."""
+def _choice(forced: str | None) -> Kernel:
     runnable = [k for k in _REGISTRY if not missing_features(k)]
-    if forced is not None:
-        kernel = by_name(forced)
-        missing = missing_features(kernel)
-        if missing:
-            raise ValueError(
-                f"kernel: {forced!r} needs {', '.join(missing)}, which Numba's target {target()[0]!r} lacks"
-            )
-        if not kernel.rhs_excludes_min:
-            return kernel, None
-        same = (k for k in runnable if not k.rhs_excludes_min and set(k.features) <= set(kernel.features))
-        return next(same), kernel
-    general = next(k for k in runnable if not k.rhs_excludes_min)
-    special = next((k for k in runnable[: runnable.index(general)] if k.rhs_excludes_min), None)
-    return general, special
+    if forced is None:
+        return runnable[0]
+    kernel = by_name(forced)
+    missing = missing_features(kernel)
+    if missing:
+        raise ValueError(
+            f"kernel: {forced!r} needs {', '.join(missing)}, which Numba's target {target()[0]!r} lacks"
+        )
+    return kernel
 
 
 @intrinsic(prefer_literal=True)

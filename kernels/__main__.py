@@ -17,10 +17,10 @@ def _list() -> int:
         missing = missing_features(k)
         tiles = ", ".join(f"{mr}" for mr in k.row_tiles)
         rows.append(
-            [k.name, f"{k.mr} x {k.nr}", tiles, str(k.kr), f"{k.lhs_type} x {k.rhs_type}", str(k.layout_version),
+            [k.name, f"{k.mr} x {k.nr}", tiles, str(k.kr), f"{k.lhs_type} x {k.rhs_type}",
              " ".join(k.features) or "-", "yes" if not missing else f"lacks {' '.join(missing)}"]
         )  # fmt: skip
-    print(table(["kernel", "tile", "row tiles", "kr", "packed", "layout", "features", "runs here"], rows))
+    print(table(["kernel", "tile", "row tiles", "kr", "packed", "features", "runs here"], rows))
     return 0
 
 

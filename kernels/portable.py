@@ -15,7 +15,7 @@ of the test-only kernels with odd tiles: every number of the description is free
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from lowgemm.kernels.framework.kernel import SIGNATURE, Kernel
@@ -27,8 +27,6 @@ from lowgemm.jit.routine import compile_c
 @dataclass(frozen=True)
 class Portable(Kernel):
     """A kernel that is a Python function instead of tile hooks."""
-
-    layout_version: ClassVar[int] = 2
 
     def compile(self, kernel_id: int, stamp: int) -> Any:
         """Compile the loops for this description's numbers."""

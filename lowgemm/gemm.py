@@ -18,14 +18,12 @@ from lowgemm.checks.arguments import as_num_threads, as_operand, as_zero_point, 
 from lowgemm.engine import overflow_check
 from lowgemm.engine.batch import Batch
 from lowgemm.engine.calls import PlannedGemm, Seen, remember_list, stages_key
-from lowgemm.engine.packed import PackedRhs, holds_min, repacked
+from lowgemm.engine.packed import PackedRhs, repacked
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.threads import settings as thread_settings
 from lowgemm.output.stages import check_pipeline
 
 _plans, _calls = Seen(), Seen()
-#: Rows below which `gemm` does not look through an rhs for a value that a faster kernel excludes.
-MIN_ROWS_TO_LOOK = 32
 
 
 class _Call:
@@ -128,15 +126,6 @@ class _Call:
             _plans.add(key, plan)
         return plan
 
-    def kernel(self) -> kernels.Kernel:
-        """Kernel for these operands."""
-        rhs = self.rhs
-        if isinstance(rhs, PackedRhs):
-            return kernels.selected_for(lambda: rhs.holds_min)
-        # looking through the rhs costs what packing it costs, so it has to be used for some rows
-        few_rows = self.m < MIN_ROWS_TO_LOOK
-        return kernels.selected_for(lambda: few_rows or holds_min(rhs))
-
     def run(self) -> Plan | None:
         """Compute into `out`; returns the plan that did it."""
         if self.out.size == 0:
@@ -144,7 +133,7 @@ class _Call:
         if numba.config.DISABLE_JIT:
             self._run_reference()
             return None
-        kernel = self.kernel()
+        kernel = kernels.selected()
         if isinstance(self.rhs, PackedRhs):
             self.rhs = repacked(self.rhs, kernel)
             rhs, sums = self.rhs.panels_address, self.rhs.sums_address
@@ -262,22 +251,20 @@ def gemm(
         return seen.run(lhs, rhs, out, lhs_zero_point, rhs_zero_point)
     call = _Call(lhs, rhs, lhs_zero_point, rhs_zero_point, output, out, accumulate, num_threads, overflow)
     plan = call.run()
-    if key is not None and accumulate is False and plan is not None and _repeatable(key, plan):
+    if key is not None and accumulate is False and plan is not None and _repeatable(key):
         _calls.add(key, PlannedGemm(plan, lhs, rhs, call.out.shape))
         remember_list(output)
     return call.out
 
 
-def _repeatable(key: tuple[Any, ...], plan: Plan) -> bool:
+def _repeatable(key: tuple[Any, ...]) -> bool:
     """Whether a call of this kind can be repeated without a look at its arguments."""
     place = key[13]
     arrays = key[0] is np.ndarray and key[4] in (np.ndarray, PackedRhs)
     arrays = arrays and (place is None or place[0] is np.ndarray)
     arrays = arrays and key[3].kind in "ui" and key[7].kind in "ui"  # others were widened first
     scalars = key[8] is int and key[9] is int and key[12] == "wrap"
-    # a kernel that was chosen by the values of an rhs array says nothing about the next array
-    lasting = key[4] is PackedRhs or not plan.kernel.rhs_excludes_min
-    return arrays and scalars and lasting and len(key[1]) >= 2 and len(key[5]) >= 2
+    return arrays and scalars and len(key[1]) >= 2 and len(key[5]) >= 2
 
 
 def checked_call(
@@ -346,7 +333,7 @@ def plan(
         raise ValueError("lhs, rhs: expected matrices or stacks of them (NumPy arrays, or a PackedRhs)")
     if call.out.size == 0:
         raise ValueError(f"lhs, rhs: expected a result with elements, got shape {call.out.shape}")
-    kernel = call.kernel() if isinstance(rhs, PackedRhs) else kernels.selected()
+    kernel = kernels.selected()
     if isinstance(rhs, PackedRhs) and rhs.kernel != kernel.name:
         raise ValueError(f"rhs: expected panels of kernel {kernel.name!r}, got {rhs.kernel!r}")
     return PlannedGemm(call.plan(kernel), lhs, rhs, call.out.shape).compare_compiled(lhs, rhs)

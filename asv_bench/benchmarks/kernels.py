@@ -6,7 +6,7 @@ from .measure import in_turn, median_seconds, named
 #: Written out, not read from the registry: asv finds a parameter by its place, so a list that
 #: differs between commits or machines would file one kernel's time under another's name.
 NAMES = [
-    "x86_avx512vnni", "x86_avxvnni", "x86_avx512bw", "x86_avx2", "x86_avx2_sign", "x86_sse41",
+    "x86_avx512vnni", "x86_avxvnni", "x86_avx512bw", "x86_avx2", "x86_sse41",
     "arm_i8mm", "arm_dotprod", "arm_neon", "portable",
 ]  # fmt: skip
 

@@ -92,7 +92,6 @@ class Kernel:
 
     #: Instruction that the depth loop must contain (tests read the assembly).
     expect: ClassVar[str] = ""
-    layout_version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if not self.row_tiles:
@@ -101,12 +100,6 @@ class Kernel:
         tiles = list(self.row_tiles)
         if tiles[0] > self.mr or tiles[-1] != 1 or tiles != sorted(set(tiles), reverse=True):
             raise ValueError(f"row_tiles: expected heights falling from at most {self.mr} to 1, got {tiles}")
-
-    #: Whether the kernel is right only if the rhs holds no -128 once packed; chosen by the data then.
-    rhs_excludes_min: ClassVar[bool] = False
-
-    #: Number of forms of the product that `row_products` takes in turn from panel to panel.
-    forms: ClassVar[int] = 1
 
     #: Whether `row_products` loads the panels itself, each time it needs one, because the registers are full.
     reloads_rhs: ClassVar[bool] = False
@@ -152,10 +145,6 @@ class Kernel:
         """Load the depth group of `lhs_rows` rows, in the form that `product` wants (usually broadcast)."""
         raise NotImplementedError
 
-    def prepare_lhs(self, builder: ir.IRBuilder, lhs: Any) -> Any:
-        """What `product` takes for a loaded lhs: arithmetic that all panels of a row share."""
-        return lhs
-
     def load_rhs(self, builder: ir.IRBuilder, address: ir.Value) -> Any:
         """Load one depth group of one rhs panel."""
         raise NotImplementedError
@@ -165,7 +154,7 @@ class Kernel:
         raise NotImplementedError
 
     def row_products(self, builder: ir.IRBuilder, accs: list[tuple], lhs: Any, rhs: list) -> list[tuple]:
-        """`product` for every panel of the tile; a kernel overrides it to order or alternate them by itself.
+        """`product` for every panel of the tile; a kernel overrides it to order them by itself.
 
         `rhs` holds what `load_rhs` gave, or with `reloads_rhs` functions that call it.
         """

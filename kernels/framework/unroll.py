@@ -55,7 +55,7 @@ def _depth_loop(
         right = [partial(k.load_rhs, b, p) if k.reloads_rhs else k.load_rhs(b, p) for p in panels]
         following = {}
         for r in sorted({r for r, _ in accs}):
-            left = k.prepare_lhs(b, k.load_lhs(b, at(b, lhs_at, r * k.kr * k.element_bytes)))
+            left = k.load_lhs(b, at(b, lhs_at, r * k.kr * k.element_bytes))
             row = k.row_products(b, [now[r, v] for v in range(nv)], left, right)
             following.update({(r, v): acc for v, acc in enumerate(row)})
         now = following

@@ -29,7 +29,6 @@ TARGETS = {
     "x86_avx512vnni": Target("x86_64-unknown-linux-gnu", "cascadelake"),
     "x86_avxvnni": Target("x86_64-unknown-linux-gnu", "alderlake"),
     "x86_avx512bw": Target("x86_64-unknown-linux-gnu", "skylake-avx512"),
-    "x86_avx2_sign": Target("x86_64-unknown-linux-gnu", "haswell"),
     "x86_avx2": Target("x86_64-unknown-linux-gnu", "haswell"),
     "x86_sse41": Target("x86_64-unknown-linux-gnu", "x86-64"),
     "arm_neon": Target("aarch64-unknown-linux-gnu", "generic", "+neon"),

@@ -31,9 +31,8 @@ def _hide(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
 def _emit_loop(k: Kernel, b: ir.IRBuilder, steps: ir.Value, source: ir.Value, sink: ir.Value) -> None:
     fn = b.function
     lhs = k.load_lhs(b, source)
-    # Distinct values wherever the form is the same, or LLVM would compute equal products once.
+    # Distinct values, or LLVM would compute equal products once.
     rhs = [k.load_rhs(b, at(b, source, 64 * (v + 1))) for v in range(k.max_nv)]
-    rhs = [rhs[v // k.forms] for v in range(k.max_nv)]
     zero = k.zero()
     entry, body, done = b.block, fn.append_basic_block("peak"), fn.append_basic_block("peak_done")
     b.branch(body)
@@ -67,7 +66,7 @@ def _emit_loop(k: Kernel, b: ir.IRBuilder, steps: ir.Value, source: ir.Value, si
     accs = {}
     for r in rows:
         left = _hide(b, left)
-        row = k.row_products(b, [phis[r, v] for v in range(k.max_nv)], k.prepare_lhs(b, left), panels)
+        row = k.row_products(b, [phis[r, v] for v in range(k.max_nv)], left, panels)
         accs.update({(r, v): acc for v, acc in enumerate(row)})
     carried.add_incoming(left, body)
     if k.reloads_rhs:

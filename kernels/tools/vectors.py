@@ -34,8 +34,6 @@ def _elements(kernel: Kernel, side: str, rng: np.random.Generator, shape: tuple[
     stored = kernel.lhs_type if side == "lhs" else kernel.rhs_type
     dtype = _STORED[stored]
     low, high = (-255, 255) if stored == "s16" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    if side == "rhs" and kernel.rhs_excludes_min:
-        low += 1
     kind = rng.integers(0, 4)
     if kind == 0:
         return rng.choice(np.array([low, high]), shape).astype(dtype)

@@ -32,7 +32,7 @@ from lowgemm.kernels.framework.irtools import (
 
 #: Elements of a step.
 STEP = 128
-#: Largest integer level; not 128, so that no level is -128, which some kernels cannot take.
+#: Largest integer level: int8 has no 128, and levels of either sign are treated alike.
 HIGHEST = 127
 
 

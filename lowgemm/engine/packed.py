@@ -9,7 +9,7 @@ import numpy as np
 
 from lowgemm.engine import packing
 from lowgemm.jit import scratch
-from lowgemm.kernels import Kernel, by_name, selected_for
+from lowgemm.kernels import Kernel, by_name, selected
 
 
 class PackedRhs:
@@ -32,9 +32,7 @@ class PackedRhs:
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, kernel: Kernel) -> None:
         self.shape, self.dtype = tuple(int(s) for s in shape), np.dtype(dtype)
-        self.kernel, self.layout_version = kernel.name, kernel.layout_version
-        #: Whether the matrix holds its dtype's smallest value, which some kernels cannot take.
-        self.holds_min = True
+        self.kernel = kernel.name
         depth, n = self.shape[-2:]
         self.slots = math.prod(self.shape[:-2])  # Python's integers: a product of sizes can pass 2**63
         panels = -(-n // kernel.lanes)
@@ -59,7 +57,7 @@ class PackedRhs:
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickle carries the plain matrix: it is half of the panels' size for 16-bit layouts, and is right
-        # on a machine with another kernel or layout version.
+        # on a machine with another kernel.
         return {"matrix": self.to_array()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -128,24 +126,18 @@ def pack_rhs(rhs: Any) -> PackedRhs:
     a = as_operand(rhs, "rhs")
     if a.ndim == 1:
         a = a[:, None]
-    return _pack(a, selected_for(lambda: holds_min(a)))
-
-
-def holds_min(a: np.ndarray) -> bool:
-    """Whether an operand holds the smallest value of its dtype (it packs as -128 in 8 signed bits)."""
-    return a.size > 0 and int(a.min()) == np.iinfo(a.dtype).min
+    return _pack(a, selected())
 
 
 def repacked(w: PackedRhs, kernel: Kernel) -> PackedRhs:
     """The same matrix in the layout of `kernel`."""
-    if w.kernel == kernel.name and w.layout_version == kernel.layout_version:
+    if w.kernel == kernel.name:
         return w
     return _pack(w.to_array(), kernel)
 
 
 def _pack(a: np.ndarray, kernel: Kernel) -> PackedRhs:
     w = PackedRhs(a.shape, a.dtype, kernel)
-    w.holds_min = holds_min(a)
     depth, n = a.shape[-2:]
     if a.size == 0 and n == 0:
         return w

@@ -210,7 +210,7 @@ class Program:
         rows, depth = shape
         columns = packed.shape[1]
         checked, result = check_pipeline(stages, rows, columns)
-        packed = repacked(packed, kernels.selected_for(lambda: packed.holds_min))
+        packed = repacked(packed, kernels.selected())
         bilinear = isinstance(zeros[1], np.ndarray)
         plan = Plan(
             kernels.by_name(packed.kernel),

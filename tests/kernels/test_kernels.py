@@ -173,25 +173,6 @@ def test_missing_tools_are_named(monkeypatch, capsys):
     assert "no-such-emulator" in capsys.readouterr().out
 
 
-def test_sign_kernel_takes_only_what_it_can(monkeypatch):
-    sign = kernels.by_name("x86_avx2_sign")
-    if kernels.missing_features(sign):
-        pytest.skip("needs avx2")
-    monkeypatch.setattr(lowgemm.config, "kernel", sign.name)
-    a = np.full((40, 64), -128, np.int8)
-    small = np.full((64, 24), -127, np.int8)
-    assert lowgemm.pack_rhs(small).kernel == sign.name
-    assert lowgemm.explain(a, small).kernel == sign.name
-    large = small.copy()
-    for _ in range(2):  # the second call takes the short way
-        assert (lowgemm.gemm(a, small) == 64 * 128 * 127).all()
-        large[5, 5] = -128
-        got = lowgemm.gemm(a, large)
-        assert got[0, 5] == 64 * 128 * 127 + 128 and got[0, 0] == 64 * 128 * 127
-    assert lowgemm.pack_rhs(large).kernel == "x86_avx2"
-    assert "cannot take" in str(lowgemm.explain(a, large))
-
-
 def test_each_kernel_is_a_file_of_its_name_that_says_what_it_does():
     """Equation, both packed panels, and the description itself, where a porter looks for them."""
     for kernel in kernels.all_kernels():
