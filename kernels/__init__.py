@@ -10,6 +10,7 @@ import functools
 import hashlib
 import pathlib
 import sys
+import warnings
 from typing import Any
 
 from lowgemm.kernels import (
@@ -21,7 +22,7 @@ from lowgemm.kernels import (
     x86_avx512bw,
     x86_avx512vnni,
     x86_avxvnni,
-    x86_sse41,
+    x86_sse2,
 )
 from lowgemm.kernels.framework.kernel import ARGUMENTS, SIGNATURE, Kernel
 from lowgemm.kernels.framework.unroll import emit_microkernel
@@ -39,12 +40,16 @@ _REGISTRY: list[Kernel] = [
     x86_avxvnni.KERNEL,
     x86_avx512bw.KERNEL,
     x86_avx2.KERNEL,
-    x86_sse41.KERNEL,
+    x86_sse2.KERNEL,
     arm_i8mm.KERNEL,
     arm_dotprod.KERNEL,
     arm_neon.KERNEL,
     portable.KERNEL,
 ]
+
+
+#: Names that kernels had, which still force them.
+_FORMER = {"x86_sse41": "x86_sse2"}
 
 
 def all_kernels() -> tuple[Kernel, ...]:
@@ -86,7 +91,7 @@ def stamp_of(kernel: Kernel) -> int:
 
 
 def by_name(name: str) -> Kernel:
-    """Kernel of that name.
+    """Kernel of that name; one that was renamed is found by its old name too, with a `FutureWarning`.
 
     Raises
     ------
@@ -96,6 +101,11 @@ def by_name(name: str) -> Kernel:
     for kernel in _REGISTRY:
         if kernel.name == name:
             return kernel
+    if name in _FORMER:
+        warnings.warn(
+            f"kernel: {name!r} is now called {_FORMER[name]!r}; use that name", FutureWarning, stacklevel=2
+        )
+        return by_name(_FORMER[name])
     raise ValueError(
         f"kernel: no kernel is called {name!r}; there are {', '.join(k.name for k in _REGISTRY)}"
     )

@@ -30,7 +30,7 @@ TARGETS = {
     "x86_avxvnni": Target("x86_64-unknown-linux-gnu", "alderlake"),
     "x86_avx512bw": Target("x86_64-unknown-linux-gnu", "skylake-avx512"),
     "x86_avx2": Target("x86_64-unknown-linux-gnu", "haswell"),
-    "x86_sse41": Target("x86_64-unknown-linux-gnu", "x86-64"),
+    "x86_sse2": Target("x86_64-unknown-linux-gnu", "x86-64"),
     "arm_neon": Target("aarch64-unknown-linux-gnu", "generic", "+neon"),
     "arm_dotprod": Target("aarch64-unknown-linux-gnu", "generic", "+neon,+dotprod"),
     "arm_i8mm": Target("aarch64-unknown-linux-gnu", "generic", "+neon,+i8mm"),

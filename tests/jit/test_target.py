@@ -18,8 +18,9 @@ pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the forc
 #: Forced CPU name -> the kernel that must be chosen there, given that the host has all of its features. Names whose
 #: other features LLVM uses by itself (sapphirerapids: AVX512-FP16) end with an illegal instruction elsewhere.
 TARGETS = {
-    "generic": "x86_sse41",
-    "nehalem": "x86_sse41",
+    "generic": "x86_sse2",
+    "core2": "x86_sse2",
+    "nehalem": "x86_sse2",
     "haswell": "x86_avx2",
     "skylake-avx512": "x86_avx512bw",
     "cascadelake": "x86_avx512vnni",
@@ -32,7 +33,7 @@ def run(cpu: str, features: str | None = "") -> subprocess.CompletedProcess:
     env.pop("NUMBA_CPU_FEATURES", None)
     if features is not None:
         env["NUMBA_CPU_FEATURES"] = features
-    script = pathlib.Path(__file__).with_name("forced_target.py")
+    script = pathlib.Path(__file__).parents[1] / "forced_target.py"
     return subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=600)
 
 

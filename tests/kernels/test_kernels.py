@@ -7,6 +7,7 @@ import importlib
 import re
 import subprocess
 import sys
+import warnings
 from collections import Counter
 
 import numpy as np
@@ -106,6 +107,40 @@ def test_512_bits_stay_512_bits(name, cpu, instruction):
     for loop in loops:
         assert all("zmm" in line for line in loop if instruction in line)
         assert not any("ymm" in line for line in loop) and cross.spills(loop) == []
+
+
+#: What came with SSSE3 and SSE4.1.
+AFTER_SSE2 = re.compile(
+    r"p(shufb|alignr|sign|abs|maddubsw|mulhrsw|h(add|sub)\w*)|p(mulld|muldq|minsb|minsd|minu[wd]|maxsb|maxsd|maxu[wd]|packusdw)|"
+    r"packusdw|pmov[sz]x\w+|p?blend\w+|ptest|pcmpeqq|pinsr[bdq]|pextr[bdq]|insertps|extractps|round[ps][sd]|dpp[sd]|movntdqa|mpsadbw"
+)
+
+
+@pytest.mark.parametrize("cpu", ["x86-64", "core2"])
+def test_sse2_needs_no_more_than_it_says(cpu):
+    """Nor where LLVM may take more: Core 2 has SSSE3."""
+    assert all(map(AFTER_SSE2.match, ["pshufb", "palignr", "pblendw", "pmovzxbw", "pmulld", "pextrd"]))
+    assert not any(map(AFTER_SSE2.match, ["pshufd", "pmaddwd", "punpckldq", "pminub", "packssdw", "pextrw"]))
+    kernel = kernels.by_name("x86_sse2")
+    assert kernel.features == ("sse2",)
+    assembly, _ = cross.compile_for(kernel, cross.Target("x86_64-unknown-linux-gnu", cpu))
+    names = set(re.findall(r"^\s+([a-z]\w*)", assembly, re.M))
+    assert {"pmaddwd", "pshufd", "paddd"} <= names
+    assert not [n for n in names if n.startswith("v") or AFTER_SSE2.match(n)]
+
+
+def test_the_old_name_forces_a_renamed_kernel(monkeypatch):
+    kernel = kernels.by_name("x86_sse2")
+    if kernels.missing_features(kernel):
+        pytest.skip("needs sse2")
+    monkeypatch.setattr(lowgemm.config, "kernel", "x86_sse41")
+    with pytest.warns(FutureWarning, match="^kernel: 'x86_sse41' is now called 'x86_sse2'"):
+        assert kernels.by_name("x86_sse41") is kernel
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        x = np.full((5, 7), 255, np.uint8)
+        assert (lowgemm.gemm(x, x.T) == 7 * 255 * 255).all()
+        assert "x86_sse2 (forced" in str(lowgemm.explain(x, x.T)) and lowgemm.pack_rhs(x).kernel == "x86_sse2"
 
 
 def test_avxvnni_uses_the_vex_form():

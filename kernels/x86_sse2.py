@@ -70,4 +70,4 @@ class Turning(Pmaddwd):
         return rows
 
 
-KERNEL = Turning(name="x86_sse41", features=("sse2",), mr=4, lanes=4, max_nv=3)
+KERNEL = Turning(name="x86_sse2", features=("sse2",), mr=4, lanes=4, max_nv=3)
