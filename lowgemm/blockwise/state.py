@@ -94,15 +94,6 @@ class TensorState:
             found[key] = got
         return found
 
-    def _has_negative(self, key: str, a: np.ndarray) -> bool:
-        """Whether there are negative numbers in scales, or in a mean of squares, of which roots are taken."""
-        name = key.split("/")[0]
-        if key.endswith("/codes"):
-            a = self.books[self.names.index(name)].values[a]
-        elif key.endswith("/scales"):
-            return bool((a < 0).any())
-        return name == "v" and bool((a < 0).any())
-
     def put(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Copy arrays that were `checked`."""
         for key, own in self.arrays().items():

@@ -16,8 +16,6 @@ from lowgemm.checks.values import as_array
 from lowgemm.onnx_run.state import State
 
 _ROUNDINGS = ("onnx", "onnx_reference")
-#: Domains that the onnx package can evaluate itself.
-_STANDARD = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training")
 
 
 class UnsupportedOperator(ValueError):
