@@ -11,25 +11,11 @@ from typing import Any
 import numpy as np
 
 from lowgemm.checks.arguments import as_operand
+from lowgemm.checks.onnx import scale_argument, zero_point_argument
 from lowgemm.checks.values import as_array, integer
 from lowgemm.gemm import gemm
 from lowgemm.output.requantize import Requantize
 from lowgemm.output.stages import cast_dtype
-
-
-def zero_point_argument(value: Any, name: str, operand: np.ndarray, size: int) -> Any:
-    """Scalar, one value, or one per row/column; of the operand's dtype."""
-    if value is None:
-        return 0
-    a = as_array(value, name, "a number or a vector")
-    if a.dtype != operand.dtype:
-        raise TypeError(f"{name}: expected dtype {operand.dtype} like its operand, got {a.dtype}")
-    if a.size == 1:
-        return int(a.reshape(()))
-    flat = a.reshape(-1)
-    if flat.size != size or max(a.shape) != size:
-        raise ValueError(f"{name}: expected a scalar or {size} values, got shape {a.shape}")
-    return flat
 
 
 def _rows_and_columns(A: np.ndarray, B: np.ndarray) -> tuple[int, int]:
@@ -71,16 +57,6 @@ def matmul_integer(A: Any, B: Any, a_zero_point: Any = None, b_zero_point: Any =
         lhs_zero_point=zero_point_argument(a_zero_point, "a_zero_point", A, m),
         rhs_zero_point=zero_point_argument(b_zero_point, "b_zero_point", B, n),
     )
-
-
-def scale_argument(value: Any, name: str, size: int) -> np.ndarray:
-    """Scalar, or one per row/column, as float32."""
-    a = as_array(value, name, "a number or a vector")
-    if a.dtype.kind != "f":
-        raise TypeError(f"{name}: expected a float scale, got {a.dtype}")
-    if a.size not in (1, size):
-        raise ValueError(f"{name}: expected a scalar or {size} values, got shape {a.shape}")
-    return a.astype(np.float32).reshape(-1) if a.size != 1 else a.astype(np.float32).reshape(())
 
 
 def qlinear_matmul(

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from lowgemm.checks.arguments import as_operand
+from lowgemm.checks.onnx import scale_argument, zero_point_argument
 from lowgemm.checks.values import as_array
-from lowgemm.compat.onnx import scale_argument, zero_point_argument
 from lowgemm.nn.filters import Filters
 from lowgemm.onnx_run.geometry import Geometry, geometry
 from lowgemm.onnx_run.pipelines import pipeline

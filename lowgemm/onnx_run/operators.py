@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.onnx import scale_argument, zero_point_argument
 from lowgemm.compat import onnx as ox
 from lowgemm.gemm import gemm
 from lowgemm.interop import widened
@@ -35,8 +36,8 @@ def _need_bytes(*arrays: np.ndarray) -> None:
 def _points(a: np.ndarray, b: Any, a_zero_point: Any, b_zero_point: Any) -> dict[str, Any]:
     m, n = a.shape[-2] if a.ndim > 1 else 1, b.shape[-1] if b.ndim > 1 else 1
     return {
-        "lhs_zero_point": ox.zero_point_argument(a_zero_point, "a_zero_point", a, m),
-        "rhs_zero_point": ox.zero_point_argument(b_zero_point, "b_zero_point", b, n),
+        "lhs_zero_point": zero_point_argument(a_zero_point, "a_zero_point", a, m),
+        "rhs_zero_point": zero_point_argument(b_zero_point, "b_zero_point", b, n),
     }
 
 
@@ -75,7 +76,7 @@ def scaled_product(
         Further factor (Gemm's alpha).
     """
     m, n = a.shape[-2] if a.ndim > 1 else 1, right.shape[-1] if right.ndim > 1 else 1
-    left, columns = ox.scale_argument(scales[0], "a_scale", m), ox.scale_argument(scales[1], "b_scale", n)
+    left, columns = scale_argument(scales[0], "a_scale", m), scale_argument(scales[1], "b_scale", n)
     if left.ndim and columns.ndim:
         raise ValueError("a_scale, b_scale: expected at most one of them per row or column")
     scale, axis = np.float32(factor) * left * columns, 0 if left.ndim else 1
@@ -87,7 +88,7 @@ def scaled_product(
             raise TypeError(
                 f"y_zero_point: expected one uint8 or int8 value, got {zero.dtype}, shape {zero.shape}"
             )
-        scale = scale / ox.scale_argument(scales[2], "y_scale", 1)
+        scale = scale / scale_argument(scales[2], "y_scale", 1)
         output = pipeline(scale, int(zero.reshape(())), zero.dtype, state.rounding, axis, bias)
     points = _points(a, right, zero_points[0], zero_points[1])
     return gemm(a, right, output=output, num_threads=state.num_threads, **points)
