@@ -1,6 +1,6 @@
 """The microkernels, one a file, and their registry.
 
-Adding a kernel: one file with a description (see `emit.py`), one line in `_REGISTRY`. The order is the order
+Adding a kernel: one file with a description (see `framework/kernel.py`), one line in `_REGISTRY`. The order is the order
 of preference: the first one whose features Numba's target has is used.
 """
 
@@ -10,7 +10,7 @@ import functools
 import hashlib
 import pathlib
 import sys
-from collections.abc import Callable
+import warnings
 from typing import Any
 
 from lowgemm.kernels import (
@@ -19,30 +19,36 @@ from lowgemm.kernels import (
     arm_neon,
     portable,
     x86_avx2,
-    x86_avx2_sign,
     x86_avx512bw,
     x86_avx512vnni,
     x86_avxvnni,
-    x86_sse41,
+    x86_sse2,
 )
-from lowgemm.kernels.emit import SIGNATURE, Kernel
-from lowgemm.kernels.unroll import microkernel_body
+from lowgemm.kernels.framework.kernel import ARGUMENTS, SIGNATURE, Kernel
+from lowgemm.kernels.framework.unroll import emit_microkernel
+from numba import types
+from numba.extending import intrinsic
 
 from lowgemm import config
-from lowgemm._jit import compile_c, source_stamp, target
+from lowgemm.jit.routine import compile_c, unpack_words
+from lowgemm.jit.stamp import source_stamp
+from lowgemm.jit.target import target
 
 _REGISTRY: list[Kernel] = [
     x86_avx512vnni.KERNEL,
     x86_avxvnni.KERNEL,
     x86_avx512bw.KERNEL,
     x86_avx2.KERNEL,
-    x86_avx2_sign.KERNEL,
-    x86_sse41.KERNEL,
+    x86_sse2.KERNEL,
     arm_i8mm.KERNEL,
     arm_dotprod.KERNEL,
     arm_neon.KERNEL,
     portable.KERNEL,
 ]
+
+
+#: Names that kernels had, which still force them.
+_FORMER = {"x86_sse41": "x86_sse2"}
 
 
 def all_kernels() -> tuple[Kernel, ...]:
@@ -84,7 +90,7 @@ def stamp_of(kernel: Kernel) -> int:
 
 
 def by_name(name: str) -> Kernel:
-    """Kernel of that name.
+    """Kernel of that name; one that was renamed is found by its old name too, with a `FutureWarning`.
 
     Raises
     ------
@@ -94,6 +100,11 @@ def by_name(name: str) -> Kernel:
     for kernel in _REGISTRY:
         if kernel.name == name:
             return kernel
+    if name in _FORMER:
+        warnings.warn(
+            f"kernel: {name!r} is now called {_FORMER[name]!r}; use that name", FutureWarning, stacklevel=2
+        )
+        return by_name(_FORMER[name])
     raise ValueError(
         f"kernel: no kernel is called {name!r}; there are {', '.join(k.name for k in _REGISTRY)}"
     )
@@ -123,43 +134,35 @@ def check_runs(name: str) -> Kernel:
 
 
 def selected() -> Kernel:
-    """Kernel in use: the forced one, or the first of the registry that the target can run for any operand.
+    """Kernel in use: the forced one, or the first of the registry that the target can run.
 
     Raises
     ------
     ValueError
         If the forced kernel does not exist or the target lacks its instructions.
     """
-    return _choice(config.kernel)[0]
-
-
-def selected_for(holds_min: Callable[[], bool]) -> Kernel:
-    """Kernel in use for an rhs; `holds_min` is asked only where a kernel depends on it.
-
-    Parameters
-    ----------
-    holds_min : callable
-        Says whether the rhs holds the smallest value of its dtype, which packs as -128.
-    """
-    general, special = _choice(config.kernel)
-    if special is not None and not holds_min():
-        return special
-    return general
+    return _choice(config.kernel)
 
 
 @functools.cache
-def _choice(forced: str | None) -> tuple[Kernel, Kernel | None]:
-    """Kernel for any rhs, and a faster one for an rhs without -128 if there is one."""
+def _choice(forced: str | None) -> Kernel:
     runnable = [k for k in _REGISTRY if not missing_features(k)]
-    if forced is not None:
-        kernel = check_runs(forced)
-        if not kernel.rhs_excludes_min:
-            return kernel, None
-        same = (k for k in runnable if not k.rhs_excludes_min and set(k.features) <= set(kernel.features))
-        return next(same), kernel
-    general = next(k for k in runnable if not k.rhs_excludes_min)
-    special = next((k for k in runnable[: runnable.index(general)] if k.rhs_excludes_min), None)
-    return general, special
+    if forced is None:
+        return runnable[0]
+    return check_runs(forced)
+
+
+@intrinsic(prefer_literal=True)
+def microkernel_body(typingctx, kernel_id, args):
+    """Body of the microkernel number `kernel_id` of the registry."""
+    kernel = by_id(kernel_id.literal_value)
+
+    def codegen(context, builder, signature, values):
+        items = unpack_words(context, builder, signature.args[1], values[1])
+        emit_microkernel(kernel, builder, dict(zip(ARGUMENTS, items, strict=True)))
+        return context.get_dummy_value()
+
+    return types.void(kernel_id, args), codegen
 
 
 def _make(kernel_id: int, stamp: int) -> Any:
@@ -180,7 +183,7 @@ def _make(kernel_id: int, stamp: int) -> Any:
 
 @functools.cache
 def microkernel(kernel: Kernel) -> Any:
-    """Compiled microkernel, a `numba.cfunc` (its contract is in `emit.py`).
+    """Compiled microkernel, a `numba.cfunc` (its contract is in `framework/kernel.py`).
 
     Raises
     ------

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lowgemm.kernels import all_kernels, by_name, cross, missing_features, verify
-from lowgemm.kernels.emit import Kernel
-
-from lowgemm.cli import limits
-from lowgemm.cli.timing import interleave, table
+from lowgemm.kernels import all_kernels, by_name, missing_features
+from lowgemm.kernels.framework.kernel import Kernel
+from lowgemm.kernels.tools import cross, limits, verify
+from lowgemm.kernels.tools.timing import interleave, table
 
 
 def _list() -> int:
@@ -18,10 +17,10 @@ def _list() -> int:
         missing = missing_features(k)
         tiles = ", ".join(f"{mr}" for mr in k.row_tiles)
         rows.append(
-            [k.name, f"{k.mr} x {k.nr}", tiles, str(k.kr), f"{k.lhs_type} x {k.rhs_type}", str(k.layout_version),
+            [k.name, f"{k.mr} x {k.nr}", tiles, str(k.kr), f"{k.lhs_type} x {k.rhs_type}",
              " ".join(k.features) or "-", "yes" if not missing else f"lacks {' '.join(missing)}"]
         )  # fmt: skip
-    print(table(["kernel", "tile", "row tiles", "kr", "packed", "layout", "features", "runs here"], rows))
+    print(table(["kernel", "tile", "row tiles", "kr", "packed", "features", "runs here"], rows))
     return 0
 
 

@@ -15,7 +15,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llvmlite import ir
-from lowgemm.kernels.emit import Kernel, call_intrinsic, const, i8, i16, i32, load, shuffle, splat, vec
+from lowgemm.kernels.framework.kernel import (
+    Kernel,
+    call_intrinsic,
+    const,
+    i8,
+    i16,
+    i32,
+    load,
+    shuffle,
+    splat,
+    vec,
+)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Hooks on `pmaddwd`, for `x86_sse41.py` (128 bits), `x86_avx2.py` (256) and `x86_avx512bw.py` (512).
+"""Hooks on `pmaddwd`, for `x86_sse2.py` (128 bits), `x86_avx2.py` (256) and `x86_avx512bw.py` (512).
 
 Elements are widened to 16 bits while they are packed, which costs twice the panel memory but no instruction in the
 loop, and takes either sign. Two products of 8-bit values are at most 2 * 255 * 255, far from wrapping.
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llvmlite import ir
-from lowgemm.kernels.emit import Kernel, call_intrinsic, i16, i32, load, splat, vec
+from lowgemm.kernels.framework.kernel import Kernel, call_intrinsic, i16, i32, load, splat, vec
 
 _INSTRUCTION = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
 

@@ -15,20 +15,18 @@ of the test-only kernels with odd tiles: every number of the description is free
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-from lowgemm.kernels.emit import SIGNATURE, Kernel
+from lowgemm.kernels.framework.kernel import SIGNATURE, Kernel
 
-from lowgemm._jit import compile_c
-from lowgemm.memory import load_i32, load_s8, load_u8, offset, stack, store_32
+from lowgemm.jit.memory import load_i32, load_s8, load_u8, offset, stack, store_32
+from lowgemm.jit.routine import compile_c
 
 
 @dataclass(frozen=True)
 class Portable(Kernel):
     """A kernel that is a Python function instead of tile hooks."""
-
-    layout_version: ClassVar[int] = 2
 
     def compile(self, kernel_id: int, stamp: int) -> Any:
         """Compile the loops for this description's numbers."""

@@ -7,11 +7,12 @@ from typing import Any
 
 from lowgemm import config
 from lowgemm._version import __version__
+from lowgemm.engine import threadpool_controller as _controller  # noqa: F401 (tells threadpoolctl of lowgemm)
+from lowgemm.engine.packed import PackedRhs, pack_rhs
 from lowgemm.explain import explain
 from lowgemm.gemm import gemm, plan
 from lowgemm.output.activations import Custom, Logistic, Lut, relu, relu6
 from lowgemm.output.requantize import Dequantize, Requantize
-from lowgemm.output.requantizing import requantize
 from lowgemm.output.stages import (
     BiasAddition,
     Clamp,
@@ -23,7 +24,7 @@ from lowgemm.output.stages import (
     Tanh,
     TruncatingCast,
 )
-from lowgemm.packed import PackedRhs, pack_rhs
+from lowgemm.requantize import requantize
 
 __all__ = [
     "BiasAddition",

@@ -38,7 +38,7 @@ def _checked(name: str, value: Any) -> Any:
             check_runs(value)
         return value
     if name == "num_threads":
-        from lowgemm.arguments import as_num_threads
+        from lowgemm.checks.arguments import as_num_threads
 
         return as_num_threads(value)
     raise AttributeError(f"{name}: no such setting; there are kernel and num_threads")

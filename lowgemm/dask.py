@@ -7,7 +7,7 @@
 A chunk of the rhs is a task of its own that packs it. A worker that needs the chunk gets it sent and keeps it
 packed, so it is packed once on each worker that uses it. Needs the package ``dask`` (``pip install lowgemm[dask]``).
 
-Next file to open: `output/requantizing.py`, what happens to the sums.
+Next file to open: `requantize.py`, what happens to the sums.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.sizeof import sizeof
 
 import lowgemm
-from lowgemm.arguments import as_num_threads, as_zero_point
+from lowgemm.checks.arguments import as_num_threads, as_zero_point
+from lowgemm.checks.values import INT32_MAX, INT32_MIN, choice
+from lowgemm.engine.overflow_check import largest_distance, leading_bias
+from lowgemm.engine.packed import PackedRhs
 from lowgemm.output.activations import Custom
+from lowgemm.output.base import items_of
 from lowgemm.output.stages import check_pipeline
-from lowgemm.overflow_check import _largest, leading_bias
-from lowgemm.packed import PackedRhs
-from lowgemm.values import INT32_MAX, INT32_MIN, choice
 
 __all__ = ["gemm"]
 
@@ -114,7 +115,7 @@ def gemm(
         b if whole else b.name,
         row_zero,
         col_zero,
-        [(type(s).__name__, s._items()) for s in stages],
+        [(type(s).__name__, items_of(s)) for s in stages],
         overflow,
         threads,
     )
@@ -158,7 +159,7 @@ class _Stages:
 
 def _operand(value: Any, name: str) -> da.Array:
     if not isinstance(value, da.Array):
-        array = lowgemm.arguments.as_operand(value, name)  # type: ignore[attr-defined]
+        array = lowgemm.checks.arguments.as_operand(value, name)  # type: ignore[attr-defined]
         value = da.from_array(array, chunks=-1) if array.ndim == 2 else array
     if value.dtype != np.uint8 and value.dtype != np.int8:
         raise TypeError(f"{name}: expected dtype uint8 or int8, got {value.dtype}")
@@ -215,7 +216,7 @@ def _partial(
     zeros = {"lhs_zero_point": lhs_zero, "rhs_zero_point": rhs_zero, "num_threads": threads}
     worst = sum(a.shape[1] for a in lhs)
     for dtype, zero in ((lhs[0].dtype, lhs_zero), (rhs[0].dtype, rhs_zero)):
-        worst *= _largest(np.iinfo(dtype).min, np.iinfo(dtype).max, zero)
+        worst *= largest_distance(np.iinfo(dtype).min, np.iinfo(dtype).max, zero)
     if overflow == "wrap" or worst <= INT32_MAX or len(lhs) == 1:
         total = lowgemm.gemm(lhs[0], rhs[0], overflow=overflow, **zeros)
         for a, b in zip(lhs[1:], rhs[1:], strict=True):

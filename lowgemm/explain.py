@@ -8,13 +8,13 @@ from typing import Any
 import numba
 
 from lowgemm import config
-from lowgemm._jit import target
-from lowgemm.caches import cache_sizes
+from lowgemm.engine.layout import F
+from lowgemm.engine.packed import PackedRhs
+from lowgemm.engine.plan import Plan
 from lowgemm.gemm import checked_call
-from lowgemm.kernels import Kernel
-from lowgemm.layout import F
-from lowgemm.packed import PackedRhs
-from lowgemm.plan import Plan
+from lowgemm.jit.caches import cache_sizes
+from lowgemm.jit.target import target
+from lowgemm.kernels import Kernel, selected
 
 #: Packed bytes for each multiply-accumulate's worth of time, from measurements on Zen 4: packing moves 20 bytes
 #: a nanosecond while the AVX512-VNNI kernel does 230 products, and a finished int32 tile costs a store of 4
@@ -58,12 +58,9 @@ class Explanation:
 
 def why_kernel(kernel: Kernel) -> str:
     """Why this kernel is the one in use."""
-    if config.kernel == kernel.name:
-        return "forced by LOWGEMM_KERNEL or lowgemm.config.kernel"
     if config.kernel is not None:
-        return f"{config.kernel} is forced, but cannot take an rhs that packs as -128"
-    text = f"the first that Numba's target {target()[0]!r} can run"
-    return f"{text}, as the rhs holds no -128" if kernel.rhs_excludes_min else text
+        return "forced by LOWGEMM_KERNEL or lowgemm.config.kernel"
+    return f"the first that Numba's target {target()[0]!r} can run"
 
 
 def _share(plan: Plan) -> float:
@@ -121,7 +118,7 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
             else "NUMBA_DISABLE_JIT is set: the slow definition runs"
         )
         return Explanation(None, "reference", 1, 0.0, f"{head}\nkernel    none: {why}")
-    kernel = call.kernel()
+    kernel = selected()
     plan = call.plan(kernel)
     b, caches = plan.blocking, cache_sizes()
     sizes = f"L1 {caches.l1 >> 10} KiB, L2 {caches.l2 >> 10} KiB, L3 {caches.l3 >> 20} MiB"

@@ -1,6 +1,6 @@
 """The front door: check the arguments, plan, run. Start reading here.
 
-    gemm.py -> plan.py -> packing.py -> compute.py (-> kernels/) -> output/routines.py
+    gemm.py -> engine/: plan.py -> packing.py -> tiles.py (-> kernels/) -> output/routines.py
 
 `reference.py` says what the result is; everything else is about getting it fast.
 """
@@ -14,19 +14,18 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm import config, kernels, overflow_check, reference
-from lowgemm.arguments import as_num_threads, as_operand, as_zero_points, check_out
-from lowgemm.batching import Batch, broadcast
+from lowgemm import config, kernels, reference
+from lowgemm.checks.arguments import as_num_threads, as_operand, as_zero_points, check_out
+from lowgemm.checks.values import as_array, choice
+from lowgemm.engine import overflow_check
+from lowgemm.engine.batch import Batch, broadcast
+from lowgemm.engine.calls import Pattern, PlannedGemm, Seen, planned, remember_list, stages_key
+from lowgemm.engine.packed import PackedRhs, repacked
+from lowgemm.engine.plan import Operand, Plan
+from lowgemm.engine.threads import settings as thread_settings
 from lowgemm.output.stages import check_pipeline
-from lowgemm.packed import PackedRhs, holds_min, repacked
-from lowgemm.plan import Operand, Plan
-from lowgemm.repeat import Pattern, PlannedGemm, Seen, planned, remember_list, stages_key
-from lowgemm.threads import settings as thread_settings
-from lowgemm.values import as_array, choice
 
 _plans, _calls = Seen(), Seen()
-#: Rows below which `gemm` does not look through an rhs for a value that a faster kernel excludes.
-MIN_ROWS_TO_LOOK = 32
 
 
 class _Call:
@@ -135,15 +134,6 @@ class _Call:
             _plans.add(key, plan)
         return plan
 
-    def kernel(self) -> kernels.Kernel:
-        """Kernel for these operands."""
-        rhs = self.rhs
-        if isinstance(rhs, PackedRhs):
-            return kernels.selected_for(lambda: rhs.holds_min)
-        # looking through the rhs costs what packing it costs, so it has to be used for some rows
-        few_rows = self.m < MIN_ROWS_TO_LOOK
-        return kernels.selected_for(lambda: few_rows or holds_min(rhs))
-
     def run(self) -> Plan | None:
         """Compute into `out`; returns the plan that did it."""
         if self.out.size == 0:
@@ -151,7 +141,7 @@ class _Call:
         if numba.config.DISABLE_JIT:
             self._run_reference()
             return None
-        kernel = self.kernel()
+        kernel = kernels.selected()
         if isinstance(self.rhs, PackedRhs):
             self.rhs = repacked(self.rhs, kernel)
             rhs, sums = self.rhs.panels_address, self.rhs.sums_address
@@ -302,22 +292,20 @@ def gemm(
         return seen.run(lhs, rhs, out, lhs_zero_point, rhs_zero_point)
     call = _Call(lhs, rhs, lhs_zero_point, rhs_zero_point, output, out, accumulate, num_threads, overflow)
     plan = call.run()
-    if key is not None and accumulate is False and plan is not None and _repeatable(key, plan):
+    if key is not None and accumulate is False and plan is not None and _repeatable(key):
         _calls.add(key, PlannedGemm(plan, lhs, rhs, call.out.shape))
         remember_list(output)
     return call.out[()] if out is None and call.out.ndim == 0 else call.out
 
 
-def _repeatable(key: tuple[Any, ...], plan: Plan) -> bool:
+def _repeatable(key: tuple[Any, ...]) -> bool:
     """Whether a call of this kind can be repeated without a look at its arguments."""
     place = key[13]
     arrays = key[0] is np.ndarray and key[4] in (np.ndarray, PackedRhs)
     arrays = arrays and (place is None or place[0] is np.ndarray)
     arrays = arrays and key[3].kind in "ui" and key[7].kind in "ui"  # others were widened first
     scalars = key[8] is int and key[9] is int and key[12] == "wrap"
-    # a kernel that was chosen by the values of an rhs array says nothing about the next array
-    lasting = key[4] is PackedRhs or not plan.kernel.rhs_excludes_min
-    return arrays and scalars and lasting and len(key[1]) >= 2 and len(key[5]) >= 2
+    return arrays and scalars and len(key[1]) >= 2 and len(key[5]) >= 2
 
 
 def checked_call(

@@ -14,8 +14,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from lowgemm.packed import PackedRhs, pack_rhs
-from lowgemm.values import as_array
+from lowgemm.checks.values import as_array
+from lowgemm.engine.packed import PackedRhs, pack_rhs
 
 #: Deflate cannot make more than this of a byte, so an entry that claims more is lying.
 _MAX_RATIO = 1032

@@ -45,8 +45,8 @@ def any_kernel(request, monkeypatch) -> str:
 @pytest.fixture(params=[1, 2])
 def threads(request, monkeypatch) -> int:
     """One and two threads, whatever the size of the product, and whatever else keeps the machine busy."""
-    from lowgemm import pace
-    from lowgemm import threads as module
+    from lowgemm.engine import pace
+    from lowgemm.engine import threads as module
 
     monkeypatch.setattr(module, "MACS_PER_THREAD", 1)
     monkeypatch.setattr(pace, "LATE", math.inf)

@@ -17,17 +17,17 @@ import numpy as np
 import lowgemm
 from lowgemm import batching, blocking, caches, kernels, nn, pace, quantization, repeat
 from lowgemm import blockwise as bw
-from lowgemm.addresses import NotCopied
 from lowgemm.blockwise.optimizer import Optimizer
 from lowgemm.blockwise.state import TensorState
 from lowgemm.compat import gemmlowp
-from lowgemm.disk_cache import CheckedCache, CheckedFile
+from lowgemm.engine.plan import Operand, Plan
 from lowgemm.in_numba.packed_type import _TYPES, PackedRhsType
+from lowgemm.jit.addresses import NotCopied
+from lowgemm.jit.disk_cache import CheckedCache, CheckedFile
 from lowgemm.nn import float_net, maccs, program, weighted
 from lowgemm.nn.filters import Filters
 from lowgemm.nn.layer import Layer
 from lowgemm.output import pipeline, requantize
-from lowgemm.plan import Operand, Plan
 from lowgemm.quantization import QParams, advice, equalization, histogram, observer, report, s_shaped
 
 G = np.random.default_rng(11)

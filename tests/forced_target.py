@@ -1,4 +1,4 @@
-"""Run by test_targets.py in a process of its own: every kernel of the target that the environment forces."""
+"""Run by test_target.py in a process of its own: every kernel of the target that the environment forces."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 import nonfinite
 import numpy as np
 import test_golden_gemm
-from lowgemm.kernels import verify
+from lowgemm.kernels.tools import verify
 
 import lowgemm
 from lowgemm import kernels
-from lowgemm._jit import target
+from lowgemm.jit.target import target
 
 SHAPES = [(64, 64, 64), (17, 130, 33), (1, 256, 128)]
 

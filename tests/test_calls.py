@@ -16,15 +16,15 @@ from numba.core import errors
 
 import lowgemm
 from lowgemm import blocking, caches, drivers, entry, in_numba, kernels, packing, terms
-from lowgemm import layout as c
-from lowgemm._jit import call_address, call_for_address, signature
+from lowgemm import requantize as requantizing
 from lowgemm.blockwise import product4, steps
-from lowgemm.memory import address, arrive, as_address, take
+from lowgemm.engine import layout as c
+from lowgemm.engine.plan import Operand, Plan
+from lowgemm.jit.memory import address, arrive, as_address, take
+from lowgemm.jit.routine import call_address, call_for_address, signature
 from lowgemm.nn import program
 from lowgemm.nn import routines as layers
-from lowgemm.output import requantizing
 from lowgemm.output.routines import routine
-from lowgemm.plan import Operand, Plan
 
 if numba.config.DISABLE_JIT:
     pytest.skip("compiled code only", allow_module_level=True)
@@ -38,7 +38,7 @@ WIDTHS = [
 # ---- values -----------------------------------------------------------------------------------------------
 @numba.cfunc(
     signature("p" + "n" * 15), nopython=True
-)  # not cached: its file does not change when `_jit.py` does
+)  # not cached: its file does not change when `jit/routine.py` does
 def keep(to, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14):
     """Store what arrives. The first arguments travel in registers (8 on aarch64, 4 on Windows), the others on the stack."""
     at = numba.carray(to, (15,), np.int64)
@@ -211,7 +211,9 @@ def for_aarch64(compiled, symbol: str) -> bytes:
     return cross.compile_ir(cross.routine_ir(compiled, AARCH64.triple, symbol), AARCH64)[1]
 
 
-@numba.cfunc(signature("npnn"), nopython=True)  # not cached: its file does not change when `_jit.py` does
+@numba.cfunc(
+    signature("npnn"), nopython=True
+)  # not cached: its file does not change when `jit/routine.py` does
 def pass_all(callee, values, x, y):
     """Every width on the stack: arguments 9 to 16 of the callee."""
     v = numba.carray(values, (7,), np.int64)
@@ -329,7 +331,7 @@ def test_product_on_aarch64(tmp_path, monkeypatch, shape):
 
 
 # ---- atomics ------------------------------------------------------------------------------------------------
-@numba.cfunc(signature("p"), nopython=True)  # not cached: its file does not change when `_jit.py` does
+@numba.cfunc(signature("p"), nopython=True)  # not cached: its file does not change when `jit/routine.py` does
 def count_both(job):
     words = numba.carray(job, (4,), np.int64)
     words[2] = take(words, 0, 1)

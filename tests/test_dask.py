@@ -149,7 +149,7 @@ def test_unknown_chunks_and_custom_stage():
 
 # ---- real workers -----------------------------------------------------------------------------------------
 def _count_packs():
-    from lowgemm import packed
+    from lowgemm.engine import packed
 
     packed.counted, original = 0, packed._pack
 
@@ -161,13 +161,13 @@ def _count_packs():
 
 
 def _packs():
-    from lowgemm import packed
+    from lowgemm.engine import packed
 
     return packed.counted
 
 
 def _parallel_drivers():
-    from lowgemm import drivers
+    from lowgemm.engine import drivers
 
     return drivers.parallel_driver.cache_info().currsize
 

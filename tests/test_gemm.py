@@ -176,8 +176,8 @@ def test_depth_in_blocks(kernel, threads, depth):
 )  # fmt: skip
 def test_depth_shared_among_threads(any_kernel, data, m, k, n, batch, packed, accumulate, seed):
     """Parts of the depth are added up exactly, with every kind of zero point, bias and stage."""
-    from lowgemm import blocking
-    from lowgemm import threads as module
+    from lowgemm.engine import blocking
+    from lowgemm.engine import threads as module
 
     rng = np.random.default_rng(seed)
     lhs, rhs = (
@@ -221,8 +221,8 @@ def test_depth_shared_among_threads(any_kernel, data, m, k, n, batch, packed, ac
 )  # fmt: skip
 def test_tiny_caches(any_kernel, threads, data, m, k, n, batch, layout, l2, scaled, accumulate, seed):
     """Sizes at which a large machine would split the depth, or pack and multiply an rhs block by block."""
-    from lowgemm import blocking
-    from lowgemm.caches import CacheSizes
+    from lowgemm.engine import blocking
+    from lowgemm.jit.caches import CacheSizes
 
     rng = np.random.default_rng(seed)
     lhs, rhs = rng.integers(0, 256, (*batch, m, k), dtype=np.uint8), matrix(rng, k, n, np.int8, layout)
@@ -436,7 +436,7 @@ def test_planned_product_with_and_without_the_built_in(monkeypatch, threads, bui
     """The way in by one built-in function, and by addresses where arrays are laid out otherwise."""
     import sys
 
-    from lowgemm import entry
+    from lowgemm.engine import entry
 
     if not built_in:
         monkeypatch.setattr(entry, "enter", lambda: None)
@@ -468,7 +468,7 @@ def test_planned_product_with_and_without_the_built_in(monkeypatch, threads, bui
 @pytest.mark.parametrize("built_in", [True, False])
 def test_planned_product_refuses_what_was_not_planned(monkeypatch, built_in):
     """Other dtypes, shapes and strides than planned, whichever way they are compared."""
-    from lowgemm import entry
+    from lowgemm.engine import entry
 
     if not built_in:
         monkeypatch.setattr(entry, "alike", lambda: None)

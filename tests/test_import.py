@@ -36,7 +36,7 @@ NOTHING = """
 import numba.core.compiler as compiler
 def refuse(*args, **kwargs): raise AssertionError("compiled at import")
 compiler.compile_extra = refuse
-import lowgemm, lowgemm.fixedpoint, lowgemm.kernels.peak, lowgemm.explain
+import lowgemm, lowgemm.fixedpoint, lowgemm.kernels.tools.peak, lowgemm.explain
 import lowgemm.cli.bench, lowgemm.cli.demo
 print("nothing compiled")
 """
@@ -73,7 +73,7 @@ def test_cold_and_warm_start(tmp_path, capsys):
 
 def test_a_changed_source_is_never_served_from_the_cache(tmp_path):
     """The stamp that all cached functions capture follows every source file."""
-    code = "from lowgemm._jit import source_stamp; print(source_stamp())"
+    code = "from lowgemm.jit.stamp import source_stamp; print(source_stamp())"
     shutil.copytree(pathlib.Path(lowgemm.__file__).parent, tmp_path / "lowgemm")
     shutil.copytree(
         pathlib.Path(kernels.__file__).parent, tmp_path / "lowgemm" / "kernels", dirs_exist_ok=True
@@ -82,7 +82,7 @@ def test_a_changed_source_is_never_served_from_the_cache(tmp_path):
     path = f"{tmp_path}{os.pathsep}{pathlib.Path(numba.__file__).parents[1]}"
     run_here = {"PYTHONPATH": path}
     first = run(code, "-S", cwd=tmp_path, **run_here)
-    for name in ("kernels/portable.py", "output/routines.py", "memory.py", "fixedpoint/scalar.py"):
+    for name in ("kernels/portable.py", "output/routines.py", "jit/memory.py", "fixedpoint/scalar.py"):
         target = tmp_path / "lowgemm" / name
         target.write_text(target.read_text() + "\n# changed\n")
         second = run(code, "-S", cwd=tmp_path, **run_here)

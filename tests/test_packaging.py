@@ -71,7 +71,7 @@ def test_sdist_is_complete(built):
         if n.split("/")[0] in top and pathlib.Path(n).name != ".gitignore" and n not in names
     ]
     assert not lost, lost
-    assert {"LICENSE", "kernels/emit.py", "lowgemm/py.typed"} <= names
+    assert {"LICENSE", "kernels/framework/kernel.py", "lowgemm/py.typed"} <= names
     assert [n for n in names if n.startswith("tests/data/")]
 
 
@@ -83,7 +83,11 @@ def test_holds_no_package_called_kernels(wheel):
     with zipfile.ZipFile(wheel) as z:
         names = z.namelist()
     assert not [n for n in names if n.startswith("kernels/")]
-    for needed in ("lowgemm/kernels/emit.py", "lowgemm/data/recorded_network.npz", "lowgemm/py.typed"):
+    for needed in (
+        "lowgemm/kernels/framework/kernel.py",
+        "lowgemm/data/recorded_network.npz",
+        "lowgemm/py.typed",
+    ):
         assert needed in names
     for package in {p.parent for p in (ROOT / "lowgemm").rglob("*.py")}:
         assert str(package.relative_to(ROOT)) + "/__init__.py" in names, (

@@ -7,16 +7,21 @@ import numpy as np
 CUBES = [64, 256, 1024]
 
 
-def feature(name, module="lowgemm"):
-    """Attribute or submodule of lowgemm; a commit without it skips the benchmark.
+def feature(name, *modules):
+    """Attribute or submodule of lowgemm, or of the first of `modules` that has it; a commit without it skips the benchmark.
 
     NotImplementedError is asv's word for a skip. `check.py` looks for this message: the newest commit has everything.
     """
-    try:
-        found = importlib.import_module(module)
-        return getattr(found, name) if hasattr(found, name) else importlib.import_module(f"{module}.{name}")
-    except ImportError:
-        raise NotImplementedError(f"this commit has no {module}.{name}") from None
+    modules = modules or ("lowgemm",)
+    for module in modules:
+        try:
+            found = importlib.import_module(module)
+            return (
+                getattr(found, name) if hasattr(found, name) else importlib.import_module(f"{module}.{name}")
+            )
+        except ImportError:
+            continue
+    raise NotImplementedError(f"this commit has no {modules[0]}.{name}")
 
 
 def operand(rng, dtype, shape):

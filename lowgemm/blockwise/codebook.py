@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm.blockwise import codebooks
-from lowgemm.values import as_array, choice
+from lowgemm.checks.values import as_array, choice
 
 #: Half width, in places, of the zone around a mid-point in which the definition decides. 2 ulp of q are 4 places in
 #: the finest buckets (k = 8, where a place is half an ulp) and fewer in others; the rest is allowance for the

@@ -11,7 +11,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from lowgemm.values import integer
+from lowgemm.checks.values import integer
 
 
 def _grid(start: float, stop: float, count: int) -> np.ndarray:

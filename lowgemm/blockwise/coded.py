@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm.blockwise.codebook import CodeBook, as_codebook
-from lowgemm.values import integer, number
+from lowgemm.checks.values import integer, number
 
 #: Books of at most so many values have 4-bit codes, two in a byte.
 VALUES_OF_4_BITS = 16

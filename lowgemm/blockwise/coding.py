@@ -10,13 +10,13 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm.arguments import as_num_threads, check_out
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference, routines
 from lowgemm.blockwise.codebook import CodeBook, as_codebook
 from lowgemm.blockwise.coded import FLOATS, BlockwiseArray, code_bytes, float_dtype, is_packed
+from lowgemm.checks.arguments import as_num_threads, check_out
+from lowgemm.checks.values import flag, integer, is_masked
 from lowgemm.interop import as_floats
-from lowgemm.values import flag, integer, is_masked
 
 #: Blocks of nested scales, as in QLoRA.
 NESTED_BLOCKSIZE = 256

@@ -19,7 +19,6 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lowgemm._jit import target
 from lowgemm.blockwise.codebook import (
     ABS_MASK,
     BASE_AT,
@@ -34,7 +33,9 @@ from lowgemm.blockwise.codebook import (
     TINY,
     VALUES_AT,
 )
-from lowgemm.kernels.irtools import (
+from lowgemm.jit.memory import offset
+from lowgemm.jit.target import target
+from lowgemm.kernels.framework.irtools import (
     at,
     call_intrinsic,
     const,
@@ -48,7 +49,6 @@ from lowgemm.kernels.irtools import (
     store,
     vec,
 )
-from lowgemm.memory import offset
 
 #: Elements that one step handles.
 STEP = 64

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.values import integer, number
+from lowgemm.checks.values import integer, number
 
 #: The largest float32: a rule computes in float32, where more is infinity.
 LARGEST = float(np.finfo(np.float32).max)

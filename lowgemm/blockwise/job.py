@@ -18,7 +18,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm import threads
+from lowgemm.engine import threads
 
 #: First entries of every job; the others are the routine's own.
 COUNTER, SLOT, BAD, TASKS, N, BLOCKSIZE, CHUNK, SCRATCH, SCRATCH_BYTES = range(9)

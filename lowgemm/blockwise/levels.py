@@ -15,13 +15,24 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lowgemm._jit import target
 from lowgemm.blockwise.codebook import CodeBook
-from lowgemm.kernels.irtools import at, call_intrinsic, const, i8, i16, i64, load, shuffle, store, vec
+from lowgemm.jit.target import target
+from lowgemm.kernels.framework.irtools import (
+    at,
+    call_intrinsic,
+    const,
+    i8,
+    i16,
+    i64,
+    load,
+    shuffle,
+    store,
+    vec,
+)
 
 #: Elements of a step.
 STEP = 128
-#: Largest integer level; not 128, so that no level is -128, which some kernels cannot take.
+#: Largest integer level: int8 has no 128, and levels of either sign are treated alike.
 HIGHEST = 127
 
 

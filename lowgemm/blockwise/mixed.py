@@ -12,16 +12,17 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm._jit import compile_c, signature, source_stamp
-from lowgemm.arguments import as_num_threads
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference
 from lowgemm.blockwise.job import COUNTER, JOB_SIZE, OWN, TASKS
 from lowgemm.blockwise.vectorwise import as_rows, as_scale_without, as_threshold, code_rows
+from lowgemm.checks.arguments import as_num_threads
+from lowgemm.engine.packed import PackedRhs, pack_rhs
 from lowgemm.gemm import gemm
 from lowgemm.interop import as_floats
-from lowgemm.memory import offset, pointer_at, take
-from lowgemm.packed import PackedRhs, pack_rhs
+from lowgemm.jit.memory import offset, pointer_at, take
+from lowgemm.jit.routine import compile_c, signature
+from lowgemm.jit.stamp import source_stamp
 
 #: Bytes of codes and sums of one block of rows: they stay in the last-level cache between the three passes.
 BLOCK_BYTES = 8 << 20
@@ -126,7 +127,7 @@ def _finish() -> Any:
 
 def _packed_rows(w: PackedRhs, rows: np.ndarray) -> np.ndarray:
     """Some rows of a packed int8 matrix as float32, without unpacking the others."""
-    from lowgemm import packing
+    from lowgemm.engine import packing
     from lowgemm.kernels import by_name
 
     kernel = by_name(w.kernel)

@@ -10,14 +10,14 @@ import numba
 import numpy as np
 
 from lowgemm import npz
-from lowgemm.arguments import as_num_threads
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference, reference_optimizers, rules, steps
 from lowgemm.blockwise.coding import refuse_unfinite
 from lowgemm.blockwise.hyper import Number
 from lowgemm.blockwise.parameters import as_list, check_parameters, gradient_of, put, single
 from lowgemm.blockwise.state import MOST_STEPS, StateKind, TensorState
-from lowgemm.values import flag, integer
+from lowgemm.checks.arguments import as_num_threads
+from lowgemm.checks.values import flag, integer
 
 #: Gradients must be smaller in absolute value: then no mean of their squares overflows.
 LARGEST_GRADIENT = 1e18

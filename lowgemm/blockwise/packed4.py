@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm import packing
 from lowgemm.blockwise.codebook import CodeBook, as_codebook
 from lowgemm.blockwise.coded import BlockwiseArray, is_packed
 from lowgemm.blockwise.coding import block_scales, quantize_blockwise
 from lowgemm.blockwise.levels import STEP, integer_levels
 from lowgemm.blockwise.reference import unpack4
+from lowgemm.checks.values import integer
+from lowgemm.engine import packing
 from lowgemm.interop import as_floats
-from lowgemm.kernels import Kernel, by_name, selected_for
-from lowgemm.values import integer
-from lowgemm.workspace import aligned_empty
+from lowgemm.jit.scratch import aligned_empty
+from lowgemm.kernels import Kernel, by_name, selected
 
 
 class PackedRhs4bit:
@@ -42,7 +42,7 @@ class PackedRhs4bit:
     ) -> None:
         n, groups = scales.shape
         self.shape, self.group, self.book, self.kernel = (depth, n), group, book, kernel.name
-        self.groups, self.layout_version = groups, kernel.layout_version
+        self.groups = groups
         self.levels, self.denominator = integer_levels(book)
         lanes, wide, kr = kernel.lanes, kernel.max_nv, kernel.kr
         nr = lanes * wide
@@ -107,7 +107,7 @@ class PackedRhs4bit:
 
     def repacked(self, kernel: Kernel) -> PackedRhs4bit:
         """The same in the layout of `kernel`."""
-        if self.kernel == kernel.name and self.layout_version == kernel.layout_version:
+        if self.kernel == kernel.name:
             return self
         new = PackedRhs4bit(
             self._padded_codes(), self._raw_scales(), self.shape[0], self.group, self.book, kernel
@@ -131,16 +131,11 @@ class PackedRhs4bit:
     def __setstate__(self, state: dict[str, Any]) -> None:
         # the layout is that of the reading machine's kernel
         scales, book = state["scales"], CodeBook(state["book"])
-        self.__init__(state["codes"], scales.T, state["depth"], state["group"], book, chosen_kernel())  # type: ignore[misc]
+        self.__init__(state["codes"], scales.T, state["depth"], state["group"], book, selected())  # type: ignore[misc]
         self._keep_scales(scales)
 
     def __repr__(self) -> str:
         return f"PackedRhs4bit(shape={self.shape}, group={self.group}, kernel={self.kernel!r})"
-
-
-def chosen_kernel() -> Kernel:
-    """Kernel for 4-bit levels, which are never -128."""
-    return selected_for(lambda: False)
 
 
 def pack_rhs_4bit(weight: Any, code: Any = None, *, group: int | None = None) -> PackedRhs4bit:
@@ -204,7 +199,7 @@ def pack_rhs_4bit(weight: Any, code: Any = None, *, group: int | None = None) ->
     except ValueError as error:
         raise ValueError(str(error).replace("x:", "weight:", 1)) from None
     codes = unpack4(q.codes, full.size).reshape(full.shape)
-    return PackedRhs4bit(codes, q.scales.reshape(n, groups), depth, size, book, chosen_kernel())
+    return PackedRhs4bit(codes, q.scales.reshape(n, groups), depth, size, book, selected())
 
 
 def _from_coded(q: BlockwiseArray, code: Any, group: Any) -> PackedRhs4bit:
@@ -217,7 +212,7 @@ def _from_coded(q: BlockwiseArray, code: Any, group: Any) -> PackedRhs4bit:
     firsts = np.arange(0, q.size, size, dtype=np.int64)  # of each group, in the order of the elements
     scales = block_scales(q)[firsts // q.blocksize].reshape(n, depth // size)
     codes = unpack4(q.codes, q.size).reshape(n, depth)
-    return PackedRhs4bit(codes, scales, depth, size, q.book, chosen_kernel())
+    return PackedRhs4bit(codes, scales, depth, size, q.book, selected())
 
 
 def group_of_blocks(depth: int, blocksize: int, blocks: int) -> int:

@@ -13,21 +13,22 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm import packing
-from lowgemm._jit import call_address, compile_c, signature, source_stamp
-from lowgemm.arguments import as_num_threads, as_operand
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference
 from lowgemm.blockwise.job import CHUNK, COUNTER, JOB_SIZE, OWN, SCRATCH, SCRATCH_BYTES, SLOT, TASKS
 from lowgemm.blockwise.levels import STEP, expand_levels
 from lowgemm.blockwise.mixed import as_bias
-from lowgemm.blockwise.packed4 import PackedRhs4bit, chosen_kernel
+from lowgemm.blockwise.packed4 import PackedRhs4bit
 from lowgemm.blockwise.vectorwise import as_rows, code_rows
+from lowgemm.checks.arguments import as_num_threads, as_operand
+from lowgemm.checks.values import integer
+from lowgemm.engine import packing
 from lowgemm.interop import as_floats
-from lowgemm.kernels import Kernel, microkernel, stamp_of
-from lowgemm.memory import as_address, offset, pointer_at, take
-from lowgemm.values import integer
-from lowgemm.workspace import aligned_empty
+from lowgemm.jit.memory import as_address, offset, pointer_at, take
+from lowgemm.jit.routine import call_address, compile_c, signature
+from lowgemm.jit.scratch import aligned_empty
+from lowgemm.jit.stamp import source_stamp
+from lowgemm.kernels import Kernel, microkernel, selected, stamp_of
 
 #: Depth that is expanded at once: 48 columns of it are 24 KB. A multiple of 128 and of every kernel's kr.
 EXPANDED = 512
@@ -256,7 +257,7 @@ def gemm_4bit(
             q, rhs.levels[rhs.codes()], rhs.group_scales(), rhs.group, zero, factors, offsets
         )
     else:
-        _run(q, rhs.repacked(chosen_kernel()), zero, factors, offsets, out, num_threads)
+        _run(q, rhs.repacked(selected()), zero, factors, offsets, out, num_threads)
     return out.reshape(*lead, n)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm._jit import compile_c, signature, source_stamp
 from lowgemm.blockwise.job import (
     BAD,
     BLOCKSIZE,
@@ -23,7 +22,9 @@ from lowgemm.blockwise.job import (
     N,
 )
 from lowgemm.blockwise.spans import dequantize4_span, dequantize_span, largest_bits, pack_span, quantize_span
-from lowgemm.memory import offset, pointer_at, take
+from lowgemm.jit.memory import offset, pointer_at, take
+from lowgemm.jit.routine import compile_c, signature
+from lowgemm.jit.stamp import source_stamp
 
 #: Entries of the job: float32 data, codes, one float32 for each block, the book's blob, whether codes are packed.
 DATA, CODES, SCALES, BOOK, PACKED, FILLER = range(OWN, OWN + 6)

@@ -15,7 +15,8 @@ import numba
 import numpy as np
 from numba.extending import intrinsic
 
-from lowgemm._jit import compile_c, signature, source_stamp
+from lowgemm.jit.routine import compile_c, signature
+from lowgemm.jit.stamp import source_stamp
 
 #: Entries of the vector of constants, all float32. BETA1..3 are the decays of the states, NEW1..3 one minus them;
 #: STEP is minus the learning rate with Adam's first correction, SECOND the second correction.

@@ -18,7 +18,7 @@ from lowgemm.blockwise.codebook import (
     ZERO_CODE,
 )
 from lowgemm.blockwise.emit import STEP, compress, expand, expand4, trailing_zeros
-from lowgemm.memory import offset, stack
+from lowgemm.jit.memory import offset, stack
 
 #: Steps between two looks at the doubtful elements.
 STEPS = 64

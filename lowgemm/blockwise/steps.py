@@ -13,7 +13,6 @@ import numba
 import numpy as np
 from numba import njit
 
-from lowgemm._jit import call_address, compile_c, signature, source_stamp
 from lowgemm.blockwise.emit import STEP, compress, prefetch
 from lowgemm.blockwise.job import (
     BAD,
@@ -37,7 +36,9 @@ from lowgemm.blockwise.spans import (
     largest_bits,
     quantize_span,
 )
-from lowgemm.memory import as_address, offset, pointer_at, stack, take
+from lowgemm.jit.memory import as_address, offset, pointer_at, stack, take
+from lowgemm.jit.routine import call_address, compile_c, signature
+from lowgemm.jit.stamp import source_stamp
 
 #: Entries of the job: parameters, gradient, constants, the rule's address, number of states,
 #: whether they are float32, blocks of a span, whether the rule divides.

@@ -8,16 +8,17 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm._jit import compile_c, signature, source_stamp
-from lowgemm.arguments import as_num_threads
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference
 from lowgemm.blockwise.coded import FLOATS
 from lowgemm.blockwise.job import BAD, BLOCKSIZE, CHUNK, COUNTER, JOB_SIZE, OWN, TASKS, N
 from lowgemm.blockwise.routines import INFINITY_BITS
+from lowgemm.checks.arguments import as_num_threads
+from lowgemm.checks.values import number
 from lowgemm.interop import as_floats
-from lowgemm.memory import offset, pointer_at, take
-from lowgemm.values import number
+from lowgemm.jit.memory import offset, pointer_at, take
+from lowgemm.jit.routine import compile_c, signature
+from lowgemm.jit.stamp import source_stamp
 
 #: Entries of the job: float32 rows, their codes, scales, a flag for each column, the threshold's bits, which pass,
 #: whether whole outlier columns do not count for the scales.

@@ -18,10 +18,11 @@ import numpy as np
 
 import lowgemm
 from lowgemm import kernels
-from lowgemm._jit import target
-from lowgemm.cli import limits, peers
+from lowgemm.cli import peers
 from lowgemm.cli.shapes import parse_shapes
-from lowgemm.cli.timing import Progress, blas_threads, interleave, table
+from lowgemm.jit.target import target
+from lowgemm.kernels.tools import limits
+from lowgemm.kernels.tools.timing import Progress, blas_threads, interleave, table
 
 QUICK = "256,512,1024"
 FULL = (

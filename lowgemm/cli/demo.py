@@ -8,8 +8,8 @@ import numpy as np
 
 import lowgemm
 from lowgemm import kernels
-from lowgemm.cli.timing import blas_threads, interleave, table
 from lowgemm.data import recorded_network
+from lowgemm.kernels.tools.timing import blas_threads, interleave, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 
 import lowgemm
 from lowgemm import config, kernels
-from lowgemm._jit import target
-from lowgemm.caches import cache_sizes
 from lowgemm.explain import why_kernel
+from lowgemm.jit.caches import cache_sizes
+from lowgemm.jit.target import target
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm import npz
-from lowgemm.cli.timing import table
+from lowgemm.kernels.tools.timing import table
 
 _MAX_RANDOM_BYTES = 1 << 32
 

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from lowgemm import drivers, entry, kernels, packing, terms
-from lowgemm.output import requantizing, routines
+from lowgemm import kernels
+from lowgemm.engine import drivers, entry, packing, terms
+from lowgemm.output import apply, routines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,7 @@ def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
     todo["tile loop"] = drivers.single_routine
     for kind in routines.KINDS:
         todo[f"stage {kind}"] = lambda k=kind: routines.routine(k)
-    todo["requantize"] = requantizing.apply_routine
+    todo["requantize"] = apply.apply_routine
     todo["entry"] = entry.enter
     todo["entry, several threads"] = entry.fill
     todo["comparison of arrays"] = entry.alike

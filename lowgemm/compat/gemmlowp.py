@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.arguments import as_operand, as_zero_point
+from lowgemm.checks.arguments import as_operand, as_zero_point
+from lowgemm.checks.values import choice, flag, integer, is_masked
 from lowgemm.gemm import gemm as _gemm
 from lowgemm.output.requantize import Dequantize
 from lowgemm.output.stages import QuantizeDownInt32ToUint8Scale, SaturatingCast
-from lowgemm.values import choice, flag, integer, is_masked
 
 
 class MapOrder(enum.Enum):

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.arguments import as_operand
+from lowgemm.checks.arguments import as_operand
+from lowgemm.checks.values import as_array, integer
 from lowgemm.gemm import gemm
 from lowgemm.output.requantize import Requantize
-from lowgemm.output.requantizing import requantize
 from lowgemm.output.stages import cast_dtype, check_pipeline
 from lowgemm.quantization.qparams import SCALE_MIN
-from lowgemm.values import as_array, integer
+from lowgemm.requantize import requantize
 
 
 def _zero_point(value: Any, name: str, operand: np.ndarray, size: int) -> Any:

@@ -13,9 +13,9 @@ import numba
 from numba import types
 from numba.extending import intrinsic
 
-from lowgemm import disk_cache
-from lowgemm._jit import source_stamp
 from lowgemm.fixedpoint import scalar
+from lowgemm.jit import disk_cache
+from lowgemm.jit.stamp import source_stamp
 
 
 @intrinsic

@@ -10,7 +10,7 @@ from numba.core import errors
 from numba.extending import overload, register_jitable
 
 from lowgemm.in_numba.packed_type import PackedRhsType
-from lowgemm.memory import address, as_address
+from lowgemm.jit.memory import address, as_address
 
 
 def is_default(ty: Any, default: Any) -> bool:

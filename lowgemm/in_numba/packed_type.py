@@ -21,8 +21,8 @@ from numba.extending import (
 )
 
 from lowgemm import kernels
+from lowgemm.engine.packed import PackedRhs
 from lowgemm.in_numba.planning import record_of
-from lowgemm.packed import PackedRhs
 
 
 class PackedRhsType(types.Type):
@@ -40,7 +40,8 @@ class PackedRhsType(types.Type):
 
 
 _TYPES = {"u": PackedRhsType(types.uint8), "i": PackedRhsType(types.int8)}
-_FIELDS = ("panels", "sums", "depth", "n", "record")
+#: Fields of the native form, and what compiled code calls them.
+_FIELDS = {"panels": "_panels", "sums": "_sums", "depth": "_depth", "n": "_n", "record": "_record"}
 
 
 @typeof_impl.register(PackedRhs)
@@ -59,8 +60,8 @@ class _PackedRhsModel(models.StructModel):
         super().__init__(dmm, fe_type, members)
 
 
-for _name in _FIELDS:
-    make_attribute_wrapper(PackedRhsType, _name, f"_{_name}")
+for _name, _attribute in _FIELDS.items():
+    make_attribute_wrapper(PackedRhsType, _name, _attribute)
 
 
 def _describe(w: PackedRhs) -> int:

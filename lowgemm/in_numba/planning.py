@@ -8,13 +8,15 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm import blocking, kernels, packing
-from lowgemm import layout as c
-from lowgemm._jit import compile_c, signature, source_stamp
-from lowgemm.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, block_sizes, scratch_layout, up
-from lowgemm.caches import cache_sizes
-from lowgemm.memory import load_i64
-from lowgemm.terms import term_routines
+from lowgemm import kernels
+from lowgemm.engine import blocking, packing
+from lowgemm.engine import layout as c
+from lowgemm.engine.blocking import BY_COLUMNS, BY_ROWS, NOT_AT_ALL, block_sizes, scratch_layout, up
+from lowgemm.engine.terms import term_routines
+from lowgemm.jit.caches import cache_sizes
+from lowgemm.jit.memory import load_i64
+from lowgemm.jit.routine import compile_c, signature
+from lowgemm.jit.stamp import source_stamp
 
 # ---- record: what the plan needs to know of a kernel ------------------------------------------------------
 (

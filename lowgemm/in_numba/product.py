@@ -10,7 +10,6 @@ from numba import types
 from numba.core import errors
 from numba.extending import intrinsic, overload
 
-from lowgemm._jit import call_address
 from lowgemm.gemm import gemm
 from lowgemm.in_numba.arguments import (
     check_operand,
@@ -24,7 +23,8 @@ from lowgemm.in_numba.arguments import (
 from lowgemm.in_numba.packed_type import PackedRhsType
 from lowgemm.in_numba.planning import PLAN_BYTES, R_LHS_SHIFT, R_RHS_SHIFT, SCRATCH_AT
 from lowgemm.in_numba.table import PLAN, RECORD, SINGLE, entry, fill_table, init
-from lowgemm.memory import address, as_address, load_i64, stack
+from lowgemm.jit.memory import address, as_address, load_i64, stack
+from lowgemm.jit.routine import call_address
 
 
 @intrinsic

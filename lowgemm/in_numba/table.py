@@ -15,9 +15,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from lowgemm import drivers, kernels
-from lowgemm._jit import source_stamp
+from lowgemm import kernels
+from lowgemm.engine import drivers
 from lowgemm.in_numba.planning import plan_routine, record_of
+from lowgemm.jit.stamp import source_stamp
 
 _SYMBOL = "lowgemm_table"
 #: Addresses: plan routine, product routine, record of the kernel for arrays.

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.values import as_array, choice
 from lowgemm.nn import reference
 from lowgemm.nn.layer import Layer, tensor_qparams
 from lowgemm.nn.program import Place, Program
 from lowgemm.nn.reference import ADD_SHIFT
 from lowgemm.quantization import QParams, quantize_multiplier
-from lowgemm.values import as_array, choice
 
 
 class QuantizedAdd:

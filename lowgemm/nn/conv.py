@@ -9,19 +9,19 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm import threads
+from lowgemm.checks.values import integer
+from lowgemm.engine import threads
+from lowgemm.engine.packed import PackedRhs, pack_rhs
+from lowgemm.engine.packing import CHUNK_BYTES
 from lowgemm.nn import reference, routines
 from lowgemm.nn.filters import Filters
 from lowgemm.nn.layer import four, pair, window_shape
 from lowgemm.nn.program import BETWEEN, FIXED, Place, Program
 from lowgemm.nn.weighted import Weighted
+from lowgemm.output.apply import TILE_COLS, TILE_ROWS, apply_routine
 from lowgemm.output.pipeline import compile_pipeline
-from lowgemm.output.requantizing import TILE_COLS, TILE_ROWS, apply_routine
 from lowgemm.output.stages import check_pipeline
-from lowgemm.packed import PackedRhs, pack_rhs
-from lowgemm.packing import CHUNK_BYTES
 from lowgemm.quantization import QParams
-from lowgemm.values import integer
 
 #: Bytes of patches at a time: a part of level 2 of the caches of common CPUs.
 BLOCK_BYTES = 1 << 17

@@ -9,14 +9,14 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm import disk_cache
-from lowgemm._jit import source_stamp
+from lowgemm.checks.values import INT32_MAX, as_array
+from lowgemm.engine.packed import PackedRhs, pack_rhs
 from lowgemm.gemm import gemm
+from lowgemm.jit import disk_cache
+from lowgemm.jit.stamp import source_stamp
 from lowgemm.nn import reference
-from lowgemm.packed import PackedRhs, pack_rhs
 from lowgemm.quantization.affine import real_array
 from lowgemm.quantization.folding import per_channel
-from lowgemm.values import INT32_MAX, as_array
 
 #: Bytes of int8 rows prepared at a time, so that they are in level 2 when the product reads them.
 BLOCK_BYTES = 1 << 18

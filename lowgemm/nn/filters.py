@@ -17,7 +17,7 @@ import numpy as np
 from lowgemm.gemm import gemm
 from lowgemm.nn import windows
 from lowgemm.nn.weighted import packed
-from lowgemm.output.requantizing import requantize
+from lowgemm.requantize import requantize
 
 #: Bytes of patches (or of depthwise sums) held at a time: a part of level 2 of the caches of common CPUs.
 BLOCK_BYTES = 1 << 18

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.values import choice, integer
 from lowgemm.nn.layer import four, pair, window_shape
 from lowgemm.nn.weighted import ACTIVATIONS
 from lowgemm.quantization.folding import finite_array, per_channel
-from lowgemm.values import choice, integer
 
 
 def activate(x: np.ndarray, activation: str) -> np.ndarray:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.values import as_array, integer
 from lowgemm.nn.program import Place, Program, Runner
 from lowgemm.quantization import QParams
-from lowgemm.values import as_array, integer
 
 
 class Layer(ABC):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lowgemm.checks.values import integer
 from lowgemm.nn.layer import Layer
 from lowgemm.nn.sequential import QuantizedSequential
-from lowgemm.values import integer
 
 
 @dataclass(frozen=True)

@@ -12,25 +12,26 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numba
 import numpy as np
 from numba import types
 
-from lowgemm import config, disk_cache, kernels, threads, workspace
-from lowgemm._jit import call_address, source_stamp
-from lowgemm.addresses import NotCopied
-from lowgemm.layout import SINGLE
-from lowgemm.memory import address, as_address, load_i32, offset, store_32
+from lowgemm import config, kernels
+from lowgemm.engine import threads
+from lowgemm.engine.calls import Seen
+from lowgemm.engine.layout import SINGLE
+from lowgemm.engine.packed import PackedRhs, repacked
+from lowgemm.engine.plan import Operand, Plan
+from lowgemm.jit import disk_cache, scratch
+from lowgemm.jit.addresses import NotCopied
+from lowgemm.jit.memory import address, as_address, load_i32, offset, store_32
+from lowgemm.jit.routine import call_address
+from lowgemm.jit.stamp import source_stamp
 from lowgemm.nn import routines
 from lowgemm.output.stages import check_pipeline
-from lowgemm.packed import PackedRhs, repacked
-from lowgemm.plan import Operand, Plan
-from lowgemm.repeat import Seen
-
-if TYPE_CHECKING:
-    from lowgemm.nn.layer import Layer
+from lowgemm.quantization import QParams
 
 #: Where an address counts from: the input, the result, the memory between, nothing.
 INPUT, RESULT, BETWEEN, FIXED = range(4)
@@ -52,6 +53,27 @@ class Place(NamedTuple):
 
 
 NOWHERE = Place(FIXED, 0, 0)
+
+
+class Emitter(Protocol):
+    """What a chain asks of its layers; `layer.Layer` says what each of these is."""
+
+    kind: str
+    input_qparams: QParams
+    output_qparams: QParams | None
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of weights and biases."""
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the result."""
+
+    def maccs(self, shape: tuple[int, ...]) -> int:
+        """Multiply-accumulates."""
+
+    def emit(self, program: Program, x: Place, shape: tuple[int, ...]) -> Place:
+        """Write down the routines for an input at `x`; where the result lies."""
 
 
 def _make_run(stamp: int) -> Any:
@@ -95,7 +117,7 @@ class Program(NotCopied):
 
     instead = "copy the layers, which write a program of their own"
 
-    def __init__(self, layers: Sequence[Layer], shape: tuple[int, ...], real: bool) -> None:
+    def __init__(self, layers: Sequence[Emitter], shape: tuple[int, ...], real: bool) -> None:
         self._rows: list[list[int]] = []
         self._keep: list[Any] = []
         self._busy: list[Place] = []
@@ -112,19 +134,19 @@ class Program(NotCopied):
         if y.base != RESULT:  # nothing but views
             to = Place(RESULT, 0, y.size)
             self.op("pad", [1, 1, y.size, 0, 0, 0, 0, 0], y, to)
-        space_at = -(-self._top // workspace.ALIGNMENT) * workspace.ALIGNMENT
+        space_at = -(-self._top // scratch.ALIGNMENT) * scratch.ALIGNMENT
         for row in self._rows:
             row[8] = space_at
         self.table = np.array(self._rows, np.int64)
-        self.bytes_between = space_at + self._space + workspace.ALIGNMENT
+        self.bytes_between = space_at + self._space + scratch.ALIGNMENT
 
     def run(self, x: np.ndarray, out: np.ndarray) -> int:
         """Run on flat bytes; returns the number of NaNs in a real input."""
-        return _run()(self.table, x, out, workspace.borrowed(self.bytes_between))
+        return _run()(self.table, x, out, scratch.borrowed(self.bytes_between))
 
     # ---- what layers call ------------------------------------------------------------------------------------
     def chain(
-        self, layers: Sequence[Layer], x: Place, shape: tuple[int, ...], *, whole: bool = False
+        self, layers: Sequence[Emitter], x: Place, shape: tuple[int, ...], *, whole: bool = False
     ) -> Place:
         """Emit layers one after another; the place of the last one's result. `x` stays in use."""
         views = 0  # layers at the end that only see the result in another shape
@@ -150,14 +172,12 @@ class Program(NotCopied):
 
     def place(self, size: int) -> Place:
         """The lowest free place of that many bytes between the layers."""
-        room = -(-(size + routines.SLACK) // workspace.ALIGNMENT) * workspace.ALIGNMENT
+        room = -(-(size + routines.SLACK) // scratch.ALIGNMENT) * scratch.ALIGNMENT
         at = _HEAD
         for used in sorted(self._busy, key=lambda p: p.at):
             if at + room <= used.at:
                 break
-            at = max(
-                at, -(-(used.at + used.size + routines.SLACK) // workspace.ALIGNMENT) * workspace.ALIGNMENT
-            )
+            at = max(at, -(-(used.at + used.size + routines.SLACK) // scratch.ALIGNMENT) * scratch.ALIGNMENT)
         found = Place(BETWEEN, at, size)
         self._busy.append(found)
         self._top = max(self._top, at + room)
@@ -193,7 +213,7 @@ class Program(NotCopied):
         rows, depth = shape
         columns = packed.shape[1]
         checked, result = check_pipeline(stages, rows, columns)
-        packed = repacked(packed, kernels.selected_for(lambda: packed.holds_min))
+        packed = repacked(packed, kernels.selected())
         bilinear = isinstance(zeros[1], np.ndarray)
         plan = Plan(
             kernels.by_name(packed.kernel),
@@ -220,7 +240,7 @@ class Program(NotCopied):
         params = [
             int(plan.p[SINGLE]), plan.p.ctypes.data, packed.panels_address, packed.sums_address, *values, *vectors
         ]  # fmt: skip
-        self.op("multiply", params, x, to, space=plan.scratch_bytes + workspace.ALIGNMENT)
+        self.op("multiply", params, x, to, space=plan.scratch_bytes + scratch.ALIGNMENT)
 
 
 class _Entry(NamedTuple):
@@ -241,7 +261,7 @@ class Runner:
         Use one thread whatever the size.
     """
 
-    def __init__(self, layers: Sequence[Layer], *, serial: bool = False) -> None:
+    def __init__(self, layers: Sequence[Emitter], *, serial: bool = False) -> None:
         self.layers, self.serial = tuple(layers), serial
         last = self.layers[-1].output_qparams
         self.result = np.dtype(np.float32) if last is None else last.dtype

@@ -13,8 +13,9 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm._jit import call_address, compile_c, signature, source_stamp
-from lowgemm.memory import as_address, copy_bytes, load_f64, load_i64, offset, pointer_at, store_32
+from lowgemm.jit.memory import as_address, copy_bytes, load_f64, load_i64, offset, pointer_at, store_32
+from lowgemm.jit.routine import call_address, compile_c, signature
+from lowgemm.jit.stamp import source_stamp
 
 _SIGNATURE = signature("ppppp")
 #: Bytes behind a buffer that `patches` may read or write: its copies are whole vectors.

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.values import is_masked
 from lowgemm.nn.layer import Layer
 from lowgemm.nn.program import Runner
 from lowgemm.quantization import dequantize, quantize
-from lowgemm.values import is_masked
 
 
 def check_chain(layers: Any, name: str) -> tuple[Layer, ...]:

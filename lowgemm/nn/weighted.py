@@ -7,13 +7,13 @@ from typing import Any
 import numba
 import numpy as np
 
+from lowgemm.checks.values import INT32_MAX, as_array, choice
+from lowgemm.engine.packed import pack_rhs
 from lowgemm.nn.layer import Layer, tensor_qparams
 from lowgemm.output.activations import relu
 from lowgemm.output.requantize import ROUNDINGS, Dequantize, Requantize
 from lowgemm.output.stages import BiasAddition, Clamp
-from lowgemm.packed import pack_rhs
 from lowgemm.quantization import QParams, quantize, scale_for_bias
-from lowgemm.values import INT32_MAX, as_array, choice
 
 ACTIVATIONS = ("none", "relu", "relu6")
 

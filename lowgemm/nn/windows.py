@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm import disk_cache
-from lowgemm._jit import source_stamp
+from lowgemm.jit import disk_cache
+from lowgemm.jit.stamp import source_stamp
 
 
 def _make_patches(stamp: int) -> Any:

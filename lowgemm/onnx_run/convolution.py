@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.arguments import as_operand
-from lowgemm.compat.onnx import _scale, _zero_point
+from lowgemm.checks.arguments import as_operand
+from lowgemm.checks.onnx import scale_argument, zero_point_argument
+from lowgemm.checks.values import as_array
 from lowgemm.nn.filters import Filters
 from lowgemm.onnx_run.geometry import Geometry, geometry
 from lowgemm.onnx_run.pipelines import pipeline
-from lowgemm.output.requantizing import requantize
-from lowgemm.values import as_array
+from lowgemm.requantize import requantize
 
 
 class PackedFilters:
@@ -182,8 +182,8 @@ def conv_integer(
         x.shape, filters.shape, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape,
         pads=pads, strides=strides,
     )  # fmt: skip
-    x_zero = _zero_point(x_zero_point, "x_zero_point", x, 1)
-    w_zero = _zero_point(w_zero_point, "w_zero_point", filters, filters.shape[0])
+    x_zero = zero_point_argument(x_zero_point, "x_zero_point", x, 1)
+    w_zero = zero_point_argument(w_zero_point, "w_zero_point", filters, filters.shape[0])
     return _convolve(x, filters, g, x_zero, w_zero, lambda part: [], np.int32, num_threads)
 
 
@@ -255,14 +255,18 @@ def qlinear_conv(
         pads=pads, strides=strides,
     )  # fmt: skip
     count = filters.shape[0]
-    x_zero = _zero_point(x_zero_point, "x_zero_point", x, 1)
-    w_zero = _zero_point(w_zero_point, "w_zero_point", filters, count)
+    x_zero = zero_point_argument(x_zero_point, "x_zero_point", x, 1)
+    w_zero = zero_point_argument(w_zero_point, "w_zero_point", filters, count)
     zero = as_array(y_zero_point, "y_zero_point", "one value")
     if zero.dtype not in (np.uint8, np.int8) or zero.size != 1:
         raise TypeError(
             f"y_zero_point: expected one uint8 or int8 value, got {zero.dtype}, shape {zero.shape}"
         )
-    scale = _scale(x_scale, "x_scale", 1) * _scale(w_scale, "w_scale", count) / _scale(y_scale, "y_scale", 1)
+    scale = (
+        scale_argument(x_scale, "x_scale", 1)
+        * scale_argument(w_scale, "w_scale", count)
+        / scale_argument(y_scale, "y_scale", 1)
+    )
     bias = None if bias is None else as_array(bias, "bias", "a vector")
     if bias is not None and (bias.dtype != np.int32 or bias.shape != (count,)):
         raise ValueError(f"bias: expected {count} int32 values, got {bias.dtype}, shape {bias.shape}")

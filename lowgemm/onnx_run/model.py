@@ -11,13 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lowgemm.arguments import as_num_threads
+from lowgemm.checks.arguments import as_num_threads
+from lowgemm.checks.values import as_array, choice
 from lowgemm.onnx_run.state import State
-from lowgemm.values import as_array, choice
 
 _ROUNDINGS = ("onnx", "onnx_reference")
-#: Domains that the onnx package can evaluate itself.
-_STANDARD = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training")
 
 
 class UnsupportedOperator(ValueError):

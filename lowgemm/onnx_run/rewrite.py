@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lowgemm.checks.values import INT32_MAX
 from lowgemm.onnx_run.contrib import DOMAIN
-from lowgemm.values import INT32_MAX
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 _DOMAINS = ("", "ai.onnx", DOMAIN)

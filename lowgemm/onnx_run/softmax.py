@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 
+from lowgemm.checks.values import integer
 from lowgemm.compat import onnx as ox
 from lowgemm.onnx_run.operators import _need_bytes
 from lowgemm.onnx_run.state import State
-from lowgemm.values import integer
 
 
 @functools.lru_cache(maxsize=64)

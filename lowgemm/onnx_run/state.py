@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.addresses import NotCopied
+from lowgemm.engine.packed import PackedRhs, pack_rhs
+from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run.convolution import PackedFilters
-from lowgemm.packed import PackedRhs, pack_rhs
 
 
 class State(NotCopied):

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.values import INT32_MAX, as_array, integer
 from lowgemm.output.base import Stage
 from lowgemm.output.custom import custom_routine, python_function
 from lowgemm.output.stages import Clamp, cast_dtype
-from lowgemm.values import INT32_MAX, as_array, integer
 
 
 def relu(zero_point: int = 0) -> Clamp:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.values import integer
+from lowgemm.checks.values import integer
 
 
 def same_length(**vectors: int | float | np.ndarray) -> None:
@@ -73,6 +73,11 @@ class Stage:
 
     def __hash__(self) -> int:
         return hash((type(self), self._items()))
+
+
+def items_of(stage: Stage) -> tuple[Any, ...]:
+    """What makes two stages of one class equal: numbers and the bytes of arrays."""
+    return stage._items()
 
 
 def axis_of(value: Any) -> int:

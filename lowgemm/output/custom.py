@@ -23,7 +23,7 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from lowgemm.memory import load_i32, load_i64, offset, pointer_at, store_32, take
+from lowgemm.jit.memory import load_i32, load_i64, offset, pointer_at, store_32, take
 from lowgemm.output.code_key import code_key
 
 #: Words before the parameters: how often the function failed, and sum, row and column of the first time.

@@ -9,20 +9,20 @@ Next file to open: `routines.py`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
-from lowgemm import reference
-from lowgemm.addresses import NotCopied
+from lowgemm.checks.values import INT32_MAX, INT32_MIN
+from lowgemm.jit.addresses import NotCopied
 from lowgemm.output import activations as act
 from lowgemm.output import requantize as rq
 from lowgemm.output import stages as st
 from lowgemm.output.custom import custom_params, custom_routine, raise_failure
 from lowgemm.output.routines import routine
 from lowgemm.output.vector import WIDTH as vector_width
-from lowgemm.values import INT32_MAX, INT32_MIN
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Program(NotCopied):
     customs: list[tuple[int, Any]] = field(default_factory=list)
 
     def table(self) -> list[int]:
-        """Flat list of routine address, parameter address, ..., as `compute.py` reads it."""
+        """Flat list of routine address, parameter address, ..., as `engine/tiles.py` reads it."""
         flat: list[int] = []
         for name, values in self.steps:
             params = np.array(values, dtype=np.int64)
@@ -229,6 +229,17 @@ def _range(dtype: np.dtype) -> tuple[int, int]:
     return int(info.min), int(info.max)
 
 
+def tanh_constants(real_amplitude: int) -> tuple[int, int, int, int]:
+    """Constants of the tanh stage: 1 / amplitude as (Q0.31, doublings), and amplitude as (Q0.31, halvings).
+
+    Both are at least a half and less than one, but 1 / 1 stays 1, which Q0.31 has not: it takes the largest there is.
+    """
+    inverse, exponent = math.frexp(1 / real_amplitude) if real_amplitude > 1 else (1.0, 0)
+    amplitude, halvings = math.frexp(real_amplitude)
+    first, second = (min(math.floor(math.ldexp(x, 31) + 0.5), 2**31 - 1) for x in (inverse, amplitude))
+    return first, -exponent, second, halvings
+
+
 def _push_stage(stage: Any, push: Any, vector: Any, keep: list[Any]) -> None:
     if isinstance(stage, st.BiasAddition):
         push("bias", vector(stage.bias), *_steps(stage.axis, np.asarray(stage.bias)))
@@ -262,6 +273,6 @@ def _push_stage(stage: Any, push: Any, vector: Any, keep: list[Any]) -> None:
         keep.append(stage)
         push(custom_routine(stage), *custom_params(stage))
     elif isinstance(stage, st.Tanh):
-        push("tanh", stage.real_zero, stage.real_amplitude, *reference.tanh_constants(stage.real_amplitude))
+        push("tanh", stage.real_zero, stage.real_amplitude, *tanh_constants(stage.real_amplitude))
     else:
         raise TypeError(f"output: no routine for {type(stage).__name__}")

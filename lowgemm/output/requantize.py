@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.values import as_array, choice, integer
 from lowgemm.output.base import Stage, axis_of
 from lowgemm.output.stages import Clamp, SaturatingCast, ScaleInt32ByFixedPointAndExponent, cast_dtype
-from lowgemm.values import as_array, choice, integer
 
 ROUNDINGS = ("gemmlowp", "tflite", "tflite_single", "onnx", "onnx_reference", "torch")
 

@@ -23,9 +23,9 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm._jit import compile_c, signature, source_stamp
+from lowgemm.checks.values import INT32_MAX, INT32_MIN
 from lowgemm.fixedpoint import scalar as fp
-from lowgemm.memory import (
+from lowgemm.jit.memory import (
     load_f32,
     load_f64,
     load_i32,
@@ -39,8 +39,9 @@ from lowgemm.memory import (
     store_32,
     store_f32,
 )  # fmt: skip
+from lowgemm.jit.routine import compile_c, signature
+from lowgemm.jit.stamp import source_stamp
 from lowgemm.output import vector
-from lowgemm.values import INT32_MAX, INT32_MIN
 
 SIGNATURE = signature("pnnnnnppppppnn")
 

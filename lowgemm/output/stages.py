@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.values import integer, integers
 from lowgemm.output.base import Stage, axis_of, same_length
-from lowgemm.values import integer, integers
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """The common last stage in vector IR: fixed-point scale, offset, clamp and store of 8 or 16 bits in one pass.
 
-The arithmetic is in `kernels/requant.py`; kernels with 512-bit registers use it on their accumulators directly, and
+The arithmetic is in `kernels/framework/requant.py`; kernels with 512-bit registers use it on their accumulators directly, and
 then this routine only sees the edges.
 """
 
@@ -11,9 +11,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lowgemm._jit import unpack_words
-from lowgemm.kernels.irtools import at, call_intrinsic, const, i32, i64, load, splat, store, vec
-from lowgemm.kernels.requant import requantize_constants, requantized
+from lowgemm.jit.routine import unpack_words
+from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i32, i64, load, splat, store, vec
+from lowgemm.kernels.framework.requant import requantize_constants, requantized
 
 #: Columns handled at a time.
 WIDTH = 16

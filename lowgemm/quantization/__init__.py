@@ -1,16 +1,16 @@
 """From float to integers: scales, calibration, practical tricks. `docs/quantization.md` teaches it."""
 
-from lowgemm.quantization.advice import Finding
 from lowgemm.quantization.affine import dequantize, fake_quantize, quantize
 from lowgemm.quantization.bias import clipped_normal_mean, correct_bias, correct_bias_from_outputs
 from lowgemm.quantization.calibrate import calibrate, progress_bar
 from lowgemm.quantization.equalization import Equalized, equalize_ranges
+from lowgemm.quantization.findings import Finding, TensorReport
 from lowgemm.quantization.folding import fold_batch_norm
 from lowgemm.quantization.headroom import scale_for_bias
 from lowgemm.quantization.observer import Observer
 from lowgemm.quantization.observers import MinMax, MovingAverage, Percentile
 from lowgemm.quantization.qparams import QParams, choose_qparams, quantize_multiplier
-from lowgemm.quantization.report import RangeReport, TensorReport, range_report
+from lowgemm.quantization.report import RangeReport, range_report
 from lowgemm.quantization.s_shaped import (
     SShapedGain,
     s_shaped_gain,

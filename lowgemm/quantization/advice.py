@@ -6,17 +6,14 @@ Limits are in bits lost: an integer range that is 2**n times too wide costs n bi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lowgemm.quantization.affine import fake_quantize
+from lowgemm.quantization.findings import Finding, TensorReport
 from lowgemm.quantization.qparams import choose_qparams
 from lowgemm.quantization.sqnr import decibels
-
-if TYPE_CHECKING:
-    from lowgemm.quantization.report import TensorReport
 
 #: A quarter of the integers unused for want of normalisation: 0.4 of a bit.
 UNUSED = 0.25
@@ -30,29 +27,6 @@ OUTLIER_RATIO = 4.0
 CLIPPED_FRACTION = 0.01
 #: Noise of a tenth of the signal.
 LOW_DB = 20.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that costs precision.
-
-    Parameters
-    ----------
-    tensor : str
-        Name of the tensor.
-    case : str
-        "not normalised", "channel ranges differ", "mixed ranges", "outliers", "dead channels",
-        "clipped channels" or "low precision".
-    text : str
-        Figures and advice.
-    channels : tuple of int
-        The channels concerned, where only some are.
-    """
-
-    tensor: str
-    case: str
-    text: str
-    channels: tuple[int, ...] = ()
 
 
 def advise(report: TensorReport, x: np.ndarray, options: dict[str, Any]) -> Iterator[Finding]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.values import as_array, is_masked
 from lowgemm.quantization.loops import DEQUANTIZE, FAKE, QUANTIZE, run_loop, worthwhile
 from lowgemm.quantization.qparams import DTYPES, QParams
-from lowgemm.values import as_array, is_masked
 
 
 def real_array(x: Any, name: str = "x") -> np.ndarray:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.values import integer, number
 from lowgemm.quantization.folding import axis_in, finite_array, per_channel, spread
-from lowgemm.values import integer, number
 
 #: Passes change ever less; more than these would only be a way to hang.
 MOST_ROUNDS = 1000

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.values import number
 from lowgemm.quantization.affine import real_array
-from lowgemm.values import number
 
 
 def finite_array(x: Any, name: str) -> np.ndarray:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.values import INT32_MAX
 from lowgemm.quantization.affine import quantize
 from lowgemm.quantization.folding import axis_in, finite_array, per_channel
 from lowgemm.quantization.qparams import REAL_MAX, SCALE_MIN, QParams, round_scale_up
-from lowgemm.values import INT32_MAX
 
 #: Largest magnitude that a sum may reach; one less than int32 holds, for what float64 rounds off a bias in units.
 LARGEST_SUM = INT32_MAX - 1

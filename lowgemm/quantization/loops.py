@@ -12,8 +12,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm import disk_cache
-from lowgemm._jit import source_stamp
+from lowgemm.jit import disk_cache
+from lowgemm.jit.stamp import source_stamp
 
 #: Below this many elements NumPy takes less than about a tenth of a millisecond, and nothing need be compiled.
 WORTHWHILE = 1 << 15

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from lowgemm.checks.values import MAX_DIMS, choice, flag, integer
 from lowgemm.quantization.affine import real_array
 from lowgemm.quantization.qparams import REAL_MAX, QParams, as_dtype, choose_qparams, integer_range
-from lowgemm.values import MAX_DIMS, choice, flag, integer
 
 Self = TypeVar("Self", bound="Observer")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.values import integer, number
 from lowgemm.quantization.histogram import Histogram
 from lowgemm.quantization.observer import Observer
-from lowgemm.values import integer, number
 
 #: Part of the values (exact zeros aside, which no range changes) that may be clipped as outliers without being asked for.
 MOST_CLIPPED = 0.01

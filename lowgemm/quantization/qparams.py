@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.values import MAX_DIMS, as_array, flag, integer, number
 from lowgemm.output.requantize import quantize_multiplier as _quantize_one
-from lowgemm.values import MAX_DIMS, as_array, flag, integer, number
 
 DTYPES = tuple(np.dtype(t) for t in (np.int8, np.uint8, np.int16, np.int32))
 #: Scales are kept in float32's normal range: the files and runtimes that take them hold them in float32.

@@ -4,70 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lowgemm.quantization.advice import Finding, advise
+from lowgemm.checks.values import choice
+from lowgemm.quantization.advice import advise
 from lowgemm.quantization.affine import fake_quantize
+from lowgemm.quantization.findings import Finding, TensorReport
 from lowgemm.quantization.folding import axis_in, finite_array
 from lowgemm.quantization.qparams import QParams, as_dtype, choose_qparams, integer_range
 from lowgemm.quantization.search import MeanSquaredError
 from lowgemm.quantization.sqnr import decibels
-from lowgemm.values import choice
 
 ROLES = ("input", "weight", "activation", "output")
-
-
-@dataclass(frozen=True, eq=False)
-class TensorReport:
-    """Figures of one tensor; all ratios (SQNR) in decibels.
-
-    Parameters
-    ----------
-    name, role, shape, axis
-        What it is; `axis` runs along the channels, None without channels.
-    low, high : float
-        Range.
-    sqnr : float
-        With one scale per tensor over the whole range.
-    sqnr_clipped : float
-        With one scale per tensor and the range of least mean squared error.
-    clipped : tuple of float
-        That range.
-    sqnr_per_channel : float
-        With one scale per channel.
-    channel_low, channel_high : float64 ndarray, shape (channels,)
-        Ranges of the channels.
-    channel_sqnr : float64 ndarray, shape (channels,)
-        Each channel's SQNR with one scale per tensor.
-    channel_sqnr_own : float64 ndarray, shape (channels,)
-        Each channel's SQNR with its own scale.
-    findings : list of Finding
-        What is wrong, if anything.
-    """
-
-    name: str
-    role: str
-    shape: tuple[int, ...]
-    axis: int | None
-    low: float
-    high: float
-    sqnr: float
-    sqnr_clipped: float
-    clipped: tuple[float, float]
-    sqnr_per_channel: float
-    channel_low: np.ndarray
-    channel_high: np.ndarray
-    channel_sqnr: np.ndarray
-    channel_sqnr_own: np.ndarray
-    findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def channel_magnitude(self) -> np.ndarray:
-        """Largest magnitude of each channel."""
-        return np.maximum(-self.channel_low, self.channel_high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +81,7 @@ class RangeReport:
         """
         from lowgemm.quantization.plot import plot_report
 
-        return plot_report(self, path)
+        return plot_report(self.tensors, self.bits, path)
 
 
 def range_report(

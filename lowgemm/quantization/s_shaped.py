@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from lowgemm import fixedpoint
+from lowgemm.checks.values import choice
 from lowgemm.output.activations import Lut
 from lowgemm.output.base import Stage
 from lowgemm.output.requantize import Requantize
 from lowgemm.quantization.affine import dequantize, quantize, real_array
 from lowgemm.quantization.qparams import QParams, choose_qparams, quantize_multiplier
-from lowgemm.values import choice
 
 #: Where an 8-bit output is within about 0.64 of a step of its limit.
 CLIP = {"sigmoid": 6.0, "tanh": 3.0}

@@ -14,8 +14,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm import disk_cache
-from lowgemm._jit import source_stamp
+from lowgemm.jit import disk_cache
+from lowgemm.jit.stamp import source_stamp
 from lowgemm.quantization.affine import quantize_reference
 from lowgemm.quantization.qparams import QParams
 

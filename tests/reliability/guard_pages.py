@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 import lowgemm as lg
-from lowgemm import kernels, reference, workspace
+from lowgemm import kernels, reference
+from lowgemm.jit import scratch
 
 from . import compiled, guard
 from .small_machine import small_machine
@@ -36,8 +37,8 @@ SIZES = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 47, 48, 49, 63, 65, 130)
 
 
 def guarded_scratch(nbytes: int) -> np.ndarray:
-    """`workspace.aligned_empty` with a guard page right behind (at most 63 bytes away) and the page before."""
-    return guard.region(nbytes, at_end=True, align=workspace.ALIGNMENT)
+    """`scratch.aligned_empty` with a guard page right behind (at most 63 bytes away) and the page before."""
+    return guard.region(nbytes, at_end=True, align=scratch.ALIGNMENT)
 
 
 def one(
@@ -119,12 +120,12 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=len(SIZES), help="how many of the sizes to use")
     args = parser.parse_args()
     r, g = random.Random(args.seed), np.random.default_rng(args.seed)
-    workspace.aligned_empty = guarded_scratch
-    workspace.borrow = guarded_scratch
-    workspace.borrowed = guarded_scratch
-    import lowgemm.repeat as repeat
+    scratch.aligned_empty = guarded_scratch
+    scratch.borrow = guarded_scratch
+    scratch.borrowed = guarded_scratch
+    from lowgemm.engine import calls
 
-    repeat.borrow = repeat.borrowed = guarded_scratch
+    calls.borrow = calls.borrowed = guarded_scratch
     names = [k.name for k in kernels.all_kernels() if not kernels.missing_features(k)]
     products = 0
     for name, small in itertools.product(names, (False, True)):

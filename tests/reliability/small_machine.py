@@ -7,8 +7,8 @@ import math
 import sys
 from collections.abc import Iterator
 
-from lowgemm import blocking, pace, threads
-from lowgemm.caches import CacheSizes
+from lowgemm.engine import blocking, pace, threads
+from lowgemm.jit.caches import CacheSizes
 
 #: Caches at which a depth of 50 is split and an rhs of 2 KB is streamed.
 CACHES = CacheSizes(1 << 10, 1 << 12, 1 << 15)

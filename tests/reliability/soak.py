@@ -22,7 +22,7 @@ import warnings
 import numpy as np
 
 import lowgemm as lg
-from lowgemm import threads
+from lowgemm.engine import threads
 
 from .session import Session, made
 

@@ -12,7 +12,8 @@ import numba
 import pytest
 
 import lowgemm
-from lowgemm import disk_cache, kernels
+from lowgemm import kernels
+from lowgemm.jit import disk_cache
 
 from . import child
 
@@ -20,7 +21,7 @@ from . import child
 USE = (
     child.SMALL
     + """
-from lowgemm import disk_cache
+from lowgemm.jit import disk_cache
 made = []
 load = disk_cache.CheckedFile.load
 def spy(self, key):
@@ -133,7 +134,8 @@ warnings.showwarning = lambda message, *rest: seen.append(str(message))
 def test_a_changed_kernel_is_never_served_from_the_cache(tmp_path):
     """Its source is edited, the cache stays: the next process behaves as the new source says."""
     code = """
-from lowgemm.kernels import verify, by_name
+from lowgemm.kernels import by_name
+from lowgemm.kernels.tools import verify
 print("wrong", verify.verify_native(by_name("portable"), count=20))
 """
     env = {**copy_of_package(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}

@@ -20,7 +20,7 @@ a = np.random.default_rng(0).integers(0, 256, (200, 200), dtype=np.uint8)
 expected = a.astype(np.int64) @ a.astype(np.int64)
 def use():
     import lowgemm
-    from lowgemm import threads
+    from lowgemm.engine import threads
     threads.MACS_PER_THREAD = 1000
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 import lowgemm
-from lowgemm import threads
+from lowgemm.engine import threads
 
 from . import fuzz, session
 

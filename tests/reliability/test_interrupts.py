@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs setitimer
 #: A timer interrupts calls of all kinds at random moments; after each interrupt the answers are compared.
 INTERRUPTED = """
 import random, signal, time, threading, numpy as np, lowgemm
-from lowgemm import threads
+from lowgemm.engine import threads
 threads.MACS_PER_THREAD = 1000
 g = np.random.default_rng(0)
 a = g.integers(0, 256, (300, 300), dtype=np.uint8)
@@ -58,7 +58,9 @@ signal.signal(signal.SIGALRM, handler)
 #: time and is set anew when the handler has returned: however slow the machine is, something else is done in between.
 REENTER = """
 import random, signal, numpy as np, lowgemm
-from lowgemm import threads
+from lowgemm.engine import threads
+import signal, time, numpy as np, lowgemm
+from lowgemm.engine import threads
 threads.MACS_PER_THREAD = 1000
 g, r = np.random.default_rng(0), random.Random(0)
 a = g.integers(0, 256, (200, 200), dtype=np.uint8)

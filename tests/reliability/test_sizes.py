@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import lowgemm
-from lowgemm import packed, repeat, workspace
 from lowgemm import plan as plan_function  # noqa: F401 (the module of that name is shadowed)
+from lowgemm.engine import calls, packed
+from lowgemm.jit import scratch
 
 from . import child
 
@@ -79,7 +80,7 @@ def fail(*args, **kwargs):
 @pytest.mark.parametrize("threads_used", [1, 2])
 def test_no_scratch_memory_leaves_out_alone(monkeypatch, threads_used):
     """Scratch memory is all taken before anything is written."""
-    from lowgemm import threads
+    from lowgemm.engine import threads
 
     monkeypatch.setattr(threads, "MACS_PER_THREAD", 1000)
     a = np.ones((70, 41), np.uint8)
@@ -89,9 +90,9 @@ def test_no_scratch_memory_leaves_out_alone(monkeypatch, threads_used):
         lowgemm.gemm(a, b, num_threads=threads_used)
     out = np.full((70, 53), 7, np.int32)
     with monkeypatch.context() as patch:
-        patch.setattr(workspace, "aligned_empty", fail)
-        patch.setattr(workspace, "borrow", fail)
-        patch.setattr(repeat, "borrowed", fail)
+        patch.setattr(scratch, "aligned_empty", fail)
+        patch.setattr(scratch, "borrow", fail)
+        patch.setattr(calls, "borrowed", fail)
         for right in (b, w):
             for _ in range(2):
                 with pytest.raises(MemoryError):

@@ -11,7 +11,8 @@ import pytest
 from patience import PATIENCE
 
 import lowgemm
-from lowgemm import repeat, workspace
+from lowgemm.engine import calls
+from lowgemm.jit import scratch
 
 from . import child
 
@@ -26,16 +27,16 @@ def test_short_soak():
 
 
 def test_plans_are_bounded():
-    seen = repeat.Seen()
+    seen = calls.Seen()
     for i in range(3 * seen.LIMIT):
         seen.add(i, i)
         assert len(seen._entries) <= seen.LIMIT
 
 
 def test_large_scratch_goes_back():
-    assert workspace.KEEP_BYTES <= 64 << 20
-    workspace.give_back(workspace.aligned_empty(1000))
-    kept = workspace._local.buffer
-    workspace.give_back(np.empty(workspace.KEEP_BYTES + 1, np.uint8))
-    assert workspace._local.buffer is kept
+    assert scratch.KEEP_BYTES <= 64 << 20
+    scratch.give_back(scratch.aligned_empty(1000))
+    kept = scratch._local.buffer
+    scratch.give_back(np.empty(scratch.KEEP_BYTES + 1, np.uint8))
+    assert scratch._local.buffer is kept
     lowgemm.gemm(np.ones((3, 3), np.uint8), np.ones((3, 3), np.uint8))

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import lowgemm
-from lowgemm import threadpool_controller, threads
+from lowgemm.engine import threadpool_controller, threads
 
 from . import child
 
 ASK = """
 import numpy as np, lowgemm
-from lowgemm import threads
+from lowgemm.engine import threads
 threads.MACS_PER_THREAD = 1000
 x = np.ones((99, 99), np.uint8)
 print(lowgemm.explain(x, x).threads, lowgemm.explain(x, x, num_threads=3).threads)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lowgemm
-from lowgemm import threads
+from lowgemm.engine import threads
 
 from . import child
 
@@ -18,6 +18,8 @@ LAYERS = child.layers()
 CONCURRENT = """
 import math, sys, threading, numpy as np, lowgemm, numba
 from lowgemm import pace, threads
+import sys, threading, numpy as np, lowgemm, numba
+from lowgemm.engine import threads
 threads.MACS_PER_THREAD = 1000
 pace.LATE = math.inf  # several threads even on a busy machine
 sys.setswitchinterval(1e-4)
@@ -62,7 +64,7 @@ print(numba.threading_layer(), len(done), "calls, wrong", len(wrong))
 #: A product inside the caller's own parallel loop: its threads call back into Python.
 NESTED = """
 import numba, numpy as np, lowgemm
-from lowgemm import threads
+from lowgemm.engine import threads
 threads.MACS_PER_THREAD = 1000
 a = np.random.default_rng(0).integers(0, 256, (90, 90), dtype=np.uint8)
 exact = a.astype(np.int64) @ a.astype(np.int64)

@@ -1,0 +1,1 @@
+"""What turns a description of a tile into a microkernel. Start with `kernel.py`, the contract."""

@@ -1,0 +1,140 @@
+"""Code for any CPU that LLVM knows: assembly and object files of microkernels and of what Numba compiled for this one.
+
+Tests read the assembly (the expected instruction, no stack spill, full register width), and `verify.py` runs Arm
+objects under emulation.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from lowgemm.kernels.framework.kernel import ARGUMENTS, POINTERS, Kernel, i8, i64
+from lowgemm.kernels.framework.unroll import emit_microkernel
+
+
+@dataclass(frozen=True)
+class Target:
+    """A CPU to compile for."""
+
+    triple: str
+    cpu: str
+    features: str = ""
+
+
+#: A CPU for each kernel that has what it needs and little more.
+TARGETS = {
+    "x86_avx512vnni": Target("x86_64-unknown-linux-gnu", "cascadelake"),
+    "x86_avxvnni": Target("x86_64-unknown-linux-gnu", "alderlake"),
+    "x86_avx512bw": Target("x86_64-unknown-linux-gnu", "skylake-avx512"),
+    "x86_avx2": Target("x86_64-unknown-linux-gnu", "haswell"),
+    "x86_sse2": Target("x86_64-unknown-linux-gnu", "x86-64"),
+    "arm_neon": Target("aarch64-unknown-linux-gnu", "generic", "+neon"),
+    "arm_dotprod": Target("aarch64-unknown-linux-gnu", "generic", "+neon,+dotprod"),
+    "arm_i8mm": Target("aarch64-unknown-linux-gnu", "generic", "+neon,+i8mm"),
+}
+
+
+def module_ir(kernel: Kernel, triple: str, symbol: str = "kernel") -> str:
+    """LLVM IR of a module with the kernel as one C function."""
+    module = ir.Module(name=kernel.name)
+    module.triple = triple
+    types = [i8.as_pointer() if a in POINTERS else i64 for a in ARGUMENTS]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), types), symbol)
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    emit_microkernel(kernel, builder, dict(zip(ARGUMENTS, function.args, strict=True)))
+    builder.ret_void()
+    return str(module)
+
+
+def compile_for(kernel: Kernel, target: Target | None = None, symbol: str = "kernel") -> tuple[str, bytes]:
+    """Assembly and object code of a kernel for a CPU.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        A kernel with tile hooks.
+    target : Target, optional
+        The one of `TARGETS` if left out.
+    symbol : str
+        Name of the C function.
+
+    Returns
+    -------
+    (str, bytes)
+        Assembly text and relocatable object.
+    """
+    target = target or TARGETS[kernel.name]
+    return compile_ir(module_ir(kernel, target.triple, symbol), target)
+
+
+def compile_ir(text: str, target: Target) -> tuple[str, bytes]:
+    """Assembly and object code of a module for a CPU."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+
+    def built() -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+        machine = llvm.Target.from_triple(target.triple).create_target_machine(
+            cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="default"
+        )
+        module = llvm.parse_assembly(text)
+        module.verify()
+        options = llvm.create_pipeline_tuning_options(speed_level=3)
+        passes = llvm.create_pass_builder(machine, options)
+        passes.getModulePassManager().run(module, passes)
+        return module, machine
+
+    module, machine = built()
+    assembly = machine.emit_assembly(module)
+    module, machine = built()  # printing assembly spends the module
+    return assembly, machine.emit_object(module)
+
+
+def routine_ir(routine: Any, triple: str, symbol: str) -> str:
+    """LLVM IR of a routine that Numba compiled for this CPU, as a C function of that name for another one.
+
+    For routines of scalar code and plain vectors (the portable kernel's): intrinsics of this CPU would stay. What the
+    routine needs of Numba's runtime stays undefined.
+    """
+    module = llvm.parse_bitcode(routine._library._get_module_for_linking().as_bitcode())
+    for function in module.functions:
+        if function.name == routine.native_name:
+            function.name, function.linkage = symbol, "external"
+        elif not function.is_declaration:
+            function.linkage = "internal"
+    module.triple = triple
+    text = re.sub(r"^target datalayout = .*$", "", str(module), flags=re.MULTILINE)
+    text = re.sub(r'"(?:target-cpu|target-features|probe-stack)"="[^"]*"', "", text)
+    # The runtime counts references by an x86 intrinsic; elsewhere this is a function like any other.
+    return text.replace("@llvm.x86.atomic.sub.cc.i64", "@count_down").replace("immarg", "")
+
+
+_LABEL = re.compile(r"^([.\w$]+):")
+_JUMP = re.compile(r"^\s+(?:j\w+|b|b\.\w+|cbn?z\s+\w+,|tbn?z\s+\w+,\s*#\w+,)\s+([.\w$]+)\s*$")
+#: A spilled register lies at a fixed place; an address with an index register is a buffer (see `framework/deferred.py`).
+_STACK = re.compile(r"\(%[re]sp\)|\[sp\b")
+
+
+def depth_loops(assembly: str, instruction: str) -> list[list[str]]:
+    """Innermost loops that contain an instruction: the depth loops of each tile."""
+    lines = [re.split(r"\s#|//", line)[0].rstrip() for line in assembly.splitlines()]
+    where: dict[str, int] = {}
+    loops = []
+    for i, line in enumerate(lines):
+        label = _LABEL.match(line)
+        if label:
+            where[label.group(1)] = i
+        jump = _JUMP.match(line)
+        if jump and jump.group(1) in where:
+            loops.append((where[jump.group(1)], i))
+    inner = [(a, b) for a, b in loops if not any(a <= c and d <= b and (c, d) != (a, b) for c, d in loops)]
+    bodies = [[line.strip() for line in lines[a + 1 : b + 1] if line.startswith("\t")] for a, b in inner]
+    return [body for body in bodies if any(instruction in line for line in body)]
+
+
+def spills(loop: list[str]) -> list[str]:
+    """Instructions of a loop that use a fixed place on the stack: spilled registers."""
+    return [line for line in loop if _STACK.search(line)]

@@ -1,0 +1,34 @@
+"""Zero points and scales as ONNX's operators take them: tensors of one value, or of one per row or column."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lowgemm.checks.values import as_array
+
+
+def zero_point_argument(value: Any, name: str, operand: np.ndarray, size: int) -> Any:
+    """Scalar, one value, or one per row/column; of the operand's dtype."""
+    if value is None:
+        return 0
+    a = as_array(value, name, "a number or a vector")
+    if a.dtype != operand.dtype:
+        raise TypeError(f"{name}: expected dtype {operand.dtype} like its operand, got {a.dtype}")
+    if a.size == 1:
+        return int(a.reshape(()))
+    flat = a.reshape(-1)
+    if flat.size != size or max(a.shape) != size:
+        raise ValueError(f"{name}: expected a scalar or {size} values, got shape {a.shape}")
+    return flat
+
+
+def scale_argument(value: Any, name: str, size: int) -> np.ndarray:
+    """Scalar, or one per row/column, as float32."""
+    a = as_array(value, name, "a number or a vector")
+    if a.dtype.kind != "f":
+        raise TypeError(f"{name}: expected a float scale, got {a.dtype}")
+    if a.size not in (1, size):
+        raise ValueError(f"{name}: expected a scalar or {size} values, got shape {a.shape}")
+    return a.astype(np.float32).reshape(-1) if a.size != 1 else a.astype(np.float32).reshape(())

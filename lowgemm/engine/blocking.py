@@ -1,0 +1,179 @@
+"""Block sizes from cache sizes.
+
+The microkernel streams one tile of the packed rhs (nr columns) and the packed lhs block past each other. Both
+come from L2 at no loss (per group of 4 depth steps an 8 x 48 tile loads 224 bytes in 24 cycles, where L2 gives
+32 bytes a cycle), so the depth is not split until an rhs tile outgrows 5/8 of L2. The lhs block may be larger than L2: a tile of it takes 32
+bytes in those cycles, which L3 gives too. It should be tall where the rhs is large, since the whole rhs passes by
+once for each block: from L3, or from memory, which gives a third of what the microkernel can take.
+
+Threads share rows first, then columns, and the depth where the result has too few blocks for all of them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from numba.extending import register_jitable
+
+from lowgemm.engine.packing import CHUNK_BYTES
+from lowgemm.jit.caches import cache_sizes
+from lowgemm.jit.scratch import ALIGNMENT
+from lowgemm.kernels import Kernel
+
+#: Rows of a block at most. On Zen 5, 256 against 128 rows: 256 cubed 2 % faster, 512 to 1536 cubed 1 %, 3136 x 576 x 64 1 %; 512 rows
+#: gain nothing more.
+MAX_MC = 256
+#: The same with stages to run: a tile of mc x nr int32 should stay in L1.
+MAX_MC_WITH_STAGES = 64
+#: Columns of a block whose sums must wait for later depth blocks (mc x nc int32 stay in L2).
+NC_DEPTH_BLOCKED = 480
+#: Blocks for each thread at least, so that a late thread costs a fraction of its share. (Four: 512 cubed on two threads 2 % slower.)
+BLOCKS_PER_THREAD = 2
+#: Depth of one part at least, where the depth is shared among threads: 256 groups of a tile, against which adding up the parts is
+#: little.
+PART_DEPTH = 1024
+#: Rows up to which an rhs that is not packed and larger than L2 is packed and multiplied block by block.
+STREAM_ROWS = 32
+#: Depth of such a block at least, where rows of the rhs are contiguous: they are read from one end to the other.
+STREAM_DEPTH = 128
+#: How an rhs may be streamed: not (packed already, or used by several products), by rows, or by columns, whichever are contiguous.
+NOT_AT_ALL, BY_ROWS, BY_COLUMNS = range(3)
+
+
+class Blocking(NamedTuple):
+    """Block sizes (mc rows, nc columns, kc depth), how many blocks there are each way, and depth parts for threads.
+
+    Each part is `depth_blocks / parts` depth blocks (rounded up); with more than one part, the parts of a block are computed
+    apart, by any thread, and added. `stream`, if not 0: each block of the rhs is packed right before it is multiplied.
+    """
+
+    mc: int
+    nc: int
+    kc: int
+    row_blocks: int
+    col_blocks: int
+    depth_blocks: int
+    parts: int
+    stream: int
+
+
+@register_jitable
+def up(x, step):
+    """`x` rounded up to a multiple of `step`."""
+    return -(-x // step) * step
+
+
+@register_jitable
+def block_sizes(mr, nr, size, l2, l3, m, n, depth, threads, batch, direct, stream):
+    """The fields of `Blocking`, for a kernel's tile mr x nr with elements of `size` bytes, and cache sizes.
+
+    Also compiled, for products inside of compiled code (`in_numba/planning.py`).
+    """
+    chunk = CHUNK_BYTES // size
+    kc = max(l2 * 5 // 8 // (nr * size) // chunk * chunk, chunk)
+    depth_blocks = max(1, -(-depth // kc))
+    kc = up(-(-depth // depth_blocks), chunk) if depth_blocks > 1 else max(depth, 1)
+    depth_blocks = max(1, -(-depth // kc))
+
+    most = MAX_MC if direct and depth_blocks == 1 else MAX_MC_WITH_STAGES
+    mc = max(min(max(l2 // 4, l3 // 8) // (kc * size), most) // mr * mr, mr)
+    mc = min(mc, up(m, mr))
+    nc = n if depth_blocks == 1 else min(n, up(NC_DEPTH_BLOCKED, nr))
+    wanted = threads * BLOCKS_PER_THREAD if threads > 1 else 1
+    while batch * -(-m // mc) * -(-n // nc) < wanted and mc > 4 * mr:
+        mc = max(up(mc // 2, mr), 4 * mr)
+    row_blocks = -(-m // mc)
+    if row_blocks >= wanted > 1:
+        # no thread gets one block more than another: 640 rows for two threads not as 5 x 128
+        row_blocks = up(row_blocks, threads)
+    # even blocks: 1000 rows as 8 x 128 would leave a last block of 104
+    mc = up(-(-m // row_blocks), mr)
+    row_blocks = -(-m // mc)
+
+    parts = 1
+    if batch * row_blocks * -(-n // nc) < wanted:
+        parts = min(-(-wanted // (batch * row_blocks * -(-n // nc))), depth // PART_DEPTH)
+        if parts > 1 and nr * wanted > batch * row_blocks * n:
+            # too few columns to go round: the depth is shared instead
+            share = -(-depth // parts)
+            each = -(-share // kc)  # depth blocks of a part
+            kc = up(-(-depth // (parts * each)), chunk)
+            depth_blocks = -(-depth // kc)
+            parts = -(-depth_blocks // each)
+            nc = min(n, up(NC_DEPTH_BLOCKED, nr))
+        else:
+            parts = 1
+            split = -(-wanted // (batch * row_blocks))
+            nc = min(nc, up(-(-n // split), nr))
+    if stream and parts == 1 and m <= STREAM_ROWS and n * depth * size > l2 // 2:
+        # panels in half of L2, sums in a quarter
+        mc, row_blocks = up(m, mr), 1
+        if stream == BY_ROWS:
+            nc = min(nc, max(min(l2 // 2 // (STREAM_DEPTH * size), l2 // 16 // mc) // nr * nr, nr))
+            nc = up(-(-n // -(-n // nc)), nr)
+            kc = max(l2 // 2 // (nc * size), STREAM_DEPTH) // chunk * chunk
+        else:
+            nc = min(nc, max(l2 // 2 // (kc * size) // nr * nr, nr))
+        depth_blocks = -(-depth // kc)
+    else:
+        stream = NOT_AT_ALL
+    return mc, nc, kc, row_blocks, -(-n // nc), depth_blocks, parts, stream
+
+
+@register_jitable
+def scratch_layout(mr, lanes, nr, size, n, depth, mc, nc, kc, depth_blocks, stream):
+    """Bytes and offsets of packed panels and scratch memory, for blocks of `block_sizes`.
+
+    Gives the bytes of an rhs panel and of an lhs panel; in a thread's memory, after its lhs panels, the offsets of the row sums (twice),
+    row terms, tile and streamed panels with their sums; the bytes of that memory, of one int32 for each column, and of a packed rhs.
+    """
+    rhs_panel = up((kc if stream else depth) * size, CHUNK_BYTES) * lanes
+    lhs_panel = up(kc * size, CHUNK_BYTES) * mr
+    row_sums_at = mc // mr * lhs_panel
+    row_terms_at = row_sums_at + 8 * mc
+    tile_at = up(row_terms_at + 4 * mc, ALIGNMENT)
+    tile_cols = nr if depth_blocks == 1 and not stream else up(nc, lanes)
+    stream_at = up(tile_at + 4 * mc * tile_cols, ALIGNMENT)
+    stream_bytes = up(nc, lanes) * (rhs_panel // lanes + 4) if stream else 0
+    worker = up(stream_at + stream_bytes, ALIGNMENT) + ALIGNMENT
+    cols = up(n, lanes)
+    slot = 0 if stream else up(cols // lanes * rhs_panel, ALIGNMENT)
+    return (
+        rhs_panel,
+        lhs_panel,
+        row_sums_at,
+        row_terms_at,
+        tile_at,
+        stream_at,
+        worker,
+        up(4 * cols, ALIGNMENT),
+        slot,
+    )
+
+
+def choose_blocking(
+    kernel: Kernel,
+    m: int,
+    n: int,
+    depth: int,
+    *,
+    threads: int = 1,
+    batch: int = 1,
+    direct: bool = True,
+    stream: int = NOT_AT_ALL,
+) -> Blocking:
+    """Block sizes for one product; `stream`: how its rhs may be packed block by block.
+
+    Examples
+    --------
+    >>> from lowgemm.kernels import by_name
+    >>> b = choose_blocking(by_name("portable"), 1000, 1000, 1000)
+    >>> b.mc * b.row_blocks >= 1000 and b.nc * b.col_blocks >= 1000 and b.depth_blocks
+    1
+    """
+    _, l2, l3 = cache_sizes()
+    return Blocking(
+        *block_sizes(
+            kernel.mr, kernel.nr, kernel.element_bytes, l2, l3, m, n, depth, threads, batch, direct, stream
+        )
+    )

@@ -1,0 +1,56 @@
+"""Zero-point terms: what the kernel adds to each row and column of the products' sums.
+
+    sum (l - zl) (r - zr) = sum l r - zl (sum r - depth zr) - zr sum l
+
+The second summand depends on the column alone, the third on the row alone; a leading bias joins them. Where zero points differ by row
+or column ("bilinear"), the second is a product of both, and `output/routines.py` adds it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from lowgemm.jit.memory import load_i32, store_32
+from lowgemm.jit.routine import compile_c, signature
+from lowgemm.jit.stamp import source_stamp
+
+
+def _make_col_terms(stamp: int):
+    @compile_c(signature("nnpnnnppnpp"))
+    def col_terms(n, depth, sums, lhs_zero, rhs_zero, bilinear, rhs_zeros, bias, has_bias, terms, factors):
+        """Column terms of columns 0..n: everything in the result that depends on the column alone."""
+        _ = stamp
+        for i in range(n):
+            term = 0
+            if has_bias:
+                term = load_i32(bias, i)
+            if bilinear:
+                store_32(factors, i, depth * load_i32(rhs_zeros, i) - load_i32(sums, i))
+            else:
+                term += lhs_zero * (depth * rhs_zero - load_i32(sums, i))
+            store_32(terms, i, term)
+
+    return col_terms
+
+
+def _make_row_terms(stamp: int):
+    @compile_c(signature("npnnpnp"))
+    def row_terms(m, sums, rhs_zero, bilinear, bias, has_bias, terms):
+        """Row terms of rows 0..m: everything in the result that depends on the row alone."""
+        _ = stamp
+        for i in range(m):
+            term = 0
+            if has_bias:
+                term = load_i32(bias, i)
+            if not bilinear:
+                term -= rhs_zero * load_i32(sums, i)
+            store_32(terms, i, term)
+
+    return row_terms
+
+
+@functools.cache
+def term_routines() -> tuple[Any, Any]:
+    """Compiled column-term and row-term routines."""
+    return _make_col_terms(source_stamp()), _make_row_terms(source_stamp())

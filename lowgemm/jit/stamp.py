@@ -1,0 +1,53 @@
+"""A number that changes with lowgemm's sources, for the key of every piece of compiled code on disk."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import pathlib
+
+import llvmlite
+import numba
+
+#: Rooms that stand on the engine, and that no compiled code outside of them calls or captures (`tests/test_rooms.py` holds that).
+#: Their code asks for their own files too, by name, so that a change in one room does not recompile the others.
+ABOVE = frozenset({"blockwise", "cli", "compat", "data", "in_numba", "nn", "onnx_run", "quantization"})
+
+
+def rooms() -> dict[str, pathlib.Path]:
+    """Folders of the package by name; `kernels/` lies elsewhere when the package is installed for editing."""
+    found = {p.name: p for p in pathlib.Path(__file__).parents[1].iterdir() if (p / "__init__.py").exists()}
+    kernels = importlib.util.find_spec("lowgemm.kernels")
+    assert kernels is not None and kernels.origin is not None
+    return {**found, "kernels": pathlib.Path(kernels.origin).parent}
+
+
+@functools.cache
+def source_stamp(*more: str) -> int:
+    """Number that changes with any source file of the engine, with Numba and with llvmlite.
+
+    Every folder of the package counts, with what lies in it, except the rooms in `ABOVE`; `more` names those of
+    them ("blockwise") whose files count too.
+
+    Numba's disk cache notices a change in the file of the cached function only, not in what that function
+    calls or in an intrinsic's emitter. Each cached function captures this number, which makes it part of the
+    cache key: an upgraded lowgemm can never be served yesterday's machine code.
+    """
+    folders = rooms()
+    unknown = [name for name in more if name not in folders]
+    if unknown:
+        raise ValueError(f"more: expected folders of the package, got {', '.join(unknown)}")
+    root = pathlib.Path(__file__).parents[1]
+    files = [(path.name, path) for path in root.glob("*.py")]
+    for room, folder in folders.items():
+        if room not in ABOVE or room in more:
+            files += [
+                (f"{room}/{path.relative_to(folder).as_posix()}", path) for path in folder.rglob("*.py")
+            ]
+    digest = hashlib.sha256()
+    for name, path in sorted(files):
+        digest.update(name.encode())
+        digest.update(path.read_bytes())
+    digest.update(f"{numba.__version__} {llvmlite.__version__}".encode())
+    return int.from_bytes(digest.digest()[:7], "little")

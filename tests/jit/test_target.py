@@ -1,0 +1,88 @@
+"""Every x86 kernel runs for real, in processes whose Numba target is an older CPU."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import pytest
+from patience import PATIENCE
+
+from lowgemm import kernels
+from lowgemm.jit.target import available_features, target
+
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the forced targets are x86 CPUs")
+
+#: Forced CPU name -> the kernel that must be chosen there, given that the host has all of its features. Names whose
+#: other features LLVM uses by itself (sapphirerapids: AVX512-FP16) end with an illegal instruction elsewhere.
+TARGETS = {
+    "generic": "x86_sse2",
+    "core2": "x86_sse2",
+    "nehalem": "x86_sse2",
+    "haswell": "x86_avx2",
+    "skylake-avx512": "x86_avx512bw",
+    "cascadelake": "x86_avx512vnni",
+    "alderlake": "x86_avxvnni",
+}
+
+
+def run(cpu: str, features: str | None = "") -> subprocess.CompletedProcess:
+    env = {**os.environ, "NUMBA_CPU_NAME": cpu}
+    env.pop("NUMBA_CPU_FEATURES", None)
+    if features is not None:
+        env["NUMBA_CPU_FEATURES"] = features
+    script = pathlib.Path(__file__).parents[1] / "forced_target.py"
+    return subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("cpu", TARGETS)
+def test_forced_cpu(cpu):
+    needed = kernels.by_name(TARGETS[cpu]).features
+    if not set(needed) <= target()[1]:
+        pytest.skip(f"this machine cannot run {TARGETS[cpu]}: it needs {', '.join(needed)}")
+    done = run(cpu)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"default kernel {TARGETS[cpu]}" in done.stdout
+
+
+def test_name_alone_uses_only_what_name_and_host_share():
+    """`NUMBA_CPU_NAME=alderlake` on a machine without the VEX form of vpdpbusd must not emit it.
+
+    With the form (Alder Lake, Zen 5 and later) `test_forced_cpu` runs it for real; without it,
+    `test_kernels.py` reads its assembly and runs its tiles by the EVEX form and in plain IR.
+    """
+    done = run("alderlake", features=None)
+    assert done.returncode == 0, done.stdout + done.stderr
+    expected = "x86_avxvnni" if "avxvnni" in target()[1] else "x86_avx2"
+    assert f"default kernel {expected}" in done.stdout or "avx2" not in target()[1]
+
+
+def test_forcing_what_the_target_lacks_is_an_error_not_an_abort():
+    code = "import numpy as np, lowgemm; x = np.ones((2, 2), np.uint8); lowgemm.gemm(x, x)"
+    env = {**os.environ, "NUMBA_CPU_NAME": "generic", "LOWGEMM_KERNEL": "x86_avx512vnni"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 1
+    assert "ValueError: kernel: 'x86_avx512vnni' needs avx512f" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arch", "name", "features", "forced", "has", "lacks"),
+    [
+        ("x86_64", "znver4", "+avx2,+avx512vnni,-avxvnni", False, "avx512vnni", "avxvnni"),
+        ("x86_64", "generic", "", True, "sse2", "avx2"),
+        ("x86_64", "alderlake", "", True, "avxvnni", "avx512f"),
+        ("x86_64", "haswell", "+avx2,+avx512f", True, "avx2", "avx512f"),
+        ("x86_64", "unheard-of", "", True, "sse2", "avx2"),
+        ("x86_64", "unheard-of", "+avx2", True, "avx2", "avx512f"),
+        ("aarch64", "neoverse-n1", "+neon,+dotprod", False, "dotprod", "sse2"),
+    ],
+)
+def test_available_features(arch, name, features, forced, has, lacks):
+    found = available_features(arch, name, features, name_forced=forced)
+    assert has in found and lacks not in found
