@@ -133,6 +133,18 @@ def check_runs(name: str) -> Kernel:
     return kernel
 
 
+def _setting(name: Any) -> str | None:
+    """A new value of `config.kernel`."""
+    if name is not None:
+        if not isinstance(name, str):
+            raise TypeError(f"kernel: expected a kernel's name or None, got {type(name).__name__}")
+        check_runs(name)
+    return name
+
+
+config.check_with("kernel", _setting)
+
+
 def selected() -> Kernel:
     """Kernel in use: the forced one, or the first of the registry that the target can run.
 

@@ -24,24 +24,22 @@ from __future__ import annotations
 import os
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
+
+#: What checks a new value of each setting: `kernels` and `engine.threads`, which know what is possible, put theirs here.
+_checks: dict[str, Callable[[Any], Any]] = {}
+
+
+def check_with(name: str, check: Callable[[Any], Any]) -> None:
+    """Have `check` look at each new value of a setting: it returns what is kept, or raises an error that names the setting."""
+    _checks[name] = check
 
 
 def _checked(name: str, value: Any) -> Any:
-    """A new value of a setting, or an error that names it."""
-    if name == "kernel":
-        from lowgemm.kernels import check_runs
-
-        if value is not None:
-            if not isinstance(value, str):
-                raise TypeError(f"kernel: expected a kernel's name or None, got {type(value).__name__}")
-            check_runs(value)
-        return value
-    if name == "num_threads":
-        from lowgemm.checks.arguments import as_num_threads
-
-        return as_num_threads(value)
-    raise AttributeError(f"{name}: no such setting; there are kernel and num_threads")
+    if name not in ("kernel", "num_threads"):
+        raise AttributeError(f"{name}: no such setting; there are kernel and num_threads")
+    return _checks[name](value)
 
 
 class _Settings(types.ModuleType):

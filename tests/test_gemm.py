@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from patience import PATIENCE
 
 import lowgemm
-from lowgemm import kernels, reference
+from lowgemm import reference
 from lowgemm.compat import onnx as onnx_operators
 
 INT32 = st.one_of(
@@ -545,27 +545,6 @@ def test_a_plan_takes_what_gemm_takes(tmp_path, monkeypatch):
     monkeypatch.setattr(lowgemm.config, "kernel", "portable")
     np.testing.assert_array_equal(lowgemm.plan(x, packed)(x, packed, rhs_zero_point=3), expected)
     np.testing.assert_array_equal(planned(x, lowgemm.pack_rhs(w), rhs_zero_point=3), expected)
-
-
-def test_a_plan_for_values_that_a_kernel_excludes(monkeypatch):
-    """A plan made with an rhs without -128 says so when one with -128 comes; one made with -128 takes both."""
-    sign = next(
-        (k for k in kernels.all_kernels() if k.rhs_excludes_min and not kernels.missing_features(k)), None
-    )
-    if sign is None:
-        pytest.skip("no kernel of this machine excludes a value")
-    monkeypatch.setattr(lowgemm.config, "kernel", sign.name)
-    x, w = np.full((4, 8), 3, np.uint8), np.full((8, 5), 2, np.int8)
-    low = w.copy()
-    low[0, 0] = -128
-    with_it, without = lowgemm.pack_rhs(low), lowgemm.pack_rhs(w)
-    assert with_it.kernel != without.kernel == sign.name
-    for right, a in ((with_it, low), (without, w)):
-        np.testing.assert_array_equal(lowgemm.plan(x, with_it)(x, right), reference.gemm(x, a))
-    for planned in (lowgemm.plan(x, without), pickle.loads(pickle.dumps(lowgemm.plan(x, without)))):
-        np.testing.assert_array_equal(planned(x, without), reference.gemm(x, w))
-        with pytest.raises(ValueError, match=r"^rhs: expected no -128 in it.*; plan with this rhs"):
-            planned(x, with_it)
 
 
 def test_without_the_compiler(tmp_path):

@@ -16,7 +16,7 @@ import lowgemm
 
 #: From the ground up. A room is a folder, or one file of the package's root; it imports from floors below its own only.
 FLOORS = [
-    {"_version", "config", "data", "interop", "reference_fixedpoint"},
+    {"_version", "config", "data", "reference_fixedpoint"},
     {"checks", "jit"},
     {"kernels/framework", "fixedpoint"},
     {"kernels"},

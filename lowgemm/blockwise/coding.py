@@ -15,8 +15,8 @@ from lowgemm.blockwise import reference, routines
 from lowgemm.blockwise.codebook import CodeBook, as_codebook
 from lowgemm.blockwise.coded import FLOATS, BlockwiseArray, code_bytes, float_dtype, is_packed
 from lowgemm.checks.arguments import as_num_threads, check_out
+from lowgemm.checks.arrays import as_floats
 from lowgemm.checks.values import flag, integer, is_masked
-from lowgemm.interop import as_floats
 
 #: Blocks of nested scales, as in QLoRA.
 NESTED_BLOCKSIZE = 256

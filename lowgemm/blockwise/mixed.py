@@ -17,9 +17,9 @@ from lowgemm.blockwise import reference
 from lowgemm.blockwise.job import COUNTER, JOB_SIZE, OWN, TASKS
 from lowgemm.blockwise.vectorwise import as_rows, as_scale_without, as_threshold, code_rows
 from lowgemm.checks.arguments import as_num_threads
+from lowgemm.checks.arrays import as_floats
 from lowgemm.engine.packed import PackedRhs, pack_rhs
 from lowgemm.gemm import gemm
-from lowgemm.interop import as_floats
 from lowgemm.jit.memory import offset, pointer_at, take
 from lowgemm.jit.routine import compile_c, signature
 from lowgemm.jit.stamp import source_stamp

@@ -12,9 +12,9 @@ from lowgemm.blockwise.coded import BlockwiseArray, is_packed
 from lowgemm.blockwise.coding import block_scales, quantize_blockwise
 from lowgemm.blockwise.levels import STEP, integer_levels
 from lowgemm.blockwise.reference import unpack4
+from lowgemm.checks.arrays import as_floats
 from lowgemm.checks.values import integer
 from lowgemm.engine import packing
-from lowgemm.interop import as_floats
 from lowgemm.jit.scratch import aligned_empty
 from lowgemm.kernels import Kernel, by_name, selected
 

@@ -8,8 +8,16 @@ from typing import Any
 import numpy as np
 
 from lowgemm.blockwise.coded import FLOATS
+from lowgemm.checks.arrays import (
+    as_floats,
+    bfloat16_bits,
+    detached,
+    from_bfloat16,
+    in_place,
+    is_array,
+    to_bfloat16,
+)
 from lowgemm.checks.values import is_masked
-from lowgemm.interop import as_floats, bfloat16_bits, detached, from_bfloat16, in_place, is_array, to_bfloat16
 
 #: Dtypes of parameters; the bits of bfloat16 are kept as uint16.
 SINGLE, HALF, BITS = np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.uint16)

@@ -21,9 +21,9 @@ from lowgemm.blockwise.mixed import as_bias
 from lowgemm.blockwise.packed4 import PackedRhs4bit
 from lowgemm.blockwise.vectorwise import as_rows, code_rows
 from lowgemm.checks.arguments import as_num_threads, as_operand
+from lowgemm.checks.arrays import as_floats
 from lowgemm.checks.values import integer
 from lowgemm.engine import packing
-from lowgemm.interop import as_floats
 from lowgemm.jit.memory import as_address, offset, pointer_at, take
 from lowgemm.jit.routine import call_address, compile_c, signature
 from lowgemm.jit.scratch import aligned_empty

@@ -14,8 +14,8 @@ from lowgemm.blockwise.coded import FLOATS
 from lowgemm.blockwise.job import BAD, BLOCKSIZE, CHUNK, COUNTER, JOB_SIZE, OWN, TASKS, N
 from lowgemm.blockwise.routines import INFINITY_BITS
 from lowgemm.checks.arguments import as_num_threads
+from lowgemm.checks.arrays import as_floats
 from lowgemm.checks.values import number
-from lowgemm.interop import as_floats
 from lowgemm.jit.memory import offset, pointer_at, take
 from lowgemm.jit.routine import compile_c, signature
 from lowgemm.jit.stamp import source_stamp

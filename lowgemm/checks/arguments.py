@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.arrays import widened
 from lowgemm.checks.values import as_array, integers, is_masked
-from lowgemm.interop import widened
 
 
 def as_operand(value: Any, name: str) -> np.ndarray:
     """`value` as a uint8 or int8 array of at least one dimension, without a copy where it is one.
 
-    `ml_dtypes` integers of 4 and 2 bits are taken too; see `lowgemm.interop.widened`. So are lists and tuples of integers,
+    `ml_dtypes` integers of 4 and 2 bits are taken too; see `lowgemm.checks.arrays.widened`. So are lists and tuples of integers,
     whose dtype follows from their values.
     """
     if is_masked(value):

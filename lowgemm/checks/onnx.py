@@ -24,11 +24,19 @@ def zero_point_argument(value: Any, name: str, operand: np.ndarray, size: int) -
     return flat
 
 
-def scale_argument(value: Any, name: str, size: int) -> np.ndarray:
-    """Scalar, or one per row/column, as float32."""
+def float_argument(value: Any, name: str) -> np.ndarray:
+    """Scales of any shape as float32: finite, and those that something is divided by (`y_scale`) not 0."""
     a = as_array(value, name, "a number or a vector")
     if a.dtype.kind != "f":
         raise TypeError(f"{name}: expected a float scale, got {a.dtype}")
+    if not np.isfinite(a).all() or (name == "y_scale" and not a.all()):
+        raise ValueError(f"{name}: expected finite numbers{' other than 0' if name == 'y_scale' else ''}")
+    return a.astype(np.float32)
+
+
+def scale_argument(value: Any, name: str, size: int) -> np.ndarray:
+    """Scalar, or one per row/column, as float32."""
+    a = float_argument(value, name)
     if a.size not in (1, size):
         raise ValueError(f"{name}: expected a scalar or {size} values, got shape {a.shape}")
-    return a.astype(np.float32).reshape(-1) if a.size != 1 else a.astype(np.float32).reshape(())
+    return a.reshape(-1) if a.size != 1 else a.reshape(())

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.interop import to_numpy
+from lowgemm.checks.arrays import to_numpy
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 #: Dimensions that an array of NumPy can have (32 before NumPy 2).

@@ -12,27 +12,15 @@ from typing import Any
 import numpy as np
 
 from lowgemm.checks.arguments import as_operand
+from lowgemm.checks.onnx import float_argument, scale_argument
 from lowgemm.checks.values import as_array, integer
 from lowgemm.gemm import gemm
 from lowgemm.output.requantize import Requantize
 from lowgemm.output.stages import cast_dtype, check_pipeline
-from lowgemm.quantization.qparams import SCALE_MIN
 from lowgemm.requantize import requantize
 
-
-def _zero_point(value: Any, name: str, operand: np.ndarray, size: int) -> Any:
-    """Scalar, one value, or one per row/column; of the operand's dtype."""
-    if value is None:
-        return 0
-    a = as_array(value, name, "a number or a vector")
-    if a.dtype != operand.dtype:
-        raise TypeError(f"{name}: expected dtype {operand.dtype} like its operand, got {a.dtype}")
-    if a.size == 1:
-        return int(a.reshape(()))
-    flat = a.reshape(-1)
-    if flat.size != size or max(a.shape) != size:
-        raise ValueError(f"{name}: expected a scalar or {size} values, got shape {a.shape}")
-    return flat
+#: Smallest scale: a smaller float32 has fewer bits.
+_SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 def _of_stack(a: np.ndarray, name: str, shape: tuple[int, ...], axis: int) -> np.ndarray:
@@ -116,10 +104,12 @@ def scaled_product(
         b = b[:, None]
         more = scaled_product(a, b, scales, points, make, factor=factor, start=start, num_threads=num_threads)
         return more[..., 0]
-    left = _of_stack(_float(scales[0], "a_scale"), "a_scale", a.shape, -2)
-    scale = np.float32(factor) * left * _of_stack(_float(scales[1], "b_scale"), "b_scale", b.shape, -1)
+    left = _of_stack(float_argument(scales[0], "a_scale"), "a_scale", a.shape, -2)
+    scale = (
+        np.float32(factor) * left * _of_stack(float_argument(scales[1], "b_scale"), "b_scale", b.shape, -1)
+    )
     if scales[2] is not None:
-        scale = scale / _scale(scales[2], "y_scale", 1)
+        scale = scale / scale_argument(scales[2], "y_scale", 1)
     matrix = scale.shape[-2:]
     if min(matrix) > 1:
         raise ValueError("a_scale, b_scale: expected at most one of them per row or column")
@@ -173,22 +163,6 @@ def matmul_integer(A: Any, B: Any, a_zero_point: Any = None, b_zero_point: Any =
     A, B = as_operand(A, "A"), as_operand(B, "B")
     y = gemm(A, B, **zero_points(A, B, a_zero_point, b_zero_point))
     return np.asarray(y)  # of two vectors a tensor too, without dimensions
-
-
-def _float(value: Any, name: str) -> np.ndarray:
-    a = as_array(value, name, "a number or a vector")
-    if a.dtype.kind != "f":
-        raise TypeError(f"{name}: expected a float scale, got {a.dtype}")
-    if not np.isfinite(a).all() or (name == "y_scale" and not a.all()):
-        raise ValueError(f"{name}: expected finite numbers{' other than 0' if name == 'y_scale' else ''}")
-    return a.astype(np.float32)
-
-
-def _scale(value: Any, name: str, size: int) -> np.ndarray:
-    a = _float(value, name)
-    if a.size not in (1, size):
-        raise ValueError(f"{name}: expected a scalar or {size} values, got shape {a.shape}")
-    return a.reshape(-1) if a.size != 1 else a.reshape(())
 
 
 def qlinear_matmul(
@@ -438,9 +412,9 @@ def dynamic_quantize_linear(x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     with np.errstate(over="ignore"):
         scale = np.float32((high - low) / np.float32(255)) if high != low else np.float32(1 / 255)
     if (
-        not np.isfinite(scale) or scale < SCALE_MIN
+        not np.isfinite(scale) or scale < _SMALLEST
     ):  # a range that float32 cannot hold, or steps too small for it
-        scale = np.float32(max((float(high) - float(low)) / 255, SCALE_MIN))
+        scale = np.float32(max((float(high) - float(low)) / 255, _SMALLEST))
     zero = np.rint(np.clip(np.float32(0) - low / scale, 0, 255)).astype(np.uint8)
     y = quantize_linear(x, scale, zero)
     return y, np.asarray(scale), np.asarray(zero)

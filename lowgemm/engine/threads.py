@@ -22,6 +22,7 @@ import numba
 import numpy as np
 
 from lowgemm import config
+from lowgemm.checks.arguments import as_num_threads
 from lowgemm.engine import drivers
 from lowgemm.engine.layout import WORKERS
 from lowgemm.engine.pace import Pace
@@ -32,6 +33,7 @@ MACS_PER_THREAD = 12_000_000
 #: What reading a byte of the rhs counts for (500 GMAC/s, and 60 GB/s from L3).
 MACS_PER_BYTE = 8
 
+config.check_with("num_threads", as_num_threads)
 #: Held while one call is in a parallel region, under a layer that bears only one.
 _alone = threading.Lock()
 #: Python thread -> threads that its call is using.

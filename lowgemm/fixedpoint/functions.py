@@ -11,7 +11,7 @@ import numba
 import numpy as np
 
 from lowgemm import reference_fixedpoint as _ref
-from lowgemm.engine.batch import broadcast
+from lowgemm.checks.shapes import broadcast
 from lowgemm.fixedpoint.checks import as_integer_bits, bits_of, result, value
 from lowgemm.fixedpoint.ufuncs import ufunc
 

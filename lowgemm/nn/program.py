@@ -20,10 +20,10 @@ from numba import types
 
 from lowgemm import config, kernels
 from lowgemm.engine import threads
-from lowgemm.engine.calls import Seen
 from lowgemm.engine.layout import SINGLE
 from lowgemm.engine.packed import PackedRhs, repacked
 from lowgemm.engine.plan import Operand, Plan
+from lowgemm.engine.seen import Seen
 from lowgemm.jit import disk_cache, scratch
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.memory import address, as_address, load_i32, offset, store_32

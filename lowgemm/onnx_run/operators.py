@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.arrays import widened
 from lowgemm.compat import onnx as ox
 from lowgemm.gemm import gemm
-from lowgemm.interop import widened
 from lowgemm.onnx_run import convolution
 from lowgemm.onnx_run.pipelines import pipeline
 from lowgemm.onnx_run.state import State

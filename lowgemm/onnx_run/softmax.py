@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
+from lowgemm.checks.onnx import scale_argument
 from lowgemm.checks.values import integer
-from lowgemm.compat import onnx as ox
 from lowgemm.onnx_run.operators import _need_bytes
 from lowgemm.onnx_run.state import State
 
@@ -37,7 +37,7 @@ def qlinear_softmax(
     """
     _need_bytes(x)
     axis = integer(axis, "axis", -x.ndim, x.ndim - 1) % x.ndim if x.ndim else 0
-    scale, step = float(ox._scale(x_scale, "x_scale", 1)), ox._scale(y_scale, "y_scale", 1)
+    scale, step = float(scale_argument(x_scale, "x_scale", 1)), scale_argument(y_scale, "y_scale", 1)
     if not (0 < scale < np.inf and 0 < step < np.inf):
         raise ValueError(f"x_scale, y_scale: expected positive numbers, got {scale} and {step}")
     if x.size == 0:

@@ -19,7 +19,7 @@ from lowgemm.blockwise import (
     pack_rhs_4bit,
     quantize_blockwise,
 )
-from lowgemm.interop import bfloat16_bits, from_bfloat16, to_bfloat16
+from lowgemm.checks.arrays import bfloat16_bits, from_bfloat16, to_bfloat16
 
 RNG = np.random.default_rng(3)
 START, GRAD = RNG.standard_normal((2, 30, 20)).astype(np.float32)

@@ -18,6 +18,7 @@ from lowgemm.checks.values import INT32_MAX as _INT32_MAX
 from lowgemm.checks.values import INT32_MIN as _INT32_MIN
 from lowgemm.checks.values import integer
 from lowgemm.engine import entry
+from lowgemm.engine.call import PatternCall
 from lowgemm.engine.packed import PackedRhs, repacked
 from lowgemm.engine.plan import Plan
 from lowgemm.engine.threads import run
@@ -36,14 +37,11 @@ class Pattern(NamedTuple):
         In bytes; None for a `PackedRhs`, which has none.
     dtype : dtype
         uint8 or int8.
-    holds_min : bool
-        Of a `PackedRhs`: whether it holds its dtype's smallest value.
     """
 
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None
     dtype: np.dtype
-    holds_min: bool = True
 
     @property
     def ndim(self) -> int:
@@ -53,7 +51,7 @@ class Pattern(NamedTuple):
     @classmethod
     def of(cls, a: np.ndarray | PackedRhs) -> Pattern:
         """That of an 8-bit operand."""
-        return cls(a.shape, a.strides, np.dtype(a.dtype.str), getattr(a, "holds_min", True))
+        return cls(a.shape, a.strides, np.dtype(a.dtype.str))
 
     def misfit(self, a: np.ndarray, name: str) -> Exception | None:
         """What to raise for an array that is not as planned; the stride along an axis of length 1 does not matter."""
@@ -224,12 +222,7 @@ class PlannedGemm:
             raise TypeError(f"rhs: expected dtype {self._rhs.dtype}, as planned, got {rhs.dtype}")
         if rhs.shape != self._rhs.shape:
             raise ValueError(f"rhs: expected shape {self._rhs.shape}, as planned, got {rhs.shape}")
-        kernel = self.plan.kernel
-        if rhs.holds_min and kernel.rhs_excludes_min:
-            raise ValueError(
-                f"rhs: expected no {np.iinfo(rhs.dtype).min} in it, which kernel {kernel.name!r} cannot take; plan with this rhs"
-            )
-        return repacked(rhs, kernel)
+        return repacked(rhs, self.plan.kernel)
 
     def _check_out(self, out: Any, lhs: np.ndarray, rhs: Any) -> None:
         if type(out) is np.ndarray and out.shape == self._shape and out.dtype == self._result:
@@ -246,59 +239,11 @@ def planned(
     lhs: Pattern, rhs: Pattern, output: Sequence[Any] | Any | None, num_threads: int | None
 ) -> PlannedGemm:
     """Plan a product of operands that are as described; what `lowgemm.plan` and the copies of a plan come to."""
-    from lowgemm.gemm import _PatternCall
-
-    right = rhs
-    if rhs.strides is None:  # packed, but for its values
-        kernel = kernels.selected_for(lambda: rhs.holds_min)
-        right = PackedRhs(rhs.shape, rhs.dtype, kernel)
-    else:
-        kernel = kernels.selected()
-    call = _PatternCall(lhs, right, 0, 0, output, None, False, num_threads, "wrap")
+    kernel = kernels.selected()
+    right = (
+        PackedRhs(rhs.shape, rhs.dtype, kernel) if rhs.strides is None else rhs
+    )  # packed, but for its values
+    call = PatternCall(lhs, right, 0, 0, output, None, False, num_threads, "wrap")
     if call.out.size == 0:
         raise ValueError(f"lhs, rhs: expected a result with elements, got shape {call.out.shape}")
     return PlannedGemm(call.plan(kernel), lhs, rhs, call.out.shape).compare_compiled()
-
-
-class Seen:
-    """Bounded memory of what was planned."""
-
-    #: Kinds of call remembered; at about 4 KB each. A program with more shapes than this replans some.
-    LIMIT = 512
-
-    def __init__(self) -> None:
-        self._entries: dict[Any, Any] = {}
-        self.get = self._entries.get
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (
-            Seen,
-            (),
-        )  # a copy has seen nothing: what is remembered belongs to addresses and identities of here
-
-    def add(self, key: Any, entry: Any) -> None:
-        """Remember; forgets everything when full, which is simpler than order and as good for few shapes."""
-        if len(self._entries) >= self.LIMIT:
-            self._entries.clear()
-        self._entries[key] = entry
-
-
-_lists = Seen()
-
-
-def stages_key(output: Any) -> Any:
-    """Identity of a pipeline: stages are immutable, and a remembered plan keeps them alive."""
-    if output is None:
-        return None
-    known = _lists.get(id(output))  # 0.08 us, against 0.2 for what follows
-    if known is not None and known[0] == output:
-        return known[1]
-    if isinstance(output, (list, tuple)):
-        return tuple(map(id, output))
-    return id(output)  # one stage; anything else never becomes a plan
-
-
-def remember_list(output: Any) -> None:
-    """Let `stages_key` know this list again: what is compared is a copy, element by element, identity first."""
-    if type(output) is list:
-        _lists.add(id(output), (output.copy(), stages_key(output)))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import lowgemm
+from lowgemm.checks.arrays import to_numpy, widened
 from lowgemm.checks.values import as_array
-from lowgemm.interop import to_numpy, widened
 
 RNG = np.random.default_rng(5)
 LHS = RNG.integers(0, 256, (17, 23), dtype=np.uint8)
