@@ -59,7 +59,8 @@ def requantize(acc: Any, output: Any, *, out: np.ndarray | None = None) -> np.nd
         out = np.empty(a.shape, dtype=dtype)
     else:
         check_out(out, a.shape, dtype, {"acc": a})
-    target = out[None, :] if a.ndim == 1 else out
+    target = np.asarray(out)  # a subclass may have an indexing of its own
+    target = target[None, :] if a.ndim == 1 else target
     if numba.config.DISABLE_JIT:
         target[...] = reference.apply_pipeline(stack_of, stages)
         return out

@@ -13,6 +13,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from lowgemm.kernels import cross, deferred, vectors
 
 import lowgemm
 from lowgemm import batching, blocking, caches, kernels, nn, pace, quantization, repeat
@@ -215,6 +216,8 @@ _OBJECTS: list[tuple[str, type, Any, Any]] = [
     ("order", gemmlowp.MapOrder, lambda: gemmlowp.MapOrder.COL_MAJOR, lambda o: o is gemmlowp.MapOrder.COL_MAJOR),
     ("bit depth", gemmlowp.BitDepthSetting, lambda: gemmlowp.BitDepthSetting.A5B7, lambda o: o is gemmlowp.BitDepthSetting.A5B7),
     ("map", gemmlowp.MatrixMap, lambda: gemmlowp.MatrixMap(np.arange(30), "col", 3, 4, 7, 2), lambda m: m.view()),
+    ("vector", vectors.Vector, lambda: vectors.Vector(*range(7), *np.ones((6, 3))), fields),
+    ("target", cross.Target, lambda: cross.Target("a", "b"), fields),
     ("Numba's type", PackedRhsType, lambda: _TYPES["u"], lambda t: t == _TYPES["u"]),
     *((f"kernel {k.name}", type(k), functools.partial(kernels.by_id, i), lambda k: (k.name, kernels.by_id(kernels.id_of(k)).name))
       for i, k in enumerate(kernels.all_kernels()) if not k.name.startswith("test_")),
@@ -271,8 +274,9 @@ REFUSED: dict[type, Callable[[], Any]] = {
 if importlib.util.find_spec("onnx") is not None:
     REFUSED[state.State] = lambda: model.Model(onnx_model()).state
 
-#: Classes without objects of their own, and what belongs to the disk cache.
+#: Classes without objects of their own, what belongs to the disk cache, and what lives only while code is emitted.
 BASES = {
+    deferred.Deferred,
     lowgemm.Stage, Layer, weighted.Weighted, Optimizer, observer.Observer, NotCopied, CheckedCache, CheckedFile,
     quantization.observers.HistogramObserver, kernels.Kernel,
 }  # fmt: skip

@@ -7,6 +7,7 @@ import gc
 import importlib
 import importlib.util
 import inspect
+import itertools
 import pathlib
 import pickle
 import pkgutil
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 import lowgemm
+from lowgemm import kernels
 
 HERE = pathlib.Path(__file__).parent
 WAYS = {
@@ -34,7 +36,10 @@ NEEDS = {"lowgemm.dask": "dask", "lowgemm.onnx_run": "onnx"}
 def public_classes() -> set[type]:
     """Every class without an underscore that a module of lowgemm defines."""
     found = set()
-    for info in pkgutil.walk_packages(lowgemm.__path__, "lowgemm."):
+    walks = [pkgutil.walk_packages(lowgemm.__path__, "lowgemm.")]
+    # in an editable install the kernels lie in another folder
+    walks.append(pkgutil.iter_modules(kernels.__path__, "lowgemm.kernels."))
+    for info in itertools.chain(*walks):
         if "__main__" in info.name or info.name.startswith("lowgemm.cli."):
             continue
         needs = next((n for start, n in NEEDS.items() if info.name.startswith(start)), None)

@@ -90,6 +90,43 @@ def test_no_depth_in_any_chunks(m, n):
     np.testing.assert_array_equal(got, lowgemm.gemm(x, w, output=bias))
 
 
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
+def test_a_packed_rhs(scheduler):
+    """One chunk, however the lhs is cut; on a worker in another process too."""
+    x, w = matrices(41, 30, 7)
+    packed = lowgemm.pack_rhs(w)
+    options = {
+        "lhs_zero_point": np.arange(41),
+        "rhs_zero_point": np.arange(7),
+        "output": lowgemm.BiasAddition(np.arange(7)),
+    }
+    expected = lowgemm.gemm(x, w, **options)
+    for lhs in (da.from_array(x, chunks=(16, 11)), da.from_array(x, chunks=(41, 30)), x):
+        got = lowgemm.dask.gemm(lhs, packed, **options)
+        assert got.chunks[1] == (7,) and got.dtype == expected.dtype
+        np.testing.assert_array_equal(got.compute(scheduler=scheduler), expected)
+    # the same matrix has the same name, another one another
+    names = [lowgemm.dask.gemm(x, lowgemm.pack_rhs(r)).name for r in (w, w.copy(), w // 2)]
+    assert names[0] == names[1] != names[2]
+    deep = np.full((1, 40_000), 255, np.uint8)
+    full = lowgemm.pack_rhs(np.full((40_000, 1), 255, np.uint8))
+    with pytest.raises(OverflowError):
+        lowgemm.dask.gemm(deep, full).compute(scheduler=scheduler)
+    assert lowgemm.dask.gemm(deep, full, overflow="wrap").compute(scheduler=scheduler) == np.int64(
+        255 * 255 * 40_000
+    ).astype(np.int32)
+
+
+def test_packed_rhs_that_do_not_fit():
+    x, w = matrices(4, 6, 3)
+    with pytest.raises(ValueError, match=r"^rhs: expected a matrix, got a PackedRhs of 3 dimensions"):
+        lowgemm.dask.gemm(x, lowgemm.pack_rhs(np.stack([w, w])))
+    with pytest.raises(ValueError, match=r"^rhs: expected depth 6 to match lhs, got 5"):
+        lowgemm.dask.gemm(x, lowgemm.pack_rhs(w[:5]))
+    with pytest.raises(TypeError, match=r"^lhs: expected"):
+        lowgemm.dask.gemm(lowgemm.pack_rhs(w), lowgemm.pack_rhs(w))
+
+
 def test_many_depth_chunks():
     x, w = matrices(3, 300, 4)
     got = lowgemm.dask.gemm(da.from_array(x, chunks=(3, 2)), da.from_array(w, chunks=(3, 4)))

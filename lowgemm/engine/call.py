@@ -84,7 +84,7 @@ class Call:
         else:
             self.out = np.empty(shape, dtype=self.result)
         # The result as a stack of matrices: the dropped axes of vectors come back with length 1.
-        full = self.out
+        full = np.asarray(self.out)  # a subclass may have an indexing of its own
         if lhs_vector:
             full = full[..., None, :] if not rhs_vector else full[..., None]
         if rhs_vector:

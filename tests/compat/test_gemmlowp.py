@@ -110,3 +110,59 @@ def test_bad_input():
             True, True, True, 2, 2, 2, x.ravel(), 0, 2, x.ravel(), 0, 2, np.zeros(4, np.uint8), 0
         )
     assert (out == 5).all()
+
+
+def test_orders_as_text(any_kernel):
+    """By value, by name or as a member, an order is the same; a column-major result is written where it belongs."""
+    a = np.arange(6, dtype=np.uint8)
+    for order in ("row", "ROW_MAJOR", g.MapOrder.ROW_MAJOR):
+        m = g.MatrixMap(a, order, 2, 3)
+        assert m.order is g.MapOrder.ROW_MAJOR and m.view().tolist() == [[0, 1, 2], [3, 4, 5]]
+    for order in ("col", "COL_MAJOR", g.MapOrder.COL_MAJOR):
+        m = g.MatrixMap(a, order, 2, 3)
+        assert m.order is g.MapOrder.COL_MAJOR and m.view().tolist() == [[0, 2, 4], [1, 3, 5]]
+        buffer = np.full(20, -7, np.int32)
+        one = np.eye(2, dtype=np.uint8)
+        g.gemm_with_output_pipeline(one, m, g.MatrixMap(buffer, order, 2, 3, 4, 5), 0, 0)
+        assert buffer.tolist() == [-7] * 5 + [0, 1, -7, -7, 2, 3, -7, -7, 4, 5] + [-7] * 5
+    for order in ("diagonal", "", None, 0, ["row"], b"row"):
+        with pytest.raises(ValueError, match=r"^order: expected 'row' or 'col', got"):
+            g.MatrixMap(a, order, 2, 3)
+    two = np.ones(1, np.uint8)
+    for depth in ("A8B8", "A5B7", g.BitDepthSetting.A5B7):
+        c = np.zeros(1, np.float32)
+        g.eight_bit_int_gemm(True, True, True, 1, 1, 1, two, 0, 1, two, 0, 1, c, 0.5, bit_depth=depth)
+        assert c[0] == 0.5
+    with pytest.raises(ValueError, match=r"^bit_depth: expected 'A8B8' or 'A5B7', got 'A4B4'"):
+        g.eight_bit_int_gemm(True, True, True, 1, 1, 1, two, 0, 1, two, 0, 1, c, 0.5, bit_depth="A4B4")
+    with pytest.raises(TypeError, match=r"^transpose_b: expected a bool, got str"):  # "no" counts as true
+        g.eight_bit_int_gemm(True, "no", True, 1, 1, 1, two, 0, 1, two, 0, 1, c, 0.5)
+
+
+def test_a_view_ends_where_its_buffer_does():
+    """Whatever the fields say: they can be set in spite of the frozen class, and a buffer can shrink."""
+    rng = np.random.default_rng(8)
+    for _ in range(3000):
+        parent = np.arange(64, dtype=np.int16)[:: rng.choice([1, 2, 3, -1])][: rng.integers(1, 20)]
+        m = g.MatrixMap(parent, rng.choice(["row", "col"]), 1, 1)
+        for name in ("rows", "cols", "stride", "start"):
+            object.__setattr__(m, name, int(rng.integers(0, 12)))
+        try:
+            view = m.view()
+        except ValueError as error:
+            assert str(error).startswith("data: expected at least")
+            continue
+        assert view.shape == (m.rows, m.cols)
+        if view.size:
+            (low, high), (first, last) = (np.lib.array_utils.byte_bounds(x) for x in (parent, view))
+            assert low <= first and last <= high
+    shrunk = np.arange(12, dtype=np.uint8)
+    m = g.MatrixMap(shrunk, "row", 3, 4)
+    shrunk.resize(5, refcheck=False)
+    with pytest.raises(ValueError, match=r"^data: expected at least as many elements as before, got 5"):
+        m.view()
+    fixed = np.zeros(4, np.uint8)
+    fixed.flags.writeable = False
+    assert not g.MatrixMap(fixed, "row", 2, 2).view().flags.writeable
+    with pytest.raises(TypeError, match=r"^data: masked"):
+        g.MatrixMap(np.ma.array([1, 2], mask=[0, 1]), "row", 1, 2)
