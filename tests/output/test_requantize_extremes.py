@@ -98,6 +98,8 @@ def test_half_of_the_first_rounding_is_whole():
         np.testing.assert_array_equal(lowgemm.requantize(acc, stages), expected)
         by_row = np.ascontiguousarray(acc.T)
         np.testing.assert_array_equal(lowgemm.requantize(by_row, stages), expected.T)
+        apart = np.zeros((1, 2 * acc.size), np.int16)[:, ::2]  # not contiguous: scale and store are two steps
+        np.testing.assert_array_equal(lowgemm.requantize(acc, stages, out=apart), expected)
 
 
 def test_ties_of_both_roundings_in_fused_products(any_kernel, threads):
