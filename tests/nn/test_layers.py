@@ -313,3 +313,23 @@ def test_names_of_the_package_are_those_of_nn_and_loaded_late():
         "import lowgemm.nn; assert got == [getattr(lowgemm.nn, n) for n in names]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_layers_from_float_raise_scales_that_leave_the_bias_no_room(per_channel):
+    """Parameters for tiny weights as a user would choose them: the bias saturated, or bias and products wrapped."""
+    size = [1e-9, 1e-7] if per_channel else 1e-8
+    w, x = np.full((64, 2), 1.0) * size, np.full((3, 64), 255, np.uint8)
+    given = QParams(
+        np.abs(w).max(0) / 127 if per_channel else w.max() / 127, 0, "int8", -1 if per_channel else None
+    )
+    inputs = QParams(1 / 255, 0, "uint8")
+    for layer in (
+        nn.QuantizedLinear.from_float(w, [1.0, -2.0], inputs, given),
+        nn.QuantizedConv2d.from_float(w[None, None], [1.0, -2.0], inputs, given),
+    ):
+        y = layer(x if layer.kind == "linear" else x[:, None, None]).reshape(3, 2)
+        np.testing.assert_allclose(y, [[1.0, -2.0]] * 3, rtol=1e-4)
+        assert (layer.scale_raised > 1).all()
+        np.testing.assert_allclose(layer.weight_qparams.scale, given.scale * layer.scale_raised)
+    assert nn.QuantizedLinear(w.astype(np.int8), None, inputs, given).scale_raised is None
