@@ -123,7 +123,15 @@ def test_what_cannot_be_written_into():
 
 
 # ---- bfloat16 ------------------------------------------------------------------------------------------------
-@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=50))
+ANY_FLOAT = st.integers(0, 2**32 - 1)
+NEAR_A_TIE = st.builds(
+    lambda upper, lower: upper << 16 | lower,
+    st.integers(0, 2**16 - 1),
+    st.sampled_from([0x7FFF, 0x8000, 0x8001]),
+)
+
+
+@given(st.lists(ANY_FLOAT | NEAR_A_TIE, min_size=1, max_size=50))
 @settings(deadline=None)
 def test_rounding_to_bfloat16(words):
     """Against the definition in float64: the nearest, the even one on a tie; and ml_dtypes."""
