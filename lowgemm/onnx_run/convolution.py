@@ -263,7 +263,7 @@ def qlinear_conv(
             f"y_zero_point: expected one uint8 or int8 value, got {zero.dtype}, shape {zero.shape}"
         )
     scale = _scale(x_scale, "x_scale", 1) * _scale(w_scale, "w_scale", count) / _scale(y_scale, "y_scale", 1)
-    bias = None if bias is None else as_array(bias, "bias", "a vector")
+    bias = None if bias is None else as_array(bias, "bias", "a vector", np.int32)
     if bias is not None and (bias.dtype != np.int32 or bias.shape != (count,)):
         raise ValueError(f"bias: expected {count} int32 values, got {bias.dtype}, shape {bias.shape}")
 
