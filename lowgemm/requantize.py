@@ -46,7 +46,7 @@ def requantize(acc: Any, output: Any, *, out: np.ndarray | None = None) -> np.nd
     """
     if is_masked(acc):
         raise TypeError("acc: masked elements have no value; fill them first")
-    a = as_array(acc, "acc", "a rectangular array")
+    a = as_array(acc, "acc", "a rectangular array", np.int32)
     if a.dtype.newbyteorder("=") != np.int32:
         raise TypeError(f"acc: expected dtype int32, got {a.dtype}")
     if not a.dtype.isnative or not a.flags.aligned:

@@ -13,7 +13,7 @@ def zero_point_argument(value: Any, name: str, operand: np.ndarray, size: int) -
     """Scalar, one value, or one per row/column; of the operand's dtype."""
     if value is None:
         return 0
-    a = as_array(value, name, "a number or a vector")
+    a = as_array(value, name, "a number or a vector", operand.dtype)
     if a.dtype != operand.dtype:
         raise TypeError(f"{name}: expected dtype {operand.dtype} like its operand, got {a.dtype}")
     if a.size == 1:

@@ -76,9 +76,30 @@ def integers(value: Any, name: str, low: int = INT32_MIN, high: int = INT32_MAX)
     return a
 
 
-def as_array(value: Any, name: str, expected: str) -> np.ndarray:
-    """`value` as an array; what NumPy cannot make one of is an error that says what was `expected`."""
-    return value if type(value) is np.ndarray else to_numpy(value, name, expected)
+def as_array(value: Any, name: str, expected: str, listed: Any = None) -> np.ndarray:
+    """`value` as an array; what NumPy cannot make one of is an error that says what was `expected`.
+
+    A list or tuple has no dtype of its own. Where only one makes sense, `listed` is that dtype: numbers in a list become it,
+    and integers that it cannot hold are an error.
+    """
+    if type(value) is np.ndarray:
+        return value
+    a = to_numpy(value, name, expected)
+    return (
+        _of_list(a, name, np.dtype(listed)) if listed is not None and isinstance(value, (list, tuple)) else a
+    )
+
+
+def _of_list(a: np.ndarray, name: str, dtype: np.dtype) -> np.ndarray:
+    """What NumPy made of a list, as `dtype` if that loses nothing but a float's last bits; else as it is."""
+    if a.size == 0 or (dtype.kind == "f" and a.dtype.kind in "fiu"):
+        return a.astype(dtype)
+    if a.dtype == dtype or a.dtype.kind not in "iu" or dtype.kind not in "iu":
+        return a
+    info, low, high = np.iinfo(dtype), int(a.min()), int(a.max())
+    if low < info.min or high > info.max:
+        raise ValueError(f"{name}: expected {dtype} ({info.min} to {info.max}), got {low} to {high}")
+    return a.astype(dtype)
 
 
 def is_masked(value: Any) -> bool:

@@ -53,7 +53,7 @@ def zero_points(a: Any, b: Any, a_zero_point: Any, b_zero_point: Any) -> dict[st
     ):
         if value is None:
             continue
-        point = as_array(value, name, "a number or a vector")
+        point = as_array(value, name, "a number or a vector", operand.dtype)
         if point.dtype != operand.dtype:
             raise TypeError(f"{name}: expected dtype {operand.dtype} like its operand, got {point.dtype}")
         point = _of_stack(point, name, operand.shape, axis)
@@ -368,7 +368,7 @@ def dequantize_linear(
     zero = (
         np.zeros(scale.shape, x.dtype)
         if x_zero_point is None
-        else as_array(x_zero_point, "x_zero_point", "a zero point")
+        else as_array(x_zero_point, "x_zero_point", "a zero point", x.dtype)
     )
     if zero.dtype != x.dtype:
         raise TypeError(f"x_zero_point: expected dtype {x.dtype} like x, got {zero.dtype}")
@@ -403,7 +403,7 @@ def dynamic_quantize_linear(x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     >>> y, zero
     (array([153, 255,   0,  26, 221, 179], dtype=uint8), array(153, dtype=uint8))
     """
-    x = as_array(x, "x", "an array")
+    x = as_array(x, "x", "an array", np.float32)
     if x.dtype != np.float32:
         raise TypeError(f"x: expected float32, got {x.dtype}")
     if x.size == 0 or not np.isfinite(x).all():

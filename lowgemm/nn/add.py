@@ -71,7 +71,8 @@ class QuantizedAdd:
 
     def checked(self, a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
         """Both as arrays that fit."""
-        a, b = as_array(a, "a", "an array of integers"), as_array(b, "b", "an array of integers")
+        a = as_array(a, "a", "an array of integers", self.a_qparams.dtype)
+        b = as_array(b, "b", "an array of integers", self.b_qparams.dtype)
         for name, value, p in (("a", a, self.a_qparams), ("b", b, self.b_qparams)):
             if value.dtype != p.dtype:
                 raise TypeError(f"{name}: expected {p.dtype} ({name}_qparams), got {value.dtype}")

@@ -126,7 +126,9 @@ def dynamic_linear(
            [  0.   , 200.   ]], dtype=float32)
     """
     real = np.ascontiguousarray(real_array(x), dtype=np.float32)
-    packed = weight if isinstance(weight, PackedRhs) else as_array(weight, "weight", "a matrix of int8")
+    packed = (
+        weight if isinstance(weight, PackedRhs) else as_array(weight, "weight", "a matrix of int8", np.int8)
+    )
     if packed.dtype != np.int8 or packed.ndim != 2:
         raise TypeError(f"weight: expected an int8 matrix, got {packed.dtype}, shape {packed.shape}")
     inputs, outputs = packed.shape
@@ -219,7 +221,7 @@ def weight_only_linear(x: Any, weight: Any, weight_scale: Any, bias: Any = None)
     array([[2.]], dtype=float32)
     """
     real = np.ascontiguousarray(real_array(x), dtype=np.float32)
-    w = as_array(weight, "weight", "a matrix of int8")
+    w = as_array(weight, "weight", "a matrix of int8", np.int8)
     if w.dtype != np.int8 or w.ndim != 2:
         raise TypeError(f"weight: expected an int8 matrix, got {w.dtype}, shape {w.shape}")
     if real.ndim == 0 or real.shape[-1] != w.shape[0]:

@@ -48,7 +48,7 @@ class Layer(ABC):
 
     def checked(self, x: Any) -> np.ndarray:
         """`x` as an array that fits."""
-        a = as_array(x, "x", "an array of integers")
+        a = as_array(x, "x", "an array of integers", self.input_qparams.dtype)
         if a.dtype != self.input_qparams.dtype:
             raise TypeError(f"x: expected {self.input_qparams.dtype} (input_qparams), got {a.dtype}")
         self.output_shape(a.shape)

@@ -62,10 +62,10 @@ class Weighted(Layer):
         activation: str = "none",
         rounding: str = "gemmlowp",
     ) -> None:
-        w = as_array(weight, "weight", "an array of integers")
         self.input_qparams = tensor_qparams(input_qparams, "input_qparams")
         if not isinstance(weight_qparams, QParams):
             raise TypeError(f"weight_qparams: expected QParams, got {type(weight_qparams).__name__}")
+        w = as_array(weight, "weight", "an array of integers", weight_qparams.dtype)
         if w.ndim != self.weight_ndim or 0 in w.shape:
             raise ValueError(f"weight: expected {self.weight_ndim} axes, none empty, got shape {w.shape}")
         if w.dtype != weight_qparams.dtype or w.dtype.itemsize != 1:
@@ -78,7 +78,7 @@ class Weighted(Layer):
         if output_qparams is not None:
             tensor_qparams(output_qparams, "output_qparams")
         if bias is not None:
-            bias = as_array(bias, "bias", "a vector of int32")
+            bias = as_array(bias, "bias", "a vector of int32", np.int32)
             if bias.dtype != np.int32:
                 raise TypeError(f"bias: expected int32, got {bias.dtype}")
             if bias.shape != (outputs,):

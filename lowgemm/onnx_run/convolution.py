@@ -267,7 +267,7 @@ def qlinear_conv(
         * scale_argument(w_scale, "w_scale", count)
         / scale_argument(y_scale, "y_scale", 1)
     )
-    bias = None if bias is None else as_array(bias, "bias", "a vector")
+    bias = None if bias is None else as_array(bias, "bias", "a vector", np.int32)
     if bias is not None and (bias.dtype != np.int32 or bias.shape != (count,)):
         raise ValueError(f"bias: expected {count} int32 values, got {bias.dtype}, shape {bias.shape}")
 

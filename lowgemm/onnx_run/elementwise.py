@@ -21,8 +21,8 @@ def fma(a: Any, b: Any, c: Any) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
-    >>> x = np.float32(1 + 2**-23)
-    >>> float(fma(x, x, np.float32(-1))) == 2**-22 + 2**-46
+    >>> x = np.float32(1 + 2**-12)
+    >>> float(fma(x, x, -(x * x))) == 2**-24  # what rounding the product loses
     True
     """
     product = np.asarray(a, np.float64) * np.asarray(b, np.float64)

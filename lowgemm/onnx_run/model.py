@@ -245,7 +245,7 @@ class Model:
             raise ValueError(f"{argument}: expected {', '.join(declared) or 'nothing'}; {'; '.join(text)}")
         found = {}
         for name, value in feeds.items():
-            a = as_array(value, name, "an array")
+            a = as_array(value, name, "an array", declared[name].dtype if name in declared else None)
             if name in declared:
                 want = declared[name]
                 if want.dtype is not None and a.dtype != want.dtype:

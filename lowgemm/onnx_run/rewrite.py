@@ -272,7 +272,10 @@ class Rewriter:
         bias = ""
         if len(node.input) > 2 and node.input[2]:
             found = self._bias(node.input[2], alpha * a.scale * b.scale)
-            if found is None or self.constants[found].size != self.constants[found].shape[-1]:
+            # one value, or one a column; `_bias` compares scales without a look at their axis
+            if found is None or self.constants[found].size != max(
+                self.constants[found].shape[-1:], default=1
+            ):
                 return False
             bias = found
         if not self._fits(a, b, bias, lambda _: (1 if attributes.get("transB") else 0,)):

@@ -99,6 +99,159 @@ def test_no_copy(kind):
     assert type(seen) is np.ndarray and same_memory(seen, a.ctypes.data) and seen.strides == a.strides
 
 
+def test_lists_of_integers_are_operands():
+    """uint8 without negative values, int8 with; the two ends of each, and one beyond."""
+    cases = (
+        ([[0, 255]], np.uint8), ([[0, 127]], np.uint8), ([[-1, 127]], np.int8), ([[-128, 0]], np.int8), ([[]], np.uint8),
+        (((1, 2), (3, 4)), np.uint8), ([np.array([1, -2]), np.array([3, 4])], np.int8), ([[np.int64(3), np.uint16(4)]], np.uint8),
+        ([np.array([1, 2], np.int8), np.array([3, 4], np.int8)], np.int8),
+    )  # fmt: skip
+    for value, dtype in cases:
+        a = lowgemm.arguments.as_operand(value, "lhs")
+        assert a.dtype == dtype, value
+        np.testing.assert_array_equal(a, np.array(value))
+    for value in ([[0, 256]], [[-1, 128]], [[-129, 0]], [[2**40, 0]], [[-(2**31), 2**31]]):
+        with pytest.raises(
+            ValueError, match=r"^rhs: expected integers from 0 to 255 or from -128 to 127, got"
+        ):
+            lowgemm.gemm([[1]], value)
+    for value, text in (
+        ([[1.0, 2]], "float64; quantize it"), ([[True, False]], "bool"), ([[1, None]], "object"), ([[1, 10**30]], "object"),
+        ([["1"]], "<U1"), (np.array([[1, 2]]), "int64"), ([[1, 2.5]], "float64; quantize it"), ([[1j]], "complex128"),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=rf"^lhs: expected dtype uint8 or int8, got {text}"):
+            lowgemm.gemm(value, RHS)
+    assert lowgemm.gemm([], []) == 0 and lowgemm.gemm(
+        [[]], lowgemm.pack_rhs(np.zeros((0, 2), np.int8))
+    ).shape == (1, 2)
+
+
+#: Each takes one array argument of a library function: name -> (the array, a function of it).
+def arguments_that_take_arrays():
+    from lowgemm import blockwise, nn, onnx_run, quantization
+    from lowgemm.compat import onnx as ox
+
+    g = np.random.default_rng(6)
+    u, s = LHS[:6, :8].copy(), RHS[:8, :4].copy()
+    f, w = g.standard_normal((6, 8)).astype(np.float32), g.standard_normal((8, 4)).astype(np.float32)
+    four, factors = np.array([1, -2, 300, 4], np.int32), np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+    images = g.integers(0, 256, (1, 2, 5, 5), dtype=np.uint8)
+    filters = g.integers(-128, 128, (3, 2, 3, 3), dtype=np.int8)
+    half, none = np.float32(0.5), np.uint8(0)
+    p, q = (quantization.choose_qparams(-1.0, 1.0, d) for d in (np.uint8, np.int8))
+    sums = (u.astype(int) @ s).astype(np.int32)
+
+    def staged(stage):
+        return lowgemm.gemm(u, s, output=[stage])
+
+    def linear(weight=s, bias=four, x=u):
+        return nn.QuantizedLinear(weight, bias, p, q, p)(x)
+
+    conv = (images, half, none, filters, half, np.int8(0), half, none)
+    return {
+        "gemm lhs": (u, lambda v: lowgemm.gemm(v, s)),
+        "gemm rhs": (s, lambda v: lowgemm.gemm(u, v)),
+        "pack_rhs": (s, lambda v: lowgemm.gemm(u, lowgemm.pack_rhs(v))),
+        "explain lhs": (u, lambda v: str(lowgemm.explain(v, s))),
+        "gemm lhs_zero_point": (np.arange(6, dtype=np.int32), lambda v: lowgemm.gemm(u, s, lhs_zero_point=v)),
+        "gemm rhs_zero_point": (four, lambda v: lowgemm.gemm(u, s, rhs_zero_point=v)),
+        "BiasAddition": (four, lambda v: staged(lowgemm.BiasAddition(v))),
+        "multiplier": (
+            np.abs(four) << 20,
+            lambda v: staged(lowgemm.ScaleInt32ByFixedPointAndExponent(v, -3)),
+        ),
+        "exponent": (
+            -np.abs(four) % 5,
+            lambda v: staged(lowgemm.ScaleInt32ByFixedPointAndExponent(2**30, v)),
+        ),
+        "legacy offset": (four, lambda v: staged(lowgemm.QuantizeDownInt32ToUint8Scale(v, 1, 3))),
+        "Requantize": (factors, lambda v: staged(lowgemm.Requantize(v, 3, np.int8))),
+        "Dequantize": (factors, lambda v: staged(lowgemm.Dequantize(v))),
+        "requantize": (sums, lambda v: lowgemm.requantize(v, lowgemm.SaturatingCast(np.int8))),
+        "MatMulInteger A": (u, lambda v: ox.matmul_integer(v, s)),
+        "MatMulInteger b_zero_point": (s[0], lambda v: ox.matmul_integer(u, s, None, v)),
+        "QLinearMatMul b_scale": (
+            factors,
+            lambda v: ox.qlinear_matmul(u, half, none, s, v, np.int8(0), half, none),
+        ),
+        "QuantizeLinear x": (f, lambda v: ox.quantize_linear(v, half)),
+        "QuantizeLinear y_scale": (factors, lambda v: ox.quantize_linear(f[:, :4], v)),
+        "DequantizeLinear x_zero_point": (s[0], lambda v: ox.dequantize_linear(s, factors, v)),
+        "DynamicQuantizeLinear x": (f, lambda v: ox.dynamic_quantize_linear(v)[0]),
+        "ConvInteger x": (images, lambda v: onnx_run.conv_integer(v, filters)),
+        "ConvInteger w": (filters, lambda v: onnx_run.conv_integer(images, v)),
+        "QLinearConv bias": (four[:3], lambda v: onnx_run.qlinear_conv(*conv, v)),
+        "quantize x": (f, lambda v: quantization.quantize(v, p)),
+        "dequantize q": (u, lambda v: quantization.dequantize(v, p)),
+        "QuantizedLinear weight": (s, lambda v: linear(weight=v)),
+        "QuantizedLinear bias": (four, lambda v: linear(bias=v)),
+        "QuantizedLinear x": (u, lambda v: linear(x=v)),
+        "dynamic_linear x": (f, lambda v: nn.dynamic_linear(v, s, factors)),
+        "dynamic_linear weight": (s, lambda v: nn.dynamic_linear(f, v, factors)),
+        "dynamic_linear scale": (factors, lambda v: nn.dynamic_linear(f, s, v)),
+        "weight_only_linear weight": (s, lambda v: nn.weight_only_linear(f, v, factors)),
+        "mixed_linear x": (f, lambda v: blockwise.mixed_linear(v, w)),
+        "mixed_linear weight": (w, lambda v: blockwise.mixed_linear(f, v)),
+        "quantize_vectorwise": (f, lambda v: blockwise.quantize_vectorwise(v)[0]),
+        "quantize_blockwise": (f, lambda v: blockwise.quantize_blockwise(v).codes),
+    }
+
+
+@pytest.mark.parametrize("name", arguments_that_take_arrays())
+def test_every_argument_takes_every_kind(name):
+    array_, function = arguments_that_take_arrays()[name]
+    want = function(array_)
+    kinds = {
+        "list": array_.tolist(), "tuple": tuple(array_.tolist()), "dlpack": OnlyDlpack(array_), "host memory": OnlyDlpack(array_, 11),
+        "interface": OnlyInterface(array_), "array method": OnlyArrayMethod(array_), "subclass": array_.view(Subclass),
+        "memoryview": memoryview(array_),
+    }  # fmt: skip
+    if array_.ndim == 1:
+        kinds["array"] = array.array(array_.dtype.char, array_.tolist())
+        kinds["ctypes"] = np.ctypeslib.as_ctypes(array_.copy())
+    for kind, value in kinds.items():
+        got = function(value)
+        assert isinstance(got, str) or got.dtype == want.dtype, kind
+        np.testing.assert_array_equal(got, want, err_msg=kind)
+
+
+def test_lists_where_only_one_dtype_makes_sense():
+    """Their values must fit it; a float is never cut to an integer, and an array never cast."""
+    from lowgemm import onnx_run
+    from lowgemm.compat import onnx as ox
+
+    bias = lowgemm.SaturatingCast(np.int8)
+    for call, error, text in (
+        (
+            lambda: lowgemm.requantize([[1, 2**31]], bias),
+            ValueError,
+            r"acc: expected int32 \(-2147483648 to 2147483647\)",
+        ),
+        (lambda: lowgemm.requantize([[1, 2.0]], bias), TypeError, "acc: expected dtype int32, got float64"),
+        (
+            lambda: lowgemm.requantize(np.array([[1, 2]]), bias),
+            TypeError,
+            "acc: expected dtype int32, got int64",
+        ),
+        (lambda: lowgemm.requantize([[True]], bias), TypeError, "acc: expected dtype int32, got bool"),
+        (lambda: ox.matmul_integer(LHS, RHS, [256]), ValueError, "a_zero_point: expected uint8"),
+        (lambda: ox.matmul_integer(LHS, RHS, None, [128] * 9), ValueError, "b_zero_point: expected int8"),
+        (
+            lambda: ox.matmul_integer(LHS, RHS, None, [0.5] * 9),
+            TypeError,
+            "b_zero_point: expected dtype int8",
+        ),
+        (
+            lambda: onnx_run.conv_integer(LHS[None, None], RHS[None, None, :3], [-1]),
+            ValueError,
+            "x_zero_point: expected uint8",
+        ),
+    ):
+        with pytest.raises(error, match=f"^{text}"):
+            call()
+    assert lowgemm.requantize([[]], bias).shape == (1, 0)
+
+
 def test_buffers_are_vectors_over_the_same_memory():
     memory = bytearray(LHS[0].tobytes())
     view = to_numpy(memory)

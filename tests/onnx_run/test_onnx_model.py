@@ -158,6 +158,28 @@ def test_both_orders_of_run():
             call()
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (2,), (1, 2), (4, 1), (4, 2)])
+def test_dequantized_bias_of_any_shape(shape):
+    """Gemm in quantize-dequantize form: one value or one a column runs on integers, anything else in float32; both right."""
+    g = np.random.default_rng(0)
+    one, bias = np.float32(0.5), np.asarray(g.integers(-900, 900, shape)).astype(np.int32)
+    constants = {
+        "w": np.arange(-3, 3, dtype=np.int8).reshape(3, 2), "s": one, "zx": np.uint8(7), "zw": np.int8(0), "b": bias,
+        "sb": one * one, "zb": np.int32(0),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("DequantizeLinear", [*names], [f"{names[0]}f"])
+        for names in (("x", "s", "zx"), ("w", "s", "zw"), ("b", "sb", "zb"))
+    ]
+    nodes.append(helper.make_node("Gemm", ["xf", "wf", "bf"], ["y"]))
+    proto = om.model_of(nodes, [om.value("x", [4, 3], UINT8)], [om.value("y", [4, 2])], constants, 13)
+    x = g.integers(0, 256, (4, 3), dtype=np.uint8)
+    model = Model(proto)
+    assert sum(model.rewritten.values()) == (bias.size == max(shape[-1:], default=1))
+    exact = 0.25 * ((x.astype(int) - 7) @ constants["w"].astype(int) + bias)
+    np.testing.assert_array_equal(model.run(None, {"x": x})[0], exact)
+
+
 def test_damaged_models_are_refused_or_run():
     """Bytes flipped and cut off: ValueError or TypeError, or a model that runs; nothing else."""
     g = np.random.default_rng(0)
