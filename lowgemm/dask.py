@@ -62,7 +62,7 @@ def gemm(
         on the row and column.
     overflow : {"raise", "wrap"}
         "raise" adds partial products up in int64 and raises OverflowError from ``compute()`` if a sum does not fit
-        int32 (or if a chunk's own sums might not; chunks of a depth up to 33,025 without zero points always fit).
+        int32 (or if a chunk's own sums might not; chunks of a depth below 33,025 without zero points always fit).
         "wrap" gives sums modulo 2**32. The default is not that of `lowgemm.gemm`: matrices that need chunks are
         deep.
     num_threads : int

@@ -204,7 +204,7 @@ def gemm(
     num_threads : int, optional
         Upper bound on threads; the default is Numba's setting. Small products use one.
     overflow : {"wrap", "raise"}
-        What happens when an int32 sum could pass 2**31 - 1. It cannot up to a depth of 33,025 (uint8 by uint8),
+        What happens when an int32 sum could pass 2**31 - 1. It cannot below a depth of 33,025 (uint8 by uint8),
         65,793 (uint8 by int8) or 131,071 (int8 by int8) without zero points. "raise" looks at the data only
         when dtypes, zero points and depth leave it open.
 

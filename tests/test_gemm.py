@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pathlib
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -284,7 +284,7 @@ def test_documented_depth_bounds(left, right, depth):
             with pytest.raises(OverflowError):
                 lowgemm.gemm(x, w, overflow="raise")
     names = f"{np.dtype(left)} by {np.dtype(right)}"
-    page = (pathlib.Path(__file__).parents[1] / "docs" / "arithmetic.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "arithmetic.md").read_text()
     assert f"| {names} | {abs(a)} * {abs(b)} | {depth:,} |" in page
     assert f"{depth:,} ({names})" in " ".join(lowgemm.gemm.__doc__.split())
 
