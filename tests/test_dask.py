@@ -78,6 +78,12 @@ def test_any_chunks(problem, seed, which, overflow):
     np.testing.assert_array_equal(got.compute(scheduler="synchronous"), expected)
 
 
+def test_many_depth_chunks():
+    x, w = matrices(3, 300, 4)
+    got = lowgemm.dask.gemm(da.from_array(x, chunks=(3, 2)), da.from_array(w, chunks=(3, 4)))
+    np.testing.assert_array_equal(got.compute(scheduler="threads", num_workers=2), lowgemm.gemm(x, w))
+
+
 @pytest.mark.parametrize("m", [0, 3])
 @pytest.mark.parametrize("n", [0, 3])
 def test_no_depth_in_any_chunks(m, n):

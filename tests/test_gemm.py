@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pathlib
 import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -312,7 +312,7 @@ def test_documented_depth_bounds(left, right, depth):
             with pytest.raises(OverflowError):
                 lowgemm.gemm(x, w, overflow="raise")
     names = f"{np.dtype(left)} by {np.dtype(right)}"
-    page = (pathlib.Path(__file__).parents[1] / "docs" / "arithmetic.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "arithmetic.md").read_text()
     assert f"| {names} | {abs(a)} * {abs(b)} | {depth:,} |" in page
     assert f"{depth:,} ({names})" in " ".join(lowgemm.gemm.__doc__.split())
 
