@@ -133,12 +133,6 @@ def test_packed_rhs_that_do_not_fit():
         lowgemm.dask.gemm(lowgemm.pack_rhs(w), lowgemm.pack_rhs(w))
 
 
-def test_many_depth_chunks():
-    x, w = matrices(3, 300, 4)
-    got = lowgemm.dask.gemm(da.from_array(x, chunks=(3, 2)), da.from_array(w, chunks=(3, 4)))
-    np.testing.assert_array_equal(got.compute(scheduler="threads", num_workers=2), lowgemm.gemm(x, w))
-
-
 def test_wrapping_is_never_silent():
     x, w = np.full((2, 70_000), 255, np.uint8), np.full((70_000, 2), -128, np.int8)
     dx, dw = da.from_array(x, chunks=(1, 20_000)), da.from_array(w, chunks=(20_000, 2))

@@ -107,7 +107,7 @@ def test_lists_of_integers_are_operands():
         ([np.array([1, 2], np.int8), np.array([3, 4], np.int8)], np.int8),
     )  # fmt: skip
     for value, dtype in cases:
-        a = lowgemm.arguments.as_operand(value, "lhs")
+        a = lowgemm.checks.arguments.as_operand(value, "lhs")
         assert a.dtype == dtype, value
         np.testing.assert_array_equal(a, np.array(value))
     for value in ([[0, 256]], [[-1, 128]], [[-129, 0]], [[2**40, 0]], [[-(2**31), 2**31]]):
