@@ -237,12 +237,15 @@ if importlib.util.find_spec("onnx") is not None:
 
         h, t = onnx.helper, onnx.TensorProto
         nodes = [
-            h.make_node("MatMulInteger", ["x", "w"], ["y"]),
-            h.make_node("DequantizeLinear", ["y", "s"], ["z"]),
-        ]
+            h.make_node("DequantizeLinear", ["x", "s", "u"], ["a"]),
+            h.make_node("DequantizeLinear", ["w", "s", "i"], ["b"]),
+            h.make_node("MatMul", ["a", "b"], ["y"]),
+            h.make_node("QuantizeLinear", ["y", "s", "u"], ["z"]),
+        ]  # which run on integers, as one QLinearMatMul
+        constants = {"w": W, "s": np.float32(0.5), "u": np.uint8(7), "i": np.int8(0)}
         graph = h.make_graph(
-            nodes, "g", [h.make_tensor_value_info("x", t.UINT8, [None, 40])], [h.make_tensor_value_info("z", t.FLOAT, [None, 24])],
-            [onnx.numpy_helper.from_array(W, "w"), onnx.numpy_helper.from_array(np.float32(0.5), "s")],
+            nodes, "g", [h.make_tensor_value_info("x", t.UINT8, [None, 40])], [h.make_tensor_value_info("z", t.UINT8, [None, 24])],
+            [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
         )  # fmt: skip
         return h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
 
