@@ -13,10 +13,13 @@ from typing import Any
 
 import numba
 import numpy as np
-from lowgemm.kernels import cross, deferred, vectors
+from lowgemm.kernels.framework import deferred
+from lowgemm.kernels.tools import cross, vectors
 
 import lowgemm
-from lowgemm import batching, blocking, caches, kernels, nn, pace, quantization, repeat
+from lowgemm import kernels, nn, quantization
+from lowgemm.engine import batch, blocking, pace, planned, seen
+from lowgemm.jit import caches
 from lowgemm import blockwise as bw
 from lowgemm.blockwise.optimizer import Optimizer
 from lowgemm.blockwise.state import TensorState
@@ -133,20 +136,20 @@ def runner_use(r: Any) -> Any:
 
 
 _OBJECTS: list[tuple[str, type, Any, Any]] = [
-    ("plan", repeat.PlannedGemm, lambda: lowgemm.plan(X, W, output=STAGES), lambda p: p(X, W, lhs_zero_point=3)),
-    ("plan of a packed rhs", repeat.PlannedGemm, lambda: lowgemm.plan(X, lowgemm.pack_rhs(W), output=STAGES),
+    ("plan", planned.PlannedGemm, lambda: lowgemm.plan(X, W, output=STAGES), lambda p: p(X, W, lhs_zero_point=3)),
+    ("plan of a packed rhs", planned.PlannedGemm, lambda: lowgemm.plan(X, lowgemm.pack_rhs(W), output=STAGES),
      lambda p: p(X, lowgemm.pack_rhs(W), rhs_zero_point=-5)),
-    ("plan of many threads", repeat.PlannedGemm, lambda: lowgemm.plan(np.ones((300, 400), np.uint8), np.ones((400, 500), np.int8), num_threads=2),
+    ("plan of many threads", planned.PlannedGemm, lambda: lowgemm.plan(np.ones((300, 400), np.uint8), np.ones((400, 500), np.int8), num_threads=2),
      lambda p: p(np.full((300, 400), 2, np.uint8), np.full((400, 500), 3, np.int8))),
-    ("plan of a stack with a function", repeat.PlannedGemm, lambda: lowgemm.plan(np.stack([X, X]), W[None, :, ::2], output=lowgemm.Custom(module_function)),
+    ("plan of a stack with a function", planned.PlannedGemm, lambda: lowgemm.plan(np.stack([X, X]), W[None, :, ::2], output=lowgemm.Custom(module_function)),
      lambda p: p(np.stack([X, X]), W[None, :, ::2])),
     ("packed", lowgemm.PackedRhs, lambda: lowgemm.pack_rhs(W), lambda w: (lowgemm.gemm(X, w), w.to_array())),
     ("packed stack", lowgemm.PackedRhs, lambda: lowgemm.pack_rhs(np.stack([W, W[::-1]])), lambda w: lowgemm.gemm(X, w)),
     ("explanation", type(lowgemm.explain(X, W)), lambda: lowgemm.explain(X, W), lambda e: (e.text, e.kernel, e.threads)),
-    ("seen", repeat.Seen, repeat.Seen, lambda s: s.get("x")),
-    ("pattern", repeat.Pattern, lambda: repeat.Pattern.of(X), tuple),
+    ("seen", seen.Seen, seen.Seen, lambda s: s.get("x")),
+    ("pattern", planned.Pattern, lambda: planned.Pattern.of(X), tuple),
     ("operand", Operand, lambda: Operand((2, 3), (3, 1), "u"), tuple),
-    ("batch", batching.Batch, lambda: batching.Batch((2,), ((2,), (4,)), ((), ()), (8,)), lambda b: b.table()),
+    ("batch", batch.Batch, lambda: batch.Batch((2,), ((2,), (4,)), ((), ()), (8,)), lambda b: b.table()),
     ("blocking", blocking.Blocking, lambda: lowgemm.explain(X, W).plan.blocking, lambda b: str(b)),
     ("cache sizes", caches.CacheSizes, lambda: caches.CacheSizes(1, 2, 3), tuple),
     ("pace", pace.Pace, lambda: pace.Pace(5), lambda p: (p.alone, p.calls, p.unknown)),
@@ -237,12 +240,15 @@ if importlib.util.find_spec("onnx") is not None:
 
         h, t = onnx.helper, onnx.TensorProto
         nodes = [
-            h.make_node("MatMulInteger", ["x", "w"], ["y"]),
-            h.make_node("DequantizeLinear", ["y", "s"], ["z"]),
-        ]
+            h.make_node("DequantizeLinear", ["x", "s", "u"], ["a"]),
+            h.make_node("DequantizeLinear", ["w", "s", "i"], ["b"]),
+            h.make_node("MatMul", ["a", "b"], ["y"]),
+            h.make_node("QuantizeLinear", ["y", "s", "u"], ["z"]),
+        ]  # which run on integers, as one QLinearMatMul
+        constants = {"w": W, "s": np.float32(0.5), "u": np.uint8(7), "i": np.int8(0)}
         graph = h.make_graph(
-            nodes, "g", [h.make_tensor_value_info("x", t.UINT8, [None, 40])], [h.make_tensor_value_info("z", t.FLOAT, [None, 24])],
-            [onnx.numpy_helper.from_array(W, "w"), onnx.numpy_helper.from_array(np.float32(0.5), "s")],
+            nodes, "g", [h.make_tensor_value_info("x", t.UINT8, [None, 40])], [h.make_tensor_value_info("z", t.UINT8, [None, 24])],
+            [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
         )  # fmt: skip
         return h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
 

@@ -53,11 +53,13 @@ def public_classes() -> set[type]:
 
 
 def churn() -> None:
-    """Let go of what is unused, and write over it."""
+    """Let go of what is unused (the plans that `gemm` remembers too), and write over it."""
+    for seen in (sys.modules["lowgemm.gemm"]._plans, sys.modules["lowgemm.gemm"]._calls):
+        seen._entries.clear()
     gc.collect()
-    junk = [
-        np.full(size, 0x5A, np.uint8) for size in (32, 64, 100, 256, 1000, 4096, 20_000) for _ in range(60)
-    ]
+    # NumPy hands out small pieces again by their exact size
+    sizes = [*range(8, 2048, 8), *(2**k + 2 ** (k - 1) * half for k in range(11, 17) for half in (0, 1))]
+    junk = [np.full(size, 0x5A, np.uint8) for size in sizes for _ in range(10)]
     del junk
 
 

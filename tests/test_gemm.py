@@ -60,8 +60,7 @@ def matrix(
 
 def _forget() -> None:
     """Drop what `gemm` remembers of earlier calls."""
-    module = sys.modules["lowgemm.gemm"]
-    for seen in (module._plans, module._calls):
+    for seen in (sys.modules["lowgemm.engine.call"]._plans, sys.modules["lowgemm.gemm"]._calls):
         seen._entries.clear()
 
 

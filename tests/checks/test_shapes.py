@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import lowgemm
 import lowgemm.compat.onnx as onnx_operators
-from lowgemm import batching, blockwise, fixedpoint, quantization, reference
+from lowgemm.checks.shapes import broadcast
+from lowgemm import blockwise, fixedpoint, quantization, reference
 
 #: What NumPy can hold: 64, or 32 before NumPy 2.
 MOST = 64 if int(np.__version__.split(".")[0]) >= 2 else 32
@@ -109,6 +110,6 @@ def test_broadcast_is_numpys(a, b):
         expected = np.broadcast_shapes(a, b)
     except ValueError:
         with pytest.raises(ValueError, match="do not broadcast"):
-            batching.broadcast(a, b)
+            broadcast(a, b)
     else:
-        assert batching.broadcast(a, b) == expected
+        assert broadcast(a, b) == expected

@@ -10,12 +10,14 @@ import llvmlite.binding as llvm
 import numba
 import numpy as np
 import pytest
-from lowgemm.kernels import cross, peak, verify
+from lowgemm.kernels.tools import cross, peak, verify
 from numba import types
 from numba.core import errors
 
 import lowgemm
-from lowgemm import blocking, caches, drivers, entry, in_numba, kernels, packing, terms
+from lowgemm import in_numba, kernels
+from lowgemm.engine import blocking, drivers, entry, packing, terms
+from lowgemm.jit import caches
 from lowgemm import requantize as requantizing
 from lowgemm.blockwise import product4, steps
 from lowgemm.engine import layout as c

@@ -20,8 +20,7 @@ def caches(small: bool) -> None:
     """Pretend to have small caches, or stop it; what `gemm` remembers is for others, so it is dropped."""
     blocking.cache_sizes = (lambda: CACHES) if small else _REAL
     blocking.PART_DEPTH = 16 if small else _PART_DEPTH
-    module = sys.modules["lowgemm.gemm"]
-    for seen in (module._plans, module._calls):
+    for seen in (sys.modules["lowgemm.engine.call"]._plans, sys.modules["lowgemm.gemm"]._calls):
         seen._entries.clear()
 
 

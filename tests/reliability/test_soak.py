@@ -11,7 +11,7 @@ import pytest
 from patience import PATIENCE
 
 import lowgemm
-from lowgemm.engine import calls
+from lowgemm.engine import seen as memory
 from lowgemm.jit import scratch
 
 from . import child
@@ -27,7 +27,7 @@ def test_short_soak():
 
 
 def test_plans_are_bounded():
-    seen = calls.Seen()
+    seen = memory.Seen()
     for i in range(3 * seen.LIMIT):
         seen.add(i, i)
         assert len(seen._entries) <= seen.LIMIT
