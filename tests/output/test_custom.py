@@ -77,6 +77,19 @@ def test_object_mode_leaves_no_exception_behind():
     assert of(parsed, acc=SUMS[1:]).tolist() == [[3, 3, 3]]
 
 
+def test_function_is_not_called_any_more_once_it_failed():
+    def count(acc, row, col, calls):
+        calls[0] += 1
+        if calls[0] > 1000:
+            raise LookupError
+        return acc
+
+    stage = lowgemm.Custom(count, (np.zeros(1, np.int64),))
+    with pytest.raises(LookupError):
+        lowgemm.requantize(np.zeros((600, 700), np.int32), stage)
+    assert stage.arrays[0][0] == 1002  # the last of them to raise it in Python
+
+
 def test_function_that_fails_only_once_is_reported_too():
     def second_time(acc, row, col, state):
         state[0] += 1
