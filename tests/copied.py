@@ -17,15 +17,15 @@ from lowgemm.kernels.framework import deferred
 from lowgemm.kernels.tools import cross, vectors
 
 import lowgemm
-from lowgemm import kernels, nn, quantization
-from lowgemm.engine import batch, blocking, pace, planned, seen
-from lowgemm.jit import caches
 from lowgemm import blockwise as bw
+from lowgemm import kernels, nn, quantization
 from lowgemm.blockwise.optimizer import Optimizer
 from lowgemm.blockwise.state import TensorState
 from lowgemm.compat import gemmlowp
+from lowgemm.engine import batch, blocking, pace, planned, seen
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.in_numba.packed_type import _TYPES, PackedRhsType
+from lowgemm.jit import caches
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.disk_cache import CheckedCache, CheckedFile
 from lowgemm.nn import float_net, maccs, program, weighted

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import lowgemm
 import lowgemm.compat.onnx as onnx_operators
-from lowgemm.checks.shapes import broadcast
 from lowgemm import blockwise, fixedpoint, quantization, reference
+from lowgemm.checks.shapes import broadcast
 
 #: What NumPy can hold: 64, or 32 before NumPy 2.
 MOST = 64 if int(np.__version__.split(".")[0]) >= 2 else 32

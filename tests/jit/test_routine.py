@@ -16,12 +16,12 @@ from numba.core import errors
 
 import lowgemm
 from lowgemm import in_numba, kernels
-from lowgemm.engine import blocking, drivers, entry, packing, terms
-from lowgemm.jit import caches
 from lowgemm import requantize as requantizing
 from lowgemm.blockwise import product4, steps
+from lowgemm.engine import blocking, drivers, entry, packing, terms
 from lowgemm.engine import layout as c
 from lowgemm.engine.plan import Operand, Plan
+from lowgemm.jit import caches
 from lowgemm.jit.memory import address, arrive, as_address, take
 from lowgemm.jit.routine import call_address, call_for_address, signature
 from lowgemm.nn import program

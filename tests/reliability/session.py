@@ -148,6 +148,133 @@ class Session:
             return a.reshape(-1)[: 4 * m * n].view(np.int32).reshape(m, n), a
         return np.ma.array(good, mask=np.zeros(good.shape, bool)), good
 
+<<<<<<< HEAD
+=======
+    # ---- pack_rhs, plan, requantize ---------------------------------------------------------------------
+    def pack_odd(self) -> None:
+        value = broken(self.r, self.operand(self.size(), self.size()))
+        try:
+            w = self.call("pack_rhs", lg.pack_rhs, value)
+        except DOCUMENTED as error:
+            self.refused("pack_rhs", error)
+            return
+        matrix = np.asarray(value)
+        if (
+            isinstance(value, list) and matrix.dtype.itemsize > 1
+        ):  # integers, whose 8 bits follow from their signs
+            matrix = matrix.astype(np.int8 if matrix.size and matrix.min() < 0 else np.uint8)
+            self.expect(bool((matrix == np.asarray(value)).all()), "pack_rhs: took what does not fit")
+        self.expect(
+            same(w.to_array(), matrix[:, None] if matrix.ndim == 1 else matrix), "pack_rhs: took it and lied"
+        )
+
+    def plan(self) -> None:
+        r = self.r
+        a, b = self.operand(self.size(), self.size()), None
+        b = self.operand(a.shape[1], self.size())
+        options, _, _ = self.options(a, b)
+        output = options.get("output")
+        rhs = lg.pack_rhs(b) if r.random() < 0.4 else b
+        try:
+            planned = self.call("plan", lg.plan, a, rhs, output=output, num_threads=r.choice((None, 1, 2)))
+        except ValueError as error:
+            self.expect(0 in (a.shape[0], b.shape[1]), f"plan: refused a sound product: {error}")
+            self.refused("plan", error)
+            return
+        entry = (planned, a, rhs, output, b)
+        if len(self.plans) < 40:
+            self.plans.append(entry)
+        else:
+            self.plans[r.randrange(40)] = entry
+
+    def planned(self) -> None:
+        if not self.plans:
+            return
+        r = self.r
+        planned, a, rhs, output, b = r.choice(self.plans)
+        zeros = {"lhs_zero_point": pipelines.int32(r), "rhs_zero_point": pipelines.int32(r)}
+        if r.random() < 0.5:
+            a[...] = integers(r, self.g, a.dtype, a.shape)
+            expected = reference.gemm(a, b, output=output, **zeros)
+            out = np.full(expected.shape, 9, expected.dtype) if r.random() < 0.5 else None
+            got = self.call("planned", planned, a, rhs, out, **zeros)
+            self.expect(same(got, expected) and (out is None or got is out), "planned")
+            return
+        lhs, right, out = a, rhs, None
+        what = r.randrange(5)
+        if what == 0:
+            lhs = broken(r, a)
+        elif what == 1:
+            right = broken(r, b)
+        elif what == 2:
+            out = self.odd_out(a, *planned._shape)[0]
+        else:
+            zeros[r.choice(list(zeros))] = r.choice(JUNK)
+        try:
+            got = self.call("planned", planned, lhs, right, out, **zeros)
+        except DOCUMENTED as error:
+            self.refused("planned", error)
+            return
+        self.expect(
+            same(got, reference.gemm(lhs, b if right is rhs else right, output=output, **zeros)),
+            "planned: lied",
+        )
+
+    def plan_odd(self) -> None:
+        a, b = self.problem()
+        lhs, rhs = (broken(self.r, x) if self.r.random() < 0.5 else x for x in (a, b))
+        try:
+            self.call("plan", lg.plan, lhs, rhs, num_threads=self.r.choice((None, 1, *JUNK)))
+        except DOCUMENTED as error:
+            self.refused("plan", error)
+
+    def requantize(self) -> None:
+        r = self.r
+        shape = tuple(self.size() for _ in range(r.choice((1, 2, 2, 2, 3))))
+        acc = integers(r, self.g, np.int32, shape)
+        m, n = (1, *shape)[-2:]
+        output = pipelines.sound(r, self.g, m, n)
+        stages, dtype = reference.stages.check_pipeline(output, m, n)
+        expected = (
+            reference.apply_pipeline(acc[None] if acc.ndim == 1 else acc, stages).astype(dtype).reshape(shape)
+        )
+        value = r.choice(
+            (acc, acc.astype(">i4"), spaced(r, acc)[0], acc.tolist() if 0 else acc, acc.view(Subclass))
+        )
+        self.expect(same(self.call("requantize", lg.requantize, value, output), expected), "requantize")
+        out, buffer = self.result_array(shape, dtype)
+        canary = buffer.copy()
+        got = self.call("requantize", lg.requantize, value, output, out=out)
+        self.expect(got is out and same(np.asarray(out), expected), "requantize: out")
+        out[...] = np.full(shape, 55, dtype)
+        self.expect(buffer.tobytes() == canary.tobytes(), "requantize: wrote outside of out")
+
+    def requantize_odd(self) -> None:
+        r = self.r
+        acc = integers(r, self.g, np.int32, (self.size(), self.size()))
+        m, n = acc.shape
+        out = None
+        try:
+            self.counts["stage"] += 1
+            output = pipelines.odd(r, self.g, m, n)
+            value = broken(r, acc) if r.random() < 0.3 else acc
+            if r.random() < 0.2:
+                out = self.odd_out(acc, m, n)[0]
+            got = self.call("requantize odd", lg.requantize, value, output, out=out)
+        except DOCUMENTED as error:
+            self.refused("requantize odd", error)
+            return
+        array = np.asarray(value)
+        stages, dtype = reference.stages.check_pipeline(
+            output, *array.shape[-2:] if array.ndim > 1 else (1, array.size)
+        )
+        expected = reference.apply_pipeline(array[None] if array.ndim == 1 else array, stages)
+        self.expect(
+            same(got, expected.astype(dtype).reshape(array.shape)),
+            f"requantize: took odd arguments and lied: {output}",
+        )
+
+>>>>>>> w/f
     # ---- settings ---------------------------------------------------------------------------------------
     def settings(self) -> None:
         r = self.r
