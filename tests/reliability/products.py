@@ -158,7 +158,9 @@ def pack_odd(s: Any) -> None:
         s.refused("pack_rhs", error)
         return
     matrix = np.asarray(value)
-    if isinstance(value, list) and matrix.dtype.itemsize > 1:  # integers, whose 8 bits follow from their signs
+    if (
+        isinstance(value, list) and matrix.dtype.itemsize > 1
+    ):  # integers, whose 8 bits follow from their signs
         matrix = matrix.astype(np.int8 if matrix.size and matrix.min() < 0 else np.uint8)
         s.expect(bool((matrix == np.asarray(value)).all()), "pack_rhs: took what does not fit")
     s.expect(
