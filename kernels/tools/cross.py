@@ -99,7 +99,7 @@ def routine_ir(routine: Any, triple: str, symbol: str) -> str:
     For routines of scalar code and plain vectors (the portable kernel's): intrinsics of this CPU would stay. What the
     routine needs of Numba's runtime stays undefined.
     """
-    module = llvm.parse_bitcode(routine._library._get_module_for_linking().as_bitcode())
+    module = llvm.parse_bitcode(routine.compiled._library._get_module_for_linking().as_bitcode())
     for function in module.functions:
         if function.name == routine.native_name:
             function.name, function.linkage = symbol, "external"

@@ -27,9 +27,8 @@ from numba import types
 
 from lowgemm.engine import layout as c
 from lowgemm.engine.tiles import slot_space
-from lowgemm.jit import disk_cache
 from lowgemm.jit.memory import as_address, load_i32, load_i64, pointer_at
-from lowgemm.jit.routine import call_address, call_for_address
+from lowgemm.jit.routine import call_address, call_for_address, routine
 from lowgemm.jit.stamp import source_stamp
 
 #: Fields of the record of a plan, its first argument.
@@ -57,7 +56,7 @@ def _product_addresses(args, head, record):
 
 
 def _make_enter(head: int, stamp: int) -> Any:
-    @disk_cache.cfunc(types.voidptr(types.voidptr, types.voidptr, types.intp))
+    @routine(types.voidptr(types.voidptr, types.voidptr, types.intp))
     def enter(_self, args, _count):
         _ = stamp
         record = pointer_at(pointer_at(args, 0), head)
@@ -80,7 +79,7 @@ def _make_enter(head: int, stamp: int) -> Any:
 
 
 def _make_fill(head: int, stamp: int) -> Any:
-    @disk_cache.cfunc(types.voidptr(types.voidptr, types.voidptr, types.intp))
+    @routine(types.voidptr(types.voidptr, types.voidptr, types.intp))
     def fill(_self, args, _count):
         _ = stamp
         record = pointer_at(pointer_at(args, 0), head)
@@ -107,7 +106,7 @@ _TRUE, _FALSE, _ALIKE_INCREF, _COUNT, _FIRST = range(5)
 
 
 def _make_alike(head: int, stamp: int) -> Any:
-    @disk_cache.cfunc(types.voidptr(types.voidptr, types.voidptr, types.intp))
+    @routine(types.voidptr(types.voidptr, types.voidptr, types.intp))
     def alike(_self, args, _count):
         _ = stamp
         pattern = pointer_at(pointer_at(args, 0), head)

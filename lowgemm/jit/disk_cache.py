@@ -9,14 +9,15 @@ Numba's own disk cache (``cache=True``) fails in ways that a library may not:
 * a read-only folder is not even read, so that a cache filled when an image was built is lost on its users (here it is read unless
   ``NUMBA_CACHE_DIR`` names another).
 
-Here each piece is one file. Its name is a hash of everything it depends on (Numba's key, the versions of Numba and
-llvmlite, the source file's stamp), so there is no index; it starts with a SHA-256 over that and the content. What does
-not match is compiled again; what cannot be written is kept in memory only, with one warning.
+Here each piece is one file. Its name is a hash of everything it depends on (signature, target, byte code, what the function captures,
+all sources of lowgemm that it may call, the versions of Numba and llvmlite), so there is no index; it starts with a SHA-256 over that
+and the content. What does not match is compiled again; what cannot be written is kept in memory only, with one warning.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import pathlib
@@ -24,12 +25,15 @@ import pickle
 import threading
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import llvmlite
 import numba
 from numba.core import caching, ccallback
+
+from lowgemm.jit.captured import captured
+from lowgemm.jit.stamp import stamp_for
 
 _MAGIC = b"lowgemm1"
 _warned = False
@@ -122,13 +126,21 @@ class CheckedCache(caching.FunctionCache):
 
     _impl_class = _Impl
 
-    def __init__(self, py_func: Any) -> None:
+    def __init__(self, py_func: Any, key: Hashable = ()) -> None:
         super().__init__(py_func)
+        code = py_func.__code__
+        self._depends = (
+            hashlib.sha256(code.co_code).hexdigest(), captured(py_func), stamp_for(py_func.__module__), key,
+        )  # fmt: skip
         beside = pathlib.Path(py_func.__code__.co_filename).parent / "__pycache__"
         if numba.config.CACHE_DIR:  # NUMBA_CACHE_DIR says where, and there only
             beside = pathlib.Path(self._cache_path)
         stamp = self._impl.locator.get_source_stamp()
         self._cache_file = CheckedFile(self._cache_path, self._impl.filename_base, stamp, str(beside))
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        """Everything that the code for a signature depends on; equal in every process."""
+        return (sig, codegen.magic_tuple(), *self._depends)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled overload, or None."""
@@ -157,20 +169,45 @@ class CheckedCache(caching.FunctionCache):
                 )
 
 
-def _cache(py_func: Any) -> Any:
+def _cache(py_func: Any, key: Hashable = ()) -> Any:
     try:
-        return CheckedCache(py_func)
+        return CheckedCache(py_func, key)
     except RuntimeError:  # no source file: frozen, or typed into a shell
         return caching.NullCache()
 
 
+class Lazy:
+    """A function that is compiled, or loaded from disk, when it is first called; for the given signatures, and for no others."""
+
+    def __init__(self, function: Callable[..., Any], signatures: Any, options: dict[str, Any]) -> None:
+        functools.update_wrapper(self, function)
+        self.py_func, self._signatures, self._options = function, signatures, options
+
+    @functools.cached_property
+    def dispatcher(self) -> Any:
+        """The Numba dispatcher that it becomes."""
+        dispatcher = numba.njit(**self._options)(self.py_func)
+        if dispatcher is self.py_func:  # NUMBA_DISABLE_JIT
+            return dispatcher
+        dispatcher._cache = _cache(self.py_func)
+        with _compilation(self.py_func.__name__):
+            for signature in self._signatures:
+                dispatcher.compile(signature)
+        dispatcher.disable_compile()
+        return dispatcher
+
+    def __call__(self, *args: Any) -> Any:
+        """Compile at the first call, and run."""
+        return self.dispatcher(*args)
+
+
 def njit(signatures: Any = None, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """`numba.njit` with a checked disk cache.
+    """`numba.njit` with a checked disk cache. Nothing is compiled before the first call.
 
     Parameters
     ----------
     signatures : list of signatures, optional
-        Compile for these at once, and for no others.
+        Compile for these, and for no others.
     **options
         As for `numba.njit`.
 
@@ -189,31 +226,40 @@ def njit(signatures: Any = None, **options: Any) -> Callable[[Callable[..., Any]
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        dispatcher = numba.njit(**options)(function)
-        if dispatcher is function:  # NUMBA_DISABLE_JIT
-            return function
-        dispatcher._cache = _cache(function)
         if signatures is not None:
-            with _compilation(function.__name__):
-                for signature in signatures:
-                    dispatcher.compile(signature)
-            dispatcher.disable_compile()
+            return Lazy(function, signatures, options)
+        dispatcher = numba.njit(**options)(function)
+        if dispatcher is not function:  # NUMBA_DISABLE_JIT gives the function back
+            dispatcher._cache = _LazyCache(function)
         return dispatcher
 
     return decorate
 
 
-def cfunc(signature: Any) -> Callable[[Callable[..., Any]], Any]:
-    """`numba.cfunc` without Python objects inside and with a checked disk cache."""
+class _LazyCache:
+    """A `CheckedCache` that is made when it is first asked: its key needs a look at all sources, which no import should take."""
 
-    def decorate(function: Callable[..., Any]) -> Any:
-        callback = ccallback.CFunc(function, (signature.args, signature.return_type), {}, {"nopython": True})
-        callback._cache = _cache(function)
-        with _compilation(function.__name__):
-            callback.compile()
-        return callback
+    def __init__(self, py_func: Any) -> None:
+        self._py_func = py_func
 
-    return decorate
+    @functools.cached_property
+    def _real(self) -> Any:
+        return _cache(self._py_func)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def cfunc(function: Callable[..., Any], signature: Any, key: Hashable = ()) -> Any:
+    """Compile a function, or load it: `numba.cfunc` without Python objects inside and with a checked disk cache.
+
+    `key` says what the code depends on beside the sources and the values that the function captures.
+    """
+    callback = ccallback.CFunc(function, (signature.args, signature.return_type), {}, {"nopython": True})
+    callback._cache = _cache(function, key)
+    with _compilation(function.__name__):
+        callback.compile()
+    return callback
 
 
 def vectorize(function: Callable[..., Any]) -> Any:
@@ -221,5 +267,5 @@ def vectorize(function: Callable[..., Any]) -> Any:
     ufunc = numba.vectorize(nopython=True)(function)
     dispatcher = getattr(ufunc, "_dispatcher", None)
     if dispatcher is not None:
-        dispatcher.cache = _cache(function)
+        dispatcher.cache = _LazyCache(function)
     return ufunc

@@ -8,7 +8,8 @@ kernel and whatever the output pipeline, and each piece is compiled at most once
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from llvmlite import ir
@@ -30,9 +31,59 @@ def signature(letters: str) -> Any:
     return types.void(*({"p": types.voidptr, "n": types.intp}[letter] for letter in letters))
 
 
-def compile_c(signature: Any) -> Callable[[Callable[..., Any]], Any]:
-    """`numba.cfunc` with lowgemm's options: cached on disk, no Python objects inside."""
-    return disk_cache.cfunc(signature)
+class Routine:
+    """A C function that is compiled, or loaded from disk, when its address is first asked for.
+
+    Parameters
+    ----------
+    function : callable
+        What is compiled.
+    signature : Numba signature
+        Of C types.
+    key : hashable
+        What the code depends on beside lowgemm's sources and the values that the function captures.
+    """
+
+    def __init__(self, function: Callable[..., Any], signature: Any, key: Hashable = ()) -> None:
+        functools.update_wrapper(self, function)
+        self.function, self.signature, self.key = function, signature, key
+
+    @functools.cached_property
+    def compiled(self) -> Any:
+        """What Numba made of it, a `numba.core.ccallback.CFunc`."""
+        return disk_cache.cfunc(self.function, self.signature, self.key)
+
+    @property
+    def address(self) -> int:
+        """Address of the machine code."""
+        return int(self.compiled.address)
+
+    @property
+    def ctypes(self) -> Any:
+        """The function for `ctypes`."""
+        return self.compiled.ctypes
+
+    def __reduce__(self) -> str:
+        return self.__qualname__  # by its name, like a function
+
+
+def routine(types_of: Any, key: Hashable = ()) -> Callable[[Callable[..., Any]], Routine]:
+    """Declare a compiled routine; its types are letters (see `signature`) or a signature of Numba.
+
+    Examples
+    --------
+    >>> from lowgemm.jit.memory import store_32
+    >>> @routine("pn")
+    ... def put(to, number):
+    ...     store_32(to, 0, number)
+    >>> put.signature
+    (void*, int64) -> none
+    """
+    types_of = signature(types_of) if isinstance(types_of, str) else types_of
+    return lambda function: Routine(function, types_of, key)
+
+
+compile_c = routine  # until every caller says `routine`
 
 
 def check_words(args: Any) -> None:

@@ -51,3 +51,9 @@ def source_stamp(*more: str) -> int:
         digest.update(path.read_bytes())
     digest.update(f"{numba.__version__} {llvmlite.__version__}".encode())
     return int.from_bytes(digest.digest()[:7], "little")
+
+
+def stamp_for(module: str) -> int:
+    """`source_stamp` for the code of a module: the engine's, and its own room's where that stands on the engine."""
+    room = module.split(".")[1] if module.startswith("lowgemm.") else ""
+    return source_stamp(room) if room in ABOVE else source_stamp()

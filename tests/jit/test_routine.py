@@ -150,8 +150,8 @@ def callers() -> dict[str, list]:
 def modules_of(compiled) -> list[llvm.ModuleRef]:
     """LLVM modules, from memory or from the cache on disk."""
     if hasattr(compiled, "overloads"):
-        return [r.library._get_module_for_linking() for r in compiled.overloads.values()]
-    return [compiled._library._get_module_for_linking()]
+        return [r.library._get_module_for_linking() for r in compiled.dispatcher.overloads.values()]
+    return [compiled.compiled._library._get_module_for_linking()]
 
 
 def indirect_calls(module: llvm.ModuleRef) -> list[list[str]]:
