@@ -44,7 +44,7 @@ class Subclass(np.ndarray):
 
 
 def mapped(folder: Any, a: np.ndarray) -> np.ndarray:
-    path = folder / f"{id(a)}.npy"
+    path = folder / f"{len(list(folder.iterdir()))}.npy"  # one that nothing is mapped from
     np.save(path, a)
     return np.load(path, mmap_mode="r")
 

@@ -482,7 +482,7 @@ def test_planned_product_refuses_what_was_not_planned(monkeypatch, built_in):
         planned = lowgemm.plan(x, right)
         assert (planned(x.copy(), right) == 8).all()
         for other in others:
-            with pytest.raises((TypeError, ValueError), match=r"^lhs: expected"):
+            with pytest.raises((TypeError, ValueError), match=r"^lhs: (expected|masked elements)"):
                 planned(other, right)
         wrong = [o for o in others if not (isinstance(o, np.ndarray) and o.dtype == np.int8)]
         for other in [
@@ -493,7 +493,7 @@ def test_planned_product_refuses_what_was_not_planned(monkeypatch, built_in):
             packed if right is w else w,
             lowgemm.pack_rhs(w[:, :3]),
         ]:
-            with pytest.raises((TypeError, ValueError), match=r"^rhs: expected"):
+            with pytest.raises((TypeError, ValueError), match=r"^rhs: (expected|masked elements)"):
                 planned(x, other)
     assert (lowgemm.plan(x, packed)(x, lowgemm.pack_rhs(w + 1)) == 12).all()
 
@@ -506,8 +506,9 @@ def test_a_plan_takes_what_gemm_takes(tmp_path, monkeypatch):
             raise AssertionError("the subclass's own indexing was used")
 
     def mapped(a):
-        np.save(tmp_path / "a.npy", a)
-        return np.load(tmp_path / "a.npy", mmap_mode="r")
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.npy"  # one that nothing is mapped from
+        np.save(path, a)
+        return np.load(path, mmap_mode="r")
 
     def frozen(a):
         a = a.copy()
