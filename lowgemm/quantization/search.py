@@ -152,4 +152,4 @@ class Entropy(_Searched):
         last = np.searchsorted(places, candidates.high + half, "right")
         sums = np.append(0.0, np.cumsum(counts))
         enough = last - first > candidates.qmax - candidates.qmin
-        return enough
+        return enough & (sums[last] - sums[first] >= (1 - MOST_CLIPPED) * sums[-1])
