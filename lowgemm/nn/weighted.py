@@ -122,7 +122,7 @@ class Weighted(Layer):
             Its `scale_raised` says what each scale was multiplied by.
         """
         tensor_qparams(input_qparams, "input_qparams")
-        raised = None
+        weight_qparams, raised = scale_for_bias(weight_qparams, weight, bias, input_qparams)
         layer_bias = None
         if bias is not None:
             scale = input_qparams.scale * weight_qparams.scale
