@@ -13,7 +13,7 @@ from lowgemm.nn.layer import Layer, tensor_qparams
 from lowgemm.output.activations import relu
 from lowgemm.output.requantize import ROUNDINGS, Dequantize, Requantize
 from lowgemm.output.stages import BiasAddition, Clamp
-from lowgemm.quantization import QParams, quantize
+from lowgemm.quantization import QParams, quantize, scale_for_bias
 
 ACTIVATIONS = ("none", "relu", "relu6")
 
