@@ -1,6 +1,6 @@
 """Print the oldest versions that pyproject.toml allows, as requirements for pip: ``name==lowest`` for each ``name>=lowest``.
 
-python .ci/oldest.py dask onnx test      # the dependencies, and these extras
+python .ci/oldest.py dask onnx  # the dependencies, and these extras
 """
 
 from __future__ import annotations

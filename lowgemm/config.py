@@ -28,7 +28,7 @@ from collections.abc import Callable
 from typing import Any
 
 #: What checks a new value of each setting: `kernels` and `engine.threads`, which know what is possible, put theirs here.
-_checks: dict[str, Callable[[Any], Any]] = {}
+_checks: dict[str, Callable[[Any], Any]] = globals().get("_checks", {})  # they outlive a reload
 
 
 def check_with(name: str, check: Callable[[Any], Any]) -> None:

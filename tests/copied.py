@@ -19,10 +19,11 @@ from lowgemm.kernels.tools import cross, vectors
 import lowgemm
 from lowgemm import blockwise as bw
 from lowgemm import kernels, nn, quantization
+from lowgemm.blockwise import hyper
 from lowgemm.blockwise.optimizer import Optimizer
-from lowgemm.blockwise.state import TensorState
+from lowgemm.blockwise.state import StateKind, TensorState
 from lowgemm.compat import gemmlowp
-from lowgemm.engine import batch, blocking, pace, planned, seen
+from lowgemm.engine import batch, blocking, call, pace, planned, seen
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.in_numba.packed_type import _TYPES, PackedRhsType
 from lowgemm.jit import caches
@@ -31,7 +32,7 @@ from lowgemm.jit.disk_cache import CheckedCache, CheckedFile
 from lowgemm.nn import float_net, maccs, program, weighted
 from lowgemm.nn.filters import Filters
 from lowgemm.nn.layer import Layer
-from lowgemm.output import pipeline, requantize
+from lowgemm.output import custom, pipeline, requantize
 from lowgemm.quantization import QParams, advice, equalization, histogram, observer, report, s_shaped
 
 G = np.random.default_rng(11)
@@ -168,6 +169,7 @@ _OBJECTS: list[tuple[str, type, Any, Any]] = [
     ("requantize", lowgemm.Requantize, *stage(STAGES[1])),
     ("dequantize", lowgemm.Dequantize, *stage(lowgemm.Dequantize(np.linspace(-1, 1, 24)))),
     ("float scale", requantize.FloatScale, *stage(requantize.FloatScale(0.01, 3, -900, 900, True))),
+    ("saturating scale", requantize.SaturatingScale, *stage(requantize.SaturatingScale(2**30, -3, 1))),
     ("single rounding", requantize.SingleRoundingScale, *stage(requantize.SingleRoundingScale(2**30, -3, 1))),
     ("function of a module", lowgemm.Custom, *stage(lowgemm.Custom(module_function))),
     ("compiled function", lowgemm.Custom, *stage(lowgemm.Custom(compiled_function, (BIAS,)))),
@@ -199,7 +201,12 @@ _OBJECTS: list[tuple[str, type, Any, Any]] = [
     ("coded in 4 bits, nested", bw.BlockwiseArray, lambda: bw.quantize_blockwise(REAL, "nf4", blocksize=64, nested=True), bw.dequantize_blockwise),
     ("mixed weight", bw.MixedWeight, lambda: bw.MixedWeight(REAL.T), lambda w: bw.mixed_linear(REAL, w)),
     ("packed in 4 bits", bw.PackedRhs4bit, lambda: bw.pack_rhs_4bit(REAL.T), lambda w: bw.gemm_4bit(REAL, w)),
-    ("state", TensorState, lambda: TensorState((5, 60), False, 64, (("m", "dynamic"),)), lambda s: s.decoded()),
+    ("state", TensorState, lambda: TensorState((5, 60), False, 64, (StateKind("m", "dynamic"),)), lambda s: s.decoded()),
+    ("kind of state", StateKind, lambda: StateKind("v", "dynamic_unsigned", True), tuple),
+    ("number of a class", hyper.Number, lambda: hyper.Number(0, 1), fields),
+    ("eps of a class", hyper.Eps, lambda: hyper.Eps(), fields),
+    ("decays of a class", hyper.Decays, lambda: hyper.Decays(2), fields),
+    ("steps of a class", hyper.Steps, lambda: hyper.Steps(), fields),
     *((cls.__name__, cls, *stepped(cls, **({"lr": 0.1} if issubclass(cls, bw.SGD) else {})))
       for cls in (bw.Adam, bw.AdamW, bw.LAMB, bw.AdEMAMix, bw.SGD, bw.LARS, bw.RMSprop, bw.Adagrad, bw.Lion)),
     # ---- quantization
@@ -276,13 +283,14 @@ REFUSED: dict[type, Callable[[], Any]] = {
     Plan: lambda: lowgemm.plan(X, W).plan,
     pipeline.Program: lambda: lowgemm.plan(X, W, output=STAGES).plan.program,
     program.Program: lambda: program.Program(network().layers, IMAGES.shape, False),
+    custom.Routine: lambda: custom.custom_routine(lowgemm.Custom(module_function)),
 }
 if importlib.util.find_spec("onnx") is not None:
     REFUSED[state.State] = lambda: model.Model(onnx_model()).state
 
-#: Classes without objects of their own, what belongs to the disk cache, and what lives only while code is emitted.
+#: Classes without objects of their own, what belongs to the disk cache, and what lives only while code is emitted or for one call.
 BASES = {
-    deferred.Deferred,
+    deferred.Deferred, call.Call, call.PatternCall, program.Emitter,
     lowgemm.Stage, Layer, weighted.Weighted, Optimizer, observer.Observer, NotCopied, CheckedCache, CheckedFile,
     quantization.observers.HistogramObserver, kernels.Kernel,
 }  # fmt: skip

@@ -38,7 +38,7 @@ def public_classes() -> set[type]:
     found = set()
     walks = [pkgutil.walk_packages(lowgemm.__path__, "lowgemm.")]
     # in an editable install the kernels lie in another folder
-    walks.append(pkgutil.iter_modules(kernels.__path__, "lowgemm.kernels."))
+    walks.append(pkgutil.walk_packages(kernels.__path__, "lowgemm.kernels."))
     for info in itertools.chain(*walks):
         if "__main__" in info.name or info.name.startswith("lowgemm.cli."):
             continue
@@ -54,7 +54,7 @@ def public_classes() -> set[type]:
 
 def churn() -> None:
     """Let go of what is unused (the plans that `gemm` remembers too), and write over it."""
-    for seen in (sys.modules["lowgemm.gemm"]._plans, sys.modules["lowgemm.gemm"]._calls):
+    for seen in (sys.modules["lowgemm.engine.call"]._plans, sys.modules["lowgemm.gemm"]._calls):
         seen._entries.clear()
     gc.collect()
     # NumPy hands out small pieces again by their exact size

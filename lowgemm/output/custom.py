@@ -23,6 +23,7 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.memory import load_i32, load_i64, offset, pointer_at, store_32, take
 from lowgemm.output.code_key import code_key
 
@@ -56,7 +57,7 @@ def checked(function: Any, **more: bool) -> Any:
     return numba.jit(signatures and list(signatures), **options, **more)(python_function(function))
 
 
-class Routine:
+class Routine(NotCopied):
     """A compiled output routine, and the function in it, to be called from Python.
 
     Parameters
@@ -66,6 +67,8 @@ class Routine:
     arrays : tuple of (str, int)
         dtype and number of dimensions of each array that it takes.
     """
+
+    instead = "copy the stage, which finds or compiles it"
 
     def __init__(self, function: Any, arrays: tuple[tuple[str, int], ...]) -> None:
         self._function = function

@@ -177,7 +177,7 @@ class Percentile(HistogramObserver):
     percentile : float
         In (0, 100]. Half of the rest is cut off at each end; with `symmetric`, all of it from the largest
         absolute values. Zeros lose nothing by being cut off, so of the other values no more than ten times the rest is, and no more
-        than 1% (or the rest, if that is more).
+        than 1% (or twice the rest, if that is more).
     bins : int, optional
         Bins of the histogram (8192, or 2048 for each channel); the result is off by a bin's width at most, which is between 1/bins and 2/bins of
         the whole range (with 0).
@@ -206,7 +206,7 @@ class Percentile(HistogramObserver):
     def _range_of(self, histogram: Histogram) -> tuple[float, float]:
         rest = 1 - self.percentile / 100
         others = 1 - histogram.zeros / histogram.total
-        most = others * min(10 * rest, max(rest, MOST_CLIPPED))
+        most = others * min(10 * rest, max(2 * rest, MOST_CLIPPED))
         if self.options["symmetric"]:
             high = histogram.quantile(1 - min(rest, most), magnitude=True)
             return max(-high, histogram.low), min(high, histogram.high)

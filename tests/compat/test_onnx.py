@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 
 import numpy as np
+import peers
 import pytest
 
 import lowgemm
@@ -55,6 +56,8 @@ def attributes(node) -> dict:
 @pytest.mark.parametrize("op", OPERATORS)
 def test_node_cases(op):
     """Every case of the onnx package whose element types NumPy has; the others are counted by type."""
+    if op == "QLinearMatMul":
+        peers.need("onnx")
     counts: Counter = Counter()
     for case in node_cases(op):
         known = attributes(case.model.graph.node[0])
@@ -128,6 +131,8 @@ def test_matmul_integer_equals_onnxruntime():
 
 
 def test_qlinear_matmul_equals_onnxruntime_and_the_reference():
+    peers.need("onnx")
+    peers.need("onnxruntime")
     rng = np.random.default_rng(1)
     compared = differ = reference_differ = 0
     for trial in range(24):

@@ -9,6 +9,7 @@ import argparse
 import collections
 import importlib.util
 import io
+import math
 import pathlib
 import pickle
 import random
@@ -125,7 +126,7 @@ def network_bytes(file: Any) -> bytes:
 def used_bytes(file: Any) -> bytes:
     """The matrix of a packed right-hand side as products in chunks and in compiled code see it."""
     w = npz.load_packed(file)
-    if w.ndim != 2 or w.size > 1000:
+    if w.ndim != 2 or math.prod(w.shape) > 1000:
         return packed_bytes(file)
     one = np.eye(w.shape[0], dtype=w.dtype)
     whole = lg.gemm(one, w)

@@ -17,9 +17,7 @@ LAYERS = child.layers()
 #: Eight Python threads make mixed calls, large ones in parallel, and compare every result.
 CONCURRENT = """
 import math, sys, threading, numpy as np, lowgemm, numba
-from lowgemm import pace, threads
-import sys, threading, numpy as np, lowgemm, numba
-from lowgemm.engine import threads
+from lowgemm.engine import pace, threads
 threads.MACS_PER_THREAD = 1000
 pace.LATE = math.inf  # several threads even on a busy machine
 sys.setswitchinterval(1e-4)
