@@ -30,8 +30,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from lowgemm import config
-from lowgemm.jit.routine import compile_c, unpack_words
-from lowgemm.jit.stamp import source_stamp
+from lowgemm.jit.routine import Routine, routine, unpack_words
 from lowgemm.jit.target import target
 
 _REGISTRY: list[Kernel] = [
@@ -76,13 +75,13 @@ def id_of(kernel: Kernel) -> int:
 
 @functools.cache
 def stamp_of(kernel: Kernel) -> int:
-    """`source_stamp` of the engine and of this kernel, for what is compiled for it.
+    """Number of a kernel's description, for the key of what is compiled for it.
 
-    Compiled code captures a kernel as its number. Two programs may register different kernels under one number and
-    share a disk cache, so the description, and the source of a class from outside, must be part of the cache key.
+    Compiled code captures a kernel as its number in the registry. Two programs may register different kernels under one number and
+    share a disk cache, so the description, and the source of a class from outside, must be part of the key.
     """
     cls = type(kernel)
-    text = f"{source_stamp()} {cls.__module__}.{cls.__qualname__} {kernel!r}".encode()
+    text = f"{cls.__module__}.{cls.__qualname__} {kernel!r}".encode()
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if file is not None and not cls.__module__.startswith("lowgemm."):
         text += pathlib.Path(file).read_bytes()
@@ -177,12 +176,11 @@ def microkernel_body(typingctx, kernel_id, args):
     return types.void(kernel_id, args), codegen
 
 
-def _make(kernel_id: int, stamp: int) -> Any:
-    @compile_c(SIGNATURE)
+def _make(kernel_id: int, key: int) -> Routine:
+    @routine(SIGNATURE, key)
     def microkernel(
         m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c, requant, col
     ):
-        _ = stamp
         microkernel_body(
             kernel_id,
             (
@@ -195,7 +193,7 @@ def _make(kernel_id: int, stamp: int) -> Any:
 
 @functools.cache
 def microkernel(kernel: Kernel) -> Any:
-    """Compiled microkernel, a `numba.cfunc` (its contract is in `framework/kernel.py`).
+    """The microkernel, a `Routine` (its contract is in `framework/kernel.py`).
 
     Raises
     ------

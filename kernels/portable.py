@@ -15,35 +15,33 @@ of the test-only kernels with odd tiles: every number of the description is free
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from lowgemm.kernels.framework.kernel import SIGNATURE, Kernel
 
 from lowgemm.jit.memory import load_i32, load_s8, load_u8, offset, stack, store_32
-from lowgemm.jit.routine import compile_c
+from lowgemm.jit.routine import Routine, routine
 
 
 @dataclass(frozen=True)
 class Portable(Kernel):
     """A kernel that is a Python function instead of tile hooks."""
 
-    def compile(self, kernel_id: int, stamp: int) -> Any:
-        """Compile the loops for this description's numbers."""
+    def compile(self, kernel_id: int, key: int) -> Routine:
+        """The loops for this description's numbers."""
         if self.element_bytes == 2:
-            return _make_words(self.mr, self.lanes, self.max_nv, self.kr, stamp)
+            return _make_words(self.mr, self.lanes, self.max_nv, self.kr, key)
         unsigned = self.lhs_type == "u8", self.rhs_type == "u8"
-        return _make_bytes(self.mr, self.lanes, self.max_nv, self.kr, *unsigned, stamp)
+        return _make_bytes(self.mr, self.lanes, self.max_nv, self.kr, *unsigned, key)
 
 
-def _make_words(mr: int, lanes: int, max_nv: int, kr: int, stamp: int) -> Any:
+def _make_words(mr: int, lanes: int, max_nv: int, kr: int, key: int) -> Routine:
     nr, words, space = lanes * max_nv, kr // 2, 4 * lanes * max_nv
 
-    @compile_c(SIGNATURE)
+    @routine(SIGNATURE, key)
     def portable(
         m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c, requant, col_at
     ):
-        _ = stamp
         acc = stack(space)  # which LLVM knows that no panel overlaps
         for r in range(m):
             for i in range(nr):
@@ -71,15 +69,14 @@ def _make_words(mr: int, lanes: int, max_nv: int, kr: int, stamp: int) -> Any:
 
 
 def _make_bytes(
-    mr: int, lanes: int, max_nv: int, kr: int, lhs_unsigned: bool, rhs_unsigned: bool, stamp: int
-) -> Any:
+    mr: int, lanes: int, max_nv: int, kr: int, lhs_unsigned: bool, rhs_unsigned: bool, key: int
+) -> Routine:
     """Loops for 8-bit packed elements; only the test-only kernels use them."""
 
-    @compile_c(SIGNATURE)
+    @routine(SIGNATURE, key)
     def portable(
         m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c, requant, col_at
     ):
-        _ = stamp
         for r in range(m):
             row = offset(lhs, r // mr * lhs_stride + r % mr * kr)
             for i in range(nv * lanes):

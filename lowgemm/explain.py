@@ -8,7 +8,6 @@ from typing import Any
 import numba
 
 from lowgemm import config
-from lowgemm.engine.layout import F
 from lowgemm.engine.packed import PackedRhs
 from lowgemm.engine.plan import Plan
 from lowgemm.gemm import checked_call
@@ -128,7 +127,7 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
     whole = b.depth_blocks == 1 and not b.stream  # or the sums of several depth blocks wait in a tile
     if plan.fused and whole:
         stages = "scale, clamp and cast in the kernel's registers (edges through a tile)"
-    elif plan.p[F["direct"]] and whole:
+    elif plan.p.direct and whole:
         stages = "none: the kernel stores int32 sums itself (edges through a tile)"
     else:
         stages = " -> ".join(steps) + " on each tile in cache"

@@ -76,6 +76,9 @@ class Kernel:
         Rows that one `load_lhs` covers.
     unroll : int
         Depth groups in each turn of the loop, where the loop's own instructions cost issue slots.
+    block_rows, block_rows_with_stages, block_columns : int
+        Rows of a block of the result at most; the same where output stages run on its tiles; and columns where the depth is split. What
+        was measured for this kernel, and where, belongs beside the number; 0: as `lowgemm/engine/blocking.py` says for all kernels.
     """
 
     name: str
@@ -89,6 +92,9 @@ class Kernel:
     row_tiles: tuple[int, ...] = ()
     lhs_rows: int = 1
     unroll: int = 1
+    block_rows: int = 0
+    block_rows_with_stages: int = 0
+    block_columns: int = 0
 
     #: Instruction that the depth loop must contain (tests read the assembly).
     expect: ClassVar[str] = ""

@@ -99,9 +99,10 @@ def routine_ir(routine: Any, triple: str, symbol: str) -> str:
     For routines of scalar code and plain vectors (the portable kernel's): intrinsics of this CPU would stay. What the
     routine needs of Numba's runtime stays undefined.
     """
-    module = llvm.parse_bitcode(routine.compiled._library._get_module_for_linking().as_bitcode())
+    compiled = getattr(routine, "compiled", routine)
+    module = llvm.parse_bitcode(compiled._library._get_module_for_linking().as_bitcode())
     for function in module.functions:
-        if function.name == routine.native_name:
+        if function.name == compiled.native_name:
             function.name, function.linkage = symbol, "external"
         elif not function.is_declaration:
             function.linkage = "internal"

@@ -7,7 +7,6 @@ the main tile has, but loads and stores nothing.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numba
 from llvmlite import ir
@@ -16,7 +15,7 @@ from lowgemm.kernels.framework.kernel import Kernel, at, const, i64, store
 from numba import types
 from numba.extending import intrinsic
 
-from lowgemm.jit.routine import call_address, compile_c, unpack_words
+from lowgemm.jit.routine import Routine, call_address, routine, unpack_words
 
 
 def _hide(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
@@ -107,18 +106,17 @@ def _loop_body(typingctx, kernel_id, args):
     return types.void(kernel_id, args), codegen
 
 
-def _make(kernel_id: int, stamp: int) -> Any:
-    @compile_c(types.void(types.intp, types.voidptr, types.voidptr))
+def _make(kernel_id: int, key: int) -> Routine:
+    @routine("npp", key)
     def loop(steps, source, sink):
-        _ = stamp
         _loop_body(kernel_id, (steps, source, sink))
 
     return loop
 
 
 @functools.cache
-def register_loop(kernel: Kernel) -> Any:
-    """Compiled loop ``(steps, source, sink)``; a step is one depth group of the main tile.
+def register_loop(kernel: Kernel) -> Routine:
+    """Loop ``(steps, source, sink)``; a step is one depth group of the main tile.
 
     Raises
     ------

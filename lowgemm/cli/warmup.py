@@ -10,6 +10,7 @@ from typing import Any
 
 from lowgemm import kernels
 from lowgemm.engine import drivers, entry, packing, terms
+from lowgemm.jit.routine import Routine
 from lowgemm.output import apply, routines
 
 
@@ -30,16 +31,17 @@ def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
         todo[f"kernel {kernel.name}"] = lambda k=kernel: kernels.microkernel(k)
         for side in ("lhs", "rhs"):
             todo[f"packing {side} {kernel.name}"] = lambda k=kernel, s=side: packing.pack_routine(k, s)
-    todo["terms"] = terms.term_routines
-    todo["tile loop"] = drivers.single_routine
+    todo["column terms"] = lambda: terms.col_terms
+    todo["row terms"] = lambda: terms.row_terms
+    todo["tile loop"] = lambda: drivers.single
     for kind in routines.KINDS:
         todo[f"stage {kind}"] = lambda k=kind: routines.routine(k)
     todo["requantize"] = apply.apply_routine
     todo["entry"] = entry.enter
     todo["entry, several threads"] = entry.fill
     todo["comparison of arrays"] = entry.alike
-    todo["serial driver"] = drivers.serial_driver
-    todo["parallel driver"] = drivers.parallel_driver
+    todo["serial driver"] = lambda: drivers.run_serial.dispatcher
+    todo["parallel driver"] = lambda: drivers.run_parallel.dispatcher
     return todo
 
 
@@ -52,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
         begin = time.perf_counter()
         if terminal:
             print(f"\r\033[K[{i}/{len(todo)}] {name}", end="", flush=True)
-        compile_piece()
+        made = compile_piece()
+        if isinstance(made, Routine):
+            made.compiled  # noqa: B018 (compiles it, or loads it)
         if not terminal:
             print(f"[{i}/{len(todo)}] {name}: {time.perf_counter() - begin:.2f} s", flush=True)
     print(

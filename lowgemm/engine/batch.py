@@ -45,7 +45,7 @@ class Batch(NamedTuple):
         return tuple(1 if step == 0 else size for size, step in zip(*self.rhs, strict=True))
 
     def table(self) -> tuple[np.ndarray, bool]:
-        """The table of `layout.PRODUCT` and `layout.SLOT`, and whether products with one rhs follow one another."""
+        """The table of `records.PRODUCT` and `records.SLOT`, and whether products with one rhs follow one another."""
         distinct, steps = self._distinct(), self.rhs[1]
         slots = np.arange(self.slots, dtype=np.int64).reshape(distinct)
         slot_of = np.broadcast_to(slots, self.shape).ravel()

@@ -17,11 +17,9 @@ from numba.extending import register_jitable
 
 from lowgemm.engine.packing import CHUNK_BYTES
 from lowgemm.jit.caches import cache_sizes
-from lowgemm.jit.scratch import ALIGNMENT
 from lowgemm.kernels import Kernel
 
-#: Rows of a block at most. On Zen 5, 256 against 128 rows: 256 cubed 2 % faster, 512 to 1536 cubed 1 %, 3136 x 576 x 64 1 %; 512 rows
-#: gain nothing more.
+#: Rows of a block at most; like the next two, for kernels that do not say it themselves (`block_rows` and so on).
 MAX_MC = 256
 #: The same with stages to run: a tile of mc x nr int32 should stay in L1.
 MAX_MC_WITH_STAGES = 64
@@ -63,22 +61,45 @@ def up(x, step):
     return -(-x // step) * step
 
 
-@register_jitable
-def block_sizes(mr, nr, size, l2, l3, m, n, depth, threads, batch, direct, stream):
-    """The fields of `Blocking`, for a kernel's tile mr x nr with elements of `size` bytes, and cache sizes.
+class Limits(NamedTuple):
+    """What block sizes depend on of a kernel and of a machine: those fields of `records.TEMPLATE`."""
 
-    Also compiled, for products inside of compiled code (`in_numba/planning.py`).
+    mr: int
+    nr: int
+    element_bytes: int
+    l2: int
+    l3: int
+    most_rows: int
+    most_rows_with_stages: int
+    most_columns: int
+
+
+def block_limits(kernel: Kernel) -> tuple[int, int, int]:
+    """Rows of a block at most, rows with stages to run, columns where the depth is split: the kernel's own, or those from here."""
+    return (
+        kernel.block_rows or MAX_MC,
+        kernel.block_rows_with_stages or MAX_MC_WITH_STAGES,
+        kernel.block_columns or NC_DEPTH_BLOCKED,
+    )
+
+
+@register_jitable
+def block_sizes(k, m, n, depth, threads, batch, direct, stream):
+    """The fields of `Blocking`; `k` is the kernel's template, or anything with the fields of `Limits`.
+
+    Also compiled, as a part of the planner.
     """
+    mr, nr, size, l2, l3 = k.mr, k.nr, k.element_bytes, k.l2, k.l3
     chunk = CHUNK_BYTES // size
     kc = max(l2 * 5 // 8 // (nr * size) // chunk * chunk, chunk)
     depth_blocks = max(1, -(-depth // kc))
     kc = up(-(-depth // depth_blocks), chunk) if depth_blocks > 1 else max(depth, 1)
     depth_blocks = max(1, -(-depth // kc))
 
-    most = MAX_MC if direct and depth_blocks == 1 else MAX_MC_WITH_STAGES
+    most = k.most_rows if direct and depth_blocks == 1 else k.most_rows_with_stages
     mc = max(min(max(l2 // 4, l3 // 8) // (kc * size), most) // mr * mr, mr)
     mc = min(mc, up(m, mr))
-    nc = n if depth_blocks == 1 else min(n, up(NC_DEPTH_BLOCKED, nr))
+    nc = n if depth_blocks == 1 else min(n, up(k.most_columns, nr))
     wanted = threads * BLOCKS_PER_THREAD if threads > 1 else 1
     while batch * -(-m // mc) * -(-n // nc) < wanted and mc > 4 * mr:
         mc = max(up(mc // 2, mr), 4 * mr)
@@ -100,7 +121,7 @@ def block_sizes(mr, nr, size, l2, l3, m, n, depth, threads, batch, direct, strea
             kc = up(-(-depth // (parts * each)), chunk)
             depth_blocks = -(-depth // kc)
             parts = -(-depth_blocks // each)
-            nc = min(n, up(NC_DEPTH_BLOCKED, nr))
+            nc = min(n, up(k.most_columns, nr))
         else:
             parts = 1
             split = -(-wanted // (batch * row_blocks))
@@ -118,37 +139,6 @@ def block_sizes(mr, nr, size, l2, l3, m, n, depth, threads, batch, direct, strea
     else:
         stream = NOT_AT_ALL
     return mc, nc, kc, row_blocks, -(-n // nc), depth_blocks, parts, stream
-
-
-@register_jitable
-def scratch_layout(mr, lanes, nr, size, n, depth, mc, nc, kc, depth_blocks, stream):
-    """Bytes and offsets of packed panels and scratch memory, for blocks of `block_sizes`.
-
-    Gives the bytes of an rhs panel and of an lhs panel; in a thread's memory, after its lhs panels, the offsets of the row sums (twice),
-    row terms, tile and streamed panels with their sums; the bytes of that memory, of one int32 for each column, and of a packed rhs.
-    """
-    rhs_panel = up((kc if stream else depth) * size, CHUNK_BYTES) * lanes
-    lhs_panel = up(kc * size, CHUNK_BYTES) * mr
-    row_sums_at = mc // mr * lhs_panel
-    row_terms_at = row_sums_at + 8 * mc
-    tile_at = up(row_terms_at + 4 * mc, ALIGNMENT)
-    tile_cols = nr if depth_blocks == 1 and not stream else up(nc, lanes)
-    stream_at = up(tile_at + 4 * mc * tile_cols, ALIGNMENT)
-    stream_bytes = up(nc, lanes) * (rhs_panel // lanes + 4) if stream else 0
-    worker = up(stream_at + stream_bytes, ALIGNMENT) + ALIGNMENT
-    cols = up(n, lanes)
-    slot = 0 if stream else up(cols // lanes * rhs_panel, ALIGNMENT)
-    return (
-        rhs_panel,
-        lhs_panel,
-        row_sums_at,
-        row_terms_at,
-        tile_at,
-        stream_at,
-        worker,
-        up(4 * cols, ALIGNMENT),
-        slot,
-    )
 
 
 def choose_blocking(
@@ -172,8 +162,5 @@ def choose_blocking(
     1
     """
     _, l2, l3 = cache_sizes()
-    return Blocking(
-        *block_sizes(
-            kernel.mr, kernel.nr, kernel.element_bytes, l2, l3, m, n, depth, threads, batch, direct, stream
-        )
-    )
+    limits = Limits(kernel.mr, kernel.nr, kernel.element_bytes, l2, l3, *block_limits(kernel))
+    return Blocking(*block_sizes(limits, m, n, depth, threads, batch, direct, stream))

@@ -1,6 +1,6 @@
 """Python's way into compiled code: built-in functions that read addresses out of their arguments.
 
-`enter` goes on into `drivers.single_routine`; `fill` makes the state of a call on several threads; `alike` compares arrays with
+`enter` goes on into `drivers.single`; `fill` makes the state of a call on several threads; `alike` compares arrays with
 those of a plan.
 
 A 32-cubed product computes for 0.2 us. NumPy takes 0.6 us to tell the address of an array, Numba's dispatcher 1 us for
@@ -25,79 +25,87 @@ import numba
 import numpy as np
 from numba import types
 
-from lowgemm.engine import layout as c
+from lowgemm.engine.records import plan_at, state_at
 from lowgemm.engine.tiles import slot_space
-from lowgemm.jit.memory import as_address, load_i32, load_i64, pointer_at
-from lowgemm.jit.routine import call_address, call_for_address, routine
+from lowgemm.jit.memory import as_address, load_i32, load_i64, pointer_at, record_at
+from lowgemm.jit.routine import Routine, call_address, call_for_address, routine
 from lowgemm.jit.stamp import source_stamp
 
-#: Fields of the record of a plan, its first argument.
-SINGLE, PLAN, PACKED, RELEASE, AS_LONG, INCREF, SAVE, RESTORE = range(8)
+#: What `enter` and `fill` need of a plan, their first argument: addresses but for the flags.
+ENTRY = np.dtype(
+    [
+        ("single", np.int64),  # `drivers.single`
+        ("plan", np.int64),
+        ("packed", np.int64),  # whether the plan is for a packed rhs
+        ("release", np.int64),  # whether to let go of the interpreter meanwhile
+        ("as_long", np.int64),  # functions of Python: the value of an int, one more reference to an object,
+        ("incref", np.int64),
+        ("save", np.int64),  # letting go of the interpreter, and taking it back
+        ("restore", np.int64),
+    ],
+    align=True,
+)
+entry_at = record_at(ENTRY)
+#: Where the plan's address is, in pointers: compiled code reads memory through pointers, not through numbers.
+_PLAN = ENTRY.fields["plan"][1] // 8  # type: ignore[index]
+#: Pointer-sized words of an object before what an array adds to them (`usable` checks it).
+HEAD = 2
 #: Multiply-accumulates from which other Python threads may run meanwhile (about 2 us; letting go of the interpreter
 #: and taking it back costs 0.05 us, and another thread that takes it keeps it for 5 ms).
 RELEASE_MACS = 1 << 19
 
 
 @numba.njit(nogil=True)
-def _product_addresses(args, head, record):
-    """Addresses that arguments 1 to 5 of `enter` and `fill` stand for: lhs, rhs, sums, out, scratch memory."""
-    lhs = as_address(pointer_at(pointer_at(args, 1), head))
-    rhs = as_address(pointer_at(pointer_at(args, 2), head))
-    sums = 0
-    if load_i64(record, PACKED) != 0:
-        sums = as_address(pointer_at(pointer_at(args, 3), head))
-    return (
-        lhs,
-        rhs,
-        sums,
-        as_address(pointer_at(pointer_at(args, 4), head)),
-        as_address(pointer_at(pointer_at(args, 5), head)),
-    )
+def _data(args, index):
+    """Address of the first element of argument `index`, an array."""
+    return as_address(pointer_at(pointer_at(args, index), HEAD))
 
 
-def _make_enter(head: int, stamp: int) -> Any:
-    @routine(types.voidptr(types.voidptr, types.voidptr, types.intp))
-    def enter(_self, args, _count):
-        _ = stamp
-        record = pointer_at(pointer_at(args, 0), head)
-        lhs, rhs, sums, to, space = _product_addresses(args, head, record)
-        out = pointer_at(args, 4)
-        lhs_zero = call_for_address(load_i64(record, AS_LONG), (as_address(pointer_at(args, 6)),))
-        rhs_zero = call_for_address(load_i64(record, AS_LONG), (as_address(pointer_at(args, 7)),))
-        single, plan = load_i64(record, SINGLE), load_i64(record, PLAN)
-        if load_i64(record, RELEASE) != 0:
-            restore = load_i64(record, RESTORE)
-            state = call_for_address(load_i64(record, SAVE), ())
-            call_address(single, (plan, lhs, rhs, sums, to, space, lhs_zero, rhs_zero, 0, 0))
-            call_address(restore, (state,))
-        else:
-            call_address(single, (plan, lhs, rhs, sums, to, space, lhs_zero, rhs_zero, 0, 0))
-        call_address(load_i64(record, INCREF), (as_address(out),))
-        return out
-
-    return enter
+@numba.njit(nogil=True)
+def _number(args, index, record):
+    """Value of argument `index`, an int."""
+    return call_for_address(record.as_long, (as_address(pointer_at(args, index)),))
 
 
-def _make_fill(head: int, stamp: int) -> Any:
-    @routine(types.voidptr(types.voidptr, types.voidptr, types.intp))
-    def fill(_self, args, _count):
-        _ = stamp
-        record = pointer_at(pointer_at(args, 0), head)
-        p = numba.carray(pointer_at(record, PLAN), (c.PLAN_SIZE,), np.int64)
-        state = pointer_at(args, 8)
-        s = numba.carray(pointer_at(state, head), (c.STATE_SIZE,), np.int64)
-        lhs, rhs, sums, to, space = _product_addresses(args, head, record)
-        s[c.LHS], s[c.RHS], s[c.RHS_SUMS], s[c.OUT] = lhs, rhs, sums, to
-        s[c.FOR_SLOTS] = space
-        s[c.FOR_WORKERS] = slot_space(p, s, p[c.SLOTS])
-        s[c.FOR_PARTS] = s[c.FOR_WORKERS] + p[c.WORKERS] * p[c.WORKER_BYTES]
-        as_long = load_i64(record, AS_LONG)
-        s[c.LHS_ZERO] = call_for_address(as_long, (as_address(pointer_at(args, 6)),)) - p[c.LHS_SHIFT]
-        s[c.RHS_ZERO] = call_for_address(as_long, (as_address(pointer_at(args, 7)),)) - p[c.RHS_SHIFT]
-        call_address(load_i64(record, INCREF), (as_address(state),))
-        return state
+_BUILT_IN = types.voidptr(types.voidptr, types.voidptr, types.intp)
 
-    return fill
+
+@routine(_BUILT_IN)
+def _enter(_self, args, _count):
+    record = entry_at(pointer_at(pointer_at(args, 0), HEAD))
+    sums = _data(args, 3) if record.packed else 0
+    lhs_zero, rhs_zero = _number(args, 6, record), _number(args, 7, record)
+    words = (
+        record.plan, _data(args, 1), _data(args, 2), sums, _data(args, 4), _data(args, 5), lhs_zero, rhs_zero, 0, 0,
+    )  # fmt: skip
+    if record.release:
+        state = call_for_address(record.save, ())
+        call_address(record.single, words)
+        call_address(record.restore, (state,))
+    else:
+        call_address(record.single, words)
+    out = pointer_at(args, 4)
+    call_address(record.incref, (as_address(out),))
+    return out
+
+
+@routine(_BUILT_IN)
+def _fill(_self, args, _count):
+    at = pointer_at(pointer_at(args, 0), HEAD)
+    record, p = entry_at(at), plan_at(pointer_at(at, _PLAN))
+    state = pointer_at(args, 8)
+    s = state_at(pointer_at(state, HEAD))
+    s.lhs = _data(args, 1)
+    s.rhs = _data(args, 2)
+    s.rhs_sums = _data(args, 3) if record.packed else 0
+    s.out = _data(args, 4)
+    s.for_slots = _data(args, 5)
+    s.for_workers = slot_space(p, s, p.slots)
+    s.for_parts = s.for_workers + p.workers * p.worker_bytes
+    s.lhs_zero = _number(args, 6, record) - p.lhs_shift
+    s.rhs_zero = _number(args, 7, record) - p.rhs_shift
+    call_address(record.incref, (as_address(state),))
+    return state
 
 
 #: Numbers of an array in the pattern that `alike` compares with: type, dtype, dimensions; then shape and strides.
@@ -150,8 +158,7 @@ def usable() -> bool:
     """Whether this interpreter keeps arrays as CPython with a global lock does."""
     if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
         return False
-    head = object.__basicsize__
-    if head != 16 or ctypes.sizeof(ctypes.c_void_p) != 8:
+    if object.__basicsize__ != 8 * HEAD or ctypes.sizeof(ctypes.c_void_p) != 8:
         return False
     a = np.arange(6)[::2].reshape(3, 1)
     words = (ctypes.c_int64 * 8).from_address(id(a))
@@ -160,11 +167,10 @@ def usable() -> bool:
     return found == (id(np.ndarray), a.ctypes.data, 2, a.shape, a.strides, id(a.dtype))
 
 
-def _built_in(name: bytes, make: Any) -> Any:
+def _built_in(name: bytes, compiled: Routine) -> Any:
     """A compiled function as a Python function; None where arrays are not laid out as expected."""
     if not usable():
         return None
-    compiled = make(object.__basicsize__ // 8, source_stamp())
     definition = _MethodDef(name, compiled.address, _METH_FASTCALL, None)
     _kept.extend((compiled, definition))
     new = ctypes.pythonapi.PyCFunction_NewEx
@@ -179,19 +185,19 @@ def enter() -> Any:
     All are arrays but the zero points, which are ints; `rhs` and `sums` of a packed rhs are its panels and column
     sums, and `sums` is not looked at otherwise. It is for callers that know all that to fit.
     """
-    return _built_in(b"enter", _make_enter)
+    return _built_in(b"enter", _enter)
 
 
 @functools.cache
 def fill() -> Any:
     """``fill(record, lhs, rhs, sums, out, space, lhs_zero, rhs_zero, state) -> state``, likewise; `state` holds zeros."""
-    return _built_in(b"fill", _make_fill)
+    return _built_in(b"fill", _fill)
 
 
 @functools.cache
 def alike() -> Any:
     """``alike(pattern, *arrays) -> bool``: whether they are plain arrays as `pattern_of` describes, in 0.06 us."""
-    return _built_in(b"alike", _make_alike)
+    return _built_in(b"alike", _make_alike(HEAD, source_stamp()))
 
 
 def pattern_of(*arrays: Any) -> np.ndarray:
@@ -200,29 +206,29 @@ def pattern_of(*arrays: Any) -> np.ndarray:
     An equal dtype may be another object (an array out of a pickle has one), so a no of `alike` is no verdict: the caller looks closer.
     NumPy's own dtypes live for ever, others would have to be kept alive with the pattern.
     """
-    numbers = [id(True), id(False), _functions()[INCREF], len(arrays)]
+    numbers = [id(True), id(False), _functions()["incref"], len(arrays)]
     for a in arrays:
         numbers += [id(np.ndarray), id(np.dtype(a.dtype.str)), len(a.shape), *a.shape, *a.strides]
     return np.array(numbers, dtype=np.int64)
 
 
 @functools.cache
-def _functions() -> dict[int, int]:
+def _functions() -> dict[str, int]:
     def at(name: str) -> int:
         return int(ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0)
 
     return {
-        AS_LONG: at("PyLong_AsSsize_t"),
-        INCREF: at("Py_IncRef"),
-        SAVE: at("PyEval_SaveThread"),
-        RESTORE: at("PyEval_RestoreThread"),
+        "as_long": at("PyLong_AsSsize_t"),
+        "incref": at("Py_IncRef"),
+        "save": at("PyEval_SaveThread"),
+        "restore": at("PyEval_RestoreThread"),
     }
 
 
-def record_of(plan: np.ndarray, single: int, packed: bool, macs: int) -> np.ndarray:
-    """First argument of `enter` for a plan's numbers, which must outlive it."""
-    record = np.zeros(8, dtype=np.int64)
-    record[[SINGLE, PLAN, PACKED, RELEASE]] = single, plan.ctypes.data, packed, macs >= RELEASE_MACS
-    for field, address in _functions().items():
-        record[field] = address
+def entry_record(plan: np.ndarray, single: int, packed: bool, macs: int) -> np.ndarray:
+    """First argument of `enter` for the numbers of a plan, which must outlive it."""
+    values = {"single": single, "plan": plan.ctypes.data, "packed": packed, "release": macs >= RELEASE_MACS}
+    record = np.zeros(1, dtype=ENTRY)
+    for name, value in {**values, **_functions()}.items():
+        record[name] = value
     return record

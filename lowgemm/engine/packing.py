@@ -16,13 +16,12 @@ Next files to open: `panels.py`, the instructions; `tiles.py`, the tile loop.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numba
 
 from lowgemm.engine.panels import CHUNK_BYTES, interleave, power_of_two, transpose
 from lowgemm.jit.memory import load_u8, offset, stack, store_8
-from lowgemm.jit.routine import compile_c, signature
+from lowgemm.jit.routine import Routine, routine, signature
 from lowgemm.kernels import Kernel, id_of, stamp_of
 
 #: Columns that the interleaving case reads from each row at a time: one cache line.
@@ -65,15 +64,16 @@ def _gather(src, mn_stride, k_stride, valid, k0, count, block, width, per_row, p
             store_8(block, i * per_row + j, value)
 
 
-def _make_pack(kernel_id: int, side: int, width: int, chunks: int, kr: int, element_bytes: int, stamp: int):
+def _make_pack(
+    kernel_id: int, side: int, width: int, chunks: int, kr: int, element_bytes: int, key: int
+) -> Routine:
     per_row = CHUNK_BYTES // element_bytes
     chunk_bytes = CHUNK_BYTES * width
     block_bytes = width * per_row
     wide = LINE // width
 
-    @compile_c(_SIGNATURE)
+    @routine(_SIGNATURE, key)
     def pack(src, mn_stride, k_stride, mn, depth, flip, dst, dst_stride, sums):
-        _ = stamp
         block = stack(block_bytes)
         # What the padding must hold so that it is zero once packed.
         pad = flip if element_bytes == 1 else 0
@@ -135,8 +135,8 @@ def _make_pack(kernel_id: int, side: int, width: int, chunks: int, kr: int, elem
 
 
 @functools.cache
-def pack_routine(kernel: Kernel, side: str) -> Any:
-    """Compiled packing routine of one side of a kernel (`side` is ``"lhs"`` or ``"rhs"``).
+def pack_routine(kernel: Kernel, side: str) -> Routine:
+    """Packing routine of one side of a kernel (`side` is ``"lhs"`` or ``"rhs"``).
 
     C signature: ``(src, mn_stride, k_stride, mn, depth, flip, dst, dst_stride, sums)``. Strides in bytes; `flip`
     is 0x80 or 0 (see `element_map`); `sums` receives one int32 for each row of every panel, the sum of its

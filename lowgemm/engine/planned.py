@@ -137,7 +137,7 @@ class PlannedGemm:
             state, space = _zeros(plan.state_size, _int64), borrow(self._scratch)
             panels, sums = (rhs.panels, rhs.sums) if self._packed else (rhs, None)
             self._fill(self._record, lhs, panels, sums, out, space, lhs_zero, rhs_zero, state)
-            run(plan.p, state, plan.pace)
+            run(plan.numbers, state, plan.threads, plan.pace)
             give_back(space)
             return out
         if self._packed:

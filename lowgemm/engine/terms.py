@@ -8,49 +8,31 @@ or column ("bilinear"), the second is a product of both, and `output/routines.py
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 from lowgemm.jit.memory import load_i32, store_32
-from lowgemm.jit.routine import compile_c, signature
-from lowgemm.jit.stamp import source_stamp
+from lowgemm.jit.routine import routine
 
 
-def _make_col_terms(stamp: int):
-    @compile_c(signature("nnpnnnppnpp"))
-    def col_terms(n, depth, sums, lhs_zero, rhs_zero, bilinear, rhs_zeros, bias, has_bias, terms, factors):
-        """Column terms of columns 0..n: everything in the result that depends on the column alone."""
-        _ = stamp
-        for i in range(n):
-            term = 0
-            if has_bias:
-                term = load_i32(bias, i)
-            if bilinear:
-                store_32(factors, i, depth * load_i32(rhs_zeros, i) - load_i32(sums, i))
-            else:
-                term += lhs_zero * (depth * rhs_zero - load_i32(sums, i))
-            store_32(terms, i, term)
-
-    return col_terms
+@routine("nnpnnnppnpp")
+def col_terms(n, depth, sums, lhs_zero, rhs_zero, bilinear, rhs_zeros, bias, has_bias, terms, factors):
+    """Column terms of columns 0..n: everything in the result that depends on the column alone."""
+    for i in range(n):
+        term = 0
+        if has_bias:
+            term = load_i32(bias, i)
+        if bilinear:
+            store_32(factors, i, depth * load_i32(rhs_zeros, i) - load_i32(sums, i))
+        else:
+            term += lhs_zero * (depth * rhs_zero - load_i32(sums, i))
+        store_32(terms, i, term)
 
 
-def _make_row_terms(stamp: int):
-    @compile_c(signature("npnnpnp"))
-    def row_terms(m, sums, rhs_zero, bilinear, bias, has_bias, terms):
-        """Row terms of rows 0..m: everything in the result that depends on the row alone."""
-        _ = stamp
-        for i in range(m):
-            term = 0
-            if has_bias:
-                term = load_i32(bias, i)
-            if not bilinear:
-                term -= rhs_zero * load_i32(sums, i)
-            store_32(terms, i, term)
-
-    return row_terms
-
-
-@functools.cache
-def term_routines() -> tuple[Any, Any]:
-    """Compiled column-term and row-term routines."""
-    return _make_col_terms(source_stamp()), _make_row_terms(source_stamp())
+@routine("npnnpnp")
+def row_terms(m, sums, rhs_zero, bilinear, bias, has_bias, terms):
+    """Row terms of rows 0..m: everything in the result that depends on the row alone."""
+    for i in range(m):
+        term = 0
+        if has_bias:
+            term = load_i32(bias, i)
+        if not bilinear:
+            term -= rhs_zero * load_i32(sums, i)
+        store_32(terms, i, term)

@@ -24,8 +24,8 @@ import numpy as np
 from lowgemm import config
 from lowgemm.checks.arguments import as_num_threads
 from lowgemm.engine import drivers
-from lowgemm.engine.layout import WORKERS
 from lowgemm.engine.pace import Pace
+from lowgemm.engine.records import plan_of
 
 #: Multiply-accumulates for each thread at least. A parallel region costs 3 us while the threads are awake, which they stay for 5 ms, and
 #: about 30 when they sleep; one core of a Zen 5 does 24 million in 50.
@@ -129,12 +129,11 @@ def _one_at_a_time() -> bool:
         return True
 
 
-def run(p: np.ndarray, s: np.ndarray, pace: Pace) -> None:
-    """Run a plan on at most ``p[WORKERS]`` threads.
+def run(plan: np.ndarray, state: np.ndarray, planned: int, pace: Pace) -> None:
+    """Run a plan (an array that begins with it) on at most the `planned` threads that it is for.
 
     Any number of workers gives all blocks: they are handed out by a counter, not by worker number.
     """
-    planned = int(p[WORKERS])
     workers = planned
     if planned > 1:
         if _forked:
@@ -144,28 +143,28 @@ def run(p: np.ndarray, s: np.ndarray, pace: Pace) -> None:
             start = perf_counter()
             workers = pace.team(_fair_share(planned), start)
     if workers == 1:
-        drivers.serial_driver()(p, s)
+        drivers.run_serial.dispatcher(plan, state)
         if planned > 1 and not _forked:
             end = perf_counter()
             pace.took(1, end - start, end)
         return
     # The first starts Numba's threads. The second may be needed instead of it by the next call, or a signal handler.
-    driver, serial = drivers.parallel_driver(), drivers.serial_driver()
+    driver, serial = drivers.run_parallel.dispatcher, drivers.run_serial.dispatcher
     if workers < planned:
-        p = p.copy()
-        p[WORKERS] = workers
+        plan = plan.copy()
+        plan_of(plan).workers = workers
     me = threading.get_ident()
     try:
         # An interrupt can come between any two steps here. Nothing is lost by it: an entry that is left behind is
         # overwritten by the thread's next call, and `with` on a lock cannot be interrupted half-way.
         _running[me] = workers
         if not _one_at_a_time():
-            driver(p, s)
+            driver(plan, state)
         elif not _alone.locked():
             with _alone:
-                driver(p, s)
+                driver(plan, state)
         else:
-            serial(p, s)
+            serial(plan, state)
         end = perf_counter()
         pace.took(workers, end - start, end)
     finally:

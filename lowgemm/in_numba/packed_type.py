@@ -22,7 +22,7 @@ from numba.extending import (
 
 from lowgemm import kernels
 from lowgemm.engine.packed import PackedRhs
-from lowgemm.in_numba.planning import record_of
+from lowgemm.in_numba.planning import kernel_record
 
 
 class PackedRhsType(types.Type):
@@ -41,7 +41,7 @@ class PackedRhsType(types.Type):
 
 _TYPES = {"u": PackedRhsType(types.uint8), "i": PackedRhsType(types.int8)}
 #: Fields of the native form, and what compiled code calls them.
-_FIELDS = {"panels": "_panels", "sums": "_sums", "depth": "_depth", "n": "_n", "record": "_record"}
+_FIELDS = {"panels": "_panels", "sums": "_sums", "depth": "_depth", "n": "_n", "kernel": "_kernel"}
 
 
 @typeof_impl.register(PackedRhs)
@@ -66,8 +66,8 @@ for _name, _attribute in _FIELDS.items():
 
 def _describe(w: PackedRhs) -> int:
     """Address of the numbers that compiled code needs, kept on the object."""
-    record = record_of(kernels.by_name(w.kernel))
-    d = np.array([w.panels_address, w.sums_address, *w.shape, record.ctypes.data], dtype=np.int64)
+    kernel = kernel_record(kernels.by_name(w.kernel))
+    d = np.array([w.panels_address, w.sums_address, *w.shape, kernel.ctypes.data], dtype=np.int64)
     w._description = d  # type: ignore[attr-defined]
     w._in_numba = int(d.ctypes.data)  # type: ignore[attr-defined]
     return w._in_numba  # type: ignore[attr-defined,no-any-return]

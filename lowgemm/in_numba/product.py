@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.core import errors
 from numba.extending import intrinsic, overload
 
+from lowgemm.engine.records import plan_at
 from lowgemm.gemm import gemm
 from lowgemm.in_numba.arguments import (
     check_operand,
@@ -21,9 +21,9 @@ from lowgemm.in_numba.arguments import (
     vector,
 )
 from lowgemm.in_numba.packed_type import PackedRhsType
-from lowgemm.in_numba.planning import PLAN_BYTES, R_LHS_SHIFT, R_RHS_SHIFT, SCRATCH_AT
-from lowgemm.in_numba.table import PLAN, RECORD, SINGLE, entry, fill_table, init
-from lowgemm.jit.memory import address, as_address, load_i64, stack
+from lowgemm.in_numba.planning import PLAN_BYTES
+from lowgemm.in_numba.table import KERNEL, PLAN, SINGLE, entry, fill_table, init
+from lowgemm.jit.memory import address, as_address, stack
 from lowgemm.jit.routine import call_address
 
 
@@ -34,26 +34,16 @@ def _keep(typingctx, array):
 
 
 def _side(rhs: Any) -> Any:
-    """Rhs as numbers: record, address, sums (0: not packed), byte strides."""
+    """Rhs as numbers: record of its kernel, address, sums (0: not packed), byte strides."""
 
 
 @overload(_side)
 def _side_overload(rhs):
     if isinstance(rhs, PackedRhsType):
-        return lambda rhs: (rhs._record, rhs._panels, rhs._sums, 0, 0)
+        return lambda rhs: (rhs._kernel, rhs._panels, rhs._sums, 0, 0)
     return lambda rhs: (
-        entry(RECORD), as_address(address(rhs)), 0, rhs.strides[0], rhs.strides[1]
+        entry(KERNEL), as_address(address(rhs)), 0, rhs.strides[0], rhs.strides[1]
     )  # fmt: skip
-
-
-@intrinsic
-def _pointer(typingctx, number):
-    """An address as a pointer, to hand on to `load_i64`."""
-
-    def codegen(context, builder, sig, values):
-        return builder.inttoptr(values[0], ir.IntType(8).as_pointer())
-
-    return types.voidptr(types.int64), codegen
 
 
 # Not strict: Numba would want the same signature of the implementation, whose arguments it binds by position. Here, as in
@@ -122,23 +112,22 @@ def _gemm_overload(
             return result
         if entry(PLAN) == 0:
             raise RuntimeError("lowgemm: its code is not loaded in this process; import lowgemm.in_numba")
-        record, rhs_at, sums, rks, rns = _side(rhs)
+        kernel, rhs_at, sums, rks, rns = _side(rhs)
         plan = stack(PLAN_BYTES)
         call_address(
             entry(PLAN),
             (
-                record, as_address(plan), m, n, depth, lhs.strides[0], lhs.strides[1], lhs_signed, rks, rns,
+                kernel, as_address(plan), m, n, depth, lhs.strides[0], lhs.strides[1], lhs_signed, rks, rns,
                 rhs_signed, 1 if sums != 0 else 0, bilinear, 1 if accumulate else 0,
                 result.strides[0], result.strides[1],
             ),
         )  # fmt: skip
         # 64 more: the routines want the scratch memory aligned to a cache line
-        space = np.empty(load_i64(plan, SCRATCH_AT) + 64, np.uint8)
+        space = np.empty(plan_at(plan).scratch_bytes + 64, np.uint8)
         space_at = (as_address(address(space)) + 63) // 64 * 64
         if bilinear:
-            rec = _pointer(record)
-            rows = vector(lhs_zero_point, m, load_i64(rec, R_LHS_SHIFT + 2 * lhs_signed), True)
-            cols = vector(rhs_zero_point, n, load_i64(rec, R_RHS_SHIFT + 2 * rhs_signed), False)
+            rows = vector(lhs_zero_point, m, plan_at(plan).lhs_shift, True)
+            cols = vector(rhs_zero_point, n, plan_at(plan).rhs_shift, False)
             call_address(
                 entry(SINGLE),
                 (

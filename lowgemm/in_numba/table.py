@@ -17,12 +17,12 @@ from numba.extending import intrinsic
 
 from lowgemm import kernels
 from lowgemm.engine import drivers
-from lowgemm.in_numba.planning import plan_routine, record_of
+from lowgemm.in_numba import planning
 from lowgemm.jit.stamp import source_stamp
 
 _SYMBOL = "lowgemm_table"
-#: Addresses: plan routine, product routine, record of the kernel for arrays.
-PLAN, SINGLE, RECORD = range(3)
+#: Addresses: plan routine, product routine, `planning.KERNEL` for arrays.
+PLAN, SINGLE, KERNEL = range(3)
 _TABLE = np.zeros(8, dtype=np.int64)
 
 
@@ -34,9 +34,9 @@ def init() -> None:
 def fill_table() -> None:
     """Compile, or load, what the table holds the addresses of."""
     if _TABLE[PLAN] == 0:
-        record = record_of(kernels.selected())
-        _TABLE[RECORD], _TABLE[SINGLE] = record.ctypes.data, drivers.single_routine().address
-        _TABLE[PLAN] = plan_routine().address
+        kernel = planning.kernel_record(kernels.selected())
+        _TABLE[KERNEL], _TABLE[SINGLE] = kernel.ctypes.data, drivers.single.address
+        _TABLE[PLAN] = planning.plan.address
 
 
 class _Ticket:

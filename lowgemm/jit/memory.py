@@ -6,10 +6,14 @@ integer is never dereferenced in the function that computed it.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.numpy_support import from_dtype
 
 _void = types.voidptr
 _i8, _i64 = ir.IntType(8), ir.IntType(64)
@@ -164,6 +168,60 @@ take = intrinsic(_adder("monotonic"))
 #: have its writes seen before its count (release), and the last must see them after (acquire): "acq_rel". On Arm, a
 #: plain addition lets the last one read old data; on x86 both are the same ``lock xadd``.
 arrive = intrinsic(_adder("acq_rel"))
+
+
+# ---- records ----------------------------------------------------------------------------------------------
+def record_at(dtype: np.dtype) -> Any:
+    """Make ``at(pointer)``: the record of a structured dtype that a pointer points to."""
+
+    def at(typingctx, pointer):
+        record = from_dtype(dtype)
+
+        def codegen(context, builder, signature, values):
+            return builder.bitcast(values[0], context.get_value_type(record))
+
+        return record(_void), codegen
+
+    return intrinsic(at)
+
+
+def _field(builder: ir.IRBuilder, record: ir.Value, offset: int) -> ir.Value:
+    """Pointer to the int64 number at a byte offset."""
+    start = builder.bitcast(record, _i8.as_pointer())
+    return builder.bitcast(builder.gep(start, [_i64(offset)]), _i64.as_pointer())
+
+
+@intrinsic
+def load_behind(typingctx, record, index):
+    """Number `index` of the int64 numbers that follow a record in memory."""
+
+    def codegen(context, builder, signature, values):
+        behind = _field(builder, values[0], signature.args[0].size)
+        return builder.load(builder.gep(behind, [values[1]]), align=8)
+
+    return types.int64(record, types.intp), codegen
+
+
+@intrinsic(prefer_literal=True)
+def take_field(typingctx, record, field, amount):
+    """`take` for an int64 field of a record, whose name is a constant."""
+
+    def codegen(context, builder, signature, values):
+        at = _field(builder, values[0], record.offset(field.literal_value))
+        return builder.atomic_rmw("add", at, values[2], "monotonic")
+
+    return types.int64(record, field, types.int64), codegen
+
+
+@intrinsic
+def arrive_behind(typingctx, record, index, amount):
+    """`arrive` for number `index` of the int64 numbers that follow a record in memory."""
+
+    def codegen(context, builder, signature, values):
+        behind = _field(builder, values[0], signature.args[0].size)
+        return builder.atomic_rmw("add", builder.gep(behind, [values[1]]), values[2], "acq_rel")
+
+    return types.int64(record, types.intp, types.int64), codegen
 
 
 @intrinsic

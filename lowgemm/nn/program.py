@@ -20,7 +20,6 @@ from numba import types
 
 from lowgemm import config, kernels
 from lowgemm.engine import threads
-from lowgemm.engine.layout import SINGLE
 from lowgemm.engine.packed import PackedRhs, repacked
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.seen import Seen
@@ -238,7 +237,7 @@ class Program(NotCopied):
         self.hold((plan, packed))
         values = [0 if bilinear else int(z) for z in zeros]
         params = [
-            int(plan.p[SINGLE]), plan.p.ctypes.data, packed.panels_address, packed.sums_address, *values, *vectors
+            int(plan.p.single), plan.numbers.ctypes.data, packed.panels_address, packed.sums_address, *values, *vectors
         ]  # fmt: skip
         self.op("multiply", params, x, to, space=plan.scratch_bytes + scratch.ALIGNMENT)
 

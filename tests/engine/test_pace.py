@@ -62,9 +62,9 @@ def test_products_take_one_thread_meanwhile(monkeypatch):
     monkeypatch.setattr(threads, "MACS_PER_THREAD", 1000)
     a = np.random.default_rng(0).integers(0, 256, (90, 90), dtype=np.uint8)
     exact, used = a.astype(np.int64) @ a.astype(np.int64), []
-    inside, serial = drivers.parallel_driver(), drivers.serial_driver()
-    monkeypatch.setattr(drivers, "parallel_driver", lambda: lambda *args: (used.append(2), inside(*args)))
-    monkeypatch.setattr(drivers, "serial_driver", lambda: lambda *args: (used.append(1), serial(*args)))
+    inside, serial = drivers.run_parallel.dispatcher, drivers.run_serial.dispatcher
+    monkeypatch.setattr(drivers.run_parallel, "dispatcher", lambda *args: (used.append(2), inside(*args)))
+    monkeypatch.setattr(drivers.run_serial, "dispatcher", lambda *args: (used.append(1), serial(*args)))
     planned = lowgemm.plan(a, a, num_threads=2)
     clock = iter([10.0, 10.001, 20.0, 20.001, 30.0, 30.001])
     monkeypatch.setattr(threads, "perf_counter", lambda: next(clock))

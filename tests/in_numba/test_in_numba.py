@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import os
 import subprocess
@@ -18,8 +19,8 @@ from patience import PATIENCE
 
 import lowgemm
 from lowgemm import in_numba, kernels, reference
-from lowgemm.engine import layout
 from lowgemm.engine.plan import Operand, Plan
+from lowgemm.engine.records import PLAN, plan_of
 from lowgemm.in_numba import planning, table
 from lowgemm.jit.stamp import source_stamp
 
@@ -264,10 +265,10 @@ def test_prange_and_threads():
 
 
 @pytest.mark.parametrize("name", dict.fromkeys([kernels.selected().name, "portable"]))
-def test_plan_is_that_of_plan_py(name):
+def test_compiled_code_plans_as_python_does(name):
+    """One planner, run both ways: equal records, and stages with parameters of equal content."""
     kernel = kernels.by_name(name)
-    record, routine = planning.record_of(kernel), planning.plan_routine().ctypes
-    skip = {layout.F["single"], layout.F["zeros"]}
+    record = planning.kernel_record(kernel)
     small = st.sampled_from([1, 2, 5, 16, 33, 129, 1000, 5000, 70000])
     flag = st.booleans()
 
@@ -281,15 +282,19 @@ def test_plan_is_that_of_plan_py(name):
             kernel, lhs, rhs, result=np.dtype(np.int32), out_strides=strides, packed=packed, bilinear=bilinear,
             accumulate=add, num_threads=1,
         )  # fmt: skip
-        p = np.full(planning.SCRATCH_AT + 1, -1, np.int64)
-        routine(
-            record.ctypes.data, p.ctypes.data, m, n, depth, *lhs.strides, left, *rhs.strides, right, packed, bilinear,
-            add, *strides,
+        numbers = np.full(planning.PLAN_BYTES // 8, -1, np.int64)
+        planning.plan.ctypes(
+            record.ctypes.data, numbers.ctypes.data, m, n, depth, *lhs.strides, left, *rhs.strides, right, packed,
+            bilinear, add, *strides,
         )  # fmt: skip
-        parameters = range(layout.STAGES_AT + 1, layout.PLAN_SIZE, 2)  # other addresses, the same content
-        for i in set(range(planning.SCRATCH_AT)) - skip - set(parameters):
-            assert p[i] == plan.p[i], layout._FIELDS[i] if i < len(layout._FIELDS) else i
-        assert p[planning.SCRATCH_AT] == plan.scratch_bytes
+        compiled = plan_of(numbers)
+        used = slice(int(bilinear), compiled.stages)
+        for address, other in zip(compiled.stage[used, 1], plan.p.stage[used, 1], strict=True):
+            contents = [(ctypes.c_int64 * 3).from_address(int(at)) for at in (address, other)]
+            assert list(contents[0]) == list(contents[1]) == [0, 0, add]
+        compiled.stage[: compiled.stages, 1] = plan.p.stage[: compiled.stages, 1]
+        assert compiled.tobytes() == plan.p.tobytes(), [f for f in PLAN.names if np.any(compiled[f] != plan.p[f])]
+        assert np.array_equal(numbers, plan.numbers)  # the table of one product behind it, too
 
     check()
 
@@ -365,6 +370,6 @@ def test_import_compiles_nothing():
     code = (
         "import numba.core.compiler as c, sys; import lowgemm.in_numba as n; n.init(); import lowgemm.in_numba.table as i;"
         "from lowgemm import kernels; from lowgemm.engine import drivers; assert i._TABLE.sum() == 0;"
-        "assert not drivers.single_routine.cache_info().currsize and not kernels.microkernel.cache_info().currsize"
+        "assert 'compiled' not in vars(drivers.single) and not kernels.microkernel.cache_info().currsize"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)

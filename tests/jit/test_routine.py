@@ -18,11 +18,11 @@ import lowgemm
 from lowgemm import in_numba, kernels
 from lowgemm.blockwise import product4, steps
 from lowgemm.engine import blocking, drivers, entry, packing, terms
-from lowgemm.engine import layout as c
 from lowgemm.engine.plan import Operand, Plan
+from lowgemm.engine.records import PLAN
 from lowgemm.jit import caches
 from lowgemm.jit.memory import address, arrive, as_address, take
-from lowgemm.jit.routine import call_address, call_for_address, signature
+from lowgemm.jit.routine import Routine, call_address, call_for_address, signature
 from lowgemm.nn import program
 from lowgemm.nn import routines as layers
 from lowgemm.output import apply
@@ -135,12 +135,8 @@ def callers() -> dict[str, list]:
     for make in (entry.enter, entry.fill, entry.alike):
         make()
     return {
-        "lowgemm/engine/tiles.py": [
-            drivers.single_routine(),
-            drivers.serial_driver(),
-            drivers.parallel_driver(),
-        ],
-        "lowgemm/engine/entry.py": [k for k in entry._kept if hasattr(k, "native_name")],
+        "lowgemm/engine/tiles.py": [drivers.single, drivers.run_serial, drivers.run_parallel],
+        "lowgemm/engine/entry.py": [k for k in entry._kept if isinstance(k, Routine)],
         "lowgemm/in_numba/product.py": [embedded],
         "lowgemm/output/apply.py": [apply.apply_routine()],
         "lowgemm/blockwise/steps.py": [steps.step_routine()],
@@ -153,9 +149,10 @@ def callers() -> dict[str, list]:
 
 def modules_of(compiled) -> list[llvm.ModuleRef]:
     """LLVM modules, from memory or from the cache on disk."""
+    compiled = getattr(compiled, "dispatcher", compiled)
     if hasattr(compiled, "overloads"):
-        return [r.library._get_module_for_linking() for r in compiled.dispatcher.overloads.values()]
-    return [compiled.compiled._library._get_module_for_linking()]
+        return [r.library._get_module_for_linking() for r in compiled.overloads.values()]
+    return [getattr(compiled, "compiled", compiled)._library._get_module_for_linking()]
 
 
 def indirect_calls(module: llvm.ModuleRef) -> list[list[str]]:
@@ -275,14 +272,6 @@ void single(void *p, int64_t lhs, int64_t rhs, int64_t sums, int64_t out, int64_
             int64_t lzs, int64_t rzs);
 void microkernel(void); void pack_lhs(void); void pack_rhs(void); void col_terms(void); void row_terms(void);
 void store32(void);
-/* of Numba's runtime: the header of an array's memory, whose fourth word is the address of the data */
-static int64_t header[6];
-void *NRT_MemInfo_alloc_aligned(size_t size, uint32_t align) {
-    header[0] = 1, header[3] = (int64_t)malloc(size), header[4] = size;
-    return header;
-}
-char count_down(int64_t *count, int64_t by, int condition) { return (*count -= by) == 0; }
-void NRT_MemInfo_call_dtor(void *memory) { free((void *)header[3]); }
 static void *get(FILE *f, int64_t n) {
     void *p = aligned_alloc(64, (n + 127) / 64 * 64);
     if (fread(p, 1, n, f) != (size_t)n) exit(3);
@@ -297,7 +286,7 @@ int main(int argc, char **argv) {
     p[KERNEL] = (int64_t)microkernel, p[PACK_LHS] = (int64_t)pack_lhs, p[PACK_RHS] = (int64_t)pack_rhs;
     p[COL_TERMS_ROUTINE] = (int64_t)col_terms, p[ROW_TERMS_ROUTINE] = (int64_t)row_terms;
     p[ZEROS] = (int64_t)calloc(1 << 16, 1);
-    p[STAGES_AT] = (int64_t)store32, p[STAGES_AT + 1] = (int64_t)params;
+    p[STAGE] = (int64_t)store32, p[STAGE + 1] = (int64_t)params;
     void *space = aligned_alloc(64, h[4] + 4096);
     memset(space, 0xa5, h[4]);
     single(p, (int64_t)lhs, (int64_t)rhs, 0, (int64_t)result, (int64_t)space, 128, 3, 0, 0);
@@ -323,14 +312,14 @@ def test_product_on_aarch64(tmp_path, monkeypatch, shape):
     )  # fmt: skip
     assert plan.one_by_one and (plan.blocking.depth_blocks > 1) == (depth > 100)
     routines = {
-        "single": drivers.single_routine(), "microkernel": kernels.microkernel(kernel),
+        "single": drivers.single, "microkernel": kernels.microkernel(kernel),
         "pack_lhs": packing.pack_routine(kernel, "lhs"), "pack_rhs": packing.pack_routine(kernel, "rhs"),
-        "col_terms": terms.term_routines()[0], "row_terms": terms.term_routines()[1], "store32": routine("store32"),
+        "col_terms": terms.col_terms, "row_terms": terms.row_terms, "store32": routine("store32"),
     }  # fmt: skip
-    names = ("KERNEL", "PACK_LHS", "PACK_RHS", "COL_TERMS_ROUTINE", "ROW_TERMS_ROUTINE", "ZEROS", "STAGES_AT")
-    main = "".join(f"#define {name} {getattr(c, name)}\n" for name in names) + PRODUCT
-    head = np.array([plan.p.nbytes, a.nbytes, b.nbytes, 4 * m * n, plan.scratch_bytes, 0])
-    data = b"".join(x.tobytes() for x in (head, plan.p, a, b))
+    names = ("kernel", "pack_lhs", "pack_rhs", "col_terms_routine", "row_terms_routine", "zeros", "stage")
+    main = "".join(f"#define {name.upper()} {PLAN.fields[name][1] // 8}\n" for name in names) + PRODUCT
+    head = np.array([plan.numbers.nbytes, a.nbytes, b.nbytes, 4 * m * n, plan.scratch_bytes, 0])
+    data = b"".join(x.tobytes() for x in (head, plan.numbers, a, b))
     objects = {name: for_aarch64(compiled, name) for name, compiled in routines.items()}
     got = np.frombuffer(build_and_run(tmp_path, main, objects, data), np.int32).reshape(m, n)
     assert np.array_equal(got, (a.astype(np.int64) - 128) @ (b.astype(np.int64) - 3))
@@ -357,7 +346,7 @@ def test_orders_of_atomic_additions():
 
 def test_last_thread_of_a_shared_depth_acquires_what_others_wrote():
     """In the drivers, one counter is waited for by a reader of other threads' sums; the others hand out numbers."""
-    for compiled in (drivers.serial_driver(), drivers.parallel_driver()):
+    for compiled in (drivers.run_serial, drivers.run_parallel):
         text = "".join(str(module) for module in modules_of(compiled))
         orders = re.findall(r"atomicrmw add ptr .* (\w+), align", text)
         assert set(orders) == {"monotonic", "acq_rel"}

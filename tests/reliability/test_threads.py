@@ -30,11 +30,11 @@ for m, k, n in ((3, 5, 7), (64, 64, 64), (150, 90, 200), (33, 300, 65), (1, 500,
     exact = a.astype(np.int64) @ b.astype(np.int64)
     problems.append((a, b, lowgemm.pack_rhs(b), stage, exact, lowgemm.reference.gemm(a, b, output=stage)))
 wrong, teams, done = [], set(), []
-inside = threads.drivers.parallel_driver()
-def count(p, *rest):
-    teams.add((int(p[threads.WORKERS]), len(threads._running) > 1))
-    inside(p, *rest)
-threads.drivers.parallel_driver = lambda: count
+inside = threads.drivers.run_parallel.dispatcher
+def count(plan, *rest):
+    teams.add((int(threads.plan_of(plan).workers), len(threads._running) > 1))
+    inside(plan, *rest)
+threads.drivers.run_parallel.dispatcher = count
 def work(seed):
     r = np.random.default_rng(seed)
     for i in range(CALLS):

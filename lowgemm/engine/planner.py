@@ -1,0 +1,147 @@
+"""The planner: from what is asked of a product, and the template of a kernel, to the whole plan.
+
+`fill_plan` runs as it is in Python, for `plan.py`, and compiled, for products inside of compiled code (`in_numba/planning.py`). It
+takes anything with the fields of `records.PLAN` and `records.TEMPLATE`: records, or in Python a namespace and a named tuple.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import namedtuple
+from typing import Any
+
+import numpy as np
+from numba.extending import register_jitable
+
+from lowgemm.engine import blocking, drivers, packing, terms
+from lowgemm.engine.blocking import (
+    BY_COLUMNS,
+    BY_ROWS,
+    NOT_AT_ALL,
+    STREAM_ROWS,
+    block_limits,
+    block_sizes,
+    up,
+)
+from lowgemm.engine.packing import CHUNK_BYTES, LINE
+from lowgemm.engine.records import TEMPLATE
+from lowgemm.jit.caches import CacheSizes
+from lowgemm.jit.scratch import ALIGNMENT
+from lowgemm.kernels import Kernel, microkernel
+
+#: Fields of `records.TEMPLATE`, for Python.
+Template = namedtuple("Template", TEMPLATE.names or ())  # type: ignore[misc]
+_kept: list[np.ndarray] = []
+
+
+def template_of(kernel: Kernel) -> Any:
+    """What the planner needs to know of a kernel here; compiles the routines that every plan calls."""
+    return _template(kernel, blocking.cache_sizes())
+
+
+@functools.cache
+def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
+    most_rows, most_rows_with_stages, most_columns = block_limits(kernel)
+    maps = {side: [packing.element_map(kernel, side, kind) for kind in "ui"] for side in ("lhs", "rhs")}
+    # one for each row of a block, or column of a tile
+    zeros = np.zeros(
+        max(most_rows, most_rows_with_stages, STREAM_ROWS, 4 * kernel.mr, kernel.nr) + kernel.mr, np.int32
+    )
+    _kept.append(zeros)
+    return Template(
+        mr=kernel.mr,
+        nr=kernel.nr,
+        element_bytes=kernel.element_bytes,
+        l2=sizes.l2,
+        l3=sizes.l3,
+        most_rows=most_rows,
+        most_rows_with_stages=most_rows_with_stages,
+        most_columns=most_columns,
+        lhs_flip=tuple(flip for flip, _ in maps["lhs"]),
+        lhs_shift=tuple(shift for _, shift in maps["lhs"]),
+        rhs_flip=tuple(flip for flip, _ in maps["rhs"]),
+        rhs_shift=tuple(shift for _, shift in maps["rhs"]),
+        lanes=kernel.lanes,
+        kr=kernel.kr,
+        rhs_group_bytes=kernel.rhs_group_bytes,
+        pack_chunk=4 * up(LINE, kernel.lanes),
+        kernel=microkernel(kernel).address,
+        pack_lhs=packing.pack_routine(kernel, "lhs").address,
+        pack_rhs=packing.pack_routine(kernel, "rhs").address,
+        col_terms_routine=terms.col_terms.address,
+        row_terms_routine=terms.row_terms.address,
+        single=drivers.single.address,
+        zeros=zeros.ctypes.data,
+    )
+
+
+@register_jitable
+def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
+    """Fill in what is decided of the plan `p`, whose asked fields are set, for the kernel of template `k`.
+
+    `lhs_signed` and `rhs_signed` are 1 for int8. `plain`: nothing is left to do to the int32 sums but to store them. `threads`: how many
+    there are at most. `in_order`: products with one rhs follow one another.
+    """
+    p.direct = 0
+    if p.fused != 0 or (plain and p.out_col_stride == 4 and p.out_row_stride % 4 == 0):
+        p.direct = 1
+    stream = NOT_AT_ALL
+    if not p.packed and p.batch == p.slots:
+        stream = BY_COLUMNS if p.rhs_k_stride == 1 else BY_ROWS
+    mc, nc, kc, row_blocks, col_blocks, depth_blocks, parts, stream = block_sizes(
+        k, p.m, p.n, p.depth, threads, p.batch, p.direct, stream
+    )
+    blocks = p.batch * row_blocks * col_blocks
+    p.workers = min(threads, blocks * parts)
+    p.mc = mc
+    p.nc = nc
+    p.kc = kc
+    p.row_blocks = row_blocks
+    p.col_blocks = col_blocks
+    p.depth_blocks = depth_blocks
+    p.parts = parts
+
+    p.lhs_flip = k.lhs_flip[lhs_signed]
+    p.rhs_flip = k.rhs_flip[rhs_signed]
+    p.lhs_shift = k.lhs_shift[lhs_signed]
+    p.rhs_shift = k.rhs_shift[rhs_signed]
+    p.lanes = k.lanes
+    p.nr = k.nr
+    p.kr = k.kr
+    p.rhs_group_bytes = k.rhs_group_bytes
+    p.pack_chunk = k.pack_chunk
+    p.kernel = k.kernel
+    p.pack_lhs = k.pack_lhs
+    p.pack_rhs = k.pack_rhs
+    p.col_terms_routine = k.col_terms_routine
+    p.row_terms_routine = k.row_terms_routine
+    p.single = k.single
+    p.zeros = k.zeros
+
+    # panels
+    panel_depth = kc if stream else p.depth
+    p.rhs_panel_bytes = up(panel_depth * k.element_bytes, CHUNK_BYTES) * k.lanes
+    p.lhs_panel_bytes = up(kc * k.element_bytes, CHUNK_BYTES) * k.mr
+    # memory of a thread: lhs panels, row sums twice, row terms, tile, and of a streamed rhs its panels and sums
+    p.row_sums_at = mc // k.mr * p.lhs_panel_bytes
+    p.row_terms_at = p.row_sums_at + 8 * mc
+    p.tile_at = up(p.row_terms_at + 4 * mc, ALIGNMENT)
+    tile_cols = k.nr if depth_blocks == 1 and not stream else up(nc, k.lanes)
+    end = up(p.tile_at + 4 * mc * tile_cols, ALIGNMENT)
+    p.stream_at = 0
+    if stream:
+        p.stream_at = end
+        end = up(end + up(nc, k.lanes) * (p.rhs_panel_bytes // k.lanes + 4), ALIGNMENT)
+    p.worker_bytes = end + ALIGNMENT
+    # memory of an rhs: terms, factors, and of one that is not packed sums and panels
+    cols = up(p.n, k.lanes)
+    p.col_bytes = up(4 * cols, ALIGNMENT)
+    p.slot_bytes = 0 if stream else up(cols // k.lanes * p.rhs_panel_bytes, ALIGNMENT)
+    per_slot = 2 * p.col_bytes if p.packed else 3 * p.col_bytes + p.slot_bytes
+    # one thread that takes the products in order needs one rhs at a time; see `drivers.single`
+    p.slots_bytes = per_slot if p.workers == 1 and in_order else per_slot * p.slots
+    # memory of a part of a shared depth: row sums and a tile
+    p.part_bytes = 0
+    if parts > 1:
+        p.part_bytes = up(4 * mc * (1 + up(nc, k.lanes)), ALIGNMENT)
+    p.scratch_bytes = p.slots_bytes + p.workers * p.worker_bytes + blocks * parts * p.part_bytes

@@ -1,0 +1,142 @@
+"""What compiled code reads of a plan and of a call: records of 64-bit numbers with named fields.
+
+`planner.py` fills a plan from the `TEMPLATE` of its kernel, `entry.py`, `plan.py` or `drivers.py` the state of a call; `tiles.py` reads
+both. Strides are in bytes, so is what ends in `_bytes` or `_at` (offsets from the start of a thread's scratch memory); what is called a
+routine, and what ends in `_bias` or `zeros`, is an address. Flags are 0 or 1.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lowgemm.jit.memory import record_at
+
+#: Stages of an output pipeline at most.
+MAX_STAGES = 24
+
+
+def _record(*fields: str | tuple[Any, ...]) -> np.dtype:
+    """A record of int64 numbers; several names may stand in one string."""
+    names = [name for f in fields for name in (f.split() if isinstance(f, str) else [f])]
+    dtype = np.dtype([(f, np.int64) if isinstance(f, str) else f for f in names], align=True)
+    return np.dtype((np.record, dtype))  # so that Python says `p.mc`, as compiled code does
+
+
+#: The plan `p`: all that is known before addresses and zero points are.
+PLAN = _record(
+    # What is asked for; the planner reads these.
+    "m n depth",  # rows and columns of the result, and the depth
+    "batch slots",  # products, and distinct rhs ("slots") among them
+    "packed",  # the rhs is packed already
+    "lhs_row_stride lhs_k_stride rhs_k_stride rhs_n_stride out_row_stride out_col_stride",
+    "bilinear",  # zero points come as vectors, one for each row and column
+    "accumulate",  # add to the result
+    "fused",  # parameters of the scale that the kernel does itself, or 0
+    "col_bias row_bias has_col_bias has_row_bias",  # int32 that the terms begin with
+    "stages",  # output stages; for each, `stage` below has the routine and the address of its parameters
+    # What the planner decides.
+    "workers",  # threads at most
+    "mc nc kc",  # rows, columns and depth of a block
+    "row_blocks col_blocks depth_blocks",  # how many there are
+    "parts",  # parts of the depth that are computed apart
+    "direct",  # the kernel stores whole panels into the result
+    "lhs_flip rhs_flip lhs_shift rhs_shift",  # see `packing.element_map`
+    "lhs_panel_bytes rhs_panel_bytes",  # from one packed panel to the next
+    "row_sums_at row_terms_at tile_at",  # in a thread's memory, which begins with its lhs panels
+    "stream_at",  # likewise, for an rhs that is packed block by block; 0: it is not
+    "worker_bytes",  # memory of a thread
+    "part_bytes",  # memory of a part of the depth: row sums and a tile of int32
+    "col_bytes",  # one int32 for each column
+    "slot_bytes",  # the panels of an rhs
+    "slots_bytes scratch_bytes",  # memory of all rhs, and of the whole call
+    # What it takes over from the kernel's template.
+    "lanes nr kr rhs_group_bytes",  # as in `kernels/framework/kernel.py`
+    "pack_chunk",  # columns that a thread packs at a time
+    "kernel pack_lhs pack_rhs col_terms_routine row_terms_routine single",
+    "zeros",  # terms that add nothing
+    ("stage", np.int64, (MAX_STAGES, 2)),
+)
+#: What the planner needs to know of a kernel and of this machine.
+TEMPLATE_FIELDS = (
+    "mr nr element_bytes",
+    "l2 l3",  # bytes of cache
+    "most_rows most_rows_with_stages most_columns",  # of a block; see `blocking.py`
+    ("lhs_flip", np.int64, (2,)),  # each of an unsigned and of a signed operand
+    ("lhs_shift", np.int64, (2,)),
+    ("rhs_flip", np.int64, (2,)),
+    ("rhs_shift", np.int64, (2,)),
+    # as in the plan
+    "lanes kr rhs_group_bytes pack_chunk kernel pack_lhs pack_rhs col_terms_routine row_terms_routine single zeros",
+)
+TEMPLATE = _record(*TEMPLATE_FIELDS)
+#: The state `s` of one call. Behind it, with parts, a counter for each block of the result: parts that are done.
+STATE = _record(
+    "next_columns next_block",  # what the next thread that asks is given: columns to pack, then blocks of the result
+    "lhs rhs rhs_sums out",  # addresses of the operands, of the sums of a packed rhs, and of the result
+    "for_slots for_workers for_parts",  # addresses of scratch memory: of all rhs, of all threads, of all parts of the depth
+    "lhs_zero rhs_zero",  # zero points of the packed values (see `packing.element_map`)
+    "lhs_zeros rhs_zeros",  # addresses of such zero points, int32, one for each row and column
+)
+
+#: Sizes, and where the stages begin, counted in numbers.
+PLAN_SIZE, STATE_SIZE = PLAN.itemsize // 8, STATE.itemsize // 8
+STAGES_AT = PLAN.fields["stage"][1] // 8  # type: ignore[index]
+#: Numbers behind the plan: for each product byte offsets of its lhs and result, and which distinct rhs it uses; then for each of
+#: those byte offsets of the rhs (or its panels) and, if packed, of its column sums.
+PRODUCT, SLOT = 3, 2
+ONE_PRODUCT = PRODUCT + SLOT
+
+#: The records at an address, for compiled code.
+plan_at, state_at = record_at(PLAN), record_at(STATE)
+
+
+class RhsAddresses(NamedTuple):
+    """Of a distinct rhs: its elements (0: packed already), panels, column sums, column terms, column factors."""
+
+    source: int
+    panels: int
+    sums: int
+    terms: int
+    factors: int
+
+
+class ProductAddresses(NamedTuple):
+    """Of a product: its lhs and result, and of its rhs what `RhsAddresses` has."""
+
+    lhs: int
+    out: int
+    source: int
+    panels: int
+    sums: int
+    terms: int
+    factors: int
+
+
+_NUMBERS = [name for name in PLAN.names or () if name != "stage"]
+
+
+def blank_plan(**asked: int) -> SimpleNamespace:
+    """A plan for Python to fill, whose other fields are 0; attributes of it are set ten times faster than those of a record."""
+    return SimpleNamespace(**{**dict.fromkeys(_NUMBERS, 0), **asked})
+
+
+def plan_numbers(plan: SimpleNamespace, stages: list[int], matrices: np.ndarray) -> np.ndarray:
+    """The numbers of a plan, of its stages and of what lies behind them."""
+    numbers = np.zeros(PLAN_SIZE + matrices.size, dtype=np.int64)
+    numbers[:STAGES_AT] = [getattr(plan, name) for name in _NUMBERS]
+    numbers[STAGES_AT : STAGES_AT + len(stages)] = stages
+    numbers[PLAN_SIZE:] = matrices
+    return numbers
+
+
+def plan_of(numbers: np.ndarray) -> np.record:
+    """The plan that an array begins with, in the same memory."""
+    return numbers[:PLAN_SIZE].view(PLAN)[0]
+
+
+def state_of(numbers: np.ndarray) -> np.record:
+    """The state that an array begins with, in the same memory."""
+    return numbers[:STATE_SIZE].view(STATE)[0]
