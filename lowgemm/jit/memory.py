@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, errors
 from numba.extending import intrinsic
 
 _void = types.voidptr
@@ -164,6 +164,39 @@ take = intrinsic(_adder("monotonic"))
 #: have its writes seen before its count (release), and the last must see them after (acquire): "acq_rel". On Arm, a
 #: plain addition lets the last one read old data; on x86 both are the same ``lock xadd``.
 arrive = intrinsic(_adder("acq_rel"))
+
+
+def _field_adder(ordering: str):
+    def add(typingctx, records, field, amount):
+        at = records.dtype.offset(field.literal_value)
+
+        def codegen(context, builder, signature, values):
+            data = context.make_array(signature.args[0])(context, builder, values[0]).data
+            return builder.atomic_rmw(
+                "add", cgutils.get_record_member(builder, data, at, _i64), values[2], ordering
+            )
+
+        return types.int64(records, field, types.int64), codegen
+
+    return add
+
+
+#: ``take_field(records, field, amount)``: as `take`, of an int64 field of the first record of an array.
+take_field = intrinsic(prefer_literal=True)(_field_adder("monotonic"))
+
+
+@intrinsic(prefer_literal=True)
+def pointer_field(typingctx, record, field):
+    """Field `field` (a constant) of a record as the pointer that it is; the record's dtype calls it unsigned."""
+    name = field.literal_value
+    if record.typeof(name) != types.uint64:
+        raise errors.NumbaTypeError(f"{name}: expected a field of type uint64, got {record.typeof(name)}")
+    at = record.offset(name)
+
+    def codegen(context, builder, signature, values):
+        return builder.load(cgutils.get_record_member(builder, values[0], at, _i8.as_pointer()))
+
+    return _void(record, field), codegen
 
 
 @intrinsic

@@ -17,9 +17,7 @@ LAYERS = child.layers()
 #: Eight Python threads make mixed calls, large ones in parallel, and compare every result.
 CONCURRENT = """
 import math, sys, threading, numpy as np, lowgemm, numba
-from lowgemm import pace, threads
-import sys, threading, numpy as np, lowgemm, numba
-from lowgemm.engine import threads
+from lowgemm.engine import pace, threads
 threads.MACS_PER_THREAD = 1000
 pace.LATE = math.inf  # several threads even on a busy machine
 sys.setswitchinterval(1e-4)
@@ -158,3 +156,18 @@ def test_threads_of_others_run_serially():
     worker.start()
     worker.join()
     assert seen == [1]
+
+
+def test_shares_of_other_threads_than_numbas(monkeypatch):
+    """What one call uses is missing in the share of the next, until it ends; a call inside of one adds to its own."""
+    monkeypatch.setattr(threads.numba, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(threads, "_running", {})
+    with threads.sharing(6) as workers:
+        assert workers == 6 and threads._fair_share(6) == 2
+        with threads.sharing(6) as inner:
+            assert inner == 2 and threads._fair_share(6) == 1
+        assert threads._fair_share(6) == 2
+    assert threads._running == {}
+    with pytest.raises(KeyboardInterrupt), threads.sharing(6):
+        raise KeyboardInterrupt
+    assert threads._running == {}
