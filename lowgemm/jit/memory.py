@@ -189,11 +189,13 @@ take_field = intrinsic(prefer_literal=True)(_field_adder("monotonic"))
 def pointer_field(typingctx, record, field):
     """Field `field` (a constant) of a record as the pointer that it is; the record's dtype calls it unsigned."""
     name = field.literal_value
-    if record.typeof(name) != types.uint64:
-        raise errors.NumbaTypeError(f"{name}: expected a field of type uint64, got {record.typeof(name)}")
     at = record.offset(name)
 
     def codegen(context, builder, signature, values):
+        if (
+            record.typeof(name) != types.uint64
+        ):  # said here, since while typing Numba would go on to look for another way
+            raise errors.NumbaTypeError(f"{name}: expected a field of type uint64, got {record.typeof(name)}")
         return builder.load(cgutils.get_record_member(builder, values[0], at, _i8.as_pointer()))
 
     return _void(record, field), codegen

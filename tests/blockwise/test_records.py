@@ -70,5 +70,5 @@ def test_a_number_is_not_taken_for_a_pointer():
     def read(a):
         return numba.carray(pointer_field(a[0], "n"), (1,), np.uint8)[0]
 
-    with pytest.raises(errors.TypingError, match="n: expected a field of type uint64, got int64"):
+    with pytest.raises(errors.NumbaError, match="n: expected a field of type uint64, got int64"):
         read(np.zeros(1, SMALL))
