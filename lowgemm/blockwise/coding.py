@@ -192,9 +192,9 @@ def refuse_unfinite(flat: np.ndarray, name: str, num_threads: int | None, limit:
         size = jobs.ELEMENTS_PER_TASK
         largest = np.empty(-(-flat.size // size), dtype=np.float32)
         workers = jobs.choose_threads(num_threads, flat.size)
-        job = _job(flat.size, size, False)
-        job[routines.DATA], job[routines.SCALES] = flat.ctypes.data, largest.ctypes.data
-        jobs.run(routines.largest_routine(), job, workers)
+        job = routines.CodingJob(values=flat.ctypes.data, scales=largest.ctypes.data)
+        jobs.divide(job, flat.size, size)
+        jobs.run(routines.largest, job, workers)
         bits = int(largest.view(np.int32).max())
     if bits >= int(np.float32(limit).view(np.int32)):
         raise ValueError(f"{name}: {_expected(bits, limit)}")
@@ -241,13 +241,16 @@ def _check_reuse(
             raise ValueError("out: expected no overlap with x")
 
 
-def _job(n: int, blocksize: int, packed: bool) -> np.ndarray:
-    """A job over n elements, without addresses."""
-    job = np.zeros(jobs.JOB_SIZE, dtype=np.int64)
-    blocksize = min(blocksize, n)
-    chunk = jobs.blocks_per_task(blocksize, packed)
-    job[jobs.N], job[jobs.BLOCKSIZE], job[jobs.CHUNK] = n, blocksize, chunk
-    job[jobs.TASKS] = -(-n // (blocksize * chunk))
+def _job(
+    values: np.ndarray, codes: np.ndarray, scales: np.ndarray, book: CodeBook, blocksize: int
+) -> routines.CodingJob:
+    """The job of coding or decoding a vector."""
+    packed = is_packed(book)
+    job = routines.CodingJob(
+        values=values.ctypes.data, codes=codes.ctypes.data, scales=scales.ctypes.data, book=book.blob.ctypes.data,
+        packed=packed, filler=book.zero_code,
+    )  # fmt: skip
+    jobs.divide(job, values.size, blocksize, even=packed)
     return job
 
 
@@ -269,16 +272,10 @@ def _quantize(
         found, scales[...] = reference.quantize(flat, book.values, blocksize)
         codes.reshape(-1)[...] = reference.pack4(found, book.zero_code) if packed else found
         return
-    workers = jobs.choose_threads(num_threads, n)
-    job = _job(n, blocksize, packed)
-    if packed:
-        each = min(int(job[jobs.BLOCKSIZE] * job[jobs.CHUNK]), n) + 1
-        memory = jobs.scratch(job, workers, each)  # noqa: F841 (kept alive while its address is used)
-    job[routines.DATA], job[routines.CODES] = flat.ctypes.data, codes.ctypes.data
-    job[routines.SCALES], job[routines.BOOK] = scales.ctypes.data, book.blob.ctypes.data
-    job[routines.PACKED], job[routines.FILLER] = packed, book.zero_code
-    jobs.run(routines.quantize_routine(), job, workers)
-    _refuse_block(int(job[jobs.BAD]))
+    job = _job(flat, codes, scales, book, blocksize)
+    each = min(job.blocksize * job.chunk, n) + 1 if packed else 0
+    jobs.run(routines.quantize, job, jobs.choose_threads(num_threads, n), each)
+    _refuse_block(job.bad)
 
 
 def _refuse_block(number: int) -> None:
@@ -296,8 +293,5 @@ def _dequantize(q: BlockwiseArray, scales: np.ndarray, out: np.ndarray, num_thre
         codes = reference.unpack4(q.codes, n) if q.packed else q.codes.reshape(-1)
         out.reshape(-1)[...] = reference.dequantize(codes, scales, q.book.values, q.blocksize)
         return
-    job = _job(n, q.blocksize, q.packed)
-    job[routines.DATA], job[routines.CODES] = out.ctypes.data, q.codes.ctypes.data
-    job[routines.SCALES], job[routines.BOOK] = scales.ctypes.data, q.book.blob.ctypes.data
-    job[routines.PACKED] = q.packed
-    jobs.run(routines.dequantize_routine(), job, jobs.choose_threads(num_threads, n))
+    job = _job(out, q.codes, scales, q.book, q.blocksize)
+    jobs.run(routines.dequantize, job, jobs.choose_threads(num_threads, n))

@@ -6,7 +6,6 @@ columns are taken out of the int8 product and added in float32, from the same in
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numba
@@ -14,22 +13,18 @@ import numpy as np
 
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference
-from lowgemm.blockwise.job import COUNTER, JOB_SIZE, OWN, TASKS
+from lowgemm.blockwise.job import Job
+from lowgemm.blockwise.records import Number, Pointer, dtype_of
 from lowgemm.blockwise.vectorwise import as_rows, as_scale_without, as_threshold, code_rows
 from lowgemm.checks.arguments import as_num_threads
 from lowgemm.checks.arrays import as_floats
 from lowgemm.engine.packed import PackedRhs, pack_rhs
 from lowgemm.gemm import gemm
-from lowgemm.jit.memory import offset, pointer_at, take
-from lowgemm.jit.routine import compile_c, signature
-from lowgemm.jit.stamp import source_stamp
+from lowgemm.jit.memory import offset, pointer_field
+from lowgemm.jit.routine import routine
 
 #: Bytes of codes and sums of one block of rows: they stay in the last-level cache between the three passes.
 BLOCK_BYTES = 8 << 20
-#: Entries of the job of `finish`.
-ROWS, COLS, DEPTH, OUTLIERS, SUMS, X, ROW_SCALES, COL_SCALES, BIAS, PLACES, WEIGHTS, RESULT = range(
-    OWN, OWN + 12
-)
 
 
 class MixedWeight:
@@ -83,46 +78,49 @@ class MixedWeight:
         return f"MixedWeight(shape={self.shape}, kernel={self.packed.kernel!r})"
 
 
-def _make_finish(stamp: int):
-    @compile_c(signature("p"))
-    def finish(job_address):
-        """Rescale sums, add outlier columns and bias; a task is a row. See `reference.mixed_linear`."""
-        _ = stamp
-        job = numba.carray(job_address, (JOB_SIZE,), np.int64)
-        cols, depth, count = job[COLS], job[DEPTH], job[OUTLIERS]
-        row_scales = numba.carray(pointer_at(job_address, ROW_SCALES), (job[ROWS],), np.float32)
-        scales = numba.carray(pointer_at(job_address, COL_SCALES), (cols,), np.float32)
-        places = numba.carray(pointer_at(job_address, PLACES), (count,), np.int64)
-        while True:
-            r = take(job, COUNTER, 1)
-            if r >= job[TASKS]:
-                break
-            sums = numba.carray(offset(pointer_at(job_address, SUMS), 4 * r * cols), (cols,), np.int32)
-            x = numba.carray(offset(pointer_at(job_address, X), 4 * r * depth), (depth,), np.float32)
-            y = numba.carray(offset(pointer_at(job_address, RESULT), 4 * r * cols), (cols,), np.float32)
-            scale = row_scales[r]
-            for c in range(cols):
-                y[c] = np.float32(sums[c]) * scale
-            for o in range(count):
-                weights = numba.carray(
-                    offset(pointer_at(job_address, WEIGHTS), 4 * o * cols), (cols,), np.float32
-                )
-                value = x[places[o]]
-                for c in range(cols):
-                    y[c] += value * weights[c]
-            for c in range(cols):
-                y[c] *= scales[c]
-            if job[BIAS] != 0:
-                bias = numba.carray(pointer_at(job_address, BIAS), (cols,), np.float32)
-                for c in range(cols):
-                    y[c] += bias[c]
+class FinishJob(Job):
+    """Sums to the layer's result; a task is a row."""
 
-    return finish
+    __slots__ = ()
+    _fields_ = (
+        # rows, columns, columns of x, outlier columns
+        ("rows", Number), ("cols", Number), ("depth", Number), ("outliers", Number),
+        # int32 sums, x, the result; float32 scales of rows and of columns, both with the 1 / 127
+        ("sums", Pointer), ("x", Pointer), ("result", Pointer), ("row_scales", Pointer), ("col_scales", Pointer),
+        # float32 for each column, or none
+        ("bias", Pointer),
+        # int64 numbers of the outlier columns of x, and the weights' rows for them as float32
+        ("places", Pointer), ("weights", Pointer),
+    )  # fmt: skip
 
 
-@functools.cache
-def _finish() -> Any:
-    return _make_finish(source_stamp("blockwise"))
+FINISH = dtype_of(FinishJob)
+
+
+@routine("ppn")
+def finish(job_address, scratch, r):
+    """Rescale the sums of a row, add outlier columns and bias. See `reference.mixed_linear`."""
+    job = numba.carray(job_address, (1,), FINISH)[0]
+    cols, depth, count = job.cols, job.depth, job.outliers
+    scales = numba.carray(pointer_field(job, "col_scales"), (cols,), np.float32)
+    places = numba.carray(pointer_field(job, "places"), (count,), np.int64)
+    sums = numba.carray(offset(pointer_field(job, "sums"), 4 * r * cols), (cols,), np.int32)
+    x = numba.carray(offset(pointer_field(job, "x"), 4 * r * depth), (depth,), np.float32)
+    y = numba.carray(offset(pointer_field(job, "result"), 4 * r * cols), (cols,), np.float32)
+    scale = numba.carray(pointer_field(job, "row_scales"), (job.rows,), np.float32)[r]
+    for c in range(cols):
+        y[c] = np.float32(sums[c]) * scale
+    for o in range(count):
+        weights = numba.carray(offset(pointer_field(job, "weights"), 4 * o * cols), (cols,), np.float32)
+        value = x[places[o]]
+        for c in range(cols):
+            y[c] += value * weights[c]
+    for c in range(cols):
+        y[c] *= scales[c]
+    if job.bias != 0:
+        bias = numba.carray(pointer_field(job, "bias"), (cols,), np.float32)
+        for c in range(cols):
+            y[c] += bias[c]
 
 
 def _packed_rows(w: PackedRhs, rows: np.ndarray) -> np.ndarray:
@@ -225,15 +223,15 @@ def _run(
     acc = np.empty((block, cols), np.int32)
     col_scales = w.scales / np.float32(127)
     weights = _packed_rows(w.packed, outliers) if outliers.size else np.empty(0, np.float32)
-    job = np.zeros(JOB_SIZE, np.int64)
-    job[COLS], job[DEPTH], job[OUTLIERS], job[SUMS] = cols, x.shape[1], outliers.size, acc.ctypes.data
-    job[COL_SCALES], job[PLACES] = col_scales.ctypes.data, outliers.ctypes.data
-    job[WEIGHTS], job[BIAS] = weights.ctypes.data, 0 if bias is None else bias.ctypes.data
+    job = FinishJob(
+        cols=cols, depth=x.shape[1], outliers=outliers.size, sums=acc.ctypes.data, col_scales=col_scales.ctypes.data,
+        places=outliers.ctypes.data, weights=weights.ctypes.data, bias=0 if bias is None else bias.ctypes.data,
+    )  # fmt: skip
     for first in range(0, rows, block):
         part = slice(first, min(first + block, rows))
         count = part.stop - first
         gemm(codes[part], w.packed, out=acc[:count], num_threads=num_threads)
-        job[ROWS] = job[TASKS] = count
-        job[X], job[RESULT] = x[part].ctypes.data, out[part].ctypes.data
-        job[ROW_SCALES] = row_scales[part].ctypes.data
-        jobs.run(_finish(), job, jobs.choose_threads(num_threads, count * cols))
+        job.rows = job.tasks = count
+        job.x, job.result = x[part].ctypes.data, out[part].ctypes.data
+        job.row_scales = row_scales[part].ctypes.data
+        jobs.run(finish, job, jobs.choose_threads(num_threads, count * cols))

@@ -94,19 +94,19 @@ class Optimizer:
             for p in self.params
         ]
 
-    def _fill_constants(self, h: np.ndarray, step: int) -> None:
+    def _fill_constants(self, h: rules.Constants, step: int) -> None:
         """Write the rule's constants for step number `step`, which counts from 1."""
         raise NotImplementedError
 
-    def _constants(self, step: int) -> np.ndarray:
-        h = np.zeros(rules.CONSTANTS, dtype=np.float32)
-        with np.errstate(over="ignore"):
-            h[rules.RATE] = self.lr
-            h[rules.WEIGHT_DECAY] = self.weight_decay
-            h[rules.SHRINK] = 1.0 - self.lr * self.weight_decay
-            h[rules.BEGINS] = step == 1
-            self._fill_constants(h, step)
-        if not np.isfinite(h).all():
+    def _constants(self, step: int) -> rules.Constants:
+        h = rules.Constants(
+            rate=self.lr,
+            weight_decay=self.weight_decay,
+            shrink=1.0 - self.lr * self.weight_decay,
+            begins=step == 1,
+        )
+        self._fill_constants(h, step)
+        if not np.isfinite(np.frombuffer(h, np.float32)).all():
             raise ValueError(f"lr: expected a rate whose step float32 can hold, got {self.lr:g}")
         return h
 
@@ -153,7 +153,9 @@ class Optimizer:
                 f"{lost} parameters would have become infinite in their dtype; they were left as they were"
             )
 
-    def _step_one(self, p: np.ndarray, g: np.ndarray, state: TensorState, h: np.ndarray) -> tuple[int, int]:
+    def _step_one(
+        self, p: np.ndarray, g: np.ndarray, state: TensorState, h: rules.Constants
+    ) -> tuple[int, int]:
         """Step of one tensor; returns the numbers of blocks and of single elements left as they were."""
         p = np.asarray(p)  # a subclass may have a reshape of its own
         flat = single(p)
@@ -282,37 +284,23 @@ def _check_file(path: Any, method: str) -> None:
 
 
 def _compiled_step(
-    rule: str, p: np.ndarray, g: np.ndarray, state: TensorState, h: np.ndarray, num_threads: int | None
+    rule: str, p: np.ndarray, g: np.ndarray, state: TensorState, h: rules.Constants, num_threads: int | None
 ) -> int:
-    n = p.size
-    job = np.zeros(jobs.JOB_SIZE, dtype=np.int64)
-    blocksize = min(state.blocksize, n)
-    chunk = jobs.blocks_per_task(blocksize)
-    job[jobs.N], job[jobs.BLOCKSIZE], job[jobs.CHUNK] = n, blocksize, chunk
-    job[jobs.TASKS] = -(-n // (blocksize * chunk))
-    workers = jobs.choose_threads(num_threads, n)
-    memory = jobs.scratch(job, workers, steps.scratch_bytes(blocksize))  # noqa: F841 (kept alive)
-    job[steps.PARAMETERS], job[steps.GRADIENT], job[steps.CONSTANTS_AT] = (
-        p.ctypes.data,
-        g.ctypes.data,
-        h.ctypes.data,
-    )
-    job[steps.GROUP], job[steps.DIVIDES] = steps.blocks_at_once(blocksize), rule in rules.DIVIDING
-    job[steps.RULE], job[steps.STATES], job[steps.WIDE] = (
-        rules.rule(rule).address,
-        len(state.books),
-        state.wide,
-    )
-    for k, book in enumerate(state.books):
-        at = steps.STATE_AT + 3 * k
-        job[at] = state.values[k].ctypes.data
-        if not state.wide:
-            job[at + 1], job[at + 2] = state.scales[k].ctypes.data, book.blob.ctypes.data
-    jobs.run(steps.step_routine(), job, workers)
-    return int(job[jobs.BAD])
+    job = steps.StepJob(
+        parameters=p.ctypes.data, gradient=g.ctypes.data, constants=h.address, rule=rules.RULES[rule].address,
+        divides=rule in rules.DIVIDING, states=len(state.books), wide=state.wide,
+    )  # fmt: skip
+    jobs.divide(job, p.size, state.blocksize)
+    job.group = steps.blocks_at_once(job.blocksize)
+    for one, values in zip(job.state, state.values, strict=False):
+        one.values = values.ctypes.data
+    for one, scales, book in zip(job.state, state.scales, state.books, strict=False):
+        one.scales, one.book = scales.ctypes.data, book.blob.ctypes.data
+    jobs.run(steps.step, job, jobs.choose_threads(num_threads, p.size), steps.scratch_bytes(job.blocksize))
+    return job.bad
 
 
-def _plain_step(rule: str, p: np.ndarray, g: np.ndarray, state: TensorState, h: np.ndarray) -> int:
+def _plain_step(rule: str, p: np.ndarray, g: np.ndarray, state: TensorState, h: rules.Constants) -> int:
     """The same in plain NumPy, for NUMBA_DISABLE_JIT=1."""
     blocksize, bad = state.blocksize, 0
     old = [s.copy() for s in state.decoded_flat()]

@@ -9,23 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-import numpy as np
-
 from lowgemm.blockwise.hyper import Decays, Eps, Number, Steps
 from lowgemm.blockwise.optimizer import Optimizer
-from lowgemm.blockwise.rules import (
-    ALPHA,
-    BETA1,
-    BETA2,
-    BETA3,
-    EPS,
-    FIRST,
-    NEW1,
-    NEW2,
-    NEW3,
-    SECOND,
-    STEP,
-)
+from lowgemm.blockwise.rules import Constants
 from lowgemm.blockwise.state import StateKind
 
 #: Means of the gradient, and means or sums of its square.
@@ -82,12 +68,12 @@ class Adam(Optimizer):
         self.betas, self.eps = betas, eps
         super().__init__(params, lr, weight_decay, **options)
 
-    def _fill_constants(self, h: np.ndarray, step: int) -> None:
+    def _fill_constants(self, h: Constants, step: int) -> None:
         beta1, beta2 = self.betas
-        h[BETA1], h[NEW1], h[BETA2], h[NEW2] = beta1, 1 - beta1, beta2, 1 - beta2
-        h[STEP] = -self.lr / (1 - beta1**step)
-        h[SECOND] = 1 / math.sqrt(1 - beta2**step)
-        h[EPS] = self.eps
+        h.beta1, h.new1, h.beta2, h.new2 = beta1, 1 - beta1, beta2, 1 - beta2
+        h.step = -self.lr / (1 - beta1**step)
+        h.second = 1 / math.sqrt(1 - beta2**step)
+        h.eps = self.eps
 
 
 class AdamW(Adam):
@@ -209,13 +195,13 @@ class AdEMAMix(Optimizer):
                 beta3 = min(math.exp(first * last / ((1 - done) * last + done * first)), beta3)
         return alpha, beta3
 
-    def _fill_constants(self, h: np.ndarray, step: int) -> None:
+    def _fill_constants(self, h: Constants, step: int) -> None:
         beta1, beta2, _ = self.betas
         alpha, beta3 = self.warmed_up(step)
-        h[BETA1], h[NEW1], h[BETA2], h[NEW2] = beta1, 1 - beta1, beta2, 1 - beta2
-        h[BETA3], h[NEW3] = beta3, 1 - beta3
-        h[FIRST], h[SECOND] = 1 / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
-        h[ALPHA], h[EPS] = alpha, self.eps
+        h.beta1, h.new1, h.beta2, h.new2 = beta1, 1 - beta1, beta2, 1 - beta2
+        h.beta3, h.new3 = beta3, 1 - beta3
+        h.first, h.second = 1 / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
+        h.alpha, h.eps = alpha, self.eps
 
 
 class SGD(Optimizer):
@@ -250,8 +236,8 @@ class SGD(Optimizer):
         self.momentum = momentum
         super().__init__(params, lr, weight_decay, **options)
 
-    def _fill_constants(self, h: np.ndarray, step: int) -> None:
-        h[BETA1] = self.momentum
+    def _fill_constants(self, h: Constants, step: int) -> None:
+        h.beta1 = self.momentum
 
 
 class LARS(SGD):
@@ -303,8 +289,8 @@ class RMSprop(Optimizer):
         self.alpha, self.eps = alpha, eps
         super().__init__(params, lr, weight_decay, **options)
 
-    def _fill_constants(self, h: np.ndarray, step: int) -> None:
-        h[BETA1], h[NEW1], h[EPS] = self.alpha, 1 - self.alpha, self.eps
+    def _fill_constants(self, h: Constants, step: int) -> None:
+        h.beta1, h.new1, h.eps = self.alpha, 1 - self.alpha, self.eps
 
 
 class Adagrad(Optimizer):
@@ -343,8 +329,8 @@ class Adagrad(Optimizer):
         self.eps = eps
         super().__init__(params, lr, weight_decay, **options)
 
-    def _fill_constants(self, h: np.ndarray, step: int) -> None:
-        h[BETA1], h[NEW1], h[EPS] = 1, 1, self.eps
+    def _fill_constants(self, h: Constants, step: int) -> None:
+        h.beta1, h.new1, h.eps = 1, 1, self.eps
 
 
 class Lion(Optimizer):
@@ -386,6 +372,6 @@ class Lion(Optimizer):
         self.betas = betas
         super().__init__(params, lr, weight_decay, **options)
 
-    def _fill_constants(self, h: np.ndarray, step: int) -> None:
+    def _fill_constants(self, h: Constants, step: int) -> None:
         beta1, beta2 = self.betas
-        h[BETA1], h[NEW1], h[BETA2], h[NEW2] = beta1, 1 - beta1, beta2, 1 - beta2
+        h.beta1, h.new1, h.beta2, h.new2 = beta1, 1 - beta1, beta2, 1 - beta2

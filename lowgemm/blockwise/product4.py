@@ -15,20 +15,20 @@ import numpy as np
 
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference
-from lowgemm.blockwise.job import CHUNK, COUNTER, JOB_SIZE, OWN, SCRATCH, SCRATCH_BYTES, SLOT, TASKS
+from lowgemm.blockwise.job import Job
 from lowgemm.blockwise.levels import STEP, expand_levels
 from lowgemm.blockwise.mixed import as_bias
 from lowgemm.blockwise.packed4 import PackedRhs4bit
+from lowgemm.blockwise.records import Number, Pointer, dtype_of
 from lowgemm.blockwise.vectorwise import as_rows, code_rows
 from lowgemm.checks.arguments import as_num_threads, as_operand
 from lowgemm.checks.arrays import as_floats
 from lowgemm.checks.values import integer
 from lowgemm.engine import packing
-from lowgemm.jit.memory import as_address, offset, pointer_at, take
-from lowgemm.jit.routine import call_address, compile_c, signature
+from lowgemm.jit.memory import as_address, offset, pointer_field
+from lowgemm.jit.routine import Routine, call_address, routine
 from lowgemm.jit.scratch import aligned_empty
-from lowgemm.jit.stamp import source_stamp
-from lowgemm.kernels import Kernel, microkernel, selected, stamp_of
+from lowgemm.kernels import Kernel, microkernel, selected
 
 #: Depth that is expanded at once: 48 columns of it are 24 KB. A multiple of 128 and of every kernel's kr.
 EXPANDED = 512
@@ -36,37 +36,53 @@ EXPANDED = 512
 BLOCK_ROWS = 64
 #: Elements of the product that count as one for `choose_threads`, whose unit is the time to code one.
 MACS_PER_ELEMENT = 64
-#: Entries of both jobs.
-(
-    ROWS, DEPTH, GROUP, GROUPS, LHS, LHS_GROUP, LHS_PANEL, ROW_SUMS, ROUTINE, SOURCE, ROW_STRIDE, K_STRIDE, FLIP,
-    COLS, PANELS, PANEL_BYTES, SCALES, SUMS, LEVELS, ZERO, OUT, ROW_SCALES, BIAS,
-) = range(OWN, OWN + 23)  # fmt: skip
 
 
-def _make_pack(mr: int, stamp: int):
-    @compile_c(signature("p"))
-    def pack(job_address):
-        """Panels of the lhs, group by group; a task is `CHUNK` panels."""
-        _ = stamp
-        job = numba.carray(job_address, (JOB_SIZE,), np.int64)
-        panels = (job[ROWS] + mr - 1) // mr
-        while True:
-            task = take(job, COUNTER, 1)
-            if task >= job[TASKS]:
-                break
-            row = task * job[CHUNK] * mr
-            rows = min(job[CHUNK] * mr, job[ROWS] - row)
-            for g in range(job[GROUPS]):
-                k = g * job[GROUP]
-                call_address(
-                    job[ROUTINE],
-                    (
-                        job[SOURCE] + row * job[ROW_STRIDE] + k * job[K_STRIDE], job[ROW_STRIDE], job[K_STRIDE],
-                        rows, min(job[GROUP], job[DEPTH] - k), job[FLIP],
-                        job[LHS] + g * job[LHS_GROUP] + row // mr * job[LHS_PANEL], job[LHS_PANEL],
-                        job[ROW_SUMS] + 4 * (g * panels * mr + row),
-                    ),
-                )  # fmt: skip
+class ProductJob(Job):
+    """A product; first its lhs is packed. The addresses without a pointer are handed on to the kernel's routines."""
+
+    __slots__ = ()
+    _fields_ = (
+        # rows of the lhs, columns of the rhs, depth, depth steps of a group, groups
+        ("rows", Number), ("cols", Number), ("depth", Number), ("group", Number), ("groups", Number),
+        # the lhs as it came, strides of its rows and of its depth, what its bytes are changed by (exclusive or)
+        ("source", Number), ("row_stride", Number), ("depth_stride", Number), ("flip", Number),
+        # the packed lhs, bytes of all panels of a group, bytes of a panel; int32 sums of the rows in each group
+        ("lhs", Number), ("lhs_group", Number), ("lhs_panel", Number), ("row_sums", Pointer),
+        # addresses of the kernel's packing routine and of its microkernel; panels that one task packs
+        ("pack", Number), ("microkernel", Number), ("chunk", Number),
+        # packed 4-bit codes, bytes of a panel, the level of each code; int32 sums of levels and float32 scales by group and column
+        ("panels", Pointer), ("panel_bytes", Number), ("levels", Pointer), ("sums", Pointer), ("scales", Pointer),
+        # zero point of the packed lhs
+        ("zero", Number),
+        # float32 result, a scale for each row or none, a bias for each column or none
+        ("out", Pointer), ("row_scales", Pointer), ("bias", Pointer),
+    )  # fmt: skip
+
+
+PRODUCT = dtype_of(ProductJob)
+
+
+def _make_pack(mr: int) -> Routine:
+    @routine("ppn")
+    def pack(job_address, scratch, task):
+        """Some panels of the lhs, group by group."""
+        job = numba.carray(job_address, (1,), PRODUCT)[0]
+        panels = (job.rows + mr - 1) // mr
+        row = task * job.chunk * mr
+        rows = min(job.chunk * mr, job.rows - row)
+        row_sums = as_address(pointer_field(job, "row_sums"))
+        for g in range(job.groups):
+            k = g * job.group
+            call_address(
+                job.pack,
+                (
+                    job.source + row * job.row_stride + k * job.depth_stride, job.row_stride, job.depth_stride,
+                    rows, min(job.group, job.depth - k), job.flip,
+                    job.lhs + g * job.lhs_group + row // mr * job.lhs_panel, job.lhs_panel,
+                    row_sums + 4 * (g * panels * mr + row),
+                ),
+            )  # fmt: skip
 
     return pack
 
@@ -76,7 +92,9 @@ def rows_of_block(mr: int) -> int:
     return max(1, BLOCK_ROWS // mr) * mr
 
 
-def _make_product(mr: int, lanes: int, wide: int, kr: int, element_bytes: int, shift: int, stamp: int):
+def _make_product(
+    mr: int, lanes: int, wide: int, kr: int, element_bytes: int, shift: int
+) -> tuple[Routine, int]:
     nr, block_rows = lanes * wide, rows_of_block(mr)
     panel = EXPANDED * lanes * element_bytes
     tile_at = wide * panel
@@ -86,15 +104,13 @@ def _make_product(mr: int, lanes: int, wide: int, kr: int, element_bytes: int, s
     zeros_at = rows_at + 4 * block_rows
     lhs_step = mr * element_bytes
 
-    @compile_c(signature("p"))
-    def product(job_address):
-        """Tiles of the result; a task is a block of rows by a chunk of columns."""
-        _ = stamp
-        job = numba.carray(job_address, (JOB_SIZE,), np.int64)
-        m, groups, group, depth = job[ROWS], job[GROUPS], job[GROUP], job[DEPTH]
+    @routine("ppn")
+    def product(job_address, scratch, task):
+        """A block of rows by a chunk of columns."""
+        job = numba.carray(job_address, (1,), PRODUCT)[0]
+        m, groups, group, depth = job.rows, job.groups, job.group, job.depth
         blocks = (m + block_rows - 1) // block_rows
         padded_rows = (m + mr - 1) // mr * mr
-        scratch = offset(pointer_at(job_address, SCRATCH), take(job, SLOT, 1) * job[SCRATCH_BYTES])
         tile = numba.carray(offset(scratch, tile_at), (block_rows * nr,), np.int32)
         total = numba.carray(offset(scratch, sums_at), (block_rows * nr,), np.float32)
         col_terms = numba.carray(offset(scratch, cols_at), (nr,), np.int32)
@@ -103,86 +119,78 @@ def _make_product(mr: int, lanes: int, wide: int, kr: int, element_bytes: int, s
         zeros[:] = np.int32(0)
         row_terms[:] = np.int32(0)
         base = as_address(scratch)
-        while True:
-            task = take(job, COUNTER, 1)
-            if task >= job[TASKS]:
-                break
-            chunk, row = task // blocks, task % blocks * block_rows
-            rows, cols = min(block_rows, m - row), min(nr, job[COLS] - chunk * nr)
-            nv = (cols + lanes - 1) // lanes
-            for g in range(groups):
-                size = min(group, depth - g * group)
-                at = chunk * groups + g
-                sums = numba.carray(offset(pointer_at(job_address, SUMS), 4 * at * nr), (nr,), np.int32)
-                for c in range(nr):
-                    col_terms[c] = np.int32(-job[ZERO] * sums[c])
-                if shift != 0:
-                    row_sums = numba.carray(
-                        offset(pointer_at(job_address, ROW_SUMS), 4 * (g * padded_rows + row)),
-                        (rows,),
-                        np.int32,
-                    )
-                    for r in range(rows):
-                        row_terms[r] = np.int32(shift * row_sums[r])
-                for k in range(0, size, EXPANDED):
-                    part = min(EXPANDED, size - k)
-                    steps = ((part + kr - 1) // kr * kr * lanes + STEP - 1) // STEP
-                    for v in range(nv):
-                        source = (at * wide + v) * job[PANEL_BYTES] + k * lanes // 2
-                        expand_levels(
-                            offset(pointer_at(job_address, PANELS), source), pointer_at(job_address, LEVELS),
-                            offset(scratch, v * panel), steps, element_bytes,
-                        )  # fmt: skip
-                    first = k == 0
-                    call_address(
-                        job[ROUTINE],
-                        (
-                            rows, nv, (part + kr - 1) // kr,
-                            job[LHS] + g * job[LHS_GROUP] + row // mr * job[LHS_PANEL] + k * lhs_step,
-                            job[LHS_PANEL], base, panel, base + tile_at, nr,
-                            base + (rows_at if first else zeros_at), base + (cols_at if first else zeros_at),
-                            0 if first else 1, 0, 0,
-                        ),
-                    )  # fmt: skip
-                scales = numba.carray(offset(pointer_at(job_address, SCALES), 4 * at * nr), (nr,), np.float32)
-                for r in range(rows):
-                    if g == 0:
-                        for c in range(nr):
-                            total[r * nr + c] = np.float32(tile[r * nr + c]) * scales[c]
-                    else:
-                        for c in range(nr):
-                            total[r * nr + c] += np.float32(tile[r * nr + c]) * scales[c]
-            for r in range(rows):
-                out = numba.carray(
-                    offset(pointer_at(job_address, OUT), 4 * ((row + r) * job[COLS] + chunk * nr)),
-                    (cols,),
-                    np.float32,
+        chunk, row = task // blocks, task % blocks * block_rows
+        rows, cols = min(block_rows, m - row), min(nr, job.cols - chunk * nr)
+        nv = (cols + lanes - 1) // lanes
+        for g in range(groups):
+            size = min(group, depth - g * group)
+            at = chunk * groups + g
+            sums = numba.carray(offset(pointer_field(job, "sums"), 4 * at * nr), (nr,), np.int32)
+            for c in range(nr):
+                col_terms[c] = np.int32(-job.zero * sums[c])
+            if shift != 0:
+                row_sums = numba.carray(
+                    offset(pointer_field(job, "row_sums"), 4 * (g * padded_rows + row)),
+                    (rows,),
+                    np.int32,
                 )
-                factor = np.float32(1)
-                if job[ROW_SCALES] != 0:
-                    factor = numba.carray(pointer_at(job_address, ROW_SCALES), (m,), np.float32)[row + r]
+                for r in range(rows):
+                    row_terms[r] = np.int32(shift * row_sums[r])
+            for k in range(0, size, EXPANDED):
+                part = min(EXPANDED, size - k)
+                steps = ((part + kr - 1) // kr * kr * lanes + STEP - 1) // STEP
+                for v in range(nv):
+                    source = (at * wide + v) * job.panel_bytes + k * lanes // 2
+                    expand_levels(
+                        offset(pointer_field(job, "panels"), source), pointer_field(job, "levels"),
+                        offset(scratch, v * panel), steps, element_bytes,
+                    )  # fmt: skip
+                first = k == 0
+                call_address(
+                    job.microkernel,
+                    (
+                        rows, nv, (part + kr - 1) // kr,
+                        job.lhs + g * job.lhs_group + row // mr * job.lhs_panel + k * lhs_step,
+                        job.lhs_panel, base, panel, base + tile_at, nr,
+                        base + (rows_at if first else zeros_at), base + (cols_at if first else zeros_at),
+                        0 if first else 1, 0, 0,
+                    ),
+                )  # fmt: skip
+            scales = numba.carray(offset(pointer_field(job, "scales"), 4 * at * nr), (nr,), np.float32)
+            for r in range(rows):
+                if g == 0:
+                    for c in range(nr):
+                        total[r * nr + c] = np.float32(tile[r * nr + c]) * scales[c]
+                else:
+                    for c in range(nr):
+                        total[r * nr + c] += np.float32(tile[r * nr + c]) * scales[c]
+        for r in range(rows):
+            out = numba.carray(
+                offset(pointer_field(job, "out"), 4 * ((row + r) * job.cols + chunk * nr)),
+                (cols,),
+                np.float32,
+            )
+            factor = np.float32(1)
+            if job.row_scales != 0:
+                factor = numba.carray(pointer_field(job, "row_scales"), (m,), np.float32)[row + r]
+            for c in range(cols):
+                out[c] = total[r * nr + c] * factor
+            if job.bias != 0:
+                bias = numba.carray(offset(pointer_field(job, "bias"), 4 * chunk * nr), (cols,), np.float32)
                 for c in range(cols):
-                    out[c] = total[r * nr + c] * factor
-                if job[BIAS] != 0:
-                    bias = numba.carray(
-                        offset(pointer_at(job_address, BIAS), 4 * chunk * nr), (cols,), np.float32
-                    )
-                    for c in range(cols):
-                        out[c] += bias[c]
+                    out[c] += bias[c]
 
-    scratch = zeros_at + 4 * max(nr, block_rows)
-    return product, scratch
+    return product, zeros_at + 4 * max(nr, block_rows)
 
 
 @functools.cache
-def routines(kernel: Kernel) -> tuple[Any, Any, int]:
-    """C functions that pack the lhs and multiply, and the bytes of a worker's scratch memory."""
-    stamp = stamp_of(kernel) ^ source_stamp("blockwise")
+def routines(kernel: Kernel) -> tuple[Routine, Routine, int]:
+    """Tasks that pack the lhs and multiply, and the bytes of a worker's memory."""
     _, shift = packing.element_map(kernel, "rhs", "i")
     product, scratch = _make_product(
-        kernel.mr, kernel.lanes, kernel.max_nv, kernel.kr, kernel.element_bytes, shift, stamp
+        kernel.mr, kernel.lanes, kernel.max_nv, kernel.kr, kernel.element_bytes, shift
     )
-    return _make_pack(kernel.mr, stamp), product, scratch
+    return _make_pack(kernel.mr), product, scratch
 
 
 def gemm_4bit(
@@ -290,23 +298,19 @@ def _run(
         aligned_empty(groups * panels * panel_bytes),
         np.empty(groups * panels * kernel.mr, np.int32),
     )
-    job = np.zeros(JOB_SIZE, np.int64)
-    for at, value in (
-        (ROWS, m), (DEPTH, depth), (GROUP, w.group), (GROUPS, groups), (LHS, space.ctypes.data),
-        (LHS_GROUP, panels * panel_bytes), (LHS_PANEL, panel_bytes), (ROW_SUMS, row_sums.ctypes.data),
-        (ROUTINE, packing.pack_routine(kernel, "lhs").address), (SOURCE, q.ctypes.data), (ROW_STRIDE, q.strides[0]),
-        (K_STRIDE, q.strides[1]), (FLIP, flip), (COLS, out.shape[1]), (PANELS, w.panels.ctypes.data),
-        (PANEL_BYTES, w.panel_bytes), (SCALES, w.scales.ctypes.data), (SUMS, w.sums.ctypes.data),
-        (LEVELS, levels.ctypes.data), (ZERO, zero - shift), (OUT, out.ctypes.data),
-        (ROW_SCALES, 0 if factors is None else factors.ctypes.data), (BIAS, 0 if bias is None else bias.ctypes.data),
-    ):  # fmt: skip
-        job[at] = value
-    job[CHUNK] = max(1, jobs.ELEMENTS_PER_TASK // (kernel.mr * depth))
-    job[TASKS] = -(-panels // job[CHUNK])
+    chunk = max(1, jobs.ELEMENTS_PER_TASK // (kernel.mr * depth))
+    job = ProductJob(
+        rows=m, cols=out.shape[1], depth=depth, group=w.group, groups=groups, source=q.ctypes.data,
+        row_stride=q.strides[0], depth_stride=q.strides[1], flip=flip, lhs=space.ctypes.data,
+        lhs_group=panels * panel_bytes, lhs_panel=panel_bytes, row_sums=row_sums.ctypes.data,
+        pack=packing.pack_routine(kernel, "lhs").address, microkernel=microkernel(kernel).address, chunk=chunk,
+        panels=w.panels.ctypes.data, panel_bytes=w.panel_bytes, levels=levels.ctypes.data, sums=w.sums.ctypes.data,
+        scales=w.scales.ctypes.data, zero=zero - shift, out=out.ctypes.data,
+        row_scales=0 if factors is None else factors.ctypes.data, bias=0 if bias is None else bias.ctypes.data,
+    )  # fmt: skip
+    job.tasks = -(-panels // chunk)
     jobs.run(pack, job, jobs.choose_threads(num_threads, q.size))
-    job[ROUTINE] = microkernel(kernel).address
-    job[TASKS] = w.chunks * -(-m // rows_of_block(kernel.mr))
+    job.tasks = w.chunks * -(-m // rows_of_block(kernel.mr))
     # one row costs the expansion of the weights, which some ten rows share
     workers = jobs.choose_threads(num_threads, (m + 10) * depth * out.shape[1] // MACS_PER_ELEMENT)
-    memory = jobs.scratch(job, workers, each)  # noqa: F841 (kept alive)
-    jobs.run(product, job, workers)
+    jobs.run(product, job, workers, each)

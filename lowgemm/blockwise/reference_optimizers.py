@@ -6,39 +6,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lowgemm.blockwise.rules import (
-    ALPHA,
-    BEGINS,
-    BETA1,
-    BETA2,
-    BETA3,
-    EPS,
-    FIRST,
-    NEW1,
-    NEW2,
-    NEW3,
-    RATE,
-    SECOND,
-    SHRINK,
-    STEP,
-    WEIGHT_DECAY,
-)
+from lowgemm.blockwise.rules import Constants
 
 
 def update(
-    rule: str, p: np.ndarray, g: np.ndarray, states: Sequence[np.ndarray], h: np.ndarray
+    rule: str, p: np.ndarray, g: np.ndarray, states: Sequence[np.ndarray], h: Constants
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """One step of a rule.
 
     Parameters
     ----------
     rule : str
-        A name of `rules.rule`.
+        A name of `rules.RULES`.
     p, g : ndarray of float32, shape (n,)
         Parameters and their gradient.
     states : sequence of ndarray of float32, shape (n,)
-    h : ndarray of float32
-        The constants, as `rules` numbers them.
+    h : Constants
 
     Returns
     -------
@@ -48,8 +31,7 @@ def update(
 
     Examples
     --------
-    >>> h = np.zeros(16, np.float32)
-    >>> h[[RATE, BETA1]] = 0.5
+    >>> h = Constants(rate=0.5, beta1=0.5)
     >>> p, states = update("momentum", np.float32([1]), np.float32([2]), [np.float32([4])], h)
     >>> print(p, states)
     [-1.] [array([4.], dtype=float32)]
@@ -60,38 +42,38 @@ def update(
 
 def _adam(p, g, states, h):
     m, v = states
-    m = m * h[BETA1] + g * h[NEW1]
-    v = v * h[BETA2] + h[NEW2] * g * g
-    return p * h[SHRINK] + h[STEP] * m / (np.sqrt(v) * h[SECOND] + h[EPS]), [m, v]
+    m = m * h.beta1 + g * h.new1
+    v = v * h.beta2 + h.new2 * g * g
+    return p * h.shrink + h.step * m / (np.sqrt(v) * h.second + h.eps), [m, v]
 
 
 def _ademamix(p, g, states, h):
     m, slow, v = states
-    m = m * h[BETA1] + g * h[NEW1]
-    slow = slow * h[BETA3] + g * h[NEW3]
-    v = v * h[BETA2] + h[NEW2] * g * g
-    mixed = m * h[FIRST] + h[ALPHA] * slow
-    return p * h[SHRINK] - h[RATE] * (mixed / (np.sqrt(v) * h[SECOND] + h[EPS])), [m, slow, v]
+    m = m * h.beta1 + g * h.new1
+    slow = slow * h.beta3 + g * h.new3
+    v = v * h.beta2 + h.new2 * g * g
+    mixed = m * h.first + h.alpha * slow
+    return p * h.shrink - h.rate * (mixed / (np.sqrt(v) * h.second + h.eps)), [m, slow, v]
 
 
 def _momentum(p, g, states, h):
     (m,) = states
-    whole = g + h[WEIGHT_DECAY] * p
-    m = whole if h[BEGINS] else m * h[BETA1] + whole
-    return p - h[RATE] * m, [m]
+    whole = g + h.weight_decay * p
+    m = whole if h.begins else m * h.beta1 + whole
+    return p - h.rate * m, [m]
 
 
 def _lion(p, g, states, h):
     (m,) = states
-    direction = np.sign(m * h[BETA1] + g * h[NEW1])
-    return p * h[SHRINK] - h[RATE] * direction, [m * h[BETA2] + g * h[NEW2]]
+    direction = np.sign(m * h.beta1 + g * h.new1)
+    return p * h.shrink - h.rate * direction, [m * h.beta2 + g * h.new2]
 
 
 def _rmsprop(p, g, states, h):
     (v,) = states
-    whole = g + h[WEIGHT_DECAY] * p
-    v = v * h[BETA1] + h[NEW1] * whole * whole
-    return p - h[RATE] * whole / (np.sqrt(v) + h[EPS]), [v]
+    whole = g + h.weight_decay * p
+    v = v * h.beta1 + h.new1 * whole * whole
+    return p - h.rate * whole / (np.sqrt(v) + h.eps), [v]
 
 
 _RULES = {"adam": _adam, "ademamix": _ademamix, "momentum": _momentum, "lion": _lion, "rmsprop": _rmsprop}

@@ -6,28 +6,14 @@ memory sees one read of the gradient, one read and write of the parameters, and 
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import numba
 import numpy as np
 from numba import njit
 
 from lowgemm.blockwise.emit import STEP, compress, prefetch
-from lowgemm.blockwise.job import (
-    BAD,
-    BLOCKSIZE,
-    CHUNK,
-    COUNTER,
-    JOB_SIZE,
-    OWN,
-    SCRATCH,
-    SCRATCH_BYTES,
-    SLOT,
-    TASKS,
-    N,
-)
-from lowgemm.blockwise.routines import INFINITY_BITS
+from lowgemm.blockwise.job import BlocksJob
+from lowgemm.blockwise.records import Number, Pointer, Record, dtype_of
+from lowgemm.blockwise.routines import INFINITY_BITS, block_count
 from lowgemm.blockwise.spans import (
     STEPS,
     decide,
@@ -36,22 +22,46 @@ from lowgemm.blockwise.spans import (
     largest_bits,
     quantize_span,
 )
-from lowgemm.jit.memory import as_address, offset, pointer_at, stack, take
-from lowgemm.jit.routine import call_address, compile_c, signature
-from lowgemm.jit.stamp import source_stamp
+from lowgemm.jit.memory import as_address, offset, pointer_field, stack, take_field
+from lowgemm.jit.routine import call_address, routine
 
-#: Entries of the job: parameters, gradient, constants, the rule's address, number of states,
-#: whether they are float32, blocks of a span, whether the rule divides.
-PARAMETERS, GRADIENT, CONSTANTS_AT, RULE, STATES, WIDE, GROUP, DIVIDES = range(OWN, OWN + 8)
 #: Elements that are worked on at once, in whole blocks. Calling a rule for 256 costs little; 64 elements of Adam take
 #: 89 ns with 256, and 93 ns with 1024, whose states crowd the first-level cache (one core of a Zen 4, data in level 2).
 SPAN = 256
 #: Spans between the one worked on and the one asked for from memory. Without, 64 elements of Adam took 125 ns at 4
 #: million parameters, with 1 106 ns. At 32 million (and an overlapped rule): 95 to 99 ns with 1, 93 with 2, 96 with 6.
 PREFETCH = 2
-#: From here on, for each of at most `MAX_STATES` states: codes (or float32 values), scales, book.
-STATE_AT = OWN + 8
+#: States that an optimizer may have.
 MAX_STATES = 3
+
+
+class OneState(Record):
+    """One state of all elements."""
+
+    __slots__ = ()
+    _fields_ = (
+        # codes, or float32 values of wide states; scales and book of codes
+        ("values", Pointer), ("scales", Pointer), ("book", Pointer),
+    )  # fmt: skip
+
+
+class StepJob(BlocksJob):
+    """One step over a tensor. `bad` counts the blocks that were left as they were."""
+
+    __slots__ = ()
+    _fields_ = (
+        # float32 each; and the `rules.Constants`
+        ("parameters", Pointer), ("gradient", Pointer), ("constants", Pointer),
+        # address of the rule; whether it divides
+        ("rule", Number), ("divides", Number),
+        # how many states there are, whether they are float32, and each of them
+        ("states", Number), ("wide", Number), ("state", OneState * MAX_STATES),
+        # blocks of a span
+        ("group", Number),
+    )  # fmt: skip
+
+
+STEP_JOB = dtype_of(StepJob)
 
 
 def blocks_at_once(blocksize: int) -> int:
@@ -73,141 +83,127 @@ def scratch_bytes(blocksize: int) -> int:
     return MAX_STATES * (_stride(group, blocksize) + 4 * group) + (4 + MAX_STATES) * blocksize
 
 
-def _make_step(stamp: int):
-    @compile_c(signature("p"))
-    def step(job_address):
-        """One step. A block with new states or parameters that are not finite is left as it is; job[BAD] counts them."""
-        _ = stamp
-        job = numba.carray(job_address, (JOB_SIZE,), np.int64)
-        n, blocksize, chunk, group = job[N], job[BLOCKSIZE], job[CHUNK], job[GROUP]
-        blocks = (n + blocksize - 1) // blocksize
-        p, g, h = (
-            pointer_at(job_address, PARAMETERS),
-            pointer_at(job_address, GRADIENT),
-            pointer_at(job_address, CONSTANTS_AT),
-        )
-        scratch = offset(pointer_at(job_address, SCRATCH), take(job, SLOT, 1) * job[SCRATCH_BYTES])
-        stride = (4 * group * blocksize + 63) // 64 * 64
-        largest = numba.carray(offset(scratch, MAX_STATES * stride), (MAX_STATES * group,), np.int32)
-        before_p = offset(scratch, MAX_STATES * (stride + 4 * group))
-        before_codes = offset(before_p, 4 * blocksize)
-        inverses = numba.carray(stack(16), (MAX_STATES,), np.float32)
-        new_scales = stack(16)
-        scales = numba.carray(new_scales, (MAX_STATES,), np.float32)
-        scale_bits = numba.carray(new_scales, (MAX_STATES,), np.int32)
-        masks = stack(1536)  # of MAX_STATES * STEPS int64
-        s1, s2 = as_address(scratch), as_address(offset(scratch, stride))
-        s3 = as_address(offset(scratch, 2 * stride))
-        states, wide, rule = job[STATES], job[WIDE] != 0, job[RULE]
-        while True:
-            task = take(job, COUNTER, 1)
-            if task >= job[TASKS]:
-                break
-            last = min((task + 1) * chunk, blocks)
-            for block in range(task * chunk, last, group):
-                count = min(group, last - block)
-                first = block * blocksize
-                size = min(count * blocksize, n - first)
-                ahead = first + PREFETCH * group * blocksize
-                if ahead + size <= n:
-                    prefetch(offset(p, 4 * ahead), 4 * size, 1)
-                    prefetch(offset(g, 4 * ahead), 4 * size, 0)
-                span_p, span_g = offset(p, 4 * first), offset(g, 4 * first)
+@routine("ppn")
+def step(job_address, scratch, task):
+    """One step of the blocks of a task. A block with new states or parameters that are not finite is left as it is."""
+    jobs = numba.carray(job_address, (1,), STEP_JOB)
+    job = jobs[0]
+    n, blocksize, chunk, group = job.n, job.blocksize, job.chunk, job.group
+    blocks = block_count(job)
+    p, g, h = (
+        pointer_field(job, "parameters"),
+        pointer_field(job, "gradient"),
+        pointer_field(job, "constants"),
+    )
+    stride = (4 * group * blocksize + 63) // 64 * 64
+    largest = numba.carray(offset(scratch, MAX_STATES * stride), (MAX_STATES * group,), np.int32)
+    before_p = offset(scratch, MAX_STATES * (stride + 4 * group))
+    before_codes = offset(before_p, 4 * blocksize)
+    inverses = numba.carray(stack(16), (MAX_STATES,), np.float32)
+    new_scales = stack(16)
+    scales = numba.carray(new_scales, (MAX_STATES,), np.float32)
+    scale_bits = numba.carray(new_scales, (MAX_STATES,), np.int32)
+    masks = stack(1536)  # of MAX_STATES * STEPS int64
+    s1, s2 = as_address(scratch), as_address(offset(scratch, stride))
+    s3 = as_address(offset(scratch, 2 * stride))
+    states, wide, rule = job.states, job.wide != 0, job.rule
+    last = min((task + 1) * chunk, blocks)
+    for block in range(task * chunk, last, group):
+        count = min(group, last - block)
+        first = block * blocksize
+        size = min(count * blocksize, n - first)
+        ahead = first + PREFETCH * group * blocksize
+        if ahead + size <= n:
+            prefetch(offset(p, 4 * ahead), 4 * size, 1)
+            prefetch(offset(g, 4 * ahead), 4 * size, 0)
+        span_p, span_g = offset(p, 4 * first), offset(g, 4 * first)
+        for k in range(states):
+            load_state(job, k, wide, block, count, blocksize, blocks, n, offset(scratch, k * stride))
+        call_address(rule, (0, size, as_address(span_p), as_address(span_g), s1, s2, s3, as_address(h)))
+        finite = True
+        for k in range(states):
+            for i in range(count):
+                here = offset(scratch, k * stride + 4 * i * blocksize)
+                bits = largest_bits(here, min(blocksize, size - i * blocksize))
+                largest[k * group + i] = bits
+                finite = finite and bits < INFINITY_BITS
+        for i in range(count):
+            at, here = i * blocksize, min(blocksize, size - i * blocksize)
+            if not finite:  # rare
+                good = True
                 for k in range(states):
-                    load_state(
-                        job_address, k, wide, block, count, blocksize, blocks, n, offset(scratch, k * stride)
-                    )
-                call_address(
-                    rule, (0, size, as_address(span_p), as_address(span_g), s1, s2, s3, as_address(h))
-                )
-                finite = True
+                    good = good and largest[k * group + i] < INFINITY_BITS
+                if not good:
+                    take_field(jobs, "bad", 1)
+                    continue
+            block_p, block_g = offset(span_p, 4 * at), offset(span_g, 4 * at)
+            steps = here // STEP
+            together = job.divides != 0 and not wide and here % STEP == 0 and steps <= STEPS
+            for k in range(states):
+                if not wide:
+                    scale_bits[k] = largest[k * group + i]
+                    inverses[k] = inverse_if_fast(scales[k], pointer_field(job.state[k], "book"))
+                    together = together and inverses[k] != 0
+            copy_span(block_p, here, before_p)
+            if together:
                 for k in range(states):
-                    for i in range(count):
-                        here = offset(scratch, k * stride + 4 * i * blocksize)
-                        bits = largest_bits(here, min(blocksize, size - i * blocksize))
-                        largest[k * group + i] = bits
-                        finite = finite and bits < INFINITY_BITS
-                for i in range(count):
-                    at, here = i * blocksize, min(blocksize, size - i * blocksize)
-                    if not finite:  # rare
-                        good = True
-                        for k in range(states):
-                            good = good and largest[k * group + i] < INFINITY_BITS
-                        if not good:
-                            take(job, BAD, 1)
-                            continue
-                    block_p, block_g = offset(span_p, 4 * at), offset(span_g, 4 * at)
-                    steps = here // STEP
-                    together = job[DIVIDES] != 0 and not wide and here % STEP == 0 and steps <= STEPS
-                    for k in range(states):
-                        if not wide:
-                            scale_bits[k] = largest[k * group + i]
-                            inverses[k] = inverse_if_fast(
-                                scales[k], pointer_at(job_address, STATE_AT + 3 * k + 2)
-                            )
-                            together = together and inverses[k] != 0
-                    copy_span(block_p, here, before_p)
-                    if together:
-                        for k in range(states):
-                            codes = offset(pointer_at(job_address, STATE_AT + 3 * k), first + at)
-                            copy_bytes(codes, here, offset(before_codes, k * blocksize))
-                        # Part 1 waits for divisions and roots, coding for shuffles: 64 elements of each in turn
-                        # overlap in the processor, and Adam's step takes 12 % less.
-                        for s in range(steps):
-                            here_at = 4 * (at + s * STEP)
-                            call_address(
-                                rule,
-                                (
-                                    1, STEP, as_address(offset(block_p, 4 * s * STEP)),
-                                    as_address(offset(block_g, 4 * s * STEP)),
-                                    s1 + here_at, s2 + here_at, s3 + here_at, as_address(h),
-                                ),
-                            )  # fmt: skip
-                            for k in range(states):
-                                compress(
-                                    offset(scratch, k * stride + here_at),
-                                    inverses[k],
-                                    pointer_at(job_address, STATE_AT + 3 * k + 2),
-                                    offset(pointer_at(job_address, STATE_AT + 3 * k), first + at + s * STEP),
-                                    1,
-                                    offset(masks, 8 * (k * STEPS + s)),
-                                )
-                        if largest_bits(block_p, here) >= INFINITY_BITS:
-                            copy_span(before_p, here, block_p)
-                            for k in range(states):
-                                codes = offset(pointer_at(job_address, STATE_AT + 3 * k), first + at)
-                                copy_bytes(offset(before_codes, k * blocksize), here, codes)
-                            take(job, BAD, 1)
-                            continue
-                        for k in range(states):
-                            put_scale(job_address, k, block + i, blocks, scales[k])
-                            decide(
-                                offset(scratch, k * stride + 4 * at),
-                                steps,
-                                scales[k],
-                                pointer_at(job_address, STATE_AT + 3 * k + 2),
-                                offset(masks, 8 * k * STEPS),
-                                offset(pointer_at(job_address, STATE_AT + 3 * k), first + at),
-                            )
-                        continue
+                    codes = offset(pointer_field(job.state[k], "values"), first + at)
+                    copy_bytes(codes, here, offset(before_codes, k * blocksize))
+                # Part 1 waits for divisions and roots, coding for shuffles: 64 elements of each in turn
+                # overlap in the processor, and Adam's step takes 12 % less.
+                for s in range(steps):
+                    here_at = 4 * (at + s * STEP)
                     call_address(
                         rule,
                         (
-                            1, here, as_address(block_p), as_address(block_g),
-                            s1 + 4 * at, s2 + 4 * at, s3 + 4 * at, as_address(h),
+                            1, STEP, as_address(offset(block_p, 4 * s * STEP)),
+                            as_address(offset(block_g, 4 * s * STEP)),
+                            s1 + here_at, s2 + here_at, s3 + here_at, as_address(h),
                         ),
                     )  # fmt: skip
-                    if largest_bits(block_p, here) >= INFINITY_BITS:
-                        copy_span(before_p, here, block_p)
-                        take(job, BAD, 1)
-                        continue
                     for k in range(states):
-                        if not wide:
-                            put_scale(job_address, k, block + i, blocks, scales[k])
-                        values = offset(scratch, k * stride + 4 * at)
-                        store_state(job_address, k, wide, block + i, here, blocksize, scales[k], values)
-
-    return step
+                        compress(
+                            offset(scratch, k * stride + here_at),
+                            inverses[k],
+                            pointer_field(job.state[k], "book"),
+                            offset(pointer_field(job.state[k], "values"), first + at + s * STEP),
+                            1,
+                            offset(masks, 8 * (k * STEPS + s)),
+                        )
+                if largest_bits(block_p, here) >= INFINITY_BITS:
+                    copy_span(before_p, here, block_p)
+                    for k in range(states):
+                        codes = offset(pointer_field(job.state[k], "values"), first + at)
+                        copy_bytes(offset(before_codes, k * blocksize), here, codes)
+                    take_field(jobs, "bad", 1)
+                    continue
+                for k in range(states):
+                    put_scale(job, k, block + i, blocks, scales[k])
+                    decide(
+                        offset(scratch, k * stride + 4 * at),
+                        steps,
+                        scales[k],
+                        pointer_field(job.state[k], "book"),
+                        offset(masks, 8 * k * STEPS),
+                        offset(pointer_field(job.state[k], "values"), first + at),
+                    )
+                continue
+            call_address(
+                rule,
+                (
+                    1, here, as_address(block_p), as_address(block_g),
+                    s1 + 4 * at, s2 + 4 * at, s3 + 4 * at, as_address(h),
+                ),
+            )  # fmt: skip
+            if largest_bits(block_p, here) >= INFINITY_BITS:
+                copy_span(before_p, here, block_p)
+                take_field(jobs, "bad", 1)
+                continue
+            for k in range(states):
+                if not wide:
+                    put_scale(job, k, block + i, blocks, scales[k])
+                values = offset(scratch, k * stride + 4 * at)
+                store_state(job, k, wide, block + i, here, blocksize, scales[k], values)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -227,16 +223,16 @@ def copy_bytes(source, n, target):
 
 
 @njit(nogil=True, error_model="numpy")
-def load_state(job_address, k, wide, block, count, blocksize, blocks, n, out):
+def load_state(job, k, wide, block, count, blocksize, blocks, n, out):
     """Float32 values of `count` blocks of state number `k`."""
-    source = pointer_at(job_address, STATE_AT + 3 * k)
+    source = pointer_field(job.state[k], "values")
     first = block * blocksize
     if wide:
         size = min(count * blocksize, n - first)
         copy_span(offset(source, 4 * first), size, out)
         return
-    scales = numba.carray(pointer_at(job_address, STATE_AT + 3 * k + 1), (blocks,), np.float32)
-    book = pointer_at(job_address, STATE_AT + 3 * k + 2)
+    scales = numba.carray(pointer_field(job.state[k], "scales"), (blocks,), np.float32)
+    book = pointer_field(job.state[k], "book")
     for i in range(count):
         start = first + i * blocksize
         size = min(blocksize, n - start)
@@ -244,23 +240,17 @@ def load_state(job_address, k, wide, block, count, blocksize, blocks, n, out):
 
 
 @njit(nogil=True, error_model="numpy")
-def put_scale(job_address, k, block, blocks, scale):
+def put_scale(job, k, block, blocks, scale):
     """Write the scale of a block of state number `k`."""
-    numba.carray(pointer_at(job_address, STATE_AT + 3 * k + 1), (blocks,), np.float32)[block] = scale
+    numba.carray(pointer_field(job.state[k], "scales"), (blocks,), np.float32)[block] = scale
 
 
 @njit(nogil=True, error_model="numpy")
-def store_state(job_address, k, wide, block, size, blocksize, scale, values):
+def store_state(job, k, wide, block, size, blocksize, scale, values):
     """Write one block of state number `k` back: as it is, or as codes with this scale."""
-    target = pointer_at(job_address, STATE_AT + 3 * k)
+    target = pointer_field(job.state[k], "values")
     first = block * blocksize
     if wide:
         copy_span(values, size, offset(target, 4 * first))
         return
-    quantize_span(values, size, scale, pointer_at(job_address, STATE_AT + 3 * k + 2), offset(target, first))
-
-
-@functools.cache
-def step_routine() -> Any:
-    """C function of one optimizer step over a tensor."""
-    return _make_step(source_stamp("blockwise"))
+    quantize_span(values, size, scale, pointer_field(job.state[k], "book"), offset(target, first))

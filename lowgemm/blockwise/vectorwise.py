@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numba
@@ -11,90 +10,90 @@ import numpy as np
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference
 from lowgemm.blockwise.coded import FLOATS
-from lowgemm.blockwise.job import BAD, BLOCKSIZE, CHUNK, COUNTER, JOB_SIZE, OWN, TASKS, N
+from lowgemm.blockwise.job import Job
+from lowgemm.blockwise.records import Number, Pointer, dtype_of
 from lowgemm.blockwise.routines import INFINITY_BITS
 from lowgemm.checks.arguments import as_num_threads
 from lowgemm.checks.arrays import as_floats
 from lowgemm.checks.values import number
-from lowgemm.jit.memory import offset, pointer_at, take
-from lowgemm.jit.routine import compile_c, signature
-from lowgemm.jit.stamp import source_stamp
+from lowgemm.jit.memory import offset, pointer_field
+from lowgemm.jit.routine import routine
 
-#: Entries of the job: float32 rows, their codes, scales, a flag for each column, the threshold's bits, which pass,
-#: whether whole outlier columns do not count for the scales.
-DATA, CODES, SCALES, FLAGS, THRESHOLD, PASS, WHOLE = range(OWN, OWN + 7)
-FIND, CODE = 0, 1
+#: Rows with a largest absolute value below are coded as 0.
+TINY = np.float32(reference.TINY_ROW)
 #: What `scale_without` may be.
 SCALE_WITHOUT = ("elements", "columns")
 
 
-def _make_rows(stamp: int):
-    tiny = np.float32(reference.TINY_ROW)
+class RowsJob(Job):
+    """Rows to codes; a task is some rows. If a row is not finite, `bad` is its number + 1."""
 
-    @compile_c(signature("p"))
-    def rows(job_address):
-        """Pass FIND marks the columns with an outlier; pass CODE writes codes and scales. BLOCKSIZE is the row's size."""
-        _ = stamp
-        job = numba.carray(job_address, (JOB_SIZE,), np.int64)
-        count, size, chunk = job[N], job[BLOCKSIZE], job[CHUNK]
-        scales = numba.carray(pointer_at(job_address, SCALES), (count,), np.float32)
-        scale_bits = numba.carray(pointer_at(job_address, SCALES), (count,), np.int32)
-        flags = numba.carray(pointer_at(job_address, FLAGS), (size,), np.uint8)
-        threshold, outliers = np.int32(job[THRESHOLD]), job[THRESHOLD] != 0
-        while True:
-            task = take(job, COUNTER, 1)
-            if task >= job[TASKS]:
-                break
-            for r in range(task * chunk, min((task + 1) * chunk, count)):
-                at = offset(pointer_at(job_address, DATA), 4 * r * size)
-                x, bits = numba.carray(at, (size,), np.float32), numba.carray(at, (size,), np.int32)
-                if job[PASS] == FIND:
-                    # several workers may write here at once, all of them the same value
-                    for k in range(size):
-                        if bits[k] & np.int32(0x7FFFFFFF) >= threshold:
-                            flags[k] = np.uint8(1)
-                    continue
-                largest = np.int32(0)
-                if outliers:
-                    seen = np.int32(0)
-                    if job[WHOLE] != 0:
-                        for k in range(size):
-                            b = bits[k] & np.int32(0x7FFFFFFF)
-                            seen = max(seen, b)
-                            largest = max(largest, b if flags[k] == 0 else np.int32(0))
-                    else:
-                        for k in range(size):
-                            b = bits[k] & np.int32(0x7FFFFFFF)
-                            seen = max(seen, b)
-                            largest = max(largest, b if b < threshold else np.int32(0))
-                else:
-                    for k in range(size):
-                        largest = max(largest, bits[k] & np.int32(0x7FFFFFFF))
-                    seen = largest
-                if seen >= INFINITY_BITS:
-                    job[BAD] = r + 1
-                    continue
-                scale_bits[r] = largest
-                inverse = np.float32(0)
-                if scales[r] >= tiny:
-                    inverse = (np.float32(1) / scales[r]) * np.float32(127)
-                else:
-                    scales[r] = np.float32(0)
-                codes = numba.carray(offset(pointer_at(job_address, CODES), r * size), (size,), np.int8)
-                if outliers:
-                    for k in range(size):
-                        codes[k] = np.int32(np.rint(x[k] * inverse)) if flags[k] == 0 else np.int32(0)
-                else:
-                    for k in range(size):
-                        codes[k] = np.int32(np.rint(x[k] * inverse))
-
-    return rows
+    __slots__ = ()
+    _fields_ = (
+        # rows, elements of a row, rows of a task
+        ("count", Number), ("size", Number), ("chunk", Number),
+        # float32 rows, their codes, a float32 scale for each, a byte for each column: whether it has an outlier
+        ("values", Pointer), ("codes", Pointer), ("scales", Pointer), ("flags", Pointer),
+        # bits of the float32 from which on an element is an outlier, or 0; whether this pass only marks the columns that have one;
+        # whether whole such columns do not count for the scales
+        ("threshold", Number), ("only_find", Number), ("whole", Number),
+    )  # fmt: skip
 
 
-@functools.cache
-def rows_routine() -> Any:
-    """C function of both passes."""
-    return _make_rows(source_stamp("blockwise"))
+ROWS = dtype_of(RowsJob)
+
+
+@routine("ppn")
+def code_task(job_address, scratch, task):
+    """Mark the columns with an outlier, or write codes and scales of the rows of a task."""
+    job = numba.carray(job_address, (1,), ROWS)[0]
+    count, size, chunk = job.count, job.size, job.chunk
+    scales = numba.carray(pointer_field(job, "scales"), (count,), np.float32)
+    scale_bits = numba.carray(pointer_field(job, "scales"), (count,), np.int32)
+    flags = numba.carray(pointer_field(job, "flags"), (size,), np.uint8)
+    threshold, outliers = np.int32(job.threshold), job.threshold != 0
+    for r in range(task * chunk, min((task + 1) * chunk, count)):
+        at = offset(pointer_field(job, "values"), 4 * r * size)
+        x, bits = numba.carray(at, (size,), np.float32), numba.carray(at, (size,), np.int32)
+        if job.only_find != 0:
+            # several workers may write here at once, all of them the same value
+            for k in range(size):
+                if bits[k] & np.int32(0x7FFFFFFF) >= threshold:
+                    flags[k] = np.uint8(1)
+            continue
+        largest = np.int32(0)
+        if outliers:
+            seen = np.int32(0)
+            if job.whole != 0:
+                for k in range(size):
+                    b = bits[k] & np.int32(0x7FFFFFFF)
+                    seen = max(seen, b)
+                    largest = max(largest, b if flags[k] == 0 else np.int32(0))
+            else:
+                for k in range(size):
+                    b = bits[k] & np.int32(0x7FFFFFFF)
+                    seen = max(seen, b)
+                    largest = max(largest, b if b < threshold else np.int32(0))
+        else:
+            for k in range(size):
+                largest = max(largest, bits[k] & np.int32(0x7FFFFFFF))
+            seen = largest
+        if seen >= INFINITY_BITS:
+            job.bad = r + 1
+            continue
+        scale_bits[r] = largest
+        inverse = np.float32(0)
+        if scales[r] >= TINY:
+            inverse = (np.float32(1) / scales[r]) * np.float32(127)
+        else:
+            scales[r] = np.float32(0)
+        codes = numba.carray(offset(pointer_field(job, "codes"), r * size), (size,), np.int8)
+        if outliers:
+            for k in range(size):
+                codes[k] = np.int32(np.rint(x[k] * inverse)) if flags[k] == 0 else np.int32(0)
+        else:
+            for k in range(size):
+                codes[k] = np.int32(np.rint(x[k] * inverse))
 
 
 def as_rows(x: Any, name: str, least: int = 0) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -149,22 +148,21 @@ def code_rows(
         return reference.vectorwise(flat, threshold, scale_without)
     codes, scales = np.empty((count, size), np.int8), np.empty(count, np.float32)
     flags = np.zeros(size, np.uint8)
-    job = np.zeros(jobs.JOB_SIZE, np.int64)
     chunk = max(1, jobs.ELEMENTS_PER_TASK // size)
-    job[N], job[BLOCKSIZE], job[CHUNK], job[TASKS] = count, size, chunk, -(-count // chunk)
-    job[DATA], job[CODES] = flat.ctypes.data, codes.ctypes.data
-    job[SCALES], job[FLAGS] = scales.ctypes.data, flags.ctypes.data
-    job[THRESHOLD] = np.float32(threshold).view(np.int32)
-    job[WHOLE] = scale_without == "columns"
+    job = RowsJob(
+        count=count, size=size, chunk=chunk, tasks=-(-count // chunk), values=flat.ctypes.data, codes=codes.ctypes.data,
+        scales=scales.ctypes.data, flags=flags.ctypes.data, threshold=int(np.float32(threshold).view(np.int32)),
+        whole=scale_without == "columns",
+    )  # fmt: skip
     workers = jobs.choose_threads(num_threads, flat.size)
     if threshold:
-        job[PASS] = FIND
-        jobs.run(rows_routine(), job, workers)
-    job[PASS] = CODE
-    jobs.run(rows_routine(), job, workers)
-    if job[BAD]:
+        job.only_find = True
+        jobs.run(code_task, job, workers)
+        job.only_find = False
+    jobs.run(code_task, job, workers)
+    if job.bad:
         raise ValueError(
-            f"{name}: expected finite numbers (of float32), got NaN or infinity in row {job[BAD] - 1}"
+            f"{name}: expected finite numbers (of float32), got NaN or infinity in row {job.bad - 1}"
         )
     return codes, scales, np.flatnonzero(flags)
 

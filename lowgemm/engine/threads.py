@@ -12,10 +12,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from time import perf_counter
 
 import numba
@@ -105,8 +107,12 @@ def choose_threads(requested: int | None, macs: int) -> int:
     """
     if not worth_threads(requested, macs):
         return 1
-    wanted = default_threads() if requested is None else min(requested, numba.get_num_threads())
-    return max(1, min(wanted, macs // MACS_PER_THREAD))
+    return max(1, min(most_threads(requested), macs // MACS_PER_THREAD))
+
+
+def most_threads(requested: int | None) -> int:
+    """Threads of a call that asks for `requested`, if all of them pay."""
+    return default_threads() if requested is None else min(requested, numba.get_num_threads())
 
 
 def _fair_share(wanted: int) -> int:
@@ -120,6 +126,21 @@ def _fair_share(wanted: int) -> int:
         return wanted
     # list() is one step of the interpreter: other threads come and go meanwhile
     return max(1, min(wanted, numba.get_num_threads() - sum(list(_running.values()))))
+
+
+@contextlib.contextmanager
+def sharing(wanted: int) -> Iterator[int]:
+    """Of threads that are not Numba's: how many a call may use now, counted in everyone's share until it ends."""
+    me, workers = threading.get_ident(), _fair_share(wanted)
+    before = _running.get(me, 0)  # of a call that a signal handler interrupted
+    try:
+        _running[me] = before + workers
+        yield workers
+    finally:
+        if before:
+            _running[me] = before
+        else:
+            _running.pop(me, None)
 
 
 def _one_at_a_time() -> bool:

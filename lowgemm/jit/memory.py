@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, errors
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
@@ -204,11 +204,13 @@ def load_behind(typingctx, record, index):
 
 @intrinsic(prefer_literal=True)
 def take_field(typingctx, record, field, amount):
-    """`take` for an int64 field of a record, whose name is a constant."""
+    """`take` for an int64 field, whose name is a constant, of a record or of the first record of an array."""
+    array = isinstance(record, types.Array)
+    offset = (record.dtype if array else record).offset(field.literal_value)
 
     def codegen(context, builder, signature, values):
-        at = _field(builder, values[0], record.offset(field.literal_value))
-        return builder.atomic_rmw("add", at, values[2], "monotonic")
+        first = context.make_array(record)(context, builder, values[0]).data if array else values[0]
+        return builder.atomic_rmw("add", _field(builder, first, offset), values[2], "monotonic")
 
     return types.int64(record, field, types.int64), codegen
 
@@ -222,6 +224,22 @@ def arrive_behind(typingctx, record, index, amount):
         return builder.atomic_rmw("add", builder.gep(behind, [values[1]]), values[2], "acq_rel")
 
     return types.int64(record, types.intp, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def pointer_field(typingctx, record, field):
+    """Field `field` (a constant) of a record as the pointer that it is; the record's dtype calls it unsigned."""
+    name = field.literal_value
+    at = record.offset(name)
+
+    def codegen(context, builder, signature, values):
+        if (
+            record.typeof(name) != types.uint64
+        ):  # said here, since while typing Numba would go on to look for another way
+            raise errors.NumbaTypeError(f"{name}: expected a field of type uint64, got {record.typeof(name)}")
+        return builder.load(cgutils.get_record_member(builder, values[0], at, _i8.as_pointer()))
+
+    return _void(record, field), codegen
 
 
 @intrinsic

@@ -6,6 +6,7 @@ import concurrent.futures
 import os
 import subprocess
 import sys
+import threading
 
 import numba
 import numpy as np
@@ -14,6 +15,10 @@ import pytest
 from lowgemm import config
 from lowgemm.blockwise import dequantize_blockwise, quantize_blockwise
 from lowgemm.blockwise import job as jobs
+from lowgemm.blockwise.records import Pointer, dtype_of
+from lowgemm.engine import threads
+from lowgemm.jit.memory import as_address, pointer_field
+from lowgemm.jit.routine import signature
 
 
 @pytest.fixture
@@ -35,6 +40,63 @@ def test_how_many_threads(monkeypatch):
 def test_tasks_of_packed_codes_begin_at_whole_bytes():
     for blocksize in (1, 3, 7, 64, 999, 32767, 32768, 10**6):
         assert jobs.blocks_per_task(blocksize, even=True) * blocksize % 2 == 0
+
+
+class Tally(jobs.Job):
+    """For each task, how often it was done, and in which memory."""
+
+    __slots__ = ()
+    _fields_ = (("done", Pointer), ("memory", Pointer))
+
+
+TALLY = dtype_of(Tally)
+
+
+def count(job_address, scratch, task):
+    job = numba.carray(job_address, (1,), TALLY)[0]
+    numba.carray(pointer_field(job, "done"), (job.tasks,), np.int64)[task] += 1
+    numba.carray(pointer_field(job, "memory"), (job.tasks,), np.int64)[task] = as_address(scratch)
+
+
+@pytest.fixture(scope="module")
+def counting():
+    return numba.cfunc(signature("ppn"), nopython=True)(count)
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="compiled code only")
+@pytest.mark.parametrize("tasks", [0, 1, 2, 3, 10_000])
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_every_task_is_done_once_in_memory_of_its_worker(counting, tasks, workers):
+    done, memory = np.zeros(tasks, np.int64), np.zeros(tasks, np.int64)
+    job = Tally(tasks=tasks, done=done.ctypes.data, memory=memory.ctypes.data)
+    for again in (1, 2):
+        jobs.run(counting, job, workers, 100)
+        assert (done == again).all()
+        places = np.unique(memory)
+        assert places.size <= workers and (places % 64 == 0).all() and (np.diff(places) % 128 == 0).all()
+
+
+def test_no_more_threads_than_others_leave(small_tasks, monkeypatch):
+    """Calls of other Python threads, products too, count: see `engine/threads.py`."""
+    used = []
+    inside = jobs._run
+
+    def spy(job, workers, scratch_bytes):
+        used.append((workers, dict(threads._running)))
+        inside(job, workers, scratch_bytes)
+
+    monkeypatch.setattr(jobs, "_run", spy)
+    monkeypatch.setattr(threads, "_running", {})
+    monkeypatch.setattr(numba, "get_num_threads", lambda: 4)
+    x, me = np.ones(5000, np.float32), threading.get_ident()
+    for others, expected in ((0, 4), (1, 3), (2, 2), (3, 1), (9, 1)):
+        threads._running.clear()
+        if others:
+            threads._running[-1] = others
+        used.clear()
+        quantize_blockwise(x)
+        assert used == [(expected, {**threads._running, me: expected})]
+        assert me not in threads._running
 
 
 def work(seed):

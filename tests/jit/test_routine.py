@@ -16,7 +16,7 @@ from numba.core import errors
 
 import lowgemm
 from lowgemm import in_numba, kernels
-from lowgemm.blockwise import product4, steps
+from lowgemm.blockwise import job, product4, steps
 from lowgemm.engine import blocking, drivers, entry, packing, terms
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.records import PLAN
@@ -139,7 +139,8 @@ def callers() -> dict[str, list]:
         "lowgemm/engine/entry.py": [k for k in entry._kept if isinstance(k, Routine)],
         "lowgemm/in_numba/product.py": [embedded],
         "lowgemm/output/apply.py": [apply.apply_routine()],
-        "lowgemm/blockwise/steps.py": [steps.step_routine()],
+        "lowgemm/blockwise/job.py": [job.work],
+        "lowgemm/blockwise/steps.py": [steps.step],
         "lowgemm/blockwise/product4.py": [r for k in kinds for r in product4.routines(k)[:2]],
         "lowgemm/nn/program.py": [program._run()],
         "lowgemm/nn/routines.py": [layers.routine(name) for name in layers._FACTORIES],

@@ -156,3 +156,18 @@ def test_threads_of_others_run_serially():
     worker.start()
     worker.join()
     assert seen == [1]
+
+
+def test_shares_of_other_threads_than_numbas(monkeypatch):
+    """What one call uses is missing in the share of the next, until it ends; a call inside of one adds to its own."""
+    monkeypatch.setattr(threads.numba, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(threads, "_running", {})
+    with threads.sharing(6) as workers:
+        assert workers == 6 and threads._fair_share(6) == 2
+        with threads.sharing(6) as inner:
+            assert inner == 2 and threads._fair_share(6) == 1
+        assert threads._fair_share(6) == 2
+    assert threads._running == {}
+    with pytest.raises(KeyboardInterrupt), threads.sharing(6):
+        raise KeyboardInterrupt
+    assert threads._running == {}
