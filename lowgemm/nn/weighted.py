@@ -13,7 +13,7 @@ from lowgemm.nn.layer import Layer, tensor_qparams
 from lowgemm.output.activations import relu
 from lowgemm.output.requantize import ROUNDINGS, Dequantize, Requantize
 from lowgemm.output.stages import BiasAddition, Clamp
-from lowgemm.quantization import QParams, quantize
+from lowgemm.quantization import QParams, quantize, scale_for_bias
 
 ACTIVATIONS = ("none", "relu", "relu6")
 
@@ -122,7 +122,7 @@ class Weighted(Layer):
             Its `scale_raised` says what each scale was multiplied by.
         """
         tensor_qparams(input_qparams, "input_qparams")
-        raised = None
+        weight_qparams, raised = scale_for_bias(weight_qparams, weight, bias, input_qparams)
         layer_bias = None
         if bias is not None:
             scale = input_qparams.scale * weight_qparams.scale
