@@ -141,8 +141,8 @@ def callers() -> dict[str, list]:
         "lowgemm/output/requantizing.py": [requantizing.apply_routine()],
         "lowgemm/blockwise/steps.py": [steps.step_routine()],
         "lowgemm/blockwise/product4.py": [r for k in kinds for r in product4.routines(k)[:2]],
-        "lowgemm/nn/program.py": [program._run()],
-        "lowgemm/nn/routines.py": [layers.routine(name) for name in layers._FACTORIES],
+        "lowgemm/nn/program.py": [program.run_calls],
+        "lowgemm/nn/routines.py": [layers.multiply, layers.depthwise],
         "kernels/peak.py": [peak.repeat],
     }
 
