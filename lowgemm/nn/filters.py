@@ -88,6 +88,7 @@ class Filters:
         self.parts = [slice(g * per_group, (g + 1) * per_group) for g in range(groups)]
         flat = weight.reshape(-1, self.outputs)
         self._packed = [packed(flat[:, part]) for part in self.parts]
+        self._records: tuple[Windows | None, list[np.ndarray]] = (None, [])
         self.nbytes = sum(p.nbytes for p in self._packed)
 
     def run(
@@ -186,11 +187,8 @@ class Filters:
         block = min(at_once * pixels, max(1, BLOCK_BYTES // row))
         patches = np.empty(block * row + routines.SLACK, x.dtype)
         matrix = patches[: block * row].reshape(block, row)
-        windows = windows._replace(shape=images.shape, padding=(0, 0, 0, 0))
-        works = [
-            routines.patches.record(**windows.patches(0, 0, g * self.depth, self.depth, row))
-            for g in range(self.groups)
-        ]
+        works = self._patches_of(windows.padded(at_once))
+        addresses = padded.ctypes.data, 0, patches.ctypes.data, 0
         for image in range(0, whole[0], at_once):
             n = min(at_once, whole[0] - image)
             inside[:n] = x[image : image + n]
@@ -199,8 +197,20 @@ class Filters:
                 count = min(block, n * pixels - first)
                 for g, part in enumerate(self.parts):
                     works[g]["first"], works[g]["count"] = first, count
-                    routines.patches.run(works[g], padded, padded, patches, patches)
+                    routines.patches.ctypes(works[g].ctypes.data, *addresses)
                     multiply(matrix[:count], g, to[first : first + count, part])
+
+    def _patches_of(self, windows: Windows) -> list[np.ndarray]:
+        """Records of `routines.patches` for each group; those of the last windows are kept, and copied: a call changes its own."""
+        known, records = self._records
+        if known != windows:
+            row = math.prod(self.size) * self.depth
+            records = [
+                routines.patches.record(**windows.patches(0, 0, g * self.depth, self.depth, row))
+                for g in range(self.groups)
+            ]
+            self._records = (windows, records)  # one assignment, so threads see a pair that fits
+        return [record.copy() for record in records]
 
     def _depthwise(
         self,

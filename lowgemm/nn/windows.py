@@ -27,8 +27,8 @@ class Windows(NamedTuple):
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
 
-    def padded(self) -> Windows:
-        """The same windows, seen on the padded images.
+    def padded(self, images: int | None = None) -> Windows:
+        """The same windows, seen on the padded images, or on so many of them.
 
         Examples
         --------
@@ -37,8 +37,8 @@ class Windows(NamedTuple):
         """
         n, height, width, channels = self.shape
         top, bottom, left, right = self.padding
-        shape = (n, height + top + bottom, width + left + right, channels)
-        return self._replace(shape=shape, padding=(0, 0, 0, 0))
+        shape = (n if images is None else images, height + top + bottom, width + left + right, channels)
+        return Windows(shape, self.out, self.size, self.stride, (0, 0, 0, 0), self.dilation)
 
     def fields(self) -> dict[str, int]:
         """The fields that the records of all routines over windows have."""

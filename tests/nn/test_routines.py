@@ -46,7 +46,9 @@ def test_padded_windows_lie_where_they_lay():
         np.testing.assert_array_equal(out, expected)
 
 
-def convolution(g: np.random.Generator, kind: str, dtype: str) -> tuple[Filters, np.ndarray, dict, np.ndarray]:
+def convolution(
+    g: np.random.Generator, kind: str, dtype: str
+) -> tuple[Filters, np.ndarray, dict, np.ndarray]:
     """Filters, images, how to run them, and the sums by the definition."""
     groups = int(g.integers(2, 7)) if kind != "whole" else 1
     depth = 1 if kind == "depthwise" else int(g.integers(1, 9))
