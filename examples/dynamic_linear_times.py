@@ -19,10 +19,10 @@ def main():
         w = g.integers(-127, 128, (k, n)).astype(np.int8)
         packed, real, scale = lowgemm.pack_rhs(w), w.astype(np.float32), np.full(n, 0.01)
         q, row_scale = np.empty((m, k), np.int8), np.empty(m, np.float32)
-        rows, bits, scale_bits = dynamic._rows(), x.view(np.int32), row_scale.view(np.int32)
+        bits, scale_bits = x.view(np.int32), row_scale.view(np.int32)
         calls = {
             "dynamic_linear": lambda x=x, p=packed, s=scale: dynamic.dynamic_linear(x, p, s, num_threads=1),
-            "rows to int8": lambda f=rows, a=(x, bits, q, row_scale, scale_bits): f(*a),
+            "rows to int8": lambda a=(x, bits, q, row_scale, scale_bits): dynamic.rows_to_int8(*a),
             "int8 product": lambda q=q, p=packed: lowgemm.gemm(q, p, num_threads=1),
             "float32 x @ w": lambda x=x, w=real: x @ w,
         }

@@ -24,6 +24,14 @@ def zero_point_argument(value: Any, name: str, operand: np.ndarray, size: int) -
     return flat
 
 
+def result_zero_point(value: Any, name: str = "y_zero_point") -> tuple[int, np.dtype]:
+    """Zero point of an 8-bit result, and its dtype, which is the result's."""
+    zero = as_array(value, name, "one value")
+    if zero.dtype not in (np.uint8, np.int8) or zero.size != 1:
+        raise TypeError(f"{name}: expected one uint8 or int8 value, got {zero.dtype}, shape {zero.shape}")
+    return int(zero.reshape(())), zero.dtype
+
+
 def float_argument(value: Any, name: str) -> np.ndarray:
     """Scales of any shape as float32: finite, and those that something is divided by (`y_scale`) not 0."""
     a = as_array(value, name, "a number or a vector")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm.checks.arguments import as_operand
-from lowgemm.checks.onnx import float_argument, scale_argument
+from lowgemm.checks.onnx import float_argument, result_zero_point, scale_argument
 from lowgemm.checks.values import as_array, integer
 from lowgemm.gemm import gemm
 from lowgemm.output.requantize import Requantize
@@ -214,15 +214,10 @@ def qlinear_matmul(
     array([[40]], dtype=uint8)
     """
     a, b = as_operand(a, "a"), as_operand(b, "b")
-    zero = as_array(y_zero_point, "y_zero_point", "one value")
-    if zero.dtype not in (np.uint8, np.int8) or zero.size != 1:
-        raise TypeError(
-            f"y_zero_point: expected one uint8 or int8 value, got {zero.dtype}, shape {zero.shape}"
-        )
-    code = int(zero.reshape(()))
+    zero, dtype = result_zero_point(y_zero_point)
 
     def make(scale: np.ndarray, axis: int) -> list[Requantize]:
-        return [Requantize(scale, code, zero.dtype, rounding=rounding, axis=axis)]
+        return [Requantize(scale, zero, dtype, rounding=rounding, axis=axis)]
 
     points = zero_points(a, b, a_zero_point, b_zero_point)
     return scaled_product(a, b, (a_scale, b_scale, y_scale), points, make)

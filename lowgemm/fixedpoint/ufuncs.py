@@ -15,7 +15,6 @@ from numba.extending import intrinsic
 
 from lowgemm.fixedpoint import scalar
 from lowgemm.jit import disk_cache
-from lowgemm.jit.stamp import source_stamp
 
 
 @intrinsic
@@ -28,134 +27,54 @@ def _narrow(typingctx, value, like):
     return like(types.int64, like), codegen
 
 
-_lazy = disk_cache.vectorize
+@numba.njit(nogil=True)
+def _add(a, b, bits):
+    return scalar.saturate(a + b, bits)
 
 
-def _high_mul(bits: int, stamp: int) -> Any:
-    @_lazy
-    def high_mul(a, b):
-        _ = stamp
-        return _narrow(scalar.high_mul(numba.int64(a), numba.int64(b), bits), a)
-
-    return high_mul
+@numba.njit(nogil=True)
+def _half_sum(a, b, bits):
+    return scalar.half_sum(a, b)
 
 
-def _divide_by_pot(bits: int, stamp: int) -> Any:
-    @_lazy
-    def divide_by_pot(x, exponent):
-        _ = stamp, bits
-        return _narrow(scalar.divide_by_pot(numba.int64(x), numba.int64(exponent)), x)
-
-    return divide_by_pot
+@numba.njit(nogil=True)
+def _divide_by_pot(x, exponent, bits):
+    return scalar.divide_by_pot(x, exponent)
 
 
-def _shift_left(bits: int, stamp: int) -> Any:
-    @_lazy
-    def shift_left(x, exponent):
-        _ = stamp
-        return _narrow(scalar.shift_left(numba.int64(x), numba.int64(exponent), bits), x)
-
-    return shift_left
-
-
-def _add(bits: int, stamp: int) -> Any:
-    @_lazy
-    def add(a, b):
-        _ = stamp
-        return _narrow(scalar.saturate(numba.int64(a) + numba.int64(b), bits), a)
-
-    return add
-
-
-def _half_sum(bits: int, stamp: int) -> Any:
-    @_lazy
-    def half_sum(a, b):
-        _ = stamp, bits
-        return _narrow(scalar.half_sum(numba.int64(a), numba.int64(b)), a)
-
-    return half_sum
-
-
-def _multiply_by_pot(bits: int, stamp: int) -> Any:
-    @_lazy
-    def multiply_by_pot(x, exponent):
-        _ = stamp
-        return _narrow(scalar.multiply_by_pot(numba.int64(x), numba.int64(exponent), bits), x)
-
-    return multiply_by_pot
-
-
-def _exp_interval(bits: int, stamp: int) -> Any:
-    @_lazy
-    def exp_interval(a):
-        _ = stamp
-        return _narrow(scalar.exp_interval(numba.int64(a), bits), a)
-
-    return exp_interval
-
-
-def _exp_negative(bits: int, stamp: int) -> Any:
-    @_lazy
-    def exp_negative(a, integer_bits):
-        _ = stamp
-        return _narrow(scalar.exp_negative(numba.int64(a), numba.int64(integer_bits), bits), a)
-
-    return exp_negative
-
-
-def _one_over_one_plus_x(bits: int, stamp: int) -> Any:
-    @_lazy
-    def one_over_one_plus_x(a):
-        _ = stamp
-        return _narrow(scalar.one_over_one_plus_x(numba.int64(a), bits), a)
-
-    return one_over_one_plus_x
-
-
-def _one_minus_x_over_one_plus_x(bits: int, stamp: int) -> Any:
-    @_lazy
-    def one_minus_x_over_one_plus_x(a):
-        _ = stamp
-        return _narrow(scalar.one_minus_x_over_one_plus_x(numba.int64(a), bits), a)
-
-    return one_minus_x_over_one_plus_x
-
-
-def _tanh(bits: int, stamp: int) -> Any:
-    @_lazy
-    def tanh(a, integer_bits):
-        _ = stamp
-        return _narrow(scalar.tanh(numba.int64(a), numba.int64(integer_bits), bits), a)
-
-    return tanh
-
-
-def _logistic(bits: int, stamp: int) -> Any:
-    @_lazy
-    def logistic(a, integer_bits):
-        _ = stamp
-        return _narrow(scalar.logistic(numba.int64(a), numba.int64(integer_bits), bits), a)
-
-    return logistic
-
-
-_FACTORIES = {
-    "high_mul": _high_mul,
+#: Functions of one value, and of two; the width in bits comes last.
+_OF_ONE = {
+    "exp_interval": scalar.exp_interval,
+    "one_over_one_plus_x": scalar.one_over_one_plus_x,
+    "one_minus_x_over_one_plus_x": scalar.one_minus_x_over_one_plus_x,
+}
+_OF_TWO = {
+    "high_mul": scalar.high_mul,
     "divide_by_pot": _divide_by_pot,
-    "shift_left": _shift_left,
+    "shift_left": scalar.shift_left,
     "add": _add,
     "half_sum": _half_sum,
-    "multiply_by_pot": _multiply_by_pot,
-    "exp_interval": _exp_interval,
-    "exp_negative": _exp_negative,
-    "one_over_one_plus_x": _one_over_one_plus_x,
-    "one_minus_x_over_one_plus_x": _one_minus_x_over_one_plus_x,
-    "tanh": _tanh,
-    "logistic": _logistic,
+    "multiply_by_pot": scalar.multiply_by_pot,
+    "exp_negative": scalar.exp_negative,
+    "tanh": scalar.tanh,
+    "logistic": scalar.logistic,
 }
 
 
 @functools.cache
 def ufunc(name: str, bits: int) -> Any:
     """Ufunc of a scalar function at one width."""
-    return _FACTORIES[name](bits, source_stamp())
+    if name in _OF_ONE:
+        function = _OF_ONE[name]
+
+        def run(a):
+            return _narrow(function(numba.int64(a), bits), a)
+
+    else:
+        function = _OF_TWO[name]
+
+        def run(a, b):
+            return _narrow(function(numba.int64(a), numba.int64(b), bits), a)
+
+    run.__name__ = name
+    return disk_cache.vectorize(run)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm.checks.values import as_array, choice
-from lowgemm.nn import reference
+from lowgemm.nn import reference, routines
 from lowgemm.nn.layer import Layer, tensor_qparams
 from lowgemm.nn.program import Place, Program
 from lowgemm.nn.reference import ADD_SHIFT
@@ -177,7 +177,8 @@ class QuantizedResidual(Layer):
         last = program.take_last()
         y = program.chain(self.branch, x, shape)
         to = program.result(x.size, last)
-        program.op("add", [program.keep(self.add.table.view(np.uint8)), x.size], x, to, y)
+        params = routines.add.record(table=program.keep(self.add.table.view(np.uint8)), count=x.size)
+        program.op(routines.add, params, x, to, y)
         if y != x:
             program.release(y)
         return to

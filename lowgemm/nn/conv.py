@@ -18,15 +18,11 @@ from lowgemm.nn.filters import Filters
 from lowgemm.nn.layer import four, pair, window_shape
 from lowgemm.nn.program import BETWEEN, FIXED, Place, Program
 from lowgemm.nn.weighted import Weighted
-from lowgemm.output.apply import TILE_COLS, TILE_ROWS, apply_routine
-from lowgemm.output.pipeline import compile_pipeline
-from lowgemm.output.stages import check_pipeline
+from lowgemm.nn.windows import Windows
 from lowgemm.quantization import QParams
 
 #: Bytes of patches at a time: a part of level 2 of the caches of common CPUs.
 BLOCK_BYTES = 1 << 17
-#: Bytes of the depthwise convolution's sums at a time.
-SUMS_BYTES = 1 << 15
 
 
 class QuantizedConv2d(Weighted):
@@ -128,18 +124,9 @@ class QuantizedConv2d(Weighted):
         zero = self.weight_zero
         return self.input_zero, zero[self.filters.parts[group]] if isinstance(zero, np.ndarray) else zero
 
-    def _patch_params(self, shape: tuple[int, ...], first: int, count: int, group: int) -> list[int]:
-        """Parameters of `routines.patches`."""
-        _, oh, ow, _ = self.output_shape(shape)
-        top, bottom, left, right = self.padding
-        (kh, kw), (dy, dx) = self.size, self.dilation
-        # taps of a row that lie side by side in the image are copied as one
-        together = dx == 1 and self.groups == 1
-        taps_x, run = (1, kw * self.depth) if together else (kw, self.depth)
-        return [
-            first, count, shape[1] + top + bottom, shape[2] + left + right, self.channels, oh, ow, kh, taps_x, run,
-            *self.stride, dy, dx, group * self.depth, self.row_bytes,
-        ]  # fmt: skip
+    def _windows(self, shape: tuple[int, ...]) -> Windows:
+        out = self.output_shape(shape)[1:3]
+        return Windows(shape, out, self.size, self.stride, self.padding, self.dilation)
 
     def emit(self, program: Program, x: Place, shape: tuple[int, ...]) -> Place:
         """As for every layer."""
@@ -147,8 +134,9 @@ class QuantizedConv2d(Weighted):
         out = self.output_shape(shape)
         item = self.result_dtype.itemsize
         to = program.result(math.prod(out) * item, last)
+        windows = self._windows(shape)
         if self.filters.depthwise:
-            self._emit_depthwise(program, x, to, shape)
+            self._emit_depthwise(program, x, to, windows)
             return to
         pixels, stride, kind = math.prod(out[:3]), self.outputs * item, self.input_qparams.dtype.kind
 
@@ -165,51 +153,29 @@ class QuantizedConv2d(Weighted):
             return to
         source = x
         if any(self.padding) or x.base != BETWEEN:  # what lies between layers has room behind it
-            top, bottom, left, right = self.padding
-            height, width = shape[1] + top + bottom, shape[2] + left + right
-            source = program.place(shape[0] * height * width * self.channels)
-            bytes_of = [n * self.channels for n in (shape[2], left, right)]
-            zero = self.input_zero & 255
-            program.op(
-                "pad",
-                [shape[0], shape[1], bytes_of[0], top, bottom, bytes_of[1], bytes_of[2], zero],
-                x,
-                source,
-            )
+            source = program.place(math.prod(windows.padded().shape))
+            program.op(routines.pad, routines.pad.record(**windows.margins(self.input_zero)), x, source)
+        windows = windows.padded()
         blocks = -(-pixels * self.row_bytes // BLOCK_BYTES)
         block = -(-pixels // blocks)
         patches = program.place(block * self.row_bytes)
         for first in range(0, pixels, block):
             count = min(block, pixels - first)
             for g in range(self.groups):
-                program.op("patches", self._patch_params(shape, first, count, g), source, patches)
+                params = windows.patches(first, count, g * self.depth, self.depth, self.row_bytes)
+                program.op(routines.patches, routines.patches.record(**params), source, patches)
                 product(patches, count, self.row_bytes, self.row_bytes, g, first)
         program.release(patches)
         if source is not x:
             program.release(source)
         return to
 
-    def _emit_depthwise(self, program: Program, x: Place, to: Place, shape: tuple[int, ...]) -> None:
-        n, oh, ow, channels = self.output_shape(shape)
-        lines = n * oh
-        # filters repeated for so many pixels that the inner loop is at least TILE long
-        real = (self.weight.astype(np.int32) - self.weight_zero).reshape(-1, channels)
-        taps = np.tile(real.astype(np.int32), (1, -(-routines.TILE // channels)))
-        block = min(lines, max(1, SUMS_BYTES // (4 * ow * channels)))
-        checked, result = check_pipeline(self.stages, block * ow, channels)
-        pipeline = compile_pipeline(
-            checked, result, fold_bias=False, size=(block * ow, channels), contiguous=True
-        )
-        table = np.array(pipeline.table(), np.int64)
-        program.hold((pipeline, checked))
-        flip = 128 if self.input_qparams.dtype == np.int8 else 0
-        params = [
-            lines, block, shape[1], shape[2], channels, oh, ow, *self.size, *self.stride, *self.dilation,
-            self.padding[0], self.padding[2], flip, self.input_zero + flip, apply_routine().address,
-            program.keep(table), table.size // 2, result.itemsize,
-        ]  # fmt: skip
-        space = 4 * (block * ow * channels + TILE_ROWS * TILE_COLS)
-        program.op("depthwise", params, x, to, Place(FIXED, program.keep(taps), 0), space=space)
+    def _emit_depthwise(self, program: Program, x: Place, to: Place, windows: Windows) -> None:
+        dtype = self.input_qparams.dtype
+        work = self.filters.depthwise_work(windows, dtype, self.stages, self.input_zero, self.weight_zero)
+        program.hold(work)
+        taps = Place(FIXED, work.taps.ctypes.data, 0)
+        program.op(routines.depthwise, work.params, x, to, taps, space=work.space)
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         """As for every layer."""

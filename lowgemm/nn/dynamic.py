@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -11,9 +10,9 @@ import numpy as np
 
 from lowgemm.checks.values import INT32_MAX, as_array
 from lowgemm.engine.packed import PackedRhs, pack_rhs
+from lowgemm.fixedpoint.rows import code_row, largest_magnitude
 from lowgemm.gemm import gemm
 from lowgemm.jit import disk_cache
-from lowgemm.jit.stamp import source_stamp
 from lowgemm.nn import reference
 from lowgemm.quantization.affine import real_array
 from lowgemm.quantization.folding import per_channel
@@ -22,65 +21,46 @@ from lowgemm.quantization.folding import per_channel
 BLOCK_BYTES = 1 << 18
 #: Rows whose largest magnitude is below this count as zeros: 127 / 2**-119 is the last inverse float32 can hold.
 TINY = 2.0**-119
+#: Bits of float32's infinity: those of no finite magnitude are as large.
+INFINITY_BITS = 0x7F800000
 #: Most products of int8 rows (127 at most) and int8 weights that int32 holds; deeper sums are taken in parts.
 DEEPEST = INT32_MAX // (127 * 128)
 
 
-def _make_rows(stamp: int) -> Any:
-    tiny = np.float32(TINY)
-
-    @disk_cache.njit(nogil=True)
-    def rows(x, bits, to, scales, scale_bits):
-        """Rows of x to int8 with a scale each; returns how many hold NaN or infinity. The bits are views as int32."""
-        _ = stamp
-        bad = 0
-        for r in range(x.shape[0]):
-            # The bits of a magnitude order like the magnitude, NaN above all: an integer maximum vectorises.
-            top = np.int32(0)
-            for k in range(x.shape[1]):
-                top = max(top, np.int32(bits[r, k] & np.int32(0x7FFFFFFF)))
-            if top >= 0x7F800000:
-                bad += 1
-                continue
-            scale_bits[r] = top
-            largest = scales[r]  # the same memory
-            inverse = np.float32(0)
-            scales[r] = np.float32(0)
-            if largest >= tiny:
-                inverse = np.float32(127) / largest
-                scales[r] = largest / np.float32(127)
-            for k in range(x.shape[1]):
-                to[r, k] = np.int32(np.rint(x[r, k] * inverse))
-        return bad
-
-    return rows
+_TINY = np.float32(TINY)
 
 
-@functools.cache
-def _rows() -> Any:
-    return _make_rows(source_stamp("nn"))
+@disk_cache.njit(nogil=True)
+def rows_to_int8(x, bits, to, scales, scale_bits):
+    """Rows of x to int8 with a scale each; returns how many hold NaN or infinity. The bits are views as int32."""
+    bad = 0
+    for r in range(x.shape[0]):
+        top = largest_magnitude(bits[r])
+        if top >= INFINITY_BITS:
+            bad += 1
+            continue
+        scale_bits[r] = top
+        largest = scales[r]  # the same memory
+        inverse = np.float32(0)
+        scales[r] = np.float32(0)
+        if largest >= _TINY:
+            inverse = np.float32(127) / largest
+            scales[r] = largest / np.float32(127)
+        code_row(x[r], inverse, to[r])
+    return bad
 
 
-def _make_finish(stamp: int) -> Any:
-    @disk_cache.njit(nogil=True)
-    def finish(acc, row_scale, column_scale, bias, out):
-        """``(float32(acc) * column_scale) * row_scale + bias``, each step rounded; an empty bias is none."""
-        _ = stamp
-        for r in range(acc.shape[0]):
-            s = row_scale[r]
-            if bias.size:
-                for c in range(acc.shape[1]):
-                    out[r, c] = (np.float32(acc[r, c]) * column_scale[c]) * s + bias[c]
-            else:
-                for c in range(acc.shape[1]):
-                    out[r, c] = (np.float32(acc[r, c]) * column_scale[c]) * s
-
-    return finish
-
-
-@functools.cache
-def _finish() -> Any:
-    return _make_finish(source_stamp("nn"))
+@disk_cache.njit(nogil=True)
+def finish(acc, row_scale, column_scale, bias, out):
+    """``(float32(acc) * column_scale) * row_scale + bias``, each step rounded; an empty bias is none."""
+    for r in range(acc.shape[0]):
+        s = row_scale[r]
+        if bias.size:
+            for c in range(acc.shape[1]):
+                out[r, c] = (np.float32(acc[r, c]) * column_scale[c]) * s + bias[c]
+        else:
+            for c in range(acc.shape[1]):
+                out[r, c] = (np.float32(acc[r, c]) * column_scale[c]) * s
 
 
 def dynamic_linear(
@@ -172,11 +152,11 @@ def _run(
         whole = packed.to_array()
         ends = [slice(k, k + DEEPEST) for k in range(0, inputs, DEEPEST)]
         parts = [(part, pack_rhs(whole[part])) for part in ends]
-    loop, finish, bits, scale_bits = _rows(), _finish(), x.view(np.int32), scales.view(np.int32)
+    bits, scale_bits = x.view(np.int32), scales.view(np.int32)
     for first in range(0, rows, block):
         part = slice(first, min(first + block, rows))
         count = part.stop - first
-        if loop(x[part], bits[part], q[:count], scales[:count], scale_bits[:count]):
+        if rows_to_int8(x[part], bits[part], q[:count], scales[:count], scale_bits[:count]):
             raise ValueError("x: expected finite numbers")
         if deep is not acc:
             deep[:count] = 0

@@ -3,26 +3,54 @@
 A 1x1 filter is a plain product over the pixels, without a copy. A filter per channel (depthwise) has a loop of its
 own: a product with one column would waste the tile. Everything else copies patches into a buffer of
 `BLOCK_BYTES` and multiplies that, block by block, so memory stays bounded and the patches in cache.
-Next file to open: `windows.py`.
+Next file to open: `routines.py`, the loops.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 
 from lowgemm.gemm import gemm
-from lowgemm.nn import windows
+from lowgemm.nn import reference, routines
 from lowgemm.nn.weighted import packed
-from lowgemm.requantize import requantize
+from lowgemm.nn.windows import Windows
+from lowgemm.output.apply import TILE_COLS, TILE_ROWS, apply_routine
+from lowgemm.output.pipeline import compile_pipeline
+from lowgemm.output.stages import check_pipeline
+from lowgemm.reference import apply_pipeline
 
-#: Bytes of patches (or of depthwise sums) held at a time: a part of level 2 of the caches of common CPUs.
+#: Bytes of patches held at a time: a part of level 2 of the caches of common CPUs.
 BLOCK_BYTES = 1 << 18
-#: Elements of the depthwise convolution's inner loop: a few vectors of 16, so that its start does not dominate.
-TILE = 256
+#: Bytes of the depthwise convolution's sums at a time.
+SUMS_BYTES = 1 << 15
+#: Bytes of padded images at a time, one image at least.
+IMAGE_BYTES = 1 << 20
+
+
+class DepthwiseWork(NamedTuple):
+    """What `routines.depthwise` needs beside images and result.
+
+    Attributes
+    ----------
+    params : ndarray
+        Its record.
+    taps : ndarray of int32
+        Its weights.
+    space : int
+        Bytes of scratch memory.
+    held : tuple
+        What the record's addresses point into.
+    """
+
+    params: np.ndarray
+    taps: np.ndarray
+    space: int
+    held: tuple[Any, ...]
 
 
 class Filters:
@@ -53,13 +81,14 @@ class Filters:
             self.parts = [slice(0, self.outputs)]
             self._weight, self._taps = weight.reshape(kh * kw, self.outputs).astype(np.int32), (None, weight)
             # filters repeated for so many pixels that the inner loop is at least TILE long
-            self._tile = -(-TILE // self.outputs)
+            self._tile = -(-routines.TILE // self.outputs)
             self.nbytes = self._weight.nbytes * (1 + self._tile)
             return
         per_group = self.outputs // groups
         self.parts = [slice(g * per_group, (g + 1) * per_group) for g in range(groups)]
         flat = weight.reshape(-1, self.outputs)
         self._packed = [packed(flat[:, part]) for part in self.parts]
+        self._records: tuple[Windows | None, list[np.ndarray]] = (None, [])
         self.nbytes = sum(p.nbytes for p in self._packed)
 
     def run(
@@ -96,9 +125,12 @@ class Filters:
         """
         if out.size == 0:
             return
-        geometry = (*out.shape[1:3], *self.size, *stride, padding[0], padding[2], *dilation)
+        if numba.config.DISABLE_JIT:
+            self._run_slowly(x, out, stages, input_zero, weight_zero, stride, padding, dilation)
+            return
+        windows = Windows(x.shape, out.shape[1:3], self.size, stride, padding, dilation)
         if self.depthwise:
-            self._depthwise(x, out, stages[0], input_zero, weight_zero, geometry)
+            self._depthwise(x, out, stages[0], input_zero, weight_zero, windows)
             return
         vector = isinstance(weight_zero, np.ndarray)
 
@@ -112,7 +144,25 @@ class Filters:
         if self.size == (1, 1) and not any(padding):
             self._pointwise(x, out, stride, multiply)
         else:
-            self._patches(x, out, input_zero, geometry, multiply)
+            self._patches(x, out, input_zero, windows, multiply)
+
+    def depthwise_work(
+        self, windows: Windows, dtype: np.dtype, stages: Any, input_zero: int, weight_zero: int | np.ndarray
+    ) -> DepthwiseWork:
+        """What `routines.depthwise` needs for images of `dtype`; `stages` are None or empty for the int32 sums."""
+        row = windows.out[1] * self.outputs
+        block = min(windows.shape[0] * windows.out[0], max(1, SUMS_BYTES // (4 * row)))
+        size = (block * windows.out[1], self.outputs)
+        checked, result = check_pipeline(stages or None, *size)
+        pipeline = compile_pipeline(checked, result, fold_bias=False, size=size, contiguous=True)
+        table = np.array(pipeline.table(), np.int64)
+        flip = 128 if dtype == np.int8 else 0
+        params = routines.depthwise.record(
+            **windows.fields(), block=block, flip=flip, zero=input_zero + flip, apply=apply_routine().address,
+            stages=table.ctypes.data, count=table.size // 2, item=result.itemsize,
+        )  # fmt: skip
+        space = 4 * (block * row + TILE_ROWS * TILE_COLS)
+        return DepthwiseWork(params, self._taps_of(weight_zero), space, (pipeline, checked, table))
 
     def _pointwise(self, x: np.ndarray, out: np.ndarray, stride: tuple[int, int], multiply: Any) -> None:
         # with a stride the rows of pixels stay separate matrices of a batch: still no copy
@@ -124,21 +174,43 @@ class Filters:
             multiply(lhs[..., g * self.depth : (g + 1) * self.depth], g, to[..., part])
 
     def _patches(
-        self, x: np.ndarray, out: np.ndarray, input_zero: int, geometry: tuple[int, ...], multiply: Any
+        self, x: np.ndarray, out: np.ndarray, input_zero: int, windows: Windows, multiply: Any
     ) -> None:
-        x = np.ascontiguousarray(x)
-        flat, to = x.reshape(-1).view(np.uint8), out.reshape(-1, self.outputs)
-        row = math.prod(self.size) * self.depth
-        pixels = to.shape[0]
-        block = min(pixels, max(1, BLOCK_BYTES // row))
-        buffer = np.empty(block * row, np.uint8)
-        matrix = buffer.view(x.dtype).reshape(block, row)
-        copy, zero = windows.patches(), input_zero & 255
-        for g, part in enumerate(self.parts):
-            for first in range(0, pixels, block):
-                count = min(block, pixels - first)
-                copy(flat, buffer, first, count, *x.shape[1:], *geometry, g * self.depth, self.depth, zero)
-                multiply(matrix[:count], g, to[first : first + count, part])
+        """Some images at a time: a padded copy, which has room behind it, then block by block of patches."""
+        whole = windows.padded().shape
+        at_once = min(whole[0], max(1, IMAGE_BYTES // math.prod(whole[1:])))
+        padded = np.full(math.prod(whole[1:]) * at_once + routines.SLACK, input_zero, x.dtype)
+        images = padded[: -routines.SLACK].reshape(at_once, *whole[1:])
+        top, _, left, _ = windows.padding
+        inside = images[:, top : top + x.shape[1], left : left + x.shape[2]]
+        row, pixels = math.prod(self.size) * self.depth, math.prod(windows.out)
+        block = min(at_once * pixels, max(1, BLOCK_BYTES // row))
+        patches = np.empty(block * row + routines.SLACK, x.dtype)
+        matrix = patches[: block * row].reshape(block, row)
+        works = self._patches_of(windows.padded(at_once))
+        addresses = padded.ctypes.data, 0, patches.ctypes.data, 0
+        for image in range(0, whole[0], at_once):
+            n = min(at_once, whole[0] - image)
+            inside[:n] = x[image : image + n]
+            to = out[image : image + n].reshape(-1, self.outputs)
+            for first in range(0, n * pixels, block):
+                count = min(block, n * pixels - first)
+                for g, part in enumerate(self.parts):
+                    works[g]["first"], works[g]["count"] = first, count
+                    routines.patches.ctypes(works[g].ctypes.data, *addresses)
+                    multiply(matrix[:count], g, to[first : first + count, part])
+
+    def _patches_of(self, windows: Windows) -> list[np.ndarray]:
+        """Records of `routines.patches` for each group; those of the last windows are kept, and copied: a call changes its own."""
+        known, records = self._records
+        if known != windows:
+            row = math.prod(self.size) * self.depth
+            records = [
+                routines.patches.record(**windows.patches(0, 0, g * self.depth, self.depth, row))
+                for g in range(self.groups)
+            ]
+            self._records = (windows, records)  # one assignment, so threads see a pair that fits
+        return [record.copy() for record in records]
 
     def _depthwise(
         self,
@@ -147,26 +219,11 @@ class Filters:
         stages: Any,
         input_zero: int,
         weight_zero: int | np.ndarray,
-        geometry: tuple[int, ...],
+        windows: Windows,
     ) -> None:
-        x = np.ascontiguousarray(x)
-        flat, to = x.reshape(-1).view(np.uint8), out.reshape(-1, self.outputs)
-        ow = out.shape[2]
-        lines = out.shape[0] * out.shape[1]
-        block = min(lines, max(1, BLOCK_BYTES // (4 * ow * self.outputs)))
-        acc = np.empty((block * ow, self.outputs), np.int32)
-        flip = 128 if x.dtype == np.int8 else 0
-        taps, loop = self._taps_of(weight_zero), windows.depthwise()
-        for first in range(0, lines, block):
-            count = min(block, lines - first)
-            loop(
-                flat, taps, self._tile, acc.reshape(-1), first, count, *x.shape[1:3], *geometry, flip, input_zero + flip
-            )  # fmt: skip
-            target = to[first * ow : (first + count) * ow]
-            if stages:
-                requantize(acc[: count * ow], stages, out=target)
-            else:
-                target[...] = acc[: count * ow]
+        work = self.depthwise_work(windows, x.dtype, stages, input_zero, weight_zero)
+        space = np.empty(work.space, np.uint8)
+        routines.depthwise.run(work.params, np.ascontiguousarray(x), work.taps, out, space)
 
     def _taps_of(self, weight_zero: int | np.ndarray) -> np.ndarray:
         """Weights less their zero point, repeated; those of the last zero point are kept."""
@@ -176,3 +233,17 @@ class Filters:
             taps = np.tile((self._weight - weight_zero).astype(np.int32), (1, self._tile))
             self._taps = (key, taps)  # one assignment, so threads see a pair that fits
         return taps
+
+    def _run_slowly(
+        self, x: np.ndarray, out: np.ndarray, stages: Sequence[Any], input_zero: int, weight_zero: Any, stride: Any,
+        padding: Any, dilation: Any,
+    ) -> None:  # fmt: skip
+        """By the definition, where nothing is compiled."""
+        flat = self._weight if self.depthwise else np.concatenate(self._packed, axis=1)
+        sums = reference.conv2d(
+            x, flat.reshape(*self.size, self.depth, self.outputs), input_zero, weight_zero, (), stride=stride,
+            padding=padding, dilation=dilation, groups=self.groups,
+        )  # fmt: skip
+        for part, own in zip(self.parts, stages, strict=True):
+            rows = sums[..., part].reshape(-1, part.stop - part.start)
+            out[..., part] = apply_pipeline(rows, own or ()).reshape(sums[..., part].shape)

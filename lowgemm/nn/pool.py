@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.nn import reference
+from lowgemm.nn import reference, routines
 from lowgemm.nn.layer import Layer, four, pair, tensor_qparams, window_shape
 from lowgemm.nn.program import Place, Program
+from lowgemm.nn.windows import Windows
 from lowgemm.quantization import QParams
 
 
@@ -55,18 +56,9 @@ class _Pool(Layer):
         n, oh, ow, channels = self.output_shape(shape)
         to = program.result(n * oh * ow * channels, program.take_last())
         flip = 128 if self.input_qparams.dtype == np.int8 else 0
-        params = [
-            *shape,
-            oh,
-            ow,
-            *self.size,
-            *self.stride,
-            self.padding[0],
-            self.padding[2],
-            flip,
-            self.average,
-        ]
-        program.op("pool", params, x, to, space=4 * channels)
+        windows = Windows(shape, (oh, ow), self.size, self.stride, self.padding)
+        params = routines.pool.record(**windows.fields(), flip=flip, average=self.average)
+        program.op(routines.pool, params, x, to, space=4 * channels)
         return to
 
     def reference(self, x: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ Next file to open: `routines.py`, the routines.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -25,10 +24,10 @@ from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.seen import Seen
 from lowgemm.jit import disk_cache, scratch
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.jit.memory import address, as_address, load_i32, offset, store_32
+from lowgemm.jit.memory import address, as_address, load_i32, store_32
 from lowgemm.jit.routine import call_address
-from lowgemm.jit.stamp import source_stamp
 from lowgemm.nn import routines
+from lowgemm.nn.windows import Windows
 from lowgemm.output.stages import check_pipeline
 from lowgemm.quantization import QParams
 
@@ -37,6 +36,15 @@ INPUT, RESULT, BETWEEN, FIXED = range(4)
 #: Bytes between layers that a run should need: more images are taken in parts that stay in level 2 of the caches.
 PART_BYTES = 1 << 18
 _HEAD = 64
+#: A call of the table: routine, parameters, where its two inputs and its result lie (each: what the address counts from, and bytes
+#: from there), and scratch memory, in bytes from the memory between.
+CALL = np.dtype(
+    [
+        (name, np.int64)
+        for name in ("routine", "params", "src_base", "src", "src2_base", "src2", "dst_base", "dst", "space")
+    ]
+)
+_WORDS = CALL.itemsize // 8
 
 
 class Place(NamedTuple):
@@ -75,30 +83,25 @@ class Emitter(Protocol):
         """Write down the routines for an input at `x`; where the result lies."""
 
 
-def _make_run(stamp: int) -> Any:
-    data = types.uint8[::1]
-
-    @disk_cache.njit([types.int64(types.int64[:, ::1], data, data, data)], nogil=True)
-    def run(table, x, out, between):
-        _ = stamp
-        bases = (as_address(address(x)), as_address(address(out)), as_address(address(between)), 0)
-        store_32(address(between), 0, 0)
-        for i in range(table.shape[0]):
-            call_address(
-                table[i, 0],
-                (
-                    table[i, 1], bases[table[i, 2]] + table[i, 3], bases[table[i, 4]] + table[i, 5],
-                    bases[table[i, 6]] + table[i, 7], bases[2] + table[i, 8],
-                ),
-            )  # fmt: skip
-        return load_i32(offset(address(between), 0), 0)
-
-    return run
+_bytes = types.uint8[::1]
 
 
-@functools.cache
-def _run() -> Any:
-    return _make_run(source_stamp("nn"))
+@disk_cache.njit([types.int64(types.int64[::1], _bytes, _bytes, _bytes)], nogil=True)
+def run_calls(table, x, out, between):
+    """Make the calls of a table (records of `CALL` as flat int64, which Numba passes on sooner); returns the number of NaNs."""
+    calls = numba.carray(address(table), (table.size // _WORDS,), CALL)
+    bases = (as_address(address(x)), as_address(address(out)), as_address(address(between)), 0)
+    store_32(address(between), 0, 0)
+    for i in range(calls.size):
+        call = calls[i]
+        call_address(
+            call.routine,
+            (
+                call.params, bases[call.src_base] + call.src, bases[call.src2_base] + call.src2,
+                bases[call.dst_base] + call.dst, bases[BETWEEN] + call.space,
+            ),
+        )  # fmt: skip
+    return load_i32(address(between), 0)
 
 
 class Program(NotCopied):
@@ -117,7 +120,7 @@ class Program(NotCopied):
     instead = "copy the layers, which write a program of their own"
 
     def __init__(self, layers: Sequence[Emitter], shape: tuple[int, ...], real: bool) -> None:
-        self._rows: list[list[int]] = []
+        self._calls: list[tuple[int, ...]] = []
         self._keep: list[Any] = []
         self._busy: list[Place] = []
         self._top, self._space = _HEAD, 0
@@ -126,22 +129,25 @@ class Program(NotCopied):
         if real:
             q = layers[0].input_qparams
             to = self.place(math.prod(shape))
-            values = [math.prod(shape), float(q.scale), float(q.zero_point), q.qmin, q.qmax]
-            self.op("quantize", np.array(values, np.float64), x, to, Place(BETWEEN, 0, 8))
+            params = routines.quantize.record(
+                count=to.size, scale=float(q.scale), zero_point=float(q.zero_point), low=q.qmin, high=q.qmax
+            )
+            self.op(routines.quantize, params, x, to, Place(BETWEEN, 0, 8))
             x = to
         y = self.chain(layers, x, shape, whole=True)
         if y.base != RESULT:  # nothing but views
             to = Place(RESULT, 0, y.size)
-            self.op("pad", [1, 1, y.size, 0, 0, 0, 0, 0], y, to)
+            whole = Windows((1, 1, y.size, 1), (1, 1), (1, 1), (1, 1))
+            self.op(routines.pad, routines.pad.record(**whole.margins(0)), y, to)
         space_at = -(-self._top // scratch.ALIGNMENT) * scratch.ALIGNMENT
-        for row in self._rows:
-            row[8] = space_at
-        self.table = np.array(self._rows, np.int64)
+        calls = np.array(self._calls, CALL)
+        calls["space"] = space_at
+        self.table = calls.view(np.int64)
         self.bytes_between = space_at + self._space + scratch.ALIGNMENT
 
     def run(self, x: np.ndarray, out: np.ndarray) -> int:
         """Run on flat bytes; returns the number of NaNs in a real input."""
-        return _run()(self.table, x, out, scratch.borrowed(self.bytes_between))
+        return run_calls(self.table, x, out, scratch.borrowed(self.bytes_between))
 
     # ---- what layers call ------------------------------------------------------------------------------------
     def chain(
@@ -196,13 +202,13 @@ class Program(NotCopied):
         """Keep what addresses point into."""
         self._keep.append(owner)
 
-    def op(self, name: str, params: Any, x: Place, to: Place, x2: Place = NOWHERE, *, space: int = 0) -> None:
-        """A routine of `routines.py`, with bytes of scratch memory."""
-        at = self.keep(params if isinstance(params, np.ndarray) else np.array(params, np.int64))
+    def op(
+        self, routine: routines.LayerRoutine, params: np.ndarray, x: Place, to: Place, x2: Place = NOWHERE, *, space: int = 0
+    ) -> None:  # fmt: skip
+        """A routine of `routines.py` with its record of parameters, and bytes of scratch memory."""
+        at = self.keep(params)
         self._space = max(self._space, space)
-        self._rows.append(
-            [routines.routine(name).address, at, x.base, x.at, x2.base, x2.at, to.base, to.at, 0]
-        )
+        self._calls.append((routine.address, at, x.base, x.at, x2.base, x2.at, to.base, to.at, 0))
 
     def product(
         self, x: Place, kind: str, shape: tuple[int, int], stride: int, packed: PackedRhs, zeros: tuple[int, Any],
@@ -236,10 +242,11 @@ class Program(NotCopied):
             ]
         self.hold((plan, packed))
         values = [0 if bilinear else int(z) for z in zeros]
-        params = [
-            int(plan.p.single), plan.numbers.ctypes.data, packed.panels_address, packed.sums_address, *values, *vectors
-        ]  # fmt: skip
-        self.op("multiply", params, x, to, space=plan.scratch_bytes + scratch.ALIGNMENT)
+        params = routines.multiply.record(
+            routine=int(plan.p.single), plan=plan.numbers.ctypes.data, panels=packed.panels_address, sums=packed.sums_address,
+            lhs_zero=values[0], rhs_zero=values[1], lhs_zeros=vectors[0], rhs_zeros=vectors[1],
+        )  # fmt: skip
+        self.op(routines.multiply, params, x, to, space=plan.scratch_bytes + scratch.ALIGNMENT)
 
 
 class _Entry(NamedTuple):

@@ -1,28 +1,95 @@
 """The layers' loops as C functions: ``routine(params, src, src2, dst, space)``, run one after another by `program.py`.
 
-int8 is taken as uint8 with the top bit flipped (``v = (u ^ flip) - flip``), so each is compiled once. Parameters are
-int64 numbers. Loops count in unsigned integers: Numba wraps signed indices around, and such loops do not vectorise.
+Each has a record of parameters with named fields, written by `LayerRoutine.record` and read by the same description. int8 is
+taken as uint8 with the top bit flipped (``v = (u ^ flip) - flip``), so each is compiled once. Loops count in unsigned
+integers: Numba wraps signed indices around, and such loops do not vectorise.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 
-from lowgemm.jit.memory import as_address, copy_bytes, load_f64, load_i64, offset, pointer_at, store_32
-from lowgemm.jit.routine import call_address, compile_c, signature
-from lowgemm.jit.stamp import source_stamp
+from lowgemm.jit.memory import as_address, copy_bytes, offset, pointer_at, store_32
+from lowgemm.jit.routine import Routine, call_address, signature
 
-_SIGNATURE = signature("ppppp")
 #: Bytes behind a buffer that `patches` may read or write: its copies are whole vectors.
 SLACK = 64
 #: Elements of the depthwise convolution's inner loop: a few vectors of 16, so that its start does not dominate.
 TILE = 256
 _u64 = np.uint64
+
+
+def _fields(names: str, of: Any = np.int64) -> list[tuple[str, Any]]:
+    return [(name, of) for name in names.split()]
+
+
+#: Where windows lie: images (their number, size and channels), size of the result and of a window, steps of the windows and
+#: inside of one, padding in front. `windows.Windows.fields` writes these.
+_WINDOWS = _fields("images height width channels oh ow kh kw sy sx dy dx top left")
+#: A planned product: routine, plan, panels and sums of the packed weights, zero points, or addresses of vectors of them.
+MULTIPLY = np.dtype(_fields("routine plan panels sums lhs_zero rhs_zero lhs_zeros rhs_zeros"))
+#: Quantization of `count` real numbers.
+QUANTIZE = np.dtype([("count", np.int64), *_fields("scale zero_point low high", np.float64)])
+#: Images of `row` bytes a line, and what goes around them: lines, bytes, and their value.
+PAD = np.dtype(_fields("images height row top bottom left right zero"))
+#: Windows over padded images. `count` patches from `first` on, of `kh` rows of `taps_x` runs of `run` bytes; the first
+#: channel; bytes from one patch to the next.
+PATCHES = np.dtype(_WINDOWS + _fields("first count taps_x run channel row_bytes"))
+#: Lines of the result that are done at a time; the input's flip and zero point; output stages: the routine that applies
+#: them, their table and its length, and bytes of an element.
+DEPTHWISE = np.dtype(_WINDOWS + _fields("block flip zero apply stages count item"))
+#: The input's flip; whether the mean is wanted.
+POOL = np.dtype(_WINDOWS + _fields("flip average"))
+#: Address of the table of all pairs; elements.
+ADD = np.dtype(_fields("table count"))
+_TABLE = 0
+assert ADD.names is not None and ADD.names[_TABLE] == "table"
+
+
+class LayerRoutine(Routine):
+    """A routine that runs on addresses, and the description of its parameters.
+
+    Parameters
+    ----------
+    function : callable
+        Of (params, src, src2, dst, space), all pointers; `params` points to a record.
+    parameters : dtype
+        Of the record.
+    """
+
+    def __init__(self, function: Callable[..., Any], parameters: np.dtype) -> None:
+        super().__init__(function, signature("ppppp"))
+        self.parameters = parameters
+
+    def record(self, **values: float) -> np.ndarray:
+        """Parameters, each by its name: an array of one record.
+
+        Raises
+        ------
+        TypeError
+            If one is missing, or there is none of that name.
+
+        Examples
+        --------
+        >>> add.record(table=0, count=3)["count"]
+        array([3])
+        """
+        names = self.parameters.names or ()
+        if values.keys() != set(names):
+            raise TypeError(f"values: expected {', '.join(names)}, got {', '.join(values)}")
+        return np.array([tuple(values[name] for name in names)], self.parameters)
+
+    def run(self, params: np.ndarray, src: np.ndarray, src2: np.ndarray, dst: np.ndarray, space: Any) -> None:
+        """Run on arrays, which have the sizes that the parameters say."""
+        self.ctypes(*(a.ctypes.data for a in (params, src, src2, dst, space)))
+
+
+def _layer_routine(parameters: np.dtype) -> Callable[[Callable[..., Any]], LayerRoutine]:
+    return lambda function: LayerRoutine(function, parameters)
 
 
 @numba.njit(nogil=True)
@@ -86,291 +153,174 @@ def _tap(x, source, weight, at_weight, acc, to, count, flip, zero):
         acc[t + c] += np.int32(v * weight[w + c])
 
 
-def _make_multiply(stamp: int) -> Any:
-    @compile_c(_SIGNATURE)
-    def multiply(params, src, src2, dst, space):
-        """A planned product: routine, plan, panels, sums, zero points, addresses of vectors of zero points."""
-        _ = stamp
-        p = numba.carray(params, (8,), np.int64)
+@_layer_routine(MULTIPLY)
+def multiply(params, src, src2, dst, space):
+    """A planned product."""
+    p = numba.carray(params, (1,), MULTIPLY)[0]
+    call_address(
+        p.routine,
+        (
+            p.plan, as_address(src), p.panels, p.sums, as_address(dst), as_address(space), p.lhs_zero, p.rhs_zero,
+            p.lhs_zeros, p.rhs_zeros,
+        ),
+    )  # fmt: skip
+
+
+@_layer_routine(QUANTIZE)
+def quantize(params, src, src2, dst, space):
+    """Real numbers to integers; the number of NaNs goes to `src2`."""
+    p = numba.carray(params, (1,), QUANTIZE)[0]
+    x, out = numba.carray(src, (p.count,), np.float32), numba.carray(dst, (p.count,), np.uint8)
+    nans = _quantize(x, p.scale, p.zero_point, p.low, p.high, out)
+    store_32(src2, 0, min(nans, 1 << 30))
+
+
+@_layer_routine(PAD)
+def pad(params, src, src2, dst, space):
+    """Images with a margin."""
+    p = numba.carray(params, (1,), PAD)[0]
+    images, height, row = p.images, p.height, p.row
+    top, bottom, left, right = p.top, p.bottom, p.left, p.right
+    width = left + row + right
+    size = images * (top + height + bottom) * width
+    x, out = numba.carray(src, (images * height * row,), np.uint8), numba.carray(dst, (size,), np.uint8)
+    value = np.uint8(p.zero)
+    at = 0
+    for i in range(images):
+        _fill(out, at, top * width, value)
+        at += top * width
+        for y in range(height):
+            _fill(out, at, left, value)
+            _copy(x, (i * height + y) * row, out, at + left, row)
+            _fill(out, at + left + row, right, value)
+            at += width
+        _fill(out, at, bottom * width, value)
+        at += bottom * width
+
+
+@_layer_routine(PATCHES)
+def patches(params, src, src2, dst, space):
+    """Rows `first` ... of the matrix of patches of padded images.
+
+    Each tap (or row of taps, where they lie side by side) is copied in vectors that may write too much: what
+    comes next overwrites it, and behind a row's end it meets weights that are zero.
+    """
+    p = numba.carray(params, (1,), PATCHES)[0]
+    first, height, width, channels, oh, ow = p.first, p.height, p.width, p.channels, p.oh, p.ow
+    taps_y, taps_x, run, sy, sx, dy, dx = p.kh, p.taps_x, p.run, p.sy, p.sx, p.dy, p.dx
+    channel, row_bytes = p.channel, p.row_bytes
+    image = first // (oh * ow)
+    oy = (first - image * oh * ow) // ow
+    ox = first - (image * oh + oy) * ow
+    for r in range(p.count):
+        corner = ((image * height + oy * sy) * width + ox * sx) * channels + channel
+        at = r * row_bytes
+        for ky in range(taps_y):
+            for kx in range(taps_x):
+                source = corner + (ky * dy * width + kx * dx) * channels
+                if run <= 16:
+                    copy_bytes(offset(dst, at), offset(src, source), 16)
+                else:
+                    j = 0
+                    while j < run:
+                        copy_bytes(offset(dst, at + j), offset(src, source + j), 32)
+                        j += 32
+                at += run
+        ox += 1
+        if ox == ow:
+            ox = 0
+            oy += 1
+            if oy == oh:
+                oy = 0
+                image += 1
+
+
+@_layer_routine(DEPTHWISE)
+def depthwise(params, src, src2, dst, space):
+    """A convolution in which each channel has a filter of its own, and the output pipeline on its sums.
+
+    The weights are (taps, tile * channels) int32, each filter repeated for `tile` pixels. With a stride of 1
+    neighbouring pixels of a tap lie side by side in x and in the sums, so the inner loop runs over them at once.
+    """
+    p = numba.carray(params, (1,), DEPTHWISE)[0]
+    height, width, channels, oh, ow = p.height, p.width, p.channels, p.oh, p.ow
+    kh, kw, sy, sx, dy, dx, top, left = p.kh, p.kw, p.sy, p.sx, p.dy, p.dx, p.top, p.left
+    flip, zero, item = np.int32(p.flip), np.int32(p.zero), p.item
+    lines, block = p.images * oh, p.block
+    tile = (TILE + channels - 1) // channels
+    x = numba.carray(src, (p.images * height * width * channels,), np.uint8)
+    acc = numba.carray(space, (block * ow * channels,), np.int32)
+    weight = numba.carray(src2, (kh * kw * tile * channels,), np.int32)
+    step = tile if sx == 1 else 1
+    for first in range(0, lines, block):
+        rows = min(block, lines - first)
+        for i in range(rows * ow * channels):
+            acc[i] = 0
+        for r in range(rows):
+            image = (first + r) // oh
+            oy = first + r - image * oh
+            for ky in range(kh):
+                y = oy * sy - top + ky * dy
+                if y < 0 or y >= height:
+                    continue
+                for kx in range(kw):
+                    shift = kx * dx - left
+                    begin = 0 if shift >= 0 else (-shift + sx - 1) // sx
+                    end = 0 if width <= shift else min(ow, (width - shift - 1) // sx + 1)
+                    for ox in range(begin, end, step):
+                        _tap(
+                            x, ((image * height + y) * width + ox * sx + shift) * channels, weight,
+                            (ky * kw + kx) * tile * channels, acc, (r * ow + ox) * channels,
+                            min(step, end - ox) * channels, flip, zero,
+                        )  # fmt: skip
+        sums, line = as_address(space), 4 * channels
+        out = as_address(dst) + first * ow * channels * item
+        tile_at = sums + 4 * block * ow * channels
         call_address(
-            p[0],
-            (p[1], as_address(src), p[2], p[3], as_address(dst), as_address(space), p[4], p[5], p[6], p[7]),
+            p.apply,
+            (p.stages, p.count, sums, line, 4, rows * ow, channels, out, channels * item, item, tile_at),
         )
 
-    return multiply
 
-
-def _make_quantize(stamp: int) -> Any:
-    @compile_c(_SIGNATURE)
-    def quantize(params, src, src2, dst, space):
-        """Real numbers to integers; the number of NaNs goes to `src2`. Parameters are float64."""
-        _ = stamp
-        count = int(load_f64(params, 0))
-        x, out = numba.carray(src, (count,), np.float32), numba.carray(dst, (count,), np.uint8)
-        nans = _quantize(
-            x, load_f64(params, 1), load_f64(params, 2), load_f64(params, 3), load_f64(params, 4), out
-        )
-        store_32(src2, 0, min(nans, 1 << 30))
-
-    return quantize
-
-
-def _make_pad(stamp: int) -> Any:
-    @compile_c(_SIGNATURE)
-    def pad(params, src, src2, dst, space):
-        """Images with a margin: images, height, bytes of a row, top, bottom, bytes left, right, what it holds."""
-        _ = stamp
-        p = numba.carray(params, (8,), np.int64)
-        images, height, row, top, bottom, left, right, zero = p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]
-        width = left + row + right
-        size = images * (top + height + bottom) * width
-        x, out = numba.carray(src, (images * height * row,), np.uint8), numba.carray(dst, (size,), np.uint8)
-        value = np.uint8(zero)
-        at = 0
-        for i in range(images):
-            _fill(out, at, top * width, value)
-            at += top * width
-            for y in range(height):
-                _fill(out, at, left, value)
-                _copy(x, (i * height + y) * row, out, at + left, row)
-                _fill(out, at + left + row, right, value)
-                at += width
-            _fill(out, at, bottom * width, value)
-            at += bottom * width
-
-    return pad
-
-
-#: Parameters of `patches`, in order.
-PATCHES = [
-    "first",
-    "count",
-    "height",
-    "width",
-    "channels",
-    "oh",
-    "ow",
-    "taps_y",
-    "taps_x",
-    "run",
-    "sy",
-    "sx",
-    "dy",
-    "dx",
-    "channel",
-    "row_bytes",
-]
-
-
-def _make_patches(stamp: int) -> Any:
-    fields = len(PATCHES)
-
-    @compile_c(_SIGNATURE)
-    def patches(params, src, src2, dst, space):
-        """Rows `first` ... of the matrix of patches of padded images.
-
-        Each tap (or row of taps, where they lie side by side) is copied in vectors that may write too much: what
-        comes next overwrites it, and behind a row's end it meets weights that are zero.
-        """
-        _ = stamp
-        p = numba.carray(params, (fields,), np.int64)
-        first, count, height, width, channels, oh, ow = p[0], p[1], p[2], p[3], p[4], p[5], p[6]
-        taps_y, taps_x, run, sy, sx, dy, dx, channel, row_bytes = (
-            p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15],
-        )  # fmt: skip
-        image = first // (oh * ow)
-        oy = (first - image * oh * ow) // ow
-        ox = first - (image * oh + oy) * ow
-        for r in range(count):
-            corner = ((image * height + oy * sy) * width + ox * sx) * channels + channel
-            at = r * row_bytes
-            for ky in range(taps_y):
-                for kx in range(taps_x):
-                    source = corner + (ky * dy * width + kx * dx) * channels
-                    if run <= 16:
-                        copy_bytes(offset(dst, at), offset(src, source), 16)
-                    else:
-                        j = 0
-                        while j < run:
-                            copy_bytes(offset(dst, at + j), offset(src, source + j), 32)
-                            j += 32
-                    at += run
-            ox += 1
-            if ox == ow:
-                ox = 0
-                oy += 1
-                if oy == oh:
-                    oy = 0
-                    image += 1
-
-    return patches
-
-
-#: Parameters of `depthwise`, in order.
-DEPTHWISE = [
-    "lines",
-    "block",
-    "height",
-    "width",
-    "channels",
-    "oh",
-    "ow",
-    "taps_y",
-    "taps_x",
-    "sy",
-    "sx",
-    "dy",
-    "dx",
-    "top",
-    "left",
-    "flip",
-    "zero",
-    "apply",
-    "stages",
-    "count",
-    "item",
-]
-
-
-def _make_depthwise(stamp: int) -> Any:
-    fields = len(DEPTHWISE)
-
-    @compile_c(_SIGNATURE)
-    def depthwise(params, src, src2, dst, space):
-        """A convolution in which each channel has a filter of its own, and the output pipeline on its sums.
-
-        The weights are (taps, tile * channels) int32, each filter repeated for `tile` pixels. With a stride of 1
-        neighbouring pixels of a tap lie side by side in x and in the sums, so the inner loop runs over them at once.
-        """
-        _ = stamp
-        p = numba.carray(params, (fields,), np.int64)
-        lines, block, height, width, channels, oh, ow = p[0], p[1], p[2], p[3], p[4], p[5], p[6]
-        kh, kw, sy, sx, dy, dx, top, left = p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14]
-        flip, zero, item = np.int32(p[15]), np.int32(p[16]), p[20]
-        tile = (TILE + channels - 1) // channels
-        x = numba.carray(src, (lines // oh * height * width * channels,), np.uint8)
-        acc = numba.carray(space, (block * ow * channels,), np.int32)
-        weight = numba.carray(src2, (kh * kw * tile * channels,), np.int32)
-        step = tile if sx == 1 else 1
-        for first in range(0, lines, block):
-            rows = min(block, lines - first)
-            for i in range(rows * ow * channels):
-                acc[i] = 0
-            for r in range(rows):
-                image = (first + r) // oh
-                oy = first + r - image * oh
-                for ky in range(kh):
-                    y = oy * sy - top + ky * dy
-                    if y < 0 or y >= height:
-                        continue
-                    for kx in range(kw):
-                        shift = kx * dx - left
-                        begin = 0 if shift >= 0 else (-shift + sx - 1) // sx
-                        end = 0 if width <= shift else min(ow, (width - shift - 1) // sx + 1)
-                        for ox in range(begin, end, step):
-                            _tap(
-                                x, ((image * height + y) * width + ox * sx + shift) * channels, weight,
-                                (ky * kw + kx) * tile * channels, acc, (r * ow + ox) * channels,
-                                min(step, end - ox) * channels, flip, zero,
-                            )  # fmt: skip
-            sums, line = as_address(space), 4 * channels
-            out = as_address(dst) + first * ow * channels * item
-            tile_at = sums + 4 * block * ow * channels
-            call_address(
-                p[17],
-                (p[18], p[19], sums, line, 4, rows * ow, channels, out, channels * item, item, tile_at),
-            )
-
-    return depthwise
-
-
-#: Parameters of `pool`, in order.
-POOL = [
-    "images",
-    "height",
-    "width",
-    "channels",
-    "oh",
-    "ow",
-    "kh",
-    "kw",
-    "sy",
-    "sx",
-    "top",
-    "left",
-    "flip",
-    "average",
-]
-
-
-def _make_pool(stamp: int) -> Any:
-    fields = len(POOL)
-
-    @compile_c(_SIGNATURE)
-    def pool(params, src, src2, dst, space):
-        """Largest value or mean of windows."""
-        _ = stamp
-        p = numba.carray(params, (fields,), np.int64)
-        n, height, width, channels, oh, ow = p[0], p[1], p[2], p[3], p[4], p[5]
-        kh, kw, sy, sx, top, left, average = p[6], p[7], p[8], p[9], p[10], p[11], p[13]
-        flip = np.int32(p[12])
-        x = numba.carray(src, (n * height * width * channels,), np.uint8)
-        out = numba.carray(dst, (n * oh * ow * channels,), np.uint8)
-        sums = numba.carray(space, (channels,), np.int32)
-        at = 0
-        for i in range(n):
-            for oy in range(oh):
-                y0, y1 = max(oy * sy - top, 0), min(oy * sy - top + kh, height)
-                for ox in range(ow):
-                    x0, x1 = max(ox * sx - left, 0), min(ox * sx - left + kw, width)
+@_layer_routine(POOL)
+def pool(params, src, src2, dst, space):
+    """Largest value or mean of windows."""
+    p = numba.carray(params, (1,), POOL)[0]
+    n, height, width, channels, oh, ow = p.images, p.height, p.width, p.channels, p.oh, p.ow
+    kh, kw, sy, sx, top, left = p.kh, p.kw, p.sy, p.sx, p.top, p.left
+    flip, average = np.int32(p.flip), p.average
+    x = numba.carray(src, (n * height * width * channels,), np.uint8)
+    out = numba.carray(dst, (n * oh * ow * channels,), np.uint8)
+    sums = numba.carray(space, (channels,), np.int32)
+    at = 0
+    for i in range(n):
+        for oy in range(oh):
+            y0, y1 = max(oy * sy - top, 0), min(oy * sy - top + kh, height)
+            for ox in range(ow):
+                x0, x1 = max(ox * sx - left, 0), min(ox * sx - left + kw, width)
+                for c in range(channels):
+                    sums[c] = 0
+                for y in range(y0, y1):
+                    for xx in range(x0, x1):
+                        source = ((i * height + y) * width + xx) * channels
+                        if average:
+                            _add_up(x, source, sums, channels, flip)
+                        else:
+                            _largest(x, source, sums, channels, flip)
+                if average:
+                    _means(sums, channels, (y1 - y0) * (x1 - x0), flip, out, at)
+                else:
                     for c in range(channels):
-                        sums[c] = 0
-                    for y in range(y0, y1):
-                        for xx in range(x0, x1):
-                            source = ((i * height + y) * width + xx) * channels
-                            if average:
-                                _add_up(x, source, sums, channels, flip)
-                            else:
-                                _largest(x, source, sums, channels, flip)
-                    if average:
-                        _means(sums, channels, (y1 - y0) * (x1 - x0), flip, out, at)
-                    else:
-                        for c in range(channels):
-                            out[at + c] = sums[c] ^ flip
-                    at += channels
-
-    return pool
+                        out[at + c] = sums[c] ^ flip
+                at += channels
 
 
-def _make_add(stamp: int) -> Any:
-    @compile_c(_SIGNATURE)
-    def add(params, src, src2, dst, space):
-        """Sums of 8-bit integers from a table of all pairs: address of the table, number of elements."""
-        _ = stamp
-        count = load_i64(params, 1)
-        a, b = numba.carray(src, (count,), np.uint8), numba.carray(src2, (count,), np.uint8)
-        out, table = (
-            numba.carray(dst, (count,), np.uint8),
-            numba.carray(pointer_at(params, 0), (1 << 16,), np.uint8),
-        )
-        for i in range(count):
-            out[i] = table[(np.int64(a[i]) << 8) | np.int64(b[i])]
-
-    return add
-
-
-_FACTORIES: dict[str, Callable[[int], Any]] = {
-    "multiply": _make_multiply,
-    "quantize": _make_quantize,
-    "pad": _make_pad,
-    "patches": _make_patches,
-    "depthwise": _make_depthwise,
-    "pool": _make_pool,
-    "add": _make_add,
-}
-
-
-@functools.cache
-def routine(name: str) -> Any:
-    """Compiled C function of that name."""
-    return _FACTORIES[name](source_stamp("nn"))
+@_layer_routine(ADD)
+def add(params, src, src2, dst, space):
+    """Sums of 8-bit integers from a table of all pairs."""
+    count = numba.carray(params, (1,), ADD)[0].count
+    a, b = numba.carray(src, (count,), np.uint8), numba.carray(src2, (count,), np.uint8)
+    out = numba.carray(dst, (count,), np.uint8)
+    table = numba.carray(pointer_at(params, _TABLE), (1 << 16,), np.uint8)
+    for i in range(count):
+        out[i] = table[(np.int64(a[i]) << 8) | np.int64(b[i])]

@@ -18,9 +18,9 @@ from lowgemm.gemm import gemm
 from lowgemm.onnx_run import operators
 from lowgemm.onnx_run.elementwise import qlinear_add, qlinear_mul
 from lowgemm.onnx_run.geometry import geometry
-from lowgemm.onnx_run.operators import _need_bytes as need_bytes
 from lowgemm.onnx_run.operators import (
     dequantize_linear,
+    need_bytes,
     quantize_linear,
     scaled_product,
 )

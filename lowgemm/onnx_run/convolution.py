@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lowgemm.checks.arguments import as_operand
-from lowgemm.checks.onnx import scale_argument, zero_point_argument
+from lowgemm.checks.onnx import result_zero_point, scale_argument, zero_point_argument
 from lowgemm.checks.values import as_array
 from lowgemm.nn.filters import Filters
-from lowgemm.onnx_run.geometry import Geometry, geometry
+from lowgemm.onnx_run.geometry import Geometry, check_filters, geometry
 from lowgemm.onnx_run.pipelines import pipeline
 from lowgemm.requantize import requantize
 
@@ -49,15 +49,10 @@ class PackedFilters:
 
     def __init__(self, w: Any, group: int = 1) -> None:
         w = as_operand(w, "w")
-        if w.ndim < 3:
-            raise ValueError(
-                f"w: expected filters, channels and at least one spatial axis, got shape {w.shape}"
-            )
-        if group < 1 or w.shape[0] % group:
-            raise ValueError(f"group: expected a divisor of the {w.shape[0]} filters, got {group}")
-        self.shape, self.dtype, self.group, self.flat = w.shape, w.dtype, group, w.ndim == 3
-        if 0 in w.shape[1:]:
+        group = check_filters(w.shape, group)
+        if not w.shape[1]:
             raise ValueError(f"w: expected filters with elements, got shape {w.shape}")
+        self.shape, self.dtype, self.group, self.flat = w.shape, w.dtype, group, w.ndim == 3
         flat = w[:, :, None] if w.ndim == 3 else w
         self.outer = list(itertools.product(*map(range, flat.shape[2:-2])))
         self.slices = [
@@ -71,17 +66,38 @@ class PackedFilters:
         return sum(f.nbytes for f in self.slices)
 
 
+class _Checked(NamedTuple):
+    """Operands that fit, and where the windows lie."""
+
+    x: np.ndarray
+    filters: PackedFilters
+    geometry: Geometry
+    x_zero: int
+    w_zero: int | np.ndarray
+
+
+def _checked(x: Any, w: Any, x_zero_point: Any, w_zero_point: Any, group: Any, **attributes: Any) -> _Checked:
+    x, group = as_operand(x, "x"), 1 if group is None else group
+    filters = w if isinstance(w, PackedFilters) else PackedFilters(w, group)
+    if filters.group != group:
+        raise ValueError(f"w: expected filters packed for {group} groups, got {filters.group}")
+    return _Checked(
+        x,
+        filters,
+        geometry(x.shape, filters.shape, group=group, **attributes),
+        zero_point_argument(x_zero_point, "x_zero_point", x, 1),
+        zero_point_argument(w_zero_point, "w_zero_point", filters, filters.shape[0]),
+    )
+
+
 def _convolve(
-    x: np.ndarray,
-    filters: PackedFilters,
-    g: Geometry,
-    x_zero: int,
-    w_zero: int | np.ndarray,
+    checked: _Checked,
     stages: Callable[[slice], Any],
     dtype: Any,
     num_threads: int | None,
 ) -> np.ndarray:
     """The sums through the output pipeline; `stages` gives that of some of the filters."""
+    x, filters, g, x_zero, w_zero = checked
     if len(g.size) == 1:
         x, g = x[:, :, None], g.with_height()
     outer = len(g.size) - 2
@@ -118,15 +134,6 @@ def _convolve(
     else:
         y.reshape(rows.shape)[...] = rows
     return result
-
-
-def _filters(w: Any, group: Any) -> PackedFilters:
-    group = 1 if group is None else group
-    if not isinstance(w, PackedFilters):
-        return PackedFilters(w, group)
-    if w.group != group:
-        raise ValueError(f"w: expected filters packed for {group} groups, got {w.group}")
-    return w
 
 
 def conv_integer(
@@ -177,14 +184,11 @@ def conv_integer(
     array([[[[ 4,  8],
              [16, 20]]]], dtype=int32)
     """
-    x, filters = as_operand(x, "x"), _filters(w, group)
-    g = geometry(
-        x.shape, filters.shape, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape,
+    checked = _checked(
+        x, w, x_zero_point, w_zero_point, group, auto_pad=auto_pad, dilations=dilations, kernel_shape=kernel_shape,
         pads=pads, strides=strides,
     )  # fmt: skip
-    x_zero = zero_point_argument(x_zero_point, "x_zero_point", x, 1)
-    w_zero = zero_point_argument(w_zero_point, "w_zero_point", filters, filters.shape[0])
-    return _convolve(x, filters, g, x_zero, w_zero, lambda part: [], np.int32, num_threads)
+    return _convolve(checked, lambda part: [], np.int32, num_threads)
 
 
 def qlinear_conv(
@@ -249,19 +253,12 @@ def qlinear_conv(
     >>> qlinear_conv(x, half, none, w, half, np.int8(0), np.float32(1), none)
     array([[[75, 75]]], dtype=uint8)
     """
-    x, filters = as_operand(x, "x"), _filters(w, group)
-    g = geometry(
-        x.shape, filters.shape, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape,
+    checked = _checked(
+        x, w, x_zero_point, w_zero_point, group, auto_pad=auto_pad, dilations=dilations, kernel_shape=kernel_shape,
         pads=pads, strides=strides,
     )  # fmt: skip
-    count = filters.shape[0]
-    x_zero = zero_point_argument(x_zero_point, "x_zero_point", x, 1)
-    w_zero = zero_point_argument(w_zero_point, "w_zero_point", filters, count)
-    zero = as_array(y_zero_point, "y_zero_point", "one value")
-    if zero.dtype not in (np.uint8, np.int8) or zero.size != 1:
-        raise TypeError(
-            f"y_zero_point: expected one uint8 or int8 value, got {zero.dtype}, shape {zero.shape}"
-        )
+    count = checked.filters.shape[0]
+    zero, dtype = result_zero_point(y_zero_point)
     scale = (
         scale_argument(x_scale, "x_scale", 1)
         * scale_argument(w_scale, "w_scale", count)
@@ -274,6 +271,6 @@ def qlinear_conv(
     def stages(part: slice) -> Any:
         own = scale[part] if scale.ndim else scale
         more = None if bias is None else bias[part]
-        return pipeline(own, int(zero.reshape(())), zero.dtype, rounding, bias=more)
+        return pipeline(own, zero, dtype, rounding, bias=more)
 
-    return _convolve(x, filters, g, x_zero, w_zero, stages, zero.dtype, num_threads)
+    return _convolve(checked, stages, dtype, num_threads)

@@ -48,6 +48,18 @@ def _per_axis(value: Any, name: str, axes: int, default: int, low: int) -> tuple
     return found
 
 
+def check_filters(w_shape: tuple[int, ...], group: Any = None) -> int:
+    """Check the shape of filters, and that they divide into groups; the number of groups."""
+    if len(w_shape) < 3:
+        raise ValueError(f"w: expected filters, channels and at least one spatial axis, got shape {w_shape}")
+    group = 1 if group is None else integer(group, "group", 1)
+    if w_shape[0] % group:
+        raise ValueError(f"group: expected a divisor of the {w_shape[0]} filters, got {group}")
+    if 0 in w_shape[2:]:
+        raise ValueError(f"w: expected kernels with elements, got shape {w_shape}")
+    return group
+
+
 def geometry(
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
@@ -89,16 +101,12 @@ def geometry(
         raise ValueError(f"x: expected images, channels and at least one spatial axis, got shape {x_shape}")
     if len(w_shape) != len(x_shape):
         raise ValueError(f"w: expected {len(x_shape)} dimensions like x, got shape {w_shape}")
-    group = 1 if group is None else integer(group, "group", 1)
+    group = check_filters(w_shape, group)
     if x_shape[1] != w_shape[1] * group:
         raise ValueError(f"w: expected {x_shape[1]} / {group} channels, got shape {w_shape}")
-    if w_shape[0] % group:
-        raise ValueError(f"group: expected a divisor of the {w_shape[0]} filters, got {group}")
     size, kernel = tuple(x_shape[2:]), tuple(w_shape[2:])
     if kernel_shape is not None and tuple(kernel_shape) != kernel:
         raise ValueError(f"kernel_shape: expected {kernel} as in w, got {tuple(kernel_shape)}")
-    if 0 in kernel:
-        raise ValueError(f"w: expected kernels with elements, got shape {w_shape}")
     strides = _per_axis(strides, "strides", axes, 1, 1)
     dilations = _per_axis(dilations, "dilations", axes, 1, 1)
     reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm.checks.arrays import widened
+from lowgemm.checks.onnx import result_zero_point
 from lowgemm.compat import onnx as ox
 from lowgemm.gemm import gemm
 from lowgemm.onnx_run import convolution
@@ -28,7 +29,8 @@ class NotOurs(Exception):
     """The element types or attributes are the onnx package's to evaluate."""
 
 
-def _need_bytes(*arrays: np.ndarray) -> None:
+def need_bytes(*arrays: np.ndarray) -> None:
+    """Leave anything but 8-bit tensors to the onnx package."""
     if any(a.dtype not in _BYTES for a in arrays):
         raise NotOurs
 
@@ -37,7 +39,7 @@ def matmul_integer(
     state: State, a: np.ndarray, b: np.ndarray, a_zero_point: Any = None, b_zero_point: Any = None
 ) -> np.ndarray:
     """MatMulInteger."""
-    _need_bytes(a, b)
+    need_bytes(a, b)
     right = state.rhs(b)
     points = ox.zero_points(a, right, a_zero_point, b_zero_point)
     y = gemm(a, right, num_threads=state.num_threads, **points)
@@ -71,12 +73,7 @@ def scaled_product(
     """
     code, dtype = 0, None
     if scales[2] is not None:
-        zero = zero_points[2]
-        if zero.size != 1 or zero.dtype not in _BYTES:
-            raise TypeError(
-                f"y_zero_point: expected one uint8 or int8 value, got {zero.dtype}, shape {zero.shape}"
-            )
-        code, dtype = int(zero.reshape(())), zero.dtype
+        code, dtype = result_zero_point(zero_points[2])
 
     column, start = None, bias
     positive = factor >= 0 and all((s >= 0).all() for s in scales if s is not None)
@@ -104,13 +101,18 @@ def qlinear_matmul(
     y_zero_point: Any,
 ) -> np.ndarray:
     """QLinearMatMul."""
-    _need_bytes(a, b)
+    need_bytes(a, b)
     zero_points = (a_zero_point, b_zero_point, y_zero_point)
     return scaled_product(state, a, state.rhs(b), (a_scale, b_scale, y_scale), zero_points)
 
 
-def _geometry(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in attributes.items() if k in _GEOMETRY and v is not None}
+def _convolution(
+    state: State, x: np.ndarray, w: np.ndarray, attributes: dict[str, Any]
+) -> tuple[convolution.PackedFilters, dict[str, Any]]:
+    """The packed filters, and how a convolution's function is called."""
+    need_bytes(x, w)
+    how = {k: v for k, v in attributes.items() if k in _GEOMETRY and v is not None}
+    return state.filters(w, how.get("group", 1)), {**how, "num_threads": state.num_threads}
 
 
 def conv_integer(
@@ -122,12 +124,8 @@ def conv_integer(
     **attributes: Any,
 ) -> np.ndarray:
     """ConvInteger."""
-    _need_bytes(x, w)
-    shape = _geometry(attributes)
-    filters = state.filters(w, shape.get("group", 1))
-    return convolution.conv_integer(
-        x, filters, x_zero_point, w_zero_point, num_threads=state.num_threads, **shape
-    )
+    filters, how = _convolution(state, x, w, attributes)
+    return convolution.conv_integer(x, filters, x_zero_point, w_zero_point, **how)
 
 
 def qlinear_conv(
@@ -144,12 +142,10 @@ def qlinear_conv(
     **attributes: Any,
 ) -> np.ndarray:
     """QLinearConv."""
-    _need_bytes(x, w)
-    shape = _geometry(attributes)
-    filters = state.filters(w, shape.get("group", 1))
+    filters, how = _convolution(state, x, w, attributes)
     return convolution.qlinear_conv(
         x, x_scale, x_zero_point, filters, w_scale, w_zero_point, y_scale, y_zero_point, bias,
-        rounding=state.rounding, num_threads=state.num_threads, **shape,
+        rounding=state.rounding, **how,
     )  # fmt: skip
 
 

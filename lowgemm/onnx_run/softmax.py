@@ -9,7 +9,7 @@ import numpy as np
 
 from lowgemm.checks.onnx import scale_argument
 from lowgemm.checks.values import integer
-from lowgemm.onnx_run.operators import _need_bytes
+from lowgemm.onnx_run.operators import need_bytes
 from lowgemm.onnx_run.state import State
 
 
@@ -35,7 +35,7 @@ def qlinear_softmax(
     As onnxruntime computes it: powers from a float32 table, summed one after the other in float32, divided in float64, and
     scaled by ``floor(1 / y_scale)``, a whole number.
     """
-    _need_bytes(x)
+    need_bytes(x)
     axis = integer(axis, "axis", -x.ndim, x.ndim - 1) % x.ndim if x.ndim else 0
     scale, step = float(scale_argument(x_scale, "x_scale", 1)), scale_argument(y_scale, "y_scale", 1)
     if not (0 < scale < np.inf and 0 < step < np.inf):

@@ -13,7 +13,6 @@ import numba
 import numpy as np
 
 from lowgemm.jit import disk_cache
-from lowgemm.jit.stamp import source_stamp
 
 #: Below this many elements NumPy takes less than about a tenth of a millisecond, and nothing need be compiled.
 WORTHWHILE = 1 << 15
@@ -26,12 +25,12 @@ TINY = 2.0**EXPONENT_MIN
 QUANTIZE, FAKE, DEQUANTIZE = 0, 1, 2
 
 
-def _make_loop(mode: int, last: int, stamp: int) -> Any:
+@functools.cache
+def _loop(mode: int, last: bool) -> Any:
     """A loop over (outer, channels, inner) elements; `last`: the scales run along the inner axis instead."""
 
     @disk_cache.njit(nogil=True, error_model="numpy")
     def loop(x, scale, zero_point, qmin, qmax, out):
-        _ = stamp
         outer, channels, inner = x.shape
         low, high = float(qmin), float(qmax)
         nans = 0
@@ -59,37 +58,22 @@ def _make_loop(mode: int, last: int, stamp: int) -> Any:
     return loop
 
 
-def _make_count(stamp: int) -> Any:
-    """A loop that counts values in bins of width ``1 / per_unit`` from bin `first` on; returns the zeros."""
-
-    @disk_cache.njit(nogil=True, error_model="numpy")
-    def count(x, per_unit, first, counts):
-        _ = stamp
-        zeros = 0
-        for i in range(x.size):
-            v = np.float64(x[i])
-            if abs(v) < TINY:
-                zeros += 1
-            else:
-                counts[int(np.floor(v * per_unit)) - first] += 1
-        return zeros
-
-    return count
-
-
-@functools.cache
-def _count() -> Any:
-    return _make_count(source_stamp("quantization"))
+@disk_cache.njit(nogil=True, error_model="numpy")
+def _count(x, per_unit, first, counts):
+    """Count values in bins of width ``1 / per_unit`` from bin `first` on; returns the zeros."""
+    zeros = 0
+    for i in range(x.size):
+        v = np.float64(x[i])
+        if abs(v) < TINY:
+            zeros += 1
+        else:
+            counts[int(np.floor(v * per_unit)) - first] += 1
+    return zeros
 
 
 def run_count(x: np.ndarray, exponent: int, first: int, counts: np.ndarray) -> int:
     """Add finite values, all inside the bins of width ``2**exponent``, to `counts`; returns the zeros."""
-    return int(_count()(np.ascontiguousarray(x), float(np.ldexp(1.0, -exponent)), first, counts))
-
-
-@functools.cache
-def _loop(mode: int, last: bool) -> Any:
-    return _make_loop(mode, int(last), source_stamp("quantization"))
+    return int(_count(np.ascontiguousarray(x), float(np.ldexp(1.0, -exponent)), first, counts))
 
 
 def worthwhile(x: np.ndarray) -> bool:

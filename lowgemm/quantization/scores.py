@@ -7,15 +7,12 @@ up in another order, so they agree to rounding.
 
 from __future__ import annotations
 
-import functools
 import math
-from typing import Any
 
 import numba
 import numpy as np
 
 from lowgemm.jit import disk_cache
-from lowgemm.jit.stamp import source_stamp
 from lowgemm.quantization.affine import quantize_reference
 from lowgemm.quantization.qparams import QParams
 
@@ -53,84 +50,74 @@ def divergence(places: np.ndarray, counts: np.ndarray, width: float, qparams: QP
     return float(p @ np.log(p / q))
 
 
-def _make_squared_error(stamp: int) -> Any:
-    @disk_cache.njit(nogil=True, error_model="numpy")
-    def squared_error(places, counts, width, scale, zero_point, qmin, qmax, out):
-        _ = stamp
-        for k in range(scale.size):
-            s, z = scale[k], zero_point[k]
-            low, high = s * (qmin - z), s * (qmax - z)
-            parts = min(max(int(min(math.ceil(4 * width / s), 1e9)), 1), PARTS)
-            total = 0.0
-            for b in range(places.size):
-                x = places[b]
-                if x + width / 2 <= low:
-                    total += counts[b] * (x - low) ** 2
-                elif x - width / 2 >= high:
-                    total += counts[b] * (x - high) ** 2
-                else:
-                    here = 0.0
-                    for j in range(parts):
-                        v = x + ((j + 0.5) / parts - 0.5) * width
-                        q = min(max(np.rint(v / s) + z, float(qmin)), float(qmax))
-                        here += (v - s * (q - z)) ** 2
-                    total += here * counts[b] / parts
-            out[k] = total
-
-    return squared_error
+@disk_cache.njit(nogil=True, error_model="numpy")
+def _squared_error_of_each(places, counts, width, scale, zero_point, qmin, qmax, out):
+    for k in range(scale.size):
+        s, z = scale[k], zero_point[k]
+        low, high = s * (qmin - z), s * (qmax - z)
+        parts = min(max(int(min(math.ceil(4 * width / s), 1e9)), 1), PARTS)
+        total = 0.0
+        for b in range(places.size):
+            x = places[b]
+            if x + width / 2 <= low:
+                total += counts[b] * (x - low) ** 2
+            elif x - width / 2 >= high:
+                total += counts[b] * (x - high) ** 2
+            else:
+                here = 0.0
+                for j in range(parts):
+                    v = x + ((j + 0.5) / parts - 0.5) * width
+                    q = min(max(np.rint(v / s) + z, float(qmin)), float(qmax))
+                    here += (v - s * (q - z)) ** 2
+                total += here * counts[b] / parts
+        out[k] = total
 
 
-def _make_divergence(stamp: int) -> Any:
-    @disk_cache.njit(nogil=True, error_model="numpy")
-    def divergence(places, counts, width, scale, zero_point, qmin, qmax, out):
-        _ = stamp
-        levels = qmax - qmin + 1
-        mass, used = np.empty(levels), np.empty(levels)
-        level = np.empty(places.size, np.int64)
-        logs = np.log(counts)  # KL = sum(p log p - p log q) / total - log(total / inside), p and q as counts
-        for k in range(scale.size):
-            s, z = scale[k], zero_point[k]
-            low, high = s * (qmin - z), s * (qmax - z)
-            first, last, total = places.size, -1, 0.0
-            mass[:], used[:] = 0, 0
-            inside = 0.0
-            for b in range(places.size):
-                total += counts[b]
-                if low <= places[b] <= high:
-                    first, last = min(first, b), b
-                    inside += counts[b]
-                    level[b] = int(min(max(np.rint(places[b] / s) + z, float(qmin)), float(qmax))) - qmin
-                    mass[level[b]] += counts[b]
-                    used[level[b]] += 1
-            whole = first == 0 and last == places.size - 1
-            if last < 0 or (not whole and high - low < width * levels):
-                out[k] = np.inf
-                continue
-            result, before, after = 0.0, 0.0, 0.0
-            for b in range(first):
-                before += counts[b]
-            for b in range(last + 1, places.size):
-                after += counts[b]
-            for v in range(levels):
-                mass[v] = math.log(mass[v] / used[v]) if used[v] else 0.0
-            for b in range(first, last + 1):
-                p, log = counts[b], logs[b]
-                if b in (first, last):
-                    p += (before if b == first else 0.0) + (after if b == last else 0.0)
-                    log = math.log(p)
-                result += p * (log - mass[level[b]])
-            out[k] = result / total - math.log(total / inside)
-
-    return divergence
+@disk_cache.njit(nogil=True, error_model="numpy")
+def _divergence_of_each(places, counts, width, scale, zero_point, qmin, qmax, out):
+    levels = qmax - qmin + 1
+    mass, used = np.empty(levels), np.empty(levels)
+    level = np.empty(places.size, np.int64)
+    logs = np.log(counts)  # KL = sum(p log p - p log q) / total - log(total / inside), p and q as counts
+    for k in range(scale.size):
+        s, z = scale[k], zero_point[k]
+        low, high = s * (qmin - z), s * (qmax - z)
+        first, last, total = places.size, -1, 0.0
+        mass[:], used[:] = 0, 0
+        inside = 0.0
+        for b in range(places.size):
+            total += counts[b]
+            if low <= places[b] <= high:
+                first, last = min(first, b), b
+                inside += counts[b]
+                level[b] = int(min(max(np.rint(places[b] / s) + z, float(qmin)), float(qmax))) - qmin
+                mass[level[b]] += counts[b]
+                used[level[b]] += 1
+        whole = first == 0 and last == places.size - 1
+        if last < 0 or (not whole and high - low < width * levels):
+            out[k] = np.inf
+            continue
+        result, before, after = 0.0, 0.0, 0.0
+        for b in range(first):
+            before += counts[b]
+        for b in range(last + 1, places.size):
+            after += counts[b]
+        for v in range(levels):
+            mass[v] = math.log(mass[v] / used[v]) if used[v] else 0.0
+        for b in range(first, last + 1):
+            p, log = counts[b], logs[b]
+            if b in (first, last):
+                p += (before if b == first else 0.0) + (after if b == last else 0.0)
+                log = math.log(p)
+            result += p * (log - mass[level[b]])
+        out[k] = result / total - math.log(total / inside)
 
 
-_DEFINITIONS = {"squared_error": squared_error, "divergence": divergence}
-_FACTORIES = {"squared_error": _make_squared_error, "divergence": _make_divergence}
-
-
-@functools.cache
-def _compiled(name: str) -> Any:
-    return _FACTORIES[name](source_stamp("quantization"))
+#: The definition of a score, and the loop over candidates.
+_SCORES = {
+    "squared_error": (squared_error, _squared_error_of_each),
+    "divergence": (divergence, _divergence_of_each),
+}
 
 
 def scores(name: str, places: np.ndarray, counts: np.ndarray, width: float, qparams: QParams) -> np.ndarray:
@@ -139,7 +126,7 @@ def scores(name: str, places: np.ndarray, counts: np.ndarray, width: float, qpar
         return scores_reference(name, places, counts, width, qparams)
     out = np.empty(qparams.scale.size)
     zero_point = qparams.zero_point.astype(np.float64)
-    _compiled(name)(places, counts, width, qparams.scale, zero_point, qparams.qmin, qparams.qmax, out)
+    _SCORES[name][1](places, counts, width, qparams.scale, zero_point, qparams.qmin, qparams.qmax, out)
     return out
 
 
@@ -149,4 +136,4 @@ def scores_reference(
     """The same by the definitions."""
     each = zip(qparams.scale, qparams.zero_point, strict=True)
     ones = [QParams(s, z, qparams.dtype, None, qparams.qmin, qparams.qmax) for s, z in each]
-    return np.array([_DEFINITIONS[name](places, counts, width, one) for one in ones])
+    return np.array([_SCORES[name][0](places, counts, width, one) for one in ones])

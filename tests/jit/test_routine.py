@@ -142,8 +142,8 @@ def callers() -> dict[str, list]:
         "lowgemm/blockwise/job.py": [job.work],
         "lowgemm/blockwise/steps.py": [steps.step],
         "lowgemm/blockwise/product4.py": [r for k in kinds for r in product4.routines(k)[:2]],
-        "lowgemm/nn/program.py": [program._run()],
-        "lowgemm/nn/routines.py": [layers.routine(name) for name in layers._FACTORIES],
+        "lowgemm/nn/program.py": [program.run_calls],
+        "lowgemm/nn/routines.py": [layers.multiply, layers.depthwise],
         "kernels/tools/peak.py": [peak.repeat],
     }
 

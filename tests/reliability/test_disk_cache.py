@@ -18,9 +18,7 @@ from lowgemm.jit import disk_cache
 from . import child
 
 #: A product; prints how many pieces were compiled, which is 0 when all come from disk.
-USE = (
-    child.SMALL
-    + """
+SPY = """
 from lowgemm.jit import disk_cache
 made = []
 load = disk_cache.CheckedFile.load
@@ -29,9 +27,38 @@ def spy(self, key):
     made.append(data is None)
     return data
 disk_cache.CheckedFile.load = spy
-assert (lowgemm.gemm(a, b) == exact).all()
+"""
+SAY = """
 print("compiled", sum(made), "of", len(made))
 """
+USE = child.SMALL + SPY + "assert (lowgemm.gemm(a, b) == exact).all()" + SAY
+
+#: What the rooms above the engine compile: the loops of layers, of quantization and of fixed-point arithmetic.
+ROOMS = (
+    SPY
+    + """
+import numpy as np
+from lowgemm import fixedpoint, nn
+from lowgemm.onnx_run import qlinear_conv
+from lowgemm.quantization import QParams, quantize, scores
+one, x = np.float32(1), np.zeros((1, 4, 5, 5), np.uint8)
+for group in (1, 4):
+    w = np.ones((4, 4 // group, 2, 2), np.int8)
+    qlinear_conv(x, one, np.uint8(0), w, one, np.int8(0), one, np.uint8(0), group=group, pads=[1, 1, 1, 1])
+p = QParams(1.0)
+layers = [
+    nn.QuantizedConv2d(np.ones((2, 2, 1, 2), np.int8), None, p, p, p, padding=1), nn.QuantizedMaxPool2d(p, 2),
+    nn.QuantizedConv2d(np.ones((2, 2, 1, 2), np.int8), None, p, p, p, groups=2),
+]
+nn.QuantizedSequential(layers).predict(np.zeros((1, 4, 4, 1), np.float32))
+nn.dynamic_linear(np.ones((2, 3), np.float32), np.ones((3, 2), np.int8), 1.0)
+quantize(np.zeros(1 << 15, np.float32), p)
+for name in ("squared_error", "divergence"):
+    scores.scores(name, np.arange(9.0), np.ones(9), 1.0, QParams([1.0, 2.0], 0, "int8", 0))
+fixedpoint.saturating_rounding_doubling_high_mul(np.int32(3), np.int32(4))
+fixedpoint.exp_on_interval_between_negative_one_quarter_and_0_excl(np.int32(-4))
+"""
+    + SAY
 )
 
 
@@ -63,6 +90,14 @@ def cache(warm, tmp_path) -> pathlib.Path:
 
 def test_warm_cache_compiles_nothing(cache):
     assert "compiled 0 of" in child.run(USE, NUMBA_CACHE_DIR=str(cache))
+
+
+def test_other_rooms_find_their_code_again(cache):
+    """Each piece in its own file, by a name that is the same in the next process."""
+    child.run(ROOMS, NUMBA_CACHE_DIR=str(cache))
+    again = child.run(ROOMS, NUMBA_CACHE_DIR=str(cache))
+    assert "compiled 0 of" in again
+    assert int(again.split()[-1]) > 15, "the pieces are not cached at all"
 
 
 def test_damaged_files(cache):

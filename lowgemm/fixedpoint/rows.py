@@ -1,0 +1,25 @@
+"""Rows of float32 to int8 codes, for compiled code: the passes that every such format shares, whatever its scale is."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+
+@numba.njit(nogil=True)
+def largest_magnitude(bits):
+    """Bits of the largest absolute value of a row, from its bits as int32; 0 of an empty one.
+
+    The bits of magnitudes order like the magnitudes, infinity and NaN above all, and an integer maximum vectorises.
+    """
+    largest = np.int32(0)
+    for k in range(bits.size):
+        largest = max(largest, np.int32(bits[k] & np.int32(0x7FFFFFFF)))
+    return largest
+
+
+@numba.njit(nogil=True)
+def code_row(x, factor, codes):
+    """Write ``rint(x * factor)``, the product rounded to float32, ties to even."""
+    for k in range(x.size):
+        codes[k] = np.int32(np.rint(x[k] * factor))
