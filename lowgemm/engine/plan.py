@@ -104,7 +104,7 @@ class Plan(NotCopied):
         table = program.table()
         direct = program.direct and out_strides[1] == 4 and out_strides[0] % 4 == 0
         #: The kernel scales and stores bytes itself: the only step left is the scale that it can fuse.
-        self.fused = kernel.fuses_requantize and [name for name, _ in program.steps] == ["requantize_store8"]
+        self.fused = kernel.fuses_requantize and program.fusable
         direct = direct or self.fused
 
         macs = products * m * n * depth

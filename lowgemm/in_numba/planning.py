@@ -39,7 +39,8 @@ PLAN_BYTES = 8 * (SCRATCH_AT + 1)
 @functools.cache
 def record_of(kernel: kernels.Kernel) -> np.ndarray:
     """Numbers of a kernel for the plan routine; compiles what they are addresses of."""
-    from lowgemm.output.routines import routine
+    from lowgemm.output.bilinear import bilinear
+    from lowgemm.output.store import store32
 
     col_terms, row_terms = term_routines()
     sides = [v for side in ("lhs", "rhs") for kind in "ui" for v in packing.element_map(kernel, side, kind)]
@@ -51,8 +52,8 @@ def record_of(kernel: kernels.Kernel) -> np.ndarray:
             kernels.microkernel(kernel).address,
             packing.pack_routine(kernel, "lhs").address, packing.pack_routine(kernel, "rhs").address,
             col_terms.address, row_terms.address,
-            _ZEROS.ctypes.data, routine("store32").address, _STORE_SET.ctypes.data, _STORE_ADD.ctypes.data,
-            routine("bilinear").address, _NOTHING.ctypes.data,
+            _ZEROS.ctypes.data, store32.address, _STORE_SET.ctypes.data, _STORE_ADD.ctypes.data,
+            bilinear.address, _NOTHING.ctypes.data,
         ],
         dtype=np.int64,
     )  # fmt: skip

@@ -18,9 +18,9 @@ from lowgemm.nn.filters import Filters
 from lowgemm.nn.layer import four, pair, window_shape
 from lowgemm.nn.program import BETWEEN, FIXED, Place, Program
 from lowgemm.nn.weighted import Weighted
-from lowgemm.output.apply import TILE_COLS, TILE_ROWS, apply_routine
+from lowgemm.output.apply import TILE_COLS, TILE_ROWS, apply
+from lowgemm.output.check import check_pipeline
 from lowgemm.output.pipeline import compile_pipeline
-from lowgemm.output.stages import check_pipeline
 from lowgemm.quantization import QParams
 
 #: Bytes of patches at a time: a part of level 2 of the caches of common CPUs.
@@ -205,7 +205,7 @@ class QuantizedConv2d(Weighted):
         flip = 128 if self.input_qparams.dtype == np.int8 else 0
         params = [
             lines, block, shape[1], shape[2], channels, oh, ow, *self.size, *self.stride, *self.dilation,
-            self.padding[0], self.padding[2], flip, self.input_zero + flip, apply_routine().address,
+            self.padding[0], self.padding[2], flip, self.input_zero + flip, apply.address,
             program.keep(table), table.size // 2, result.itemsize,
         ]  # fmt: skip
         space = 4 * (block * ow * channels + TILE_ROWS * TILE_COLS)

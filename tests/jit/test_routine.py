@@ -16,7 +16,6 @@ from numba.core import errors
 
 import lowgemm
 from lowgemm import in_numba, kernels
-from lowgemm import requantize as requantizing
 from lowgemm.blockwise import product4, steps
 from lowgemm.engine import blocking, drivers, entry, packing, terms
 from lowgemm.engine import layout as c
@@ -26,7 +25,8 @@ from lowgemm.jit.memory import address, arrive, as_address, take
 from lowgemm.jit.routine import call_address, call_for_address, signature
 from lowgemm.nn import program
 from lowgemm.nn import routines as layers
-from lowgemm.output.routines import routine
+from lowgemm.output.apply import apply
+from lowgemm.output.store import store32
 
 if numba.config.DISABLE_JIT:
     pytest.skip("compiled code only", allow_module_level=True)
@@ -138,7 +138,7 @@ def callers() -> dict[str, list]:
         "lowgemm/compute.py": [drivers.single_routine(), drivers.serial_driver(), drivers.parallel_driver()],
         "lowgemm/entry.py": [k for k in entry._kept if hasattr(k, "native_name")],
         "lowgemm/in_numba/product.py": [embedded],
-        "lowgemm/output/requantizing.py": [requantizing.apply_routine()],
+        "lowgemm/output/apply.py": [apply],
         "lowgemm/blockwise/steps.py": [steps.step_routine()],
         "lowgemm/blockwise/product4.py": [r for k in kinds for r in product4.routines(k)[:2]],
         "lowgemm/nn/program.py": [program._run()],
@@ -321,7 +321,7 @@ def test_product_on_aarch64(tmp_path, monkeypatch, shape):
     routines = {
         "single": drivers.single_routine(), "microkernel": kernels.microkernel(kernel),
         "pack_lhs": packing.pack_routine(kernel, "lhs"), "pack_rhs": packing.pack_routine(kernel, "rhs"),
-        "col_terms": terms.term_routines()[0], "row_terms": terms.term_routines()[1], "store32": routine("store32"),
+        "col_terms": terms.term_routines()[0], "row_terms": terms.term_routines()[1], "store32": store32,
     }  # fmt: skip
     names = ("KERNEL", "PACK_LHS", "PACK_RHS", "COL_TERMS_ROUTINE", "ROW_TERMS_ROUTINE", "ZEROS", "STAGES_AT")
     main = "".join(f"#define {name} {getattr(c, name)}\n" for name in names) + PRODUCT
