@@ -23,11 +23,12 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.memory import take
 from lowgemm.jit.routine import Routine
 from lowgemm.output.code_key import code_key, disk_key
 from lowgemm.output.elementwise import HEAD, STOPPED, tile_loop
-from lowgemm.output.parameters import ADDRESS, NUMBER, described, fill, reader
+from lowgemm.output.parameters import ADDRESS, NUMBER, Filler, described, reader
 from lowgemm.output.tile_routine import SIGNATURE, Step
 
 #: After the head, in which `stopped` counts the failures: sum, row and column of the first.
@@ -63,7 +64,7 @@ def checked(function: Any, **more: bool) -> Any:
     return numba.jit(signatures and list(signatures), **options, **more)(python_function(function))
 
 
-class CustomRoutine:
+class CustomRoutine(NotCopied):
     """A compiled output routine, and the function in it, to be called from Python.
 
     Parameters
@@ -76,6 +77,7 @@ class CustomRoutine:
         What the code depends on, the same in every process; None if that cannot be said, and the code stays in memory.
     """
 
+    instead = "copy the Custom stage"
     __name__ = "custom"
 
     def __init__(self, function: Any, arrays: tuple[tuple[str, int], ...], key: str | None) -> None:
@@ -105,7 +107,7 @@ class CustomRoutine:
         for i, a in enumerate(stage.arrays):
             rows, cols = (*a.shape, 1)[:2]
             values.update({f"array{i}": a, f"rows{i}": rows, f"cols{i}": cols})
-        return Step(self, *fill(self.description, values), may_fail=stage)
+        return Step(self, *Filler(self.description)(values), may_fail=stage)
 
     def raise_failure(self, stage: Any, record: np.ndarray) -> None:
         """Raise the exception that a call noted in its parameters, if it did."""

@@ -101,9 +101,10 @@ class Elementwise(TileRoutine):
 
     def step(self, axis: int = 1, **values: Any) -> Step:
         """The routine with these values, of which vectors have one for each row (`axis` 0) or column (1)."""
-        each = np.broadcast_arrays(*(np.asarray(values[name]) for name in self._channels))
-        values.update(zip(self._channels, each, strict=True))
-        differs = bool(each) and each[0].ndim == 1
+        differs = any(isinstance(values[name], np.ndarray) and values[name].ndim for name in self._channels)
+        if differs and len(self._channels) > 1:
+            each = np.broadcast_arrays(*(values[name] for name in self._channels))
+            values.update(zip(self._channels, each, strict=True))
         row_step, col_step = int(differs and axis == 0), int(differs and axis == 1)
         return super().step(row_step=row_step, col_step=col_step, stopped=0, **values)
 

@@ -4,8 +4,8 @@ A description is a NumPy dtype whose fields are of three kinds: a `NUMBER`, the 
 the address of a vector (or of one value for all) and what its elements are.
 
     SCALE = described(multiplier=per_channel(np.int32), offset=NUMBER)
-    record, keep = fill(SCALE, {"multiplier": [3, 4], "offset": 5})     # Python
-    multiplier, offset = read(params)                                   # compiled, with read = reader(SCALE)
+    record, keep = Filler(SCALE)({"multiplier": [3, 4], "offset": 5})     # Python
+    multiplier, offset = read(params)                                     # compiled, with read = reader(SCALE)
 """
 
 from __future__ import annotations
@@ -60,55 +60,74 @@ def described(**fields: np.dtype) -> np.dtype:
     return np.dtype(list(fields.items()))
 
 
+def kinds_of(description: np.dtype) -> dict[str, str | None]:
+    """What each field holds: None for a number, "address" for a table, and what the elements are for values per channel.
+
+    Examples
+    --------
+    >>> kinds_of(described(low=NUMBER, bias=per_channel(np.int32)))
+    {'low': None, 'bias': 'int32'}
+    """
+    inner = {name: description[name].names for name in description.names or ()}
+    return {name: None if names is None else names[0] for name, names in inner.items()}
+
+
 def channel_fields(description: np.dtype) -> list[str]:
     """Names of the fields that hold values per channel."""
-    assert description.names is not None
-    kinds = {name: description[name].names for name in description.names}
-    return [name for name, inner in kinds.items() if inner is not None and inner[0] in _ELEMENTS]
+    return [name for name, kind in kinds_of(description).items() if kind in _ELEMENTS]
 
 
-def fill(description: np.dtype, values: Mapping[str, Any]) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """The record of some values, and the arrays whose addresses it holds.
+class Filler:
+    """Makes records of a description.
 
     Parameters
     ----------
     description : dtype
         See `described`.
-    values : mapping
-        A value for each field: an integer, or an array whose address is written down.
-
-    Returns
-    -------
-    record : ndarray
-        One element of dtype `description`.
-    keep : tuple of ndarray
-        What must live as long as the record is used.
-
-    Raises
-    ------
-    TypeError
-        If a field has no value, or a value no field.
 
     Examples
     --------
-    >>> record, _ = fill(described(low=NUMBER, high=NUMBER), {"low": -1, "high": 7})
+    >>> record, _ = Filler(described(low=NUMBER, high=NUMBER))({"low": -1, "high": 7})
     >>> record.tolist()
     [(-1, 7)]
     """
-    names = description.names or ()
-    if set(values) != set(names):
-        raise TypeError(f"values: expected {', '.join(names)}, got {', '.join(values)}")
-    record, keep = np.zeros(1, description), []
-    for name in names:
-        kind = description[name]
-        if kind.names is None:
-            record[name] = int(values[name])
-        else:
-            element = None if kind == ADDRESS else kind.names[0]
-            array = np.ascontiguousarray(values[name], dtype=element)
-            keep.append(array)
-            record[name] = (array.ctypes.data,)
-    return record, tuple(keep)
+
+    def __init__(self, description: np.dtype) -> None:
+        self.description, self._kinds = description, kinds_of(description)
+
+    def __call__(self, values: Mapping[str, Any]) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """The record of some values, and the arrays whose addresses it holds.
+
+        Parameters
+        ----------
+        values : mapping
+            A value for each field: an integer, or an array whose address is written down.
+
+        Returns
+        -------
+        record : ndarray
+            One element.
+        keep : tuple of ndarray
+            What must live as long as the record is used.
+
+        Raises
+        ------
+        TypeError
+            If a field has no value, or a value no field.
+        """
+        if values.keys() != self._kinds.keys():
+            raise TypeError(f"values: expected {', '.join(self._kinds)}, got {', '.join(values)}")
+        words, keep = [], []
+        for name, kind in self._kinds.items():
+            if kind is None:
+                words.append(int(values[name]))
+            else:
+                array = np.ascontiguousarray(values[name], dtype=None if kind == "address" else kind)
+                keep.append(array)
+                words.append(array.ctypes.data)
+        if not words:
+            return np.zeros(1, self.description), ()
+        return np.array(words, dtype=np.int64).view(self.description), tuple(keep)  # every field is 8 bytes
 
 
 def _kinds(record: types.Record) -> list[tuple[int, str | None]]:

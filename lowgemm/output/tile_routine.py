@@ -21,7 +21,7 @@ import numpy as np
 
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.routine import Routine, signature
-from lowgemm.output.parameters import fill
+from lowgemm.output.parameters import Filler
 
 SIGNATURE = signature("pnnnnnppppppnn")
 
@@ -68,11 +68,11 @@ class TileRoutine(Routine):
 
     def __init__(self, function: Callable[..., Any], description: np.dtype) -> None:
         super().__init__(function, SIGNATURE)
-        self.description = description
+        self.description, self._fill = description, Filler(description)
 
     def step(self, **values: Any) -> Step:
         """The routine with these values for its parameters."""
-        return Step(self, *fill(self.description, values))
+        return Step(self, *self._fill(values))
 
 
 def tile_routine(description: np.dtype) -> Callable[[Callable[..., Any]], TileRoutine]:

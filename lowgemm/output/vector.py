@@ -144,7 +144,9 @@ class OnePass(NamedTuple):
 
 def one_pass(multiplier: Any, exponent: Any, after: int, axis: int = 1) -> OnePass | None:
     """The scale ``multiplier * 2**(exponent - 31)`` and an offset, if this file can do them, else None."""
-    multiplier, exponent = np.broadcast_arrays(np.asarray(multiplier), np.asarray(exponent))
+    multiplier, exponent = np.asarray(multiplier), np.asarray(exponent)
+    if multiplier.ndim != exponent.ndim:
+        multiplier, exponent = np.broadcast_arrays(multiplier, exponent)
     if multiplier.size == 0 or int(multiplier.min()) < 0 or int(exponent.max()) > -1:
         return None
     if abs(after) >= 2 ** (30 + int(exponent.min())):

@@ -88,7 +88,8 @@ class ScaleInt32ByFixedPointAndExponent(Stage):
         return vector.one_pass(self.multiplier, self.exponent, self.offset_after_shift, self.axis)
 
     def _parameters(self) -> dict[str, Any]:
-        left, right = np.maximum(self.exponent, 0), np.maximum(np.negative(self.exponent), 0)
+        exponent = np.asarray(self.exponent)
+        left, right = np.maximum(exponent, 0), np.maximum(-exponent, 0)
         return {
             "multiplier": self.multiplier,
             "left": left,
