@@ -115,7 +115,7 @@ _ARITHMETIC = frozenset(
 def disk_key(code: Any, *more: Any) -> str | None:
     """What `code_key` gave, and more, as text that is the same in every process; None if there is none.
 
-    Only plain values count: numbers, text, tuples of them, and functions of Python's builtins, `math` and NumPy's arithmetic, by
+    Only plain values count: numbers, text, tuples of them, and functions of `math`, NumPy and Python's arithmetic, by
     their names and NumPy's version. An array or another function is not plain: it would be a constant of the compiled code, which
     may hold an address, or be compiled from sources that nobody watches.
 
@@ -164,7 +164,6 @@ def _name(value: Any) -> str:
         return f"builtins.{name}"
     if vars(math).get(name) is value:
         return f"math.{name}"
-    known = isinstance(value, np.ufunc) or (isinstance(value, type) and issubclass(value, np.generic))
-    if known and vars(np).get(name) is value:
+    if callable(value) and vars(np).get(name) is value:
         return f"numpy.{name}"
     raise _NotPlainError

@@ -228,7 +228,7 @@ def spy(self, key, data):
 disk_cache.CheckedFile.save = spy
 BY = {by}
 helper = numba.njit(lambda x: x + {more})
-def function(acc, row, col, *arrays):
+def function(acc, row, col{table}):
     return {value}
 stage = lowgemm.Custom(function, {arrays})
 print(lowgemm.requantize(np.array([[3, -4, 9]], np.int32), stage).tolist(), sum("loop" in s for s in saved))
@@ -237,7 +237,8 @@ print(lowgemm.requantize(np.array([[3, -4, 9]], np.int32), stage).tolist(), sum(
 
 def custom(folder, value, by="2", more="1", arrays="()"):
     """Result, and how many tile loops were saved."""
-    code = CUSTOM.format(value=value, by=by, more=more, arrays=arrays)
+    table = ", table" if "table" in value else ""
+    code = CUSTOM.format(value=value, by=by, more=more, arrays=arrays, table=table)
     result, saved = child.run(code, NUMBA_CACHE_DIR=str(folder)).strip().rsplit(" ", 1)
     return result, int(saved)
 
@@ -250,7 +251,7 @@ def test_custom_stages_are_found_on_disk(tmp_path):
     assert custom(tmp_path, plain, by="3") == ("[[10, 1, 28]]", 1)
     assert custom(tmp_path, plain, by="2.5") == ("[[8, 1, 23]]", 1)
     assert custom(tmp_path, plain.replace("max", "min")) == ("[[1, -7, 1]]", 1)
-    from_array = "acc * arrays[0][col]"
+    from_array = "acc * table[col]"
     assert custom(tmp_path, from_array, arrays="(np.array([1, 2, 3]),)") == ("[[3, -8, 27]]", 1)
     assert custom(tmp_path, from_array, arrays="(np.array([4, 5, 6]),)") == ("[[12, -20, 54]]", 0)
     assert custom(tmp_path, from_array, arrays="(np.array([.5, 1, 2]),)") == ("[[1, -4, 18]]", 1)
