@@ -15,6 +15,7 @@ PAGES = [
     ("Kernels", "kernels.md"),
     ("Blocking", "blocking.md"),
     ("Output", "output.md"),
+    ("Adding a stage", "stages.md"),
     ("Quantization", "quantization.md"),
     ("Block-wise formats", "blockwise.md"),
     ("Networks", "networks.md"),

@@ -11,11 +11,14 @@ from lowgemm.engine import threadpool_controller as _controller  # noqa: F401 (t
 from lowgemm.engine.packed import PackedRhs, pack_rhs
 from lowgemm.explain import explain
 from lowgemm.gemm import gemm, plan
-from lowgemm.output.activations import Custom, Logistic, Lut, relu, relu6
-from lowgemm.output.requantize import Dequantize, Requantize
+from lowgemm.output.requantize import Requantize
 from lowgemm.output.stages import (
     BiasAddition,
     Clamp,
+    Custom,
+    Dequantize,
+    Logistic,
+    Lut,
     QuantizeDownInt32ByFixedPoint,
     QuantizeDownInt32ToUint8Scale,
     SaturatingCast,
@@ -23,6 +26,8 @@ from lowgemm.output.stages import (
     Stage,
     Tanh,
     TruncatingCast,
+    relu,
+    relu6,
 )
 from lowgemm.requantize import requantize
 

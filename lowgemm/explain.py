@@ -122,7 +122,7 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
     b, caches = plan.blocking, cache_sizes()
     sizes = f"L1 {caches.l1 >> 10} KiB, L2 {caches.l2 >> 10} KiB, L3 {caches.l3 >> 20} MiB"
     share = _share(plan)
-    steps = [name if isinstance(name, str) else "custom" for name, _ in plan.program.steps]
+    steps = [step.name for step in plan.program.steps]
     folded = [s for s in ("col_bias", "row_bias") if getattr(plan.program, s) is not None]
     whole = b.depth_blocks == 1 and not b.stream  # or the sums of several depth blocks wait in a tile
     if plan.fused and whole:

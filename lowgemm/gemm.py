@@ -1,6 +1,6 @@
 """The front door: check the arguments, plan, run. Start reading here.
 
-    gemm.py -> engine/: call.py -> plan.py -> packing.py -> tiles.py (-> kernels/) -> output/routines.py
+    gemm.py -> engine/: call.py -> plan.py -> packing.py -> tiles.py (-> kernels/) -> output/elementwise.py
 
 `reference.py` says what the result is; everything else is about getting it fast.
 """

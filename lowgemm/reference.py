@@ -2,25 +2,34 @@
 
 Everything fast in lowgemm is compared with this, bit for bit. All integers are int64; products of zero points
 wrap modulo 2**64, which leaves them right modulo 2**32.
+
+It takes nothing from the fast code that could be wrong in both: of the stages only their classes and fields, and constants are worked
+out here anew, each from its definition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
+from math import floor
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from lowgemm import reference_fixedpoint as fp
-from lowgemm.output import activations, requantize, stages
-from lowgemm.output.base import along
-from lowgemm.output.custom import python_function
+from lowgemm.output import requantize, stages
+from lowgemm.output.check import check_pipeline
 
 
 def wrap32(x: ArrayLike) -> np.ndarray:
     """Reduce int64 values to int32 modulo 2**32 (still in an int64 array)."""
     return fp.wrap(x, 32)
+
+
+def along(value: int | float | np.ndarray, axis: int) -> Any:
+    """A per-channel value shaped to broadcast over an (m, n) matrix: one for each row (0) or column (1)."""
+    return value[:, None] if isinstance(value, np.ndarray) and axis == 0 else value
 
 
 def gemm(
@@ -70,7 +79,7 @@ def gemm(
     if accumulate:
         assert out is not None
         acc = wrap32(acc + out.reshape(acc.shape))
-    checked, dtype = stages.check_pipeline(output, *acc.shape[-2:])
+    checked, dtype = check_pipeline(output, *acc.shape[-2:])
     result = apply_pipeline(acc, checked).astype(dtype)
     if rhs_vector:
         result = result[..., 0]
@@ -164,10 +173,26 @@ def _truncate(x: np.ndarray, s: stages.TruncatingCast) -> np.ndarray:
     return x % 256
 
 
+def multiplier_and_exponent(scale: float) -> tuple[int, int]:
+    """A scale as f * 2**exponent with f in [1/2, 1), and f in Q0.31: the nearest, ties upwards; (0, 0) below 2**-32."""
+    f, exponent = Fraction(scale), 0
+    while f >= 1:
+        f, exponent = f / 2, exponent + 1
+    while f < Fraction(1, 2):
+        if exponent < -40:
+            return 0, 0
+        f, exponent = f * 2, exponent - 1
+    multiplier = floor(f * 2**31 + Fraction(1, 2))
+    if multiplier == 2**31:  # rounded up to 1, which is 1/2 * 2
+        multiplier, exponent = 2**30, exponent + 1
+    return (0, 0) if exponent < -31 else (multiplier, exponent)
+
+
 def _requantize(x: np.ndarray, s: requantize.Requantize) -> np.ndarray:
     scale = along(s.scale, s.axis)
     if s.rounding in ("gemmlowp", "tflite", "tflite_single"):
-        multiplier, exponent = (along(v, s.axis) for v in s.fixed_point())
+        pairs = np.array([multiplier_and_exponent(float(v)) for v in np.atleast_1d(s.scale)]).reshape(-1, 2)
+        multiplier, exponent = (along(v if np.ndim(s.scale) else v[0], s.axis) for v in pairs.T)
         if s.rounding == "tflite_single":
             total = 31 - np.asarray(exponent, dtype=np.int64)
             y = fp.saturate((x * np.int64(multiplier) + 2 ** (total - 1)) // 2**total, 32)
@@ -181,21 +206,21 @@ def _requantize(x: np.ndarray, s: requantize.Requantize) -> np.ndarray:
     return np.clip(y, s.min, s.max)
 
 
-def _dequantize(x: np.ndarray, s: requantize.Dequantize) -> np.ndarray:
+def _dequantize(x: np.ndarray, s: stages.Dequantize) -> np.ndarray:
     return x.astype(np.float32) * np.asarray(along(s.scale, s.axis), dtype=np.float32)
 
 
-def _logistic(x: np.ndarray, s: activations.Logistic) -> np.ndarray:
+def _logistic(x: np.ndarray, s: stages.Logistic) -> np.ndarray:
     return fp.logistic(x, s.integer_bits, 32)
 
 
-def _lut(x: np.ndarray, s: activations.Lut) -> np.ndarray:
+def _lut(x: np.ndarray, s: stages.Lut) -> np.ndarray:
     info = np.iinfo(s.input_dtype)
     return s.table[np.clip(x, info.min, info.max) - info.min]
 
 
-def _custom(x: np.ndarray, s: activations.Custom) -> np.ndarray:
-    function = python_function(s.function)
+def _custom(x: np.ndarray, s: stages.Custom) -> np.ndarray:
+    function = getattr(s.function, "py_func", s.function)  # as Python, if it is compiled
     y = np.empty(x.shape, dtype=np.int64)
     for index in np.ndindex(x.shape):
         y[index] = int(function(int(x[index]), index[-2], index[-1], *s.arrays)) % 2**32
@@ -212,8 +237,8 @@ _EQUATIONS: dict[type, Callable[[np.ndarray, Any], np.ndarray]] = {
     stages.SaturatingCast: _saturate,
     stages.TruncatingCast: _truncate,
     requantize.Requantize: _requantize,
-    requantize.Dequantize: _dequantize,
-    activations.Logistic: _logistic,
-    activations.Lut: _lut,
-    activations.Custom: _custom,
+    stages.Dequantize: _dequantize,
+    stages.Logistic: _logistic,
+    stages.Lut: _lut,
+    stages.Custom: _custom,
 }

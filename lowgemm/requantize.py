@@ -10,9 +10,9 @@ import numpy as np
 from lowgemm import reference
 from lowgemm.checks.arguments import check_out
 from lowgemm.checks.values import as_array, is_masked
-from lowgemm.output.apply import TILE_COLS, TILE_ROWS, apply_routine
+from lowgemm.output.apply import TILE_COLS, TILE_ROWS, apply
+from lowgemm.output.check import check_pipeline
 from lowgemm.output.pipeline import compile_pipeline, raise_failures
-from lowgemm.output.stages import check_pipeline
 
 
 def requantize(acc: Any, output: Any, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -74,7 +74,7 @@ def requantize(acc: Any, output: Any, *, out: np.ndarray | None = None) -> np.nd
         contiguous=target.strides[-1] == dtype.itemsize,
     )
     table, watches = program.watched(np.array(program.table(), dtype=np.int64), 0)
-    routine = apply_routine().ctypes
+    routine = apply.ctypes
     tile = np.empty(TILE_ROWS * TILE_COLS, dtype=np.int32)
     for index in np.ndindex(stack_of.shape[:-2]):
         x, y = stack_of[index], target[index]

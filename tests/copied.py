@@ -32,7 +32,9 @@ from lowgemm.jit.disk_cache import CheckedCache, CheckedFile
 from lowgemm.nn import float_net, maccs, program, weighted
 from lowgemm.nn.filters import Filters
 from lowgemm.nn.layer import Layer
-from lowgemm.output import custom, pipeline, requantize
+from lowgemm.output import elementwise, parameters, pipeline, tile_routine, vector
+from lowgemm.output.custom_routine import CustomRoutine
+from lowgemm.output.stages import clamp, float_scale, scale, single_rounding
 from lowgemm.quantization import QParams, advice, equalization, histogram, observer, report, s_shaped
 
 G = np.random.default_rng(11)
@@ -168,9 +170,12 @@ _OBJECTS: list[tuple[str, type, Any, Any]] = [
     ("table", lowgemm.Lut, *stage(lowgemm.Lut(np.arange(256, dtype=np.uint8)[::-1]))),
     ("requantize", lowgemm.Requantize, *stage(STAGES[1])),
     ("dequantize", lowgemm.Dequantize, *stage(lowgemm.Dequantize(np.linspace(-1, 1, 24)))),
-    ("float scale", requantize.FloatScale, *stage(requantize.FloatScale(0.01, 3, -900, 900, True))),
-    ("saturating scale", requantize.SaturatingScale, *stage(requantize.SaturatingScale(2**30, -3, 1))),
-    ("single rounding", requantize.SingleRoundingScale, *stage(requantize.SingleRoundingScale(2**30, -3, 1))),
+    ("float scale", float_scale.FloatScale, *stage(float_scale.FloatScale(0.01, 3, -900, 900, True))),
+    ("single rounding", single_rounding.SingleRoundingScale, *stage(single_rounding.SingleRoundingScale(2**30, -3, 1))),
+    ("saturating scale", scale.SaturatingScale, *stage(scale.SaturatingScale(2**30, 3, 5))),
+    ("scale and store", vector.OnePass, lambda: vector.one_pass([2**30, 5], -3, 1), tuple),
+    ("elementwise", elementwise.Elementwise, lambda: clamp.clamp, lambda r: (r.__name__, r.step(low=1, high=2).record.tolist())),
+    ("records", parameters.Filler, lambda: parameters.Filler(parameters.described(low=parameters.NUMBER)), lambda f: f({"low": 3})[0].tolist()),
     ("function of a module", lowgemm.Custom, *stage(lowgemm.Custom(module_function))),
     ("compiled function", lowgemm.Custom, *stage(lowgemm.Custom(compiled_function, (BIAS,)))),
     ("lambda", lowgemm.Custom, *stage(lowgemm.Custom(lambda acc, row, col: acc ^ 1))),
@@ -282,15 +287,16 @@ assert len(OBJECTS) == len(_OBJECTS), "two objects of one name"
 REFUSED: dict[type, Callable[[], Any]] = {
     Plan: lambda: lowgemm.plan(X, W).plan,
     pipeline.Program: lambda: lowgemm.plan(X, W, output=STAGES).plan.program,
+    tile_routine.Step: lambda: clamp.clamp.step(low=1, high=2),
+    CustomRoutine: lambda: lowgemm.Custom(module_function).step().routine,
     program.Program: lambda: program.Program(network().layers, IMAGES.shape, False),
-    custom.Routine: lambda: custom.custom_routine(lowgemm.Custom(module_function)),
 }
 if importlib.util.find_spec("onnx") is not None:
     REFUSED[state.State] = lambda: model.Model(onnx_model()).state
 
 #: Classes without objects of their own, what belongs to the disk cache, and what lives only while code is emitted or for one call.
 BASES = {
-    deferred.Deferred, call.Call, call.PatternCall, program.Emitter,
+    deferred.Deferred, call.Call, call.PatternCall, program.Emitter, tile_routine.TileRoutine,
     lowgemm.Stage, Layer, weighted.Weighted, Optimizer, observer.Observer, NotCopied, CheckedCache, CheckedFile,
     quantization.observers.HistogramObserver, kernels.Kernel,
 }  # fmt: skip

@@ -82,7 +82,7 @@ def test_a_changed_source_is_never_served_from_the_cache(tmp_path):
     path = f"{tmp_path}{os.pathsep}{pathlib.Path(numba.__file__).parents[1]}"
     run_here = {"PYTHONPATH": path}
     first = run(code, "-S", cwd=tmp_path, **run_here)
-    for name in ("kernels/portable.py", "output/routines.py", "jit/memory.py", "fixedpoint/scalar.py"):
+    for name in ("kernels/portable.py", "output/stages/scale.py", "jit/memory.py", "fixedpoint/scalar.py"):
         target = tmp_path / "lowgemm" / name
         target.write_text(target.read_text() + "\n# changed\n")
         second = run(code, "-S", cwd=tmp_path, **run_here)

@@ -55,8 +55,13 @@ def sources() -> dict[str, str]:
 
 
 def room_of(module: str) -> str:
-    """Room of a module; the kernels' command line is one of its own, for it uses their tools."""
+    """Room of a module; the kernels' command line is one of its own, for it uses their tools.
+
+    The stages belong to the pipeline: its other files are what a stage is made of, and what puts stages together.
+    """
     folder = module.rpartition("/")[0]
+    if folder == "output/stages":
+        return "output"
     return folder if folder and module != "kernels/__main__" else module
 
 

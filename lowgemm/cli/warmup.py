@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import pkgutil
 import sys
 import time
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
-from lowgemm import kernels
+from lowgemm import kernels, output
 from lowgemm.engine import drivers, entry, packing, terms
 from lowgemm.jit.routine import Routine
-from lowgemm.output import apply, routines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +21,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all-kernels", action="store_true", help="every kernel that runs here, not only the best"
     )
+
+
+def routines_of(room: ModuleType) -> dict[str, Routine]:
+    """Every routine that a module of a folder declares, by its name."""
+    found = {}
+    for info in pkgutil.walk_packages(room.__path__, f"{room.__name__}."):
+        for value in vars(importlib.import_module(info.name)).values():
+            for declared in value.values() if type(value) is dict else (value,):
+                if isinstance(declared, Routine):
+                    found[declared.__name__] = declared
+    return found
 
 
 def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
@@ -34,9 +47,8 @@ def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
     todo["column terms"] = lambda: terms.col_terms
     todo["row terms"] = lambda: terms.row_terms
     todo["tile loop"] = lambda: drivers.single
-    for kind in routines.KINDS:
-        todo[f"stage {kind}"] = lambda k=kind: routines.routine(k)
-    todo["requantize"] = apply.apply_routine
+    for name, declared in routines_of(output).items():
+        todo[f"output {name}"] = lambda r=declared: r.compiled
     todo["entry"] = entry.enter
     todo["entry, several threads"] = entry.fill
     todo["comparison of arrays"] = entry.alike

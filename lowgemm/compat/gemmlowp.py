@@ -17,8 +17,7 @@ import numpy as np
 from lowgemm.checks.arguments import as_operand, as_zero_point
 from lowgemm.checks.values import choice, flag, integer, is_masked
 from lowgemm.gemm import gemm as _gemm
-from lowgemm.output.requantize import Dequantize
-from lowgemm.output.stages import QuantizeDownInt32ToUint8Scale, SaturatingCast
+from lowgemm.output.stages import Dequantize, QuantizeDownInt32ToUint8Scale, SaturatingCast
 
 
 class MapOrder(enum.Enum):

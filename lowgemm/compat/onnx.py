@@ -15,8 +15,9 @@ from lowgemm.checks.arguments import as_operand
 from lowgemm.checks.onnx import float_argument, result_zero_point, scale_argument
 from lowgemm.checks.values import as_array, integer
 from lowgemm.gemm import gemm
+from lowgemm.output.base import cast_dtype
+from lowgemm.output.check import check_pipeline
 from lowgemm.output.requantize import Requantize
-from lowgemm.output.stages import cast_dtype, check_pipeline
 from lowgemm.requantize import requantize
 
 #: Smallest scale: a smaller float32 has fewer bits.

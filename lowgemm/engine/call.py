@@ -21,7 +21,7 @@ from lowgemm.engine.batch import Batch
 from lowgemm.engine.packed import PackedRhs, repacked
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.seen import Seen, stages_key
-from lowgemm.output.stages import check_pipeline
+from lowgemm.output.check import check_pipeline
 
 _plans = Seen()
 

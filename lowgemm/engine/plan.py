@@ -116,7 +116,7 @@ class Plan(NotCopied):
         if len(table) > 2 * MAX_STAGES:
             raise ValueError(f"output: at most {MAX_STAGES} stages after merging, got {len(table) // 2}")
         #: The kernel scales and stores bytes itself: the only step left is the scale that it can fuse.
-        self.fused = kernel.fuses_requantize and [name for name, _ in program.steps] == ["requantize_store8"]
+        self.fused = kernel.fuses_requantize and program.fusable
 
         macs = products * m * n * depth
         # a product of few rows reads its rhs for longer than it multiplies

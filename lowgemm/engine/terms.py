@@ -3,7 +3,7 @@
     sum (l - zl) (r - zr) = sum l r - zl (sum r - depth zr) - zr sum l
 
 The second summand depends on the column alone, the third on the row alone; a leading bias joins them. Where zero points differ by row
-or column ("bilinear"), the second is a product of both, and `output/routines.py` adds it.
+or column ("bilinear"), the second is a product of both, and `output/bilinear.py` adds it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ output pipelines. Blocks are handed out by an atomic counter, because Numba's `p
 A call is described by two records (`records.py`): the plan `p`, made by `planner.py` and never written here, so that Python threads
 may share it, with a table of where the matrices of a batch begin behind it; and the state `s` of this call.
 
-Next files to open: `drivers.py`, who calls this; `output/routines.py`, what happens to a finished tile.
+Next files to open: `drivers.py`, who calls this; `output/tile_routine.py`, what happens to a finished tile.
 """
 
 from __future__ import annotations

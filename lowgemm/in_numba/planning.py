@@ -12,7 +12,8 @@ from lowgemm.engine.planner import fill_plan, template_of
 from lowgemm.engine.records import ONE_PRODUCT, PLAN_SIZE, TEMPLATE, plan_at
 from lowgemm.jit.memory import record_at
 from lowgemm.jit.routine import routine
-from lowgemm.output.routines import routine as output_routine
+from lowgemm.output.bilinear import bilinear
+from lowgemm.output.store import store32
 
 #: A kernel's template, and the output stages that a product in compiled code may have: routines and their parameters, as addresses.
 KERNEL = np.dtype(
@@ -39,7 +40,7 @@ _NOTHING = np.zeros(1, dtype=np.int64)
 def kernel_record(kernel: kernels.Kernel) -> np.ndarray:
     """A `KERNEL` for the plan routine; compiles what it holds the addresses of."""
     stages = (
-        output_routine("bilinear").address, _NOTHING.ctypes.data, output_routine("store32").address, _SET.ctypes.data,
+        bilinear.address, _NOTHING.ctypes.data, store32.address, _SET.ctypes.data,
         _ADD.ctypes.data,
     )  # fmt: skip
     return np.array([(*template_of(kernel), *stages)], dtype=KERNEL)

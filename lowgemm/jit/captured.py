@@ -38,6 +38,9 @@ def captured(function: Any) -> tuple[str, ...]:
 
 
 def _described(value: Any) -> str:
+    known = getattr(value, "disk_key", None)
+    if known is not None:  # a function of the user's, which says itself what it depends on
+        return f"function {known}"
     if isinstance(value, Dispatcher):
         value = value.py_func
     if isinstance(value, _Intrinsic):

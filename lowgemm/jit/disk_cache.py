@@ -250,13 +250,15 @@ class _LazyCache:
         return getattr(self._real, name)
 
 
-def cfunc(function: Callable[..., Any], signature: Any, key: Hashable = ()) -> Any:
+def cfunc(function: Callable[..., Any], signature: Any, key: Hashable = (), on_disk: bool = True) -> Any:
     """Compile a function, or load it: `numba.cfunc` without Python objects inside and with a checked disk cache.
 
-    `key` says what the code depends on beside the sources and the values that the function captures.
+    `key` says what the code depends on beside the sources and the values that the function captures. Without `on_disk` it is
+    neither looked for nor saved: what it depends on cannot be said.
     """
     callback = ccallback.CFunc(function, (signature.args, signature.return_type), {}, {"nopython": True})
-    callback._cache = _cache(function, key)
+    if on_disk:
+        callback._cache = _cache(function, key)
     with _compilation(function.__name__):
         callback.compile()
     return callback

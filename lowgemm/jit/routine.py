@@ -42,16 +42,20 @@ class Routine:
         Of C types.
     key : hashable
         What the code depends on beside lowgemm's sources and the values that the function captures.
+    on_disk : bool
+        Whether to look for it on disk, and to save it there.
     """
 
-    def __init__(self, function: Callable[..., Any], signature: Any, key: Hashable = ()) -> None:
+    def __init__(
+        self, function: Callable[..., Any], signature: Any, key: Hashable = (), on_disk: bool = True
+    ) -> None:
         functools.update_wrapper(self, function)
-        self.function, self.signature, self.key = function, signature, key
+        self.function, self.signature, self.key, self.on_disk = function, signature, key, on_disk
 
     @functools.cached_property
     def compiled(self) -> Any:
         """What Numba made of it, a `numba.core.ccallback.CFunc`."""
-        return disk_cache.cfunc(self.function, self.signature, self.key)
+        return disk_cache.cfunc(self.function, self.signature, self.key, self.on_disk)
 
     @property
     def address(self) -> int:

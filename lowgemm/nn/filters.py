@@ -19,9 +19,9 @@ from lowgemm.gemm import gemm
 from lowgemm.nn import reference, routines
 from lowgemm.nn.weighted import packed
 from lowgemm.nn.windows import Windows
-from lowgemm.output.apply import TILE_COLS, TILE_ROWS, apply_routine
+from lowgemm.output.apply import TILE_COLS, TILE_ROWS, apply
 from lowgemm.output.pipeline import compile_pipeline
-from lowgemm.output.stages import check_pipeline
+from lowgemm.output.check import check_pipeline
 from lowgemm.reference import apply_pipeline
 
 #: Bytes of patches held at a time: a part of level 2 of the caches of common CPUs.
@@ -158,7 +158,7 @@ class Filters:
         table = np.array(pipeline.table(), np.int64)
         flip = 128 if dtype == np.int8 else 0
         params = routines.depthwise.record(
-            **windows.fields(), block=block, flip=flip, zero=input_zero + flip, apply=apply_routine().address,
+            **windows.fields(), block=block, flip=flip, zero=input_zero + flip, apply=apply.address,
             stages=table.ctypes.data, count=table.size // 2, item=result.itemsize,
         )  # fmt: skip
         space = 4 * (block * row + TILE_ROWS * TILE_COLS)

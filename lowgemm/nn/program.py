@@ -28,7 +28,7 @@ from lowgemm.jit.memory import address, as_address, load_i32, store_32
 from lowgemm.jit.routine import call_address
 from lowgemm.nn import routines
 from lowgemm.nn.windows import Windows
-from lowgemm.output.stages import check_pipeline
+from lowgemm.output.check import check_pipeline
 from lowgemm.quantization import QParams
 
 #: Where an address counts from: the input, the result, the memory between, nothing.

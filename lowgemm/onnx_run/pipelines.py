@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.output.requantize import Dequantize, Requantize
-from lowgemm.output.stages import BiasAddition, Stage
+from lowgemm.output.requantize import Requantize
+from lowgemm.output.stages import BiasAddition, Dequantize, Stage
 
 #: Pipelines kept: more than the layers of common networks, and scales that change with each run drop out again.
 KEPT = 1024

@@ -1,1 +1,1 @@
-"""Output pipeline: stages.py (what), pipeline.py (how it is put together), routines.py (what runs)."""
+"""Output pipeline: stages/ (what), pipeline.py (how they are put together), elementwise.py (the tile loop), store.py and vector.py (the end)."""

@@ -2,49 +2,34 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 from lowgemm.jit.memory import as_address, load_i32, load_i64, offset, store_32
-from lowgemm.jit.routine import call_address, compile_c, signature
-from lowgemm.jit.stamp import source_stamp
+from lowgemm.jit.routine import call_address, routine
 
 #: Rows and columns of the tile that goes through the stages at a time: 16 KB, half of L1.
 TILE_ROWS, TILE_COLS = 16, 256
 
 
-def _make_apply(stamp: int) -> Any:
-    ld = TILE_COLS
-
-    @compile_c(signature("pnpnnnnpnnp"))
-    def apply(stages, count, acc, acc_rs, acc_cs, m, n, out, out_rs, out_cs, tile):
-        _ = stamp
-        for row in range(0, m, TILE_ROWS):
-            rows = min(TILE_ROWS, m - row)
-            for col in range(0, n, TILE_COLS):
-                cols = min(TILE_COLS, n - col)
-                for r in range(rows):
-                    line, source = offset(tile, 4 * r * ld), offset(acc, (row + r) * acc_rs + col * acc_cs)
-                    if acc_cs == 4:
-                        for c in range(cols):
-                            store_32(line, c, load_i32(source, c))
-                    else:
-                        for c in range(cols):
-                            store_32(line, c, load_i32(offset(source, c * acc_cs), 0))
-                to = as_address(offset(out, row * out_rs + col * out_cs))
-                for i in range(count):
-                    call_address(
-                        load_i64(stages, 2 * i),
-                        (
-                            as_address(tile), ld, rows, cols, row, col, load_i64(stages, 2 * i + 1), 0, 0, 0, 0,
-                            to, out_rs, out_cs,
-                        ),
-                    )  # fmt: skip
-
-    return apply
-
-
-@functools.cache
-def apply_routine() -> Any:
-    """Compiled routine of `requantize`."""
-    return _make_apply(source_stamp())
+@routine("pnpnnnnpnnp")
+def apply(stages, count, acc, acc_rs, acc_cs, m, n, out, out_rs, out_cs, tile):
+    """Put an m x n matrix of int32 through `count` stages, whose table (routine, parameters, ...) is at `stages`."""
+    for row in range(0, m, TILE_ROWS):
+        rows = min(TILE_ROWS, m - row)
+        for col in range(0, n, TILE_COLS):
+            cols = min(TILE_COLS, n - col)
+            for r in range(rows):
+                line, source = offset(tile, 4 * r * TILE_COLS), offset(acc, (row + r) * acc_rs + col * acc_cs)
+                if acc_cs == 4:
+                    for c in range(cols):
+                        store_32(line, c, load_i32(source, c))
+                else:
+                    for c in range(cols):
+                        store_32(line, c, load_i32(offset(source, c * acc_cs), 0))
+            to = as_address(offset(out, row * out_rs + col * out_cs))
+            for i in range(count):
+                call_address(
+                    load_i64(stages, 2 * i),
+                    (
+                        as_address(tile), TILE_COLS, rows, cols, row, col, load_i64(stages, 2 * i + 1), 0, 0, 0, 0,
+                        to, out_rs, out_cs,
+                    ),
+                )  # fmt: skip

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from lowgemm.checks.values import integer
+from lowgemm.output.tile_routine import Step
+from lowgemm.output.vector import OnePass
 
 
 def same_length(**vectors: int | float | np.ndarray) -> None:
@@ -16,11 +19,6 @@ def same_length(**vectors: int | float | np.ndarray) -> None:
     if len(set(sizes.values())) > 1:
         text = ", ".join(f"{size} for {name}" for name, size in sizes.items())
         raise ValueError(f"{', '.join(sizes)}: expected vectors of one length, got {text}")
-
-
-def along(value: int | float | np.ndarray, axis: int) -> Any:
-    """A per-channel value shaped to broadcast over an (m, n) matrix: one for each row (0) or column (1)."""
-    return value[:, None] if isinstance(value, np.ndarray) and axis == 0 else value
 
 
 def _exact(value: Any) -> Any:
@@ -33,7 +31,8 @@ def _exact(value: Any) -> Any:
 class Stage:
     """Base of the output stages: frozen dataclasses that describe, and compute nothing themselves.
 
-    `reference.apply_stage` has each one's equation, `routines.py` its fast form.
+    `reference.apply_stage` has each one's equation, and `step` its fast form. The other properties are what `pipeline.py` asks a stage
+    to find out what may be left out or put together.
     """
 
     #: Names of the fields that may hold one value per channel.
@@ -41,6 +40,12 @@ class Stage:
     #: dtype of the result, for stages that end a pipeline.
     result_dtype: np.dtype | None = None
     axis: int = 1
+    #: The stage is nothing but ``min(max(x, low), high)``: these two. It needs no step then.
+    bounds: tuple[int, int] | None = None
+    #: A vector that the stage adds, and nothing else: the kernel may add it.
+    addend: np.ndarray | None = None
+    #: The low bits of the number are the result, without bounds.
+    truncates: bool = False
 
     def check(self, m: int, n: int) -> None:
         """Raise ValueError unless the per-channel fields fit an m x n result."""
@@ -56,6 +61,14 @@ class Stage:
     def lower(self) -> list[Stage]:
         """The same as simpler stages, for those that are put together of such."""
         return [self]
+
+    def step(self) -> Step | None:
+        """What runs on a tile, or None if that is nothing."""
+        return None
+
+    def one_pass(self) -> OnePass | None:
+        """The same as a scale that can be put together with the store, or None."""
+        return None
 
     def _set(self, **fields: Any) -> None:
         for name, value in fields.items():
@@ -83,3 +96,14 @@ def items_of(stage: Stage) -> tuple[Any, ...]:
 def axis_of(value: Any) -> int:
     """`axis` as 0 (one value per row) or 1 (one per column)."""
     return integer(value, "axis", 0, 1)
+
+
+def cast_dtype(value: Any, allowed: Sequence[type], name: str = "dtype") -> np.dtype:
+    """`value` as one of the `allowed` dtypes; None is none of them, though NumPy reads it as float64."""
+    try:
+        dtype = np.dtype(value)
+    except Exception:  # NumPy raises several kinds, SyntaxError among them
+        raise TypeError(f"{name}: expected a NumPy dtype, got {value!r:.80}") from None
+    if dtype not in [np.dtype(t) for t in allowed]:
+        raise ValueError(f"{name}: expected {' or '.join(np.dtype(t).name for t in allowed)}, got {dtype}")
+    return dtype

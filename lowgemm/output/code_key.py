@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import hashlib
+import math
 import types
 from collections.abc import Hashable
 from typing import Any
@@ -103,3 +104,66 @@ def _value(value: Any, names: frozenset[str], above: tuple[Any, ...]) -> Hashabl
         asked = ((name, known[name]) for name in sorted(names) if name in known)
         return (_Same(value), tuple((name, _value(v, names, (*above, value))) for name, v in asked))
     return _Same(value)
+
+
+#: Builtin functions that are arithmetic.
+_ARITHMETIC = frozenset(
+    ["abs", "bool", "divmod", "float", "int", "len", "max", "min", "pow", "range", "round", "sum"]
+)
+
+
+def disk_key(code: Any, *more: Any) -> str | None:
+    """What `code_key` gave, and more, as text that is the same in every process; None if there is none.
+
+    Only plain values count: numbers, text, tuples of them, and functions of `math`, NumPy and Python's arithmetic, by
+    their names and NumPy's version. An array or another function is not plain: it would be a constant of the compiled code, which
+    may hold an address, or be compiled from sources that nobody watches.
+
+    Examples
+    --------
+    >>> by = 3
+    >>> disk_key(code_key(lambda x: max(by * x, 0))) == disk_key(code_key(lambda x: max(by * x, 0)))
+    True
+    >>> table = np.arange(3)
+    >>> disk_key(code_key(lambda x: table[x])) is None
+    True
+    """
+    try:
+        text = f"{np.__version__} {_text(code[1:])} {_text(more)}" if type(code) is tuple else _text(code)
+        return hashlib.sha256(text.encode()).hexdigest()
+    except _NotPlainError:
+        return None
+
+
+class _NotPlainError(Exception):
+    """A key holds something that is told apart by identity."""
+
+
+def _text(key: Any) -> str:
+    if isinstance(key, _Same):
+        return _name(key.value)
+    if type(key) is tuple and key and key[0] in ("array", "function", "above"):
+        raise _NotPlainError
+    if type(key) is tuple:
+        return f"({','.join(map(_text, key))})"
+    if type(key) is frozenset:
+        return f"{{{','.join(sorted(map(_text, key)))}}}"
+    if key is None or key is Ellipsis or type(key) in (bool, int, float, str, bytes):
+        return f"{type(key).__name__}:{key!r}"
+    if isinstance(key, type) and key.__module__ in ("builtins", "numpy", "types"):
+        return f"type:{key.__module__}.{key.__qualname__}"
+    raise _NotPlainError
+
+
+def _name(value: Any) -> str:
+    """Name of a module or function that every process finds the same."""
+    if value is np or value is math:
+        return f"module:{value.__name__}"
+    name = getattr(value, "__name__", "")
+    if name in _ARITHMETIC and vars(builtins)[name] is value:
+        return f"builtins.{name}"
+    if vars(math).get(name) is value:
+        return f"math.{name}"
+    if callable(value) and vars(np).get(name) is value:
+        return f"numpy.{name}"
+    raise _NotPlainError

@@ -1,19 +1,23 @@
-"""Real scales: `Requantize` to 8 or 16 bits with a framework's rounding, and `Dequantize` to float32.
+"""Real scales: `Requantize` to 8 or 16 bits with a framework's rounding, put together of simpler stages.
 
 Frameworks agree on ``round(acc * scale) + zero_point`` and differ in the arithmetic; `docs/output.md` compares them.
 """
 
 from __future__ import annotations
 
-import numbers
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lowgemm.checks.values import as_array, choice, integer
-from lowgemm.output.base import Stage, axis_of
-from lowgemm.output.stages import Clamp, SaturatingCast, ScaleInt32ByFixedPointAndExponent, cast_dtype
+from lowgemm.checks.values import choice, integer
+from lowgemm.output.base import Stage, axis_of, cast_dtype
+from lowgemm.output.real_scale import real_scale
+from lowgemm.output.stages.clamp import Clamp
+from lowgemm.output.stages.float_scale import FloatScale
+from lowgemm.output.stages.saturating_cast import SaturatingCast
+from lowgemm.output.stages.scale import SaturatingScale
+from lowgemm.output.stages.single_rounding import SingleRoundingScale
 
 ROUNDINGS = ("gemmlowp", "tflite", "tflite_single", "onnx", "onnx_reference", "torch")
 
@@ -56,57 +60,6 @@ def quantize_multiplier(scale: float) -> tuple[int, int]:
     if exponent > 30:
         raise ValueError(f"scale: expected less than 2**30, got {scale}")
     return multiplier, exponent
-
-
-def real_scale(value: Any) -> float | np.ndarray:
-    """`scale` as a float, or a read-only float64 vector; positive or zero and finite."""
-    if isinstance(value, (bool, np.bool_, np.timedelta64)):
-        raise TypeError(f"scale: expected a number or a vector, got {type(value).__name__}")
-    if isinstance(value, numbers.Real):
-        try:
-            a: Any = np.float64(value)
-        except OverflowError:
-            raise ValueError("scale: expected a finite number that fits float64") from None
-    else:
-        a = as_array(value, "scale", "a number or a vector")
-        if a.dtype.kind not in "fiu":
-            raise TypeError(f"scale: expected a number or a vector of numbers, got {a.dtype}")
-    if np.ndim(a) > 1:
-        raise ValueError(f"scale: expected a number or a vector, got shape {np.shape(a)}")
-    a = np.array(a, dtype=np.float64)
-    if not np.isfinite(a).all() or (a < 0).any():
-        raise ValueError("scale: expected finite numbers from 0 up")
-    if a.ndim == 0:
-        return float(a)
-    a.flags.writeable = False
-    return a
-
-
-@dataclass(frozen=True, eq=False)
-class SaturatingScale(ScaleInt32ByFixedPointAndExponent):
-    """gemmlowp's scale, except that the offset is added with saturation (to int32), not modulo 2**32."""
-
-
-@dataclass(frozen=True, eq=False)
-class SingleRoundingScale(Stage):
-    """``floor((x * multiplier + 2**(30 - exponent)) / 2**(31 - exponent)) + offset``: one rounding, ties upwards, saturating."""
-
-    multiplier: Any
-    exponent: Any
-    offset: int
-    axis: int = 1
-
-
-@dataclass(frozen=True, eq=False)
-class FloatScale(Stage):
-    """Scale in float32 or float64, round half to even; see `Requantize`, which lowers to it."""
-
-    scale: Any
-    zero_point: int
-    low: int
-    high: int
-    double: bool
-    axis: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,45 +148,3 @@ class Requantize(Stage):
             return [SingleRoundingScale(*self.fixed_point(), self.zero_point, self.axis), *bounds]
         double = self.rounding == "onnx_reference"
         return [FloatScale(self.scale, self.zero_point, self.min, self.max, double, self.axis), *bounds]  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, eq=False)
-class Dequantize(Stage):
-    """float32 result: ``float32(x) * float32(scale)``.
-
-    Parameters
-    ----------
-    scale : float or array_like of float
-        For all, or one per channel; usually ``lhs_scale * rhs_scale``.
-    axis : int
-        Which way a vector runs: 1, one value per column; 0, one per row.
-
-    Examples
-    --------
-    >>> import numpy as np, lowgemm
-    >>> lowgemm.requantize(np.array([[3, -4]], np.int32), lowgemm.Dequantize(0.5))
-    array([[ 1.5, -2. ]], dtype=float32)
-    """
-
-    scale: Any
-    axis: int = 1
-    channel_fields = ("scale",)
-    result_dtype = np.dtype(np.float32)
-
-    def __post_init__(self) -> None:
-        self._set(scale=_signed_scale(self.scale), axis=axis_of(self.axis))
-
-
-def _signed_scale(value: Any) -> float | np.ndarray:
-    """As `real_scale`, of any sign."""
-    if isinstance(value, numbers.Real):
-        return real_scale(value) if value >= 0 else -real_scale(-value)
-    a = as_array(value, "scale", "a number or a vector")
-    if a.dtype.kind not in "fiu":
-        raise TypeError(f"scale: expected a number or a vector of numbers, got {a.dtype}")
-    a = np.array(a, dtype=np.float64)
-    real_scale(np.abs(a))
-    if a.ndim == 0:
-        return float(a)
-    a.flags.writeable = False
-    return a

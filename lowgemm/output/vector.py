@@ -6,14 +6,20 @@ then this routine only sees the edges.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from lowgemm.jit.memory import offset
 from lowgemm.jit.routine import unpack_words
 from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i32, i64, load, splat, store, vec
 from lowgemm.kernels.framework.requant import requantize_constants, requantized
+from lowgemm.output.parameters import ADDRESS, NUMBER, described, reader
+from lowgemm.output.tile_routine import Step, TileRoutine
 
 #: Columns handled at a time.
 WIDTH = 16
@@ -70,3 +76,79 @@ def requantize_rows(typingctx, bits, by_row, args):
         return context.get_dummy_value()
 
     return types.void(bits, by_row, args), codegen
+
+
+#: Multipliers from 0 up and right shifts from 1 up, one for each row or column and `WIDTH` more; then the offset and the bounds.
+#: Kernels that scale and store by themselves read this too (`kernels/framework/deferred.py`).
+SCALE_AND_STORE = described(multiplier=ADDRESS, right=ADDRESS, offset=NUMBER, low=NUMBER, high=NUMBER)
+_read = reader(SCALE_AND_STORE)
+
+
+def _make(bits: int, by_row: int) -> TileRoutine:
+    def scale_and_store(
+        tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs
+    ):
+        multiplier, right, after, low, high = _read(params)
+        first = 4 * (row if by_row else col)
+        args = (
+            tile,
+            ld,
+            rows,
+            cols,
+            offset(multiplier, first),
+            offset(right, first),
+            after,
+            low,
+            high,
+            out,
+            out_rs,
+        )
+        requantize_rows(bits, by_row, args)
+
+    scale_and_store.__name__ = f"requantize_store{bits}{'_by_row' if by_row else ''}"
+    return TileRoutine(scale_and_store, SCALE_AND_STORE)
+
+
+#: Scale, offset, clamp and store to contiguous rows: by bits, and whether the scales are those of rows.
+ROUTINES = {(bits, by_row): _make(bits, int(by_row)) for bits in (8, 16) for by_row in (False, True)}
+
+
+class OnePass(NamedTuple):
+    """A scale that can be put together with the store.
+
+    Attributes
+    ----------
+    multiplier, right : ndarray
+        Of no dimension, or one value for each row or column.
+    offset : int
+        Added after the scale.
+    by_row : bool
+        Whether the values are those of rows.
+    """
+
+    multiplier: np.ndarray
+    right: np.ndarray
+    offset: int
+    by_row: bool
+
+    def step(self, bits: int, low: int, high: int, size: tuple[int, int]) -> Step:
+        """Scale, clamp to the bounds and store `bits`, for a result of this size."""
+        length = size[0] if self.by_row else size[1]
+        padded = [np.full(length + WIDTH, v.flat[0], np.int32) for v in (self.multiplier, self.right)]
+        for to, v in zip(padded, (self.multiplier, self.right), strict=True):
+            to[:length] = v
+        return ROUTINES[bits, self.by_row].step(
+            multiplier=padded[0], right=padded[1], offset=self.offset, low=low, high=high
+        )
+
+
+def one_pass(multiplier: Any, exponent: Any, after: int, axis: int = 1) -> OnePass | None:
+    """The scale ``multiplier * 2**(exponent - 31)`` and an offset, if this file can do them, else None."""
+    multiplier, exponent = np.asarray(multiplier), np.asarray(exponent)
+    if multiplier.ndim != exponent.ndim:
+        multiplier, exponent = np.broadcast_arrays(multiplier, exponent)
+    if multiplier.size == 0 or int(multiplier.min()) < 0 or int(exponent.max()) > -1:
+        return None
+    if abs(after) >= 2 ** (30 + int(exponent.min())):
+        return None  # the offset would not fit the 64-bit sum
+    return OnePass(multiplier, -exponent, after, axis == 0 and multiplier.ndim == 1)

@@ -15,9 +15,8 @@ import numpy as np
 
 from lowgemm import fixedpoint
 from lowgemm.checks.values import choice
-from lowgemm.output.activations import Lut
-from lowgemm.output.base import Stage
 from lowgemm.output.requantize import Requantize
+from lowgemm.output.stages import Lut, Stage
 from lowgemm.quantization.affine import dequantize, quantize, real_array
 from lowgemm.quantization.qparams import QParams, choose_qparams, quantize_multiplier
 

@@ -25,8 +25,8 @@ from lowgemm.jit.memory import address, arrive, as_address, take
 from lowgemm.jit.routine import Routine, call_address, call_for_address, signature
 from lowgemm.nn import program
 from lowgemm.nn import routines as layers
-from lowgemm.output import apply
-from lowgemm.output.routines import routine
+from lowgemm.output.apply import apply
+from lowgemm.output.store import store32
 
 if numba.config.DISABLE_JIT:
     pytest.skip("compiled code only", allow_module_level=True)
@@ -138,7 +138,7 @@ def callers() -> dict[str, list]:
         "lowgemm/engine/tiles.py": [drivers.single, drivers.run_serial, drivers.run_parallel],
         "lowgemm/engine/entry.py": [k for k in entry._kept if isinstance(k, Routine)],
         "lowgemm/in_numba/product.py": [embedded],
-        "lowgemm/output/apply.py": [apply.apply_routine()],
+        "lowgemm/output/apply.py": [apply],
         "lowgemm/blockwise/job.py": [job.work],
         "lowgemm/blockwise/steps.py": [steps.step],
         "lowgemm/blockwise/product4.py": [r for k in kinds for r in product4.routines(k)[:2]],
@@ -315,7 +315,7 @@ def test_product_on_aarch64(tmp_path, monkeypatch, shape):
     routines = {
         "single": drivers.single, "microkernel": kernels.microkernel(kernel),
         "pack_lhs": packing.pack_routine(kernel, "lhs"), "pack_rhs": packing.pack_routine(kernel, "rhs"),
-        "col_terms": terms.col_terms, "row_terms": terms.row_terms, "store32": routine("store32"),
+        "col_terms": terms.col_terms, "row_terms": terms.row_terms, "store32": store32,
     }  # fmt: skip
     names = ("kernel", "pack_lhs", "pack_rhs", "col_terms_routine", "row_terms_routine", "zeros", "stage")
     main = "".join(f"#define {name.upper()} {PLAN.fields[name][1] // 8}\n" for name in names) + PRODUCT

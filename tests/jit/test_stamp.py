@@ -59,6 +59,7 @@ def test_every_folder_counts(tmp_path):
         "jit",
         "checks",
         "output",
+        "output/stages",
         "fixedpoint",
         "kernels/framework",
         "brand_new/inside",

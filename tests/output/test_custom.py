@@ -10,7 +10,7 @@ import pytest
 
 import lowgemm
 from lowgemm import reference
-from lowgemm.output import custom
+from lowgemm.output import custom_routine
 from lowgemm.output.code_key import code_key
 
 SUMS = np.array([[3, -4, 9], [1, 2, 3]], np.int32)
@@ -280,7 +280,7 @@ def test_options_of_njit_are_kept():
 
 # ---- compiled once ----------------------------------------------------------------------------------------
 def routine(function, arrays=()):
-    return custom.custom_routine(lowgemm.Custom(function, arrays))
+    return custom_routine.custom_routine(lowgemm.Custom(function, arrays))
 
 
 def plus(k):
@@ -289,11 +289,11 @@ def plus(k):
 
 def test_same_code_is_compiled_once():
     first = routine(plus(11))
-    known = len(custom._compiled)
+    known = len(custom_routine._compiled)
     for _ in range(20):
         assert routine(plus(11)) is first
     assert routine(lambda acc, row, col: acc + KEPT) is routine(lambda acc, row, col: acc + KEPT)
-    assert len(custom._compiled) == known + 1
+    assert len(custom_routine._compiled) == known + 1
     assert routine(plus(12)) is not first and of(plus(12)).tolist() == (SUMS + 12).tolist()
     assert routine(plus(11.0)) is not first and routine(plus(True)) is not first
     assert routine(numba.njit(plus(11))) is not routine(numba.njit(plus(11), fastmath=True))

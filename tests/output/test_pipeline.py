@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import lowgemm
 from lowgemm import reference
-from lowgemm.output import pipeline as pipeline_module
-from lowgemm.output.stages import check_pipeline
+from lowgemm.output.check import check_pipeline
+from lowgemm.output.stages.tanh import tanh_constants
 
 INT32 = st.one_of(
     st.sampled_from([0, 1, -1, 2**30, 2**31 - 1, -(2**31), -(2**31) + 1]), st.integers(-(2**31), 2**31 - 1)
@@ -227,7 +227,7 @@ def test_which_pipelines_take_one_pass():
     cast = lowgemm.SaturatingCast(np.uint8)
 
     def steps(stage):
-        return [name for name, _ in lowgemm.explain(x, x.T, output=[stage, cast]).plan.program.steps]
+        return [step.name for step in lowgemm.explain(x, x.T, output=[stage, cast]).plan.program.steps]
 
     assert steps(lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 5, 3)) == ["requantize_store8"]
     assert steps(lowgemm.ScaleInt32ByFixedPointAndExponent([2**30] * 4, [-5] * 4, 3, axis=0)) == [
@@ -241,9 +241,9 @@ def test_which_pipelines_take_one_pass():
 @given(st.integers(1, 2**31 - 1))
 def test_tanh_constants_are_those_of_the_definition(amplitude):
     """Both are worked out, each in its own way."""
-    assert pipeline_module.tanh_constants(amplitude) == reference.tanh_constants(amplitude)
+    assert tanh_constants(amplitude) == reference.tanh_constants(amplitude)
 
 
 @pytest.mark.parametrize("amplitude", [2**k + d for k in range(2, 31) for d in (-1, 0, 1)] + [1, 2])
 def test_tanh_constants_beside_powers_of_two(amplitude):
-    assert pipeline_module.tanh_constants(amplitude) == reference.tanh_constants(amplitude)
+    assert tanh_constants(amplitude) == reference.tanh_constants(amplitude)

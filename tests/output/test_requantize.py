@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import lowgemm
 from lowgemm import reference
+from lowgemm.output.check import check_pipeline
 from lowgemm.output.requantize import ROUNDINGS, quantize_multiplier
-from lowgemm.output.stages import check_pipeline
 
 M, N = 21, 37
 ACC = np.random.default_rng(0).integers(-(2**31), 2**31, (M, N)).astype(np.int32)

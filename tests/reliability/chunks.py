@@ -11,7 +11,7 @@ import lowgemm as lg
 import lowgemm.dask
 from lowgemm import reference
 from lowgemm.engine.overflow_check import leading_bias
-from lowgemm.output.stages import check_pipeline
+from lowgemm.output.check import check_pipeline
 
 from . import pipelines
 from .arrays import JUNK, broken, dressed, foreign

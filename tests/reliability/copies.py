@@ -13,6 +13,7 @@ import lowgemm as lg
 from lowgemm import blockwise as bw
 from lowgemm import quantization as qn
 from lowgemm import reference
+from lowgemm.output.check import check_pipeline
 
 from . import networks, pipelines
 from .arrays import integers
@@ -90,7 +91,7 @@ def copied_pipeline(s: Any) -> None:
     """A pipeline that nothing else holds."""
     acc = integers(s.r, s.g, np.int32, (s.size(), s.size()))
     output = pipelines.sound(s.r, s.g, *acc.shape)
-    stages, dtype = reference.stages.check_pipeline(output, *acc.shape)
+    stages, dtype = check_pipeline(output, *acc.shape)
     expected = reference.apply_pipeline(acc, stages).astype(dtype)
     del stages
     if s.r.random() < 0.5:  # compiled parameters are made at the first use, and may be copied too

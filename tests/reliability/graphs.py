@@ -16,6 +16,7 @@ import lowgemm as lg
 from lowgemm import reference
 from lowgemm.onnx_run import Model
 from lowgemm.onnx_run.reference import conv_sums
+from lowgemm.output.check import check_pipeline
 
 from . import copies
 from .arrays import JUNK, broken, dressed, integers
@@ -97,7 +98,7 @@ def convolution(s: Any, finished: bool) -> tuple[Any, ...]:
         lg.Requantize(x_scale * w_scale / y_scale, int(y_zero), y_zero.dtype, rounding="onnx_reference"),
     ]
     rows = np.moveaxis(sums, 1, -1)
-    checked, dtype = reference.stages.check_pipeline(stages, rows.size // len(w), len(w))
+    checked, dtype = check_pipeline(stages, rows.size // len(w), len(w))
     right = reference.apply_pipeline(rows.reshape(-1, len(w)).astype(np.int32), checked).astype(dtype)
     values.update(sx=np.asarray(x_scale), sw=w_scale, sy=np.asarray(y_scale), yz=y_zero, bias=bias)
     names = ["x", "sx", "xz", "w", "sw", "wz", "sy", "yz", "bias"]

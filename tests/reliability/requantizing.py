@@ -8,6 +8,7 @@ import numpy as np
 
 import lowgemm as lg
 from lowgemm import reference
+from lowgemm.output.check import check_pipeline
 
 from . import pipelines
 from .arrays import Subclass, broken, integers, spaced
@@ -20,7 +21,7 @@ def requantize(s: Any) -> None:
     acc = integers(r, s.g, np.int32, shape)
     m, n = (1, *shape)[-2:]
     output = pipelines.sound(r, s.g, m, n)
-    stages, dtype = reference.stages.check_pipeline(output, m, n)
+    stages, dtype = check_pipeline(output, m, n)
     expected = (
         reference.apply_pipeline(acc[None] if acc.ndim == 1 else acc, stages).astype(dtype).reshape(shape)
     )
@@ -52,9 +53,7 @@ def requantize_odd(s: Any) -> None:
         s.refused("requantize odd", error)
         return
     array = np.asarray(value)
-    stages, dtype = reference.stages.check_pipeline(
-        output, *array.shape[-2:] if array.ndim > 1 else (1, array.size)
-    )
+    stages, dtype = check_pipeline(output, *array.shape[-2:] if array.ndim > 1 else (1, array.size))
     expected = reference.apply_pipeline(array[None] if array.ndim == 1 else array, stages)
     s.expect(
         same(got, expected.astype(dtype).reshape(array.shape)),

@@ -1,4 +1,4 @@
-"""Activations on integers: bounds, the logistic function, look-up tables, and functions of the user's own."""
+"""A function of the user's own."""
 
 from __future__ import annotations
 
@@ -9,90 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.checks.values import INT32_MAX, as_array, integer
 from lowgemm.output.base import Stage
-from lowgemm.output.custom import custom_routine, python_function
-from lowgemm.output.stages import Clamp, cast_dtype
-
-
-def relu(zero_point: int = 0) -> Clamp:
-    """Bounds of a rectified linear unit: nothing below the integer that stands for 0.0.
-
-    Examples
-    --------
-    >>> relu(3)
-    Clamp(min=3, max=2147483647)
-    """
-    return Clamp(zero_point, INT32_MAX)
-
-
-def relu6(scale: float, zero_point: int = 0) -> Clamp:
-    """Bounds of min(max(x, 0), 6) for values of the given scale, 6 rounded to the nearest step.
-
-    Examples
-    --------
-    >>> relu6(0.05, -100)
-    Clamp(min=-100, max=20)
-    """
-    if not np.isfinite(scale) or scale <= 0:
-        raise ValueError(f"scale: expected a positive number, got {scale}")
-    return Clamp(zero_point, min(zero_point + round(6 / scale), INT32_MAX))
-
-
-@dataclass(frozen=True, eq=False)
-class Logistic(Stage):
-    """``1 / (1 + exp(-x))`` of a fixed-point value with `integer_bits`; the result is Q0.31.
-
-    Parameters
-    ----------
-    integer_bits : int
-        Integer bits of x, 0 to 29: x stands for ``x / 2**(31 - integer_bits)``.
-
-    Examples
-    --------
-    >>> import numpy as np, lowgemm
-    >>> y = lowgemm.requantize(np.array([[0, 2**28]], np.int32), [lowgemm.Logistic(3)])  # of 0.0 and 1.0
-    >>> (y / 2**31).round(4)
-    array([[0.5   , 0.7311]])
-    """
-
-    integer_bits: int
-
-    def __post_init__(self) -> None:
-        self._set(integer_bits=integer(self.integer_bits, "integer_bits", 0, 29))
-
-
-@dataclass(frozen=True, eq=False)
-class Lut(Stage):
-    """Replace 8-bit values by entries of a table: any activation, at the price of a load.
-
-    Parameters
-    ----------
-    table : array_like of uint8 or int8, shape (256,)
-        Entry i is the result for the value ``low + i``, where low is 0 for uint8 input and -128 for int8.
-    input_dtype : dtype
-        uint8 or int8: values are clipped to its range first.
-
-    Examples
-    --------
-    >>> import numpy as np, lowgemm
-    >>> square = (np.arange(256) ** 2 // 255).astype(np.uint8)
-    >>> lowgemm.requantize(np.array([[2, 100, 999]], np.int32), [lowgemm.Lut(square)])
-    array([[  0,  39, 255]], dtype=uint8)
-    """
-
-    table: Any
-    input_dtype: Any = np.uint8
-
-    def __post_init__(self) -> None:
-        table = np.array(as_array(self.table, "table", "256 values"))
-        if table.dtype not in (np.uint8, np.int8):
-            raise TypeError(f"table: expected dtype uint8 or int8, got {table.dtype}")
-        if table.shape != (256,):
-            raise ValueError(f"table: expected 256 values, got shape {table.shape}")
-        kind = cast_dtype(self.input_dtype, (np.uint8, np.int8), "input_dtype")
-        table.flags.writeable = False
-        self._set(table=table, input_dtype=kind, result_dtype=table.dtype)
+from lowgemm.output.custom_routine import custom_routine, python_function
+from lowgemm.output.tile_routine import Step
 
 
 def _importable(function: Any) -> bool:
@@ -164,7 +83,7 @@ class Custom(Stage):
                 )
             copies.append(np.array(a, order="C"))
         self._set(arrays=tuple(copies))
-        custom_routine(self)
+        custom_routine(self)  # refuses what cannot be compiled
 
     def __copy__(self) -> Custom:
         return Custom(self.function, self.arrays)
@@ -183,3 +102,7 @@ class Custom(Stage):
 
     def _items(self) -> tuple[Any, ...]:
         return (self.function, *((a.tobytes(), a.shape, a.dtype.str) for a in self.arrays))
+
+    def step(self) -> Step:
+        """The compiled function in the tile loop of all stages."""
+        return custom_routine(self).step(self)

@@ -1,0 +1,18 @@
+"""Zero points that differ by row and by column: what the kernel's additive terms cannot express."""
+
+from __future__ import annotations
+
+from lowgemm.jit.memory import load_i32, offset, store_32
+from lowgemm.output.parameters import described
+from lowgemm.output.tile_routine import tile_routine
+
+
+@tile_routine(described())
+def bilinear(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
+    """Add ``lz[r] * (depth * rz[c] - col_sum[c]) - row_sum[r] * rz[c]``; the factor in brackets is made when columns are packed."""
+    for r in range(rows):
+        line = offset(tile, 4 * r * ld)
+        lz, total = load_i32(lzs, r), load_i32(row_sums, r)
+        for c in range(cols):
+            x = load_i32(line, c) + lz * load_i32(col_factors, c) - total * load_i32(rzs, c)
+            store_32(line, c, x)

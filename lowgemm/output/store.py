@@ -1,0 +1,48 @@
+"""The last routines of a pipeline: clamp, and store int32, 16 or 8 bits to the result. (`vector.py` scales and stores in one pass.)"""
+
+from __future__ import annotations
+
+from lowgemm.jit.memory import load_i32, offset, store_8, store_16, store_32
+from lowgemm.output.parameters import NUMBER, described, reader
+from lowgemm.output.tile_routine import tile_routine
+
+#: Bounds, and whether to add to what the result holds. 32 bits have no bounds here, and only they are added.
+STORE = described(low=NUMBER, high=NUMBER, accumulate=NUMBER)
+_read = reader(STORE)
+
+
+@tile_routine(STORE)
+def store32(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
+    """Store, or add to what is there."""
+    accumulate = _read(params)[2]
+    for r in range(rows):
+        line, to = offset(tile, 4 * r * ld), offset(out, r * out_rs)
+        for c in range(cols):
+            x, place = load_i32(line, c), offset(to, c * out_cs)
+            if accumulate:
+                x += load_i32(place, 0)
+            store_32(place, 0, x)
+
+
+@tile_routine(STORE)
+def store16(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
+    """Clamp and store 16 bits."""
+    low, high, _ = _read(params)
+    for r in range(rows):
+        line, to = offset(tile, 4 * r * ld), offset(out, r * out_rs)
+        for c in range(cols):
+            store_16(offset(to, c * out_cs), 0, min(max(load_i32(line, c), low), high))
+
+
+@tile_routine(STORE)
+def store8(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
+    """Clamp and store 8 bits."""
+    low, high, _ = _read(params)
+    for r in range(rows):
+        line, to = offset(tile, 4 * r * ld), offset(out, r * out_rs)
+        if out_cs == 1:
+            for c in range(cols):
+                store_8(to, c, min(max(load_i32(line, c), low), high))
+        else:
+            for c in range(cols):
+                store_8(to, c * out_cs, min(max(load_i32(line, c), low), high))
