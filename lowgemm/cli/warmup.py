@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lowgemm import kernels
-from lowgemm.engine import drivers, entry, packing, terms
+from lowgemm.engine import drivers, entry, packing, sums, terms
 from lowgemm.output import apply, routines
 
 
@@ -37,7 +37,7 @@ def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
     todo["requantize"] = apply.apply_routine
     todo["entry"] = entry.enter
     todo["entry, several threads"] = entry.fill
-    todo["comparison of arrays"] = entry.alike
+    todo["requantize, entry"] = sums.apply
     todo["serial driver"] = drivers.serial_driver
     todo["parallel driver"] = drivers.parallel_driver
     return todo

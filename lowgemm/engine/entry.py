@@ -1,12 +1,11 @@
 """Python's way into compiled code: built-in functions that read addresses out of their arguments.
 
-`enter` goes on into `drivers.single_routine`; `fill` makes the state of a call on several threads; `alike` compares arrays with
-those of a plan.
+`enter` goes on into `drivers.single_routine`; `fill` makes the state of a call on several threads.
 
 A 32-cubed product computes for 0.2 us. NumPy takes 0.6 us to tell the address of an array, Numba's dispatcher 1 us for
 the arguments of one call, and the wrapper behind the dispatcher 0.5 us; this function takes 0.05 us. It is compiled
-by Numba like everything else, but has the C signature of a Python built-in (``METH_FASTCALL``), and it checks nothing:
-`calls.PlannedGemm` has.
+by Numba like everything else, but has the C signature of a Python built-in (``METH_FASTCALL``). It checks little: `ready.py` says
+who has.
 
 It relies on where CPython keeps what an array is: address, number of dimensions, pointers to shape and strides, base and dtype,
 behind the object header (``PyArrayObject_fields`` of NumPy's ``ndarraytypes.h``, the same in all NumPy versions). `usable` verifies
@@ -26,114 +25,105 @@ import numpy as np
 from numba import types
 
 from lowgemm.engine import layout as c
+from lowgemm.engine.array_objects import ALIGNED, HEAD, WRITEABLE, alike, apart, data_of, has
 from lowgemm.engine.tiles import slot_space
-from lowgemm.jit.memory import as_address, load_i32, load_i64, pointer_at
-from lowgemm.jit.routine import call_address, call_for_address, routine
-from lowgemm.jit.stamp import source_stamp
+from lowgemm.engine.zero_points import (
+    COUNT,
+    LHS_AT,
+    OUT_AT,
+    RHS_AT,
+    SUMS_AT,
+    Zeros,
+    product_at,
+    read_zeros,
+    zeros_of,
+)
+from lowgemm.jit.memory import as_address, load_i64, pointer_at
+from lowgemm.jit.routine import Routine, call_address, call_for_address, routine
 
-#: Fields of the record of a plan, its first argument.
-SINGLE, PLAN, PACKED, RELEASE, AS_LONG, INCREF, SAVE, RESTORE = range(8)
+#: Fields of the record of a plan, its first argument; `zero_points.py` describes ZEROS, and `pattern_of` PATTERN (0: compare nothing).
+SINGLE, PLAN, PACKED, RELEASE, ZEROS, PATTERN, OUT_BYTES, NONE, INCREF, SAVE, RESTORE, RECORD_SIZE = range(12)
 #: Multiply-accumulates from which other Python threads may run meanwhile (about 2 us; letting go of the interpreter
 #: and taking it back costs 0.05 us, and another thread that takes it keeps it for 5 ms).
 RELEASE_MACS = 1 << 19
 
 
 @numba.njit(nogil=True)
-def _product_addresses(args, head, record):
-    """Addresses that arguments 1 to 5 of `enter` and `fill` stand for: lhs, rhs, sums, out, scratch memory."""
-    lhs = as_address(pointer_at(pointer_at(args, 1), head))
-    rhs = as_address(pointer_at(pointer_at(args, 2), head))
-    sums = 0
-    if load_i64(record, PACKED) != 0:
-        sums = as_address(pointer_at(pointer_at(args, 3), head))
-    return (
-        lhs,
-        rhs,
-        sums,
-        as_address(pointer_at(pointer_at(args, 4), head)),
-        as_address(pointer_at(pointer_at(args, 5), head)),
+def _fit(record, zeros, args, space):
+    """Whether arguments 1 to 7 of `enter` and `fill` are such as may be computed with; the zero points are read."""
+    if not alike(pointer_at(record, PATTERN), args):
+        return False
+    out, out_bytes = pointer_at(args, 4), load_i64(record, OUT_BYTES)
+    if not has(out, ALIGNED | WRITEABLE) or not apart(out, out_bytes, pointer_at(args, 1), 1):
+        return False
+    if load_i64(record, PACKED) == 0 and not apart(out, out_bytes, pointer_at(args, 2), 1):
+        return False
+    return read_zeros(zeros, pointer_at(args, 6), pointer_at(args, 7), space)
+
+
+@numba.njit(nogil=True)
+def given(record, args, field):
+    """Argument number `field`, or what the record holds there if that is negative; as a new reference."""
+    given = pointer_at(args, field) if field >= 0 else pointer_at(record, NONE)
+    call_address(load_i64(record, INCREF), (as_address(given),))
+    return given
+
+
+BUILT_IN = types.voidptr(types.voidptr, types.voidptr, types.intp)
+
+
+@routine(BUILT_IN)
+def _enter(_self, args, _count):
+    record = pointer_at(pointer_at(args, 0), HEAD)
+    zeros, space = pointer_at(record, ZEROS), pointer_at(pointer_at(args, 5), HEAD)
+    if not _fit(record, zeros, args, space):
+        return given(record, args, -1)
+    lhs, rhs, out, at = (
+        data_of(pointer_at(args, 1)),
+        data_of(pointer_at(args, 2)),
+        data_of(pointer_at(args, 4)),
+        as_address(space),
     )
+    sums = data_of(pointer_at(args, 3)) if load_i64(record, PACKED) != 0 else 0
+    single, plan, release = load_i64(record, SINGLE), load_i64(record, PLAN), load_i64(record, RELEASE)
+    state = 0
+    if release != 0:
+        state = call_for_address(load_i64(record, SAVE), ())
+    for i in range(load_i64(zeros, COUNT)):
+        product = product_at(zeros, i)
+        lhs_zero, rhs_zero, lhs_zeros, rhs_zeros = zeros_of(zeros, space, i)
+        call_address(
+            single,
+            (
+                plan, lhs + load_i64(product, LHS_AT), rhs + load_i64(product, RHS_AT), sums + load_i64(product, SUMS_AT),
+                out + load_i64(product, OUT_AT), at, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros,
+            ),
+        )  # fmt: skip
+    if release != 0:
+        call_address(load_i64(record, RESTORE), (state,))
+    return given(record, args, 4)
 
 
-def _make_enter(head: int, stamp: int) -> Any:
-    @routine(types.voidptr(types.voidptr, types.voidptr, types.intp))
-    def enter(_self, args, _count):
-        _ = stamp
-        record = pointer_at(pointer_at(args, 0), head)
-        lhs, rhs, sums, to, space = _product_addresses(args, head, record)
-        out = pointer_at(args, 4)
-        lhs_zero = call_for_address(load_i64(record, AS_LONG), (as_address(pointer_at(args, 6)),))
-        rhs_zero = call_for_address(load_i64(record, AS_LONG), (as_address(pointer_at(args, 7)),))
-        single, plan = load_i64(record, SINGLE), load_i64(record, PLAN)
-        if load_i64(record, RELEASE) != 0:
-            restore = load_i64(record, RESTORE)
-            state = call_for_address(load_i64(record, SAVE), ())
-            call_address(single, (plan, lhs, rhs, sums, to, space, lhs_zero, rhs_zero, 0, 0))
-            call_address(restore, (state,))
-        else:
-            call_address(single, (plan, lhs, rhs, sums, to, space, lhs_zero, rhs_zero, 0, 0))
-        call_address(load_i64(record, INCREF), (as_address(out),))
-        return out
-
-    return enter
-
-
-def _make_fill(head: int, stamp: int) -> Any:
-    @routine(types.voidptr(types.voidptr, types.voidptr, types.intp))
-    def fill(_self, args, _count):
-        _ = stamp
-        record = pointer_at(pointer_at(args, 0), head)
-        p = numba.carray(pointer_at(record, PLAN), (c.PLAN_SIZE,), np.int64)
-        state = pointer_at(args, 8)
-        s = numba.carray(pointer_at(state, head), (c.STATE_SIZE,), np.int64)
-        lhs, rhs, sums, to, space = _product_addresses(args, head, record)
-        s[c.LHS], s[c.RHS], s[c.RHS_SUMS], s[c.OUT] = lhs, rhs, sums, to
-        s[c.FOR_SLOTS] = space
-        s[c.FOR_WORKERS] = slot_space(p, s, p[c.SLOTS])
-        s[c.FOR_PARTS] = s[c.FOR_WORKERS] + p[c.WORKERS] * p[c.WORKER_BYTES]
-        as_long = load_i64(record, AS_LONG)
-        s[c.LHS_ZERO] = call_for_address(as_long, (as_address(pointer_at(args, 6)),)) - p[c.LHS_SHIFT]
-        s[c.RHS_ZERO] = call_for_address(as_long, (as_address(pointer_at(args, 7)),)) - p[c.RHS_SHIFT]
-        call_address(load_i64(record, INCREF), (as_address(state),))
-        return state
-
-    return fill
-
-
-#: Numbers of an array in the pattern that `alike` compares with: type, dtype, dimensions; then shape and strides.
-_ALIKE_HEAD = 3
-_TRUE, _FALSE, _ALIKE_INCREF, _COUNT, _FIRST = range(5)
-
-
-def _make_alike(head: int, stamp: int) -> Any:
-    @routine(types.voidptr(types.voidptr, types.voidptr, types.intp))
-    def alike(_self, args, _count):
-        _ = stamp
-        pattern = pointer_at(pointer_at(args, 0), head)
-        at, result = _FIRST, _TRUE
-        for i in range(load_i64(pattern, _COUNT)):
-            array = pointer_at(args, 1 + i)
-            ndim = load_i64(pattern, at + 2)
-            if (
-                as_address(pointer_at(array, 1)) != load_i64(pattern, at)
-                or as_address(pointer_at(array, head + 5)) != load_i64(pattern, at + 1)
-                or load_i32(array, 2 * head + 2) != ndim
-            ):
-                result = _FALSE
-                break
-            at += _ALIKE_HEAD
-            shape, strides = pointer_at(array, head + 2), pointer_at(array, head + 3)
-            for axis in range(ndim):
-                if load_i64(shape, axis) != load_i64(pattern, at + axis):
-                    result = _FALSE
-                if load_i64(strides, axis) != load_i64(pattern, at + ndim + axis):
-                    result = _FALSE
-            at += 2 * ndim
-        answer = pointer_at(pattern, result)
-        call_address(load_i64(pattern, _ALIKE_INCREF), (as_address(answer),))
-        return answer
-
-    return alike
+@routine(BUILT_IN)
+def _fill(_self, args, _count):
+    record = pointer_at(pointer_at(args, 0), HEAD)
+    zeros, space = pointer_at(record, ZEROS), pointer_at(pointer_at(args, 5), HEAD)
+    if not _fit(record, zeros, args, space):
+        return given(record, args, -1)
+    p = numba.carray(pointer_at(record, PLAN), (c.PLAN_SIZE,), np.int64)
+    s = numba.carray(pointer_at(pointer_at(args, 8), HEAD), (c.STATE_SIZE,), np.int64)
+    s[c.LHS], s[c.RHS], s[c.OUT] = (
+        data_of(pointer_at(args, 1)),
+        data_of(pointer_at(args, 2)),
+        data_of(pointer_at(args, 4)),
+    )
+    s[c.RHS_SUMS] = data_of(pointer_at(args, 3)) if load_i64(record, PACKED) != 0 else 0
+    s[c.FOR_SLOTS] = as_address(space)
+    s[c.FOR_WORKERS] = slot_space(p, s, p[c.SLOTS])
+    s[c.FOR_PARTS] = s[c.FOR_WORKERS] + p[c.WORKERS] * p[c.WORKER_BYTES]
+    lhs_zero, rhs_zero, s[c.LHS_ZEROS], s[c.RHS_ZEROS] = zeros_of(zeros, space, 0)
+    s[c.LHS_ZERO], s[c.RHS_ZERO] = lhs_zero - p[c.LHS_SHIFT], rhs_zero - p[c.RHS_SHIFT]
+    return given(record, args, 8)
 
 
 class _MethodDef(ctypes.Structure):
@@ -150,21 +140,19 @@ def usable() -> bool:
     """Whether this interpreter keeps arrays as CPython with a global lock does."""
     if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
         return False
-    head = object.__basicsize__
-    if head != 16 or ctypes.sizeof(ctypes.c_void_p) != 8:
+    if object.__basicsize__ != 8 * HEAD or ctypes.sizeof(ctypes.c_void_p) != 8:
         return False
     a = np.arange(6)[::2].reshape(3, 1)
-    words = (ctypes.c_int64 * 8).from_address(id(a))
+    words = (ctypes.c_int64 * 9).from_address(id(a))
     sizes = [(ctypes.c_int64 * 2).from_address(words[i]) for i in (4, 5)]
-    found = words[1], words[2], words[3] & 0xFFFFFFFF, *map(tuple, sizes), words[7]
-    return found == (id(np.ndarray), a.ctypes.data, 2, a.shape, a.strides, id(a.dtype))
+    found = words[1], words[2], words[3] & 0xFFFFFFFF, *map(tuple, sizes), words[7], words[8] & 0xFFFFFFFF
+    return found == (id(np.ndarray), a.ctypes.data, 2, a.shape, a.strides, id(a.dtype), a.flags.num)
 
 
-def _built_in(name: bytes, make: Any) -> Any:
+def built_in(name: bytes, compiled: Routine) -> Any:
     """A compiled function as a Python function; None where arrays are not laid out as expected."""
     if not usable():
         return None
-    compiled = make(object.__basicsize__ // 8, source_stamp())
     definition = _MethodDef(name, compiled.address, _METH_FASTCALL, None)
     _kept.extend((compiled, definition))
     new = ctypes.pythonapi.PyCFunction_NewEx
@@ -176,53 +164,61 @@ def _built_in(name: bytes, make: Any) -> Any:
 def enter() -> Any:
     """``enter(record, lhs, rhs, sums, out, space, lhs_zero, rhs_zero) -> out``, or None where it is not `usable`.
 
-    All are arrays but the zero points, which are ints; `rhs` and `sums` of a packed rhs are its panels and column
-    sums, and `sums` is not looked at otherwise. It is for callers that know all that to fit.
+    All are arrays but the zero points, which are what the record says; `rhs` and `sums` of a packed rhs are its panels and
+    column sums, and `sums` is not looked at otherwise. It is for callers that know all that to fit. What it looks at itself are
+    the operands, if the record has a pattern of them, whether `out` can be written and lies apart from them, and the values of
+    the zero points: if those do not fit, it returns None and has written nothing but scratch memory.
     """
-    return _built_in(b"enter", _make_enter)
+    return built_in(b"enter", _enter)
 
 
 @functools.cache
 def fill() -> Any:
     """``fill(record, lhs, rhs, sums, out, space, lhs_zero, rhs_zero, state) -> state``, likewise; `state` holds zeros."""
-    return _built_in(b"fill", _make_fill)
-
-
-@functools.cache
-def alike() -> Any:
-    """``alike(pattern, *arrays) -> bool``: whether they are plain arrays as `pattern_of` describes, in 0.06 us."""
-    return _built_in(b"alike", _make_alike)
+    return built_in(b"fill", _fill)
 
 
 def pattern_of(*arrays: Any) -> np.ndarray:
-    """First argument of `alike`: plain arrays of the shapes and strides of these, and of their dtypes as NumPy makes them.
+    """What `alike` compares with: plain arrays of the shapes and strides of these, and of their dtypes as NumPy makes them.
 
     An equal dtype may be another object (an array out of a pickle has one), so a no of `alike` is no verdict: the caller looks closer.
     NumPy's own dtypes live for ever, others would have to be kept alive with the pattern.
     """
-    numbers = [id(True), id(False), _functions()[INCREF], len(arrays)]
+    numbers = [len(arrays)]
     for a in arrays:
         numbers += [id(np.ndarray), id(np.dtype(a.dtype.str)), len(a.shape), *a.shape, *a.strides]
     return np.array(numbers, dtype=np.int64)
 
 
 @functools.cache
-def _functions() -> dict[int, int]:
+def functions() -> dict[int, int]:
+    """What every record has: Python's None, and addresses of functions of Python."""
+
     def at(name: str) -> int:
         return int(ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0)
 
     return {
-        AS_LONG: at("PyLong_AsSsize_t"),
+        NONE: id(None),
         INCREF: at("Py_IncRef"),
         SAVE: at("PyEval_SaveThread"),
         RESTORE: at("PyEval_RestoreThread"),
     }
 
 
-def record_of(plan: np.ndarray, single: int, packed: bool, macs: int) -> np.ndarray:
-    """First argument of `enter` for a plan's numbers, which must outlive it."""
-    record = np.zeros(8, dtype=np.int64)
+def record_of(
+    plan: np.ndarray,
+    single: int,
+    packed: bool,
+    macs: int,
+    out_bytes: int,
+    zeros: Zeros,
+    pattern: np.ndarray | None = None,
+) -> np.ndarray:
+    """First argument of `enter` for a plan's numbers, zero points and pattern, which must outlive it."""
+    record = np.zeros(RECORD_SIZE, dtype=np.int64)
     record[[SINGLE, PLAN, PACKED, RELEASE]] = single, plan.ctypes.data, packed, macs >= RELEASE_MACS
-    for field, address in _functions().items():
+    record[[ZEROS, PATTERN]] = zeros.numbers.ctypes.data, 0 if pattern is None else pattern.ctypes.data
+    record[OUT_BYTES] = out_bytes
+    for field, address in functions().items():
         record[field] = address
     return record

@@ -193,17 +193,18 @@ class Plan(NotCopied):
         self.p[c.STAGES_AT : c.STAGES_AT + len(table)] = table
         self.p.flags.writeable = True  # Numba types read-only arrays apart; nothing writes to it
         self.pace = Pace(macs)
-        #: Python's ways in for one thread and for several, and the first argument of either; see `entry.py`.
-        plain = not bilinear and not program.customs
-        self.enter = entry.enter() if self.one_by_one and plain else None
-        self.fill = entry.fill() if not self.one_by_one and plain else None
-        self.record = None
-        if self.enter or self.fill:
-            self.record = entry.record_of(self.p, int(self.p[c.SINGLE]), packed, macs)
+        #: Python's ways in for one thread and for several; see `entry.py`.
+        self.enter = entry.enter() if self.one_by_one else None
+        self.fill = None if self.one_by_one else entry.fill()
+        self.macs = macs
 
     def serves(self) -> bool:
         """Whether the thread settings are still those that the plan was made for."""
         return self.made_for is None or self.made_for == threads.settings()
+
+    def watched(self) -> tuple[np.ndarray, list[Any]]:
+        """The plan's numbers for one call, and what to give to `raise_failures` after it; see `Program.watched`."""
+        return self.program.watched(self.p, c.STAGES_AT)
 
     def run(
         self,
