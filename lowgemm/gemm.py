@@ -18,8 +18,10 @@ from lowgemm.checks.values import as_array
 from lowgemm.engine.call import Call
 from lowgemm.engine.packed import PackedRhs
 from lowgemm.engine.planned import Pattern, PlannedGemm, planned
+from lowgemm.engine.ready import ready
 from lowgemm.engine.seen import Seen, remember_list, stages_key
 from lowgemm.engine.threads import settings as thread_settings
+from lowgemm.engine.zero_points import zero_key
 
 _calls = Seen()
 #: Settings as they are read in every call: 0.03 us less than as attributes of a module that checks what is assigned.
@@ -101,44 +103,76 @@ def gemm(
     array([[100,   0],
            [  0, 255]], dtype=uint8)
     """
-    # A call of a kind that was seen before, types and all, has only its values left to check. Equal keys must mean
-    # equal treatment: 1 == 1.0 == True, so the types of scalars are part of the key.
+    # A call of a kind that was seen before has only its values left to check. Equal keys must mean equal treatment, and
+    # 1 == 1.0 == True, so the types of scalars are part of the key.
     try:
         key = (
             type(lhs), lhs.shape, lhs.strides, lhs.dtype, type(rhs), rhs.shape, rhs.strides, rhs.dtype,
-            type(lhs_zero_point), type(rhs_zero_point), type(num_threads), num_threads, overflow,
+            int if type(lhs_zero_point) is int else zero_key(lhs_zero_point),
+            int if type(rhs_zero_point) is int else zero_key(rhs_zero_point),
+            None if output is None else stages_key(output),
             None if out is None else (type(out), out.shape, out.strides, out.dtype),
-            None if output is None else stages_key(output), _settings["kernel"],
+            type(accumulate), accumulate, type(num_threads), num_threads, overflow, _settings["kernel"],
         )  # fmt: skip
         seen = _calls.get(key)
     except (AttributeError, TypeError):
         key = seen = None
     if (
         seen is not None
-        and accumulate is False
         and (seen.made_for is None or seen.made_for == thread_settings())
-        and -2147483648 <= lhs_zero_point <= 2147483647
-        and -2147483648 <= rhs_zero_point <= 2147483647
         and (rhs.strides is not None or rhs.kernel == seen.kernel)
-        and (out is None or _still_fits(out, lhs, rhs))
     ):
-        return seen.run(lhs, rhs, out, lhs_zero_point, rhs_zero_point)
-    call = Call(lhs, rhs, lhs_zero_point, rhs_zero_point, output, out, accumulate, num_threads, overflow)
+        result = seen.run(lhs, rhs, out, lhs_zero_point, rhs_zero_point)
+        if result is not None:
+            return result
+    return _checked(
+        key, lhs, rhs, lhs_zero_point, rhs_zero_point, output, out, accumulate, num_threads, overflow
+    )
+
+
+def _checked(
+    key: Any, lhs: Any, rhs: Any, lhs_zero: Any, rhs_zero: Any, output: Any, out: Any,
+    accumulate: Any, num_threads: Any, overflow: Any,
+) -> Any:  # fmt: skip
+    """A call of a kind that was not seen before, or whose values need a closer look; its kind is remembered.
+
+    Arguments that are no plain arrays are made such, over the same memory where they have any, and the call begins anew.
+    """
+    left = lhs if _is_plain(lhs) else as_operand(lhs, "lhs")
+    right = rhs if _is_plain(rhs) or isinstance(rhs, PackedRhs) else as_operand(rhs, "rhs")
+    left_zero, right_zero = _plain_zero(lhs_zero), _plain_zero(rhs_zero)
+    to = np.asarray(out) if isinstance(out, np.ndarray) else out
+    same = left is lhs and right is rhs and left_zero is lhs_zero and right_zero is rhs_zero and to is out
+    if not same:
+        result = gemm(
+            left, right, lhs_zero_point=left_zero, rhs_zero_point=right_zero, output=output, out=to, accumulate=accumulate,
+            num_threads=num_threads, overflow=overflow,
+        )  # fmt: skip
+        return result if out is None else out
+    call = Call(lhs, rhs, lhs_zero, rhs_zero, output, out, accumulate, num_threads, overflow)
     plan = call.run()
-    if key is not None and accumulate is False and plan is not None and _repeatable(key):
-        _calls.add(key, PlannedGemm(plan, lhs, rhs, call.out.shape))
-        remember_list(output)
+    plain_types = {type(lhs), type(rhs)} <= {np.ndarray, PackedRhs}
+    if key is not None and plan is not None and plain_types and call.overflow == "wrap":
+        entry = ready(call, plan, lhs_zero, rhs_zero)
+        if entry is not None:
+            _calls.add(key, entry)
+            remember_list(output)
     return call.out[()] if out is None and call.out.ndim == 0 else call.out
 
 
-def _repeatable(key: tuple[Any, ...]) -> bool:
-    """Whether a call of this kind can be repeated without a look at its arguments."""
-    place = key[13]
-    arrays = key[0] is np.ndarray and key[4] in (np.ndarray, PackedRhs)
-    arrays = arrays and (place is None or place[0] is np.ndarray)
-    arrays = arrays and key[3].kind in "ui" and key[7].kind in "ui"  # others were widened first
-    scalars = key[8] is int and key[9] is int and key[12] == "wrap"
-    return arrays and scalars and len(key[1]) >= 2 and len(key[5]) >= 2
+def _is_plain(operand: Any) -> bool:
+    """Whether an operand is an array that compiled code can read, or one that `as_operand` refuses."""
+    return type(operand) is np.ndarray and operand.dtype.kind in "ui"
+
+
+def _plain_zero(value: Any) -> Any:
+    """Lists and subclasses as arrays; what NumPy cannot make one of stays, for `Call` to say so."""
+    if type(value) is np.ndarray or not isinstance(value, (list, tuple, np.ndarray)):
+        return value
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return value
 
 
 def checked_call(
@@ -155,14 +189,6 @@ def checked_call(
 ) -> Call:
     """The arguments of `gemm`, checked but not run (for `explain`)."""
     return Call(lhs, rhs, lhs_zero_point, rhs_zero_point, output, out, accumulate, num_threads, overflow)
-
-
-def _still_fits(out: np.ndarray, lhs: np.ndarray, rhs: np.ndarray | PackedRhs) -> bool:
-    """The checks of `out` that do not follow from its shape, strides and dtype."""
-    flags = out.flags
-    if not (flags.writeable and flags.aligned) or np.may_share_memory(out, lhs):
-        return False
-    return type(rhs) is PackedRhs or not np.may_share_memory(out, rhs)
 
 
 def plan(

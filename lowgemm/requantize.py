@@ -10,9 +10,11 @@ import numpy as np
 from lowgemm import reference
 from lowgemm.checks.arguments import check_out
 from lowgemm.checks.values import as_array, is_masked
-from lowgemm.output.apply import TILE_COLS, TILE_ROWS, apply
+from lowgemm.engine.seen import Seen, remember_list, stages_key
+from lowgemm.engine.sums import ReadySums
 from lowgemm.output.check import check_pipeline
-from lowgemm.output.pipeline import compile_pipeline, raise_failures
+
+_calls = Seen()
 
 
 def requantize(acc: Any, output: Any, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -44,6 +46,24 @@ def requantize(acc: Any, output: Any, *, out: np.ndarray | None = None) -> np.nd
     >>> lowgemm.requantize(acc, [lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 1), lowgemm.SaturatingCast(np.int8)])
     array([[ 25, -25, 127]], dtype=int8)
     """
+    # as in `gemm`: what was found right for one call of a kind is right for the next
+    try:
+        key = (
+            type(acc), acc.shape, acc.strides, acc.dtype, stages_key(output),
+            None if out is None else (type(out), out.shape, out.strides, out.dtype),
+        )  # fmt: skip
+        seen = _calls.get(key)
+    except (AttributeError, TypeError):
+        key = seen = None
+    if seen is not None:
+        result = seen.run(acc, out)
+        if result is not None:
+            return result
+    return _checked(key, acc, output, out)
+
+
+def _checked(key: Any, acc: Any, output: Any, out: Any) -> Any:
+    """A call of a kind that was not seen before, or whose values need a closer look; its kind is remembered."""
     if is_masked(acc):
         raise TypeError("acc: masked elements have no value; fill them first")
     a = as_array(acc, "acc", "a rectangular array", np.int32)
@@ -53,34 +73,27 @@ def requantize(acc: Any, output: Any, *, out: np.ndarray | None = None) -> np.nd
         a = a.astype(np.int32)
     if a.ndim == 0:
         raise ValueError("acc: expected at least one dimension, got a scalar")
-    stack_of = a[None, :] if a.ndim == 1 else a
-    stages, dtype = check_pipeline(output, *stack_of.shape[-2:])
+    plain = (
+        np.asarray(out) if isinstance(out, np.ndarray) else out
+    )  # a subclass may have an indexing of its own
+    if a is not acc or plain is not out:
+        result = requantize(a, output, out=plain)
+        return result if out is None else out
+    sums = a[None, :] if a.ndim == 1 else a
+    stages, dtype = check_pipeline(output, *sums.shape[-2:])
     if out is None:
         out = np.empty(a.shape, dtype=dtype)
     else:
         check_out(out, a.shape, dtype, {"acc": a})
-    target = np.asarray(out)  # a subclass may have an indexing of its own
-    target = target[None, :] if a.ndim == 1 else target
+    target = out[None, :] if a.ndim == 1 else out
     if numba.config.DISABLE_JIT:
-        target[...] = reference.apply_pipeline(stack_of, stages)
+        target[...] = reference.apply_pipeline(sums, stages)
         return out
     if a.size == 0:
         return out
-    program = compile_pipeline(
-        stages,
-        dtype,
-        fold_bias=False,
-        size=stack_of.shape[-2:],
-        contiguous=target.strides[-1] == dtype.itemsize,
-    )
-    table, watches = program.watched(np.array(program.table(), dtype=np.int64), 0)
-    routine = apply.ctypes
-    tile = np.empty(TILE_ROWS * TILE_COLS, dtype=np.int32)
-    for index in np.ndindex(stack_of.shape[:-2]):
-        x, y = stack_of[index], target[index]
-        routine(
-            table.ctypes.data, table.size // 2, x.ctypes.data, *x.strides, *x.shape, y.ctypes.data, *y.strides,
-            tile.ctypes.data,
-        )  # fmt: skip
-        raise_failures(watches)
+    ready = ReadySums(stages, sums, target, a.shape)
+    ready.run(a, out)
+    if key is not None:
+        _calls.add(key, ready)
+        remember_list(output)
     return out

@@ -470,7 +470,8 @@ def test_planned_product_refuses_what_was_not_planned(monkeypatch, built_in):
     from lowgemm.engine import entry
 
     if not built_in:
-        monkeypatch.setattr(entry, "alike", lambda: None)
+        monkeypatch.setattr(entry, "enter", lambda: None)
+        monkeypatch.setattr(entry, "fill", lambda: None)
     x, w = np.ones((4, 4), np.uint8), np.full((4, 4), 2, np.int8)
     packed = lowgemm.pack_rhs(w)
     others = [

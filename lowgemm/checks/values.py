@@ -82,8 +82,8 @@ def as_array(value: Any, name: str, expected: str, listed: Any = None) -> np.nda
     A list or tuple has no dtype of its own. Where only one makes sense, `listed` is that dtype: numbers in a list become it,
     and integers that it cannot hold are an error.
     """
-    if type(value) is np.ndarray:
-        return value
+    if isinstance(value, np.ndarray):
+        return value if type(value) is np.ndarray else np.asarray(value)
     a = to_numpy(value, name, expected)
     return (
         _of_list(a, name, np.dtype(listed)) if listed is not None and isinstance(value, (list, tuple)) else a

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from lowgemm import kernels, output
-from lowgemm.engine import drivers, entry, packing, terms
+from lowgemm.engine import drivers, entry, packing, sums, terms
 from lowgemm.jit.routine import Routine
 
 
@@ -51,7 +51,7 @@ def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
         todo[f"output {name}"] = lambda r=declared: r.compiled
     todo["entry"] = entry.enter
     todo["entry, several threads"] = entry.fill
-    todo["comparison of arrays"] = entry.alike
+    todo["requantize, entry"] = sums.apply
     todo["serial driver"] = lambda: drivers.run_serial.dispatcher
     todo["parallel driver"] = lambda: drivers.run_parallel.dispatcher
     return todo

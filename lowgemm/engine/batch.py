@@ -49,13 +49,13 @@ class Batch(NamedTuple):
         distinct, steps = self._distinct(), self.rhs[1]
         slots = np.arange(self.slots, dtype=np.int64).reshape(distinct)
         slot_of = np.broadcast_to(slots, self.shape).ravel()
-        products = [_offsets(self.shape, *self.lhs), _offsets(self.shape, self.shape, self.out), slot_of]
-        rhs = [_offsets(distinct, distinct, steps), np.arange(self.slots, dtype=np.int64) * self.sums]
+        products = [offsets(self.shape, *self.lhs), offsets(self.shape, self.shape, self.out), slot_of]
+        rhs = [offsets(distinct, distinct, steps), np.arange(self.slots, dtype=np.int64) * self.sums]
         table = np.concatenate([np.stack(columns, axis=1).ravel() for columns in (products, rhs)])
         return table, bool((np.diff(slot_of) >= 0).all())
 
 
-def _offsets(shape: Shape, own: Shape, strides: Shape) -> np.ndarray:
+def offsets(shape: Shape, own: Shape, strides: Shape) -> np.ndarray:
     """Byte offset of each matrix of a stack of leading shape `own` broadcast to `shape`, flat, in C order."""
     total = np.zeros((), dtype=np.int64)
     lead = len(shape) - len(own)

@@ -73,7 +73,7 @@ class Call:
             raise ValueError("accumulate: expected out= to add to")
         if self.accumulate and self.stages:
             raise ValueError("accumulate: expected no output stages (it adds int32 products)")
-        overflow = choice(overflow, "overflow", ("wrap", "raise"))
+        self.overflow = overflow = choice(overflow, "overflow", ("wrap", "raise"))
         matrix = (() if lhs_vector else (self.m,)) + (() if rhs_vector else (self.n,))
         shape = self.batch_shape + matrix
         if out is not None:
@@ -101,7 +101,8 @@ class Call:
         """Number of products."""
         return int(np.prod(self.batch_shape, dtype=np.int64))
 
-    def _batch(self) -> Batch:
+    def stack(self) -> Batch:
+        """Where the matrices of the operands and of the result begin."""
         rhs = self.rhs
         if isinstance(rhs, PackedRhs):
             panels, sums = rhs.batch_strides()
@@ -119,7 +120,7 @@ class Call:
         options = {
             "result": self.result,
             "out_strides": self.matrices.strides[-2:],
-            "batch": Batch() if self.own_zeros else self._batch(),
+            "batch": Batch() if self.own_zeros else self.stack(),
             "packed": packed,
             "bilinear": any(isinstance(z, np.ndarray) and max(z.shape[-2:]) > 1 for z in zeros),
             "accumulate": self.accumulate,
@@ -155,7 +156,7 @@ class Call:
 
     def _run_each(self, plan: Plan, lhs: int, rhs: int, sums: int, out: int) -> None:
         """The products of a stack whose matrices have zero points of their own, one after the other."""
-        batch = self._batch()
+        batch = self.stack()
         table = batch.table()[0]
         products = table[: 3 * batch.count].reshape(-1, 3)
         slots = table[3 * batch.count :].reshape(-1, 2)

@@ -160,17 +160,18 @@ class Plan(NotCopied):
         #: Numbers of a call's state: the record, and a counter for each block whose depth is shared.
         self.state_size = STATE_SIZE + (products * b.row_blocks * b.col_blocks if b.parts > 1 else 0)
         self.pace = Pace(macs)
-        #: Python's ways in for one thread and for several, and the first argument of either; see `entry.py`.
-        plain = not bilinear and not program.customs
-        self.enter = entry.enter() if self.one_by_one and plain else None
-        self.fill = entry.fill() if not self.one_by_one and plain else None
-        self.record = None
-        if self.enter or self.fill:
-            self.record = entry.entry_record(self.numbers, plan.single, packed, macs)
+        #: Python's ways in for one thread and for several; see `entry.py`.
+        self.enter = entry.enter() if self.one_by_one else None
+        self.fill = None if self.one_by_one else entry.fill()
+        self.macs = macs
 
     def serves(self) -> bool:
         """Whether the thread settings are still those that the plan was made for."""
         return self.made_for is None or self.made_for == threads.settings()
+
+    def watched(self) -> tuple[np.ndarray, list[Any]]:
+        """The plan's numbers for one call, and what to give to `raise_failures` after it; see `Program.watched`."""
+        return self.program.watched(self.numbers, STAGES_AT)
 
     def run(
         self,
@@ -207,7 +208,7 @@ class Plan(NotCopied):
                 keep.append(wide.astype(np.int32))  # wraps, as all of this arithmetic does
             vectors = [v.ctypes.data for v in keep]
             lhs_zero = rhs_zero = 0
-        numbers, watches = self.program.watched(self.numbers, STAGES_AT)
+        numbers, watches = self.watched()
         space = scratch.borrow(self.scratch_bytes)
         at = space.ctypes.data
         if self.one_by_one:

@@ -1,9 +1,4 @@
-"""Calls of a kind that was seen before: everything is checked and planned already.
-
-A 32-cubed product computes for half a microsecond; checking its arguments takes twenty. So `gemm` looks its
-arguments up by shape, strides and dtype first, and a hit runs a `PlannedGemm`, which `plan` also gives to the
-user directly.
-"""
+"""What `lowgemm.plan` gives: a product that is planned once, for operands that are still to be compared with the planned ones."""
 
 from __future__ import annotations
 
@@ -14,17 +9,12 @@ import numpy as np
 
 from lowgemm import kernels
 from lowgemm.checks.arguments import as_operand, check_out
-from lowgemm.checks.values import INT32_MAX as _INT32_MAX
-from lowgemm.checks.values import INT32_MIN as _INT32_MIN
 from lowgemm.checks.values import integer
 from lowgemm.engine import entry
-from lowgemm.engine.call import PatternCall
+from lowgemm.engine.call import Call, PatternCall
 from lowgemm.engine.packed import PackedRhs, repacked
 from lowgemm.engine.plan import Plan
-from lowgemm.engine.threads import run
-from lowgemm.jit.scratch import borrow, borrowed, give_back
-
-_empty, _zeros, _share, _int64 = np.empty, np.zeros, np.may_share_memory, np.dtype(np.int64)
+from lowgemm.engine.ready import Ready
 
 
 class Pattern(NamedTuple):
@@ -79,39 +69,26 @@ class PlannedGemm:
     """
 
     __slots__ = (
-        "_alike", "_enter", "_fill", "_lhs", "_packed", "_pattern", "_record", "_result", "_rhs", "_scratch", "_shape", "kernel",
-        "made_for", "plan",
-    )  # fmt: skip
+        "_compares",
+        "_lhs",
+        "_packed",
+        "_pattern",
+        "_ready",
+        "_result",
+        "_rhs",
+        "_shape",
+        "kernel",
+        "plan",
+    )
 
-    def __init__(
-        self,
-        plan: Plan,
-        lhs: np.ndarray | Pattern,
-        rhs: np.ndarray | PackedRhs | Pattern,
-        shape: tuple[int, ...],
-    ) -> None:
-        self.plan = plan
-        self._lhs = lhs if isinstance(lhs, Pattern) else Pattern.of(lhs)
-        self._rhs = rhs if isinstance(rhs, Pattern) else Pattern.of(rhs)
-        self._packed = self._rhs.strides is None
-        self._shape, self._result = shape, plan.result
-        self.kernel, self.made_for = plan.kernel.name, plan.made_for
-        self._alike = self._pattern = None
-        # what a call touches, without a look through the plan
-        self._enter, self._fill, self._record, self._scratch = (
-            plan.enter, plan.fill, plan.record, plan.scratch_bytes
-        )  # fmt: skip
-
-    def compare_compiled(self) -> PlannedGemm:
-        """Let calls compare their operands with the planned ones in compiled code; returns self.
-
-        For `plan` only: `gemm` has compared already, and its first call should not compile this.
-        """
-        self._alike = entry.alike()
-        self._pattern = (
-            entry.pattern_of(self._lhs) if self._packed else entry.pattern_of(self._lhs, self._rhs)
-        )
-        return self
+    def __init__(self, call: Call, plan: Plan, lhs: Pattern, rhs: Pattern) -> None:
+        self.plan, self.kernel = plan, plan.kernel.name
+        self._lhs, self._rhs, self._packed = lhs, rhs, plan.packed
+        self._shape, self._result = call.out.shape, plan.result
+        self._pattern = entry.pattern_of(lhs) if self._packed else entry.pattern_of(lhs, rhs)
+        self._ready = Ready(call, plan, 0, 0, self._pattern)
+        #: Whether compiled code compares the operands with the planned ones.
+        self._compares = bool(plan.enter or plan.fill)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return planned, (self._lhs, self._rhs, self.plan.output, self.plan.num_threads)
@@ -121,31 +98,6 @@ class PlannedGemm:
         return (
             f"PlannedGemm({p.m}x{p.depth}x{p.n} -> {p.result}, kernel={p.kernel.name!r}, threads={p.threads})"
         )
-
-    def run(self, lhs, rhs, out, lhs_zero: int, rhs_zero: int) -> np.ndarray:
-        """Multiply arguments that are known to fit."""
-        if out is None:
-            out = _empty(self._shape, self._result)
-        enter = self._enter
-        if enter is not None:
-            space = borrowed(self._scratch)
-            if self._packed:
-                return enter(self._record, lhs, rhs.panels, rhs.sums, out, space, lhs_zero, rhs_zero)
-            return enter(self._record, lhs, rhs, None, out, space, lhs_zero, rhs_zero)
-        plan = self.plan
-        if self._fill is not None:
-            state, space = _zeros(plan.state_size, _int64), borrow(self._scratch)
-            panels, sums = (rhs.panels, rhs.sums) if self._packed else (rhs, None)
-            self._fill(self._record, lhs, panels, sums, out, space, lhs_zero, rhs_zero, state)
-            run(plan.numbers, state, plan.threads, plan.pace)
-            give_back(space)
-            return out
-        if self._packed:
-            panels, sums = rhs.panels_address, rhs.sums_address
-        else:
-            panels, sums = rhs.ctypes.data, 0
-        plan.run(lhs.ctypes.data, panels, sums, out.ctypes.data, lhs_zero, rhs_zero)
-        return out
 
     def __call__(
         self,
@@ -177,28 +129,41 @@ class PlannedGemm:
         TypeError, ValueError
             If an argument is not what was planned; the message names it.
         """
-        alike = self._alike
         if (
-            alike is None
-            or not alike(self._pattern, lhs, rhs)
-            or (
-                self._packed
-                and (
-                    type(rhs) is not PackedRhs
-                    or rhs.kernel != self.kernel
-                    or rhs.shape != self._rhs.shape
-                    or rhs.dtype != self._rhs.dtype
-                )
-            )
+            self._compares
+            and type(lhs_zero_point) is int
+            and type(rhs_zero_point) is int
+            and (not self._packed or self._as_packed(rhs))
+            and (out is None or self._simple(out))
         ):
-            lhs, rhs = self._fitting(lhs, rhs)
-        if type(lhs_zero_point) is not int or not (_INT32_MIN <= lhs_zero_point <= _INT32_MAX):
-            lhs_zero_point = integer(lhs_zero_point, "lhs_zero_point")
-        if type(rhs_zero_point) is not int or not (_INT32_MIN <= rhs_zero_point <= _INT32_MAX):
-            rhs_zero_point = integer(rhs_zero_point, "rhs_zero_point")
+            result = self._ready.run(lhs, rhs, out, lhs_zero_point, rhs_zero_point)
+            if result is not None:
+                return result
+        # something is not as planned, or not as plain: a closer look raises, or finds that it does not matter
+        lhs, rhs = self._fitting(lhs, rhs)
+        lhs_zero = integer(lhs_zero_point, "lhs_zero_point")
+        rhs_zero = integer(rhs_zero_point, "rhs_zero_point")
         if out is not None:
             self._check_out(out, lhs, rhs)
-        return self.run(lhs, rhs, out, lhs_zero_point, rhs_zero_point)
+        return self._ready.by_addresses(lhs, rhs, out, lhs_zero, rhs_zero)
+
+    def _as_packed(self, rhs: Any) -> bool:
+        """Whether the rhs is packed as planned."""
+        return (
+            type(rhs) is PackedRhs
+            and rhs.kernel == self.kernel
+            and rhs.shape == self._rhs.shape
+            and rhs.dtype == self._rhs.dtype
+        )
+
+    def _simple(self, out: Any) -> bool:
+        """Whether the result's array is plain, as planned and contiguous; compiled code looks whether it may be written."""
+        return (
+            type(out) is np.ndarray
+            and out.shape == self._shape
+            and out.dtype == self._result
+            and out.flags.c_contiguous
+        )
 
     def _fitting(self, lhs: Any, rhs: Any) -> tuple[np.ndarray, np.ndarray | PackedRhs]:
         """The operands as plain arrays over the same memory (as `gemm` takes them); raises unless they are as planned."""
@@ -225,10 +190,6 @@ class PlannedGemm:
         return repacked(rhs, self.plan.kernel)
 
     def _check_out(self, out: Any, lhs: np.ndarray, rhs: Any) -> None:
-        if type(out) is np.ndarray and out.shape == self._shape and out.dtype == self._result:
-            apart = not _share(out, lhs) and (self._packed or not _share(out, rhs))
-            if out.flags.carray and apart:  # contiguous, aligned, writable
-                return
         inputs = {"lhs": lhs} if self._packed else {"lhs": lhs, "rhs": rhs}
         check_out(out, self._shape, self.plan.result, inputs)
         if not out.flags.c_contiguous:
@@ -246,4 +207,4 @@ def planned(
     call = PatternCall(lhs, right, 0, 0, output, None, False, num_threads, "wrap")
     if call.out.size == 0:
         raise ValueError(f"lhs, rhs: expected a result with elements, got shape {call.out.shape}")
-    return PlannedGemm(call.plan(kernel), lhs, rhs, call.out.shape).compare_compiled()
+    return PlannedGemm(call, call.plan(kernel), lhs, rhs)

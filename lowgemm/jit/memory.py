@@ -58,6 +58,9 @@ def _storer(bits: int):
 #: ``load_x(base, index) -> int64``; ``store_x(base, index, value)`` keeps the low bits of an int64.
 load_u8 = intrinsic(_loader(8, False))
 load_s8 = intrinsic(_loader(8, True))
+load_u16 = intrinsic(_loader(16, False))
+load_s16 = intrinsic(_loader(16, True))
+load_u32 = intrinsic(_loader(32, False))
 load_i32 = intrinsic(_loader(32, True))
 load_i64 = intrinsic(_loader(64, True))
 store_8 = intrinsic(_storer(8))

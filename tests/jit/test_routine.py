@@ -17,7 +17,7 @@ from numba.core import errors
 import lowgemm
 from lowgemm import in_numba, kernels
 from lowgemm.blockwise import job, product4, steps
-from lowgemm.engine import blocking, drivers, entry, packing, terms
+from lowgemm.engine import blocking, drivers, entry, packing, sums, terms
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.records import PLAN
 from lowgemm.jit import caches
@@ -132,7 +132,7 @@ def callers() -> dict[str, list]:
         embedded(x, lowgemm.pack_rhs(w), zero)
     peak.repeat(keep.address, 1, (np.zeros(15, np.int64).ctypes.data, *range(15)))
     kinds = [k for k in kernels.all_kernels() if not kernels.missing_features(k)]
-    for make in (entry.enter, entry.fill, entry.alike):
+    for make in (entry.enter, entry.fill, sums.apply):
         make()
     return {
         "lowgemm/engine/tiles.py": [drivers.single, drivers.run_serial, drivers.run_parallel],

@@ -1,0 +1,169 @@
+"""A planned product with all that a call of its kind needs to run.
+
+A 32-cubed product computes for 0.2 us; checking its arguments takes twenty. So `gemm` looks a call up by all that can be seen of it
+without its values: types, shapes, strides, dtypes, options, stages. What was found right once for such a key is right again. Only this
+is left to look at, every time:
+
+* the values of the zero points (`zero_points.py`, in compiled code);
+* whether `out` may be written and lies apart from the operands (`array_objects.py`, likewise; `fits` where that cannot be);
+* whether the thread settings are those of the plan, and a packed rhs is packed for its kernel (`gemm` does that).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lowgemm.checks.values import INT32_MAX, INT32_MIN
+from lowgemm.engine import entry
+from lowgemm.engine.batch import Batch
+from lowgemm.engine.call import Call
+from lowgemm.engine.drivers import single
+from lowgemm.engine.plan import Plan
+from lowgemm.engine.threads import run
+from lowgemm.engine.zero_points import NUMBER, Zeros, kind_of
+from lowgemm.jit.scratch import borrow, borrowed, give_back
+from lowgemm.output.pipeline import raise_failures
+
+_empty, _zeros, _share, _int64 = np.empty, np.zeros, np.may_share_memory, np.dtype(np.int64)
+
+
+def fits(out: np.ndarray, *inputs: np.ndarray) -> bool:
+    """The checks of `out` that do not follow from its shape, strides and dtype."""
+    flags = out.flags
+    if not (flags.writeable and flags.aligned):
+        return False
+    return not any(_share(out, a) for a in inputs)
+
+
+class Ready:
+    """A planned product that runs on arguments known to fit.
+
+    Parameters
+    ----------
+    call : Call
+        A checked call of this kind. It is not kept.
+    plan : Plan
+        Its plan.
+    lhs_zero, rhs_zero
+        Zero points as they were given.
+    pattern : ndarray, optional
+        What `entry.pattern_of` says of the operands, if they are still to be compared.
+
+    Attributes
+    ----------
+    plan : Plan
+    kernel : str
+        Name of the kernel that a packed rhs must be packed for.
+    made_for : tuple or None
+        Thread settings that the plan was made for; None: they play no part.
+    """
+
+    __slots__ = (
+        "_customs", "_enter", "_fill", "_lent", "_number", "_packed", "_pattern", "_record", "_result", "_scratch", "_shape",
+        "_zeros", "kernel", "made_for", "plan",
+    )  # fmt: skip
+
+    def __init__(
+        self, call: Call, plan: Plan, lhs_zero: Any, rhs_zero: Any, pattern: np.ndarray | None = None
+    ) -> None:
+        self.plan, self.kernel, self.made_for = plan, plan.kernel.name, plan.made_for
+        self._shape, self._result = call.out.shape, plan.result
+        self._number = not self._shape  # of two vectors: a number, not an array
+        self._packed, self._customs = plan.packed, bool(plan.program.customs)
+        self._enter, self._fill, self._pattern = plan.enter, plan.fill, pattern
+        self._zeros = Zeros(
+            (plan.m, plan.n),
+            (plan.lhs_shift, plan.rhs_shift),
+            plan.bilinear,
+            (lhs_zero, rhs_zero),
+            (call.lhs_zero, call.rhs_zero),
+            call.stack() if call.own_zeros else Batch(),
+            plan.scratch_bytes,
+        )
+        self._scratch = self._zeros.end
+        #: First argument of the built-in functions; None where they do not work.
+        self._record = self._record_of(plan.numbers) if plan.enter or plan.fill else None
+        #: Copies of the plan's numbers that no call is using; see `_borrowed_plan`.
+        self._lent: list[Any] = []
+
+    def _record_of(self, numbers: np.ndarray) -> np.ndarray:
+        plan = self.plan
+        return entry.record_of(
+            numbers, single.address, plan.packed, plan.macs, plan.result.itemsize, self._zeros, self._pattern
+        )
+
+    def run(self, lhs: Any, rhs: Any, out: Any, lhs_zero: Any, rhs_zero: Any) -> Any:
+        """Multiply; None, and nothing written, if something is not as it must be, the pattern included."""
+        if self._enter is None or self._customs or self._number:
+            return self._run(lhs, rhs, out, lhs_zero, rhs_zero)
+        if out is None:
+            out = _empty(self._shape, self._result)
+        if self._packed:
+            lhs_, sums = rhs.panels, rhs.sums
+            return self._enter(
+                self._record, lhs, lhs_, sums, out, borrowed(self._scratch), lhs_zero, rhs_zero
+            )
+        return self._enter(self._record, lhs, rhs, None, out, borrowed(self._scratch), lhs_zero, rhs_zero)
+
+    def _run(self, lhs: Any, rhs: Any, out: Any, lhs_zero: Any, rhs_zero: Any) -> Any:
+        """The same with all that a call can need: functions of the user's, several threads, a number as the result."""
+        if self._record is None:
+            inputs = (lhs,) if self._packed else (lhs, rhs)
+            zeros_fit = all(INT32_MIN <= zero <= INT32_MAX for zero in (lhs_zero, rhs_zero))
+            if not zeros_fit or not (out is None or fits(out, *inputs)):
+                return None
+            return self.by_addresses(lhs, rhs, out, int(lhs_zero), int(rhs_zero))
+        to = _empty(self._shape, self._result) if out is None else out
+        panels, sums = (rhs.panels, rhs.sums) if self._packed else (rhs, None)
+        plan = self.plan
+        lent = self._borrowed_plan() if self._customs else None
+        record, numbers, watches = lent or (self._record, plan.numbers, ())
+        space = borrow(self._scratch)
+        if self._enter is not None:
+            done = self._enter(record, lhs, panels, sums, to, space, lhs_zero, rhs_zero)
+        else:
+            state = _zeros(plan.state_size, _int64)
+            done = self._fill(record, lhs, panels, sums, to, space, lhs_zero, rhs_zero, state)
+            if done is not None:
+                run(numbers, state, plan.threads, plan.pace)
+        give_back(space)
+        if lent is not None:
+            raise_failures(watches)
+            self._lent.append(lent)
+        if done is None:
+            return None
+        return to[()] if self._number and out is None else to
+
+    def by_addresses(self, lhs: Any, rhs: Any, out: Any, lhs_zero: int, rhs_zero: int) -> Any:
+        """The same for arrays of any kind and an interpreter of any kind: NumPy is asked where they lie, in 3 us."""
+        to = _empty(self._shape, self._result) if out is None else out
+        packed = self._packed
+        right = (rhs.panels_address, rhs.sums_address) if packed else (rhs.ctypes.data, 0)
+        self.plan.run(lhs.ctypes.data, *right, to.ctypes.data, lhs_zero, rhs_zero)
+        return to[()] if self._number and out is None else to
+
+    def _borrowed_plan(self) -> Any:
+        """Numbers of the plan whose status words no other call writes to: of a call that is over, if there are any."""
+        try:
+            return self._lent.pop()
+        except IndexError:
+            numbers, watches = self.plan.watched()
+            return self._record_of(numbers), numbers, watches
+
+
+def ready(
+    call: Call, plan: Plan, lhs_zero: Any, rhs_zero: Any, pattern: np.ndarray | None = None
+) -> Ready | None:
+    """A checked call made ready for more of its kind; None where such calls must be checked one by one.
+
+    That is where a zero point is of a type that compiled code does not read, where the interpreter keeps arrays in a way that it does
+    not know and zero points are arrays, and where a stack of large products, each on several threads, has zero points for each.
+    """
+    kinds = {kind_of(lhs_zero), kind_of(rhs_zero)}
+    if None in kinds or (call.own_zeros and plan.enter is None):
+        return None
+    if plan.enter is None and plan.fill is None and kinds != {NUMBER}:
+        return None
+    return Ready(call, plan, lhs_zero, rhs_zero, pattern)
