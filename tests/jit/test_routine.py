@@ -16,7 +16,6 @@ from numba.core import errors
 
 import lowgemm
 from lowgemm import in_numba, kernels
-from lowgemm import requantize as requantizing
 from lowgemm.blockwise import product4, steps
 from lowgemm.engine import blocking, drivers, entry, packing, terms
 from lowgemm.engine.plan import Operand, Plan
@@ -26,6 +25,7 @@ from lowgemm.jit.memory import address, arrive, as_address, take
 from lowgemm.jit.routine import Routine, call_address, call_for_address, signature
 from lowgemm.nn import program
 from lowgemm.nn import routines as layers
+from lowgemm.output import apply
 from lowgemm.output.routines import routine
 
 if numba.config.DISABLE_JIT:
@@ -135,15 +135,15 @@ def callers() -> dict[str, list]:
     for make in (entry.enter, entry.fill, entry.alike):
         make()
     return {
-        "lowgemm/compute.py": [drivers.single, drivers.run_serial, drivers.run_parallel],
-        "lowgemm/entry.py": [k for k in entry._kept if isinstance(k, Routine)],
+        "lowgemm/engine/tiles.py": [drivers.single, drivers.run_serial, drivers.run_parallel],
+        "lowgemm/engine/entry.py": [k for k in entry._kept if isinstance(k, Routine)],
         "lowgemm/in_numba/product.py": [embedded],
-        "lowgemm/output/requantizing.py": [requantizing.apply_routine()],
+        "lowgemm/output/apply.py": [apply.apply_routine()],
         "lowgemm/blockwise/steps.py": [steps.step_routine()],
         "lowgemm/blockwise/product4.py": [r for k in kinds for r in product4.routines(k)[:2]],
         "lowgemm/nn/program.py": [program._run()],
         "lowgemm/nn/routines.py": [layers.routine(name) for name in layers._FACTORIES],
-        "kernels/peak.py": [peak.repeat],
+        "kernels/tools/peak.py": [peak.repeat],
     }
 
 
