@@ -293,7 +293,9 @@ def test_compiled_code_plans_as_python_does(name):
             contents = [(ctypes.c_int64 * 3).from_address(int(at)) for at in (address, other)]
             assert list(contents[0]) == list(contents[1]) == [0, 0, add]
         compiled.stage[: compiled.stages, 1] = plan.p.stage[: compiled.stages, 1]
-        assert compiled.tobytes() == plan.p.tobytes(), [f for f in PLAN.names if np.any(compiled[f] != plan.p[f])]
+        assert compiled.tobytes() == plan.p.tobytes(), [
+            f for f in PLAN.names if np.any(compiled[f] != plan.p[f])
+        ]
         assert np.array_equal(numbers, plan.numbers)  # the table of one product behind it, too
 
     check()
