@@ -20,8 +20,8 @@ from lowgemm.nn import reference, routines
 from lowgemm.nn.weighted import packed
 from lowgemm.nn.windows import Windows
 from lowgemm.output.apply import TILE_COLS, TILE_ROWS, apply
-from lowgemm.output.pipeline import compile_pipeline
 from lowgemm.output.check import check_pipeline
+from lowgemm.output.pipeline import compile_pipeline
 from lowgemm.reference import apply_pipeline
 
 #: Bytes of patches held at a time: a part of level 2 of the caches of common CPUs.

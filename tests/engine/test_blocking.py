@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,6 +69,15 @@ def test_an_rhs_of_one_use_is_streamed_where_rows_are_few():
     )
     assert not choose_blocking(kernel, **sizes).stream
     assert not choose_blocking(kernel, 400, 4096, 4096, stream=BY_ROWS).stream
+
+
+def test_a_kernel_may_say_its_own_block_sizes():
+    common = kernels.by_name("portable")
+    own = dataclasses.replace(common, block_rows=12, block_rows_with_stages=8, block_columns=64)
+    assert choose_blocking(own, 1000, 100, 100).mc == 12 < choose_blocking(common, 1000, 100, 100).mc
+    assert choose_blocking(own, 1000, 100, 100, direct=False).mc == 8
+    deep = choose_blocking(own, 1000, 1000, 10**6)
+    assert deep.depth_blocks > 1 and (deep.mc, deep.nc) == (8, 64)
 
 
 def test_cache_sizes_without_linux(tmp_path):

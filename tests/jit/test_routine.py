@@ -21,7 +21,16 @@ from lowgemm.engine import blocking, drivers, entry, packing, sums, terms
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.records import PLAN
 from lowgemm.jit import caches
-from lowgemm.jit.memory import address, arrive, as_address, take
+from lowgemm.jit.memory import (
+    address,
+    arrive,
+    arrive_behind,
+    as_address,
+    load_behind,
+    record_at,
+    take,
+    take_field,
+)
 from lowgemm.jit.routine import Routine, call_address, call_for_address, signature
 from lowgemm.nn import program
 from lowgemm.nn import routines as layers
@@ -139,6 +148,7 @@ def callers() -> dict[str, list]:
         "lowgemm/engine/entry.py": [k for k in entry._kept if isinstance(k, Routine)],
         "lowgemm/in_numba/product.py": [embedded],
         "lowgemm/output/apply.py": [apply],
+        "lowgemm/engine/sums.py": [sums._apply],
         "lowgemm/blockwise/job.py": [job.work],
         "lowgemm/blockwise/steps.py": [steps.step],
         "lowgemm/blockwise/product4.py": [r for k in kinds for r in product4.routines(k)[:2]],
@@ -327,6 +337,17 @@ def test_product_on_aarch64(tmp_path, monkeypatch, shape):
 
 
 # ---- atomics ------------------------------------------------------------------------------------------------
+WORDS = np.dtype([("first", np.int64), ("taken", np.int64), ("last", np.int64)], align=True)
+words_at = record_at(WORDS)
+
+
+@numba.cfunc(signature("p"), nopython=True)  # not cached, like the next
+def count_in_record(job):
+    words = words_at(job)
+    words.first = take_field(words, "taken", 2)
+    words.last = load_behind(words, 0) + arrive_behind(words, 1, 3)
+
+
 @numba.cfunc(signature("p"), nopython=True)  # not cached: its file does not change when `jit/routine.py` does
 def count_both(job):
     words = numba.carray(job, (4,), np.int64)
@@ -343,6 +364,14 @@ def test_orders_of_atomic_additions():
     assert re.findall(r"atomicrmw add .* (\w+), align", text) == ["monotonic", "acq_rel"]
     with_lse = cross.Target(AARCH64.triple, "generic", "+neon,+lse")
     assert re.findall(r"\b(ldadd\w*)\s", cross.compile_ir(text, with_lse)[0]) == ["ldadd", "ldaddal"]
+
+
+def test_atomic_additions_to_a_record_and_behind_it():
+    words = np.array([0, 5, 0, 70, 11, 99])
+    count_in_record.ctypes(words.ctypes.data)
+    assert words.tolist() == [5, 7, 81, 70, 14, 99]
+    text = cross.routine_ir(count_in_record, AARCH64.triple, "count_in_record")
+    assert re.findall(r"atomicrmw add .* (\w+), align", text) == ["monotonic", "acq_rel"]
 
 
 def test_last_thread_of_a_shared_depth_acquires_what_others_wrote():
