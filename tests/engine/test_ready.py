@@ -316,7 +316,7 @@ def test_requantize(shape, out):
                     np.atleast_2d(np.array(layout(acc).tolist(), np.int32)),
                     () if output is None else tuple(output) if isinstance(output, list) else (output,),
                 ).reshape(shape)
-                want = want.astype(np.int32) if output is None else want
+                want = want.astype(np.int8 if isinstance(output, list) else np.int32)
                 to = OUTS[out](shape, want.dtype)
                 got = lowgemm.requantize(layout(acc), output, out=to)
                 assert (to is None or got is to) and got.dtype == want.dtype
