@@ -76,6 +76,20 @@ def test_every_task_is_done_once_in_memory_of_its_worker(counting, tasks, worker
         assert places.size <= workers and (places % 64 == 0).all() and (np.diff(places) % 128 == 0).all()
 
 
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="compiled code only")
+def test_each_worker_that_comes_has_the_next_memory(counting):
+    """The workers come one after the other here; the addresses are only looked at."""
+    done, memory = np.zeros(3, np.int64), np.zeros(3, np.int64)
+    job = Tally(tasks=3, done=done.ctypes.data, memory=memory.ctypes.data, task=counting.address)
+    job.scratch, job.scratch_bytes = 4096, 128
+    for worker in range(4):
+        job.taken = 0
+        jobs._entry()(job.address)
+        assert memory.tolist() == [4096 + 128 * worker] * 3
+    jobs.run(counting, job, 1, 100)  # a job that is run again begins with the first memory
+    assert memory.tolist() == [job.scratch] * 3
+
+
 def test_no_more_threads_than_others_leave(small_tasks, monkeypatch):
     """Calls of other Python threads, products too, count: see `engine/threads.py`."""
     used = []
