@@ -3,6 +3,9 @@
 digits.py quantizes them. By itself: ``python examples/digits_training.py`` trains both and prints their accuracy.
 """
 
+import os
+import pathlib
+import pickle
 import time
 
 import numpy as np
@@ -252,9 +255,16 @@ def described(layers):
 
 
 def trained(kind, seed, x, y):
-    """A trained network, described."""
+    """A trained network, described. It is kept in the folder that DIGITS_FOLDER names, if any, and found there the next time."""
+    folder = os.environ.get("DIGITS_FOLDER")
+    path = folder and pathlib.Path(folder, f"{kind}-{seed}.pickle")
+    if path and path.exists():
+        return pickle.loads(path.read_bytes())
     make = {"mlp": mlp, "conv": conv_net}[kind]
-    return described(train(make(np.random.default_rng(seed)), x, y, seed))
+    net = described(train(make(np.random.default_rng(seed)), x, y, seed))
+    if path:
+        path.write_bytes(pickle.dumps(net))
+    return net
 
 
 def main():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import hypothesis
 import pytest
@@ -26,6 +27,12 @@ ODD = [
 ]
 RUNNABLE = [k.name for k in kernels.all_kernels() if not kernels.missing_features(k) and k not in ODD]
 ALL = RUNNABLE + [k.name for k in ODD]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _digits_are_trained_once(tmp_path_factory):
+    """A test and two examples want the same networks."""
+    os.environ["DIGITS_FOLDER"] = str(tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture(params=RUNNABLE)

@@ -312,8 +312,7 @@ print(outer(x, lowgemm.pack_rhs(w)), sum(outer.stats.cache_hits.values()))
 def test_user_function_from_disk_cache(tmp_path):
     """Machine code that holds no address of the process that compiled it, and loads without the entry point."""
     script = tmp_path / "program.py"
-    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-    env["NUMBA_CACHE_DIR"] = os.environ.get("NUMBA_CACHE_DIR", env["NUMBA_CACHE_DIR"])
+    env = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), **os.environ}
     script.write_text(textwrap.dedent(PROGRAM).format(init="in_numba.init()"))
     outputs = []
     for _ in range(2):
@@ -332,7 +331,8 @@ def test_code_of_other_sources_is_compiled_again(tmp_path):
     # the same with a real cache: the second process claims to have other sources
     script = tmp_path / "program.py"
     other = "from lowgemm.in_numba import table; table.source_stamp = lambda *more: 7"
-    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    # the engine's own pieces from the session's cache, where there is one; the script's are found by its path
+    env = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), **os.environ}
     hits = []
     for init in ("in_numba.init()", f"in_numba.init(); {other}", f"in_numba.init(); {other}"):
         script.write_text(textwrap.dedent(PROGRAM).format(init="exec(open(__file__ + '.init').read())"))
