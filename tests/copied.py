@@ -14,7 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 from lowgemm.kernels.framework import deferred
-from lowgemm.kernels.tools import cross, vectors
+from lowgemm.kernels.tools import cross, timing, vectors
 
 import lowgemm
 from lowgemm import blockwise as bw
@@ -233,6 +233,7 @@ _OBJECTS: list[tuple[str, type, Any, Any]] = [
     ("map", gemmlowp.MatrixMap, lambda: gemmlowp.MatrixMap(np.arange(30), "col", 3, 4, 7, 2), lambda m: m.view()),
     ("vector", vectors.Vector, lambda: vectors.Vector(*range(7), *np.ones((6, 3))), fields),
     ("target", cross.Target, lambda: cross.Target("a", "b"), fields),
+    ("progress", timing.Progress, lambda: timing.Progress(3), fields),
     ("Numba's type", PackedRhsType, lambda: _TYPES["u"], lambda t: t == _TYPES["u"]),
     *((f"kernel {k.name}", type(k), functools.partial(kernels.by_id, i), lambda k: (k.name, kernels.by_id(kernels.id_of(k)).name))
       for i, k in enumerate(kernels.all_kernels()) if not k.name.startswith("test_")),
