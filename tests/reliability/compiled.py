@@ -2,48 +2,25 @@
 
 from __future__ import annotations
 
-import functools
+import pathlib
 import pickle
 from typing import Any
 
-import numba
 import numpy as np
 
 import lowgemm as lg
-from lowgemm import in_numba, reference
-from lowgemm.in_numba.packed_type import PackedRhsType
+from lowgemm import reference
 
 from . import pipelines
 from .arrays import integers, spaced
+from .by_path import load
 from .outcomes import same
-
-_ELEMENT = {"u": numba.uint8, "i": numba.int8}
-
-
-def _operand(kind: str) -> Any:
-    return numba.types.Array(_ELEMENT[kind], 2, "A", readonly=True)
-
 
 #: Kinds that are compiled (seconds each, once a machine): every dtype on both sides, each pair of signs once.
 PLAIN, PACKED = ("ui", "iu"), ("uu", "ii")
 
-
-@functools.cache
-def callers(left: str, right: str, packed: bool) -> tuple[Any, Any]:
-    """A product with a vector of zero points for each side, and one into `out` with numbers."""
-    in_numba.init()
-    x, w = _operand(left), PackedRhsType(_ELEMENT[right]) if packed else _operand(right)
-    zeros, out = numba.int64[:], numba.int32[:, :]
-
-    @numba.njit(numba.int32[:, ::1](x, w, zeros, zeros), nogil=True, cache=True)
-    def product(x, w, x_zero, w_zero):  # type: ignore[no-untyped-def]
-        return lg.gemm(x, w, lhs_zero_point=x_zero, rhs_zero_point=w_zero)
-
-    @numba.njit(numba.void(x, w, numba.int64, numba.int64, out, numba.boolean), nogil=True, cache=True)
-    def into(x, w, x_zero, w_zero, out, add):  # type: ignore[no-untyped-def]
-        lg.gemm(x, w, lhs_zero_point=x_zero, rhs_zero_point=w_zero, out=out, accumulate=add)
-
-    return product, into
+#: Numba's cache on disk keeps the name of the module, which is another one under pytest than under ``python -m``.
+callers = load("reliability_callers", pathlib.Path(__file__).with_name("callers.py")).callers
 
 
 def operands(s: Any, m: int, k: int, n: int) -> tuple[np.ndarray, np.ndarray, bool]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
 import re
 from typing import Any
@@ -20,13 +19,10 @@ from lowgemm.output.check import check_pipeline
 
 from . import copies
 from .arrays import JUNK, broken, dressed, integers
+from .by_path import load
 from .outcomes import DOCUMENTED, NAMED, same
 
-_spec = importlib.util.spec_from_file_location(
-    "onnx_models", pathlib.Path(__file__).parents[1] / "onnx_run" / "onnx_models.py"
-)
-om = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(om)
+om = load("onnx_models", pathlib.Path(__file__).parents[1] / "onnx_run" / "onnx_models.py")
 
 KINDS = {
     "uint8": T.UINT8,

@@ -143,11 +143,13 @@ def used_bytes(file: Any) -> bytes:
 
 
 def model_file(seed: int) -> bytes:
-    """An ONNX model of one node, with its weights."""
+    """An ONNX model of one product of depth 3, with its weights."""
     from . import graphs
 
     s = session.Session(seed)
     op, values, names, more, _ = graphs.product(s, bool(seed % 2))
+    while values["b"].shape[0] != 3:
+        op, values, names, more, _ = graphs.product(s, bool(seed % 2))
     constants = {k: v for k, v in values.items() if k != "a"}
     model = graphs.graph_of(op, {"a": values["a"]}, constants, names, **more)
     for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim, values["a"].shape, strict=True):
@@ -156,7 +158,7 @@ def model_file(seed: int) -> bytes:
 
 
 def model_bytes(file: Any) -> bytes:
-    """What the model makes of ones."""
+    """What the model makes of ones, 3 x 3 of them where it does not say how many."""
     from lowgemm.onnx_run import Model
 
     try:
