@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
+import numpy as np  # noqa: F401 (the examples use it)
+
 from lowgemm.blockwise.hyper import Decays, Eps, Number, Steps
 from lowgemm.blockwise.optimizer import Optimizer
 from lowgemm.blockwise.rules import Constants
