@@ -19,19 +19,35 @@ from lowgemm.kernels.tools import cross, timing, vectors
 import lowgemm
 from lowgemm import blockwise as bw
 from lowgemm import kernels, nn, quantization
-from lowgemm.blockwise import hyper
+from lowgemm.blockwise import hyper, job
 from lowgemm.blockwise.optimizer import Optimizer
+from lowgemm.blockwise.records import Record
 from lowgemm.blockwise.state import StateKind, TensorState
 from lowgemm.compat import gemmlowp
-from lowgemm.engine import batch, blocking, call, pace, planned, seen
+from lowgemm.engine import (
+    batch,
+    blocking,
+    call,
+    pace,
+    planned,
+    planner,
+    ready,
+    records,
+    seen,
+    sums,
+    zero_points,
+)
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.in_numba.packed_type import _TYPES, PackedRhsType
 from lowgemm.jit import caches
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.jit.disk_cache import CheckedCache, CheckedFile
+from lowgemm.jit.disk_cache import CheckedCache, CheckedFile, Lazy
+from lowgemm.jit.routine import Routine
 from lowgemm.nn import float_net, maccs, program, weighted
-from lowgemm.nn.filters import Filters
+from lowgemm.nn.filters import DepthwiseWork, Filters
 from lowgemm.nn.layer import Layer
+from lowgemm.nn.routines import LayerRoutine
+from lowgemm.nn.windows import Windows
 from lowgemm.output import elementwise, parameters, pipeline, tile_routine, vector
 from lowgemm.output.custom_routine import CustomRoutine
 from lowgemm.output.stages import clamp, float_scale, scale, single_rounding
@@ -287,6 +303,9 @@ assert len(OBJECTS) == len(_OBJECTS), "two objects of one name"
 #: Classes whose objects refuse, how to make one, and the class to copy instead.
 REFUSED: dict[type, Callable[[], Any]] = {
     Plan: lambda: lowgemm.plan(X, W).plan,
+    ready.Ready: lambda: lowgemm.plan(X, W)._ready,
+    sums.ReadySums: lambda: sums.ReadySums((lowgemm.Clamp(0, 9),), ACC, np.empty_like(ACC), ACC.shape),
+    zero_points.Zeros: lambda: lowgemm.plan(X, W)._ready._zeros,
     pipeline.Program: lambda: lowgemm.plan(X, W, output=STAGES).plan.program,
     tile_routine.Step: lambda: clamp.clamp.step(low=1, high=2),
     CustomRoutine: lambda: lowgemm.Custom(module_function).step().routine,
@@ -295,9 +314,12 @@ REFUSED: dict[type, Callable[[], Any]] = {
 if importlib.util.find_spec("onnx") is not None:
     REFUSED[state.State] = lambda: model.Model(onnx_model()).state
 
-#: Classes without objects of their own, what belongs to the disk cache, and what lives only while code is emitted or for one call.
+#: Classes without objects of their own, what belongs to the disk cache, declared code, and what lives only while code is emitted or
+#: for one call.
 BASES = {
-    deferred.Deferred, call.Call, call.PatternCall, program.Emitter, tile_routine.TileRoutine,
+    deferred.Deferred, call.Call, call.PatternCall, program.Emitter, tile_routine.TileRoutine, Record, *Record.__subclasses__(),
+    *job.Job.__subclasses__(), *job.BlocksJob.__subclasses__(), Routine, LayerRoutine, Lazy, planner.Template, blocking.Limits,
+    records.RhsAddresses, records.ProductAddresses, DepthwiseWork, Windows,
     lowgemm.Stage, Layer, weighted.Weighted, Optimizer, observer.Observer, NotCopied, CheckedCache, CheckedFile,
     quantization.observers.HistogramObserver, kernels.Kernel,
 }  # fmt: skip

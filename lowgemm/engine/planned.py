@@ -49,9 +49,13 @@ class Pattern(NamedTuple):
             return TypeError(f"{name}: expected dtype {self.dtype}, as planned, got {a.dtype}")
         if a.shape != self.shape:
             return ValueError(f"{name}: expected shape {self.shape}, as planned, got {a.shape}")
-        if a.strides != self.strides and any(
-            size > 1 and own != planned
-            for size, own, planned in zip(a.shape, a.strides, self.strides or (), strict=True)
+        if (
+            a.size
+            and a.strides != self.strides
+            and any(
+                size > 1 and own != planned
+                for size, own, planned in zip(a.shape, a.strides, self.strides or (), strict=True)
+            )
         ):
             return ValueError(
                 f"{name}: expected strides {self.strides}, as planned, got {a.strides}; plan with such an array, or call gemm"

@@ -23,6 +23,7 @@ from lowgemm.engine.drivers import single
 from lowgemm.engine.plan import Plan
 from lowgemm.engine.threads import run
 from lowgemm.engine.zero_points import NUMBER, Zeros, kind_of
+from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.scratch import borrow, borrowed, give_back
 from lowgemm.output.pipeline import raise_failures
 
@@ -37,7 +38,7 @@ def fits(out: np.ndarray, *inputs: np.ndarray) -> bool:
     return not any(_share(out, a) for a in inputs)
 
 
-class Ready:
+class Ready(NotCopied):
     """A planned product that runs on arguments known to fit.
 
     Parameters
@@ -59,6 +60,8 @@ class Ready:
     made_for : tuple or None
         Thread settings that the plan was made for; None: they play no part.
     """
+
+    instead = "copy the PlannedGemm, which plans anew"
 
     __slots__ = (
         "_customs", "_enter", "_fill", "_lent", "_number", "_packed", "_pattern", "_record", "_result", "_scratch", "_shape",

@@ -11,6 +11,7 @@ from lowgemm.engine import entry
 from lowgemm.engine.array_objects import ALIGNED, HEAD, WRITEABLE, apart, data_of, has
 from lowgemm.engine.batch import offsets
 from lowgemm.engine.ready import fits
+from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.memory import as_address, load_i64, offset, pointer_at
 from lowgemm.jit.routine import call_address, call_for_address, routine
 from lowgemm.jit.scratch import borrow, borrowed, give_back
@@ -59,7 +60,7 @@ def apply() -> Any:
     return entry.built_in(b"apply", _apply)
 
 
-class ReadySums:
+class ReadySums(NotCopied):
     """A pipeline compiled for int32 sums and a result of one memory layout.
 
     Parameters
@@ -71,6 +72,8 @@ class ReadySums:
     shape : tuple of int
         Of the result, which may be a vector.
     """
+
+    instead = "copy the output stages"
 
     def __init__(
         self, stages: tuple[Any, ...], sums: np.ndarray, out: np.ndarray, shape: tuple[int, ...]

@@ -20,6 +20,7 @@ import numpy as np
 from lowgemm.checks.values import INT32_MAX, INT32_MIN
 from lowgemm.engine.array_objects import DATA
 from lowgemm.engine.batch import Batch, offsets
+from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.memory import (
     as_address,
     load_i32,
@@ -158,7 +159,7 @@ def _functions() -> tuple[int, int, int]:
     return tuple(int(address or 0) for address in found)  # type: ignore[return-value]
 
 
-class Zeros:
+class Zeros(NotCopied):
     """The zero points of one kind of call, described for compiled code.
 
     Parameters
@@ -185,6 +186,8 @@ class Zeros:
     end : int
         Where scratch memory is free behind the values.
     """
+
+    instead = "copy the zero points"
 
     def __init__(
         self,

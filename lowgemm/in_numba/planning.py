@@ -8,6 +8,7 @@ import numba
 import numpy as np
 
 from lowgemm import kernels
+from lowgemm.checks.values import INT32_MAX, INT32_MIN
 from lowgemm.engine.planner import fill_plan, template_of
 from lowgemm.engine.records import ONE_PRODUCT, PLAN_SIZE, TEMPLATE, plan_at
 from lowgemm.jit.memory import record_at
@@ -32,7 +33,8 @@ kernel_at = record_at(KERNEL)
 _NUMBERS = PLAN_SIZE + ONE_PRODUCT
 PLAN_BYTES = 8 * _NUMBERS
 #: Parameters of the int32 store: bounds (unused) and whether to add; and of the bilinear stage.
-_SET, _ADD = np.array([0, 0, 0], dtype=np.int64), np.array([0, 0, 1], dtype=np.int64)
+_SET = np.array([INT32_MIN, INT32_MAX, 0], dtype=np.int64)
+_ADD = np.array([INT32_MIN, INT32_MAX, 1], dtype=np.int64)
 _NOTHING = np.zeros(1, dtype=np.int64)
 
 

@@ -291,7 +291,7 @@ def test_compiled_code_plans_as_python_does(name):
         used = slice(int(bilinear), compiled.stages)
         for address, other in zip(compiled.stage[used, 1], plan.p.stage[used, 1], strict=True):
             contents = [(ctypes.c_int64 * 3).from_address(int(at)) for at in (address, other)]
-            assert list(contents[0]) == list(contents[1]) == [0, 0, add]
+            assert list(contents[0]) == list(contents[1]) == [-(2**31), 2**31 - 1, add]
         compiled.stage[: compiled.stages, 1] = plan.p.stage[: compiled.stages, 1]
         assert compiled.tobytes() == plan.p.tobytes(), [
             f for f in PLAN.names if np.any(compiled[f] != plan.p[f])

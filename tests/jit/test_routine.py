@@ -149,6 +149,7 @@ def callers() -> dict[str, list]:
         "lowgemm/in_numba/product.py": [embedded],
         "lowgemm/output/apply.py": [apply],
         "lowgemm/engine/sums.py": [sums._apply],
+        "lowgemm/engine/zero_points.py": [k for k in entry._kept if isinstance(k, Routine)],
         "lowgemm/blockwise/job.py": [job.work],
         "lowgemm/blockwise/steps.py": [steps.step],
         "lowgemm/blockwise/product4.py": [r for k in kinds for r in product4.routines(k)[:2]],

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from nonfinite import wrong
+from patience import PATIENCE
 
 from lowgemm.compat import onnx as ox
 
@@ -22,7 +23,7 @@ def test_the_definitions_keep_it_too():
     tests = pathlib.Path(__file__).parents[1]
     done = subprocess.run(
         [sys.executable, "-c", code, tests], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, capture_output=True,
-        text=True, timeout=600,
+        text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0 and done.stdout.strip() == "[]", done.stdout + done.stderr
 

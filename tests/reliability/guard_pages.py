@@ -123,9 +123,9 @@ def main() -> None:
     scratch.aligned_empty = guarded_scratch
     scratch.borrow = guarded_scratch
     scratch.borrowed = guarded_scratch
-    from lowgemm.engine import planned
+    from lowgemm.engine import ready, sums
 
-    planned.borrow = planned.borrowed = guarded_scratch
+    ready.borrow = ready.borrowed = sums.borrow = sums.borrowed = guarded_scratch
     names = [k.name for k in kernels.all_kernels() if not kernels.missing_features(k)]
     products = 0
     for name, small in itertools.product(names, (False, True)):

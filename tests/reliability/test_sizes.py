@@ -9,7 +9,7 @@ import pytest
 
 import lowgemm
 from lowgemm import plan as plan_function  # noqa: F401 (the module of that name is shadowed)
-from lowgemm.engine import packed, planned
+from lowgemm.engine import packed, ready
 from lowgemm.jit import scratch
 
 from . import child
@@ -92,7 +92,8 @@ def test_no_scratch_memory_leaves_out_alone(monkeypatch, threads_used):
     with monkeypatch.context() as patch:
         patch.setattr(scratch, "aligned_empty", fail)
         patch.setattr(scratch, "borrow", fail)
-        patch.setattr(planned, "borrowed", fail)
+        patch.setattr(ready, "borrowed", fail)
+        patch.setattr(ready, "borrow", fail)
         for right in (b, w):
             for _ in range(2):
                 with pytest.raises(MemoryError):
