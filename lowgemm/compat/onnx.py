@@ -116,6 +116,8 @@ def scaled_product(
         raise ValueError("a_scale, b_scale: expected at most one of them per row or column")
 
     def stages(one: np.ndarray) -> Any:
+        if one.size == 0:  # for a result without rows or columns
+            return make(np.ones((), np.float32), 1)
         return make(one.reshape(-1) if one.size > 1 else one.reshape(()), 0 if one.shape[0] > 1 else 1)
 
     negative = scales[2] is not None and bool((scale < 0).any())

@@ -150,6 +150,8 @@ class Model:
         If the package onnx is missing.
     TypeError, ValueError
         If `source` is no model, or an argument does not fit.
+    OSError
+        If `source` is the path of a file that cannot be read.
     UnsupportedOperator
         If the model holds operators that cannot run; the message names them.
 
@@ -263,7 +265,10 @@ class Model:
         known = [t.name for t in self.outputs]
         if outputs is None:
             return known
-        names = list(outputs) if isinstance(outputs, Iterable) and not isinstance(outputs, str) else [outputs]
+        try:
+            names = [] if isinstance(outputs, str) else list(outputs)
+        except TypeError:  # not only what has no `__iter__`: an array without dimensions has one
+            names = [outputs]
         if isinstance(outputs, str) or not all(isinstance(n, str) for n in names):
             raise TypeError(f"{argument}: expected a list of names or None, got {outputs!r}")
         unknown = set(names) - set(known)

@@ -338,3 +338,12 @@ def test_what_is_no_number_does_not_depend_on_the_vector_unit(fewer):
         env["NPY_DISABLE_CPU_FEATURES"] = " ".join(found)
     done = subprocess.run([sys.executable, "-c", LANES], env=env, capture_output=True, text=True)
     assert done.stdout == "fine\n", done.stderr
+
+
+@pytest.mark.parametrize(("m", "n"), [(0, 3), (3, 0), (0, 0)])
+def test_a_result_without_elements_and_scales_for_each_row_or_column(m, n):
+    a, b = np.zeros((m, 4), np.uint8), np.zeros((4, n), np.uint8)
+    one, zero = np.float32(1), np.uint8(0)
+    for scales in ((np.ones(m, np.float32), one), (one, np.ones(n, np.float32))):
+        y = ox.qlinear_matmul(a, scales[0], zero, b, scales[1], zero, one, zero)
+        assert y.shape == (m, n) and y.dtype == np.uint8
