@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import subprocess
 import sys
@@ -329,7 +330,9 @@ print("fine")
 @pytest.mark.parametrize("fewer", [False, True])
 def test_what_is_no_number_does_not_depend_on_the_vector_unit(fewer):
     """The loops are NumPy's, which it chooses by the CPU: with all of them, and with none but its baseline."""
-    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+    core = "_core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "core"
+    features = importlib.import_module(f"numpy.{core}._multiarray_umath")
+    __cpu_dispatch__, __cpu_features__ = features.__cpu_dispatch__, features.__cpu_features__
 
     env = {**os.environ, "NUMBA_CPU_NAME": "generic" if fewer else ""}
     env = {k: v for k, v in env.items() if v}
