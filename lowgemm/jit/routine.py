@@ -87,9 +87,6 @@ def routine(types_of: Any, key: Hashable = ()) -> Callable[[Callable[..., Any]],
     return lambda function: Routine(function, types_of, key)
 
 
-compile_c = routine  # until every caller says `routine`
-
-
 def check_words(args: Any) -> None:
     """Refuse a tuple type whose elements cannot all travel as 64-bit words.
 
