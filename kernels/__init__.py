@@ -179,12 +179,25 @@ def microkernel_body(typingctx, kernel_id, args):
 def _make(kernel_id: int, key: int) -> Routine:
     @routine(SIGNATURE, key)
     def microkernel(
-        m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c, requant, col
+        m,
+        nv,
+        groups,
+        lhs,
+        lhs_stride,
+        rhs,
+        rhs_stride,
+        c,
+        ldc,
+        row_compensation,
+        col_compensation,
+        add_c,
+        requant,
+        col,
     ):
         microkernel_body(
             kernel_id,
             (
-                m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c, requant, col,
+                m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_compensation, col_compensation, add_c, requant, col,
             ),
         )  # fmt: skip
 

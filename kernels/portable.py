@@ -40,7 +40,20 @@ def _make_words(mr: int, lanes: int, max_nv: int, kr: int, key: int) -> Routine:
 
     @routine(SIGNATURE, key)
     def portable(
-        m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c, requant, col_at
+        m,
+        nv,
+        groups,
+        lhs,
+        lhs_stride,
+        rhs,
+        rhs_stride,
+        c,
+        ldc,
+        row_compensation,
+        col_compensation,
+        add_c,
+        requant,
+        col_at,
     ):
         acc = stack(space)  # which LLVM knows that no panel overlaps
         for r in range(m):
@@ -60,7 +73,7 @@ def _make_words(mr: int, lanes: int, max_nv: int, kr: int, key: int) -> Routine:
                             products = x0 * (np.int32(y << 16) >> 16) + x1 * (y >> 16)
                             store_32(sums, i, np.int32(load_i32(sums, i) + products))
             for i in range(nv * lanes):
-                value = load_i32(acc, i) + load_i32(row_terms, r) + load_i32(col_terms, i)
+                value = load_i32(acc, i) + load_i32(row_compensation, r) + load_i32(col_compensation, i)
                 if add_c:
                     value += load_i32(c, r * ldc + i)
                 store_32(c, r * ldc + i, value)
@@ -75,13 +88,26 @@ def _make_bytes(
 
     @routine(SIGNATURE, key)
     def portable(
-        m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_terms, col_terms, add_c, requant, col_at
+        m,
+        nv,
+        groups,
+        lhs,
+        lhs_stride,
+        rhs,
+        rhs_stride,
+        c,
+        ldc,
+        row_compensation,
+        col_compensation,
+        add_c,
+        requant,
+        col_at,
     ):
         for r in range(m):
             row = offset(lhs, r // mr * lhs_stride + r % mr * kr)
             for i in range(nv * lanes):
                 col = offset(rhs, i // lanes * rhs_stride + i % lanes * kr)
-                acc = load_i32(row_terms, r) + load_i32(col_terms, i)
+                acc = load_i32(row_compensation, r) + load_i32(col_compensation, i)
                 if add_c:
                     acc += load_i32(c, r * ldc + i)
                 for g in range(groups):

@@ -8,7 +8,7 @@ from typing import Any
 from lowgemm import config
 from lowgemm._version import __version__
 from lowgemm.engine import threadpool_controller as _controller  # noqa: F401 (tells threadpoolctl of lowgemm)
-from lowgemm.engine.packed import PackedRhs, pack_rhs
+from lowgemm.engine.packed_rhs import PackedRhs, pack_rhs
 from lowgemm.explain import explain
 from lowgemm.gemm import gemm, plan
 from lowgemm.output.requantize import Requantize

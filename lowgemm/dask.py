@@ -26,7 +26,7 @@ import lowgemm
 from lowgemm.checks.arguments import as_num_threads, as_zero_point
 from lowgemm.checks.values import INT32_MAX, INT32_MIN, choice
 from lowgemm.engine.overflow_check import largest_distance, leading_bias
-from lowgemm.engine.packed import PackedRhs
+from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.output.base import items_of
 from lowgemm.output.check import check_pipeline
 from lowgemm.output.stages import Custom

@@ -8,7 +8,7 @@ from typing import Any
 import numba
 
 from lowgemm import config
-from lowgemm.engine.packed import PackedRhs
+from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.engine.plan import Plan
 from lowgemm.gemm import checked_call
 from lowgemm.jit.caches import cache_sizes
@@ -122,9 +122,9 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
     b, caches = plan.blocking, cache_sizes()
     sizes = f"L1 {caches.l1 >> 10} KiB, L2 {caches.l2 >> 10} KiB, L3 {caches.l3 >> 20} MiB"
     share = _share(plan)
-    steps = [step.name for step in plan.program.steps]
-    folded = [s for s in ("col_bias", "row_bias") if getattr(plan.program, s) is not None]
-    whole = b.depth_blocks == 1 and not b.stream  # or the sums of several depth blocks wait in a tile
+    steps = [step.name for step in plan.pipeline.steps]
+    folded = [s for s in ("col_bias", "row_bias") if getattr(plan.pipeline, s) is not None]
+    whole = b.depth_blocks == 1 and not b.on_the_fly  # or the sums of several depth blocks wait in a tile
     if plan.fused and whole:
         stages = "scale, clamp and cast in the kernel's registers (edges through a tile)"
     elif plan.p.direct and whole:
@@ -132,7 +132,7 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
     else:
         stages = " -> ".join(steps) + " on each tile in cache"
     if folded:
-        stages += f"; {' and '.join(folded)} in the kernel's terms"
+        stages += f"; {' and '.join(folded)} in the kernel's compensation"
     if isinstance(call.rhs, PackedRhs):
         packed = (
             "packed before"
@@ -140,7 +140,7 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
             else f"packed for {call.rhs.kernel}: REPACKED each call"
         )
     else:
-        how = "block by block, " if b.stream else ""
+        how = "block by block, " if b.on_the_fly else ""
         packed = f"packed each call, {how}pack_rhs does it once"
     lines = [
         head,
@@ -148,7 +148,7 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
         f"tile      {kernel.mr} x {kernel.nr}, {kernel.kr} deep; packed as lhs {kernel.lhs_type}, rhs {kernel.rhs_type}",
         f"rhs       {packed}",
         f"blocking  mc {b.mc}, nc {b.nc}, kc {b.kc}: {b.row_blocks} x {b.col_blocks} blocks, depth in {b.depth_blocks}"
-        + (f" shared as {b.parts} parts" if b.parts > 1 else "")
+        + (f" shared as {b.splits} splits" if b.splits > 1 else "")
         + f" ({sizes})",
         f"stages    {stages}",
         f"threads   {plan.threads}",

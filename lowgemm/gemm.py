@@ -16,7 +16,7 @@ from lowgemm import config
 from lowgemm.checks.arguments import as_operand
 from lowgemm.checks.values import as_array
 from lowgemm.engine.call import Call
-from lowgemm.engine.packed import PackedRhs
+from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.engine.planned import Pattern, PlannedGemm, planned
 from lowgemm.engine.ready import ready
 from lowgemm.engine.seen import Seen, remember_list, stages_key

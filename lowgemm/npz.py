@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from lowgemm.checks.values import as_array
-from lowgemm.engine.packed import PackedRhs, pack_rhs
+from lowgemm.engine.packed_rhs import PackedRhs, pack_rhs
 
 #: Deflate cannot make more than this of a byte, so an entry that claims more is lying.
 _MAX_RATIO = 1032

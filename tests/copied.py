@@ -14,7 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 from lowgemm.kernels.framework import deferred
-from lowgemm.kernels.tools import cross, timing, vectors
+from lowgemm.kernels.tools import cases, cross, timing
 
 import lowgemm
 from lowgemm import blockwise as bw
@@ -48,7 +48,7 @@ from lowgemm.nn.filters import DepthwiseWork, Filters
 from lowgemm.nn.layer import Layer
 from lowgemm.nn.routines import LayerRoutine
 from lowgemm.nn.windows import Windows
-from lowgemm.output import elementwise, parameters, pipeline, tile_routine, vector
+from lowgemm.output import elementwise, parameters, pipeline, scale_and_store, tile_routine
 from lowgemm.output.custom_routine import CustomRoutine
 from lowgemm.output.stages import clamp, float_scale, scale, single_rounding
 from lowgemm.quantization import QParams, advice, equalization, histogram, observer, report, s_shaped
@@ -168,7 +168,7 @@ _OBJECTS: list[tuple[str, type, Any, Any]] = [
     ("seen", seen.Seen, seen.Seen, lambda s: s.get("x")),
     ("pattern", planned.Pattern, lambda: planned.Pattern.of(X), tuple),
     ("operand", Operand, lambda: Operand((2, 3), (3, 1), "u"), tuple),
-    ("batch", batch.Batch, lambda: batch.Batch((2,), ((2,), (4,)), ((), ()), (8,)), lambda b: b.table()),
+    ("batch", batch.Batch, lambda: batch.Batch((2,), ((2,), (4,)), ((), ()), (8,)), lambda b: b.layout()),
     ("blocking", blocking.Blocking, lambda: lowgemm.explain(X, W).plan.blocking, lambda b: str(b)),
     ("cache sizes", caches.CacheSizes, lambda: caches.CacheSizes(1, 2, 3), tuple),
     ("pace", pace.Pace, lambda: pace.Pace(5), lambda p: (p.alone, p.calls, p.unknown)),
@@ -189,7 +189,7 @@ _OBJECTS: list[tuple[str, type, Any, Any]] = [
     ("float scale", float_scale.FloatScale, *stage(float_scale.FloatScale(0.01, 3, -900, 900, True))),
     ("single rounding", single_rounding.SingleRoundingScale, *stage(single_rounding.SingleRoundingScale(2**30, -3, 1))),
     ("saturating scale", scale.SaturatingScale, *stage(scale.SaturatingScale(2**30, 3, 5))),
-    ("scale and store", vector.OnePass, lambda: vector.one_pass([2**30, 5], -3, 1), tuple),
+    ("scale and store", scale_and_store.OnePass, lambda: scale_and_store.one_pass([2**30, 5], -3, 1), tuple),
     ("elementwise", elementwise.Elementwise, lambda: clamp.clamp, lambda r: (r.__name__, r.step(low=1, high=2).record.tolist())),
     ("records", parameters.Filler, lambda: parameters.Filler(parameters.described(low=parameters.NUMBER)), lambda f: f({"low": 3})[0].tolist()),
     ("function of a module", lowgemm.Custom, *stage(lowgemm.Custom(module_function))),
@@ -247,7 +247,7 @@ _OBJECTS: list[tuple[str, type, Any, Any]] = [
     ("order", gemmlowp.MapOrder, lambda: gemmlowp.MapOrder.COL_MAJOR, lambda o: o is gemmlowp.MapOrder.COL_MAJOR),
     ("bit depth", gemmlowp.BitDepthSetting, lambda: gemmlowp.BitDepthSetting.A5B7, lambda o: o is gemmlowp.BitDepthSetting.A5B7),
     ("map", gemmlowp.MatrixMap, lambda: gemmlowp.MatrixMap(np.arange(30), "col", 3, 4, 7, 2), lambda m: m.view()),
-    ("vector", vectors.Vector, lambda: vectors.Vector(*range(7), *np.ones((6, 3))), fields),
+    ("vector", cases.Case, lambda: cases.Case(*range(7), *np.ones((6, 3))), fields),
     ("target", cross.Target, lambda: cross.Target("a", "b"), fields),
     ("progress", timing.Progress, lambda: timing.Progress(3), fields),
     ("Numba's type", PackedRhsType, lambda: _TYPES["u"], lambda t: t == _TYPES["u"]),
@@ -306,7 +306,7 @@ REFUSED: dict[type, Callable[[], Any]] = {
     ready.Ready: lambda: lowgemm.plan(X, W)._ready,
     sums.ReadySums: lambda: sums.ReadySums((lowgemm.Clamp(0, 9),), ACC, np.empty_like(ACC), ACC.shape),
     zero_points.Zeros: lambda: lowgemm.plan(X, W)._ready._zeros,
-    pipeline.Program: lambda: lowgemm.plan(X, W, output=STAGES).plan.program,
+    pipeline.CompiledPipeline: lambda: lowgemm.plan(X, W, output=STAGES).plan.pipeline,
     tile_routine.Step: lambda: clamp.clamp.step(low=1, high=2),
     CustomRoutine: lambda: lowgemm.Custom(module_function).step().routine,
     program.Program: lambda: program.Program(network().layers, IMAGES.shape, False),
@@ -319,7 +319,7 @@ if importlib.util.find_spec("onnx") is not None:
 BASES = {
     deferred.Deferred, call.Call, call.PatternCall, program.Emitter, tile_routine.TileRoutine, Record, *Record.__subclasses__(),
     *job.Job.__subclasses__(), *job.BlocksJob.__subclasses__(), Routine, LayerRoutine, Lazy, planner.Template, blocking.Limits,
-    records.RhsAddresses, records.ProductAddresses, DepthwiseWork, Windows,
+    records.RhsAddresses, records.ItemAddresses, DepthwiseWork, Windows,
     lowgemm.Stage, Layer, weighted.Weighted, Optimizer, observer.Observer, NotCopied, CheckedCache, CheckedFile,
     quantization.observers.HistogramObserver, kernels.Kernel,
 }  # fmt: skip

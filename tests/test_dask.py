@@ -186,21 +186,21 @@ def test_unknown_chunks_and_custom_stage():
 
 # ---- real workers -----------------------------------------------------------------------------------------
 def _count_packs():
-    from lowgemm.engine import packed
+    from lowgemm.engine import packed_rhs
 
-    packed.counted, original = 0, packed._pack
+    packed_rhs.counted, original = 0, packed_rhs._pack
 
     def counting(*arguments):
-        packed.counted += 1
+        packed_rhs.counted += 1
         return original(*arguments)
 
-    packed._pack = counting
+    packed_rhs._pack = counting
 
 
 def _packs():
-    from lowgemm.engine import packed
+    from lowgemm.engine import packed_rhs
 
-    return packed.counted
+    return packed_rhs.counted
 
 
 def _parallel_drivers():

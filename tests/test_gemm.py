@@ -146,7 +146,7 @@ def test_broadcast_batches_pack_each_distinct_rhs_once(kernel):
     lhs = rng.integers(0, 256, (6, 4, 9), dtype=np.uint8)
     rhs = np.broadcast_to(rng.integers(0, 256, (9, 5), dtype=np.uint8), (6, 9, 5))
     np.testing.assert_array_equal(lowgemm.gemm(lhs, rhs), np.matmul(lhs.astype(int), rhs.astype(int)))
-    assert lowgemm.explain(lhs, rhs).plan.slots == 1
+    assert lowgemm.explain(lhs, rhs).plan.distinct_rhs == 1
 
 
 @pytest.mark.parametrize("depth", [8191, 30000, 65536])
@@ -192,7 +192,7 @@ def test_depth_shared_among_threads(any_kernel, data, m, k, n, batch, packed, ac
     _forget()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MACS_PER_THREAD", 1)
-        patch.setattr(blocking, "PART_DEPTH", 16)
+        patch.setattr(blocking, "SPLIT_DEPTH", 16)
         # one thread fewer: the way of a call that finds the others taken
         patch.setattr(module, "_fair_share", lambda wanted: wanted - int(rng.integers(0, 2)))
         # an rhs array can be excluded by its values, and then this plan is not used
@@ -207,7 +207,7 @@ def test_depth_shared_among_threads(any_kernel, data, m, k, n, batch, packed, ac
             lowgemm.gemm(lhs, right, out=out, accumulate=True, num_threads=2, **zeros)
             np.testing.assert_array_equal(out, reference.gemm(lhs, rhs, **zeros) + 5)
     if plan is not None and not batch and m <= plan.kernel.mr and n <= plan.kernel.nr and k >= 64:
-        assert plan.blocking.parts > 1
+        assert plan.blocking.splits > 1
     # plans with so small parts are not for other tests
     _forget()
 
@@ -242,7 +242,7 @@ def test_tiny_caches(any_kernel, threads, data, m, k, n, batch, layout, l2, scal
                 lowgemm.gemm(lhs, right, out=out, accumulate=True, num_threads=threads, **zeros)
                 np.testing.assert_array_equal(out, reference.gemm(lhs, rhs, **zeros) + 5)
         blocks = lowgemm.explain(lhs, rhs, num_threads=1).plan.blocking
-        assert blocks.stream or m > 32 or n * k <= l2 // 2
+        assert blocks.on_the_fly or m > 32 or n * k <= l2 // 2
     _forget()
 
 

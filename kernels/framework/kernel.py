@@ -5,9 +5,9 @@ of it.
 
 Every microkernel computes, for `m` rows and `nv` adjacent packed rhs panels of `lanes` columns each,
 
-    c[r, n] = sum_k lhs[r, k] * rhs[k, n] + row_terms[r] + col_terms[n] + (c[r, n] if add_c else 0)
+    c[r, n] = sum_k lhs[r, k] * rhs[k, n] + row_compensation[r] + col_compensation[n] + (c[r, n] if add_c else 0)
 
-modulo 2**32, for r < m and n < nv * lanes. `row_terms` and `col_terms` carry zero points, bias and the
+modulo 2**32, for r < m and n < nv * lanes. `row_compensation` and `col_compensation` carry zero points, bias and the
 compensation for flipped signs, so that a plain int32 product is stored once and never read again. If `requant` is
 not null (only for kernels with `fuses_requantize`), the sums are scaled, clamped and stored as bytes instead, by the
 parameters of the output routine `requantize_store8`, and `ldc` counts bytes; `col` is the column of c[0, 0] in them.
@@ -180,8 +180,8 @@ class Kernel:
 
 ARGUMENTS = (
     "m", "nv", "groups", "lhs", "lhs_stride", "rhs", "rhs_stride",
-    "c", "ldc", "row_terms", "col_terms", "add_c", "requant", "col",
+    "c", "ldc", "row_compensation", "col_compensation", "add_c", "requant", "col",
 )  # fmt: skip
-POINTERS = frozenset({"lhs", "rhs", "c", "row_terms", "col_terms", "requant"})
+POINTERS = frozenset({"lhs", "rhs", "c", "row_compensation", "col_compensation", "requant"})
 #: Signature of every microkernel: pointers as void*, everything else a 64-bit integer.
 SIGNATURE = signature("".join("p" if a in POINTERS else "n" for a in ARGUMENTS))

@@ -130,7 +130,9 @@ class _Rows:
     def __init__(self, k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value], nv: int) -> None:
         self.k, self.b, self.args, self.nv = k, b, args, nv
         vbytes = 4 * k.lanes
-        self.cols = [load(b, vec(i32, k.lanes), at(b, args["col_terms"], v * vbytes), 4) for v in range(nv)]
+        self.cols = [
+            load(b, vec(i32, k.lanes), at(b, args["col_compensation"], v * vbytes), 4) for v in range(nv)
+        ]
 
     def _loop(self, mr: int, row_in: ir.Value, body: Any) -> ir.Value:
         b, fn = self.b, self.b.function
@@ -158,7 +160,9 @@ class _Rows:
         lhs = at(b, lhs, b.mul(within, const(i64, k.kr * k.element_bytes)))
         hooks = k.at_height(mr)
         accs = _tile(hooks, b, mr, self.nv, args["groups"], lhs, args["rhs"], args["rhs_stride"], begin)
-        return _sums(hooks, b, mr, accs, self.cols, at(b, args["row_terms"], b.mul(row, const(i64, 4))))
+        return _sums(
+            hooks, b, mr, accs, self.cols, at(b, args["row_compensation"], b.mul(row, const(i64, 4)))
+        )
 
     def int32(self, row: ir.Value, add_c: ir.Value) -> None:
         """Tiles of every height from `row` on, stored as int32."""

@@ -1,6 +1,6 @@
 """Check a microkernel against its contract: natively, or for Arm under user-mode emulation.
 
-Natively the compiled kernel is called on the test vectors of `vectors.py`. For ``aarch64`` it is cross-compiled to
+Natively the compiled kernel is called on the test vectors of `cases.py`. For ``aarch64`` it is cross-compiled to
 an object file, linked with the small C program below, and run by ``qemu-aarch64`` on the same vectors (Debian:
 packages ``gcc-aarch64-linux-gnu``, ``libc6-dev-arm64-cross`` and ``qemu-user``).
 """
@@ -15,8 +15,8 @@ import tempfile
 import numpy as np
 from lowgemm.kernels import microkernel
 from lowgemm.kernels.framework.kernel import Kernel
+from lowgemm.kernels.tools.cases import Case, cases
 from lowgemm.kernels.tools.cross import TARGETS, compile_for
-from lowgemm.kernels.tools.vectors import Vector, vectors
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 PACKAGES = "Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user"
@@ -30,7 +30,7 @@ HARNESS = r"""
 #include <stdlib.h>
 #include <stdint.h>
 void kernel(int64_t m, int64_t nv, int64_t groups, void *lhs, int64_t lhs_stride, void *rhs, int64_t rhs_stride,
-            void *c, int64_t ldc, void *row_terms, void *col_terms, int64_t add_c, void *requant, int64_t col);
+            void *c, int64_t ldc, void *row_compensation, void *col_compensation, int64_t add_c, void *requant, int64_t col);
 static void *get(FILE *f, int64_t n) {
     void *p = aligned_alloc(64, (n + 127) / 64 * 64);
     if (!p || (n && fread(p, 1, n, f) != (size_t)n)) exit(3);
@@ -84,7 +84,7 @@ def verify_native(kernel: Kernel, count: int = 200) -> int:
 
     call = microkernel(kernel).ctypes
     wrong = 0
-    for v in vectors(kernel, count=count):
+    for v in cases(kernel, count=count):
         placed = []
         for a in (v.lhs, v.rhs):  # panels are 64-byte aligned by contract
             buffer = aligned_empty(a.nbytes)
@@ -93,14 +93,14 @@ def verify_native(kernel: Kernel, count: int = 200) -> int:
         c = v.c.copy()
         call(
             v.m, v.nv, v.groups, placed[0].ctypes.data, v.lhs_stride, placed[1].ctypes.data, v.rhs_stride,
-            c.ctypes.data, v.ldc, v.row_terms.ctypes.data, v.col_terms.ctypes.data, v.add_c, None, 0,
+            c.ctypes.data, v.ldc, v.row_compensation.ctypes.data, v.col_compensation.ctypes.data, v.add_c, None, 0,
         )  # fmt: skip
         wrong += int(np.count_nonzero(c != v.expected))
     return wrong
 
 
-def _serialise(v: Vector) -> bytes:
-    arrays = [np.ascontiguousarray(a) for a in (v.lhs, v.rhs, v.row_terms, v.col_terms, v.c)]
+def _serialise(v: Case) -> bytes:
+    arrays = [np.ascontiguousarray(a) for a in (v.lhs, v.rhs, v.row_compensation, v.col_compensation, v.c)]
     header = [v.m, v.nv, v.groups, v.add_c, v.ldc, v.lhs_stride, v.rhs_stride, *(a.nbytes for a in arrays)]
     return np.array(header, dtype="<i8").tobytes() + b"".join(a.tobytes() for a in arrays)
 
@@ -122,7 +122,7 @@ def verify_emulated(kernel: Kernel, count: int = 200) -> int:
         folder = pathlib.Path(name)
         (folder / "kernel.o").write_bytes(compile_for(kernel, TARGETS[kernel.name])[1])
         (folder / "main.c").write_text(HARNESS)
-        todo = list(vectors(kernel, count=count))
+        todo = list(cases(kernel, count=count))
         (folder / "in").write_bytes(b"".join(_serialise(v) for v in todo))
         commands = [
             [COMPILER, "-O1", "-static", "-o", "run", "main.c", "kernel.o"],

@@ -18,7 +18,7 @@ from lowgemm.blockwise.records import Number, Pointer, dtype_of
 from lowgemm.blockwise.vectorwise import as_rows, as_scale_without, as_threshold, code_rows
 from lowgemm.checks.arguments import as_num_threads
 from lowgemm.checks.arrays import as_floats
-from lowgemm.engine.packed import PackedRhs, pack_rhs
+from lowgemm.engine.packed_rhs import PackedRhs, pack_rhs
 from lowgemm.gemm import gemm
 from lowgemm.jit.memory import offset, pointer_field
 from lowgemm.jit.routine import routine

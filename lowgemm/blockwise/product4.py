@@ -113,11 +113,11 @@ def _make_product(
         padded_rows = (m + mr - 1) // mr * mr
         tile = numba.carray(offset(scratch, tile_at), (block_rows * nr,), np.int32)
         total = numba.carray(offset(scratch, sums_at), (block_rows * nr,), np.float32)
-        col_terms = numba.carray(offset(scratch, cols_at), (nr,), np.int32)
-        row_terms = numba.carray(offset(scratch, rows_at), (block_rows,), np.int32)
+        col_compensation = numba.carray(offset(scratch, cols_at), (nr,), np.int32)
+        row_compensation = numba.carray(offset(scratch, rows_at), (block_rows,), np.int32)
         zeros = numba.carray(offset(scratch, zeros_at), (max(nr, block_rows),), np.int32)
         zeros[:] = np.int32(0)
-        row_terms[:] = np.int32(0)
+        row_compensation[:] = np.int32(0)
         base = as_address(scratch)
         chunk, row = task // blocks, task % blocks * block_rows
         rows, cols = min(block_rows, m - row), min(nr, job.cols - chunk * nr)
@@ -127,7 +127,7 @@ def _make_product(
             at = chunk * groups + g
             sums = numba.carray(offset(pointer_field(job, "sums"), 4 * at * nr), (nr,), np.int32)
             for c in range(nr):
-                col_terms[c] = np.int32(-job.zero * sums[c])
+                col_compensation[c] = np.int32(-job.zero * sums[c])
             if shift != 0:
                 row_sums = numba.carray(
                     offset(pointer_field(job, "row_sums"), 4 * (g * padded_rows + row)),
@@ -135,7 +135,7 @@ def _make_product(
                     np.int32,
                 )
                 for r in range(rows):
-                    row_terms[r] = np.int32(shift * row_sums[r])
+                    row_compensation[r] = np.int32(shift * row_sums[r])
             for k in range(0, size, EXPANDED):
                 part = min(EXPANDED, size - k)
                 steps = ((part + kr - 1) // kr * kr * lanes + STEP - 1) // STEP

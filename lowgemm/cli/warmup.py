@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from lowgemm import kernels, output
-from lowgemm.engine import drivers, entry, packing, sums, terms
+from lowgemm.engine import compensation, drivers, entry, packing, sums
 from lowgemm.jit.routine import Routine
 
 
@@ -44,8 +44,8 @@ def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
         todo[f"kernel {kernel.name}"] = lambda k=kernel: kernels.microkernel(k)
         for side in ("lhs", "rhs"):
             todo[f"packing {side} {kernel.name}"] = lambda k=kernel, s=side: packing.pack_routine(k, s)
-    todo["column terms"] = lambda: terms.col_terms
-    todo["row terms"] = lambda: terms.row_terms
+    todo["column terms"] = lambda: compensation.col_compensation
+    todo["row terms"] = lambda: compensation.row_compensation
     todo["tile loop"] = lambda: drivers.single
     for name, declared in routines_of(output).items():
         todo[f"output {name}"] = lambda r=declared: r.compiled

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from lowgemm.checks.shapes import Shape
+from lowgemm.engine.records import ITEM_RHS
 
 
 class Batch(NamedTuple):
-    """Leading dimensions of one kind of product; hashable, as part of a plan's key.
+    """Leading dimensions of one kind of call; hashable, as part of a plan's key.
 
     Attributes
     ----------
@@ -33,26 +34,31 @@ class Batch(NamedTuple):
 
     @property
     def count(self) -> int:
-        """Number of products."""
+        """Number of batch items."""
         return math.prod(self.shape)
 
     @property
-    def slots(self) -> int:
+    def distinct_rhs(self) -> int:
         """Number of distinct rhs matrices: a stride of 0 repeats one."""
         return math.prod(self._distinct())
 
     def _distinct(self) -> Shape:
-        return tuple(1 if step == 0 else size for size, step in zip(*self.rhs, strict=True))
+        return tuple(1 if stride == 0 else size for size, stride in zip(*self.rhs, strict=True))
 
-    def table(self) -> tuple[np.ndarray, bool]:
-        """The table of `records.PRODUCT` and `records.SLOT`, and whether products with one rhs follow one another."""
-        distinct, steps = self._distinct(), self.rhs[1]
-        slots = np.arange(self.slots, dtype=np.int64).reshape(distinct)
-        slot_of = np.broadcast_to(slots, self.shape).ravel()
-        products = [offsets(self.shape, *self.lhs), offsets(self.shape, self.shape, self.out), slot_of]
-        rhs = [offsets(distinct, distinct, steps), np.arange(self.slots, dtype=np.int64) * self.sums]
-        table = np.concatenate([np.stack(columns, axis=1).ravel() for columns in (products, rhs)])
-        return table, bool((np.diff(slot_of) >= 0).all())
+    def tables(self) -> tuple[np.ndarray, np.ndarray]:
+        """Two tables: the numbers ``records.ITEM_...`` of each batch item, and ``records.RHS_...`` of each distinct rhs."""
+        distinct, strides = self._distinct(), self.rhs[1]
+        numbers = np.arange(self.distinct_rhs, dtype=np.int64)
+        rhs_of_item = np.broadcast_to(numbers.reshape(distinct), self.shape).ravel()
+        items = [offsets(self.shape, *self.lhs), offsets(self.shape, self.shape, self.out), rhs_of_item]
+        rhs = [offsets(distinct, distinct, strides), numbers * self.sums]
+        return np.stack(items, axis=1), np.stack(rhs, axis=1)
+
+    def layout(self) -> tuple[np.ndarray, bool]:
+        """Both tables as they lie behind a plan, and whether items with one rhs follow one another."""
+        items, rhs = self.tables()
+        in_order = bool((np.diff(items[:, ITEM_RHS]) >= 0).all())
+        return np.concatenate([items.ravel(), rhs.ravel()]), in_order
 
 
 def offsets(shape: Shape, own: Shape, strides: Shape) -> np.ndarray:

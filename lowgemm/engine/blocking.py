@@ -27,22 +27,22 @@ MAX_MC_WITH_STAGES = 64
 NC_DEPTH_BLOCKED = 480
 #: Blocks for each thread at least, so that a late thread costs a fraction of its share. (Four: 512 cubed on two threads 2 % slower.)
 BLOCKS_PER_THREAD = 2
-#: Depth of one part at least, where the depth is shared among threads: 256 groups of a tile, against which adding up the parts is
+#: Depth of one part at least, where the depth is shared among threads: 256 groups of a tile, against which adding up the splits is
 #: little.
-PART_DEPTH = 1024
+SPLIT_DEPTH = 1024
 #: Rows up to which an rhs that is not packed and larger than L2 is packed and multiplied block by block.
-STREAM_ROWS = 32
+ON_THE_FLY_ROWS = 32
 #: Depth of such a block at least, where rows of the rhs are contiguous: they are read from one end to the other.
-STREAM_DEPTH = 128
-#: How an rhs may be streamed: not (packed already, or used by several products), by rows, or by columns, whichever are contiguous.
-NOT_AT_ALL, BY_ROWS, BY_COLUMNS = range(3)
+ON_THE_FLY_DEPTH = 128
+#: How an rhs may be on_the_fly: not (packed already, or used by several products), by rows, or by columns, whichever are contiguous.
+NOT_ON_THE_FLY, BY_ROWS, BY_COLUMNS = range(3)
 
 
 class Blocking(NamedTuple):
-    """Block sizes (mc rows, nc columns, kc depth), how many blocks there are each way, and depth parts for threads.
+    """Block sizes (mc rows, nc columns, kc depth), how many blocks there are each way, and depth splits for threads.
 
-    Each part is `depth_blocks / parts` depth blocks (rounded up); with more than one part, the parts of a block are computed
-    apart, by any thread, and added. `stream`, if not 0: each block of the rhs is packed right before it is multiplied.
+    Each part is `depth_blocks / splits` depth blocks (rounded up); with more than one part, the splits of a block are computed
+    apart, by any thread, and added. `on_the_fly`, if not 0: each block of the rhs is packed right before it is multiplied.
     """
 
     mc: int
@@ -51,8 +51,8 @@ class Blocking(NamedTuple):
     row_blocks: int
     col_blocks: int
     depth_blocks: int
-    parts: int
-    stream: int
+    splits: int
+    on_the_fly: int
 
 
 @register_jitable
@@ -84,7 +84,7 @@ def block_limits(kernel: Kernel) -> tuple[int, int, int]:
 
 
 @register_jitable
-def block_sizes(k, m, n, depth, threads, batch, direct, stream):
+def block_sizes(k, m, n, depth, threads, batch, direct, on_the_fly):
     """The fields of `Blocking`; `k` is the kernel's template, or anything with the fields of `Limits`.
 
     Also compiled, as a part of the planner.
@@ -111,34 +111,34 @@ def block_sizes(k, m, n, depth, threads, batch, direct, stream):
     mc = up(-(-m // row_blocks), mr)
     row_blocks = -(-m // mc)
 
-    parts = 1
+    splits = 1
     if batch * row_blocks * -(-n // nc) < wanted:
-        parts = min(-(-wanted // (batch * row_blocks * -(-n // nc))), depth // PART_DEPTH)
-        if parts > 1 and nr * wanted > batch * row_blocks * n:
+        splits = min(-(-wanted // (batch * row_blocks * -(-n // nc))), depth // SPLIT_DEPTH)
+        if splits > 1 and nr * wanted > batch * row_blocks * n:
             # too few columns to go round: the depth is shared instead
-            share = -(-depth // parts)
+            share = -(-depth // splits)
             each = -(-share // kc)  # depth blocks of a part
-            kc = up(-(-depth // (parts * each)), chunk)
+            kc = up(-(-depth // (splits * each)), chunk)
             depth_blocks = -(-depth // kc)
-            parts = -(-depth_blocks // each)
+            splits = -(-depth_blocks // each)
             nc = min(n, up(k.most_columns, nr))
         else:
-            parts = 1
+            splits = 1
             split = -(-wanted // (batch * row_blocks))
             nc = min(nc, up(-(-n // split), nr))
-    if stream and parts == 1 and m <= STREAM_ROWS and n * depth * size > l2 // 2:
+    if on_the_fly and splits == 1 and m <= ON_THE_FLY_ROWS and n * depth * size > l2 // 2:
         # panels in half of L2, sums in a quarter
         mc, row_blocks = up(m, mr), 1
-        if stream == BY_ROWS:
-            nc = min(nc, max(min(l2 // 2 // (STREAM_DEPTH * size), l2 // 16 // mc) // nr * nr, nr))
+        if on_the_fly == BY_ROWS:
+            nc = min(nc, max(min(l2 // 2 // (ON_THE_FLY_DEPTH * size), l2 // 16 // mc) // nr * nr, nr))
             nc = up(-(-n // -(-n // nc)), nr)
-            kc = max(l2 // 2 // (nc * size), STREAM_DEPTH) // chunk * chunk
+            kc = max(l2 // 2 // (nc * size), ON_THE_FLY_DEPTH) // chunk * chunk
         else:
             nc = min(nc, max(l2 // 2 // (kc * size) // nr * nr, nr))
         depth_blocks = -(-depth // kc)
     else:
-        stream = NOT_AT_ALL
-    return mc, nc, kc, row_blocks, -(-n // nc), depth_blocks, parts, stream
+        on_the_fly = NOT_ON_THE_FLY
+    return mc, nc, kc, row_blocks, -(-n // nc), depth_blocks, splits, on_the_fly
 
 
 def choose_blocking(
@@ -150,9 +150,9 @@ def choose_blocking(
     threads: int = 1,
     batch: int = 1,
     direct: bool = True,
-    stream: int = NOT_AT_ALL,
+    on_the_fly: int = NOT_ON_THE_FLY,
 ) -> Blocking:
-    """Block sizes for one product; `stream`: how its rhs may be packed block by block.
+    """Block sizes for one product; `on_the_fly`: how its rhs may be packed block by block.
 
     Examples
     --------
@@ -163,4 +163,4 @@ def choose_blocking(
     """
     _, l2, l3 = cache_sizes()
     limits = Limits(kernel.mr, kernel.nr, kernel.element_bytes, l2, l3, *block_limits(kernel))
-    return Blocking(*block_sizes(limits, m, n, depth, threads, batch, direct, stream))
+    return Blocking(*block_sizes(limits, m, n, depth, threads, batch, direct, on_the_fly))

@@ -18,7 +18,7 @@ from lowgemm.checks.shapes import broadcast
 from lowgemm.checks.values import choice
 from lowgemm.engine import overflow_check
 from lowgemm.engine.batch import Batch
-from lowgemm.engine.packed import PackedRhs, repacked
+from lowgemm.engine.packed_rhs import PackedRhs, repacked
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.seen import Seen, stages_key
 from lowgemm.output.check import check_pipeline
@@ -98,7 +98,7 @@ class Call:
 
     @property
     def batch(self) -> int:
-        """Number of products."""
+        """Number of batch items."""
         return int(np.prod(self.batch_shape, dtype=np.int64))
 
     def stack(self) -> Batch:
@@ -155,14 +155,11 @@ class Call:
         return plan
 
     def _run_each(self, plan: Plan, lhs: int, rhs: int, sums: int, out: int) -> None:
-        """The products of a stack whose matrices have zero points of their own, one after the other."""
-        batch = self.stack()
-        table = batch.table()[0]
-        products = table[: 3 * batch.count].reshape(-1, 3)
-        slots = table[3 * batch.count :].reshape(-1, 2)
+        """The items of a batch that have zero points of their own, one after the other."""
+        items, distinct_rhs = self.stack().tables()
         zeros = zip(self._zero_of_each(self.lhs_zero), self._zero_of_each(self.rhs_zero), strict=False)
-        for (lhs_at, out_at, slot), pair in zip(products.tolist(), zeros, strict=False):
-            rhs_at, sums_at = slots[slot].tolist()
+        for (lhs_at, out_at, number), pair in zip(items.tolist(), zeros, strict=False):
+            rhs_at, sums_at = distinct_rhs[number].tolist()
             plan.run(lhs + lhs_at, rhs + rhs_at, sums + sums_at, out + out_at, *pair)
 
     def _zero_of_each(self, zero: int | np.ndarray) -> Iterable[int | np.ndarray]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import numba
 from numba import prange, types
 
-from lowgemm.engine.records import PRODUCT, STATE, plan_at, state_at
+from lowgemm.engine.records import ITEM_RHS, ITEM_SIZE, STATE, plan_at, state_at
 from lowgemm.engine.tiles import (
     compute_blocks,
+    item_addresses,
     prepare,
     prepare_columns,
-    product_addresses,
-    slot_addresses,
-    slot_space,
+    rhs_addresses,
+    rhs_scratch,
     whole_block,
 )
 from lowgemm.jit import disk_cache
@@ -39,9 +39,9 @@ def _compute_blocks(plan, state, worker):
 
 @numba.njit(nogil=True)
 def _team(plan):
-    """Whether the rhs is packed, whether it is packed block by block, and for how many threads the plan is."""
+    """Whether the rhs is packed, whether it is packed on the fly, and for how many threads the plan is."""
     p = plan_at(address(plan))
-    return p.packed != 0, p.stream_at != 0, p.workers
+    return p.packed != 0, p.on_the_fly_at != 0, p.workers
 
 
 @disk_cache.njit(_DRIVER, nogil=True)
@@ -54,11 +54,11 @@ def run_serial(plan, state):
 @disk_cache.njit(_DRIVER, nogil=True, parallel=True)
 def run_parallel(plan, state):
     """Run a plan on as many threads as it says."""
-    packed, streamed, workers = _team(plan)
+    packed, on_the_fly, workers = _team(plan)
     # With a packed rhs phase 0 is a few thousand additions: not worth waking the threads for.
     if packed:
         _prepare(plan, state)
-    for phase in range(1 if packed or streamed else 0, 2):
+    for phase in range(1 if packed or on_the_fly else 0, 2):
         for worker in prange(workers):
             if phase == 0:
                 _prepare(plan, state)
@@ -68,9 +68,13 @@ def run_parallel(plan, state):
 
 @routine("pnnnnnnnnn")
 def single(plan, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros):
-    """All products on one thread, one after the other. `space` is the scratch memory, of one rhs and one thread.
+    """All batch items on one thread, one after the other.
 
-    An rhs is packed when it differs from that of the product before, so it is still in cache.
+    An rhs is packed when it differs from that of the item before, so it is still in cache.
+
+    `plan` is the address of a plan; `lhs`, `rhs`, `rhs_sums` and `out` are as in `records.STATE`; `space` is that of scratch memory for one
+    rhs and one thread. `lhs_zero` and `rhs_zero` are the zero points as the caller gave them. A plan that is bilinear reads `lhs_zeros` and
+    `rhs_zeros` instead: addresses of int32, one for each row or column, with the plan's shifts subtracted.
     """
     p, s = plan_at(plan), state_at(stack(_STATE_BYTES))
     s.lhs = lhs
@@ -81,16 +85,16 @@ def single(plan, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, 
     s.rhs_zero = rhs_zero - p.rhs_shift
     s.lhs_zeros = lhs_zeros
     s.rhs_zeros = rhs_zeros
-    s.for_slots = space
-    work = slot_space(p, s, 1)
+    s.scratch_of_rhs = space
+    work = rhs_scratch(p, s, 1)
     last = -1
     for b in range(p.batch):
-        j = load_behind(p, PRODUCT * b + 2)
-        slot = slot_addresses(p, s, j, space)
-        if j != last and p.stream_at == 0:
-            prepare_columns(p, s, slot, 0, p.n)
-            last = j
-        a = product_addresses(p, s, b, slot)
+        number = load_behind(p, ITEM_SIZE * b + ITEM_RHS)
+        r = rhs_addresses(p, s, number, space)
+        if number != last and p.on_the_fly_at == 0:
+            prepare_columns(p, s, r, 0, p.n)
+            last = number
+        a = item_addresses(p, s, b, r)
         for row in range(p.row_blocks):
             for col in range(p.col_blocks):
                 whole_block(p, s, a, row, col, work)

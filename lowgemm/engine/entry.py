@@ -25,48 +25,56 @@ import numpy as np
 from numba import types
 
 from lowgemm.engine.array_objects import ALIGNED, HEAD, WRITEABLE, alike, apart, data_of, has
-from lowgemm.engine.records import plan_at, state_at
-from lowgemm.engine.tiles import slot_space
-from lowgemm.engine.zero_points import (
-    COUNT,
-    LHS_AT,
-    OUT_AT,
-    RHS_AT,
-    SUMS_AT,
-    Zeros,
-    product_at,
-    read_zeros,
-    zeros_of,
-)
-from lowgemm.jit.memory import as_address, load_i64, pointer_at
+from lowgemm.engine.records import plan_at, record_type, state_at
+from lowgemm.engine.tiles import rhs_scratch
+from lowgemm.engine.zero_points import Zeros, item_at, read_zeros, zeros_at, zeros_of
+from lowgemm.jit.memory import as_address, pointer_at, pointer_field, record_at
 from lowgemm.jit.routine import Routine, call_address, call_for_address, routine
 
-#: Fields of the record of a plan, its first argument; `zero_points.py` describes ZEROS, and `pattern_of` PATTERN (0: compare nothing).
-SINGLE, PLAN, PACKED, RELEASE, ZEROS, PATTERN, OUT_BYTES, NONE, INCREF, SAVE, RESTORE, RECORD_SIZE = range(12)
+#: What every built-in function is told of a kind of call, in its first argument. The unsigned ones are pointers that it follows.
+EVERY_CALL = record_type(
+    "release",  # whether other Python threads may run meanwhile
+    "out_bytes",  # of an element of the result
+    ("none", np.uint64),  # Python's None
+    "incref save_thread restore_thread",  # addresses of functions of Python
+)
+#: The same and what only products need.
+PRODUCT_CALL = record_type(
+    *EVERY_CALL.descr,
+    "single",  # address of `drivers.single`
+    ("plan", np.uint64),
+    "packed",  # whether the rhs is packed
+    ("zeros", np.uint64),  # a record of `zero_points.ZEROS`
+    ("pattern", np.uint64),  # what `pattern_of` says of the operands; 0: they are not compared
+)
+product_call_at = record_at(PRODUCT_CALL)
 #: Multiply-accumulates from which other Python threads may run meanwhile (about 2 us; letting go of the interpreter
 #: and taking it back costs 0.05 us, and another thread that takes it keeps it for 5 ms).
 RELEASE_MACS = 1 << 19
 
 
+# The built-in functions have the arguments of ``METH_FASTCALL``: `args` is a pointer to an array of pointers to Python objects, the first of
+# which is an array that holds a record of `EVERY_CALL` or `PRODUCT_CALL`. The others are as `enter` and `fill` say. Here `call` is that
+# record, `z` the record of its zero points, and `space` a pointer to scratch memory.
 @numba.njit(nogil=True)
-def _fit(record, zeros, args, space):
+def _fit(call, z, args, space):
     """Whether arguments 1 to 7 of `enter` and `fill` are such as may be computed with; the zero points are read."""
-    if not alike(pointer_at(record, PATTERN), args):
+    if not alike(pointer_field(call, "pattern"), args):
         return False
-    out, out_bytes = pointer_at(args, 4), load_i64(record, OUT_BYTES)
+    out, out_bytes = pointer_at(args, 4), call.out_bytes
     if not has(out, ALIGNED | WRITEABLE) or not apart(out, out_bytes, pointer_at(args, 1), 1):
         return False
-    if load_i64(record, PACKED) == 0 and not apart(out, out_bytes, pointer_at(args, 2), 1):
+    if call.packed == 0 and not apart(out, out_bytes, pointer_at(args, 2), 1):
         return False
-    return read_zeros(zeros, pointer_at(args, 6), pointer_at(args, 7), space)
+    return read_zeros(z, pointer_at(args, 6), pointer_at(args, 7), space)
 
 
 @numba.njit(nogil=True)
-def given(record, args, field):
-    """Argument number `field`, or what the record holds there if that is negative; as a new reference."""
-    given = pointer_at(args, field) if field >= 0 else pointer_at(record, NONE)
-    call_address(load_i64(record, INCREF), (as_address(given),))
-    return given
+def new_reference(call, args, number):
+    """Argument number `number`, or None if that is negative; as a new reference."""
+    result = pointer_at(args, number) if number >= 0 else pointer_field(call, "none")
+    call_address(call.incref, (as_address(result),))
+    return result
 
 
 BUILT_IN = types.voidptr(types.voidptr, types.voidptr, types.intp)
@@ -74,56 +82,51 @@ BUILT_IN = types.voidptr(types.voidptr, types.voidptr, types.intp)
 
 @routine(BUILT_IN)
 def _enter(_self, args, _count):
-    record = pointer_at(pointer_at(args, 0), HEAD)
-    zeros, space = pointer_at(record, ZEROS), pointer_at(pointer_at(args, 5), HEAD)
-    if not _fit(record, zeros, args, space):
-        return given(record, args, -1)
-    lhs, rhs, out, at = (
-        data_of(pointer_at(args, 1)),
-        data_of(pointer_at(args, 2)),
-        data_of(pointer_at(args, 4)),
-        as_address(space),
-    )
-    sums = data_of(pointer_at(args, 3)) if load_i64(record, PACKED) != 0 else 0
-    single, plan, release = load_i64(record, SINGLE), load_i64(record, PLAN), load_i64(record, RELEASE)
+    call = product_call_at(pointer_at(pointer_at(args, 0), HEAD))
+    z, space = zeros_at(pointer_field(call, "zeros")), pointer_at(pointer_at(args, 5), HEAD)
+    if not _fit(call, z, args, space):
+        return new_reference(call, args, -1)
+    lhs, rhs, out = data_of(pointer_at(args, 1)), data_of(pointer_at(args, 2)), data_of(pointer_at(args, 4))
+    sums = data_of(pointer_at(args, 3)) if call.packed != 0 else 0
+    single, plan, release, scratch = call.single, call.plan, call.release, as_address(space)
     state = 0
     if release != 0:
-        state = call_for_address(load_i64(record, SAVE), ())
-    for i in range(load_i64(zeros, COUNT)):
-        product = product_at(zeros, i)
-        lhs_zero, rhs_zero, lhs_zeros, rhs_zeros = zeros_of(zeros, space, i)
+        state = call_for_address(call.save_thread, ())
+    for i in range(z.items):
+        item = item_at(z, i)
+        lhs_zero, rhs_zero, lhs_zeros, rhs_zeros = zeros_of(z, space, i)
         call_address(
             single,
             (
-                plan, lhs + load_i64(product, LHS_AT), rhs + load_i64(product, RHS_AT), sums + load_i64(product, SUMS_AT),
-                out + load_i64(product, OUT_AT), at, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros,
+                plan, lhs + item.lhs_at, rhs + item.rhs_at, sums + item.sums_at, out + item.out_at, scratch,
+                lhs_zero, rhs_zero, lhs_zeros, rhs_zeros,
             ),
         )  # fmt: skip
     if release != 0:
-        call_address(load_i64(record, RESTORE), (state,))
-    return given(record, args, 4)
+        call_address(call.restore_thread, (state,))
+    return new_reference(call, args, 4)
 
 
 @routine(BUILT_IN)
 def _fill(_self, args, _count):
-    record = pointer_at(pointer_at(args, 0), HEAD)
-    zeros, space = pointer_at(record, ZEROS), pointer_at(pointer_at(args, 5), HEAD)
-    if not _fit(record, zeros, args, space):
-        return given(record, args, -1)
-    p, s = plan_at(pointer_at(record, PLAN)), state_at(pointer_at(pointer_at(args, 8), HEAD))
+    call = product_call_at(pointer_at(pointer_at(args, 0), HEAD))
+    z, space = zeros_at(pointer_field(call, "zeros")), pointer_at(pointer_at(args, 5), HEAD)
+    if not _fit(call, z, args, space):
+        return new_reference(call, args, -1)
+    p, s = plan_at(pointer_field(call, "plan")), state_at(pointer_at(pointer_at(args, 8), HEAD))
     s.lhs = data_of(pointer_at(args, 1))
     s.rhs = data_of(pointer_at(args, 2))
     s.out = data_of(pointer_at(args, 4))
-    s.rhs_sums = data_of(pointer_at(args, 3)) if load_i64(record, PACKED) != 0 else 0
-    s.for_slots = as_address(space)
-    s.for_workers = slot_space(p, s, p.slots)
-    s.for_parts = s.for_workers + p.workers * p.worker_bytes
-    lhs_zero, rhs_zero, lhs_zeros, rhs_zeros = zeros_of(zeros, space, 0)
+    s.rhs_sums = data_of(pointer_at(args, 3)) if call.packed != 0 else 0
+    s.scratch_of_rhs = as_address(space)
+    s.scratch_of_workers = rhs_scratch(p, s, p.distinct_rhs)
+    s.scratch_of_splits = s.scratch_of_workers + p.workers * p.worker_bytes
+    lhs_zero, rhs_zero, lhs_zeros, rhs_zeros = zeros_of(z, space, 0)
     s.lhs_zero = lhs_zero - p.lhs_shift
     s.rhs_zero = rhs_zero - p.rhs_shift
     s.lhs_zeros = lhs_zeros
     s.rhs_zeros = rhs_zeros
-    return given(record, args, 8)
+    return new_reference(call, args, 8)
 
 
 class _MethodDef(ctypes.Structure):
@@ -162,9 +165,9 @@ def built_in(name: bytes, compiled: Routine) -> Any:
 
 @functools.cache
 def enter() -> Any:
-    """``enter(record, lhs, rhs, sums, out, space, lhs_zero, rhs_zero) -> out``, or None where it is not `usable`.
+    """``enter(call, lhs, rhs, sums, out, space, lhs_zero, rhs_zero) -> out``, or None where it is not `usable`.
 
-    All are arrays but the zero points, which are what the record says; `rhs` and `sums` of a packed rhs are its panels and
+    All are arrays but the zero points, which are what the record in `call` says; `rhs` and `sums` of a packed rhs are its panels and
     column sums, and `sums` is not looked at otherwise. It is for callers that know all that to fit. What it looks at itself are
     the operands, if the record has a pattern of them, whether `out` can be written and lies apart from them, and the values of
     the zero points: if those do not fit, it returns None and has written nothing but scratch memory.
@@ -174,7 +177,7 @@ def enter() -> Any:
 
 @functools.cache
 def fill() -> Any:
-    """``fill(record, lhs, rhs, sums, out, space, lhs_zero, rhs_zero, state) -> state``, likewise; `state` holds zeros."""
+    """``fill(call, lhs, rhs, sums, out, space, lhs_zero, rhs_zero, state) -> state``, likewise; `state` holds zeros."""
     return built_in(b"fill", _fill)
 
 
@@ -191,21 +194,29 @@ def pattern_of(*arrays: Any) -> np.ndarray:
 
 
 @functools.cache
-def functions() -> dict[int, int]:
-    """What every record has: Python's None, and addresses of functions of Python."""
+def every_call() -> dict[str, int]:
+    """What the records of all kinds of call have in common: Python's None, and addresses of functions of Python."""
 
-    def at(name: str) -> int:
+    def address_of(name: str) -> int:
         return int(ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0)
 
     return {
-        NONE: id(None),
-        INCREF: at("Py_IncRef"),
-        SAVE: at("PyEval_SaveThread"),
-        RESTORE: at("PyEval_RestoreThread"),
+        "none": id(None),
+        "incref": address_of("Py_IncRef"),
+        "save_thread": address_of("PyEval_SaveThread"),
+        "restore_thread": address_of("PyEval_RestoreThread"),
     }
 
 
-def record_of(
+def filled(dtype: np.dtype, **fields: int) -> np.ndarray:
+    """A record of a kind of call, as an array of one element; `every_call` is filled in."""
+    record = np.zeros(1, dtype=dtype)
+    for name, value in {**every_call(), **fields}.items():
+        record[name] = value
+    return record
+
+
+def product_call(
     plan: np.ndarray,
     single: int,
     packed: bool,
@@ -214,11 +225,32 @@ def record_of(
     zeros: Zeros,
     pattern: np.ndarray | None = None,
 ) -> np.ndarray:
-    """First argument of `enter` for a plan's numbers, zero points and pattern, which must outlive it."""
-    record = np.zeros(RECORD_SIZE, dtype=np.int64)
-    record[[SINGLE, PLAN, PACKED, RELEASE]] = single, plan.ctypes.data, packed, macs >= RELEASE_MACS
-    record[[ZEROS, PATTERN]] = zeros.numbers.ctypes.data, 0 if pattern is None else pattern.ctypes.data
-    record[OUT_BYTES] = out_bytes
-    for field, address in functions().items():
-        record[field] = address
-    return record
+    """First argument of `enter` and `fill` for a plan's numbers, zero points and pattern, which must outlive it.
+
+    Parameters
+    ----------
+    plan : ndarray
+        The numbers of a plan.
+    single : int
+        Address of `drivers.single`.
+    packed : bool
+        Whether the rhs is packed.
+    macs : int
+        Multiply-accumulates of a call.
+    out_bytes : int
+        Bytes of an element of the result.
+    zeros : Zeros
+        The zero points.
+    pattern : ndarray, optional
+        What `pattern_of` says of the operands, if they are still to be compared.
+    """
+    return filled(
+        PRODUCT_CALL,
+        single=single,
+        plan=plan.ctypes.data,
+        packed=packed,
+        release=macs >= RELEASE_MACS,
+        zeros=zeros.numbers.ctypes.data,
+        pattern=0 if pattern is None else pattern.ctypes.data,
+        out_bytes=out_bytes,
+    )

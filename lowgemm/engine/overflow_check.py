@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm.checks.values import INT32_MAX
-from lowgemm.engine.packed import PackedRhs
+from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.output.stages import BiasAddition
 
 _LIMIT = INT32_MAX

@@ -19,7 +19,7 @@ import functools
 
 import numba
 
-from lowgemm.engine.panels import CHUNK_BYTES, interleave, power_of_two, transpose
+from lowgemm.engine.packing_ir import CHUNK_BYTES, interleave, power_of_two, transpose
 from lowgemm.jit.memory import load_u8, offset, stack, store_8
 from lowgemm.jit.routine import Routine, routine, signature
 from lowgemm.kernels import Kernel, id_of, stamp_of

@@ -71,12 +71,12 @@ class Plan(NotCopied):
     p : record
         What was asked for and decided (`records.PLAN`).
     numbers : ndarray of int64
-        The memory of `p`, with the table of the batch behind it.
+        The memory of `p`, with the layout of the batch behind it.
     blocking : Blocking
         Block sizes and counts.
     threads : int
         Threads that a call uses.
-    program : Program
+    pipeline : CompiledPipeline
         Output routines.
     scratch_bytes : int
         Scratch memory of a call; it does not grow with m.
@@ -100,11 +100,11 @@ class Plan(NotCopied):
         num_threads: int | None = None,
     ) -> None:
         (m, depth), n = lhs.shape, rhs.shape[1]
-        products, slots = batch.count, batch.slots
-        self.kernel, self.packed, self.slots, self.batch = kernel, packed, slots, products
+        items, distinct_rhs = batch.count, batch.distinct_rhs
+        self.kernel, self.packed, self.distinct_rhs, self.batch = kernel, packed, distinct_rhs, items
         self.m, self.n, self.depth, self.result = m, n, depth, np.dtype(result)
         self.bilinear, self.output, self.num_threads = bilinear, output, num_threads
-        self.program = program = compile_pipeline(
+        self.pipeline = pipeline = compile_pipeline(
             output,
             result,
             accumulate=accumulate,
@@ -112,53 +112,53 @@ class Plan(NotCopied):
             size=(m, n),
             contiguous=out_strides[1] == self.result.itemsize,
         )
-        table = program.table()
-        if len(table) > 2 * MAX_STAGES:
-            raise ValueError(f"output: at most {MAX_STAGES} stages after merging, got {len(table) // 2}")
+        stages = pipeline.addresses()
+        if len(stages) > 2 * MAX_STAGES:
+            raise ValueError(f"output: at most {MAX_STAGES} stages after merging, got {len(stages) // 2}")
         #: The kernel scales and stores bytes itself: the only step left is the scale that it can fuse.
-        self.fused = kernel.fuses_requantize and program.fusable
+        self.fused = kernel.fuses_requantize and pipeline.fusable
 
-        macs = products * m * n * depth
+        macs = items * m * n * depth
         # a product of few rows reads its rhs for longer than it multiplies
-        work = max(macs, threads.MACS_PER_BYTE * slots * depth * n)
+        work = max(macs, threads.MACS_PER_BYTE * distinct_rhs * depth * n)
         #: Numba's and lowgemm's thread settings that this plan was made for; None: they play no part.
         self.made_for = threads.settings() if threads.worth_threads(num_threads, work) else None
-        matrices, in_order = batch.table()
-        col_bias, row_bias = program.col_bias, program.row_bias
+        layout, in_order = batch.layout()
+        col_bias, row_bias = pipeline.col_bias, pipeline.row_bias
         plan = blank_plan(
-            m=m, n=n, depth=depth, batch=products, slots=slots, packed=packed,
+            m=m, n=n, depth=depth, batch=items, distinct_rhs=distinct_rhs, packed=packed,
             lhs_row_stride=lhs.strides[0], lhs_k_stride=lhs.strides[1],
             rhs_k_stride=rhs.strides[0], rhs_n_stride=rhs.strides[1],
             out_row_stride=out_strides[0], out_col_stride=out_strides[1],
-            bilinear=bilinear, accumulate=accumulate, fused=table[1] if self.fused else 0,
+            bilinear=bilinear, accumulate=accumulate, fused=stages[1] if self.fused else 0,
             col_bias=0 if col_bias is None else col_bias.ctypes.data, has_col_bias=col_bias is not None,
             row_bias=0 if row_bias is None else row_bias.ctypes.data, has_row_bias=row_bias is not None,
-            stages=len(table) // 2,
+            stages=len(stages) // 2,
         )  # fmt: skip
         fill_plan(
             plan,
             template_of(kernel),
             int(lhs.kind == "i"),
             int(rhs.kind == "i"),
-            program.direct,
+            pipeline.direct,
             threads.choose_threads(num_threads, work),
             in_order,
         )
-        self.numbers = plan_numbers(plan, table, matrices)
+        self.numbers = plan_numbers(plan, stages, layout)
         self.p = plan_of(self.numbers)
         b = self.blocking = Blocking(
-            plan.mc, plan.nc, plan.kc, plan.row_blocks, plan.col_blocks, plan.depth_blocks, plan.parts,
-            int(plan.stream_at != 0),
+            plan.mc, plan.nc, plan.kc, plan.row_blocks, plan.col_blocks, plan.depth_blocks, plan.splits,
+            int(plan.on_the_fly_at != 0),
         )  # fmt: skip
         self.threads, self.one_by_one = plan.workers, plan.workers == 1 and in_order
-        self.worker_bytes, self.slots_bytes, self.scratch_bytes = (
+        self.worker_bytes, self.all_rhs_bytes, self.scratch_bytes = (
             plan.worker_bytes,
-            plan.slots_bytes,
+            plan.all_rhs_bytes,
             plan.scratch_bytes,
         )
         self.lhs_shift, self.rhs_shift = plan.lhs_shift, plan.rhs_shift
-        #: Numbers of a call's state: the record, and a counter for each block whose depth is shared.
-        self.state_size = STATE_SIZE + (products * b.row_blocks * b.col_blocks if b.parts > 1 else 0)
+        #: Numbers of a call's state: the record, and with split-K a counter for each block.
+        self.state_size = STATE_SIZE + (items * b.row_blocks * b.col_blocks if b.splits > 1 else 0)
         self.pace = Pace(macs)
         #: Python's ways in for one thread and for several; see `entry.py`.
         self.enter = entry.enter() if self.one_by_one else None
@@ -170,8 +170,8 @@ class Plan(NotCopied):
         return self.made_for is None or self.made_for == threads.settings()
 
     def watched(self) -> tuple[np.ndarray, list[Any]]:
-        """The plan's numbers for one call, and what to give to `raise_failures` after it; see `Program.watched`."""
-        return self.program.watched(self.numbers, STAGES_AT)
+        """The plan's numbers for one call, and what to give to `raise_failures` after it; see `CompiledPipeline.watched`."""
+        return self.pipeline.watched(self.numbers, STAGES_AT)
 
     def run(
         self,
@@ -218,9 +218,9 @@ class Plan(NotCopied):
             state = np.zeros(self.state_size, dtype=np.int64)
             s = state_of(state)
             s.lhs, s.rhs, s.rhs_sums, s.out = lhs, rhs, rhs_sums, out
-            s.for_slots = at
-            s.for_workers = at + self.slots_bytes
-            s.for_parts = s.for_workers + self.threads * self.worker_bytes
+            s.scratch_of_rhs = at
+            s.scratch_of_workers = at + self.all_rhs_bytes
+            s.scratch_of_splits = s.scratch_of_workers + self.threads * self.worker_bytes
             s.lhs_zero, s.rhs_zero = int(lhs_zero) - self.lhs_shift, int(rhs_zero) - self.rhs_shift
             s.lhs_zeros, s.rhs_zeros = vectors
             threads.run(numbers, state, self.threads, self.pace)

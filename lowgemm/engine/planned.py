@@ -12,7 +12,7 @@ from lowgemm.checks.arguments import as_operand, check_out
 from lowgemm.checks.values import integer
 from lowgemm.engine import entry
 from lowgemm.engine.call import Call, PatternCall
-from lowgemm.engine.packed import PackedRhs, repacked
+from lowgemm.engine.packed_rhs import PackedRhs, repacked
 from lowgemm.engine.plan import Plan
 from lowgemm.engine.ready import Ready
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from lowgemm.engine import blocking, drivers, packing, terms
+from lowgemm.engine import blocking, compensation, drivers, packing
 from lowgemm.engine.blocking import (
     BY_COLUMNS,
     BY_ROWS,
-    NOT_AT_ALL,
-    STREAM_ROWS,
+    NOT_ON_THE_FLY,
+    ON_THE_FLY_ROWS,
     block_limits,
     block_sizes,
     up,
@@ -45,7 +45,7 @@ def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
     maps = {side: [packing.element_map(kernel, side, kind) for kind in "ui"] for side in ("lhs", "rhs")}
     # one for each row of a block, or column of a tile
     zeros = np.zeros(
-        max(most_rows, most_rows_with_stages, STREAM_ROWS, 4 * kernel.mr, kernel.nr) + kernel.mr, np.int32
+        max(most_rows, most_rows_with_stages, ON_THE_FLY_ROWS, 4 * kernel.mr, kernel.nr) + kernel.mr, np.int32
     )
     _kept.append(zeros)
     return Template(
@@ -68,10 +68,10 @@ def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
         kernel=microkernel(kernel).address,
         pack_lhs=packing.pack_routine(kernel, "lhs").address,
         pack_rhs=packing.pack_routine(kernel, "rhs").address,
-        col_terms_routine=terms.col_terms.address,
-        row_terms_routine=terms.row_terms.address,
+        col_compensation_routine=compensation.col_compensation.address,
+        row_compensation_routine=compensation.row_compensation.address,
         single=drivers.single.address,
-        zeros=zeros.ctypes.data,
+        no_compensation=zeros.ctypes.data,
     )
 
 
@@ -85,21 +85,21 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.direct = 0
     if p.fused != 0 or (plain and p.out_col_stride == 4 and p.out_row_stride % 4 == 0):
         p.direct = 1
-    stream = NOT_AT_ALL
-    if not p.packed and p.batch == p.slots:
-        stream = BY_COLUMNS if p.rhs_k_stride == 1 else BY_ROWS
-    mc, nc, kc, row_blocks, col_blocks, depth_blocks, parts, stream = block_sizes(
-        k, p.m, p.n, p.depth, threads, p.batch, p.direct, stream
+    on_the_fly = NOT_ON_THE_FLY
+    if not p.packed and p.batch == p.distinct_rhs:
+        on_the_fly = BY_COLUMNS if p.rhs_k_stride == 1 else BY_ROWS
+    mc, nc, kc, row_blocks, col_blocks, depth_blocks, splits, on_the_fly = block_sizes(
+        k, p.m, p.n, p.depth, threads, p.batch, p.direct, on_the_fly
     )
     blocks = p.batch * row_blocks * col_blocks
-    p.workers = min(threads, blocks * parts)
+    p.workers = min(threads, blocks * splits)
     p.mc = mc
     p.nc = nc
     p.kc = kc
     p.row_blocks = row_blocks
     p.col_blocks = col_blocks
     p.depth_blocks = depth_blocks
-    p.parts = parts
+    p.splits = splits
 
     p.lhs_flip = k.lhs_flip[lhs_signed]
     p.rhs_flip = k.rhs_flip[rhs_signed]
@@ -113,35 +113,35 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.kernel = k.kernel
     p.pack_lhs = k.pack_lhs
     p.pack_rhs = k.pack_rhs
-    p.col_terms_routine = k.col_terms_routine
-    p.row_terms_routine = k.row_terms_routine
+    p.col_compensation_routine = k.col_compensation_routine
+    p.row_compensation_routine = k.row_compensation_routine
     p.single = k.single
-    p.zeros = k.zeros
+    p.no_compensation = k.no_compensation
 
     # panels
-    panel_depth = kc if stream else p.depth
+    panel_depth = kc if on_the_fly else p.depth
     p.rhs_panel_bytes = up(panel_depth * k.element_bytes, CHUNK_BYTES) * k.lanes
     p.lhs_panel_bytes = up(kc * k.element_bytes, CHUNK_BYTES) * k.mr
-    # memory of a thread: lhs panels, row sums twice, row terms, tile, and of a streamed rhs its panels and sums
+    # memory of a thread: lhs panels, row sums twice, row compensation, tile, and of a on_the_fly rhs its panels and sums
     p.row_sums_at = mc // k.mr * p.lhs_panel_bytes
-    p.row_terms_at = p.row_sums_at + 8 * mc
-    p.tile_at = up(p.row_terms_at + 4 * mc, ALIGNMENT)
-    tile_cols = k.nr if depth_blocks == 1 and not stream else up(nc, k.lanes)
+    p.row_compensation_at = p.row_sums_at + 8 * mc
+    p.tile_at = up(p.row_compensation_at + 4 * mc, ALIGNMENT)
+    tile_cols = k.nr if depth_blocks == 1 and not on_the_fly else up(nc, k.lanes)
     end = up(p.tile_at + 4 * mc * tile_cols, ALIGNMENT)
-    p.stream_at = 0
-    if stream:
-        p.stream_at = end
+    p.on_the_fly_at = 0
+    if on_the_fly:
+        p.on_the_fly_at = end
         end = up(end + up(nc, k.lanes) * (p.rhs_panel_bytes // k.lanes + 4), ALIGNMENT)
     p.worker_bytes = end + ALIGNMENT
-    # memory of an rhs: terms, factors, and of one that is not packed sums and panels
+    # memory of an rhs: compensation, factors, and of one that is not packed sums and panels
     cols = up(p.n, k.lanes)
     p.col_bytes = up(4 * cols, ALIGNMENT)
-    p.slot_bytes = 0 if stream else up(cols // k.lanes * p.rhs_panel_bytes, ALIGNMENT)
-    per_slot = 2 * p.col_bytes if p.packed else 3 * p.col_bytes + p.slot_bytes
+    p.rhs_bytes = 0 if on_the_fly else up(cols // k.lanes * p.rhs_panel_bytes, ALIGNMENT)
+    bytes_of_an_rhs = 2 * p.col_bytes if p.packed else 3 * p.col_bytes + p.rhs_bytes
     # one thread that takes the products in order needs one rhs at a time; see `drivers.single`
-    p.slots_bytes = per_slot if p.workers == 1 and in_order else per_slot * p.slots
+    p.all_rhs_bytes = bytes_of_an_rhs if p.workers == 1 and in_order else bytes_of_an_rhs * p.distinct_rhs
     # memory of a part of a shared depth: row sums and a tile
-    p.part_bytes = 0
-    if parts > 1:
-        p.part_bytes = up(4 * mc * (1 + up(nc, k.lanes)), ALIGNMENT)
-    p.scratch_bytes = p.slots_bytes + p.workers * p.worker_bytes + blocks * parts * p.part_bytes
+    p.split_bytes = 0
+    if splits > 1:
+        p.split_bytes = up(4 * mc * (1 + up(nc, k.lanes)), ALIGNMENT)
+    p.scratch_bytes = p.all_rhs_bytes + p.workers * p.worker_bytes + blocks * splits * p.split_bytes

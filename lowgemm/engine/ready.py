@@ -74,7 +74,7 @@ class Ready(NotCopied):
         self.plan, self.kernel, self.made_for = plan, plan.kernel.name, plan.made_for
         self._shape, self._result = call.out.shape, plan.result
         self._number = not self._shape  # of two vectors: a number, not an array
-        self._packed, self._customs = plan.packed, bool(plan.program.customs)
+        self._packed, self._customs = plan.packed, bool(plan.pipeline.customs)
         self._enter, self._fill, self._pattern = plan.enter, plan.fill, pattern
         self._zeros = Zeros(
             (plan.m, plan.n),
@@ -87,13 +87,13 @@ class Ready(NotCopied):
         )
         self._scratch = self._zeros.end
         #: First argument of the built-in functions; None where they do not work.
-        self._record = self._record_of(plan.numbers) if plan.enter or plan.fill else None
+        self._record = self._call_record(plan.numbers) if plan.enter or plan.fill else None
         #: Copies of the plan's numbers that no call is using; see `_borrowed_plan`.
         self._lent: list[Any] = []
 
-    def _record_of(self, numbers: np.ndarray) -> np.ndarray:
+    def _call_record(self, numbers: np.ndarray) -> np.ndarray:
         plan = self.plan
-        return entry.record_of(
+        return entry.product_call(
             numbers, single.address, plan.packed, plan.macs, plan.result.itemsize, self._zeros, self._pattern
         )
 
@@ -104,9 +104,9 @@ class Ready(NotCopied):
         if out is None:
             out = _empty(self._shape, self._result)
         if self._packed:
-            lhs_, sums = rhs.panels, rhs.sums
+            panels, sums = rhs.panels, rhs.sums
             return self._enter(
-                self._record, lhs, lhs_, sums, out, borrowed(self._scratch), lhs_zero, rhs_zero
+                self._record, lhs, panels, sums, out, borrowed(self._scratch), lhs_zero, rhs_zero
             )
         return self._enter(self._record, lhs, rhs, None, out, borrowed(self._scratch), lhs_zero, rhs_zero)
 
@@ -153,7 +153,7 @@ class Ready(NotCopied):
             return self._lent.pop()
         except IndexError:
             numbers, watches = self.plan.watched()
-            return self._record_of(numbers), numbers, watches
+            return self._call_record(numbers), numbers, watches
 
 
 def ready(

@@ -18,7 +18,7 @@ from lowgemm.jit.memory import record_at
 MAX_STAGES = 24
 
 
-def _record(*fields: str | tuple[Any, ...]) -> np.dtype:
+def record_type(*fields: str | tuple[Any, ...]) -> np.dtype:
     """A record of int64 numbers; several names may stand in one string."""
     names = [name for f in fields for name in (f.split() if isinstance(f, str) else [f])]
     dtype = np.dtype([(f, np.int64) if isinstance(f, str) else f for f in names], align=True)
@@ -26,37 +26,37 @@ def _record(*fields: str | tuple[Any, ...]) -> np.dtype:
 
 
 #: The plan `p`: all that is known before addresses and zero points are.
-PLAN = _record(
+PLAN = record_type(
     # What is asked for; the planner reads these.
     "m n depth",  # rows and columns of the result, and the depth
-    "batch slots",  # products, and distinct rhs ("slots") among them
+    "batch distinct_rhs",  # batch items, and distinct rhs matrices among them: items may share one
     "packed",  # the rhs is packed already
     "lhs_row_stride lhs_k_stride rhs_k_stride rhs_n_stride out_row_stride out_col_stride",
     "bilinear",  # zero points come as vectors, one for each row and column
     "accumulate",  # add to the result
     "fused",  # parameters of the scale that the kernel does itself, or 0
-    "col_bias row_bias has_col_bias has_row_bias",  # int32 that the terms begin with
+    "col_bias row_bias has_col_bias has_row_bias",  # int32 that the compensation begins with
     "stages",  # output stages; for each, `stage` below has the routine and the address of its parameters
     # What the planner decides.
     "workers",  # threads at most
     "mc nc kc",  # rows, columns and depth of a block
     "row_blocks col_blocks depth_blocks",  # how many there are
-    "parts",  # parts of the depth that are computed apart
+    "splits",  # split-K: ranges of the depth that are computed apart and then added; 1: the depth is not split so
     "direct",  # the kernel stores whole panels into the result
     "lhs_flip rhs_flip lhs_shift rhs_shift",  # see `packing.element_map`
     "lhs_panel_bytes rhs_panel_bytes",  # from one packed panel to the next
-    "row_sums_at row_terms_at tile_at",  # in a thread's memory, which begins with its lhs panels
-    "stream_at",  # likewise, for an rhs that is packed block by block; 0: it is not
+    "row_sums_at row_compensation_at tile_at",  # in a thread's memory, which begins with its lhs panels
+    "on_the_fly_at",  # likewise, panels and sums of an rhs block that is packed on the fly; 0: the rhs is packed before
     "worker_bytes",  # memory of a thread
-    "part_bytes",  # memory of a part of the depth: row sums and a tile of int32
+    "split_bytes",  # memory of one of the splits of a block: row sums and a tile of int32
     "col_bytes",  # one int32 for each column
-    "slot_bytes",  # the panels of an rhs
-    "slots_bytes scratch_bytes",  # memory of all rhs, and of the whole call
+    "rhs_bytes",  # the panels of one rhs
+    "all_rhs_bytes scratch_bytes",  # memory of all rhs, and of the whole call
     # What it takes over from the kernel's template.
     "lanes nr kr rhs_group_bytes",  # as in `kernels/framework/kernel.py`
     "pack_chunk",  # columns that a thread packs at a time
-    "kernel pack_lhs pack_rhs col_terms_routine row_terms_routine single",
-    "zeros",  # terms that add nothing
+    "kernel pack_lhs pack_rhs col_compensation_routine row_compensation_routine single",
+    "no_compensation",  # address of int32 zeros, for what has none to add
     ("stage", np.int64, (MAX_STAGES, 2)),
 )
 #: What the planner needs to know of a kernel and of this machine.
@@ -69,14 +69,14 @@ TEMPLATE_FIELDS = (
     ("rhs_flip", np.int64, (2,)),
     ("rhs_shift", np.int64, (2,)),
     # as in the plan
-    "lanes kr rhs_group_bytes pack_chunk kernel pack_lhs pack_rhs col_terms_routine row_terms_routine single zeros",
+    "lanes kr rhs_group_bytes pack_chunk kernel pack_lhs pack_rhs col_compensation_routine row_compensation_routine single no_compensation",
 )
-TEMPLATE = _record(*TEMPLATE_FIELDS)
-#: The state `s` of one call. Behind it, with parts, a counter for each block of the result: parts that are done.
-STATE = _record(
+TEMPLATE = record_type(*TEMPLATE_FIELDS)
+#: The state `s` of one call. With split-K a counter for each block of the result lies behind it: how many of its splits are done.
+STATE = record_type(
     "next_columns next_block",  # what the next thread that asks is given: columns to pack, then blocks of the result
     "lhs rhs rhs_sums out",  # addresses of the operands, of the sums of a packed rhs, and of the result
-    "for_slots for_workers for_parts",  # addresses of scratch memory: of all rhs, of all threads, of all parts of the depth
+    "scratch_of_rhs scratch_of_workers scratch_of_splits",  # addresses of scratch memory: of all rhs, all threads, all splits
     "lhs_zero rhs_zero",  # zero points of the packed values (see `packing.element_map`)
     "lhs_zeros rhs_zeros",  # addresses of such zero points, int32, one for each row and column
 )
@@ -84,34 +84,39 @@ STATE = _record(
 #: Sizes, and where the stages begin, counted in numbers.
 PLAN_SIZE, STATE_SIZE = PLAN.itemsize // 8, STATE.itemsize // 8
 STAGES_AT = PLAN.fields["stage"][1] // 8  # type: ignore[index]
-#: Numbers behind the plan: for each product byte offsets of its lhs and result, and which distinct rhs it uses; then for each of
-#: those byte offsets of the rhs (or its panels) and, if packed, of its column sums.
-PRODUCT, SLOT = 3, 2
-ONE_PRODUCT = PRODUCT + SLOT
+#: Behind the plan lies the layout of the batch. For each batch item: byte offsets of its lhs and of its result, and the number of its rhs.
+ITEM_LHS_AT, ITEM_OUT_AT, ITEM_RHS, ITEM_SIZE = range(4)
+#: Then for each distinct rhs: byte offset of its elements (or of its panels), and of its column sums if it is packed.
+RHS_AT, RHS_SUMS_AT, RHS_SIZE = range(3)
+#: Numbers of the layout of a single product.
+ONE_ITEM_LAYOUT = ITEM_SIZE + RHS_SIZE
 
 #: The records at an address, for compiled code.
 plan_at, state_at = record_at(PLAN), record_at(STATE)
 
 
 class RhsAddresses(NamedTuple):
-    """Of a distinct rhs: its elements (0: packed already), panels, column sums, column terms, column factors."""
+    """Of a distinct rhs: its elements (0: packed already), panels, column sums, column compensation, column factors.
+
+    The factors are what `output/bilinear.py` multiplies the lhs zero points by.
+    """
 
     source: int
     panels: int
     sums: int
-    terms: int
+    compensation: int
     factors: int
 
 
-class ProductAddresses(NamedTuple):
-    """Of a product: its lhs and result, and of its rhs what `RhsAddresses` has."""
+class ItemAddresses(NamedTuple):
+    """Of a batch item: its lhs and result, and of its rhs what `RhsAddresses` has."""
 
     lhs: int
     out: int
     source: int
     panels: int
     sums: int
-    terms: int
+    compensation: int
     factors: int
 
 
@@ -123,12 +128,12 @@ def blank_plan(**asked: int) -> SimpleNamespace:
     return SimpleNamespace(**{**dict.fromkeys(_NUMBERS, 0), **asked})
 
 
-def plan_numbers(plan: SimpleNamespace, stages: list[int], matrices: np.ndarray) -> np.ndarray:
-    """The numbers of a plan, of its stages and of what lies behind them."""
-    numbers = np.zeros(PLAN_SIZE + matrices.size, dtype=np.int64)
+def plan_numbers(plan: SimpleNamespace, stages: list[int], layout: np.ndarray) -> np.ndarray:
+    """The numbers of a plan, with its stages, and with the layout of the batch behind them."""
+    numbers = np.zeros(PLAN_SIZE + layout.size, dtype=np.int64)
     numbers[:STAGES_AT] = [getattr(plan, name) for name in _NUMBERS]
     numbers[STAGES_AT : STAGES_AT + len(stages)] = stages
-    numbers[PLAN_SIZE:] = matrices
+    numbers[PLAN_SIZE:] = layout
     return numbers
 
 

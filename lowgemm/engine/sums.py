@@ -11,52 +11,61 @@ from lowgemm.engine import entry
 from lowgemm.engine.array_objects import ALIGNED, HEAD, WRITEABLE, apart, data_of, has
 from lowgemm.engine.batch import offsets
 from lowgemm.engine.ready import fits
+from lowgemm.engine.records import record_type
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.jit.memory import as_address, load_i64, offset, pointer_at
+from lowgemm.jit.memory import as_address, pointer_at, record_at, record_behind
 from lowgemm.jit.routine import call_address, call_for_address, routine
 from lowgemm.jit.scratch import borrow, borrowed, give_back
 from lowgemm.output.apply import TILE_COLS, TILE_ROWS
 from lowgemm.output.apply import apply as apply_tiles
 from lowgemm.output.pipeline import compile_pipeline, raise_failures
 
-#: Fields behind those of every record (`entry.functions`): the routine, its stages, where sums and results lie.
-(
-    APPLY, TABLE, STAGES, ROWS, COLS, SUMS_ROW, SUMS_COL, OUT_ROW, OUT_COL, COUNT, MATRICES,
-) = range(entry.RECORD_SIZE, entry.RECORD_SIZE + 11)  # fmt: skip
+#: First argument of `apply`. Behind it, for each matrix of a stack, a `MATRIX`.
+SUMS_CALL = record_type(
+    *entry.EVERY_CALL.descr,
+    "routine",  # address of `output.apply.apply`
+    "stages count",  # address of the stages' addresses, and how many stages there are
+    "rows cols",  # of a matrix
+    "sums_row_stride sums_col_stride out_row_stride out_col_stride",
+    "matrices",  # how many there are
+)
+#: Byte offsets of a matrix of sums, and of its result.
+MATRIX = record_type("sums_at out_at")
+sums_call_at, matrix_at = record_at(SUMS_CALL), record_behind(MATRIX)
 #: Sums from which other Python threads may run meanwhile (about 2 us).
 RELEASE_SUMS = 1 << 13
 
 
 @routine(entry.BUILT_IN)
 def _apply(_self, args, _count):
-    record = pointer_at(pointer_at(args, 0), HEAD)
+    """As in `entry.py`; the arguments behind the record are the sums, the result and a tile of scratch memory."""
+    call = sums_call_at(pointer_at(pointer_at(args, 0), HEAD))
     sums, out = pointer_at(args, 1), pointer_at(args, 2)
     fit = has(sums, ALIGNED) and has(out, ALIGNED | WRITEABLE)
-    if not fit or not apart(sums, 4, out, load_i64(record, entry.OUT_BYTES)):
-        return entry.given(record, args, -1)
+    if not fit or not apart(sums, 4, out, call.out_bytes):
+        return entry.new_reference(call, args, -1)
     source, to = data_of(sums), data_of(out)
     tile = as_address(pointer_at(pointer_at(args, 3), HEAD))
-    release, state = load_i64(record, entry.RELEASE), 0
+    release, state = call.release, 0
     if release != 0:
-        state = call_for_address(load_i64(record, entry.SAVE), ())
-    for i in range(load_i64(record, COUNT)):
-        at = offset(record, 8 * (MATRICES + 2 * i))
+        state = call_for_address(call.save_thread, ())
+    for i in range(call.matrices):
+        matrix = matrix_at(call, i)
         call_address(
-            load_i64(record, APPLY),
+            call.routine,
             (
-                load_i64(record, TABLE), load_i64(record, STAGES), source + load_i64(at, 0), load_i64(record, SUMS_ROW),
-                load_i64(record, SUMS_COL), load_i64(record, ROWS), load_i64(record, COLS), to + load_i64(at, 1),
-                load_i64(record, OUT_ROW), load_i64(record, OUT_COL), tile,
+                call.stages, call.count, source + matrix.sums_at, call.sums_row_stride, call.sums_col_stride,
+                call.rows, call.cols, to + matrix.out_at, call.out_row_stride, call.out_col_stride, tile,
             ),
         )  # fmt: skip
     if release != 0:
-        call_address(load_i64(record, entry.RESTORE), (state,))
-    return entry.given(record, args, 2)
+        call_address(call.restore_thread, (state,))
+    return entry.new_reference(call, args, 2)
 
 
 @functools.cache
 def apply() -> Any:
-    """``apply(record, sums, out, tile) -> out``, or None if one is not aligned or they are not apart; None where it is not `entry.usable`."""
+    """``apply(call, sums, out, tile) -> out``, or None if one is not aligned or they are not apart; None where it is not `entry.usable`."""
     return entry.built_in(b"apply", _apply)
 
 
@@ -79,7 +88,7 @@ class ReadySums(NotCopied):
         self, stages: tuple[Any, ...], sums: np.ndarray, out: np.ndarray, shape: tuple[int, ...]
     ) -> None:
         self._shape, self._result = shape, out.dtype
-        self._program = compile_pipeline(
+        self._pipeline = compile_pipeline(
             stages,
             out.dtype,
             fold_bias=False,
@@ -87,19 +96,26 @@ class ReadySums(NotCopied):
             contiguous=out.strides[-1] == out.itemsize,
         )
         self._stages = stages
-        self._numbers = np.array(self._program.table(), dtype=np.int64)
+        self._addresses = np.array(self._pipeline.addresses(), dtype=np.int64)
         lead = sums.shape[:-2]
-        starts = [offsets(lead, lead, a.strides[:-2]) for a in (sums, out)]
-        record = np.zeros(MATRICES, dtype=np.int64)
-        for field, number in entry.functions().items():
-            record[field] = number
-        record[entry.RELEASE], record[entry.OUT_BYTES] = sums.size >= RELEASE_SUMS, out.itemsize
-        record[APPLY:MATRICES] = (
-            apply_tiles.address, self._numbers.ctypes.data, self._numbers.size // 2, *sums.shape[-2:],
-            *sums.strides[-2:], *out.strides[-2:], starts[0].size,
-        )  # fmt: skip
-        self._record = np.concatenate([record, np.stack(starts, axis=1).ravel()])
-        self._customs = bool(self._program.customs)
+        starts = np.stack([offsets(lead, lead, a.strides[:-2]) for a in (sums, out)], axis=1)
+        record = entry.filled(
+            SUMS_CALL,
+            release=sums.size >= RELEASE_SUMS,
+            out_bytes=out.itemsize,
+            routine=apply_tiles.address,
+            stages=self._addresses.ctypes.data,
+            count=self._addresses.size // 2,
+            rows=sums.shape[-2],
+            cols=sums.shape[-1],
+            sums_row_stride=sums.strides[-2],
+            sums_col_stride=sums.strides[-1],
+            out_row_stride=out.strides[-2],
+            out_col_stride=out.strides[-1],
+            matrices=len(starts),
+        )
+        self._record = np.concatenate([record.view(np.int64), starts.ravel()])
+        self._customs = bool(self._pipeline.customs)
         #: Records whose status words no other call writes to, of calls that are over.
         self._lent: list[Any] = []
 
@@ -124,23 +140,28 @@ class ReadySums(NotCopied):
         try:
             return self._lent.pop()
         except IndexError:
-            numbers, watches = self._program.watched(self._numbers, 0)
+            addresses, watches = self._pipeline.watched(self._addresses, 0)
             record = self._record.copy()
-            record[TABLE] = numbers.ctypes.data
-            return record, numbers, watches
+            _call_of(record).stages = addresses.ctypes.data
+            return record, addresses, watches
 
     def _by_addresses(self, sums: np.ndarray, out: np.ndarray) -> np.ndarray | None:
         """The same for an interpreter that keeps arrays in a way that compiled code does not know."""
         if not (sums.flags.aligned and fits(out, sums)):
             return None
-        numbers, watches = self._program.watched(self._numbers, 0)
+        addresses, watches = self._pipeline.watched(self._addresses, 0)
         tile = np.empty(TILE_ROWS * TILE_COLS, dtype=np.int32)
-        layout = [int(v) for v in self._record[ROWS:COUNT]]
-        rows, cols, sums_row, sums_col, out_row, out_col = layout
-        for sums_at, out_at in self._record[MATRICES:].reshape(-1, 2).tolist():
+        call = _call_of(self._record)
+        for sums_at, out_at in self._record[SUMS_CALL.itemsize // 8 :].reshape(-1, 2).tolist():
             apply_tiles.ctypes(
-                numbers.ctypes.data, numbers.size // 2, sums.ctypes.data + sums_at, sums_row, sums_col, rows, cols,
-                out.ctypes.data + out_at, out_row, out_col, tile.ctypes.data,
+                addresses.ctypes.data, addresses.size // 2, sums.ctypes.data + sums_at, call.sums_row_stride,
+                call.sums_col_stride, call.rows, call.cols, out.ctypes.data + out_at, call.out_row_stride,
+                call.out_col_stride, tile.ctypes.data,
             )  # fmt: skip
         raise_failures(watches)
         return out
+
+
+def _call_of(record: np.ndarray) -> Any:
+    """The `SUMS_CALL` that an array of int64 begins with, in the same memory."""
+    return record[: SUMS_CALL.itemsize // 8].view(SUMS_CALL)[0]

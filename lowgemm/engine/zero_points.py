@@ -20,6 +20,7 @@ import numpy as np
 from lowgemm.checks.values import INT32_MAX, INT32_MIN
 from lowgemm.engine.array_objects import DATA
 from lowgemm.engine.batch import Batch, offsets
+from lowgemm.engine.records import ITEM_LHS_AT, ITEM_OUT_AT, ITEM_RHS, RHS_AT, RHS_SUMS_AT, record_type
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.memory import (
     as_address,
@@ -32,17 +33,26 @@ from lowgemm.jit.memory import (
     load_u32,
     offset,
     pointer_at,
+    record_at,
+    record_behind,
     store_32,
 )
 from lowgemm.jit.routine import call_for_address
 
-#: Fields of the description: whether there are vectors, how many products, functions of Python; then one side after the other.
-BILINEAR, COUNT, AS_INDEX, OCCURRED, CLEAR, LHS, RHS = 0, 1, 2, 3, 4, 5, 10
-#: Fields of a side: how it is read, bytes from one value to the next, values of a product, what to subtract, place in scratch memory.
-KIND, STEP, SIZE, SHIFT, AT = range(5)
-#: Behind that, for each product: byte offsets of its operands, result and zero points.
-PRODUCTS = 15
-LHS_AT, RHS_AT, SUMS_AT, OUT_AT, LHS_ZERO_AT, RHS_ZERO_AT, EACH = range(7)
+#: One operand's zero points: how they are read (`NUMBER` and so on), bytes from one value to the next, values of a batch item, what to
+#: subtract, and byte offset of the int32 values in scratch memory.
+SIDE = np.dtype([(name, np.int64) for name in ("kind", "stride", "count", "shift", "scratch_at")])
+#: The zero points of a kind of call, as compiled code reads them.
+ZEROS = record_type(
+    "bilinear",  # whether the plan wants vectors
+    "items",  # batch items that have zero points of their own: 1, or all
+    "as_index error_occurred clear_error",  # addresses of functions of Python
+    ("sides", SIDE, (2,)),  # of the lhs and of the rhs
+)
+#: Behind it, for each of the items: byte offsets of its operands, column sums, result, and of both zero points' first values.
+ITEM = record_type("lhs_at rhs_at sums_at out_at", ("zeros_at", np.int64, (2,)))
+LHS, RHS = range(2)
+zeros_at, item_at = record_at(ZEROS), record_behind(ITEM)
 #: How a zero point is read: an integer of Python or of NumPy, or elements of an array.
 NUMBER, U8, S8, U16, S16, U32, S32, U64, S64 = range(9)
 _ARRAYS = {
@@ -62,15 +72,16 @@ def kind_of(value: Any) -> int | None:
         return NUMBER
     if type(value) is not np.ndarray or not value.dtype.isnative:
         return None
-    if any(step % value.itemsize for step in value.strides):
+    if any(stride % value.itemsize for stride in value.strides):
         return None
     return _ARRAYS.get((value.dtype.kind, value.itemsize))
 
 
 # ---- compiled ---------------------------------------------------------------------------------------------
+# `z` is a record of `ZEROS`, `space` a pointer to scratch memory, `value`, `lhs_zero` and `rhs_zero` are pointers to Python objects.
 @numba.njit(nogil=True)
 def _element(kind, at):
-    """The element at a pointer; an unsigned one that an int64 cannot hold comes out negative."""
+    """The element of kind `kind` at a pointer, as int64; an unsigned one that an int64 cannot hold comes out negative."""
     if kind == S32:
         return load_i32(at, 0)
     if kind == U8:
@@ -87,29 +98,24 @@ def _element(kind, at):
 
 
 @numba.njit(nogil=True)
-def _number(zeros, value):
-    """An integer's value; far too small where it is none or out of an int64's range."""
-    number = call_for_address(load_i64(zeros, AS_INDEX), (as_address(value), 0))
-    if number == -1 and call_for_address(load_i64(zeros, OCCURRED), ()) != 0:
-        call_for_address(load_i64(zeros, CLEAR), ())
+def _number(z, value):
+    """An integer's value, given as a Python object; far too small where it is none or out of an int64's range."""
+    number = call_for_address(z.as_index, (as_address(value), 0))
+    if number == -1 and call_for_address(z.error_occurred, ()) != 0:
+        call_for_address(z.clear_error, ())
         return -(1 << 62)
     return number
 
 
 @numba.njit(nogil=True)
-def _read_side(zeros, side, value, at_field, space):
-    """Values of one operand's zero points, into scratch memory; whether they all are int32."""
-    own = offset(zeros, 8 * side)
-    kind, step, size, shift = (
-        load_i64(own, KIND),
-        load_i64(own, STEP),
-        load_i64(own, SIZE),
-        load_i64(own, SHIFT),
-    )
-    to = offset(space, load_i64(own, AT))
+def _read_side(z, side, value, space):
+    """Values of one operand's zero points (`side` is LHS or RHS), into scratch memory; whether they all are int32."""
+    own = z.sides[side]
+    kind, stride, count, shift = own.kind, own.stride, own.count, own.shift
+    to = offset(space, own.scratch_at)
     if kind == NUMBER:
-        number = _number(zeros, value)
-        for i in range(load_i64(zeros, COUNT) * size):
+        number = _number(z, value)
+        for i in range(z.items * count):
             store_32(to, i, number - shift)
         return INT32_MIN <= number <= INT32_MAX
     first = pointer_at(value, DATA)
@@ -117,36 +123,30 @@ def _read_side(zeros, side, value, at_field, space):
     if as_address(first) & (bytes_of_one - 1) != 0:
         return False
     low, high = INT32_MAX, INT32_MIN
-    for product in range(load_i64(zeros, COUNT)):
-        source = offset(first, load_i64(product_at(zeros, product), at_field))
-        line = offset(to, 4 * product * size)
-        for i in range(size):
-            number = _element(kind, offset(source, i * step))
+    for item in range(z.items):
+        source = offset(first, item_at(z, item).zeros_at[side])
+        target = offset(to, 4 * item * count)
+        for i in range(count):
+            number = _element(kind, offset(source, i * stride))
             low, high = min(low, number), max(high, number)
-            store_32(line, i, number - shift)
+            store_32(target, i, number - shift)
     return low >= (0 if kind == U64 else INT32_MIN) and high <= INT32_MAX
 
 
 @numba.njit(nogil=True)
-def product_at(zeros, i):
-    """Pointer to the byte offsets of product `i`."""
-    return offset(zeros, 8 * (PRODUCTS + EACH * i))
-
-
-@numba.njit(nogil=True)
-def read_zeros(zeros, lhs_zero, rhs_zero, space):
+def read_zeros(z, lhs_zero, rhs_zero, space):
     """Read both zero points, given as Python objects; whether all values are int32. It needs the interpreter."""
-    fits = _read_side(zeros, LHS, lhs_zero, LHS_ZERO_AT, space)
-    return _read_side(zeros, RHS, rhs_zero, RHS_ZERO_AT, space) and fits
+    fits = _read_side(z, LHS, lhs_zero, space)
+    return _read_side(z, RHS, rhs_zero, space) and fits
 
 
 @numba.njit(nogil=True)
-def zeros_of(zeros, space, i):
-    """Zero points of product `i`, after `read_zeros`: two numbers and two addresses, of which the plan needs one kind."""
-    lhs, rhs = offset(zeros, 8 * LHS), offset(zeros, 8 * RHS)
-    left = offset(space, load_i64(lhs, AT) + 4 * i * load_i64(lhs, SIZE))
-    right = offset(space, load_i64(rhs, AT) + 4 * i * load_i64(rhs, SIZE))
-    if load_i64(zeros, BILINEAR) != 0:
+def zeros_of(z, space, i):
+    """Zero points of batch item `i`, after `read_zeros`: two numbers and two addresses, of which the plan needs one kind."""
+    lhs, rhs = z.sides[LHS], z.sides[RHS]
+    left = offset(space, lhs.scratch_at + 4 * i * lhs.count)
+    right = offset(space, rhs.scratch_at + 4 * i * rhs.count)
+    if z.bilinear != 0:
         return 0, 0, as_address(left), as_address(right)
     return load_i32(left, 0), load_i32(right, 0), 0, 0
 
@@ -199,23 +199,23 @@ class Zeros(NotCopied):
         batch: Batch,
         at: int,
     ) -> None:
-        count = batch.count
-        table, _ = batch.table()
-        products = table[: 3 * count].reshape(-1, 3)
-        rhs = table[3 * count :].reshape(-1, 2)[products[:, 2]]
-        columns = [products[:, 0], rhs[:, 0], rhs[:, 1], products[:, 1]]
-        head = [int(bilinear), count, *_functions()]
+        items, rhs = batch.tables()
+        rhs = rhs[items[:, ITEM_RHS]]
+        columns = [items[:, ITEM_LHS_AT], rhs[:, RHS_AT], rhs[:, RHS_SUMS_AT], items[:, ITEM_OUT_AT]]
+        sides = []
         for size, shift, value, as_checked in zip(sizes, shifts, given, checked, strict=True):
-            step, starts = _steps(value, as_checked, size, batch.shape)
-            own = size if bilinear else 1
-            head += [kind_of(value) or NUMBER, step, own, shift if bilinear else 0, at]
+            stride, starts = _stride_and_starts(value, as_checked, size, batch.shape)
+            count = size if bilinear else 1
+            sides.append((kind_of(value) or NUMBER, stride, count, shift if bilinear else 0, at))
             columns.append(starts)
-            at += 4 * own * count
-        self.numbers = np.concatenate([np.array(head, dtype=np.int64), np.stack(columns, axis=1).ravel()])
+            at += 4 * count * batch.count
+        description = np.array([(bilinear, batch.count, *_functions(), sides)], dtype=ZEROS)
+        #: A record of `ZEROS` and those of the items behind it.
+        self.numbers = np.concatenate([description.view(np.int64), np.stack(columns, axis=1).ravel()])
         self.end = at
 
 
-def _steps(value: Any, checked: Any, size: int, stack: tuple[int, ...]) -> tuple[int, np.ndarray]:
+def _stride_and_starts(value: Any, checked: Any, size: int, stack: tuple[int, ...]) -> tuple[int, np.ndarray]:
     """Bytes from one value to the next, and byte offset of the first for each matrix of a stack."""
     count = int(np.prod(stack, dtype=np.int64))
     if np.ndim(checked) == 0 or type(value) is not np.ndarray:
@@ -223,5 +223,5 @@ def _steps(value: Any, checked: Any, size: int, stack: tuple[int, ...]) -> tuple
     if np.ndim(checked) == 1:  # the same for all: whatever its shape, one axis has all values
         return value.strides[value.shape.index(size)], np.zeros(count, dtype=np.int64)
     lead, own = slice(None, -2), value.shape[-2:]
-    step = value.strides[own.index(size) - 2] if size > 1 and size in own else 0
-    return step, offsets(stack, value.shape[lead], value.strides[lead])
+    stride = value.strides[own.index(size) - 2] if size > 1 and size in own else 0
+    return stride, offsets(stack, value.shape[lead], value.strides[lead])

@@ -6,14 +6,14 @@ the planner that Python runs) and hands it to `drivers.single`, both by address.
 engine is not compiled a second time into each user's function, and no Python runs and no lock is taken during a
 product: it is serial, and safe without the GIL and in a `prange`.
 
-`product.py` is `gemm` as Numba sees it, `arguments.py` its checks, `packed_type.py` the type of a `PackedRhs`, and `table.py`
+`product.py` is `gemm` as Numba sees it, `arguments.py` its checks, `packed_type.py` the type of a `PackedRhs`, and `linked.py`
 how code that Numba keeps on disk finds the addresses of the process it is loaded in.
 
 Next file to open: `product.py`.
 """
 
 from lowgemm.in_numba import product as _product  # noqa: F401 (registers the overload)
+from lowgemm.in_numba.linked import init
 from lowgemm.in_numba.packed_type import PackedRhsType
-from lowgemm.in_numba.table import init
 
 __all__ = ["PackedRhsType", "init"]

@@ -51,12 +51,12 @@ def _range_error(name: str) -> str:
 _LHS_RANGE, _RHS_RANGE = _range_error("lhs_zero_point"), _range_error("rhs_zero_point")
 
 
-def scalar(zero: Any, is_lhs: Any) -> Any:
+def zero_number(zero: Any, is_lhs: Any) -> Any:
     """Scalar zero point as int64; 0 stands for a vector."""
 
 
-@overload(scalar)
-def _scalar_overload(zero, is_lhs):
+@overload(zero_number)
+def _zero_number_overload(zero, is_lhs):
     if isinstance(zero, types.Array):
         return lambda zero, is_lhs: 0
 
@@ -70,12 +70,12 @@ def _scalar_overload(zero, is_lhs):
     return impl
 
 
-def vector(zero: Any, size: Any, shift: Any, is_lhs: Any) -> Any:
+def zero_vector(zero: Any, size: Any, shift: Any, is_lhs: Any) -> Any:
     """Zero points less `shift` as an int32 vector."""
 
 
-@overload(vector)
-def _vector_overload(zero, size, shift, is_lhs):
+@overload(zero_vector)
+def _zero_vector_overload(zero, size, shift, is_lhs):
     if isinstance(zero, types.Array):
 
         def impl(zero, size, shift, is_lhs):
@@ -97,7 +97,7 @@ def _vector_overload(zero, size, shift, is_lhs):
 
     def impl(zero, size, shift, is_lhs):
         v = np.empty(size, np.int32)
-        v[:] = np.int32(scalar(zero, is_lhs) - shift)
+        v[:] = np.int32(zero_number(zero, is_lhs) - shift)
         return v
 
     return impl

@@ -21,7 +21,7 @@ from numba.extending import (
 )
 
 from lowgemm import kernels
-from lowgemm.engine.packed import PackedRhs
+from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.in_numba.planning import kernel_record
 
 

@@ -1,4 +1,4 @@
-"""The plan of one product, made by compiled code with the planner that Python runs. Next file to open: `table.py`."""
+"""The plan of one product, made by compiled code with the planner that Python runs. Next file to open: `linked.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from lowgemm import kernels
 from lowgemm.checks.values import INT32_MAX, INT32_MIN
 from lowgemm.engine.planner import fill_plan, template_of
-from lowgemm.engine.records import ONE_PRODUCT, PLAN_SIZE, TEMPLATE, plan_at
+from lowgemm.engine.records import ONE_ITEM_LAYOUT, PLAN_SIZE, TEMPLATE, plan_at
 from lowgemm.jit.memory import record_at
 from lowgemm.jit.routine import routine
 from lowgemm.output.bilinear import bilinear
@@ -29,8 +29,8 @@ KERNEL = np.dtype(
     align=True,
 )
 kernel_at = record_at(KERNEL)
-#: Numbers of a plan with its table of one product, and their bytes.
-_NUMBERS = PLAN_SIZE + ONE_PRODUCT
+#: Numbers of a plan with the layout of one product, and their bytes.
+_NUMBERS = PLAN_SIZE + ONE_ITEM_LAYOUT
 PLAN_BYTES = 8 * _NUMBERS
 #: Parameters of the int32 store: bounds (unused) and whether to add; and of the bilinear stage.
 _SET = np.array([INT32_MIN, INT32_MAX, 0], dtype=np.int64)
@@ -49,7 +49,7 @@ def kernel_record(kernel: kernels.Kernel) -> np.ndarray:
 
 
 @routine("pp" + "n" * 14)
-def plan(
+def write_plan(
     kernel,
     to,
     m,
@@ -75,7 +75,7 @@ def plan(
     p.n = n
     p.depth = depth
     p.batch = 1
-    p.slots = 1
+    p.distinct_rhs = 1
     p.packed = packed
     p.lhs_row_stride = lhs_row_stride
     p.lhs_k_stride = lhs_k_stride

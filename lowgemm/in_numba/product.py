@@ -16,13 +16,13 @@ from lowgemm.in_numba.arguments import (
     check_zero,
     is_default,
     result_array,
-    scalar,
     value_type,
-    vector,
+    zero_number,
+    zero_vector,
 )
+from lowgemm.in_numba.linked import KERNEL_ADDRESS, PLAN_ADDRESS, SINGLE_ADDRESS, fill_linked, init, linked
 from lowgemm.in_numba.packed_type import PackedRhsType
 from lowgemm.in_numba.planning import PLAN_BYTES
-from lowgemm.in_numba.table import KERNEL, PLAN, SINGLE, entry, fill_table, init
 from lowgemm.jit.memory import address, as_address, stack
 from lowgemm.jit.routine import call_address
 
@@ -33,16 +33,16 @@ def _keep(typingctx, array):
     return types.void(array), lambda context, builder, sig, values: context.get_dummy_value()
 
 
-def _side(rhs: Any) -> Any:
+def _rhs_numbers(rhs: Any) -> Any:
     """Rhs as numbers: record of its kernel, address, sums (0: not packed), byte strides."""
 
 
-@overload(_side)
-def _side_overload(rhs):
+@overload(_rhs_numbers)
+def _rhs_numbers_overload(rhs):
     if isinstance(rhs, PackedRhsType):
         return lambda rhs: (rhs._kernel, rhs._panels, rhs._sums, 0, 0)
     return lambda rhs: (
-        entry(KERNEL), as_address(address(rhs)), 0, rhs.strides[0], rhs.strides[1]
+        linked(KERNEL_ADDRESS), as_address(address(rhs)), 0, rhs.strides[0], rhs.strides[1]
     )  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def _gemm_overload(
         raise errors.NumbaValueError("accumulate: expected out= to add to")
     lhs_signed, rhs_signed = int(left.dtype.signed), int(right.dtype.signed)
     init()
-    fill_table()
+    fill_linked()
 
     def impl(
         lhs,
@@ -106,18 +106,18 @@ def _gemm_overload(
         (m, depth), (rhs_depth, n) = lhs.shape, rhs.shape
         if depth != rhs_depth:
             raise ValueError("rhs: expected its depth to match lhs")
-        lz, rz = scalar(lhs_zero_point, True), scalar(rhs_zero_point, False)
+        lhs_zero, rhs_zero = zero_number(lhs_zero_point, True), zero_number(rhs_zero_point, False)
         result = result_array(out, lhs, rhs)
         if m == 0 or n == 0:
             return result
-        if entry(PLAN) == 0:
+        if linked(PLAN_ADDRESS) == 0:
             raise RuntimeError("lowgemm: its code is not loaded in this process; import lowgemm.in_numba")
-        kernel, rhs_at, sums, rks, rns = _side(rhs)
+        kernel, rhs_at, sums, rhs_k_stride, rhs_n_stride = _rhs_numbers(rhs)
         plan = stack(PLAN_BYTES)
         call_address(
-            entry(PLAN),
+            linked(PLAN_ADDRESS),
             (
-                kernel, as_address(plan), m, n, depth, lhs.strides[0], lhs.strides[1], lhs_signed, rks, rns,
+                kernel, as_address(plan), m, n, depth, lhs.strides[0], lhs.strides[1], lhs_signed, rhs_k_stride, rhs_n_stride,
                 rhs_signed, 1 if sums != 0 else 0, bilinear, 1 if accumulate else 0,
                 result.strides[0], result.strides[1],
             ),
@@ -126,10 +126,10 @@ def _gemm_overload(
         space = np.empty(plan_at(plan).scratch_bytes + 64, np.uint8)
         space_at = (as_address(address(space)) + 63) // 64 * 64
         if bilinear:
-            rows = vector(lhs_zero_point, m, plan_at(plan).lhs_shift, True)
-            cols = vector(rhs_zero_point, n, plan_at(plan).rhs_shift, False)
+            rows = zero_vector(lhs_zero_point, m, plan_at(plan).lhs_shift, True)
+            cols = zero_vector(rhs_zero_point, n, plan_at(plan).rhs_shift, False)
             call_address(
-                entry(SINGLE),
+                linked(SINGLE_ADDRESS),
                 (
                     as_address(plan), as_address(address(lhs)), rhs_at, sums, as_address(address(result)), space_at,
                     0, 0, as_address(address(rows)), as_address(address(cols)),
@@ -139,10 +139,10 @@ def _gemm_overload(
             _keep(cols)
         else:
             call_address(
-                entry(SINGLE),
+                linked(SINGLE_ADDRESS),
                 (
                     as_address(plan), as_address(address(lhs)), rhs_at, sums, as_address(address(result)), space_at,
-                    lz, rz, 0, 0,
+                    lhs_zero, rhs_zero, 0, 0,
                 ),
             )  # fmt: skip
         _keep(space)

@@ -205,6 +205,22 @@ def load_behind(typingctx, record, index):
     return types.int64(record, types.intp), codegen
 
 
+def record_behind(dtype: np.dtype) -> Any:
+    """Make ``at(record, index)``: number `index` of the records of a structured dtype that follow another record in memory."""
+
+    def at(typingctx, record, index):
+        follows = from_dtype(dtype)
+
+        def codegen(context, builder, signature, values):
+            start = builder.bitcast(values[0], _i8.as_pointer())
+            place = builder.add(_i64(signature.args[0].size), builder.mul(values[1], _i64(follows.size)))
+            return builder.bitcast(builder.gep(start, [place]), context.get_value_type(follows))
+
+        return follows(record, types.intp), codegen
+
+    return intrinsic(at)
+
+
 @intrinsic(prefer_literal=True)
 def take_field(typingctx, record, field, amount):
     """`take` for an int64 field, whose name is a constant, of a record or of the first record of an array."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from lowgemm.checks.values import integer
 from lowgemm.engine import threads
-from lowgemm.engine.packed import PackedRhs, pack_rhs
+from lowgemm.engine.packed_rhs import PackedRhs, pack_rhs
 from lowgemm.engine.packing import CHUNK_BYTES
 from lowgemm.nn import reference, routines
 from lowgemm.nn.filters import Filters

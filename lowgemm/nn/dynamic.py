@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from lowgemm.checks.values import INT32_MAX, as_array
-from lowgemm.engine.packed import PackedRhs, pack_rhs
+from lowgemm.engine.packed_rhs import PackedRhs, pack_rhs
 from lowgemm.fixedpoint.rows import code_row, largest_magnitude
 from lowgemm.gemm import gemm
 from lowgemm.jit import disk_cache

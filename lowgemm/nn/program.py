@@ -19,7 +19,7 @@ from numba import types
 
 from lowgemm import config, kernels
 from lowgemm.engine import threads
-from lowgemm.engine.packed import PackedRhs, repacked
+from lowgemm.engine.packed_rhs import PackedRhs, repacked
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.seen import Seen
 from lowgemm.jit import disk_cache, scratch

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.engine.packed import PackedRhs, pack_rhs
+from lowgemm.engine.packed_rhs import PackedRhs, pack_rhs
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run.convolution import PackedFilters
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from lowgemm.checks.values import integer
+from lowgemm.output.scale_and_store import OnePass
 from lowgemm.output.tile_routine import Step
-from lowgemm.output.vector import OnePass
 
 
 def same_length(**vectors: int | float | np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Zero points that differ by row and by column: what the kernel's additive terms cannot express."""
+"""Zero points that differ by row and by column: what the kernel's compensation cannot express."""
 
 from __future__ import annotations
 

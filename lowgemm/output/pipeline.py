@@ -2,7 +2,7 @@
 
 Each stage says what runs (`Stage.step`). What may be left out or put together is decided here, by what the stages say of themselves:
 
-* a leading `addend` costs nothing: it is added to the row or column terms that the kernel adds anyway (int32 addition wraps, so the
+* a leading `addend` costs nothing: it is added to the row or column compensation that the kernel adds anyway (int32 addition wraps, so the
   order does not matter);
 * adjacent `bounds` are one clamp, and those before the store are the store's;
 * a scale that can go in `one_pass` with the store does, if it is the last before it.
@@ -32,7 +32,7 @@ _ALL = (INT32_MIN, INT32_MAX)
 
 
 @dataclass
-class Program(NotCopied):
+class CompiledPipeline(NotCopied):
     """Compiled form of a pipeline for one problem size.
 
     Attributes
@@ -40,7 +40,7 @@ class Program(NotCopied):
     steps : list of Step
         Routines in order, with their parameters; the last stores.
     col_bias, row_bias : ndarray of int32 or None
-        Bias folded into the column or row terms.
+        Bias folded into the column or row compensation.
     direct : bool
         Nothing but the int32 store is left: the kernel may write to the result itself.
     """
@@ -62,12 +62,12 @@ class Program(NotCopied):
         """Numbers of the steps that may fail: functions of the user's."""
         return [i for i, step in enumerate(self.steps) if step.may_fail is not None]
 
-    def table(self) -> list[int]:
+    def addresses(self) -> list[int]:
         """Flat list of routine address, parameter address, ..., as `engine/tiles.py` reads it."""
         return [n for step in self.steps for n in (step.routine.address, step.record.ctypes.data)]
 
     def watched(self, numbers: np.ndarray, at: int) -> tuple[np.ndarray, list[Step]]:
-        """`numbers`, which hold the table from `at` on, for one call that shares no noted failures with another.
+        """`numbers`, which hold the addresses from `at` on, for one call that shares no noted failures with another.
 
         Also returns what to give to `raise_failures` after the call.
         """
@@ -76,9 +76,9 @@ class Program(NotCopied):
         if customs:
             numbers = numbers.copy()
         for i in customs:
-            mine = dataclasses.replace(self.steps[i], record=self.steps[i].record.copy())
-            numbers[at + 2 * i + 1] = mine.record.ctypes.data
-            watches.append(mine)
+            step = dataclasses.replace(self.steps[i], record=self.steps[i].record.copy())
+            numbers[at + 2 * i + 1] = step.record.ctypes.data
+            watches.append(step)
         return numbers, watches
 
 
@@ -97,7 +97,7 @@ def compile_pipeline(
     fold_bias: bool = True,
     size: tuple[int, int] = (1, 1),
     contiguous: bool = False,
-) -> Program:
+) -> CompiledPipeline:
     """Choose the routines for checked `output` stages.
 
     Parameters
@@ -109,7 +109,7 @@ def compile_pipeline(
     accumulate : bool
         Add to what `out` holds (int32 without stages only).
     bilinear : bool
-        Zero points differ by row or column, which the kernel's additive terms cannot express.
+        Zero points differ by row or column, which the kernel's compensation cannot express.
     fold_bias : bool
         Let the kernel add a leading bias.
     size : tuple of int
@@ -117,11 +117,11 @@ def compile_pipeline(
     contiguous : bool
         Whether the result's rows are contiguous.
     """
-    program = Program()
+    compiled = CompiledPipeline()
     todo = [simple for stage in output for simple in stage.lower()]
     if fold_bias:
-        todo = _fold_bias(program, todo)
-    steps = program.steps
+        todo = _fold_bias(compiled, todo)
+    steps = compiled.steps
     if bilinear:
         steps.append(bilinear_routine.step())
     bounds, truncates = _ALL, False
@@ -138,27 +138,27 @@ def compile_pipeline(
             steps.append(step)
             one_pass, scale = stage.one_pass(), step
     if result == np.float32:
-        return program
+        return compiled
     bits = result.itemsize * 8
-    program.direct = not steps and bits == 32 and bounds == _ALL
+    compiled.direct = not steps and bits == 32 and bounds == _ALL
     if bits == 32:
         bounds = _flush(steps, bounds)
     elif truncates:
         bounds = _ALL
     elif contiguous and one_pass is not None and steps[-1] is scale:
         steps[-1] = one_pass.step(bits, *bounds, size)
-        return program
+        return compiled
     steps.append(_STORES[bits].step(low=bounds[0], high=bounds[1], accumulate=accumulate))
-    return program
+    return compiled
 
 
-def _fold_bias(program: Program, todo: list[Stage]) -> list[Stage]:
+def _fold_bias(compiled: CompiledPipeline, todo: list[Stage]) -> list[Stage]:
     """Give leading addends to the kernel, one for rows and one for columns; returns the other stages."""
     while todo and todo[0].addend is not None:
         side = "row_bias" if todo[0].axis == 0 else "col_bias"
-        if getattr(program, side) is not None:
+        if getattr(compiled, side) is not None:
             break
-        setattr(program, side, np.ascontiguousarray(todo[0].addend, dtype=np.int32))
+        setattr(compiled, side, np.ascontiguousarray(todo[0].addend, dtype=np.int32))
         todo = todo[1:]
     return todo
 

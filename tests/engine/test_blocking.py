@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowgemm import kernels
-from lowgemm.engine.blocking import BY_COLUMNS, BY_ROWS, PART_DEPTH, choose_blocking
+from lowgemm.engine.blocking import BY_COLUMNS, BY_ROWS, SPLIT_DEPTH, choose_blocking
 from lowgemm.jit.caches import FALLBACK, cache_sizes
 
 SIZE = st.one_of(st.integers(1, 300), st.integers(1, 10**6))
@@ -23,10 +23,12 @@ SIZE = st.one_of(st.integers(1, 300), st.integers(1, 10**6))
     threads=st.integers(1, 64),
     batch=st.integers(1, 9),
     direct=st.booleans(),
-    stream=st.integers(0, 2),
+    on_the_fly=st.integers(0, 2),
 )
-def test_blocks_cover_everything_once(kernel, m, n, depth, threads, batch, direct, stream):
-    b = choose_blocking(kernel, m, n, depth, threads=threads, batch=batch, direct=direct, stream=stream)
+def test_blocks_cover_everything_once(kernel, m, n, depth, threads, batch, direct, on_the_fly):
+    b = choose_blocking(
+        kernel, m, n, depth, threads=threads, batch=batch, direct=direct, on_the_fly=on_the_fly
+    )
     assert b.mc % kernel.mr == 0
     assert (b.row_blocks - 1) * b.mc < m <= b.row_blocks * b.mc
     assert (b.col_blocks - 1) * b.nc < n <= b.col_blocks * b.nc
@@ -35,10 +37,10 @@ def test_blocks_cover_everything_once(kernel, m, n, depth, threads, batch, direc
         assert (b.depth_blocks - 1) * b.kc < depth <= b.depth_blocks * b.kc and b.kc % kernel.kr == 0
     else:
         assert depth <= b.kc
-    each = -(-b.depth_blocks // b.parts)
-    assert (b.parts - 1) * each < b.depth_blocks <= b.parts * each
-    if b.parts > 1:
-        assert threads > 1 and depth // b.parts >= PART_DEPTH // 2
+    each = -(-b.depth_blocks // b.splits)
+    assert (b.splits - 1) * each < b.depth_blocks <= b.splits * each
+    if b.splits > 1:
+        assert threads > 1 and depth // b.splits >= SPLIT_DEPTH // 2
 
 
 def test_more_threads_get_more_blocks():
@@ -51,24 +53,26 @@ def test_threads_share_what_there_is():
     """Rows first, in whole rounds; then columns; and the depth where both are few."""
     kernel = kernels.by_name("portable")
     tall = choose_blocking(kernel, 640, 640, 640, threads=3)
-    assert tall.row_blocks % 3 == 0 and tall.parts == 1
+    assert tall.row_blocks % 3 == 0 and tall.splits == 1
     wide = choose_blocking(kernel, 4, 4096, 4096, threads=2)
-    assert wide.row_blocks == 1 and wide.col_blocks >= 4 and wide.parts == 1
+    assert wide.row_blocks == 1 and wide.col_blocks >= 4 and wide.splits == 1
     deep = choose_blocking(kernel, 16, 64, 65536, threads=2)
-    assert deep.row_blocks * deep.col_blocks == 1 and deep.parts >= 4 and deep.depth_blocks >= deep.parts
-    assert choose_blocking(kernel, 16, 64, 65536).parts == 1
+    assert deep.row_blocks * deep.col_blocks == 1 and deep.splits >= 4 and deep.depth_blocks >= deep.splits
+    assert choose_blocking(kernel, 16, 64, 65536).splits == 1
 
 
 def test_an_rhs_of_one_use_is_streamed_where_rows_are_few():
     kernel = kernels.by_name("portable")
     sizes = {"m": 4, "n": 4096, "depth": 4096}
-    by_rows, by_columns = (choose_blocking(kernel, **sizes, stream=s) for s in (BY_ROWS, BY_COLUMNS))
-    assert by_rows.stream and by_rows.depth_blocks > 1 and by_rows.kc * by_rows.nc <= cache_sizes().l2
+    by_rows, by_columns = (choose_blocking(kernel, **sizes, on_the_fly=s) for s in (BY_ROWS, BY_COLUMNS))
+    assert by_rows.on_the_fly and by_rows.depth_blocks > 1 and by_rows.kc * by_rows.nc <= cache_sizes().l2
     assert (
-        by_columns.stream and by_columns.col_blocks > 1 and by_columns.kc * by_columns.nc <= cache_sizes().l2
+        by_columns.on_the_fly
+        and by_columns.col_blocks > 1
+        and by_columns.kc * by_columns.nc <= cache_sizes().l2
     )
-    assert not choose_blocking(kernel, **sizes).stream
-    assert not choose_blocking(kernel, 400, 4096, 4096, stream=BY_ROWS).stream
+    assert not choose_blocking(kernel, **sizes).on_the_fly
+    assert not choose_blocking(kernel, 400, 4096, 4096, on_the_fly=BY_ROWS).on_the_fly
 
 
 def test_a_kernel_may_say_its_own_block_sizes():

@@ -283,7 +283,7 @@ def test_compiled_code_plans_as_python_does(name):
             accumulate=add, num_threads=1,
         )  # fmt: skip
         numbers = np.full(planning.PLAN_BYTES // 8, -1, np.int64)
-        planning.plan.ctypes(
+        planning.write_plan.ctypes(
             record.ctypes.data, numbers.ctypes.data, m, n, depth, *lhs.strides, left, *rhs.strides, right, packed,
             bilinear, add, *strides,
         )  # fmt: skip
@@ -294,7 +294,7 @@ def test_compiled_code_plans_as_python_does(name):
             assert list(contents[0]) == list(contents[1]) == [-(2**31), 2**31 - 1, add]
         compiled.stage[: compiled.stages, 1] = plan.p.stage[: compiled.stages, 1]
         # the record may be older than a template that was made anew meanwhile, which has zeros of its own
-        compiled.zeros = plan.p.zeros
+        compiled.no_compensation = plan.p.no_compensation
         assert compiled.tobytes() == plan.p.tobytes(), [
             f for f in PLAN.names if np.any(compiled[f] != plan.p[f])
         ]
@@ -372,7 +372,7 @@ def test_arguments_have_the_names_and_kinds_of_the_python_function():
 
 def test_import_compiles_nothing():
     code = (
-        "import numba.core.compiler as c, sys; import lowgemm.in_numba as n; n.init(); import lowgemm.in_numba.table as i;"
+        "import numba.core.compiler as c, sys; import lowgemm.in_numba as n; n.init(); import lowgemm.in_numba.linked as i;"
         "from lowgemm import kernels; from lowgemm.engine import drivers; assert i._TABLE.sum() == 0;"
         "assert 'compiled' not in vars(drivers.single) and not kernels.microkernel.cache_info().currsize"
     )

@@ -17,7 +17,7 @@ from numba.core import errors
 import lowgemm
 from lowgemm import in_numba, kernels
 from lowgemm.blockwise import job, product4, steps
-from lowgemm.engine import blocking, drivers, entry, packing, sums, terms
+from lowgemm.engine import blocking, compensation, drivers, entry, packing, sums
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.records import PLAN
 from lowgemm.jit import caches
@@ -282,7 +282,7 @@ def test_every_integer_width_on_aarch64(tmp_path):
 PRODUCT = """
 void single(void *p, int64_t lhs, int64_t rhs, int64_t sums, int64_t out, int64_t space, int64_t lz, int64_t rz,
             int64_t lzs, int64_t rzs);
-void microkernel(void); void pack_lhs(void); void pack_rhs(void); void col_terms(void); void row_terms(void);
+void microkernel(void); void pack_lhs(void); void pack_rhs(void); void col_compensation(void); void row_compensation(void);
 void store32(void);
 static void *get(FILE *f, int64_t n) {
     void *p = aligned_alloc(64, (n + 127) / 64 * 64);
@@ -296,8 +296,8 @@ int main(int argc, char **argv) {
     int64_t *p = get(in, h[0]);
     void *lhs = get(in, h[1]), *rhs = get(in, h[2]), *result = malloc(h[3]);
     p[KERNEL] = (int64_t)microkernel, p[PACK_LHS] = (int64_t)pack_lhs, p[PACK_RHS] = (int64_t)pack_rhs;
-    p[COL_TERMS_ROUTINE] = (int64_t)col_terms, p[ROW_TERMS_ROUTINE] = (int64_t)row_terms;
-    p[ZEROS] = (int64_t)calloc(1 << 16, 1);
+    p[COL_COMPENSATION_ROUTINE] = (int64_t)col_compensation, p[ROW_COMPENSATION_ROUTINE] = (int64_t)row_compensation;
+    p[NO_COMPENSATION] = (int64_t)calloc(1 << 16, 1);
     p[STAGE] = (int64_t)store32, p[STAGE + 1] = (int64_t)params;
     void *space = aligned_alloc(64, h[4] + 4096);
     memset(space, 0xa5, h[4]);
@@ -326,9 +326,17 @@ def test_product_on_aarch64(tmp_path, monkeypatch, shape):
     routines = {
         "single": drivers.single, "microkernel": kernels.microkernel(kernel),
         "pack_lhs": packing.pack_routine(kernel, "lhs"), "pack_rhs": packing.pack_routine(kernel, "rhs"),
-        "col_terms": terms.col_terms, "row_terms": terms.row_terms, "store32": store32,
+        "col_compensation": compensation.col_compensation, "row_compensation": compensation.row_compensation, "store32": store32,
     }  # fmt: skip
-    names = ("kernel", "pack_lhs", "pack_rhs", "col_terms_routine", "row_terms_routine", "zeros", "stage")
+    names = (
+        "kernel",
+        "pack_lhs",
+        "pack_rhs",
+        "col_compensation_routine",
+        "row_compensation_routine",
+        "no_compensation",
+        "stage",
+    )
     main = "".join(f"#define {name.upper()} {PLAN.fields[name][1] // 8}\n" for name in names) + PRODUCT
     head = np.array([plan.numbers.nbytes, a.nbytes, b.nbytes, 4 * m * n, plan.scratch_bytes, 0])
     data = b"".join(x.tobytes() for x in (head, plan.numbers, a, b))

@@ -16,7 +16,7 @@ from lowgemm.kernels import vnni, x86_avxvnni
 from lowgemm.kernels.__main__ import main
 from lowgemm.kernels.framework.kernel import Kernel
 from lowgemm.kernels.tools import cross, peak, verify
-from lowgemm.kernels.tools.vectors import vectors
+from lowgemm.kernels.tools.cases import cases
 from patience import PATIENCE
 
 import lowgemm
@@ -37,15 +37,15 @@ def test_contract(any_kernel):
 
 def test_vectors_reach_every_tile():
     kernel = kernels.by_name("portable")
-    found = list(vectors(kernel, count=60))
+    found = list(cases(kernel, count=60))
     assert {v.m for v in found} >= set(range(1, 2 * kernel.mr + 3)) and {v.add_c for v in found} == {0, 1}
     assert any(v.groups == 0 for v in found)
 
 
 #: One part of the contract at a time, changed after the right answer was computed.
 PARTS = {
-    "one row term": lambda v: dataclasses.replace(v, row_terms=v.row_terms + (np.arange(v.m) == v.m - 1)),
-    "one column term": lambda v: dataclasses.replace(v, col_terms=v.col_terms + (np.arange(v.col_terms.size) == 0)),
+    "one row term": lambda v: dataclasses.replace(v, row_compensation=v.row_compensation + (np.arange(v.m) == v.m - 1)),
+    "one column term": lambda v: dataclasses.replace(v, col_compensation=v.col_compensation + (np.arange(v.col_compensation.size) == 0)),
     "the lhs panel": lambda v: dataclasses.replace(v, lhs=v.lhs ^ 1),
     "the rhs panel": lambda v: dataclasses.replace(v, rhs=v.rhs ^ 1),
     "the depth": lambda v: dataclasses.replace(v, groups=max(v.groups - 1, 0)),
@@ -61,14 +61,15 @@ def test_vectors_tell_right_from_wrong(monkeypatch, part):
     """A kernel that errs in that part and the verifier: the vectors ask for every part, and the verifier counts."""
 
     def changed(kernel, **more):
-        for v in vectors(kernel, **more):
+        for v in cases(kernel, **more):
             other = PARTS[part](v)
             as_before = {
-                name: getattr(v, name).dtype for name in ("row_terms", "col_terms", "lhs", "rhs", "expected")
+                name: getattr(v, name).dtype
+                for name in ("row_compensation", "col_compensation", "lhs", "rhs", "expected")
             }
             yield dataclasses.replace(other, **{n: getattr(other, n).astype(d) for n, d in as_before.items()})
 
-    monkeypatch.setattr(verify, "vectors", changed)
+    monkeypatch.setattr(verify, "cases", changed)
     wrong = verify.verify_native(kernels.by_name("portable"), count=60)
     assert wrong == 60 if part == "one bit of one result" else wrong > 20
 
@@ -77,17 +78,13 @@ def test_the_emulated_verifier_counts(monkeypatch):
     absent = verify.missing_tools()
     if absent:
         pytest.skip(f"does not work here: {', '.join(absent)} ({verify.PACKAGES})")
-    monkeypatch.setattr(
-        verify, "vectors", lambda *a, **m: map(PARTS["one bit of one result"], vectors(*a, **m))
-    )
+    monkeypatch.setattr(verify, "cases", lambda *a, **m: map(PARTS["one bit of one result"], cases(*a, **m)))
     assert verify.verify_emulated(ARM[0], count=20) == 20
     assert main(["verify", "--target", "aarch64"]) == 1
 
 
 def test_the_command_fails_where_a_kernel_is_wrong(monkeypatch, capsys):
-    monkeypatch.setattr(
-        verify, "vectors", lambda *a, **m: map(PARTS["one bit of one result"], vectors(*a, **m))
-    )
+    monkeypatch.setattr(verify, "cases", lambda *a, **m: map(PARTS["one bit of one result"], cases(*a, **m)))
     assert main(["verify"]) == 1
     assert "portable: 200 wrong elements" in capsys.readouterr().out
 

@@ -198,7 +198,7 @@ def test_bad_accumulators():
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), seed=st.integers(0, 2**32), dtype=st.sampled_from([np.uint8, np.int8, np.int16]))
 def test_scale_and_store_in_one_pass(data, seed, dtype):
-    """What `output/vector.py` does in one pass: ties, signs, offsets at the bound, edges of every width."""
+    """What `output/scale_and_store.py` does in one pass: ties, signs, offsets at the bound, edges of every width."""
     rng = np.random.default_rng(seed)
     m, n = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 70))
     axis = data.draw(AXIS)
@@ -227,7 +227,7 @@ def test_which_pipelines_take_one_pass():
     cast = lowgemm.SaturatingCast(np.uint8)
 
     def steps(stage):
-        return [step.name for step in lowgemm.explain(x, x.T, output=[stage, cast]).plan.program.steps]
+        return [step.name for step in lowgemm.explain(x, x.T, output=[stage, cast]).plan.pipeline.steps]
 
     assert steps(lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 5, 3)) == ["requantize_store8"]
     assert steps(lowgemm.ScaleInt32ByFixedPointAndExponent([2**30] * 4, [-5] * 4, 3, axis=0)) == [

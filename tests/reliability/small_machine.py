@@ -19,12 +19,12 @@ MACS_PER_THREAD = 1000
 def caches(small: bool) -> None:
     """Pretend to have small caches, or stop it; what `gemm` remembers is for others, so it is dropped."""
     blocking.cache_sizes = (lambda: CACHES) if small else _REAL
-    blocking.PART_DEPTH = 16 if small else _PART_DEPTH
+    blocking.SPLIT_DEPTH = 16 if small else _SPLIT_DEPTH
     for seen in (sys.modules["lowgemm.engine.call"]._plans, sys.modules["lowgemm.gemm"]._calls):
         seen._entries.clear()
 
 
-_REAL, _PART_DEPTH = blocking.cache_sizes, blocking.PART_DEPTH
+_REAL, _SPLIT_DEPTH = blocking.cache_sizes, blocking.SPLIT_DEPTH
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import pytest
 
 import lowgemm
 from lowgemm import plan as plan_function  # noqa: F401 (the module of that name is shadowed)
-from lowgemm.engine import packed, ready
+from lowgemm.engine import packed_rhs, ready
 from lowgemm.jit import scratch
 
 from . import child
@@ -100,6 +100,6 @@ def test_no_scratch_memory_leaves_out_alone(monkeypatch, threads_used):
                     lowgemm.gemm(a, right, out=out, num_threads=threads_used)
         assert (out == 7).all()
         with pytest.raises(MemoryError):
-            packed.pack_rhs(b)
+            packed_rhs.pack_rhs(b)
     assert (lowgemm.gemm(a, b, out=out, num_threads=threads_used) == 41).all()
     assert (w.to_array() == 1).all()

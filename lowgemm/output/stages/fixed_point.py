@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lowgemm.checks.values import integer
-from lowgemm.output import vector
+from lowgemm.output import scale_and_store
 from lowgemm.output.base import Stage
 from lowgemm.output.stages.scale import scale
 from lowgemm.output.tile_routine import Step
@@ -49,6 +49,6 @@ class QuantizeDownInt32ByFixedPoint(Stage):
             multiplier=self.multiplier, left=0, right=self.shift, offset=self.offset_after_shift
         )
 
-    def one_pass(self) -> vector.OnePass | None:
+    def one_pass(self) -> scale_and_store.OnePass | None:
         """Scale and store in one pass, where the multiplier is not negative and the shift not 0."""
-        return vector.one_pass(self.multiplier, -self.shift, self.offset_after_shift)
+        return scale_and_store.one_pass(self.multiplier, -self.shift, self.offset_after_shift)

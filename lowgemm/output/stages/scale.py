@@ -10,7 +10,7 @@ import numpy as np
 
 from lowgemm.checks.values import INT32_MAX, INT32_MIN, integer, integers
 from lowgemm.fixedpoint import scalar as fp
-from lowgemm.output import vector
+from lowgemm.output import scale_and_store
 from lowgemm.output.base import Stage, axis_of, same_length
 from lowgemm.output.elementwise import elementwise
 from lowgemm.output.parameters import NUMBER, per_channel
@@ -83,9 +83,9 @@ class ScaleInt32ByFixedPointAndExponent(Stage):
         """Both shifts, of which one is 0."""
         return scale.step(self.axis, **self._parameters())
 
-    def one_pass(self) -> vector.OnePass | None:
+    def one_pass(self) -> scale_and_store.OnePass | None:
         """Scale and store in one pass, where no multiplier is negative and every shift goes to the right."""
-        return vector.one_pass(self.multiplier, self.exponent, self.offset_after_shift, self.axis)
+        return scale_and_store.one_pass(self.multiplier, self.exponent, self.offset_after_shift, self.axis)
 
     def _parameters(self) -> dict[str, Any]:
         exponent = np.asarray(self.exponent)

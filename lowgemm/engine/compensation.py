@@ -1,4 +1,4 @@
-"""Zero-point terms: what the kernel adds to each row and column of the products' sums.
+"""Zero-point compensation: what the kernel adds to each row and column of the products' sums.
 
     sum (l - zl) (r - zr) = sum l r - zl (sum r - depth zr) - zr sum l
 
@@ -13,8 +13,10 @@ from lowgemm.jit.routine import routine
 
 
 @routine("nnpnnnppnpp")
-def col_terms(n, depth, sums, lhs_zero, rhs_zero, bilinear, rhs_zeros, bias, has_bias, terms, factors):
-    """Column terms of columns 0..n: everything in the result that depends on the column alone."""
+def col_compensation(
+    n, depth, sums, lhs_zero, rhs_zero, bilinear, rhs_zeros, bias, has_bias, compensation, factors
+):
+    """Column compensation of columns 0..n: everything in the result that depends on the column alone."""
     for i in range(n):
         term = 0
         if has_bias:
@@ -23,16 +25,16 @@ def col_terms(n, depth, sums, lhs_zero, rhs_zero, bilinear, rhs_zeros, bias, has
             store_32(factors, i, depth * load_i32(rhs_zeros, i) - load_i32(sums, i))
         else:
             term += lhs_zero * (depth * rhs_zero - load_i32(sums, i))
-        store_32(terms, i, term)
+        store_32(compensation, i, term)
 
 
 @routine("npnnpnp")
-def row_terms(m, sums, rhs_zero, bilinear, bias, has_bias, terms):
-    """Row terms of rows 0..m: everything in the result that depends on the row alone."""
+def row_compensation(m, sums, rhs_zero, bilinear, bias, has_bias, compensation):
+    """Row compensation of rows 0..m: everything in the result that depends on the row alone."""
     for i in range(m):
         term = 0
         if has_bias:
             term = load_i32(bias, i)
         if not bilinear:
             term -= rhs_zero * load_i32(sums, i)
-        store_32(terms, i, term)
+        store_32(compensation, i, term)

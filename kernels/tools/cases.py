@@ -12,7 +12,7 @@ _STORED = {"u8": np.uint8, "s8": np.int8, "s16": np.int16}
 
 
 @dataclass(frozen=True)
-class Vector:
+class Case:
     """One call of a microkernel: sizes, packed panels, terms, what `c` holds before, and the right `c` after."""
 
     m: int
@@ -24,8 +24,8 @@ class Vector:
     rhs_stride: int
     lhs: np.ndarray
     rhs: np.ndarray
-    row_terms: np.ndarray
-    col_terms: np.ndarray
+    row_compensation: np.ndarray
+    col_compensation: np.ndarray
     c: np.ndarray
     expected: np.ndarray
 
@@ -42,7 +42,7 @@ def _elements(kernel: Kernel, side: str, rng: np.random.Generator, shape: tuple[
     return rng.integers(low, high, shape, endpoint=True).astype(dtype)
 
 
-def vectors(kernel: Kernel, seed: int = 0, count: int = 60) -> Iterator[Vector]:
+def cases(kernel: Kernel, seed: int = 0, count: int = 60) -> Iterator[Case]:
     """Calls over every tile height and width, depths from 0, with extreme values and wrapping terms."""
     rng = np.random.default_rng(seed)
     for i in range(count):
@@ -54,15 +54,15 @@ def vectors(kernel: Kernel, seed: int = 0, count: int = 60) -> Iterator[Vector]:
         rhs = _elements(kernel, "rhs", rng, (nv, groups + 1, kernel.lanes, kernel.kr))
         cols = nv * kernel.lanes
         ldc = cols + int(rng.integers(0, 5))
-        row_terms = rng.integers(-(2**31), 2**31, m).astype(np.int32)
-        col_terms = rng.integers(-(2**31), 2**31, cols).astype(np.int32)
+        row_compensation = rng.integers(-(2**31), 2**31, m).astype(np.int32)
+        col_compensation = rng.integers(-(2**31), 2**31, cols).astype(np.int32)
         c = rng.integers(-(2**31), 2**31, (m, ldc)).astype(np.int32)
         add_c = i % 3 == 0
         left = lhs[:, :groups].transpose(0, 2, 1, 3).reshape(panels * kernel.mr, -1)[:m].astype(np.int64)
         right = rhs[:, :groups].transpose(0, 2, 1, 3).reshape(cols, -1).astype(np.int64)
-        sums = left @ right.T + row_terms[:, None] + col_terms + (c[:, :cols] if add_c else 0)
+        sums = left @ right.T + row_compensation[:, None] + col_compensation + (c[:, :cols] if add_c else 0)
         expected = c.copy()
         expected[:, :cols] = sums.astype(np.uint64).astype(np.uint32).view(np.int32)
-        yield Vector(
-            m, nv, groups, int(add_c), ldc, lhs[0].nbytes, rhs[0].nbytes, lhs, rhs, row_terms, col_terms, c, expected
+        yield Case(
+            m, nv, groups, int(add_c), ldc, lhs[0].nbytes, rhs[0].nbytes, lhs, rhs, row_compensation, col_compensation, c, expected
         )  # fmt: skip

@@ -34,11 +34,11 @@ class PackedRhs:
         self.shape, self.dtype = tuple(int(s) for s in shape), np.dtype(dtype)
         self.kernel = kernel.name
         depth, n = self.shape[-2:]
-        self.slots = math.prod(self.shape[:-2])  # Python's integers: a product of sizes can pass 2**63
+        self.distinct_rhs = math.prod(self.shape[:-2])  # Python's integers: a product of sizes can pass 2**63
         panels = -(-n // kernel.lanes)
-        self.slot_bytes = panels * kernel.lanes * packing.padded_depth_bytes(kernel, depth)
-        self.panels = scratch.aligned_empty(self.slots * self.slot_bytes)
-        self.sums = np.empty((self.slots, panels * kernel.lanes), dtype=np.int32)
+        self.rhs_bytes = panels * kernel.lanes * packing.padded_depth_bytes(kernel, depth)
+        self.panels = scratch.aligned_empty(self.distinct_rhs * self.rhs_bytes)
+        self.sums = np.empty((self.distinct_rhs, panels * kernel.lanes), dtype=np.int32)
         #: Both addresses: what a planned call on several threads hands on.
         self.panels_address, self.sums_address = self.panels.ctypes.data, self.sums.ctypes.data
 
@@ -65,7 +65,7 @@ class PackedRhs:
 
     def batch_strides(self) -> tuple[tuple[int, ...], int]:
         """Byte strides of the leading dimensions in the panels, and from one matrix's column sums to the next."""
-        strides, step = [], self.slot_bytes
+        strides, step = [], self.rhs_bytes
         for size in reversed(self.shape[:-2]):
             strides.append(step)
             step *= size
@@ -88,8 +88,10 @@ class PackedRhs:
         _, shift = packing.element_map(kernel, "rhs", "u" if unsigned else "i")
         lanes, kr = kernel.lanes, kernel.kr
         padded = packing.padded_depth_bytes(kernel, depth) // kernel.element_bytes
-        x = self.panels.view(stored).reshape(self.slots, -(-n // lanes), padded // kr, lanes, kr)
-        x = x.transpose(0, 2, 4, 1, 3).reshape(self.slots, padded, -(-n // lanes) * lanes)[:, :depth, :n]
+        x = self.panels.view(stored).reshape(self.distinct_rhs, -(-n // lanes), padded // kr, lanes, kr)
+        x = x.transpose(0, 2, 4, 1, 3).reshape(self.distinct_rhs, padded, -(-n // lanes) * lanes)[
+            :, :depth, :n
+        ]
         return (x.astype(np.int16) + np.int16(shift)).astype(self.dtype).reshape(self.shape)
 
 
@@ -144,10 +146,10 @@ def _pack(a: np.ndarray, kernel: Kernel) -> PackedRhs:
     flip, _ = packing.element_map(kernel, "rhs", a.dtype.kind)
     panel_bytes = packing.padded_depth_bytes(kernel, depth) * kernel.lanes
     routine = packing.pack_routine(kernel, "rhs")
-    for slot, index in enumerate(np.ndindex(a.shape[:-2])):
+    for shared, index in enumerate(np.ndindex(a.shape[:-2])):
         m = a[index]
         routine.ctypes(
             m.ctypes.data, m.strides[1], m.strides[0], n, depth, flip,
-            w.panels_address + slot * w.slot_bytes, panel_bytes, w.sums_address + slot * w.sums.strides[0],
+            w.panels_address + shared * w.rhs_bytes, panel_bytes, w.sums_address + shared * w.sums.strides[0],
         )  # fmt: skip
     return w
