@@ -16,7 +16,7 @@ from lowgemm.jit.target import target
 from lowgemm.kernels import Kernel, selected
 
 #: Packed bytes for each multiply-accumulate's worth of time, from measurements on Zen 4: packing moves 20 bytes
-#: a nanosecond while the AVX512-VNNI kernel does 230 products, and a finished int32 tile costs a store of 4
+#: a nanosecond while the AVX512-VNNI kernel does 230 multiply-accumulates, and a finished int32 tile costs a store of 4
 #: bytes at about 30 bytes a nanosecond.
 _MACS_PER_PACKED_BYTE = 230 / 20
 _MACS_PER_STORED_BYTE = 230 / 30
@@ -132,7 +132,7 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
     else:
         stages = " -> ".join(steps) + " on each tile in cache"
     if folded:
-        stages += f"; {' and '.join(folded)} in the kernel's compensation"
+        stages += f"; {' and '.join(folded)} in the kernel's zero-point compensation"
     if isinstance(call.rhs, PackedRhs):
         packed = (
             "packed before"
@@ -140,7 +140,7 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
             else f"packed for {call.rhs.kernel}: REPACKED each call"
         )
     else:
-        how = "block by block, " if b.on_the_fly else ""
+        how = "on the fly block by block, " if b.on_the_fly else ""
         packed = f"packed each call, {how}pack_rhs does it once"
     lines = [
         head,
@@ -148,7 +148,7 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
         f"tile      {kernel.mr} x {kernel.nr}, {kernel.kr} deep; packed as lhs {kernel.lhs_type}, rhs {kernel.rhs_type}",
         f"rhs       {packed}",
         f"blocking  mc {b.mc}, nc {b.nc}, kc {b.kc}: {b.row_blocks} x {b.col_blocks} blocks, depth in {b.depth_blocks}"
-        + (f" shared as {b.splits} splits" if b.splits > 1 else "")
+        + (f" as {b.splits} splits (split-K)" if b.splits > 1 else "")
         + f" ({sizes})",
         f"stages    {stages}",
         f"threads   {plan.threads}",

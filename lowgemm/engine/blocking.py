@@ -1,6 +1,6 @@
 """Block sizes from cache sizes.
 
-The microkernel streams one tile of the packed rhs (nr columns) and the packed lhs block past each other. Both
+The microkernel reads one tile of the packed rhs (nr columns) and the packed lhs block past each other. Both
 come from L2 at no loss (per group of 4 depth steps an 8 x 48 tile loads 224 bytes in 24 cycles, where L2 gives
 32 bytes a cycle), so the depth is not split until an rhs tile outgrows 5/8 of L2. The lhs block may be larger than L2: a tile of it takes 32
 bytes in those cycles, which L3 gives too. It should be tall where the rhs is large, since the whole rhs passes by
@@ -27,22 +27,23 @@ MAX_MC_WITH_STAGES = 64
 NC_DEPTH_BLOCKED = 480
 #: Blocks for each thread at least, so that a late thread costs a fraction of its share. (Four: 512 cubed on two threads 2 % slower.)
 BLOCKS_PER_THREAD = 2
-#: Depth of one part at least, where the depth is shared among threads: 256 groups of a tile, against which adding up the splits is
-#: little.
+#: Depth of one split at least, where the depth is shared among threads (split-K). In 256 depth groups a tile takes long enough for the
+#: addition of the splits to be little beside it.
 SPLIT_DEPTH = 1024
-#: Rows up to which an rhs that is not packed and larger than L2 is packed and multiplied block by block.
+#: Rows up to which an rhs that comes unpacked and is larger than L2 is packed on the fly: each block right before it is multiplied.
 ON_THE_FLY_ROWS = 32
 #: Depth of such a block at least, where rows of the rhs are contiguous: they are read from one end to the other.
 ON_THE_FLY_DEPTH = 128
-#: How an rhs may be on_the_fly: not (packed already, or used by several products), by rows, or by columns, whichever are contiguous.
+#: How an rhs may be packed on the fly: not at all (it is packed already, or several batch items share it), by rows or by columns,
+#: whichever are contiguous.
 NOT_ON_THE_FLY, BY_ROWS, BY_COLUMNS = range(3)
 
 
 class Blocking(NamedTuple):
-    """Block sizes (mc rows, nc columns, kc depth), how many blocks there are each way, and depth splits for threads.
+    """Block sizes (mc rows, nc columns, kc depth), how many blocks there are each way, and how the rhs is packed.
 
-    Each part is `depth_blocks / splits` depth blocks (rounded up); with more than one part, the splits of a block are computed
-    apart, by any thread, and added. `on_the_fly`, if not 0: each block of the rhs is packed right before it is multiplied.
+    `splits` is that of split-K. Each split has `depth_blocks / splits` depth blocks (rounded up). If there are several, any thread
+    computes them, each apart, and they are added. `on_the_fly`, if not 0: each block of the rhs is packed right before it is multiplied.
     """
 
     mc: int
@@ -85,9 +86,10 @@ def block_limits(kernel: Kernel) -> tuple[int, int, int]:
 
 @register_jitable
 def block_sizes(k, m, n, depth, threads, batch, direct, on_the_fly):
-    """The fields of `Blocking`; `k` is the kernel's template, or anything with the fields of `Limits`.
+    """The fields of `Blocking`. It runs in Python, and compiled as a part of the planner.
 
-    Also compiled, as a part of the planner.
+    `k` is the kernel's template, or anything with the fields of `Limits`. `threads` and `batch` are counts. `direct`: whether the kernel
+    stores to the result itself. `on_the_fly`: how the rhs may be packed on the fly.
     """
     mr, nr, size, l2, l3 = k.mr, k.nr, k.element_bytes, k.l2, k.l3
     chunk = CHUNK_BYTES // size
@@ -117,7 +119,7 @@ def block_sizes(k, m, n, depth, threads, batch, direct, on_the_fly):
         if splits > 1 and nr * wanted > batch * row_blocks * n:
             # too few columns to go round: the depth is shared instead
             share = -(-depth // splits)
-            each = -(-share // kc)  # depth blocks of a part
+            each = -(-share // kc)  # depth blocks of a split
             kc = up(-(-depth // (splits * each)), chunk)
             depth_blocks = -(-depth // kc)
             splits = -(-depth_blocks // each)
@@ -152,7 +154,7 @@ def choose_blocking(
     direct: bool = True,
     on_the_fly: int = NOT_ON_THE_FLY,
 ) -> Blocking:
-    """Block sizes for one product; `on_the_fly`: how its rhs may be packed block by block.
+    """Block sizes for one kind of call; `on_the_fly`: how its rhs may be packed on the fly.
 
     Examples
     --------

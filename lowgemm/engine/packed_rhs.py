@@ -146,10 +146,10 @@ def _pack(a: np.ndarray, kernel: Kernel) -> PackedRhs:
     flip, _ = packing.element_map(kernel, "rhs", a.dtype.kind)
     panel_bytes = packing.padded_depth_bytes(kernel, depth) * kernel.lanes
     routine = packing.pack_routine(kernel, "rhs")
-    for shared, index in enumerate(np.ndindex(a.shape[:-2])):
+    for number, index in enumerate(np.ndindex(a.shape[:-2])):
         m = a[index]
         routine.ctypes(
             m.ctypes.data, m.strides[1], m.strides[0], n, depth, flip,
-            w.panels_address + shared * w.rhs_bytes, panel_bytes, w.sums_address + shared * w.sums.strides[0],
+            w.panels_address + number * w.rhs_bytes, panel_bytes, w.sums_address + number * w.sums.strides[0],
         )  # fmt: skip
     return w

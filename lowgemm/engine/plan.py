@@ -1,4 +1,4 @@
-"""The plan of one kind of product: kernel, blocking, threads, output routines, as a record for `tiles.py`.
+"""The plan of one kind of call: kernel, blocking, threads, output routines, as a record for `tiles.py`.
 
 A plan knows shapes, strides and stages but no addresses and no zero points, so it serves every later call of
 the same kind, from any Python thread.
@@ -119,7 +119,7 @@ class Plan(NotCopied):
         self.fused = kernel.fuses_requantize and pipeline.fusable
 
         macs = items * m * n * depth
-        # a product of few rows reads its rhs for longer than it multiplies
+        # with few rows it takes longer to read the rhs than to multiply
         work = max(macs, threads.MACS_PER_BYTE * distinct_rhs * depth * n)
         #: Numba's and lowgemm's thread settings that this plan was made for; None: they play no part.
         self.made_for = threads.settings() if threads.worth_threads(num_threads, work) else None

@@ -79,8 +79,8 @@ def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
 def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     """Fill in what is decided of the plan `p`, whose asked fields are set, for the kernel of template `k`.
 
-    `lhs_signed` and `rhs_signed` are 1 for int8. `plain`: nothing is left to do to the int32 sums but to store them. `threads`: how many
-    there are at most. `in_order`: products with one rhs follow one another.
+    `lhs_signed` and `rhs_signed` are 1 for int8, 0 for uint8. `plain`: nothing is left to do to the int32 sums but to store them.
+    `threads`: how many there are at most. `in_order`: batch items with one rhs follow one another.
     """
     p.direct = 0
     if p.fused != 0 or (plain and p.out_col_stride == 4 and p.out_row_stride % 4 == 0):
@@ -122,7 +122,7 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     panel_depth = kc if on_the_fly else p.depth
     p.rhs_panel_bytes = up(panel_depth * k.element_bytes, CHUNK_BYTES) * k.lanes
     p.lhs_panel_bytes = up(kc * k.element_bytes, CHUNK_BYTES) * k.mr
-    # memory of a thread: lhs panels, row sums twice, row compensation, tile, and of a on_the_fly rhs its panels and sums
+    # memory of a thread: lhs panels, row sums twice, row compensation, tile, and panels and sums of an rhs block packed on the fly
     p.row_sums_at = mc // k.mr * p.lhs_panel_bytes
     p.row_compensation_at = p.row_sums_at + 8 * mc
     p.tile_at = up(p.row_compensation_at + 4 * mc, ALIGNMENT)
@@ -133,14 +133,14 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
         p.on_the_fly_at = end
         end = up(end + up(nc, k.lanes) * (p.rhs_panel_bytes // k.lanes + 4), ALIGNMENT)
     p.worker_bytes = end + ALIGNMENT
-    # memory of an rhs: compensation, factors, and of one that is not packed sums and panels
+    # memory of an rhs: compensation and factors, then sums and panels unless it came packed
     cols = up(p.n, k.lanes)
     p.col_bytes = up(4 * cols, ALIGNMENT)
     p.rhs_bytes = 0 if on_the_fly else up(cols // k.lanes * p.rhs_panel_bytes, ALIGNMENT)
     bytes_of_an_rhs = 2 * p.col_bytes if p.packed else 3 * p.col_bytes + p.rhs_bytes
-    # one thread that takes the products in order needs one rhs at a time; see `drivers.single`
+    # one thread that takes the batch items in order needs one rhs at a time; see `drivers.single`
     p.all_rhs_bytes = bytes_of_an_rhs if p.workers == 1 and in_order else bytes_of_an_rhs * p.distinct_rhs
-    # memory of a part of a shared depth: row sums and a tile
+    # memory of a split: row sums and a tile
     p.split_bytes = 0
     if splits > 1:
         p.split_bytes = up(4 * mc * (1 + up(nc, k.lanes)), ALIGNMENT)

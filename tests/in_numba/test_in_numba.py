@@ -21,7 +21,7 @@ import lowgemm
 from lowgemm import in_numba, kernels, reference
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.records import PLAN, plan_of
-from lowgemm.in_numba import planning, table
+from lowgemm.in_numba import linked, planning
 from lowgemm.jit.stamp import source_stamp
 
 if numba.config.DISABLE_JIT:
@@ -336,7 +336,7 @@ def test_user_function_from_disk_cache(tmp_path):
 
 def test_code_of_other_sources_is_compiled_again(tmp_path):
     with pytest.raises(OSError, match="other sources"):
-        table._ticket(source_stamp("in_numba") + 1)
+        linked._ticket(source_stamp("in_numba") + 1)
     # the same with a real cache: the second process claims to have other sources
     script = tmp_path / "program.py"
     other = "from lowgemm.in_numba import table; table.source_stamp = lambda *more: 7"
