@@ -144,8 +144,8 @@ def gemm(
                     graph[key] = (_add, group, overflow)
                     keys.append(key)
                 level += 1
-            mine = tuple(_stage_part(stage, row_at, col_at) for stage in stages)
-            graph[name, i, j] = (_finish, keys, overflow, _Stages(mine))
+            own_stages = tuple(_stage_part(stage, row_at, col_at) for stage in stages)
+            graph[name, i, j] = (_finish, keys, overflow, _Stages(own_stages))
     layers = HighLevelGraph.from_collections(name, graph, dependencies=[a] if whole else [a, b])
     return da.Array(layers, name, chunks=(rows, cols), dtype=dtype)
 

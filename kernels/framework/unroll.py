@@ -33,11 +33,11 @@ def _depth_loop(
     count: int,
     addresses,
     accs,
-    also=None,
+    extra=None,
 ) -> dict:
     """Emit ``for step in range(start, stop, count)`` over depth groups, `count` of them in each turn.
 
-    `also`, a function of (builder, step), emits what else each turn does.
+    `extra`, a function of (builder, step), emits what else each turn does.
     """
     fn = b.function
     lhs, rhs = addresses
@@ -59,11 +59,11 @@ def _depth_loop(
             row = k.row_products(b, [now[r, v] for v in range(nv)], left, right)
             following.update({(r, v): acc for v, acc in enumerate(row)})
         now = following
-    if also is not None:
-        also(b, step)
-    nxt = b.add(step, const(i64, count), flags=["nuw", "nsw"])
-    step.add_incoming(nxt, body)
-    b.cbranch(b.icmp_signed("<", nxt, stop), body, done)
+    if extra is not None:
+        extra(b, step)
+    next_index = b.add(step, const(i64, count), flags=["nuw", "nsw"])
+    step.add_incoming(next_index, body)
+    b.cbranch(b.icmp_signed("<", next_index, stop), body, done)
     b.position_at_end(done)
     final = {}
     for key, regs in accs.items():
@@ -139,16 +139,16 @@ class _Rows:
         head, tile, after = (
             fn.append_basic_block(f"{name}_{mr}x{self.nv}") for name in ("rows", "tile", "after")
         )
-        came = b.block
+        before_loop = b.block
         b.branch(head)
         b.position_at_end(head)
         row = b.phi(i64)
-        row.add_incoming(row_in, came)
+        row.add_incoming(row_in, before_loop)
         b.cbranch(b.icmp_signed("<=", b.add(row, const(i64, mr)), self.args["m"]), tile, after)
         b.position_at_end(tile)
         body(row)
-        nxt = b.add(row, const(i64, mr))
-        row.add_incoming(nxt, b.block)
+        next_index = b.add(row, const(i64, mr))
+        row.add_incoming(next_index, b.block)
         b.branch(head)
         b.position_at_end(after)
         return row
@@ -224,9 +224,9 @@ def emit_microkernel(k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value]) -> N
     fused = b.icmp_unsigned("!=", b.ptrtoint(args["requant"], i64), const(i64, 0))
     add_c = b.icmp_signed("!=", args["add_c"], const(i64, 0))
     for n in range(k.max_nv, 0, -1):
-        here, other = fn.append_basic_block(f"nv{n}"), fn.append_basic_block(f"not_nv{n}")
-        b.cbranch(b.icmp_signed("==", args["nv"], const(i64, n)), here, other)
-        b.position_at_end(here)
+        taken, not_taken = fn.append_basic_block(f"nv{n}"), fn.append_basic_block(f"not_nv{n}")
+        b.cbranch(b.icmp_signed("==", args["nv"], const(i64, n)), taken, not_taken)
+        b.position_at_end(taken)
         rows = _Rows(k, b, args, n)
         if deferred is not None:
             scaling, plain = fn.append_basic_block(f"bytes_nv{n}"), fn.append_basic_block(f"int32_nv{n}")
@@ -237,6 +237,6 @@ def emit_microkernel(k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value]) -> N
             b.position_at_end(plain)
         rows.int32(const(i64, 0), add_c)
         b.branch(end)
-        b.position_at_end(other)
+        b.position_at_end(not_taken)
     b.branch(end)
     b.position_at_end(end)

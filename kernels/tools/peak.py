@@ -69,12 +69,12 @@ def _emit_loop(k: Kernel, b: ir.IRBuilder, steps: ir.Value, source: ir.Value, si
     carried.add_incoming(left, body)
     if k.reloads_rhs:
         again.add_incoming(current[-1], body)
-    nxt = b.add(step, const(i64, 1))
-    step.add_incoming(nxt, body)
+    next_index = b.add(step, const(i64, 1))
+    step.add_incoming(next_index, body)
     for key, regs in phis.items():
         for p, a in zip(regs, accs[key], strict=True):
             p.add_incoming(a, body)
-    b.cbranch(b.icmp_signed("<", nxt, steps), body, done)
+    b.cbranch(b.icmp_signed("<", next_index, steps), body, done)
     b.position_at_end(done)
     total = None
     for regs in accs.values():

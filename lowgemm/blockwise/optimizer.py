@@ -305,17 +305,17 @@ def _plain_step(rule: str, p: np.ndarray, g: np.ndarray, state: TensorState, h: 
     blocksize, bad = state.blocksize, 0
     old = [s.copy() for s in state.decoded_flat()]
     for b, first in enumerate(range(0, p.size, blocksize)):
-        here = slice(first, first + blocksize)
-        new_p, new = reference_optimizers.update(rule, p[here], g[here], [s[here] for s in old], h)
+        block = slice(first, first + blocksize)
+        new_p, new = reference_optimizers.update(rule, p[block], g[block], [s[block] for s in old], h)
         if not all(np.isfinite(s).all() for s in (new_p, *new)):
             bad += 1
             continue
-        p[here] = new_p
+        p[block] = new_p
         for k, values in enumerate(new):
             if state.wide:
-                state.values[k][here] = values
+                state.values[k][block] = values
             else:
-                state.values[k][here], state.scales[k][b : b + 1] = reference.quantize(
+                state.values[k][block], state.scales[k][b : b + 1] = reference.quantize(
                     values, state.books[k].values, blocksize
                 )
     return bad

@@ -123,12 +123,12 @@ def step(job_address, scratch, task):
         finite = True
         for k in range(states):
             for i in range(count):
-                here = offset(scratch, k * stride + 4 * i * blocksize)
-                bits = largest_bits(here, min(blocksize, size - i * blocksize))
+                block_values = offset(scratch, k * stride + 4 * i * blocksize)
+                bits = largest_bits(block_values, min(blocksize, size - i * blocksize))
                 largest[k * group + i] = bits
                 finite = finite and bits < INFINITY_BITS
         for i in range(count):
-            at, here = i * blocksize, min(blocksize, size - i * blocksize)
+            at, length = i * blocksize, min(blocksize, size - i * blocksize)
             if not finite:  # rare
                 good = True
                 for k in range(states):
@@ -137,18 +137,18 @@ def step(job_address, scratch, task):
                     take_field(jobs, "bad", 1)
                     continue
             block_p, block_g = offset(span_p, 4 * at), offset(span_g, 4 * at)
-            steps = here // STEP
-            together = job.divides != 0 and not wide and here % STEP == 0 and steps <= STEPS
+            steps = length // STEP
+            together = job.divides != 0 and not wide and length % STEP == 0 and steps <= STEPS
             for k in range(states):
                 if not wide:
                     scale_bits[k] = largest[k * group + i]
                     inverses[k] = inverse_if_fast(scales[k], pointer_field(job.state[k], "book"))
                     together = together and inverses[k] != 0
-            copy_span(block_p, here, before_p)
+            copy_span(block_p, length, before_p)
             if together:
                 for k in range(states):
                     codes = offset(pointer_field(job.state[k], "values"), first + at)
-                    copy_bytes(codes, here, offset(before_codes, k * blocksize))
+                    copy_bytes(codes, length, offset(before_codes, k * blocksize))
                 # Part 1 waits for divisions and roots, coding for shuffles: 64 elements of each in turn
                 # overlap in the processor, and Adam's step takes 12 % less.
                 for s in range(steps):
@@ -170,11 +170,11 @@ def step(job_address, scratch, task):
                             1,
                             offset(masks, 8 * (k * STEPS + s)),
                         )
-                if largest_bits(block_p, here) >= INFINITY_BITS:
-                    copy_span(before_p, here, block_p)
+                if largest_bits(block_p, length) >= INFINITY_BITS:
+                    copy_span(before_p, length, block_p)
                     for k in range(states):
                         codes = offset(pointer_field(job.state[k], "values"), first + at)
-                        copy_bytes(offset(before_codes, k * blocksize), here, codes)
+                        copy_bytes(offset(before_codes, k * blocksize), length, codes)
                     take_field(jobs, "bad", 1)
                     continue
                 for k in range(states):
@@ -191,24 +191,24 @@ def step(job_address, scratch, task):
             call_address(
                 rule,
                 (
-                    1, here, as_address(block_p), as_address(block_g),
+                    1, length, as_address(block_p), as_address(block_g),
                     s1 + 4 * at, s2 + 4 * at, s3 + 4 * at, as_address(h),
                 ),
             )  # fmt: skip
-            if largest_bits(block_p, here) >= INFINITY_BITS:
-                copy_span(before_p, here, block_p)
+            if largest_bits(block_p, length) >= INFINITY_BITS:
+                copy_span(before_p, length, block_p)
                 take_field(jobs, "bad", 1)
                 continue
             for k in range(states):
                 if not wide:
                     put_scale(job, k, block + i, blocks, scales[k])
                 values = offset(scratch, k * stride + 4 * at)
-                store_state(job, k, wide, block + i, here, blocksize, scales[k], values)
+                store_state(job, k, wide, block + i, length, blocksize, scales[k], values)
 
 
 @njit(nogil=True, error_model="numpy")
 def copy_span(source, n, target):
-    """Copy n float32 values; a plain loop, which is four times as fast here as assigning a slice."""
+    """Copy n float32 values; a plain loop, which is four times as fast length as assigning a slice."""
     a, b = numba.carray(source, (n,), np.float32), numba.carray(target, (n,), np.float32)
     for i in range(n):
         b[i] = a[i]

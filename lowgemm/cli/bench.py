@@ -168,9 +168,9 @@ def _shape(shape: tuple[int, ...], kernel: kernels.Kernel, args: argparse.Namesp
                 continue
             notes[name] = _verdict(got, a, b, peers.ROUNDING.get(name))
             candidates[name] = call
-            mine = lowgemm.pack_rhs(b)
+            own = lowgemm.pack_rhs(b)
             stages = None if got.dtype == np.int32 else output
-            candidates[f"{name} | lowgemm"] = lambda a=a, w=mine, s=stages: lowgemm.gemm(
+            candidates[f"{name} | lowgemm"] = lambda a=a, w=own, s=stages: lowgemm.gemm(
                 a, w, output=s, num_threads=t
             )
     scaling = _scaling({FRESH: rhs, PACKED: packed}, lhs, t, args.seconds) if t > 1 else {}
@@ -223,11 +223,9 @@ def _peer_table(shapes: list[dict[str, Any]]) -> str:
             if name not in g:
                 rows.append([" x ".join(map(str, s["shape"])), name, "-", "-", "-", note])
                 continue
-            mine = g[f"{name} | lowgemm"]
-            ratio = f"{mine / g[name]:.2f}"
-            rows.append(
-                [" x ".join(map(str, s["shape"])), name, f"{g[name]:.1f}", f"{mine:.1f}", ratio, note]
-            )
+            own = g[f"{name} | lowgemm"]
+            ratio = f"{own / g[name]:.2f}"
+            rows.append([" x ".join(map(str, s["shape"])), name, f"{g[name]:.1f}", f"{own:.1f}", ratio, note])
     return table(["M x K x N", "peer", "GMAC/s", "lowgemm", "ratio", "numbers"], rows)
 
 

@@ -97,14 +97,16 @@ def scaled_product(
     ndarray
     """
     if a.ndim == 1:
-        more = scaled_product(
+        result = scaled_product(
             a[None], b, scales, points, make, factor=factor, start=start, num_threads=num_threads
         )
-        return more[..., 0, :] if len(b.shape) > 1 else more[..., 0]
+        return result[..., 0, :] if len(b.shape) > 1 else result[..., 0]
     if len(b.shape) == 1:
         b = b[:, None]
-        more = scaled_product(a, b, scales, points, make, factor=factor, start=start, num_threads=num_threads)
-        return more[..., 0]
+        result = scaled_product(
+            a, b, scales, points, make, factor=factor, start=start, num_threads=num_threads
+        )
+        return result[..., 0]
     left = _of_stack(float_argument(scales[0], "a_scale"), "a_scale", a.shape, -2)
     scale = (
         np.float32(factor) * left * _of_stack(float_argument(scales[1], "b_scale"), "b_scale", b.shape, -1)
@@ -115,10 +117,13 @@ def scaled_product(
     if min(matrix) > 1:
         raise ValueError("a_scale, b_scale: expected at most one of them per row or column")
 
-    def stages(one: np.ndarray) -> Any:
-        if one.size == 0:  # for a result without rows or columns
+    def stages(one_scale: np.ndarray) -> Any:
+        if one_scale.size == 0:  # for a result without rows or columns
             return make(np.ones((), np.float32), 1)
-        return make(one.reshape(-1) if one.size > 1 else one.reshape(()), 0 if one.shape[0] > 1 else 1)
+        return make(
+            one_scale.reshape(-1) if one_scale.size > 1 else one_scale.reshape(()),
+            0 if one_scale.shape[0] > 1 else 1,
+        )
 
     negative = scales[2] is not None and bool((scale < 0).any())
     if scale.size == max(matrix) and start is None and not negative:

@@ -71,7 +71,7 @@ def require_no_wrap(
     zero = np.asarray(lhs_zero, dtype=np.int64)
     rows = np.abs(lhs.astype(np.int64) - (zero[:, None] if zero.ndim == 1 else zero)).sum(axis=-1)
     if (rows > room // max(real_right, 1)).any():
-        more = "" if added is None else ", and what it is added to,"
+        also_added = "" if added is None else ", and what it is added to,"
         raise OverflowError(
-            f"lhs, rhs: a sum over depth {depth}{more} may pass the int32 range (overflow='wrap' gives it modulo 2**32)"
+            f"lhs, rhs: a sum over depth {depth}{also_added} may pass the int32 range (overflow='wrap' gives it modulo 2**32)"
         )

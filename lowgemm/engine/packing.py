@@ -79,10 +79,10 @@ def _make_pack(
         pad = flip if element_bytes == 1 else 0
         panels = (mn + width - 1) // width
         _clear(sums, panels * width)
-        at_a_time = DEPTH_ROWS if k_stride >= PAGE else depth
+        rows_at_once = DEPTH_ROWS if k_stride >= PAGE else depth
         first = p = 0  # the depth step and the panel that come next
         while first < depth and panels > 0:
-            rows = min(at_a_time, depth - first)
+            rows = min(rows_at_once, depth - first)
             valid = min(width, mn - p * width)
             start = offset(src, p * width * mn_stride + first * k_stride)
             panel = offset(dst, p * dst_stride + first // per_row * chunk_bytes)

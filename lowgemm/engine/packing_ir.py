@@ -118,7 +118,7 @@ def _emit_transpose(
     per_row = CHUNK_BYTES // k.element_bytes  # raw bytes of a chunk of a row
     n = CHUNK_BYTES // unit  # groups of a chunk
     quads = power_of_two(-(-width // n))
-    ety = ir.IntType(8 * unit)
+    element = ir.IntType(8 * unit)
     last = b.sub(a["valid"], const(i64, 1))
     rows = []
     for i in range(width):
@@ -137,7 +137,7 @@ def _emit_transpose(
         vectors = []
         for i in range(quads * n):
             raw = load(b, vec(i8, chunks * per_row), at(b, rows[min(i, width - 1)], src_off))
-            vectors.append(b.bitcast(_convert(k, b, raw, a["flip"], a["bias"]), vec(ety, chunks * n)))
+            vectors.append(b.bitcast(_convert(k, b, raw, a["flip"], a["bias"]), vec(element, chunks * n)))
         if chunks < quads:  # all rows' lanes in one register instead: `chunks` is 1
             vectors = [_concat(b, vectors[j::n]) for j in range(n)]
         for bit in _bits(n):
@@ -226,9 +226,9 @@ _INTERLEAVE_ARGS = ("src", "stride", "steps", "flip", "dst", "dst_stride", "sums
 
 
 def _unpack(
-    context: Any, b: ir.IRBuilder, names: tuple[str, ...], ty: Any, tup: ir.Value
+    context: Any, b: ir.IRBuilder, names: tuple[str, ...], ty: Any, values: ir.Value
 ) -> dict[str, ir.Value]:
-    a = dict(zip(names, unpack_words(context, b, ty, tup), strict=True))
+    a = dict(zip(names, unpack_words(context, b, ty, values), strict=True))
     a["bias"] = b.trunc(a["flip"], i16)
     a["flip"] = b.trunc(a["flip"], i8)
     return a

@@ -213,6 +213,6 @@ def _each(function: Any, a: np.ndarray, integer_bits: np.ndarray) -> np.ndarray:
     a, integer_bits = np.broadcast_to(a, shape), np.broadcast_to(integer_bits, shape)
     y = np.empty(a.shape, dtype=np.int64)
     for count in np.unique(integer_bits):
-        here = integer_bits == count
-        y[here] = function(a[here], int(count), bits_of(a))
+        chosen = integer_bits == count
+        y[chosen] = function(a[chosen], int(count), bits_of(a))
     return y

@@ -72,9 +72,9 @@ class QuantizedConv2d(Weighted):
         padding: Any = 0,
         dilation: Any = 1,
         groups: int = 1,
-        **more: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(weight, bias, input_qparams, weight_qparams, output_qparams, **more)
+        super().__init__(weight, bias, input_qparams, weight_qparams, output_qparams, **options)
         self.stride, self.dilation = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
         self.padding = four(padding, "padding")
         self.groups = integer(groups, "groups", 1)
@@ -116,8 +116,8 @@ class QuantizedConv2d(Weighted):
         """Weights of each group, with as many rows as `routines.patches` writes columns."""
         flat = self.weight.reshape(-1, self.outputs)
         if not self.in_place:  # what a patch holds behind its end meets weights that stand for 0
-            more = np.broadcast_to(self.weight_zero, (self.row_bytes - len(flat), self.outputs))
-            flat = np.concatenate([flat, more.astype(flat.dtype)])
+            zeros = np.broadcast_to(self.weight_zero, (self.row_bytes - len(flat), self.outputs))
+            flat = np.concatenate([flat, zeros.astype(flat.dtype)])
         return [pack_rhs(flat[:, part]) for part in self.filters.parts]
 
     def _zeros(self, group: int) -> tuple[int, int | np.ndarray]:

@@ -130,7 +130,7 @@ class _Converter:
                 weight_p = higher
                 bias = self.corrected(layer, weight_p, sums, got, p)
         result = None if last and o["float_output"] else self.range_of(outputs)
-        more = layer.options if isinstance(layer, fl.Conv2d) else {}
+        options = layer.options if isinstance(layer, fl.Conv2d) else {}
         cls = QuantizedConv2d if isinstance(layer, fl.Conv2d) else QuantizedLinear
         made = cls.from_float(
             layer.weight,
@@ -140,7 +140,7 @@ class _Converter:
             result,
             activation=layer.activation,
             rounding=o["rounding"],
-            **more,
+            **options,
         )
         made.scale_raised = made.weight_qparams.scale / chosen
         return made, outputs

@@ -133,9 +133,12 @@ class Conv2d:
         per_group = outputs // self.groups
         parts = []
         for g in range(self.groups):
-            channels, mine = slice(g * depth, (g + 1) * depth), slice(g * per_group, (g + 1) * per_group)
+            channels, group_outputs = (
+                slice(g * depth, (g + 1) * depth),
+                slice(g * per_group, (g + 1) * per_group),
+            )
             patches = np.concatenate([t[..., channels] for t in taps], axis=-1)
-            parts.append(patches.reshape(-1, kh * kw * depth) @ w[..., mine].reshape(-1, per_group))
+            parts.append(patches.reshape(-1, kh * kw * depth) @ w[..., group_outputs].reshape(-1, per_group))
         return np.concatenate(parts, axis=-1).reshape(x.shape[0], oh, ow, outputs) + self.bias
 
     def __call__(self, x: np.ndarray) -> np.ndarray:

@@ -51,9 +51,9 @@ class QuantizedLinear(Weighted):
         input_qparams: QParams,
         weight_qparams: QParams,
         output_qparams: QParams | None = None,
-        **more: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(weight, bias, input_qparams, weight_qparams, output_qparams, **more)
+        super().__init__(weight, bias, input_qparams, weight_qparams, output_qparams, **options)
         self.packed = packed(self.weight)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:

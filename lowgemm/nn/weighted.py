@@ -101,7 +101,13 @@ class Weighted(Layer):
 
     @classmethod
     def from_float(
-        cls, weight: Any, bias: Any, input_qparams: QParams, weight_qparams: QParams, *args: Any, **more: Any
+        cls,
+        weight: Any,
+        bias: Any,
+        input_qparams: QParams,
+        weight_qparams: QParams,
+        *args: Any,
+        **options: Any,
     ) -> Any:
         """Layer of real weights and a real bias; the other parameters as for the class.
 
@@ -126,7 +132,9 @@ class Weighted(Layer):
         if bias is not None:
             scale = input_qparams.scale * weight_qparams.scale
             layer_bias = quantize(bias, QParams(scale, 0, "int32", -1 if scale.ndim else None))
-        made = cls(quantize(weight, weight_qparams), layer_bias, input_qparams, weight_qparams, *args, **more)
+        made = cls(
+            quantize(weight, weight_qparams), layer_bias, input_qparams, weight_qparams, *args, **options
+        )
         made.scale_raised = raised
         return made
 

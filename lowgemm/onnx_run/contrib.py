@@ -225,12 +225,12 @@ def matmul_integer_16(state: State, a, b) -> np.ndarray:
         return matmul_integer_16(state, a[None], b)[..., 0, :]
     (a_high, a_low), (b_high, b_low) = _halves(a), _halves(b)
     sums = gemm(a_high, b_high, num_threads=state.num_threads)
-    more = {"out": sums, "accumulate": True, "num_threads": state.num_threads}
+    adding = {"out": sums, "accumulate": True, "num_threads": state.num_threads}
     sums <<= 8
-    gemm(a_high, b_low, **more)
-    gemm(a_low, b_high, **more)
+    gemm(a_high, b_low, **adding)
+    gemm(a_low, b_high, **adding)
     sums <<= 8
-    gemm(a_low, b_low, **more)
+    gemm(a_low, b_low, **adding)
     return sums.view(np.uint32) if a.dtype == b.dtype == np.uint16 else sums
 
 

@@ -270,7 +270,7 @@ def qlinear_conv(
 
     def stages(part: slice) -> Any:
         own = scale[part] if scale.ndim else scale
-        more = None if bias is None else bias[part]
-        return pipeline(own, zero, dtype, rounding, bias=more)
+        part_bias = None if bias is None else bias[part]
+        return pipeline(own, zero, dtype, rounding, bias=part_bias)
 
     return _convolve(checked, stages, dtype, num_threads)

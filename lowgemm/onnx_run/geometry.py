@@ -35,8 +35,8 @@ class Geometry:
     def with_height(self) -> Geometry:
         """The same with a spatial axis of size 1 in front."""
         ones, zeros = ("size", "kernel", "strides", "dilations", "out"), ("begin", "end")
-        more = {name: (1, *getattr(self, name)) for name in ones}
-        return replace(self, **more, **{name: (0, *getattr(self, name)) for name in zeros})
+        of_ones = {name: (1, *getattr(self, name)) for name in ones}
+        return replace(self, **of_ones, **{name: (0, *getattr(self, name)) for name in zeros})
 
 
 def _per_axis(value: Any, name: str, axes: int, default: int, low: int) -> tuple[int, ...]:

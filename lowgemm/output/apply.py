@@ -10,26 +10,31 @@ TILE_ROWS, TILE_COLS = 16, 256
 
 
 @routine("pnpnnnnpnnp")
-def apply(stages, count, acc, acc_rs, acc_cs, m, n, out, out_rs, out_cs, tile):
+def apply(
+    stages, count, acc, acc_row_stride, acc_col_stride, m, n, out, out_row_stride, out_col_stride, tile
+):
     """Put an m x n matrix of int32 through `count` stages, whose table (routine, parameters, ...) is at `stages`."""
     for row in range(0, m, TILE_ROWS):
         rows = min(TILE_ROWS, m - row)
         for col in range(0, n, TILE_COLS):
             cols = min(TILE_COLS, n - col)
             for r in range(rows):
-                line, source = offset(tile, 4 * r * TILE_COLS), offset(acc, (row + r) * acc_rs + col * acc_cs)
-                if acc_cs == 4:
+                line, source = (
+                    offset(tile, 4 * r * TILE_COLS),
+                    offset(acc, (row + r) * acc_row_stride + col * acc_col_stride),
+                )
+                if acc_col_stride == 4:
                     for c in range(cols):
                         store_32(line, c, load_i32(source, c))
                 else:
                     for c in range(cols):
-                        store_32(line, c, load_i32(offset(source, c * acc_cs), 0))
-            to = as_address(offset(out, row * out_rs + col * out_cs))
+                        store_32(line, c, load_i32(offset(source, c * acc_col_stride), 0))
+            to = as_address(offset(out, row * out_row_stride + col * out_col_stride))
             for i in range(count):
                 call_address(
                     load_i64(stages, 2 * i),
                     (
                         as_address(tile), TILE_COLS, rows, cols, row, col, load_i64(stages, 2 * i + 1), 0, 0, 0, 0,
-                        to, out_rs, out_cs,
+                        to, out_row_stride, out_col_stride,
                     ),
                 )  # fmt: skip

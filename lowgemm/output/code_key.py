@@ -48,9 +48,9 @@ def _code(code: types.CodeType) -> Hashable:
     constants = tuple(
         _code(c) if isinstance(c, types.CodeType) else _value(c, frozenset(), ()) for c in code.co_consts
     )
-    more = getattr(code, "co_exceptiontable", b"")
+    exception_table = getattr(code, "co_exceptiontable", b"")
     return (
-        code.co_code, more, constants, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars,
+        code.co_code, exception_table, constants, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars,
         code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags,
     )  # fmt: skip
 
@@ -112,8 +112,8 @@ _ARITHMETIC = frozenset(
 )
 
 
-def disk_key(code: Any, *more: Any) -> str | None:
-    """What `code_key` gave, and more, as text that is the same in every process; None if there is none.
+def disk_key(code: Any, *also: Any) -> str | None:
+    """What `code_key` gave, and `also`, as text that is the same in every process; None if there is none.
 
     Only plain values count: numbers, text, tuples of them, and functions of `math`, NumPy and Python's arithmetic, by
     their names and NumPy's version. An array or another function is not plain: it would be a constant of the compiled code, which
@@ -129,7 +129,7 @@ def disk_key(code: Any, *more: Any) -> str | None:
     True
     """
     try:
-        text = f"{np.__version__} {_text(code[1:])} {_text(more)}" if type(code) is tuple else _text(code)
+        text = f"{np.__version__} {_text(code[1:])} {_text(also)}" if type(code) is tuple else _text(code)
         return hashlib.sha256(text.encode()).hexdigest()
     except _NotPlainError:
         return None

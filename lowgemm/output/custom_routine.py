@@ -58,10 +58,10 @@ def _options(function: Any) -> tuple[tuple[Any, ...] | None, dict[str, Any]]:
     return signatures, options
 
 
-def checked(function: Any, **more: bool) -> Any:
+def checked(function: Any, **extra: bool) -> Any:
     """The function to be compiled anew, so that an index out of range is an exception and not a read of other memory."""
     signatures, options = _options(function)
-    return numba.jit(signatures and list(signatures), **options, **more)(python_function(function))
+    return numba.jit(signatures and list(signatures), **options, **extra)(python_function(function))
 
 
 class CustomRoutine(NotCopied):

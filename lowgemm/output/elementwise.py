@@ -44,7 +44,22 @@ def tile_loop(read: Any, pick: Any, make: Any, by_channel: bool) -> Any:
         Whether the values differ by channel.
     """
 
-    def loop(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
+    def loop(
+        tile,
+        ld,
+        rows,
+        cols,
+        row,
+        col,
+        params,
+        row_sums,
+        col_factors,
+        lhs_zeros,
+        rhs_zeros,
+        out,
+        out_row_stride,
+        out_col_stride,
+    ):
         if load_i64(params, STOPPED) != 0:
             return
         row_step, col_step = load_i64(params, ROW_STEP), load_i64(params, COL_STEP)

@@ -27,7 +27,7 @@ WIDTH = 16
 
 def _emit(bits: int, by_row: bool, b: ir.IRBuilder, a: dict[str, ir.Value]) -> None:
     """Emit: for every 16 columns, for every row: load, scale, clamp, store."""
-    bcast = {name: splat(b, b.trunc(a[name], i32), WIDTH) for name in ("lo", "hi")}
+    bounds = {name: splat(b, b.trunc(a[name], i32), WIDTH) for name in ("lo", "hi")}
     size = bits // 8
     vector = vec(i32, WIDTH)
     steps = b.sdiv(b.add(a["cols"], const(i64, WIDTH - 1)), const(i64, WIDTH))
@@ -51,8 +51,8 @@ def _emit(bits: int, by_row: bool, b: ir.IRBuilder, a: dict[str, ir.Value]) -> N
                 )
             place = b.mul(b.add(b.mul(row, a["ld"]), col), const(i64, 4))
             x = load(b, vector, at(b, a["tile"], place), 4)
-            result = requantized(b, x, constants, bcast["lo"], bcast["hi"], bits)
-            target = at(b, a["out"], b.add(b.mul(row, a["out_rs"]), b.mul(col, const(i64, size))))
+            result = requantized(b, x, constants, bounds["lo"], bounds["hi"], bits)
+            target = at(b, a["out"], b.add(b.mul(row, a["out_row_stride"]), b.mul(col, const(i64, size))))
             with b.if_else(whole, likely=True) as (full, edge):
                 with full:
                     store(b, result, target, size)
@@ -62,7 +62,7 @@ def _emit(bits: int, by_row: bool, b: ir.IRBuilder, a: dict[str, ir.Value]) -> N
                     call_intrinsic(b, name, ir.VoidType(), [result, pointer, const(i32, size), mask])
 
 
-NAMES = ("tile", "ld", "rows", "cols", "multipliers", "rights", "after", "lo", "hi", "out", "out_rs")
+NAMES = ("tile", "ld", "rows", "cols", "multipliers", "rights", "after", "lo", "hi", "out", "out_row_stride")
 
 
 @intrinsic(prefer_literal=True)
@@ -86,7 +86,20 @@ _read = reader(SCALE_AND_STORE)
 
 def _make(bits: int, by_row: int) -> TileRoutine:
     def scale_and_store(
-        tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs
+        tile,
+        ld,
+        rows,
+        cols,
+        row,
+        col,
+        params,
+        row_sums,
+        col_factors,
+        lhs_zeros,
+        rhs_zeros,
+        out,
+        out_row_stride,
+        out_col_stride,
     ):
         multiplier, right, after, low, high = _read(params)
         first = 4 * (row if by_row else col)
@@ -101,7 +114,7 @@ def _make(bits: int, by_row: int) -> TileRoutine:
             low,
             high,
             out,
-            out_rs,
+            out_row_stride,
         )
         requantize_rows(bits, by_row, args)
 

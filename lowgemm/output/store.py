@@ -12,37 +12,82 @@ _read = reader(STORE)
 
 
 @tile_routine(STORE)
-def store32(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
+def store32(
+    tile,
+    ld,
+    rows,
+    cols,
+    row,
+    col,
+    params,
+    row_sums,
+    col_factors,
+    lhs_zeros,
+    rhs_zeros,
+    out,
+    out_row_stride,
+    out_col_stride,
+):
     """Store, or add to what is there."""
     accumulate = _read(params)[2]
     for r in range(rows):
-        line, to = offset(tile, 4 * r * ld), offset(out, r * out_rs)
+        line, to = offset(tile, 4 * r * ld), offset(out, r * out_row_stride)
         for c in range(cols):
-            x, place = load_i32(line, c), offset(to, c * out_cs)
+            x, place = load_i32(line, c), offset(to, c * out_col_stride)
             if accumulate:
                 x += load_i32(place, 0)
             store_32(place, 0, x)
 
 
 @tile_routine(STORE)
-def store16(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
+def store16(
+    tile,
+    ld,
+    rows,
+    cols,
+    row,
+    col,
+    params,
+    row_sums,
+    col_factors,
+    lhs_zeros,
+    rhs_zeros,
+    out,
+    out_row_stride,
+    out_col_stride,
+):
     """Clamp and store 16 bits."""
     low, high, _ = _read(params)
     for r in range(rows):
-        line, to = offset(tile, 4 * r * ld), offset(out, r * out_rs)
+        line, to = offset(tile, 4 * r * ld), offset(out, r * out_row_stride)
         for c in range(cols):
-            store_16(offset(to, c * out_cs), 0, min(max(load_i32(line, c), low), high))
+            store_16(offset(to, c * out_col_stride), 0, min(max(load_i32(line, c), low), high))
 
 
 @tile_routine(STORE)
-def store8(tile, ld, rows, cols, row, col, params, row_sums, col_factors, lzs, rzs, out, out_rs, out_cs):
+def store8(
+    tile,
+    ld,
+    rows,
+    cols,
+    row,
+    col,
+    params,
+    row_sums,
+    col_factors,
+    lhs_zeros,
+    rhs_zeros,
+    out,
+    out_row_stride,
+    out_col_stride,
+):
     """Clamp and store 8 bits."""
     low, high, _ = _read(params)
     for r in range(rows):
-        line, to = offset(tile, 4 * r * ld), offset(out, r * out_rs)
-        if out_cs == 1:
+        line, to = offset(tile, 4 * r * ld), offset(out, r * out_row_stride)
+        if out_col_stride == 1:
             for c in range(cols):
                 store_8(to, c, min(max(load_i32(line, c), low), high))
         else:
             for c in range(cols):
-                store_8(to, c * out_cs, min(max(load_i32(line, c), low), high))
+                store_8(to, c * out_col_stride, min(max(load_i32(line, c), low), high))

@@ -104,21 +104,21 @@ class Histogram:
 
     def _add(self, counts: np.ndarray, first: int, exponent: int) -> None:
         """Add counts of bins that are as wide or narrower."""
-        there = np.flatnonzero(counts)
-        index = ((there + first) >> min(self.exponent - exponent, 62)) - self.first
-        np.add.at(self.counts, index, counts[there])
+        used = np.flatnonzero(counts)
+        index = ((used + first) >> min(self.exponent - exponent, 62)) - self.first
+        np.add.at(self.counts, index, counts[used])
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
         """Middles of the bins in use, and how many values each has (without the exact zeros), both float64."""
-        there = np.flatnonzero(self.counts)
-        return (there + self.first + 0.5) * self.width, self.counts[there].astype(np.float64)
+        used = np.flatnonzero(self.counts)
+        return (used + self.first + 0.5) * self.width, self.counts[used].astype(np.float64)
 
     def quantile(self, fraction: float, magnitude: bool = False) -> float:
         """Value (or absolute value) that a fraction (0 to 1) of all are below; off by a bin's width at most."""
         first, counts = self.first, self.counts
         if magnitude:
-            there = np.arange(first, first + counts.size)
-            counts = np.bincount(np.maximum(there, -there - 1), counts).astype(np.int64)
+            used = np.arange(first, first + counts.size)
+            counts = np.bincount(np.maximum(used, -used - 1), counts).astype(np.int64)
             first = 0
         edges = np.arange(first, first + counts.size + 1) * self.width
         edges = np.insert(edges, -first, 0.0)  # a bin without width for the exact zeros

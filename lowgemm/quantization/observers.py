@@ -156,8 +156,8 @@ class HistogramObserver(Observer):
             histogram.observe(row)
 
     def _merge(self, other: HistogramObserver) -> None:
-        for histogram, more in zip(self._all(), other.histograms, strict=True):
-            histogram.merge(more)
+        for histogram, counted in zip(self._all(), other.histograms, strict=True):
+            histogram.merge(counted)
 
     def _range(self) -> tuple[np.ndarray, np.ndarray]:
         pairs = [self._range_of(h) if h.total else (np.inf, -np.inf) for h in self.histograms]

@@ -64,12 +64,12 @@ def _squared_error_of_each(places, counts, width, scale, zero_point, qmin, qmax,
             elif x - width / 2 >= high:
                 total += counts[b] * (x - high) ** 2
             else:
-                here = 0.0
+                bin_error = 0.0
                 for j in range(parts):
                     v = x + ((j + 0.5) / parts - 0.5) * width
                     q = min(max(np.rint(v / s) + z, float(qmin)), float(qmax))
-                    here += (v - s * (q - z)) ** 2
-                total += here * counts[b] / parts
+                    bin_error += (v - s * (q - z)) ** 2
+                total += bin_error * counts[b] / parts
         out[k] = total
 
 

@@ -339,7 +339,7 @@ def test_code_of_other_sources_is_compiled_again(tmp_path):
         linked._ticket(source_stamp("in_numba") + 1)
     # the same with a real cache: the second process claims to have other sources
     script = tmp_path / "program.py"
-    other = "from lowgemm.in_numba import table; table.source_stamp = lambda *more: 7"
+    other = "from lowgemm.in_numba import linked; linked.source_stamp = lambda *more: 7"
     # the engine's own pieces from the session's cache, where there is one; the script's are found by its path
     env = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), **os.environ}
     hits = []

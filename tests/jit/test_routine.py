@@ -280,8 +280,8 @@ def test_every_integer_width_on_aarch64(tmp_path):
 
 #: The tile loop under emulation: the plan's addresses are entered, and one product is computed.
 PRODUCT = """
-void single(void *p, int64_t lhs, int64_t rhs, int64_t sums, int64_t out, int64_t space, int64_t lz, int64_t rz,
-            int64_t lzs, int64_t rzs);
+void single(void *p, int64_t lhs, int64_t rhs, int64_t sums, int64_t out, int64_t space, int64_t lhs_zero, int64_t rhs_zero,
+            int64_t lhs_zeros, int64_t rhs_zeros);
 void microkernel(void); void pack_lhs(void); void pack_rhs(void); void col_compensation(void); void row_compensation(void);
 void store32(void);
 static void *get(FILE *f, int64_t n) {
