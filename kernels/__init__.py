@@ -194,6 +194,7 @@ def _make(kernel_id: int, key: int) -> Routine:
         requant,
         col,
     ):
+        """The arguments are described in `framework/kernel.py`."""
         microkernel_body(
             kernel_id,
             (

@@ -8,7 +8,7 @@ import sys
 from lowgemm.kernels import all_kernels, by_name, missing_features
 from lowgemm.kernels.framework.kernel import Kernel
 from lowgemm.kernels.tools import cross, limits, verify
-from lowgemm.kernels.tools.timing import interleave, table
+from lowgemm.kernels.tools.timing import interleave, text_table
 
 
 def _list() -> int:
@@ -20,7 +20,7 @@ def _list() -> int:
             [k.name, f"{k.mr} x {k.nr}", tiles, str(k.kr), f"{k.lhs_type} x {k.rhs_type}",
              " ".join(k.features) or "-", "yes" if not missing else f"lacks {' '.join(missing)}"]
         )  # fmt: skip
-    print(table(["kernel", "tile", "row tiles", "kr", "packed", "features", "runs here"], rows))
+    print(text_table(["kernel", "tile", "row tiles", "kr", "packed", "features", "runs here"], rows))
     return 0
 
 
@@ -74,7 +74,7 @@ def _bench() -> int:
                 rows.append(
                     [kernel.name, f"{mr} x {nv * kernel.lanes}", f"{macs / times[str(nv)] / 1e9:.1f}"]
                 )
-    print(table(["kernel", "tile", "GMAC/s"], rows))
+    print(text_table(["kernel", "tile", "GMAC/s"], rows))
     return 0
 
 

@@ -27,13 +27,13 @@ class Deferred:
         self.k, self.params = k, params
         self.mr, self.size = k.row_tiles[0], 4 * k.lanes
         self.sums = self._buffer(b, self.mr * k.max_nv)
-        self.table = self._buffer(b, _CONSTANTS * k.max_nv)
+        self.constants = self._buffer(b, _CONSTANTS * k.max_nv)
 
-    def _buffer(self, b: ir.IRBuilder, vectors: int) -> ir.Value:
+    def _buffer(self, b: ir.IRBuilder, registers: int) -> ir.Value:
         with b.goto_entry_block():  # not `cgutils.alloca_once`, which clears it: 60 cycles a call
-            slot = b.alloca(ir.ArrayType(i8, vectors * self.size))
-        slot.align = self.size
-        return b.bitcast(slot, i8.as_pointer())
+            buffer = b.alloca(ir.ArrayType(i8, registers * self.size))
+        buffer.align = self.size
+        return b.bitcast(buffer, i8.as_pointer())
 
     def prepare(self, b: ir.IRBuilder, nv: int, col: ir.Value) -> None:
         """Emit: the constants of `nv` panels from column `col` on, to memory; registers are for sums."""
@@ -46,7 +46,7 @@ class Deferred:
             multiplier, right = (load(b, vector, at(b, p, first), 4) for p in pointers)
             (even, odd), roundings, shift = requantize_constants(b, multiplier, right, words[2])
             for i, x in enumerate((even, odd, *roundings, shift, *bounds)):
-                store(b, x, at(b, self.table, (_CONSTANTS * v + i) * self.size), self.size)
+                store(b, x, at(b, self.constants, (_CONSTANTS * v + i) * self.size), self.size)
 
     def keep(self, b: ir.IRBuilder, values: dict[tuple[int, int], ir.Value]) -> None:
         """Emit: store a finished tile's sums, one panel after the other."""
@@ -56,9 +56,9 @@ class Deferred:
     def _constants(self, b: ir.IRBuilder, v: ir.Value) -> tuple:
         """Emit: load what `requantized` takes for panel `v`."""
         half, vector = vec(i64, self.k.lanes // 2), vec(i32, self.k.lanes)
-        table = at(b, self.table, b.mul(v, const(i64, _CONSTANTS * self.size)))
-        even, odd, *roundings = (load(b, half, at(b, table, i * self.size), self.size) for i in range(4))
-        shift, low, high = (load(b, vector, at(b, table, i * self.size), self.size) for i in (4, 5, 6))
+        first = at(b, self.constants, b.mul(v, const(i64, _CONSTANTS * self.size)))
+        even, odd, *roundings = (load(b, half, at(b, first, i * self.size), self.size) for i in range(4))
+        shift, low, high = (load(b, vector, at(b, first, i * self.size), self.size) for i in (4, 5, 6))
         # says that these are 32-bit numbers, or LLVM would take the full 64-bit product
         word = const(half, 32)
         multipliers = [b.ashr(b.shl(m, word), word) for m in (even, odd)]

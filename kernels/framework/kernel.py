@@ -12,6 +12,14 @@ compensation for flipped signs, so that a plain int32 product is stored once and
 not null (only for kernels with `fuses_requantize`), the sums are scaled, clamped and stored as bytes instead, by the
 parameters of the output routine `requantize_store8`, and `ldc` counts bytes; `col` is the column of c[0, 0] in them.
 
+Its arguments, in this order (`ARGUMENTS`):
+
+* `m`, `nv`: rows, and rhs panels side by side. `groups`: depth groups.
+* `lhs`, `rhs`: pointers to the first packed panel, 64-byte aligned. `lhs_stride`, `rhs_stride`: bytes from one panel to the next.
+* `c`: pointer to c[0, 0]. `ldc`: elements from one row of c to the next (bytes with `requant`).
+* `row_compensation`, `col_compensation`: pointers to one int32 for each row, and for each column.
+* `add_c`: 1 or 0. `requant`: null, or pointer to the record of `requantize_store8`. `col`: see above.
+
 The packed panels (one group is `kr` consecutive depth steps, here 4):
 
     lhs: panel of `mr` rows                          rhs: panel of `lanes` columns

@@ -98,13 +98,13 @@ def _tile(k: Kernel, b: ir.IRBuilder, mr: int, nv: int, groups, lhs, rhs, rhs_st
 
 
 def _sums(k: Kernel, b: ir.IRBuilder, mr: int, accs, cols, rows) -> dict:
-    """Emit: a tile's sums with the terms added, by (row, panel)."""
+    """Emit: a tile's sums with the compensation added, by (row, panel)."""
     values = {}
     for (head, v), acc in accs.items():
         for r, x in enumerate(k.finalize(b, acc), head):
             if r < mr:  # a register of several rows may reach past an odd last one
-                term = splat(b, load(b, i32, at(b, rows, 4 * r), 4), k.lanes)
-                values[r, v] = b.add(x, b.add(term, cols[v]))
+                of_row = splat(b, load(b, i32, at(b, rows, 4 * r), 4), k.lanes)
+                values[r, v] = b.add(x, b.add(of_row, cols[v]))
     return values
 
 

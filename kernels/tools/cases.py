@@ -1,4 +1,4 @@
-"""Test vectors for a microkernel's contract, on packed panels, with the answer by definition."""
+"""Test cases for a microkernel's contract, on packed panels, with the answer by definition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STORED = {"u8": np.uint8, "s8": np.int8, "s16": np.int16}
 
 @dataclass(frozen=True)
 class Case:
-    """One call of a microkernel: sizes, packed panels, terms, what `c` holds before, and the right `c` after."""
+    """One call of a microkernel: sizes, packed panels, compensation, what `c` holds before, and the right `c` after."""
 
     m: int
     nv: int
@@ -43,7 +43,7 @@ def _elements(kernel: Kernel, side: str, rng: np.random.Generator, shape: tuple[
 
 
 def cases(kernel: Kernel, seed: int = 0, count: int = 60) -> Iterator[Case]:
-    """Calls over every tile height and width, depths from 0, with extreme values and wrapping terms."""
+    """Calls over every tile height and width, depths from 0, with extreme values and compensation that wraps."""
     rng = np.random.default_rng(seed)
     for i in range(count):
         m = 1 + i % (2 * kernel.mr + 3)

@@ -50,13 +50,14 @@ def microkernel_call(
     for a in (lhs, rhs):
         a[:] = rng.integers(0, 128, a.size, dtype=np.uint8)
     c = aligned_empty(4 * m * nr)
-    terms = np.zeros(max(m, nr), dtype=np.int32)
+    compensation = np.zeros(max(m, nr), dtype=np.int32)
     args = (
         m, nv, packing.groups(kernel, depth), lhs.ctypes.data, kernel.mr * row_bytes,
-        rhs.ctypes.data, kernel.lanes * row_bytes, c.ctypes.data, nr, terms.ctypes.data, terms.ctypes.data, 0, 0, 0,
+        rhs.ctypes.data, kernel.lanes * row_bytes, c.ctypes.data, nr,
+        compensation.ctypes.data, compensation.ctypes.data, 0, 0, 0,
     )  # fmt: skip
     address = kernels.microkernel(kernel).address
-    keep = (lhs, rhs, c, terms)
+    keep = (lhs, rhs, c, compensation)
 
     def call() -> None:
         peak.repeat(address, times, args)
@@ -67,6 +68,7 @@ def microkernel_call(
 
 @numba.njit(nogil=True, fastmath=True)
 def _sum(a: np.ndarray) -> int:
+    """Sum of an int64 vector."""
     total = np.int64(0)
     for i in range(a.size):
         total += a[i]

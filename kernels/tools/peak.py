@@ -97,6 +97,7 @@ def module_ir(kernel: Kernel, triple: str) -> str:
 
 @intrinsic(prefer_literal=True)
 def _loop_body(typingctx, kernel_id, args):
+    """Body of `register_loop` for kernel number `kernel_id` (a constant); `args` is a tuple of its three arguments."""
     kernel = by_id(kernel_id.literal_value)
 
     def codegen(context, builder, signature, values):
@@ -109,6 +110,7 @@ def _loop_body(typingctx, kernel_id, args):
 def _make(kernel_id: int, key: int) -> Routine:
     @routine("npp", key)
     def loop(steps, source, sink):
+        """`source` points to 1024 bytes of operands, `sink` to memory for one register."""
         _loop_body(kernel_id, (steps, source, sink))
 
     return loop
@@ -135,6 +137,6 @@ def macs_per_step(kernel: Kernel) -> int:
 
 @numba.njit(nogil=True)
 def repeat(address, times, args):
-    """Call a C routine `times` times."""
+    """Call the C routine at an address `times` times; `args` is a tuple of its arguments, integers or pointers."""
     for _ in range(times):
         call_address(address, args)

@@ -1,7 +1,7 @@
 """Check a microkernel against its contract: natively, or for Arm under user-mode emulation.
 
-Natively the compiled kernel is called on the test vectors of `cases.py`. For ``aarch64`` it is cross-compiled to
-an object file, linked with the small C program below, and run by ``qemu-aarch64`` on the same vectors (Debian:
+Natively the compiled kernel is called on the test cases of `cases.py`. For ``aarch64`` it is cross-compiled to
+an object file, linked with the small C program below, and run by ``qemu-aarch64`` on the same cases (Debian:
 packages ``gcc-aarch64-linux-gnu``, ``libc6-dev-arm64-cross`` and ``qemu-user``).
 """
 

@@ -208,7 +208,7 @@ def step(job_address, scratch, task):
 
 @njit(nogil=True, error_model="numpy")
 def copy_span(source, n, target):
-    """Copy n float32 values; a plain loop, which is four times as fast length as assigning a slice."""
+    """Copy n float32 values; a plain loop, which is four times as fast as assigning a slice."""
     a, b = numba.carray(source, (n,), np.float32), numba.carray(target, (n,), np.float32)
     for i in range(n):
         b[i] = a[i]

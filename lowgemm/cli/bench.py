@@ -22,7 +22,7 @@ from lowgemm.cli import peers
 from lowgemm.cli.shapes import parse_shapes
 from lowgemm.jit.target import target
 from lowgemm.kernels.tools import limits
-from lowgemm.kernels.tools.timing import Progress, blas_threads, interleave, table
+from lowgemm.kernels.tools.timing import Progress, blas_threads, interleave, text_table
 
 QUICK = "256,512,1024"
 FULL = (
@@ -212,7 +212,7 @@ def _shape_table(shapes: list[dict[str, Any]], threads: int) -> str:
             + [f"{g[name]:.1f}" if name in g else "-" for name in header[1:6]]
             + [f"{g[FRESH] / g[FLOAT]:.2f}", f"{g[PACKED] / g[FLOAT]:.2f}", *shares, *scaling]
         )
-    return table(header, rows)
+    return text_table(header, rows)
 
 
 def _peer_table(shapes: list[dict[str, Any]]) -> str:
@@ -226,7 +226,7 @@ def _peer_table(shapes: list[dict[str, Any]]) -> str:
             own = g[f"{name} | lowgemm"]
             ratio = f"{own / g[name]:.2f}"
             rows.append([" x ".join(map(str, s["shape"])), name, f"{g[name]:.1f}", f"{own:.1f}", ratio, note])
-    return table(["M x K x N", "peer", "GMAC/s", "lowgemm", "ratio", "numbers"], rows)
+    return text_table(["M x K x N", "peer", "GMAC/s", "lowgemm", "ratio", "numbers"], rows)
 
 
 def _scaling(forms: dict[str, Any], lhs: np.ndarray, threads: int, seconds: float) -> dict[str, float]:

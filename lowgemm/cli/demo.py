@@ -9,7 +9,7 @@ import numpy as np
 import lowgemm
 from lowgemm import kernels
 from lowgemm.data import recorded_network
-from lowgemm.kernels.tools.timing import blas_threads, interleave, table
+from lowgemm.kernels.tools.timing import blas_threads, interleave, text_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +57,6 @@ def run(args: argparse.Namespace) -> int:
         [name, f"{t * 1e6:.0f}", f"{macs / t / 1e9:.1f}", f"{base / t:.2f}"] for name, t in medians.items()
     ]
     print()
-    print(table(["", "us", "GMAC/s", "x float32"], rows))
+    print(text_table(["", "us", "GMAC/s", "x float32"], rows))
     print(f"\nkernel {kernels.selected().name}, {args.threads} thread(s); float32: {how}")
     return 1 if wrong else 0

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm import npz
-from lowgemm.kernels.tools.timing import table
+from lowgemm.kernels.tools.timing import text_table
 
 _MAX_RANDOM_BYTES = 1 << 32
 
@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
         for r in model.profile
     ]
     print()
-    print(table(["operator", "runs on", "nodes", "us a run"], rows))
+    print(text_table(["operator", "runs on", "nodes", "us a run"], rows))
     if args.output:
         try:
             npz.write(args.output, **{t.name: y for t, y in zip(model.outputs, outputs, strict=True)})

@@ -29,11 +29,13 @@ _STATE_BYTES = STATE.itemsize
 
 @numba.njit(nogil=True)
 def _prepare(plan, state):
+    """`prepare` for the int64 arrays in which the records lie."""
     prepare(plan_at(address(plan)), state_at(address(state)))
 
 
 @numba.njit(nogil=True)
 def _compute_blocks(plan, state, worker):
+    """`compute_blocks` for the int64 arrays in which the records lie."""
     compute_blocks(plan_at(address(plan)), state_at(address(state)), worker)
 
 

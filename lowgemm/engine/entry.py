@@ -82,6 +82,7 @@ BUILT_IN = types.voidptr(types.voidptr, types.voidptr, types.intp)
 
 @routine(BUILT_IN)
 def _enter(_self, args, _count):
+    """What `enter` gives."""
     call = product_call_at(pointer_at(pointer_at(args, 0), HEAD))
     z, space = zeros_at(pointer_field(call, "zeros")), pointer_at(pointer_at(args, 5), HEAD)
     if not _fit(call, z, args, space):
@@ -109,6 +110,7 @@ def _enter(_self, args, _count):
 
 @routine(BUILT_IN)
 def _fill(_self, args, _count):
+    """What `fill` gives."""
     call = product_call_at(pointer_at(pointer_at(args, 0), HEAD))
     z, space = zeros_at(pointer_field(call, "zeros")), pointer_at(pointer_at(args, 5), HEAD)
     if not _fit(call, z, args, space):

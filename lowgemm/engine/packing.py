@@ -48,13 +48,17 @@ _SIGNATURE = signature("pnnnnnpnp")
 
 @numba.njit(nogil=True)
 def _clear(sums, n):
+    """Set n int32 at the pointer `sums` to 0."""
     for i in range(4 * n):
         store_8(sums, i, 0)
 
 
 @numba.njit(nogil=True)
 def _gather(src, mn_stride, k_stride, valid, k0, count, block, width, per_row, pad):
-    """Copy `count` depth steps of `valid` rows into a padded block of `width` rows x `per_row` bytes."""
+    """Copy `count` depth steps from `k0` on of `valid` rows into a padded block of `width` rows x `per_row` bytes.
+
+    `src` and `block` are pointers, the strides are in bytes, and `pad` is the byte of the padding.
+    """
     for i in range(width):
         row = min(i, valid - 1) * mn_stride
         for j in range(per_row):
@@ -74,6 +78,7 @@ def _make_pack(
 
     @routine(_SIGNATURE, key)
     def pack(src, mn_stride, k_stride, mn, depth, flip, dst, dst_stride, sums):
+        """The arguments are described at `pack_routine`."""
         block = stack(block_bytes)
         # What the padding must hold so that it is zero once packed.
         pad = flip if element_bytes == 1 else 0
@@ -138,9 +143,11 @@ def _make_pack(
 def pack_routine(kernel: Kernel, side: str) -> Routine:
     """Packing routine of one side of a kernel (`side` is ``"lhs"`` or ``"rhs"``).
 
-    C signature: ``(src, mn_stride, k_stride, mn, depth, flip, dst, dst_stride, sums)``. Strides in bytes; `flip`
-    is 0x80 or 0 (see `element_map`); `sums` receives one int32 for each row of every panel, the sum of its
-    packed elements over the depth, modulo 2**32.
+    C signature: ``(src, mn_stride, k_stride, mn, depth, flip, dst, dst_stride, sums)``.
+
+    `src` points to element (0, 0) of the matrix, of `mn` rows or columns and of `depth`; its strides are in bytes. `flip` is 0x80 or 0
+    (see `element_map`). `dst` points to the first panel, and `dst_stride` is the bytes from one panel to the next. `sums` receives one
+    int32 for each row of every panel, the sum of its packed elements over the depth, modulo 2**32.
     """
     width = kernel.mr if side == "lhs" else kernel.lanes
     return _make_pack(

@@ -221,6 +221,8 @@ def _emit_interleave(
         _add_sums(b, at(b, a["sums"], 4 * p * width), b.load(accs[p]))
 
 
+#: Arguments of both: pointers `src`, `dst` and `sums` (int32), byte strides of `src` and between panels, how many rows are `valid`, how
+#: often to do it (`steps`), and the byte to xor.
 _TRANSPOSE_ARGS = ("src", "stride", "valid", "steps", "flip", "dst", "sums")
 _INTERLEAVE_ARGS = ("src", "stride", "steps", "flip", "dst", "dst_stride", "sums")
 
@@ -250,7 +252,7 @@ def transpose(typingctx, kernel_id, side, width, chunks, args):
 
 @intrinsic(prefer_literal=True)
 def interleave(typingctx, kernel_id, side, width, panels, args):
-    """`_emit_interleave` with the arguments `_INTERLEAVE_ARGS`."""
+    """`_emit_interleave` with the arguments `_INTERLEAVE_ARGS`; `side` is 0 for the lhs, 1 for the rhs."""
     kernel, wide, count = by_id(kernel_id.literal_value), width.literal_value, panels.literal_value
     name = ("lhs", "rhs")[side.literal_value]
 

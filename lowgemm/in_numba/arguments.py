@@ -104,17 +104,18 @@ def _zero_vector_overload(zero, size, shift, is_lhs):
 
 
 @register_jitable
-def _overlap(a, ars, acs, am, an, b, brs, bcs, bm, bn, size):
-    """Whether the bytes from first to last of an array a (elements of `size`) meet those of a byte array b."""
-    a0, a1 = (
-        a + min(0, ars * (am - 1)) + min(0, acs * (an - 1)),
-        a + max(0, ars * (am - 1)) + max(0, acs * (an - 1)),
-    )
-    b0, b1 = (
-        b + min(0, brs * (bm - 1)) + min(0, bcs * (bn - 1)),
-        b + max(0, brs * (bm - 1)) + max(0, bcs * (bn - 1)),
-    )
-    return a0 <= b1 and b0 < a1 + size
+def _reach(address, shape, strides):
+    """Lowest and highest address of an element of a matrix, from that of its first; strides in bytes."""
+    rows, cols = strides[0] * (shape[0] - 1), strides[1] * (shape[1] - 1)
+    return address + min(0, rows) + min(0, cols), address + max(0, rows) + max(0, cols)
+
+
+@register_jitable
+def _overlap(a, a_shape, a_strides, size, b, b_shape, b_strides):
+    """Whether the bytes from first to last of a matrix at address `a` (elements of `size` bytes) meet those of a byte matrix at `b`."""
+    a_low, a_high = _reach(a, a_shape, a_strides)
+    b_low, b_high = _reach(b, b_shape, b_strides)
+    return a_low <= b_high and b_low < a_high + size
 
 
 def result_array(out: Any, lhs: Any, rhs: Any) -> Any:
@@ -132,40 +133,34 @@ def _result_overload(out, lhs, rhs):
             raise ValueError("out: expected the shape of the product")
         if m == 0 or n == 0:
             return out
-        rs, cs = out.strides
+        row_stride, col_stride = out.strides
         at = as_address(address(out))
-        if at % 4 != 0 or rs % 4 != 0 or cs % 4 != 0:
+        if at % 4 != 0 or row_stride % 4 != 0 or col_stride % 4 != 0:
             raise ValueError("out: expected an aligned array")
-        ar, ac = abs(rs) if m > 1 else 0, abs(cs) if n > 1 else 0
+        row_step, col_step = abs(row_stride) if m > 1 else 0, abs(col_stride) if n > 1 else 0
         # rows apart by less than a row's extent, or columns by less than a column's, or elements on each other
-        if (n > 1 and ac < 4) or (m > 1 and ar < 4):
+        if (n > 1 and col_step < 4) or (m > 1 and row_step < 4):
             raise ValueError("out: expected distinct elements, but some overlap each other in memory")
-        if m > 1 and n > 1 and ar < ac * (n - 1) + 4 and ac < ar * (m - 1) + 4:
+        if m > 1 and n > 1 and row_step < col_step * (n - 1) + 4 and col_step < row_step * (m - 1) + 4:
             raise ValueError("out: expected distinct elements, but some overlap each other in memory")
-        depth = lhs.shape[1]
-        if depth > 0:
-            if _overlap(
-                at, rs, cs, m, n, as_address(address(lhs)), lhs.strides[0], lhs.strides[1], m, depth, 4
-            ):
+        if lhs.shape[1] > 0:
+            if _overlap(at, out.shape, out.strides, 4, as_address(address(lhs)), lhs.shape, lhs.strides):
                 raise ValueError("out: expected no overlap with lhs")
-            if _rhs_overlap(at, rs, cs, m, n, rhs):
+            if _rhs_overlap(at, out, rhs):
                 raise ValueError("out: expected no overlap with rhs")
         return out
 
     return impl
 
 
-def _rhs_overlap(at: Any, rs: Any, cs: Any, m: Any, n: Any, rhs: Any) -> Any:
-    """Whether the result's bytes meet those of the rhs."""
+def _rhs_overlap(at: Any, out: Any, rhs: Any) -> Any:
+    """Whether the bytes of the result, which begins at address `at`, meet those of the rhs."""
 
 
 @overload(_rhs_overlap)
-def _rhs_overlap_overload(at, rs, cs, m, n, rhs):
+def _rhs_overlap_overload(at, out, rhs):
     if isinstance(rhs, PackedRhsType):
-        return lambda at, rs, cs, m, n, rhs: False
-
-    def impl(at, rs, cs, m, n, rhs):
-        k, kn = rhs.shape
-        return _overlap(at, rs, cs, m, n, as_address(address(rhs)), rhs.strides[0], rhs.strides[1], k, kn, 4)
-
-    return impl
+        return lambda at, out, rhs: False
+    return lambda at, out, rhs: _overlap(
+        at, out.shape, out.strides, 4, as_address(address(rhs)), rhs.shape, rhs.strides
+    )

@@ -67,7 +67,11 @@ def write_plan(
     out_row_stride,
     out_col_stride,
 ):
-    """Write the plan of one product on one thread without output stages, for the `KERNEL` at `kernel`."""
+    """Write the plan of one product on one thread without output stages.
+
+    `kernel` is a pointer to a `KERNEL`; `to` receives the plan, `PLAN_BYTES` long. `m`, `n` and `depth` are counts, the strides are in bytes,
+    and all others are 1 or 0.
+    """
     numbers = numba.carray(to, (_NUMBERS,), np.int64)
     numbers[:] = 0
     k, p = kernel_at(kernel), plan_at(to)

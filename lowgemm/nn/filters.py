@@ -155,7 +155,7 @@ class Filters:
         size = (block * windows.out[1], self.outputs)
         checked, result = check_pipeline(stages or None, *size)
         pipeline = compile_pipeline(checked, result, fold_bias=False, size=size, contiguous=True)
-        table = np.array(pipeline.table(), np.int64)
+        table = np.array(pipeline.addresses(), np.int64)
         flip = 128 if dtype == np.int8 else 0
         params = routines.depthwise.record(
             **windows.fields(), block=block, flip=flip, zero=input_zero + flip, apply=apply.address,

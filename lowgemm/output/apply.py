@@ -13,7 +13,12 @@ TILE_ROWS, TILE_COLS = 16, 256
 def apply(
     stages, count, acc, acc_row_stride, acc_col_stride, m, n, out, out_row_stride, out_col_stride, tile
 ):
-    """Put an m x n matrix of int32 through `count` stages, whose table (routine, parameters, ...) is at `stages`."""
+    """Put an m x n matrix of int32 through `count` stages.
+
+    `stages` points to the addresses of the first stage's routine and parameters, then of the second's, and so on
+    (`CompiledPipeline.addresses`). `acc` points to the matrix, `out` to the result; their strides are in bytes. `tile` points to memory for
+    `TILE_ROWS` x `TILE_COLS` int32.
+    """
     for row in range(0, m, TILE_ROWS):
         rows = min(TILE_ROWS, m - row)
         for col in range(0, n, TILE_COLS):

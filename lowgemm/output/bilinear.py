@@ -9,25 +9,12 @@ from lowgemm.output.tile_routine import tile_routine
 
 @tile_routine(described())
 def bilinear(
-    tile,
-    ld,
-    rows,
-    cols,
-    row,
-    col,
-    params,
-    row_sums,
-    col_factors,
-    lhs_zeros,
-    rhs_zeros,
-    out,
-    out_row_stride,
-    out_col_stride,
+    tile, ld, rows, cols, row, col, params, sums, factors, lhs_zeros, rhs_zeros, out, row_stride, col_stride
 ):
     """Add ``lz[r] * (depth * rz[c] - col_sum[c]) - row_sum[r] * rz[c]``; the factor in brackets is made when columns are packed."""
     for r in range(rows):
         line = offset(tile, 4 * r * ld)
-        lhs_zero, total = load_i32(lhs_zeros, r), load_i32(row_sums, r)
+        lhs_zero, total = load_i32(lhs_zeros, r), load_i32(sums, r)
         for c in range(cols):
-            x = load_i32(line, c) + lhs_zero * load_i32(col_factors, c) - total * load_i32(rhs_zeros, c)
+            x = load_i32(line, c) + lhs_zero * load_i32(factors, c) - total * load_i32(rhs_zeros, c)
             store_32(line, c, x)

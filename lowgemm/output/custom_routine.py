@@ -207,6 +207,7 @@ def _attempted(function: Any) -> Any:
 
     @numba.njit(nogil=True)
     def attempt(acc, row, col, given):
+        """`given` is what `_reader` gives: a pointer to the parameters, and the arrays."""
         params, arrays = given
         returned, value = _attempt(function, acc, row, col, arrays)
         exists, number = _whole(value)
@@ -222,6 +223,7 @@ def _attempted(function: Any) -> Any:
 
 @numba.njit(nogil=True)
 def _as_given(given, channel):
+    """What `tile_loop` picks: nothing differs by channel."""
     return given
 
 
@@ -236,6 +238,7 @@ def _reader(description: np.dtype, arrays: tuple[tuple[str, int], ...]) -> Any:
 
     @numba.njit(nogil=True)
     def read(params):
+        """`params` is a pointer to a record."""
         return params, make(fields(params))
 
     return read
@@ -250,10 +253,12 @@ def _maker(arrays: tuple[tuple[str, int], ...]) -> Any:
 
     @numba.njit(nogil=True)
     def make_1d(given):
+        """`given` is a tuple that begins with pointer, rows and columns of the first array."""
         return (numba.carray(given[0], (given[1],), kind), *rest(given[3:]))
 
     @numba.njit(nogil=True)
     def make_2d(given):
+        """Likewise."""
         return (numba.carray(given[0], (given[1], given[2]), kind), *rest(given[3:]))
 
     return make_2d if ndim == 2 else make_1d
@@ -261,4 +266,5 @@ def _maker(arrays: tuple[tuple[str, int], ...]) -> Any:
 
 @numba.njit(nogil=True)
 def _nothing(given):
+    """No arrays are left."""
     return ()

@@ -45,21 +45,9 @@ def tile_loop(read: Any, pick: Any, make: Any, by_channel: bool) -> Any:
     """
 
     def loop(
-        tile,
-        ld,
-        rows,
-        cols,
-        row,
-        col,
-        params,
-        row_sums,
-        col_factors,
-        lhs_zeros,
-        rhs_zeros,
-        out,
-        out_row_stride,
-        out_col_stride,
-    ):
+        tile, ld, rows, cols, row, col, params, sums, factors, lhs_zeros, rhs_zeros, out,
+        row_stride, col_stride,
+    ):  # fmt: skip
         if load_i64(params, STOPPED) != 0:
             return
         row_step, col_step = load_i64(params, ROW_STEP), load_i64(params, COL_STEP)
@@ -89,6 +77,7 @@ def _always(function: Any) -> Any:
 
     @numba.njit(nogil=True)
     def make(x, row, col, values):
+        """What `tile_loop` calls: goes on always."""
         return True, function(x, *values)
 
     return make

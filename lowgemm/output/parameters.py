@@ -145,6 +145,7 @@ def reader(description: np.dtype, first: int = 0) -> Any:
 
     @intrinsic
     def read(typingctx, params):
+        """`params` is a pointer to a record."""
         kinds = _kinds(record)[first:]
         result = types.BaseTuple.from_types([types.int64 if k is None else types.voidptr for _, k in kinds])
 
@@ -167,6 +168,7 @@ def picker(description: np.dtype, first: int = 0) -> Any:
 
     @intrinsic
     def pick(typingctx, given, i):
+        """`given` is a tuple, `i` the number of a channel."""
         kinds = [kind for _, kind in _kinds(record)[first:]]
         result = types.BaseTuple.from_types(
             [_ELEMENTS[kind][1] if kind in _ELEMENTS else ty for kind, ty in zip(kinds, given, strict=True)]

@@ -52,7 +52,7 @@ def _emit(bits: int, by_row: bool, b: ir.IRBuilder, a: dict[str, ir.Value]) -> N
             place = b.mul(b.add(b.mul(row, a["ld"]), col), const(i64, 4))
             x = load(b, vector, at(b, a["tile"], place), 4)
             result = requantized(b, x, constants, bounds["lo"], bounds["hi"], bits)
-            target = at(b, a["out"], b.add(b.mul(row, a["out_row_stride"]), b.mul(col, const(i64, size))))
+            target = at(b, a["out"], b.add(b.mul(row, a["row_stride"]), b.mul(col, const(i64, size))))
             with b.if_else(whole, likely=True) as (full, edge):
                 with full:
                     store(b, result, target, size)
@@ -62,7 +62,7 @@ def _emit(bits: int, by_row: bool, b: ir.IRBuilder, a: dict[str, ir.Value]) -> N
                     call_intrinsic(b, name, ir.VoidType(), [result, pointer, const(i32, size), mask])
 
 
-NAMES = ("tile", "ld", "rows", "cols", "multipliers", "rights", "after", "lo", "hi", "out", "out_row_stride")
+NAMES = ("tile", "ld", "rows", "cols", "multipliers", "rights", "after", "lo", "hi", "out", "row_stride")
 
 
 @intrinsic(prefer_literal=True)
@@ -86,36 +86,14 @@ _read = reader(SCALE_AND_STORE)
 
 def _make(bits: int, by_row: int) -> TileRoutine:
     def scale_and_store(
-        tile,
-        ld,
-        rows,
-        cols,
-        row,
-        col,
-        params,
-        row_sums,
-        col_factors,
-        lhs_zeros,
-        rhs_zeros,
-        out,
-        out_row_stride,
-        out_col_stride,
-    ):
+        tile, ld, rows, cols, row, col, params, sums, factors, lhs_zeros, rhs_zeros, out,
+        row_stride, col_stride,
+    ):  # fmt: skip
         multiplier, right, after, low, high = _read(params)
         first = 4 * (row if by_row else col)
         args = (
-            tile,
-            ld,
-            rows,
-            cols,
-            offset(multiplier, first),
-            offset(right, first),
-            after,
-            low,
-            high,
-            out,
-            out_row_stride,
-        )
+            tile, ld, rows, cols, offset(multiplier, first), offset(right, first), after, low, high, out, row_stride,
+        )  # fmt: skip
         requantize_rows(bits, by_row, args)
 
     scale_and_store.__name__ = f"requantize_store{bits}{'_by_row' if by_row else ''}"

@@ -13,27 +13,14 @@ _read = reader(STORE)
 
 @tile_routine(STORE)
 def store32(
-    tile,
-    ld,
-    rows,
-    cols,
-    row,
-    col,
-    params,
-    row_sums,
-    col_factors,
-    lhs_zeros,
-    rhs_zeros,
-    out,
-    out_row_stride,
-    out_col_stride,
+    tile, ld, rows, cols, row, col, params, sums, factors, lhs_zeros, rhs_zeros, out, row_stride, col_stride
 ):
-    """Store, or add to what is there."""
+    """Store int32, or add it to what is there."""
     accumulate = _read(params)[2]
     for r in range(rows):
-        line, to = offset(tile, 4 * r * ld), offset(out, r * out_row_stride)
+        line, to = offset(tile, 4 * r * ld), offset(out, r * row_stride)
         for c in range(cols):
-            x, place = load_i32(line, c), offset(to, c * out_col_stride)
+            x, place = load_i32(line, c), offset(to, c * col_stride)
             if accumulate:
                 x += load_i32(place, 0)
             store_32(place, 0, x)
@@ -41,53 +28,27 @@ def store32(
 
 @tile_routine(STORE)
 def store16(
-    tile,
-    ld,
-    rows,
-    cols,
-    row,
-    col,
-    params,
-    row_sums,
-    col_factors,
-    lhs_zeros,
-    rhs_zeros,
-    out,
-    out_row_stride,
-    out_col_stride,
+    tile, ld, rows, cols, row, col, params, sums, factors, lhs_zeros, rhs_zeros, out, row_stride, col_stride
 ):
     """Clamp and store 16 bits."""
     low, high, _ = _read(params)
     for r in range(rows):
-        line, to = offset(tile, 4 * r * ld), offset(out, r * out_row_stride)
+        line, to = offset(tile, 4 * r * ld), offset(out, r * row_stride)
         for c in range(cols):
-            store_16(offset(to, c * out_col_stride), 0, min(max(load_i32(line, c), low), high))
+            store_16(offset(to, c * col_stride), 0, min(max(load_i32(line, c), low), high))
 
 
 @tile_routine(STORE)
 def store8(
-    tile,
-    ld,
-    rows,
-    cols,
-    row,
-    col,
-    params,
-    row_sums,
-    col_factors,
-    lhs_zeros,
-    rhs_zeros,
-    out,
-    out_row_stride,
-    out_col_stride,
+    tile, ld, rows, cols, row, col, params, sums, factors, lhs_zeros, rhs_zeros, out, row_stride, col_stride
 ):
     """Clamp and store 8 bits."""
     low, high, _ = _read(params)
     for r in range(rows):
-        line, to = offset(tile, 4 * r * ld), offset(out, r * out_row_stride)
-        if out_col_stride == 1:
+        line, to = offset(tile, 4 * r * ld), offset(out, r * row_stride)
+        if col_stride == 1:
             for c in range(cols):
                 store_8(to, c, min(max(load_i32(line, c), low), high))
         else:
             for c in range(cols):
-                store_8(to, c * out_col_stride, min(max(load_i32(line, c), low), high))
+                store_8(to, c * col_stride, min(max(load_i32(line, c), low), high))

@@ -19,29 +19,16 @@ _read = reader(_FLOAT_STORE)
 
 @tile_routine(_FLOAT_STORE)
 def store_float(
-    tile,
-    ld,
-    rows,
-    cols,
-    row,
-    col,
-    params,
-    row_sums,
-    col_factors,
-    lhs_zeros,
-    rhs_zeros,
-    out,
-    out_row_stride,
-    out_col_stride,
+    tile, ld, rows, cols, row, col, params, sums, factors, lhs_zeros, rhs_zeros, out, row_stride, col_stride
 ):
     """Store float32(x) * scale. It has a loop of its own because it stores floats to the result, not int32 to the tile."""
     scales, row_step, col_step = _read(params)
     for r in range(rows):
-        line, to = offset(tile, 4 * r * ld), offset(out, r * out_row_stride)
+        line, to = offset(tile, 4 * r * ld), offset(out, r * row_stride)
         i = (row + r) * row_step + col * col_step
         for c in range(cols):
             y = np.float32(np.int32(load_i32(line, c))) * load_f32(scales, i + c * col_step)
-            store_f32(offset(to, c * out_col_stride), 0, y)
+            store_f32(offset(to, c * col_stride), 0, y)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,6 +26,7 @@ _FIELDS = {
 
 @numba.njit(nogil=True)
 def _fixed_point(x, multiplier, left, right):
+    """RDP(SRDHM(saturate(x << left), multiplier), right), all int64."""
     return fp.divide_by_pot(fp.high_mul(fp.shift_left(x, left, 32), multiplier, 32), right)
 
 
