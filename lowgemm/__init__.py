@@ -11,7 +11,6 @@ from lowgemm.engine import threadpool_controller as _controller  # noqa: F401 (t
 from lowgemm.engine.packed_rhs import PackedRhs, pack_rhs
 from lowgemm.explain import explain
 from lowgemm.gemm import gemm, plan
-from lowgemm.output.requantize import Requantize
 from lowgemm.output.stages import (
     BiasAddition,
     Clamp,
@@ -29,6 +28,7 @@ from lowgemm.output.stages import (
     relu,
     relu6,
 )
+from lowgemm.output.stages.requantize import Requantize
 from lowgemm.requantize import requantize
 
 __all__ = [

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lowgemm import reference_fixedpoint as fp
-from lowgemm.output import requantize, stages
+from lowgemm.output import stages
 from lowgemm.output.check import check_pipeline
+from lowgemm.output.stages import requantize
 
 
 def wrap32(x: ArrayLike) -> np.ndarray:

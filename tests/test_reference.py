@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import lowgemm
 from lowgemm import reference
-from lowgemm.output import requantize as requantizing
-from lowgemm.output.requantize import quantize_multiplier
+from lowgemm.output.stages import requantize as requantize_stage
 from lowgemm.output.stages import tanh
+from lowgemm.output.stages.requantize import quantize_multiplier
 
 
 def test_it_takes_only_classes_and_the_check_of_the_pipeline():
@@ -41,7 +41,7 @@ def test_a_fault_in_the_fast_constants_is_seen(monkeypatch, scale):
     before = [reference.apply_pipeline(acc, tuple(s)) for s in stages]
     for s, expected in zip(stages, before, strict=True):
         np.testing.assert_array_equal(lowgemm.requantize(acc, s), expected)
-    monkeypatch.setattr(requantizing, "quantize_multiplier", lambda scale: (2**30 + 12345678, -20))
+    monkeypatch.setattr(requantize_stage, "quantize_multiplier", lambda scale: (2**30 + 12345678, -20))
     monkeypatch.setattr(tanh, "tanh_constants", lambda amplitude: (2**30, 3, 2**30, 9))
     stages = [[dataclasses.replace(s[0])] for s in stages]  # `requantize` remembers what it was called with
     for s, expected in zip(stages, before, strict=True):

@@ -17,7 +17,7 @@ from lowgemm.checks.values import as_array, integer
 from lowgemm.gemm import gemm
 from lowgemm.output.base import cast_dtype
 from lowgemm.output.check import check_pipeline
-from lowgemm.output.requantize import Requantize
+from lowgemm.output.stages.requantize import Requantize
 from lowgemm.requantize import requantize
 
 #: Smallest scale: a smaller float32 has fewer bits.

@@ -10,8 +10,8 @@ import numpy as np
 from lowgemm.checks.values import INT32_MAX, as_array, choice
 from lowgemm.engine.packed_rhs import pack_rhs
 from lowgemm.nn.layer import Layer, tensor_qparams
-from lowgemm.output.requantize import ROUNDINGS, Requantize
 from lowgemm.output.stages import BiasAddition, Clamp, Dequantize, relu
+from lowgemm.output.stages.requantize import ROUNDINGS, Requantize
 from lowgemm.quantization import QParams, quantize, scale_for_bias
 
 ACTIVATIONS = ("none", "relu", "relu6")

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.output.requantize import Requantize
 from lowgemm.output.stages import BiasAddition, Dequantize, Stage
+from lowgemm.output.stages.requantize import Requantize
 
 #: Pipelines kept: more than the layers of common networks, and scales that change with each run drop out again.
 KEPT = 1024

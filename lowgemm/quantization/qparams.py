@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm.checks.values import MAX_DIMS, as_array, flag, integer, number
-from lowgemm.output.requantize import quantize_multiplier as _quantize_one
+from lowgemm.output.stages.requantize import quantize_multiplier as _quantize_one
 
 DTYPES = tuple(np.dtype(t) for t in (np.int8, np.uint8, np.int16, np.int32))
 #: Scales are kept in float32's normal range: the files and runtimes that take them hold them in float32.
@@ -290,7 +290,7 @@ def quantize_multiplier(real_scale: Any) -> tuple[Any, Any]:
 
     Notes
     -----
-    The arithmetic is that of `lowgemm.output.requantize.quantize_multiplier`, here also for vectors. Source:
+    The arithmetic is that of `lowgemm.output.stages.requantize.quantize_multiplier`, here also for vectors. Source:
     Jacob et al. 2017, equation 6; TensorFlow Lite's ``QuantizeMultiplier``.
 
     Examples

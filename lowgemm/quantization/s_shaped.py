@@ -15,8 +15,8 @@ import numpy as np
 
 from lowgemm import fixedpoint
 from lowgemm.checks.values import choice
-from lowgemm.output.requantize import Requantize
 from lowgemm.output.stages import Lut, Stage
+from lowgemm.output.stages.requantize import Requantize
 from lowgemm.quantization.affine import dequantize, quantize, real_array
 from lowgemm.quantization.qparams import QParams, choose_qparams, quantize_multiplier
 

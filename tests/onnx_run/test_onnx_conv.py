@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from lowgemm import requantize
 from lowgemm.onnx_run import PackedFilters, conv_integer, qlinear_conv
 from lowgemm.onnx_run.reference import conv_sums
-from lowgemm.output.requantize import Requantize
 from lowgemm.output.stages import BiasAddition
+from lowgemm.output.stages.requantize import Requantize
 
 
 @st.composite

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import lowgemm
 from lowgemm import reference
 from lowgemm.output.check import check_pipeline
-from lowgemm.output.requantize import ROUNDINGS, quantize_multiplier
+from lowgemm.output.stages.requantize import ROUNDINGS, quantize_multiplier
 
 M, N = 21, 37
 ACC = np.random.default_rng(0).integers(-(2**31), 2**31, (M, N)).astype(np.int32)

@@ -11,7 +11,7 @@ import pytest
 import lowgemm
 from lowgemm import reference
 from lowgemm.output.check import check_pipeline
-from lowgemm.output.requantize import ROUNDINGS, quantize_multiplier
+from lowgemm.output.stages.requantize import ROUNDINGS, quantize_multiplier
 
 EDGES = np.array(
     [[2**31 - 1, -(2**31), 3_000_000, -3_000_000, 2**31 - 200, -(2**31) + 200, 40_000_000, 0, 1, -1]],
