@@ -1,6 +1,8 @@
-"""NumPy's arrays as compiled code finds them in the arguments of a call: the fields of ``PyArrayObject_fields``.
+"""NumPy's arrays as compiled code finds them in the arguments of a call: the fields of
+``PyArrayObject_fields``.
 
-`entry.usable` verifies on a living array that they are where this file says. Pointers here are to Python objects.
+`entry.usable` verifies on a living array that they are where this file says. Pointers here are to Python
+objects.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from lowgemm.jit.memory import as_address, load_i32, load_i64, pointer_at
 
 #: Pointer-sized words of an object before what an array adds to them.
 HEAD = 2
-#: Words of an array: address of the first element, number of dimensions (32 bits), pointers to shape and strides, dtype, flags (32 bits).
+#: Words of an array: address of the first element, number of dimensions (32 bits), pointers to shape and
+#: strides, dtype, flags (32 bits).
 DATA, NDIM, SHAPE, STRIDES, DTYPE, FLAGS = HEAD, HEAD + 1, HEAD + 2, HEAD + 3, HEAD + 5, HEAD + 6
 #: NumPy's flags.
 ALIGNED, WRITEABLE = 0x100, 0x400
-#: Numbers of an array in a pattern: type, dtype, dimensions; then shape and strides. Before the first, their count.
+#: Numbers of an array in a pattern: type, dtype, dimensions; then shape and strides. Before the first, their
+#: count.
 _COUNT, _FIRST, _EACH = 0, 1, 3
 
 
@@ -27,7 +31,9 @@ def data_of(array):
 
 @numba.njit(nogil=True)
 def alike(pattern, args):
-    """Whether the arguments from number 1 on are the plain arrays that a pattern describes (`entry.pattern_of`); no pattern fits all."""
+    """Whether the arguments from number 1 on are the plain arrays that a pattern describes
+    (`entry.pattern_of`); no pattern fits all.
+    """
     if as_address(pattern) == 0:
         return True
     at = _FIRST
@@ -74,7 +80,9 @@ def _reach(array, itemsize):
 
 @numba.njit(nogil=True)
 def apart(a, a_itemsize, b, b_itemsize):
-    """Whether no byte of one array can be one of the other: their reaches are apart, as for `numpy.may_share_memory`."""
+    """Whether no byte of one array can be one of the other: their reaches are apart, as for
+    `numpy.may_share_memory`.
+    """
     a_low, a_high = _reach(a, a_itemsize)
     b_low, b_high = _reach(b, b_itemsize)
     return a_high <= b_low or b_high <= a_low or a_low == a_high or b_low == b_high

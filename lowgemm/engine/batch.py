@@ -1,4 +1,6 @@
-"""Where the matrices of a batch begin: byte offsets from the first of each stack, by the rules of NumPy's broadcasting."""
+"""Where the matrices of a batch begin: byte offsets from the first of each stack, by the rules of NumPy's
+broadcasting.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class Batch(NamedTuple):
         return tuple(1 if stride == 0 else size for size, stride in zip(*self.rhs, strict=True))
 
     def tables(self) -> tuple[np.ndarray, np.ndarray]:
-        """Two tables: the numbers ``records.ITEM_...`` of each batch item, and ``records.RHS_...`` of each distinct rhs."""
+        """Two tables: the numbers ``records.ITEM_...`` of each batch item, and ``records.RHS_...`` of each
+        distinct rhs.
+        """
         distinct, strides = self._distinct(), self.rhs[1]
         numbers = np.arange(self.distinct_rhs, dtype=np.int64)
         rhs_of_item = np.broadcast_to(numbers.reshape(distinct), self.shape).ravel()

@@ -1,10 +1,11 @@
 """Block sizes from cache sizes.
 
 The microkernel reads one tile of the packed rhs (nr columns) and the packed lhs block past each other. Both
-come from L2 at no loss (per group of 4 depth steps an 8 x 48 tile loads 224 bytes in 24 cycles, where L2 gives
-32 bytes a cycle), so the depth is not split until an rhs tile outgrows 5/8 of L2. The lhs block may be larger than L2: a tile of it takes 32
-bytes in those cycles, which L3 gives too. It should be tall where the rhs is large, since the whole rhs passes by
-once for each block: from L3, or from memory, which gives a third of what the microkernel can take.
+come from L2 at no loss (per group of 4 depth steps an 8 x 48 tile loads 224 bytes in 24 cycles, where L2
+gives 32 bytes a cycle), so the depth is not split until an rhs tile outgrows 5/8 of L2. The lhs block may be
+larger than L2: a tile of it takes 32 bytes in those cycles, which L3 gives too. It should be tall where the
+rhs is large, since the whole rhs passes by once for each block: from L3, or from memory, which gives a third
+of what the microkernel can take.
 
 Threads share rows first, then columns, and the depth where the result has too few blocks for all of them.
 """
@@ -19,31 +20,37 @@ from lowgemm.engine.packing import CHUNK_BYTES
 from lowgemm.jit.caches import cache_sizes
 from lowgemm.kernels import Kernel
 
-#: Rows of a block at most; like the next two, for kernels that do not say it themselves (`block_rows` and so on).
+#: Rows of a block at most; like the next two, for kernels that do not say it themselves (`block_rows` and so
+#: on).
 MAX_MC = 256
 #: The same with stages to run: a tile of mc x nr int32 should stay in L1.
 MAX_MC_WITH_STAGES = 64
 #: Columns of a block whose sums must wait for later depth blocks (mc x nc int32 stay in L2).
 NC_DEPTH_BLOCKED = 480
-#: Blocks for each thread at least, so that a late thread costs a fraction of its share. (Four: 512 cubed on two threads 2 % slower.)
+#: Blocks for each thread at least, so that a late thread costs a fraction of its share. (Four: 512 cubed on
+#: two threads 2 % slower.)
 BLOCKS_PER_THREAD = 2
-#: Depth of one split at least, where the depth is shared among threads (split-K). In 256 depth groups a tile takes long enough for the
-#: addition of the splits to be little beside it.
+#: Depth of one split at least, where the depth is shared among threads (split-K). In 256 depth groups a tile
+#: takes long enough for the addition of the splits to be little beside it.
 SPLIT_DEPTH = 1024
-#: Rows up to which an rhs that comes unpacked and is larger than L2 is packed on the fly: each block right before it is multiplied.
+#: Rows up to which an rhs that comes unpacked and is larger than L2 is packed on the fly: each block right
+#: before it is multiplied.
 ON_THE_FLY_ROWS = 32
-#: Depth of such a block at least, where rows of the rhs are contiguous: they are read from one end to the other.
+#: Depth of such a block at least, where rows of the rhs are contiguous: they are read from one end to the
+#: other.
 ON_THE_FLY_DEPTH = 128
-#: How an rhs may be packed on the fly: not at all (it is packed already, or several batch items share it), by rows or by columns,
-#: whichever are contiguous.
+#: How an rhs may be packed on the fly: not at all (it is packed already, or several batch items share it), by
+#: rows or by columns, whichever are contiguous.
 NOT_ON_THE_FLY, BY_ROWS, BY_COLUMNS = range(3)
 
 
 class Blocking(NamedTuple):
-    """Block sizes (mc rows, nc columns, kc depth), how many blocks there are each way, and how the rhs is packed.
+    """Block sizes (mc rows, nc columns, kc depth), how many blocks there are each way, and how the rhs is
+    packed.
 
-    `splits` is that of split-K. Each split has `depth_blocks / splits` depth blocks (rounded up). If there are several, any thread
-    computes them, each apart, and they are added. `on_the_fly`, if not 0: each block of the rhs is packed right before it is multiplied.
+    `splits` is that of split-K. Each split has `depth_blocks / splits` depth blocks (rounded up). If there
+    are several, any thread computes them, each apart, and they are added. `on_the_fly`, if not 0: each block
+    of the rhs is packed right before it is multiplied.
     """
 
     mc: int
@@ -76,7 +83,9 @@ class Limits(NamedTuple):
 
 
 def block_limits(kernel: Kernel) -> tuple[int, int, int]:
-    """Rows of a block at most, rows with stages to run, columns where the depth is split: the kernel's own, or those from here."""
+    """Rows of a block at most, rows with stages to run, columns where the depth is split: the kernel's own,
+    or those from here.
+    """
     return (
         kernel.block_rows or MAX_MC,
         kernel.block_rows_with_stages or MAX_MC_WITH_STAGES,
@@ -88,8 +97,9 @@ def block_limits(kernel: Kernel) -> tuple[int, int, int]:
 def block_sizes(k, m, n, depth, threads, batch, direct, on_the_fly):
     """The fields of `Blocking`. It runs in Python, and compiled as a part of the planner.
 
-    `k` is the kernel's template, or anything with the fields of `Limits`. `threads` and `batch` are counts. `direct`: whether the kernel
-    stores to the result itself. `on_the_fly`: how the rhs may be packed on the fly.
+    `k` is the kernel's template, or anything with the fields of `Limits`. `threads` and `batch` are counts.
+    `direct`: whether the kernel stores to the result itself. `on_the_fly`: how the rhs may be packed on the
+    fly.
     """
     mr, nr, size, l2, l3 = k.mr, k.nr, k.element_bytes, k.l2, k.l3
     chunk = CHUNK_BYTES // size

@@ -2,8 +2,9 @@
 
     sum (l - zl) (r - zr) = sum l r - zl (sum r - depth zr) - zr sum l
 
-The second summand depends on the column alone, the third on the row alone; a leading bias joins them. Where zero points differ by row
-or column ("bilinear"), the second is a product of both, and `output/bilinear.py` adds it.
+The second summand depends on the column alone, the third on the row alone; a leading bias joins them. Where
+zero points differ by row or column ("bilinear"), the second is a product of both, and `output/bilinear.py`
+adds it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ def col_compensation(
 ):
     """Column compensation of columns 0..n: everything in the result that depends on the column alone.
 
-    `sums` points to n column sums of the packed rhs, int32 like all that follows. `lhs_zero` and `rhs_zero` are numbers. Where `bilinear`
-    is 1, `rhs_zeros` (one for each column) takes the place of both, and the result goes to `factors`. `bias` is read if `has_bias` is 1.
-    `compensation` and `factors` receive one number for each column.
+    `sums` points to n column sums of the packed rhs, int32 like all that follows. `lhs_zero` and `rhs_zero`
+    are numbers. Where `bilinear` is 1, `rhs_zeros` (one for each column) takes the place of both, and the
+    result goes to `factors`. `bias` is read if `has_bias` is 1. `compensation` and `factors` receive one
+    number for each column.
     """
     for i in range(n):
         value = 0
@@ -37,8 +39,8 @@ def col_compensation(
 def row_compensation(m, sums, rhs_zero, bilinear, bias, has_bias, compensation):
     """Row compensation of rows 0..m: everything in the result that depends on the row alone.
 
-    `sums` points to m row sums of the packed lhs, `bias` to as many int32 if `has_bias` is 1, and `compensation` receives as many. `rhs_zero`
-    is a number; it plays no part where `bilinear` is 1.
+    `sums` points to m row sums of the packed lhs, `bias` to as many int32 if `has_bias` is 1, and
+    `compensation` receives as many. `rhs_zero` is a number; it plays no part where `bilinear` is 1.
     """
     for i in range(m):
         value = 0

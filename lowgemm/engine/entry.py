@@ -2,14 +2,15 @@
 
 `enter` goes on into `drivers.single`; `fill` makes the state of a call on several threads.
 
-A 32-cubed product computes for 0.2 us. NumPy takes 0.6 us to tell the address of an array, Numba's dispatcher 1 us for
-the arguments of one call, and the wrapper behind the dispatcher 0.5 us; this function takes 0.05 us. It is compiled
-by Numba like everything else, but has the C signature of a Python built-in (``METH_FASTCALL``). It checks little: `ready.py` says
-who has.
+A 32-cubed product computes for 0.2 us. NumPy takes 0.6 us to tell the address of an array, Numba's dispatcher
+1 us for the arguments of one call, and the wrapper behind the dispatcher 0.5 us; this function takes 0.05 us.
+It is compiled by Numba like everything else, but has the C signature of a Python built-in
+(``METH_FASTCALL``). It checks little: `ready.py` says who has.
 
-It relies on where CPython keeps what an array is: address, number of dimensions, pointers to shape and strides, base and dtype,
-behind the object header (``PyArrayObject_fields`` of NumPy's ``ndarraytypes.h``, the same in all NumPy versions). `usable` verifies
-that on a living array; where it does not hold, calls go through `Plan.run`, which asks NumPy for addresses.
+It relies on where CPython keeps what an array is: address, number of dimensions, pointers to shape and
+strides, base and dtype, behind the object header (``PyArrayObject_fields`` of NumPy's ``ndarraytypes.h``, the
+same in all NumPy versions). `usable` verifies that on a living array; where it does not hold, calls go
+through `Plan.run`, which asks NumPy for addresses.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from lowgemm.engine.zero_points import Zeros, item_at, read_zeros, zeros_at, zer
 from lowgemm.jit.memory import as_address, pointer_at, pointer_field, record_at
 from lowgemm.jit.routine import Routine, call_address, call_for_address, routine
 
-#: What every built-in function is told of a kind of call, in its first argument. The unsigned ones are pointers that it follows.
+#: What every built-in function is told of a kind of call, in its first argument. The unsigned ones are
+#: pointers that it follows.
 EVERY_CALL = record_type(
     "release",  # whether other Python threads may run meanwhile
     "out_bytes",  # of an element of the result
@@ -48,17 +50,20 @@ PRODUCT_CALL = record_type(
     ("pattern", np.uint64),  # what `pattern_of` says of the operands; 0: they are not compared
 )
 product_call_at = record_at(PRODUCT_CALL)
-#: Multiply-accumulates from which other Python threads may run meanwhile (about 2 us; letting go of the interpreter
-#: and taking it back costs 0.05 us, and another thread that takes it keeps it for 5 ms).
+#: Multiply-accumulates from which other Python threads may run meanwhile (about 2 us; letting go of the
+#: interpreter and taking it back costs 0.05 us, and another thread that takes it keeps it for 5 ms).
 RELEASE_MACS = 1 << 19
 
 
-# The built-in functions have the arguments of ``METH_FASTCALL``: `args` is a pointer to an array of pointers to Python objects, the first of
-# which is an array that holds a record of `EVERY_CALL` or `PRODUCT_CALL`. The others are as `enter` and `fill` say. Here `call` is that
-# record, `z` the record of its zero points, and `space` a pointer to scratch memory.
+# The built-in functions have the arguments of ``METH_FASTCALL``: `args` is a pointer to an array of pointers
+# to Python objects, the first of which is an array that holds a record of `EVERY_CALL` or `PRODUCT_CALL`. The
+# others are as `enter` and `fill` say. Here `call` is that record, `z` the record of its zero points, and
+# `space` a pointer to scratch memory.
 @numba.njit(nogil=True)
 def _fit(call, z, args, space):
-    """Whether arguments 1 to 7 of `enter` and `fill` are such as may be computed with; the zero points are read."""
+    """Whether arguments 1 to 7 of `enter` and `fill` are such as may be computed with; the zero points are
+    read.
+    """
     if not alike(pointer_field(call, "pattern"), args):
         return False
     out, out_bytes = pointer_at(args, 4), call.out_bytes
@@ -167,27 +172,33 @@ def built_in(name: bytes, compiled: Routine) -> Any:
 
 @functools.cache
 def enter() -> Any:
-    """``enter(call, lhs, rhs, sums, out, space, lhs_zero, rhs_zero) -> out``, or None where it is not `usable`.
+    """``enter(call, lhs, rhs, sums, out, space, lhs_zero, rhs_zero) -> out``, or None where it is not
+    `usable`.
 
-    All are arrays but the zero points, which are what the record in `call` says; `rhs` and `sums` of a packed rhs are its panels and
-    column sums, and `sums` is not looked at otherwise. It is for callers that know all that to fit. What it looks at itself are
-    the operands, if the record has a pattern of them, whether `out` can be written and lies apart from them, and the values of
-    the zero points: if those do not fit, it returns None and has written nothing but scratch memory.
+    All are arrays but the zero points, which are what the record in `call` says; `rhs` and `sums` of a packed
+    rhs are its panels and column sums, and `sums` is not looked at otherwise. It is for callers that know all
+    that to fit. What it looks at itself are the operands, if the record has a pattern of them, whether `out`
+    can be written and lies apart from them, and the values of the zero points: if those do not fit, it
+    returns None and has written nothing but scratch memory.
     """
     return built_in(b"enter", _enter)
 
 
 @functools.cache
 def fill() -> Any:
-    """``fill(call, lhs, rhs, sums, out, space, lhs_zero, rhs_zero, state) -> state``, likewise; `state` holds zeros."""
+    """``fill(call, lhs, rhs, sums, out, space, lhs_zero, rhs_zero, state) -> state``, likewise; `state` holds
+    zeros.
+    """
     return built_in(b"fill", _fill)
 
 
 def pattern_of(*arrays: Any) -> np.ndarray:
-    """What `alike` compares with: plain arrays of the shapes and strides of these, and of their dtypes as NumPy makes them.
+    """What `alike` compares with: plain arrays of the shapes and strides of these, and of their dtypes as
+    NumPy makes them.
 
-    An equal dtype may be another object (an array out of a pickle has one), so a no of `alike` is no verdict: the caller looks closer.
-    NumPy's own dtypes live for ever, others would have to be kept alive with the pattern.
+    An equal dtype may be another object (an array out of a pickle has one), so a no of `alike` is no verdict:
+    the caller looks closer. NumPy's own dtypes live for ever, others would have to be kept alive with the
+    pattern.
     """
     numbers = [len(arrays)]
     for a in arrays:
@@ -197,7 +208,9 @@ def pattern_of(*arrays: Any) -> np.ndarray:
 
 @functools.cache
 def every_call() -> dict[str, int]:
-    """What the records of all kinds of call have in common: Python's None, and addresses of functions of Python."""
+    """What the records of all kinds of call have in common: Python's None, and addresses of functions of
+    Python.
+    """
 
     def address_of(name: str) -> int:
         return int(ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0)
@@ -227,7 +240,8 @@ def product_call(
     zeros: Zeros,
     pattern: np.ndarray | None = None,
 ) -> np.ndarray:
-    """First argument of `enter` and `fill` for a plan's numbers, zero points and pattern, which must outlive it.
+    """First argument of `enter` and `fill` for a plan's numbers, zero points and pattern, which must outlive
+    it.
 
     Parameters
     ----------

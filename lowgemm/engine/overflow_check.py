@@ -22,7 +22,9 @@ def largest_distance(low: Any, high: Any, zero: Any) -> int:
 
 
 def leading_bias(stages: tuple[Any, ...]) -> np.ndarray | None:
-    """Sum of the biases that a pipeline begins with: they are added to the int32 sums like another product."""
+    """Sum of the biases that a pipeline begins with: they are added to the int32 sums like
+    another product.
+    """
     total = None
     for stage in itertools.takewhile(lambda stage: isinstance(stage, BiasAddition), stages):
         bias = stage.bias.astype(np.int64)
@@ -51,7 +53,8 @@ def require_no_wrap(
     Tried in order: the dtypes' ranges; the largest magnitudes present; the sum of magnitudes of each lhs row
     times the largest rhs magnitude. Each costs at most one pass over the data.
 
-    `added` is what the sums begin with, of a shape that broadcasts with the result's (..., m, n): what `out` holds, or a bias.
+    `added` is what the sums begin with, of a shape that broadcasts with the result's (..., m, n): what `out`
+    holds, or a bias.
     """
     depth = lhs.shape[-1]
     left, right = (np.iinfo(a.dtype) for a in (lhs, rhs))

@@ -64,7 +64,9 @@ class PackedRhs:
         self.__dict__.update(pack_rhs(state["matrix"]).__dict__)
 
     def batch_strides(self) -> tuple[tuple[int, ...], int]:
-        """Byte strides of the leading dimensions in the panels, and from one matrix's column sums to the next."""
+        """Byte strides of the leading dimensions in the panels, and from one matrix's column sums to the
+        next.
+        """
         strides, step = [], self.rhs_bytes
         for size in reversed(self.shape[:-2]):
             strides.append(step)

@@ -81,13 +81,17 @@ def _group_sums(k: Kernel, b: ir.IRBuilder, packed: ir.Value, width: int, side: 
 
 
 def _add_group(k: Kernel, b: ir.IRBuilder, acc: ir.Value, packed: ir.Value, side: str) -> ir.Value:
-    """Add each row's elements in a packed group to the int32 sums `acc`, by the kernel's own way if it has one."""
+    """Add each row's elements in a packed group to the int32 sums `acc`, by the kernel's own way if it has
+    one.
+    """
     total = k.add_sums(b, acc, packed, side)
     return b.add(acc, _group_sums(k, b, packed, acc.type.count, side)) if total is None else total
 
 
 def _swap(b: ir.IRBuilder, vectors: list[ir.Value], bit: int, unit: int, other: int) -> list[ir.Value]:
-    """Exchange bit `bit` of the vector's number with bit `other` of the number of a run of `unit` elements in it."""
+    """Exchange bit `bit` of the vector's number with bit `other` of the number of a run of `unit` elements in
+    it.
+    """
     out = list(vectors)
     total = vectors[0].type.count
     for j, low in enumerate(vectors):
@@ -108,11 +112,12 @@ def _emit_transpose(
 ) -> None:
     """Emit: `steps` transpositions of `width` rows x `chunks` * 16 packed bytes, rows `stride` bytes apart.
 
-    Exchanges in registers. With n = 16 / unit, element u of 16-byte lane l of the register of row q n + r is that row's part
-    of group l n + u. First r is exchanged with u, bit by bit, which stays within the lanes: now register (q, u) holds in lane
-    l the part of group l n + u that rows q n ... belong to. Then q with the low bits of l: the lanes of a group come together.
-    Then what is left of l with the low bits of u: a register holds groups that follow one another. Rows are padded to a
-    multiple of n by repeating the last one; a padded group is stored alone.
+    Exchanges in registers. With n = 16 / unit, element u of 16-byte lane l of the register of row q n + r is
+    that row's part of group l n + u. First r is exchanged with u, bit by bit, which stays within the lanes:
+    now register (q, u) holds in lane l the part of group l n + u that rows q n ... belong to. Then q with the
+    low bits of l: the lanes of a group come together. Then what is left of l with the low bits of u: a
+    register holds groups that follow one another. Rows are padded to a multiple of n by repeating the last
+    one; a padded group is stored alone.
     """
     unit = k.kr * k.element_bytes  # bytes that stay together: one row's part of a group
     per_row = CHUNK_BYTES // k.element_bytes  # raw bytes of a chunk of a row
@@ -221,8 +226,8 @@ def _emit_interleave(
         _add_sums(b, at(b, a["sums"], 4 * p * width), b.load(accs[p]))
 
 
-#: Arguments of both: pointers `src`, `dst` and `sums` (int32), byte strides of `src` and between panels, how many rows are `valid`, how
-#: often to do it (`steps`), and the byte to xor.
+#: Arguments of both: pointers `src`, `dst` and `sums` (int32), byte strides of `src` and between panels, how
+#: many rows are `valid`, how often to do it (`steps`), and the byte to xor.
 _TRANSPOSE_ARGS = ("src", "stride", "valid", "steps", "flip", "dst", "sums")
 _INTERLEAVE_ARGS = ("src", "stride", "steps", "flip", "dst", "dst_stride", "sums")
 

@@ -170,7 +170,9 @@ class Plan(NotCopied):
         return self.made_for is None or self.made_for == threads.settings()
 
     def watched(self) -> tuple[np.ndarray, list[Any]]:
-        """The plan's numbers for one call, and what to give to `raise_failures` after it; see `CompiledPipeline.watched`."""
+        """The plan's numbers for one call, and what to give to `raise_failures` after it; see
+        `CompiledPipeline.watched`.
+        """
         return self.pipeline.watched(self.numbers, STAGES_AT)
 
     def run(

@@ -1,4 +1,6 @@
-"""What `lowgemm.plan` gives: a product that is planned once, for operands that are still to be compared with the planned ones."""
+"""What `lowgemm.plan` gives: a product that is planned once, for operands that are still to be compared with
+the planned ones.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class Pattern(NamedTuple):
         return cls(a.shape, a.strides, np.dtype(a.dtype.str))
 
     def misfit(self, a: np.ndarray, name: str) -> Exception | None:
-        """What to raise for an array that is not as planned; the stride along an axis of length 1 does not matter."""
+        """What to raise for an array that is not as planned; the stride along an axis of length 1 does not
+        matter.
+        """
         if a.dtype != self.dtype:
             return TypeError(f"{name}: expected dtype {self.dtype}, as planned, got {a.dtype}")
         if a.shape != self.shape:
@@ -68,8 +72,9 @@ class PlannedGemm:
 
     Call it with operands of the planned shapes, strides and dtypes.
 
-    A copy or a pickle is what it was planned from: the shapes, strides and dtypes, the output stages and `num_threads`. The copy is
-    planned anew, for the kernel and the settings of the process it is made in. A plan holds no operands and no result.
+    A copy or a pickle is what it was planned from: the shapes, strides and dtypes, the output stages and
+    `num_threads`. The copy is planned anew, for the kernel and the settings of the process it is made in. A
+    plan holds no operands and no result.
     """
 
     __slots__ = (
@@ -161,7 +166,9 @@ class PlannedGemm:
         )
 
     def _simple(self, out: Any) -> bool:
-        """Whether the result's array is plain, as planned and contiguous; compiled code looks whether it may be written."""
+        """Whether the result's array is plain, as planned and contiguous; compiled code looks whether it may
+        be written.
+        """
         return (
             type(out) is np.ndarray
             and out.shape == self._shape
@@ -170,7 +177,9 @@ class PlannedGemm:
         )
 
     def _fitting(self, lhs: Any, rhs: Any) -> tuple[np.ndarray, np.ndarray | PackedRhs]:
-        """The operands as plain arrays over the same memory (as `gemm` takes them); raises unless they are as planned."""
+        """The operands as plain arrays over the same memory (as `gemm` takes them); raises unless they are as
+        planned.
+        """
         lhs = as_operand(lhs, "lhs")
         misfit = self._lhs.misfit(lhs, "lhs")
         if misfit is None and not self._packed:
@@ -203,7 +212,9 @@ class PlannedGemm:
 def planned(
     lhs: Pattern, rhs: Pattern, output: Sequence[Any] | Any | None, num_threads: int | None
 ) -> PlannedGemm:
-    """Plan a product of operands that are as described; what `lowgemm.plan` and the copies of a plan come to."""
+    """Plan a product of operands that are as described; what `lowgemm.plan` and the copies of
+    a plan come to.
+    """
     kernel = kernels.selected()
     right = (
         PackedRhs(rhs.shape, rhs.dtype, kernel) if rhs.strides is None else rhs

@@ -1,12 +1,14 @@
 """A planned product with all that a call of its kind needs to run.
 
-A 32-cubed product computes for 0.2 us; checking its arguments takes twenty. So `gemm` looks a call up by all that can be seen of it
-without its values: types, shapes, strides, dtypes, options, stages. What was found right once for such a key is right again. Only this
-is left to look at, every time:
+A 32-cubed product computes for 0.2 us; checking its arguments takes twenty. So `gemm` looks a call up by all
+that can be seen of it without its values: types, shapes, strides, dtypes, options, stages. What was found
+right once for such a key is right again. Only this is left to look at, every time:
 
 * the values of the zero points (`zero_points.py`, in compiled code);
-* whether `out` may be written and lies apart from the operands (`array_objects.py`, likewise; `fits` where that cannot be);
-* whether the thread settings are those of the plan, and a packed rhs is packed for its kernel (`gemm` does that).
+* whether `out` may be written and lies apart from the operands (`array_objects.py`, likewise; `fits` where
+  that cannot be);
+* whether the thread settings are those of the plan, and a packed rhs is packed for its kernel (`gemm` does
+  that).
 """
 
 from __future__ import annotations
@@ -111,7 +113,9 @@ class Ready(NotCopied):
         return self._enter(self._record, lhs, rhs, None, out, borrowed(self._scratch), lhs_zero, rhs_zero)
 
     def _run(self, lhs: Any, rhs: Any, out: Any, lhs_zero: Any, rhs_zero: Any) -> Any:
-        """The same with all that a call can need: functions of the user's, several threads, a number as the result."""
+        """The same with all that a call can need: functions of the user's, several threads, a number as the
+        result.
+        """
         if self._record is None:
             inputs = (lhs,) if self._packed else (lhs, rhs)
             zeros_fit = all(INT32_MIN <= zero <= INT32_MAX for zero in (lhs_zero, rhs_zero))
@@ -140,7 +144,9 @@ class Ready(NotCopied):
         return to[()] if self._number and out is None else to
 
     def by_addresses(self, lhs: Any, rhs: Any, out: Any, lhs_zero: int, rhs_zero: int) -> Any:
-        """The same for arrays of any kind and an interpreter of any kind: NumPy is asked where they lie, in 3 us."""
+        """The same for arrays of any kind and an interpreter of any kind: NumPy is asked where they lie, in 3
+        us.
+        """
         to = _empty(self._shape, self._result) if out is None else out
         packed = self._packed
         right = (rhs.panels_address, rhs.sums_address) if packed else (rhs.ctypes.data, 0)
@@ -148,7 +154,9 @@ class Ready(NotCopied):
         return to[()] if self._number and out is None else to
 
     def _borrowed_plan(self) -> Any:
-        """Numbers of the plan whose status words no other call writes to: of a call that is over, if there are any."""
+        """Numbers of the plan whose status words no other call writes to: of a call that is over, if there
+        are any.
+        """
         try:
             return self._lent.pop()
         except IndexError:
@@ -161,8 +169,9 @@ def ready(
 ) -> Ready | None:
     """A checked call made ready for more of its kind; None where such calls must be checked one by one.
 
-    That is where a zero point is of a type that compiled code does not read, where the interpreter keeps arrays in a way that it does
-    not know and zero points are arrays, and where a stack of large products, each on several threads, has zero points for each.
+    That is where a zero point is of a type that compiled code does not read, where the interpreter keeps
+    arrays in a way that it does not know and zero points are arrays, and where a stack of large products,
+    each on several threads, has zero points for each.
     """
     kinds = {kind_of(lhs_zero), kind_of(rhs_zero)}
     if None in kinds or (call.own_zeros and plan.enter is None):

@@ -1,8 +1,9 @@
 """What compiled code reads of a plan and of a call: records of 64-bit numbers with named fields.
 
-`planner.py` fills a plan from the `TEMPLATE` of its kernel, `entry.py`, `plan.py` or `drivers.py` the state of a call; `tiles.py` reads
-both. Strides are in bytes, so is what ends in `_bytes` or `_at` (offsets from the start of a thread's scratch memory); what is called a
-routine, and what ends in `_bias` or `zeros`, is an address. Flags are 0 or 1.
+`planner.py` fills a plan from the `TEMPLATE` of its kernel, `entry.py`, `plan.py` or `drivers.py` the state
+of a call; `tiles.py` reads both. Strides are in bytes, so is what ends in `_bytes` or `_at` (offsets from the
+start of a thread's scratch memory); what is called a routine, and what ends in `_bias` or `zeros`, is an
+address. Flags are 0 or 1.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ TEMPLATE_FIELDS = (
     "lanes kr rhs_group_bytes pack_chunk kernel pack_lhs pack_rhs col_compensation_routine row_compensation_routine single no_compensation",
 )
 TEMPLATE = record_type(*TEMPLATE_FIELDS)
-#: The state `s` of one call. With split-K a counter for each block of the result lies behind it: how many of its splits are done.
+#: The state `s` of one call. With split-K a counter for each block of the result lies behind it: how many of
+#: its splits are done.
 STATE = record_type(
     "next_columns next_block",  # what the next thread that asks is given: columns to pack, then blocks of the result
     "lhs rhs rhs_sums out",  # addresses of the operands, of the sums of a packed rhs, and of the result
@@ -84,9 +86,11 @@ STATE = record_type(
 #: Sizes, and where the stages begin, counted in numbers.
 PLAN_SIZE, STATE_SIZE = PLAN.itemsize // 8, STATE.itemsize // 8
 STAGES_AT = PLAN.fields["stage"][1] // 8  # type: ignore[index]
-#: Behind the plan lies the layout of the batch. For each batch item: byte offsets of its lhs and of its result, and the number of its rhs.
+#: Behind the plan lies the layout of the batch. For each batch item: byte offsets of its lhs and of its
+#: result, and the number of its rhs.
 ITEM_LHS_AT, ITEM_OUT_AT, ITEM_RHS, ITEM_SIZE = range(4)
-#: Then for each distinct rhs: byte offset of its elements (or of its panels), and of its column sums if it is packed.
+#: Then for each distinct rhs: byte offset of its elements (or of its panels), and of its column sums if it is
+#: packed.
 RHS_AT, RHS_SUMS_AT, RHS_SIZE = range(3)
 #: Numbers of the layout of a single product.
 ONE_ITEM_LAYOUT = ITEM_SIZE + RHS_SIZE
@@ -96,7 +100,8 @@ plan_at, state_at = record_at(PLAN), record_at(STATE)
 
 
 class RhsAddresses(NamedTuple):
-    """Of a distinct rhs: its elements (0: packed already), panels, column sums, column compensation, column factors.
+    """Of a distinct rhs: its elements (0: packed already), panels, column sums, column compensation, column
+    factors.
 
     The factors are what `output/bilinear.py` multiplies the lhs zero points by.
     """
@@ -124,7 +129,9 @@ _NUMBERS = [name for name in PLAN.names or () if name != "stage"]
 
 
 def blank_plan(**asked: int) -> SimpleNamespace:
-    """A plan for Python to fill, whose other fields are 0; attributes of it are set ten times faster than those of a record."""
+    """A plan for Python to fill, whose other fields are 0; attributes of it are set ten times faster than
+    those of a record.
+    """
     return SimpleNamespace(**{**dict.fromkeys(_NUMBERS, 0), **asked})
 
 

@@ -1,4 +1,6 @@
-"""What was planned before, remembered by what a call looks like; and the identity of a list of output stages."""
+"""What was planned before, remembered by what a call looks like; and the identity of a list of
+output stages.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +46,8 @@ def stages_key(output: Any) -> Any:
 
 
 def remember_list(output: Any) -> None:
-    """Let `stages_key` know this list again: what is compared is a copy, element by element, identity first."""
+    """Let `stages_key` know this list again: what is compared is a copy, element by element,
+    identity first.
+    """
     if type(output) is list:
         _lists.add(id(output), (output.copy(), stages_key(output)))

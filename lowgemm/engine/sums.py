@@ -1,4 +1,6 @@
-"""The output stages on int32 sums that exist already, ready to run: for `requantize` what `ready.py` is for `gemm`."""
+"""The output stages on int32 sums that exist already, ready to run: for `requantize` what `ready.py` is for
+`gemm`.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ RELEASE_SUMS = 1 << 13
 
 @routine(entry.BUILT_IN)
 def _apply(_self, args, _count):
-    """As in `entry.py`; the arguments behind the record are the sums, the result and a tile of scratch memory."""
+    """As in `entry.py`; the arguments behind the record are the sums, the result and a tile of scratch
+    memory.
+    """
     call = sums_call_at(pointer_at(pointer_at(args, 0), HEAD))
     sums, out = pointer_at(args, 1), pointer_at(args, 2)
     fit = has(sums, ALIGNED) and has(out, ALIGNED | WRITEABLE)
@@ -65,7 +69,9 @@ def _apply(_self, args, _count):
 
 @functools.cache
 def apply() -> Any:
-    """``apply(call, sums, out, tile) -> out``, or None if one is not aligned or they are not apart; None where it is not `entry.usable`."""
+    """``apply(call, sums, out, tile) -> out``, or None if one is not aligned or they are not apart; None
+    where it is not `entry.usable`.
+    """
     return entry.built_in(b"apply", _apply)
 
 
@@ -77,7 +83,8 @@ class ReadySums(NotCopied):
     stages : tuple of stages
         Checked pipeline.
     sums, out : ndarray
-        Plain arrays of at least two dimensions, with elements, of the layout of those to come. They are not kept.
+        Plain arrays of at least two dimensions, with elements, of the layout of those to come. They are not
+        kept.
     shape : tuple of int
         Of the result, which may be a vector.
     """
@@ -120,7 +127,9 @@ class ReadySums(NotCopied):
         self._lent: list[Any] = []
 
     def run(self, sums: np.ndarray, out: np.ndarray | None) -> np.ndarray | None:
-        """The result; None, and nothing written, if `out` may not be written, shares memory with the sums or is not aligned."""
+        """The result; None, and nothing written, if `out` may not be written, shares memory with the sums or
+        is not aligned.
+        """
         to = np.empty(self._shape, self._result) if out is None else out
         call = apply()
         if call is None:

@@ -1,7 +1,8 @@
-"""Thread limits by threadpoolctl: ``threadpool_limits(1)`` and ``threadpool_limits(1, user_api="lowgemm")`` hold here too.
+"""Thread limits by threadpoolctl: ``threadpool_limits(1)`` and ``threadpool_limits(1, user_api="lowgemm")``
+hold here too.
 
-threadpoolctl finds controllers by the shared libraries of a process. Numba's threading layers are loaded only when
-threads are first needed, so lowgemm stands behind llvmlite's library, which is there from the start.
+threadpoolctl finds controllers by the shared libraries of a process. Numba's threading layers are loaded only
+when threads are first needed, so lowgemm stands behind llvmlite's library, which is there from the start.
 """
 
 from __future__ import annotations

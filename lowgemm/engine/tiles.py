@@ -7,22 +7,26 @@
                       for each tile of nr columns: microkernel over the mc rows
                   output stages on each finished tile while it is in L1, the last of which stores it
 
-An rhs may be packed on the fly: one depth block at a time, right before that is multiplied. That is done where it comes unpacked, does not
-fit L2 and meets few rows. To pack it as a whole would write it to memory and read it again.
+An rhs may be packed on the fly: one depth block at a time, right before that is multiplied. That is done
+where it comes unpacked, does not fit L2 and meets few rows. To pack it as a whole would write it to memory
+and read it again.
 
-Where the result has too few blocks for all threads, the depth blocks are shared too (split-K). Each split of a block's depth has an int32
-tile of its own, and the thread that finishes the last split adds them up. That is exact in any order.
+Where the result has too few blocks for all threads, the depth blocks are shared too (split-K). Each split of
+a block's depth has an int32 tile of its own, and the thread that finishes the last split adds them up. That
+is exact in any order.
 
 Nothing here reads or writes matrix memory: addresses are integers, and each piece that touches memory is a C
-function called through its address (see `jit/routine.py`). So this file is compiled once for all kernels and all
-output pipelines. Blocks are handed out by an atomic counter, because Numba's `prange` has a static schedule.
+function called through its address (see `jit/routine.py`). So this file is compiled once for all kernels and
+all output pipelines. Blocks are handed out by an atomic counter, because Numba's `prange` has a static
+schedule.
 
-A call is described by two records (`records.py`): the plan `p`, made by `planner.py` and never written here, so that Python threads
-may share it, with the layout of the batch behind it; and the state `s` of this call.
+A call is described by two records (`records.py`): the plan `p`, made by `planner.py` and never written here,
+so that Python threads may share it, with the layout of the batch behind it; and the state `s` of this call.
 
-Arguments with the same name mean the same everywhere: `p` and `s` are these records, `a` is a batch item's `ItemAddresses`, `space` the
-address of scratch memory. `sums`, `compensation`, `factors` and `tile` are addresses of int32. `row`, `col` and `k` count elements of the
-result and of the depth, what ends in `0` is where a block begins, and (`i`, `j`) is a block's place.
+Arguments with the same name mean the same everywhere: `p` and `s` are these records, `a` is a batch item's
+`ItemAddresses`, `space` the address of scratch memory. `sums`, `compensation`, `factors` and `tile` are
+addresses of int32. `row`, `col` and `k` count elements of the result and of the depth, what ends in `0` is
+where a block begins, and (`i`, `j`) is a block's place.
 
 Next files to open: `drivers.py`, who calls this; `output/tile_routine.py`, what happens to a finished tile.
 """
@@ -92,7 +96,9 @@ def _col_compensation(p, s, sums, compensation, factors, col, cols):
 
 @numba.njit(nogil=True)
 def prepare_columns(p, s, r, col, cols):
-    """Pack `cols` columns from column `col` on of one rhs, and make their compensation; `r` is its `RhsAddresses`."""
+    """Pack `cols` columns from column `col` on of one rhs, and make their compensation; `r` is its
+    `RhsAddresses`.
+    """
     if r.source != 0:
         call_address(
             p.pack_rhs,
@@ -107,7 +113,9 @@ def prepare_columns(p, s, r, col, cols):
 
 @numba.njit(nogil=True)
 def prepare(p, s):
-    """Pack the rhs and make the column compensation, `pack_chunk` columns at a time, until no columns are left."""
+    """Pack the rhs and make the column compensation, `pack_chunk` columns at a time, until no columns are
+    left.
+    """
     if p.on_the_fly_at != 0:
         return
     n, chunk = p.n, p.pack_chunk
@@ -127,8 +135,8 @@ def prepare(p, s):
 def _finish(p, s, a, tile, ld, rows, cols, row, col, row_sums):
     """Put a finished tile through the output stages; the last one stores it.
 
-    `tile` is the address of `rows` x `cols` int32, whose rows are `ld` elements apart; its corner is element (`row`, `col`) of the result.
-    `row_sums` is the address of the sums of these rows of the lhs.
+    `tile` is the address of `rows` x `cols` int32, whose rows are `ld` elements apart; its corner is element
+    (`row`, `col`) of the result. `row_sums` is the address of the sums of these rows of the lhs.
     """
     for i in range(p.stages):
         call_address(
@@ -144,7 +152,9 @@ def _finish(p, s, a, tile, ld, rows, cols, row, col, row_sums):
 
 @numba.njit(nogil=True)
 def _tile_width(p, left):
-    """Columns of the next tile: nr, but two halves for the last nr + 1 panel, since one panel alone runs slower."""
+    """Columns of the next tile: nr, but two halves for the last nr + 1 panel, since one panel alone runs
+    slower.
+    """
     nr, lanes = p.nr, p.lanes
     if left == nr + lanes:
         return (nr // lanes + 2) // 2 * lanes
@@ -157,8 +167,9 @@ def _multiply(
 ):
     """One microkernel call: `rows` x `cols` of one depth block, at most nr columns.
 
-    `lhs` is the address of the packed lhs block, and `rhs_at` the byte offset of the depth block in the rhs panels. The other arguments
-    are those of the kernel (`kernels/framework/kernel.py`). Where nothing is to be added, the compensation is at `p.no_compensation`.
+    `lhs` is the address of the packed lhs block, and `rhs_at` the byte offset of the depth block in the rhs
+    panels. The other arguments are those of the kernel (`kernels/framework/kernel.py`). Where nothing is to
+    be added, the compensation is at `p.no_compensation`.
     """
     lanes = p.lanes
     call_address(
@@ -185,7 +196,9 @@ def _pack_lhs(p, a, row0, rows, k0, depth, space, sums):
 
 @numba.njit(nogil=True)
 def _row_compensation(p, s, row0, rows, sums, biased, compensation):
-    """Make the compensation of `rows` rows from `row0` on, whose sums are at `sums`; with the bias of the rows if `biased`."""
+    """Make the compensation of `rows` rows from `row0` on, whose sums are at `sums`; with the bias of the
+    rows if `biased`.
+    """
     call_address(
         p.row_compensation_routine,
         (
@@ -202,13 +215,18 @@ def _row_compensation(p, s, row0, rows, sums, biased, compensation):
 
 @numba.njit(nogil=True)
 def _add(p, count, values, to):
-    """Add `count` int32 at `values` to those at `to`: as row compensation with zero point -1, and with what is at `to` as the bias."""
+    """Add `count` int32 at `values` to those at `to`: as row compensation with zero point -1, and with what
+    is at `to` as the bias.
+    """
     call_address(p.row_compensation_routine, (count, values, -1, 0, to, 1, to))
 
 
 @numba.njit(nogil=True)
 def _block(p, s, a, row0, rows, col0, cols, space):
-    """One block of the result, rows x cols at (row0, col0), in one depth block. `space` is the thread's scratch memory."""
+    """One block of the result, rows x cols at (row0, col0), in one depth block.
+
+    `space` is the thread's scratch memory.
+    """
     sums, row_compensation, tile = space + p.row_sums_at, space + p.row_compensation_at, space + p.tile_at
     nr, lanes = p.nr, p.lanes
     _pack_lhs(p, a, row0, rows, 0, p.depth, space, sums)
@@ -218,8 +236,8 @@ def _block(p, s, a, row0, rows, col0, cols, space):
     while col < end:
         width = _tile_width(p, end - col)
         if p.direct:
-            # whole panels go straight to the result, as int32 or, with a fused scale, as bytes; what is left of
-            # the last one takes the tile
+            # whole panels go straight to the result, as int32 or, with a fused scale, as bytes; what is left
+            # of the last one takes the tile
             full = width // lanes * lanes
             size = 4 if p.fused == 0 else 1
             if full > 0:
@@ -240,7 +258,9 @@ def _block(p, s, a, row0, rows, col0, cols, space):
 
 @numba.njit(nogil=True)
 def _pack_on_the_fly(p, s, a, col0, cols, k0, depth, space):
-    """Pack columns `col0` on, depth `k0` on, right before they are multiplied; gives `a` with these panels."""
+    """Pack columns `col0` on, depth `k0` on, right before they are multiplied; gives `a` with
+    these panels.
+    """
     lanes = p.lanes
     panels = space + p.on_the_fly_at
     wide = (cols + lanes - 1) // lanes * lanes
@@ -263,7 +283,9 @@ def _pack_on_the_fly(p, s, a, col0, cols, k0, depth, space):
 
 @numba.njit(nogil=True)
 def _deep_block(p, s, a, row0, rows, col0, cols, split, space, sums, tile):
-    """One of the splits of a block whose depth has several blocks: its int32 sums go to `tile`, its row sums to `sums` (addresses)."""
+    """One of the splits of a block whose depth has several blocks: its int32 sums go to `tile`, its row sums
+    to `sums` (addresses).
+    """
     row_compensation, sums_of_block = space + p.row_compensation_at, space + p.row_sums_at + 4 * p.mc
     nr, lanes, kc = p.nr, p.lanes, p.kc
     ld = (cols + lanes - 1) // lanes * lanes
@@ -280,7 +302,8 @@ def _deep_block(p, s, a, row0, rows, col0, cols, split, space, sums, tile):
             a = _pack_on_the_fly(p, s, a, col0, cols, k0, depth, space)
             rhs_at = 0
         for_rows = p.no_compensation
-        # The row sums of a split are complete in its last block. What does not depend on the depth is added with the last of all blocks.
+        # The row sums of a split are complete in its last block. What does not depend on the depth is added
+        # with the last of all blocks.
         if d + 1 == end:
             _row_compensation(p, s, row0, rows, sums, d + 1 == p.depth_blocks, row_compensation)
             for_rows = row_compensation
@@ -309,7 +332,9 @@ def whole_block(p, s, a, i, j, space):
 
 @numba.njit(nogil=True)
 def _split(p, s, a, i, j, number, split, space):
-    """One of the splits of block (i, j), the `number`-th block; the last thread to come adds them up and finishes the block."""
+    """One of the splits of block (i, j), the `number`-th block; the last thread to come adds them up and
+    finishes the block.
+    """
     row0, col0 = i * p.mc, j * p.nc
     rows, cols = min(p.mc, p.m - row0), min(p.nc, p.n - col0)
     first = s.scratch_of_splits + number * p.splits * p.split_bytes

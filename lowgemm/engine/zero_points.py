@@ -1,11 +1,13 @@
-"""Zero points as compiled code finds them in a call: Python's integers, or arrays of integers of any type and stride.
+"""Zero points as compiled code finds them in a call: Python's integers, or arrays of integers of any type and
+stride.
 
-A call brings them in many forms: one number, one for each row or column, one for each row or column of each matrix of a stack.
-What forms a kind of call has is known before (`Zeros`). `read_zeros` takes their values, refuses what is no int32, and leaves plain
-int32 values in scratch memory: one for each row and column where the plan is bilinear, else a single one.
+A call brings them in many forms: one number, one for each row or column, one for each row or column of each
+matrix of a stack. What forms a kind of call has is known before (`Zeros`). `read_zeros` takes their values,
+refuses what is no int32, and leaves plain int32 values in scratch memory: one for each row and column where
+the plan is bilinear, else a single one.
 
-The values of all matrices are read before anything is computed. So zero points may lie in the memory of the result, and a value that
-does not fit leaves the result untouched.
+The values of all matrices are read before anything is computed. So zero points may lie in the memory of the
+result, and a value that does not fit leaves the result untouched.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ from lowgemm.jit.memory import (
 )
 from lowgemm.jit.routine import call_for_address
 
-#: One operand's zero points: how they are read (`NUMBER` and so on), bytes from one value to the next, values of a batch item, what to
-#: subtract, and byte offset of the int32 values in scratch memory.
+#: One operand's zero points: how they are read (`NUMBER` and so on), bytes from one value to the next, values
+#: of a batch item, what to subtract, and byte offset of the int32 values in scratch memory.
 SIDE = np.dtype([(name, np.int64) for name in ("kind", "stride", "count", "shift", "scratch_at")])
 #: The zero points of a kind of call, as compiled code reads them.
 ZEROS = record_type(
@@ -49,7 +51,8 @@ ZEROS = record_type(
     "as_index error_occurred clear_error",  # addresses of functions of Python
     ("sides", SIDE, (2,)),  # of the lhs and of the rhs
 )
-#: Behind it, for each of the items: byte offsets of its operands, column sums, result, and of both zero points' first values.
+#: Behind it, for each of the items: byte offsets of its operands, column sums, result, and of both zero
+#: points' first values.
 ITEM = record_type("lhs_at rhs_at sums_at out_at", ("zeros_at", np.int64, (2,)))
 LHS, RHS = range(2)
 zeros_at, item_at = record_at(ZEROS), record_behind(ITEM)
@@ -78,10 +81,13 @@ def kind_of(value: Any) -> int | None:
 
 
 # ---- compiled ---------------------------------------------------------------------------------------------
-# `z` is a record of `ZEROS`, `space` a pointer to scratch memory, `value`, `lhs_zero` and `rhs_zero` are pointers to Python objects.
+# `z` is a record of `ZEROS`, `space` a pointer to scratch memory; `value`, `lhs_zero` and `rhs_zero` are pointers
+# to Python objects.
 @numba.njit(nogil=True)
 def _element(kind, at):
-    """The element of kind `kind` at a pointer, as int64; an unsigned one that an int64 cannot hold comes out negative."""
+    """The element of kind `kind` at a pointer, as int64; an unsigned one that an int64 cannot hold comes out
+    negative.
+    """
     if kind == S32:
         return load_i32(at, 0)
     if kind == U8:
@@ -99,7 +105,9 @@ def _element(kind, at):
 
 @numba.njit(nogil=True)
 def _number(z, value):
-    """An integer's value, given as a Python object; far too small where it is none or out of an int64's range."""
+    """An integer's value, given as a Python object; far too small where it is none or out of an int64's
+    range.
+    """
     number = call_for_address(z.as_index, (as_address(value), 0))
     if number == -1 and call_for_address(z.error_occurred, ()) != 0:
         call_for_address(z.clear_error, ())
@@ -109,7 +117,9 @@ def _number(z, value):
 
 @numba.njit(nogil=True)
 def _read_side(z, side, value, space):
-    """Values of one operand's zero points (`side` is LHS or RHS), into scratch memory; whether they all are int32."""
+    """Values of one operand's zero points (`side` is LHS or RHS), into scratch memory; whether they all are
+    int32.
+    """
     own = z.sides[side]
     kind, stride, count, shift = own.kind, own.stride, own.count, own.shift
     to = offset(space, own.scratch_at)
@@ -135,14 +145,19 @@ def _read_side(z, side, value, space):
 
 @numba.njit(nogil=True)
 def read_zeros(z, lhs_zero, rhs_zero, space):
-    """Read both zero points, given as Python objects; whether all values are int32. It needs the interpreter."""
+    """Read both zero points, given as Python objects; whether all values are int32.
+
+    It needs the interpreter.
+    """
     fits = _read_side(z, LHS, lhs_zero, space)
     return _read_side(z, RHS, rhs_zero, space) and fits
 
 
 @numba.njit(nogil=True)
 def zeros_of(z, space, i):
-    """Zero points of batch item `i`, after `read_zeros`: two numbers and two addresses, of which the plan needs one kind."""
+    """Zero points of batch item `i`, after `read_zeros`: two numbers and two addresses, of which the plan
+    needs one kind.
+    """
     lhs, rhs = z.sides[LHS], z.sides[RHS]
     left = offset(space, lhs.scratch_at + 4 * i * lhs.count)
     right = offset(space, rhs.scratch_at + 4 * i * rhs.count)
@@ -173,7 +188,8 @@ class Zeros(NotCopied):
     given : pair
         Zero points as the caller gave them, for each of which `kind_of` knows a kind.
     checked : pair of (int or ndarray)
-        What `checks.arguments.as_zero_points` made of them: a number, a vector, or values of each matrix of a stack.
+        What `checks.arguments.as_zero_points` made of them: a number, a vector, or values of each matrix of a
+        stack.
     batch : Batch
         The stack, if its matrices have zero points of their own; else the default.
     at : int

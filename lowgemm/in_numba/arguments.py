@@ -112,7 +112,9 @@ def _reach(address, shape, strides):
 
 @register_jitable
 def _overlap(a, a_shape, a_strides, size, b, b_shape, b_strides):
-    """Whether the bytes from first to last of a matrix at address `a` (elements of `size` bytes) meet those of a byte matrix at `b`."""
+    """Whether the bytes from first to last of a matrix at address `a` (elements of `size` bytes) meet those
+    of a byte matrix at `b`.
+    """
     a_low, a_high = _reach(a, a_shape, a_strides)
     b_low, b_high = _reach(b, b_shape, b_strides)
     return a_low <= b_high and b_low < a_high + size
@@ -138,7 +140,8 @@ def _result_overload(out, lhs, rhs):
         if at % 4 != 0 or row_stride % 4 != 0 or col_stride % 4 != 0:
             raise ValueError("out: expected an aligned array")
         row_step, col_step = abs(row_stride) if m > 1 else 0, abs(col_stride) if n > 1 else 0
-        # rows apart by less than a row's extent, or columns by less than a column's, or elements on each other
+        # rows apart by less than a row's extent, or columns by less than a column's, or elements on each
+        # other
         if (n > 1 and col_step < 4) or (m > 1 and row_step < 4):
             raise ValueError("out: expected distinct elements, but some overlap each other in memory")
         if m > 1 and n > 1 and row_step < col_step * (n - 1) + 4 and col_step < row_step * (m - 1) + 4:

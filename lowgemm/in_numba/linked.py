@@ -1,8 +1,8 @@
 """How compiled code, in memory or from Numba's disk cache, finds the routines of the process that it runs in.
 
-The addresses differ from process to process. So compiled code finds them in `_ADDRESSES` by a symbol of the linker, and carries a
-ticket that fills them in when the code is loaded. The ticket also names the sources that the code was made with: after an
-upgrade of lowgemm Numba compiles it again.
+The addresses differ from process to process. So compiled code finds them in `_ADDRESSES` by a symbol of the
+linker, and carries a ticket that fills them in when the code is loaded. The ticket also names the sources
+that the code was made with: after an upgrade of lowgemm Numba compiles it again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from lowgemm.in_numba import planning
 from lowgemm.jit.stamp import source_stamp
 
 _SYMBOL = "lowgemm_table"
-#: What the addresses are of: the routine that writes a plan, the one that runs it, `planning.KERNEL` for arrays.
+#: What the addresses are of: the routine that writes a plan, the one that runs it, `planning.KERNEL` for
+#: arrays.
 PLAN_ADDRESS, SINGLE_ADDRESS, KERNEL_ADDRESS = range(3)
 _ADDRESSES = np.zeros(8, dtype=np.int64)
 

@@ -1,4 +1,7 @@
-"""The plan of one product, made by compiled code with the planner that Python runs. Next file to open: `linked.py`."""
+"""The plan of one product, made by compiled code with the planner that Python runs.
+
+Next file to open: `linked.py`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from lowgemm.jit.routine import routine
 from lowgemm.output.bilinear import bilinear
 from lowgemm.output.store import store32
 
-#: A kernel's template, and the output stages that a product in compiled code may have: routines and their parameters, as addresses.
+#: A kernel's template, and the output stages that a product in compiled code may have: routines and their
+#: parameters, as addresses.
 KERNEL = np.dtype(
     [
         *((name, TEMPLATE[name]) for name in TEMPLATE.names or ()),
@@ -69,8 +73,8 @@ def write_plan(
 ):
     """Write the plan of one product on one thread without output stages.
 
-    `kernel` is a pointer to a `KERNEL`; `to` receives the plan, `PLAN_BYTES` long. `m`, `n` and `depth` are counts, the strides are in bytes,
-    and all others are 1 or 0.
+    `kernel` is a pointer to a `KERNEL`; `to` receives the plan, `PLAN_BYTES` long. `m`, `n` and `depth` are
+    counts, the strides are in bytes, and all others are 1 or 0.
     """
     numbers = numba.carray(to, (_NUMBERS,), np.int64)
     numbers[:] = 0

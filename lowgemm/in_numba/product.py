@@ -1,4 +1,7 @@
-"""`lowgemm.gemm` as Numba compiles it into a user's function: check, plan, run. Next file to open: `planning.py`."""
+"""`lowgemm.gemm` as Numba compiles it into a user's function: check, plan, run.
+
+Next file to open: `planning.py`.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +49,8 @@ def _rhs_numbers_overload(rhs):
     )  # fmt: skip
 
 
-# Not strict: Numba would want the same signature of the implementation, whose arguments it binds by position. Here, as in
-# Python, all but the operands come by keyword.
+# Not strict: Numba would want the same signature of the implementation, whose arguments it binds by position.
+# Here, as in Python, all but the operands come by keyword.
 @overload(gemm, jit_options={"nogil": True}, strict=False)
 def _gemm_overload(
     lhs,

@@ -1,7 +1,8 @@
 """Objects that hold addresses of memory or of compiled code: what a copy of one would be.
 
-A copy, or a pickle read in another process, would take the numbers along but not what lies there: it would read memory that was given
-back. So such a class either describes how to make another one (``__reduce__``), or is a `NotCopied`.
+A copy, or a pickle read in another process, would take the numbers along but not what lies there: it would
+read memory that was given back. So such a class either describes how to make another one (``__reduce__``), or
+is a `NotCopied`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What a function captures from around it, in words that are the same in every process.
 
-Numba's own key of a cached function holds a pickle of the captured values. That of another compiled function differs from process to
-process, so a function that captures one never finds its code again. Here a captured function is described by its name and by what it
-captures in turn. Its code is not looked at: that cannot change without lowgemm's sources changing, and those are in the key as well.
+Numba's own key of a cached function holds a pickle of the captured values. That of another compiled function
+differs from process to process, so a function that captures one never finds its code again. Here a captured
+function is described by its name and by what it captures in turn. Its code is not looked at: that cannot
+change without lowgemm's sources changing, and those are in the key as well.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def captured(function: Any) -> tuple[str, ...]:
     Raises
     ------
     TypeError
-        If a value cannot be told from others in another process: such a function is not cached, or is given a key.
+        If a value cannot be told from others in another process: such a function is not cached, or is given a
+        key.
 
     Examples
     --------

@@ -2,16 +2,20 @@
 
 Numba's own disk cache (``cache=True``) fails in ways that a library may not:
 
-* a truncated or overwritten file raises from the middle of a call, and a flipped bit in machine code is executed;
-* two processes that compile variants of one function at the same time can pick the same file name, and the index
-  of one then points to the code of the other (the index is read, changed and written back without a lock);
-* no writable folder at all (read-only site-packages and no home directory) is a RuntimeError, a full disk an OSError;
-* a read-only folder is not even read, so that a cache filled when an image was built is lost on its users (here it is read unless
-  ``NUMBA_CACHE_DIR`` names another).
+* a truncated or overwritten file raises from the middle of a call, and a flipped bit in machine code is
+  executed;
+* two processes that compile variants of one function at the same time can pick the same file name, and the
+  index of one then points to the code of the other (the index is read, changed and written back without a
+  lock);
+* no writable folder at all (read-only site-packages and no home directory) is a RuntimeError, a full disk an
+  OSError;
+* a read-only folder is not even read, so that a cache filled when an image was built is lost on its users
+  (here it is read unless ``NUMBA_CACHE_DIR`` names another).
 
-Here each piece is one file. Its name is a hash of everything it depends on (signature, target, byte code, what the function captures,
-all sources of lowgemm that it may call, the versions of Numba and llvmlite), so there is no index; it starts with a SHA-256 over that
-and the content. What does not match is compiled again; what cannot be written is kept in memory only, with one warning.
+Here each piece is one file. Its name is a hash of everything it depends on (signature, target, byte code,
+what the function captures, all sources of lowgemm that it may call, the versions of Numba and llvmlite), so
+there is no index; it starts with a SHA-256 over that and the content. What does not match is compiled again;
+what cannot be written is kept in memory only, with one warning.
 """
 
 from __future__ import annotations
@@ -155,8 +159,8 @@ class CheckedCache(caching.FunctionCache):
         try:
             super().save_overload(sig, data)
         except RuntimeError:
-            # LLVM's callback that notes the object code was interrupted (Ctrl-C; Python swallows what a callback
-            # raises): the code is there and sound, only this process has nothing to save.
+            # LLVM's callback that notes the object code was interrupted (Ctrl-C; Python swallows what a
+            # callback raises): the code is there and sound, only this process has nothing to save.
             return
         except OSError as error:
             if not _warned:
@@ -177,7 +181,9 @@ def _cache(py_func: Any, key: Hashable = ()) -> Any:
 
 
 class Lazy:
-    """A function that is compiled, or loaded from disk, when it is first called; for the given signatures, and for no others."""
+    """A function that is compiled, or loaded from disk, when it is first called; for the given signatures,
+    and for no others.
+    """
 
     def __init__(self, function: Callable[..., Any], signatures: Any, options: dict[str, Any]) -> None:
         functools.update_wrapper(self, function)
@@ -237,7 +243,9 @@ def njit(signatures: Any = None, **options: Any) -> Callable[[Callable[..., Any]
 
 
 class _LazyCache:
-    """A `CheckedCache` that is made when it is first asked: its key needs a look at all sources, which no import should take."""
+    """A `CheckedCache` that is made when it is first asked: its key needs a look at all sources, which no
+    import should take.
+    """
 
     def __init__(self, py_func: Any) -> None:
         self._py_func = py_func
@@ -251,10 +259,11 @@ class _LazyCache:
 
 
 def cfunc(function: Callable[..., Any], signature: Any, key: Hashable = (), on_disk: bool = True) -> Any:
-    """Compile a function, or load it: `numba.cfunc` without Python objects inside and with a checked disk cache.
+    """Compile a function, or load it: `numba.cfunc` without Python objects inside and with a checked disk
+    cache.
 
-    `key` says what the code depends on beside the sources and the values that the function captures. Without `on_disk` it is
-    neither looked for nor saved: what it depends on cannot be said.
+    `key` says what the code depends on beside the sources and the values that the function captures. Without
+    `on_disk` it is neither looked for nor saved: what it depends on cannot be said.
     """
     callback = ccallback.CFunc(function, (signature.args, signature.return_type), {}, {"nopython": True})
     if on_disk:

@@ -1,4 +1,5 @@
-"""Memory access through raw pointers, for use inside Numba code: the only module that loads or stores by address.
+"""Memory access through raw pointers, for use inside Numba code: the only module that loads or stores by
+address.
 
 All take a real pointer (`numba.types.voidptr`) and use `getelementptr`; an address that was computed as an
 integer is never dereferenced in the function that computed it.
@@ -163,13 +164,15 @@ def _adder(ordering: str):
     return add
 
 
-#: ``take(array, index, amount)``: atomically add to an element of an int64 array; returns what it held before. It hands
-#: out numbers, each once. It orders no other memory ("monotonic"): whoever draws a number reads nothing that another
-#: thread wrote in the same phase, and between phases, and at the end, threads are joined, which orders everything.
+#: ``take(array, index, amount)``: atomically add to an element of an int64 array; returns what it held
+#: before. It hands out numbers, each once. It orders no other memory ("monotonic"): whoever draws a number
+#: reads nothing that another thread wrote in the same phase, and between phases, and at the end, threads are
+#: joined, which orders everything.
 take = intrinsic(_adder("monotonic"))
-#: ``arrive(array, index, amount)``: the same for counting threads of which the last reads what the others wrote. Each must
-#: have its writes seen before its count (release), and the last must see them after (acquire): "acq_rel". On Arm, a
-#: plain addition lets the last one read old data; on x86 both are the same ``lock xadd``.
+#: ``arrive(array, index, amount)``: the same for counting threads of which the last reads what the others
+#: wrote. Each must have its writes seen before its count (release), and the last must see them after
+#: (acquire): "acq_rel". On Arm, a plain addition lets the last one read old data; on x86 both are the same
+#: ``lock xadd``.
 arrive = intrinsic(_adder("acq_rel"))
 
 
@@ -206,7 +209,9 @@ def load_behind(typingctx, record, index):
 
 
 def record_behind(dtype: np.dtype) -> Any:
-    """Make ``at(record, index)``: number `index` of the records of a structured dtype that follow another record in memory."""
+    """Make ``at(record, index)``: number `index` of the records of a structured dtype that follow another
+    record in memory.
+    """
 
     def at(typingctx, record, index):
         follows = from_dtype(dtype)
@@ -247,7 +252,9 @@ def arrive_behind(typingctx, record, index, amount):
 
 @intrinsic(prefer_literal=True)
 def pointer_field(typingctx, record, field):
-    """Field `field` (a constant) of a record as the pointer that it is; the record's dtype calls it unsigned."""
+    """Field `field` (a constant) of a record as the pointer that it is; the record's dtype
+    calls it unsigned.
+    """
     name = field.literal_value
     at = record.offset(name)
 

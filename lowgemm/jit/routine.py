@@ -106,10 +106,11 @@ def check_words(args: Any) -> None:
 
 
 def unpack_words(context: Any, builder: ir.IRBuilder, args: Any, value: ir.Value) -> list[ir.Value]:
-    """Elements of a tuple, each 64 bits wide: integers widened by their sign, a bool as 0 or 1, pointers as they are.
+    """Elements of a tuple, each 64 bits wide: integers widened by their sign, a bool as 0 or 1, pointers as
+    they are.
 
-    A callee reads 64 bits whatever the caller gave. Of a narrower argument the upper bits are what the register or the
-    stack held before: right by luck on x86-64 Linux, garbage on aarch64 and Windows.
+    A callee reads 64 bits whatever the caller gave. Of a narrower argument the upper bits are what the
+    register or the stack held before: right by luck on x86-64 Linux, garbage on aarch64 and Windows.
     """
     check_words(args)
     words = []
@@ -138,12 +139,13 @@ def _caller(result: Any, ty: ir.Type) -> Any:
     return call
 
 
-#: ``call_address(address, args)``: call the C function at `address` (int64) with the tuple `args`; returns nothing.
+#: ``call_address(address, args)``: call the C function at `address` (int64) with the tuple `args`; returns
+#: nothing.
 #:
-#: Every argument is passed as 64 bits (see `unpack_words`); what cannot be is refused when the call is compiled. On
-#: every supported ABI a pointer-sized integer and a pointer travel in the same register, and the callee declares the
-#: pointers as such. Nothing is loaded or stored through them on this side (LLVM 22 can miscompile memory access by
-#: `inttoptr` arithmetic).
+#: Every argument is passed as 64 bits (see `unpack_words`); what cannot be is refused when the call is
+#: compiled. On every supported ABI a pointer-sized integer and a pointer travel in the same register, and the
+#: callee declares the pointers as such. Nothing is loaded or stored through them on this side (LLVM 22 can
+#: miscompile memory access by `inttoptr` arithmetic).
 call_address = intrinsic(_caller(types.void, ir.VoidType()))
 #: ``call_for_address(address, args)``: likewise; returns the function's pointer-sized result.
 call_for_address = intrinsic(_caller(types.intp, ir.IntType(64)))

@@ -40,7 +40,9 @@ def give_back(buffer: np.ndarray) -> None:
 
 
 def borrowed(nbytes: int) -> np.ndarray:
-    """This thread's buffer, for compiled code that runs to its end before any other Python code of the thread."""
+    """This thread's buffer, for compiled code that runs to its end before any other Python code of the
+    thread.
+    """
     try:
         buffer = _local.buffer
         if buffer.size >= nbytes:

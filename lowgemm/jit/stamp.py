@@ -10,8 +10,9 @@ import pathlib
 import llvmlite
 import numba
 
-#: Rooms that stand on the engine, and that no compiled code outside of them calls or captures (`tests/test_rooms.py` holds that).
-#: Their code asks for their own files too, by name, so that a change in one room does not recompile the others.
+#: Rooms that stand on the engine, and that no compiled code outside of them calls or captures
+#: (`tests/test_rooms.py` holds that). Their code asks for their own files too, by name, so that a change in
+#: one room does not recompile the others.
 ABOVE = frozenset({"blockwise", "cli", "compat", "data", "in_numba", "nn", "onnx_run", "quantization"})
 
 
@@ -27,8 +28,8 @@ def rooms() -> dict[str, pathlib.Path]:
 def source_stamp(*more: str) -> int:
     """Number that changes with any source file of the engine, with Numba and with llvmlite.
 
-    Every folder of the package counts, with what lies in it, except the rooms in `ABOVE`; `more` names those of
-    them ("blockwise") whose files count too.
+    Every folder of the package counts, with what lies in it, except the rooms in `ABOVE`; `more` names those
+    of them ("blockwise") whose files count too.
 
     Numba's disk cache notices a change in the file of the cached function only, not in what that function
     calls or in an intrinsic's emitter. Each cached function captures this number, which makes it part of the
@@ -54,6 +55,8 @@ def source_stamp(*more: str) -> int:
 
 
 def stamp_for(module: str) -> int:
-    """`source_stamp` for the code of a module: the engine's, and its own room's where that stands on the engine."""
+    """`source_stamp` for the code of a module: the engine's, and its own room's where that stands on the
+    engine.
+    """
     room = module.split(".")[1] if module.startswith("lowgemm.") else ""
     return source_stamp(room) if room in ABOVE else source_stamp()

@@ -6,7 +6,8 @@ import functools
 
 import numba
 
-#: What a CPU name implies, of the features that kernels ask for. LLVM knows, but llvmlite has no way to ask it.
+#: What a CPU name implies, of the features that kernels ask for. LLVM knows, but llvmlite has no way to ask
+#: it.
 _AVX2 = ("sse2", "ssse3", "sse4.1", "avx", "avx2")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512vl")
 _IMPLIED = {
@@ -37,7 +38,8 @@ def target() -> tuple[str, frozenset[str]]:
 
     An instruction outside this set makes LLVM abort the process, so kernels are chosen by this and by nothing
     else. ``NUMBA_CPU_NAME`` alone leaves Numba's feature list that of the host, so then only what the name
-    implies *and* the list has is used; with ``NUMBA_CPU_FEATURES`` set too, the list rules if it is not empty.
+    implies *and* the list has is used; with ``NUMBA_CPU_FEATURES`` set too, the list rules if it is not
+    empty.
     """
     from numba.core.registry import cpu_target
 

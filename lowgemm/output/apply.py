@@ -1,4 +1,6 @@
-"""The stages on int32 sums that lie in memory, tile by tile: what `lowgemm.requantize` runs, and a convolution."""
+"""The stages on int32 sums that lie in memory, tile by tile: what `lowgemm.requantize` runs, and a
+convolution.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ def apply(
 ):
     """Put an m x n matrix of int32 through `count` stages.
 
-    `stages` points to the addresses of the first stage's routine and parameters, then of the second's, and so on
-    (`CompiledPipeline.addresses`). `acc` points to the matrix, `out` to the result; their strides are in bytes. `tile` points to memory for
-    `TILE_ROWS` x `TILE_COLS` int32.
+    `stages` points to the addresses of the first stage's routine and parameters, then of the second's, and so
+    on (`CompiledPipeline.addresses`). `acc` points to the matrix, `out` to the result; their strides are in
+    bytes. `tile` points to memory for `TILE_ROWS` x `TILE_COLS` int32.
     """
     for row in range(0, m, TILE_ROWS):
         rows = min(TILE_ROWS, m - row)

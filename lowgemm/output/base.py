@@ -31,8 +31,8 @@ def _exact(value: Any) -> Any:
 class Stage:
     """Base of the output stages: frozen dataclasses that describe, and compute nothing themselves.
 
-    `reference.apply_stage` has each one's equation, and `step` its fast form. The other properties are what `pipeline.py` asks a stage
-    to find out what may be left out or put together.
+    `reference.apply_stage` has each one's equation, and `step` its fast form. The other properties are what
+    `pipeline.py` asks a stage to find out what may be left out or put together.
     """
 
     #: Names of the fields that may hold one value per channel.

@@ -1,8 +1,8 @@
 """What a function computes, as a key: functions with equal keys compile to the same code.
 
-Numba takes what a function names outside of itself (variables of the enclosing function, globals, attributes of modules) as constants
-of the moment when it compiles. So the key holds the byte code and the values of these: numbers, text, arrays and functions by what they
-are, everything else by which object it is.
+Numba takes what a function names outside of itself (variables of the enclosing function, globals, attributes
+of modules) as constants of the moment when it compiles. So the key holds the byte code and the values of
+these: numbers, text, arrays and functions by what they are, everything else by which object it is.
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ _ARITHMETIC = frozenset(
 def disk_key(code: Any, *also: Any) -> str | None:
     """What `code_key` gave, and `also`, as text that is the same in every process; None if there is none.
 
-    Only plain values count: numbers, text, tuples of them, and functions of `math`, NumPy and Python's arithmetic, by
-    their names and NumPy's version. An array or another function is not plain: it would be a constant of the compiled code, which
-    may hold an address, or be compiled from sources that nobody watches.
+    Only plain values count: numbers, text, tuples of them, and functions of `math`, NumPy and Python's
+    arithmetic, by their names and NumPy's version. An array or another function is not plain: it would be a
+    constant of the compiled code, which may hold an address, or be compiled from sources that nobody watches.
 
     Examples
     --------

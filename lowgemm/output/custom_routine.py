@@ -1,12 +1,13 @@
 """A user's function as an output routine, and what becomes of an exception in it.
 
-The routine runs on any thread, called by address, where nobody can catch a Python exception. So each call of the function is looked
-at: at the first one that fails the routine notes sum, row and column in its parameters, which belong to one call of `gemm`, and does
-no more. When all threads are done, `raise_failure` looks at what was noted, and calls the function again with it, this time from
-Python: that raises the exception itself.
+The routine runs on any thread, called by address, where nobody can catch a Python exception. So each call of
+the function is looked at: at the first one that fails the routine notes sum, row and column in its
+parameters, which belong to one call of `gemm`, and does no more. When all threads are done, `raise_failure`
+looks at what was noted, and calls the function again with it, this time from Python: that raises the
+exception itself.
 
-Numba never frees machine code, so functions of the same code share one routine (`code_key.py`), which is kept. It is cached on disk
-too, if all that the function refers to is the same in every process.
+Numba never frees machine code, so functions of the same code share one routine (`code_key.py`), which is
+kept. It is cached on disk too, if all that the function refers to is the same in every process.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def python_function(function: Any) -> Any:
 
 
 def _options(function: Any) -> tuple[tuple[Any, ...] | None, dict[str, Any]]:
-    """Signatures (None: any) and options to compile a function with: those that its `njit` named, and checked indices."""
+    """Signatures (None: any) and options to compile a function with: those that its `njit` named, and checked
+    indices.
+    """
     if not isinstance(function, Dispatcher):
         return None, {"nopython": True, "boundscheck": True}
     options = {**function.targetoptions, "nopython": True}
@@ -59,7 +62,9 @@ def _options(function: Any) -> tuple[tuple[Any, ...] | None, dict[str, Any]]:
 
 
 def checked(function: Any, **extra: bool) -> Any:
-    """The function to be compiled anew, so that an index out of range is an exception and not a read of other memory."""
+    """The function to be compiled anew, so that an index out of range is an exception and not a read of other
+    memory.
+    """
     signatures, options = _options(function)
     return numba.jit(signatures and list(signatures), **options, **extra)(python_function(function))
 
@@ -74,7 +79,8 @@ class CustomRoutine(NotCopied):
     arrays : tuple of (str, int)
         dtype and number of dimensions of each array that it takes.
     key : str or None
-        What the code depends on, the same in every process; None if that cannot be said, and the code stays in memory.
+        What the code depends on, the same in every process; None if that cannot be said, and the code stays
+        in memory.
     """
 
     instead = "copy the Custom stage"
@@ -233,7 +239,9 @@ def _array_fields(count: int) -> dict[str, np.dtype]:
 
 
 def _reader(description: np.dtype, arrays: tuple[tuple[str, int], ...]) -> Any:
-    """Compiled ``read(params)``: the parameters themselves, to note a failure in, and the arrays that they describe."""
+    """Compiled ``read(params)``: the parameters themselves, to note a failure in, and the arrays that they
+    describe.
+    """
     fields, make = reader(description, _WORDS), _maker(arrays)
 
     @numba.njit(nogil=True)

@@ -6,8 +6,8 @@ A stage writes down what it does to one value, and what it needs to know for tha
     def scale(x, multiplier, offset):
         return x * multiplier + offset
 
-The loop reads the fields, picks the values of the row or column, and calls the function for each element. All of that is inlined, so
-that LLVM vectorises it as if it were written out.
+The loop reads the fields, picks the values of the row or column, and calls the function for each element. All
+of that is inlined, so that LLVM vectorises it as if it were written out.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from lowgemm.jit.memory import load_i32, load_i64, offset, store_32
 from lowgemm.output.parameters import NUMBER, channel_fields, described, picker, reader
 from lowgemm.output.tile_routine import Step, TileRoutine
 
-#: What the record of an elementwise routine begins with. The channel of an element is ``row * row_step + col * col_step``;
-#: once `stopped` is not 0, nothing more is done.
+#: What the record of an elementwise routine begins with. The channel of an element is ``row * row_step + col
+#: * col_step``; once `stopped` is not 0, nothing more is done.
 HEAD = {"row_step": NUMBER, "col_step": NUMBER, "stopped": NUMBER}
 ROW_STEP, COL_STEP, STOPPED = range(len(HEAD))
 
@@ -39,7 +39,8 @@ def tile_loop(read: Any, pick: Any, make: Any, by_channel: bool) -> Any:
     pick : callable
         Compiled ``pick(given, channel) -> values``, called once for all that has the same channel.
     make : callable
-        Compiled ``make(x, row, col, values) -> (go_on, y)``, called for each element. It is the last call where `go_on` is false.
+        Compiled ``make(x, row, col, values) -> (go_on, y)``, called for each element. It is the last call
+        where `go_on` is false.
     by_channel : bool
         Whether the values differ by channel.
     """

@@ -1,7 +1,8 @@
-"""What a routine is told, described once: Python fills a record in, compiled code reads it by the same description.
+"""What a routine is told, described once: Python fills a record in, compiled code reads it by the same
+description.
 
-A description is a NumPy dtype whose fields are of three kinds: a `NUMBER`, the `ADDRESS` of a table, or `per_channel` values, which are
-the address of a vector (or of one value for all) and what its elements are.
+A description is a NumPy dtype whose fields are of three kinds: a `NUMBER`, the `ADDRESS` of a table, or
+`per_channel` values, which are the address of a vector (or of one value for all) and what its elements are.
 
     SCALE = described(multiplier=per_channel(np.int32), offset=NUMBER)
     record, keep = Filler(SCALE)({"multiplier": [3, 4], "offset": 5})     # Python
@@ -61,7 +62,8 @@ def described(**fields: np.dtype) -> np.dtype:
 
 
 def kinds_of(description: np.dtype) -> dict[str, str | None]:
-    """What each field holds: None for a number, "address" for a table, and what the elements are for values per channel.
+    """What each field holds: None for a number, "address" for a table, and what the elements are for values
+    per channel.
 
     Examples
     --------
@@ -131,7 +133,9 @@ class Filler:
 
 
 def _kinds(record: types.Record) -> list[tuple[int, str | None]]:
-    """Offset of each field, and the name inside it: that of an element or "address", and None for a number."""
+    """Offset of each field, and the name inside it: that of an element or "address", and None
+    for a number.
+    """
     kinds = []
     for name, ty in record.members:
         inner = ty.members[0][0] if isinstance(ty, types.Record) else None
@@ -163,7 +167,9 @@ def reader(description: np.dtype, first: int = 0) -> Any:
 
 
 def picker(description: np.dtype, first: int = 0) -> Any:
-    """Compiled function ``pick(given, i)``: what `reader` gave, with each channel's vector replaced by its element `i`."""
+    """Compiled function ``pick(given, i)``: what `reader` gave, with each channel's vector replaced by its
+    element `i`.
+    """
     record = numba.from_dtype(description)
 
     @intrinsic

@@ -1,9 +1,10 @@
 """From a list of stages to the routines that run on each tile.
 
-Each stage says what runs (`Stage.step`). What may be left out or put together is decided here, by what the stages say of themselves:
+Each stage says what runs (`Stage.step`). What may be left out or put together is decided here, by what the
+stages say of themselves:
 
-* a leading `addend` costs nothing: it is added to the row or column compensation that the kernel adds anyway (int32 addition wraps, so the
-  order does not matter);
+* a leading `addend` costs nothing: it is added to the row or column compensation that the kernel adds anyway
+  (int32 addition wraps, so the order does not matter);
 * adjacent `bounds` are one clamp, and those before the store are the store's;
 * a scale that can go in `one_pass` with the store does, if it is the last before it.
 
@@ -67,7 +68,8 @@ class CompiledPipeline(NotCopied):
         return [n for step in self.steps for n in (step.routine.address, step.record.ctypes.data)]
 
     def watched(self, numbers: np.ndarray, at: int) -> tuple[np.ndarray, list[Step]]:
-        """`numbers`, which hold the addresses from `at` on, for one call that shares no noted failures with another.
+        """`numbers`, which hold the addresses from `at` on, for one call that shares no noted failures with
+        another.
 
         Also returns what to give to `raise_failures` after the call.
         """

@@ -1,7 +1,7 @@
 """The common last stage in vector IR: fixed-point scale, offset, clamp and store of 8 or 16 bits in one pass.
 
-The arithmetic is in `kernels/framework/requant.py`; kernels with 512-bit registers use it on their accumulators directly, and
-then this routine only sees the edges.
+The arithmetic is in `kernels/framework/requant.py`; kernels with 512-bit registers use it on their
+accumulators directly, and then this routine only sees the edges.
 """
 
 from __future__ import annotations
@@ -78,8 +78,9 @@ def requantize_rows(typingctx, bits, by_row, args):
     return types.void(bits, by_row, args), codegen
 
 
-#: Multipliers from 0 up and right shifts from 1 up, one for each row or column and `WIDTH` more; then the offset and the bounds.
-#: Kernels that scale and store by themselves read this too (`kernels/framework/deferred.py`).
+#: Multipliers from 0 up and right shifts from 1 up, one for each row or column and `WIDTH` more; then the
+#: offset and the bounds. Kernels that scale and store by themselves read this too
+#: (`kernels/framework/deferred.py`).
 SCALE_AND_STORE = described(multiplier=ADDRESS, right=ADDRESS, offset=NUMBER, low=NUMBER, high=NUMBER)
 _read = reader(SCALE_AND_STORE)
 

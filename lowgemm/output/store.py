@@ -1,4 +1,6 @@
-"""The last routines of a pipeline: clamp, and store int32, 16 or 8 bits to the result. (`scale_and_store.py` scales and stores in one pass.)"""
+"""The last routines of a pipeline: clamp, and store int32, 16 or 8 bits to the result. (`scale_and_store.py`
+scales and stores in one pass.)
+"""
 
 from __future__ import annotations
 

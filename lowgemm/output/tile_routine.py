@@ -4,14 +4,18 @@ Every routine has the arguments
 
     tile, ld, rows, cols, row, col, params, sums, factors, lhs_zeros, rhs_zeros, out, row_stride, col_stride
 
-* `tile`: pointer to `rows` x `cols` int32, whose rows are `ld` elements apart. Its corner is element (`row`, `col`) of the result.
+* `tile`: pointer to `rows` x `cols` int32, whose rows are `ld` elements apart. Its corner is element (`row`,
+  `col`) of the result.
 * `params`: pointer to the record of its parameters.
-* `sums`, `factors`, `lhs_zeros`, `rhs_zeros`: pointers to int32 for these rows or columns, which only `bilinear.py` reads. They are the
-  sums of the lhs rows, the factors of the columns, and the zero points of the rows and of the columns.
-* `out`: pointer to the corner in the result, whose rows and columns are `row_stride` and `col_stride` bytes apart.
+* `sums`, `factors`, `lhs_zeros`, `rhs_zeros`: pointers to int32 for these rows or columns, which only
+  `bilinear.py` reads. They are the sums of the lhs rows, the factors of the columns, and the zero points of
+  the rows and of the columns.
+* `out`: pointer to the corner in the result, whose rows and columns are `row_stride` and `col_stride` bytes
+  apart.
 
-All routines but the last rewrite the tile in place; the last stores it to `out`. The tile is in L1, so a pipeline is fused into the tile
-loop without being compiled as one function: any list of standard stages runs on what `warmup` has compiled.
+All routines but the last rewrite the tile in place; the last stores it to `out`. The tile is in L1, so a
+pipeline is fused into the tile loop without being compiled as one function: any list of standard stages runs
+on what `warmup` has compiled.
 
 Next file to open: `elementwise.py`, the loop of nearly all of them.
 """

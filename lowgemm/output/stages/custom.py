@@ -29,27 +29,28 @@ class Custom(Stage):
     Parameters
     ----------
     function : callable
-        ``function(acc, row, col, *arrays) -> acc`` on int64 values, compiled by `numba.njit` or plain Python that
-        Numba can compile. `row` and `col` are those of the result. What it returns becomes ``int(value)`` modulo
-        2**32, floats included.
+        ``function(acc, row, col, *arrays) -> acc`` on int64 values, compiled by `numba.njit` or plain Python
+        that Numba can compile. `row` and `col` are those of the result. What it returns becomes
+        ``int(value)`` modulo 2**32, floats included.
     arrays : tuple of ndarray
         Passed on to the function: scales per column, tables, anything. They are copied.
 
-    A pickle holds the name of a function of a module, and the code of any other one (a lambda), which then comes back compiled by `numba.njit`.
+    A pickle holds the name of a function of a module, and the code of any other one (a lambda), which then
+    comes back compiled by `numba.njit`.
 
     Raises
     ------
     TypeError
         If Numba cannot compile the function for these arrays, or it returns no number; the message says why.
 
-    Notes
-    -----
-    An exception in the function is raised by the call that runs the stage, and its cause names sum, row and column; so
-    are a NaN (ValueError), infinity (OverflowError) and an index out of range of an array (IndexError). After it the
-    contents of ``out`` are not defined. To raise it, the function is called once more with the same values.
+    Notes ----- An exception in the function is raised by the call that runs the stage, and its cause names
+    sum, row and column; so are a NaN (ValueError), infinity (OverflowError) and an index out of range of an
+    array (IndexError). After it the contents of ``out`` are not defined. To raise it, the function is called
+    once more with the same values.
 
-    Functions of the same code, named values included, share one compiled routine. It stays as long as the process,
-    with what the function refers to: Numba never frees machine code, about 1 MiB for each different function.
+    Functions of the same code, named values included, share one compiled routine. It stays as long as the
+    process, with what the function refers to: Numba never frees machine code, about 1 MiB for each different
+    function.
 
     Examples
     --------
@@ -92,7 +93,9 @@ class Custom(Stage):
         return Custom(self.function, self.arrays)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A function that other processes cannot import by its name, a lambda say, goes along by its code, as Numba pickles it."""
+        """A function that other processes cannot import by its name, a lambda say, goes along by its code, as
+        Numba pickles it.
+        """
         function = self.function
         if not hasattr(function, "py_func") and not _importable(function):
             import numba

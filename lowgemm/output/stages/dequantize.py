@@ -21,7 +21,10 @@ _read = reader(_FLOAT_STORE)
 def store_float(
     tile, ld, rows, cols, row, col, params, sums, factors, lhs_zeros, rhs_zeros, out, row_stride, col_stride
 ):
-    """Store float32(x) * scale. It has a loop of its own because it stores floats to the result, not int32 to the tile."""
+    """Store float32(x) * scale.
+
+    It has a loop of its own because it stores floats to the result, not int32 to the tile.
+    """
     scales, row_step, col_step = _read(params)
     for r in range(rows):
         line, to = offset(tile, 4 * r * ld), offset(out, r * row_stride)

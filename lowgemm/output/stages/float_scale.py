@@ -14,7 +14,8 @@ from lowgemm.output.parameters import NUMBER, per_channel
 from lowgemm.output.tile_routine import Step
 
 
-# Bounds go before the rounding, where they change nothing (they are whole numbers) and keep the conversion defined.
+# Bounds go before the rounding, where they change nothing (they are whole numbers) and keep the conversion
+# defined.
 @elementwise(scale=per_channel(np.float32), zero_point=NUMBER, low=NUMBER, high=NUMBER)
 def scale_float32(x, scale, zero_point, low, high):
     """round(x * scale) + zero_point."""
@@ -32,7 +33,8 @@ def scale_float64(x, scale, zero_point, low, high):
 
 @dataclass(frozen=True, eq=False)
 class FloatScale(Stage):
-    """``round(x * scale) + zero_point`` in float32, or ``round(x * scale + zero_point)`` in float64 (`double`), half to even.
+    """``round(x * scale) + zero_point`` in float32, or ``round(x * scale + zero_point)`` in float64
+    (`double`), half to even.
 
     `Requantize` lowers to it. The result lies in [`low`, `high`].
     """

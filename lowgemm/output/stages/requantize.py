@@ -1,6 +1,7 @@
 """Real scales: `Requantize` to 8 or 16 bits with a framework's rounding, put together of simpler stages.
 
-Frameworks agree on ``round(acc * scale) + zero_point`` and differ in the arithmetic; `docs/output.md` compares them.
+Frameworks agree on ``round(acc * scale) + zero_point`` and differ in the arithmetic; `docs/output.md`
+compares them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ ROUNDINGS = ("gemmlowp", "tflite", "tflite_single", "onnx", "onnx_reference", "t
 
 
 def quantize_multiplier(scale: float) -> tuple[int, int]:
-    """A real scale as a Q0.31 multiplier in [2**30, 2**31) and an exponent: ``multiplier * 2**(exponent - 31)``.
+    """A real scale as a Q0.31 multiplier in [2**30, 2**31) and an exponent: ``multiplier * 2**(exponent -
+    31)``.
 
     Parameters
     ----------
@@ -78,9 +80,9 @@ class Requantize(Stage):
         uint8, int8 or int16.
     rounding : str
         "gemmlowp" or "tflite": Q0.31 multiplier, SRDHM, then RDP (two roundings). "tflite_single": the same
-        multiplier with one rounding, ties upwards. "onnx" and "torch": ``x * scale`` in float32, rounded half to
-        even, then the zero point (what onnxruntime and fbgemm compute). "onnx_reference": float64, the zero
-        point added before rounding half to even (the onnx package's reference).
+        multiplier with one rounding, ties upwards. "onnx" and "torch": ``x * scale`` in float32, rounded half
+        to even, then the zero point (what onnxruntime and fbgemm compute). "onnx_reference": float64, the
+        zero point added before rounding half to even (the onnx package's reference).
     axis : int
         Which way a vector `scale` runs: 1, one value per column; 0, one per row.
     min, max : int, optional

@@ -104,7 +104,9 @@ class SaturatingScale(ScaleInt32ByFixedPointAndExponent):
     """gemmlowp's scale, except that the offset is added with saturation (to int32), not modulo 2**32."""
 
     def step(self) -> Step:
-        """With |x * scale| up to 2**30 no zero point of 16 bits leaves int32: the plain addition does then."""
+        """With |x * scale| up to 2**30 no zero point of 16 bits leaves int32: the plain
+        addition does then.
+        """
         exponent = np.asarray(self.exponent)
         may_leave = exponent.size > 0 and int(exponent.max()) >= 0
         return (scale_saturating if may_leave else scale).step(self.axis, **self._parameters())

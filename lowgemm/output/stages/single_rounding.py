@@ -23,7 +23,9 @@ def scale_single(x, multiplier, shift, offset):
 
 @dataclass(frozen=True, eq=False)
 class SingleRoundingScale(Stage):
-    """``floor((x * multiplier + 2**(30 - exponent)) / 2**(31 - exponent)) + offset``: one rounding, ties upwards, saturating."""
+    """``floor((x * multiplier + 2**(30 - exponent)) / 2**(31 - exponent)) + offset``: one rounding, ties
+    upwards, saturating.
+    """
 
     multiplier: Any
     exponent: Any

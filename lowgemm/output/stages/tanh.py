@@ -26,7 +26,8 @@ def tanh(x, zero, amplitude, inverse, doublings, factor, halvings):
 def tanh_constants(real_amplitude: int) -> tuple[int, int, int, int]:
     """Constants of the tanh stage: 1 / amplitude as (Q0.31, doublings), and amplitude as (Q0.31, halvings).
 
-    Both are at least a half and less than one, but 1 / 1 stays 1, which Q0.31 has not: it takes the largest there is.
+    Both are at least a half and less than one, but 1 / 1 stays 1, which Q0.31 has not: it takes the largest
+    there is.
     """
     inverse, exponent = math.frexp(1 / real_amplitude) if real_amplitude > 1 else (1.0, 0)
     amplitude, halvings = math.frexp(real_amplitude)
