@@ -44,8 +44,8 @@ def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
         todo[f"kernel {kernel.name}"] = lambda k=kernel: kernels.microkernel(k)
         for side in ("lhs", "rhs"):
             todo[f"packing {side} {kernel.name}"] = lambda k=kernel, s=side: packing.pack_routine(k, s)
-    todo["column terms"] = lambda: compensation.col_compensation
-    todo["row terms"] = lambda: compensation.row_compensation
+    todo["column compensation"] = lambda: compensation.col_compensation
+    todo["row compensation"] = lambda: compensation.row_compensation
     todo["tile loop"] = lambda: drivers.single
     for name, declared in routines_of(output).items():
         todo[f"output {name}"] = lambda r=declared: r.compiled

@@ -44,8 +44,8 @@ def test_vectors_reach_every_tile():
 
 #: One part of the contract at a time, changed after the right answer was computed.
 PARTS = {
-    "one row term": lambda v: dataclasses.replace(v, row_compensation=v.row_compensation + (np.arange(v.m) == v.m - 1)),
-    "one column term": lambda v: dataclasses.replace(v, col_compensation=v.col_compensation + (np.arange(v.col_compensation.size) == 0)),
+    "one row compensation": lambda v: dataclasses.replace(v, row_compensation=v.row_compensation + (np.arange(v.m) == v.m - 1)),
+    "one column compensation": lambda v: dataclasses.replace(v, col_compensation=v.col_compensation + (np.arange(v.col_compensation.size) == 0)),
     "the lhs panel": lambda v: dataclasses.replace(v, lhs=v.lhs ^ 1),
     "the rhs panel": lambda v: dataclasses.replace(v, rhs=v.rhs ^ 1),
     "the depth": lambda v: dataclasses.replace(v, groups=max(v.groups - 1, 0)),

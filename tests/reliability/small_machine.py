@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from lowgemm.engine import blocking, pace, threads
 from lowgemm.jit.caches import CacheSizes
 
-#: Caches at which a depth of 50 is split and an rhs of 2 KB is streamed.
+#: Caches at which a depth of 50 is split and an rhs of 2 KB is packed on the fly.
 CACHES = CacheSizes(1 << 10, 1 << 12, 1 << 15)
 #: Multiply-accumulates for which a second thread is used.
 MACS_PER_THREAD = 1000
