@@ -13,14 +13,17 @@ from lowgemm.jit.memory import as_address, load_i32, load_i64, pointer_at
 
 #: Pointer-sized words of an object before what an array adds to them.
 HEAD = 2
+#: The last of these: the object's type.
+TYPE = 1
 #: Words of an array: address of the first element, number of dimensions (32 bits), pointers to shape and
 #: strides, dtype, flags (32 bits).
 DATA, NDIM, SHAPE, STRIDES, DTYPE, FLAGS = HEAD, HEAD + 1, HEAD + 2, HEAD + 3, HEAD + 5, HEAD + 6
 #: NumPy's flags.
 ALIGNED, WRITEABLE = 0x100, 0x400
-#: Numbers of an array in a pattern: type, dtype, dimensions; then shape and strides. Before the first, their
-#: count.
-_COUNT, _FIRST, _EACH = 0, 1, 3
+#: A pattern begins with how many arrays it describes. For each of them follow type, dtype and number of
+#: dimensions, then shape and strides.
+_COUNT, _FIRST = range(2)
+_TYPE, _DTYPE, _NDIM, _SHAPE = range(4)
 
 
 @numba.njit(nogil=True)
@@ -39,14 +42,14 @@ def alike(pattern, args):
     at = _FIRST
     for i in range(load_i64(pattern, _COUNT)):
         array = pointer_at(args, 1 + i)
-        ndim = load_i64(pattern, at + 2)
+        ndim = load_i64(pattern, at + _NDIM)
         if (
-            as_address(pointer_at(array, 1)) != load_i64(pattern, at)
-            or as_address(pointer_at(array, DTYPE)) != load_i64(pattern, at + 1)
+            as_address(pointer_at(array, TYPE)) != load_i64(pattern, at + _TYPE)
+            or as_address(pointer_at(array, DTYPE)) != load_i64(pattern, at + _DTYPE)
             or load_i32(array, 2 * NDIM) != ndim
         ):
             return False
-        at += _EACH
+        at += _SHAPE
         shape, strides = pointer_at(array, SHAPE), pointer_at(array, STRIDES)
         for axis in range(ndim):
             if load_i64(shape, axis) != load_i64(pattern, at + axis):

@@ -25,7 +25,22 @@ import numba
 import numpy as np
 from numba import types
 
-from lowgemm.engine.array_objects import ALIGNED, HEAD, WRITEABLE, alike, apart, data_of, has
+from lowgemm.engine.array_objects import (
+    ALIGNED,
+    DATA,
+    DTYPE,
+    FLAGS,
+    HEAD,
+    NDIM,
+    SHAPE,
+    STRIDES,
+    TYPE,
+    WRITEABLE,
+    alike,
+    apart,
+    data_of,
+    has,
+)
 from lowgemm.engine.records import plan_at, record_type, state_at
 from lowgemm.engine.tiles import rhs_scratch
 from lowgemm.engine.zero_points import Zeros, item_at, read_zeros, zeros_at, zeros_of
@@ -50,6 +65,10 @@ PRODUCT_CALL = record_type(
     ("pattern", np.uint64),  # what `pattern_of` says of the operands; 0: they are not compared
 )
 product_call_at = record_at(PRODUCT_CALL)
+#: Numbers of the arguments of `enter` and `fill`.
+_CALL, _LHS, _RHS, _SUMS, _OUT, _SPACE, _LHS_ZERO, _RHS_ZERO, _STATE = range(9)
+#: No argument.
+NONE = -1
 #: Multiply-accumulates from which other Python threads may run meanwhile (about 2 us; letting go of the
 #: interpreter and taking it back costs 0.05 us, and another thread that takes it keeps it for 5 ms).
 RELEASE_MACS = 1 << 19
@@ -61,23 +80,23 @@ RELEASE_MACS = 1 << 19
 # `space` a pointer to scratch memory.
 @numba.njit(nogil=True)
 def _fit(call, z, args, space):
-    """Whether arguments 1 to 7 of `enter` and `fill` are such as may be computed with; the zero points are
+    """Whether the arguments of `enter` and `fill` are such as may be computed with; the zero points are
     read.
     """
     if not alike(pointer_field(call, "pattern"), args):
         return False
-    out, out_bytes = pointer_at(args, 4), call.out_bytes
-    if not has(out, ALIGNED | WRITEABLE) or not apart(out, out_bytes, pointer_at(args, 1), 1):
+    out, out_bytes = pointer_at(args, _OUT), call.out_bytes
+    if not has(out, ALIGNED | WRITEABLE) or not apart(out, out_bytes, pointer_at(args, _LHS), 1):
         return False
-    if call.packed == 0 and not apart(out, out_bytes, pointer_at(args, 2), 1):
+    if call.packed == 0 and not apart(out, out_bytes, pointer_at(args, _RHS), 1):
         return False
-    return read_zeros(z, pointer_at(args, 6), pointer_at(args, 7), space)
+    return read_zeros(z, pointer_at(args, _LHS_ZERO), pointer_at(args, _RHS_ZERO), space)
 
 
 @numba.njit(nogil=True)
 def new_reference(call, args, number):
-    """Argument number `number`, or None if that is negative; as a new reference."""
-    result = pointer_at(args, number) if number >= 0 else pointer_field(call, "none")
+    """Argument number `number`, or Python's None where that is `NONE`; as a new reference."""
+    result = pointer_at(args, number) if number != NONE else pointer_field(call, "none")
     call_address(call.incref, (as_address(result),))
     return result
 
@@ -88,12 +107,16 @@ BUILT_IN = types.voidptr(types.voidptr, types.voidptr, types.intp)
 @routine(BUILT_IN)
 def _enter(_self, args, _count):
     """What `enter` gives."""
-    call = product_call_at(pointer_at(pointer_at(args, 0), HEAD))
-    z, space = zeros_at(pointer_field(call, "zeros")), pointer_at(pointer_at(args, 5), HEAD)
+    call = product_call_at(pointer_at(pointer_at(args, _CALL), DATA))
+    z, space = zeros_at(pointer_field(call, "zeros")), pointer_at(pointer_at(args, _SPACE), DATA)
     if not _fit(call, z, args, space):
-        return new_reference(call, args, -1)
-    lhs, rhs, out = data_of(pointer_at(args, 1)), data_of(pointer_at(args, 2)), data_of(pointer_at(args, 4))
-    sums = data_of(pointer_at(args, 3)) if call.packed != 0 else 0
+        return new_reference(call, args, NONE)
+    lhs, rhs, out = (
+        data_of(pointer_at(args, _LHS)),
+        data_of(pointer_at(args, _RHS)),
+        data_of(pointer_at(args, _OUT)),
+    )
+    sums = data_of(pointer_at(args, _SUMS)) if call.packed != 0 else 0
     single, plan, release, scratch = call.single, call.plan, call.release, as_address(space)
     state = 0
     if release != 0:
@@ -110,21 +133,21 @@ def _enter(_self, args, _count):
         )  # fmt: skip
     if release != 0:
         call_address(call.restore_thread, (state,))
-    return new_reference(call, args, 4)
+    return new_reference(call, args, _OUT)
 
 
 @routine(BUILT_IN)
 def _fill(_self, args, _count):
     """What `fill` gives."""
-    call = product_call_at(pointer_at(pointer_at(args, 0), HEAD))
-    z, space = zeros_at(pointer_field(call, "zeros")), pointer_at(pointer_at(args, 5), HEAD)
+    call = product_call_at(pointer_at(pointer_at(args, _CALL), DATA))
+    z, space = zeros_at(pointer_field(call, "zeros")), pointer_at(pointer_at(args, _SPACE), DATA)
     if not _fit(call, z, args, space):
-        return new_reference(call, args, -1)
-    p, s = plan_at(pointer_field(call, "plan")), state_at(pointer_at(pointer_at(args, 8), HEAD))
-    s.lhs = data_of(pointer_at(args, 1))
-    s.rhs = data_of(pointer_at(args, 2))
-    s.out = data_of(pointer_at(args, 4))
-    s.rhs_sums = data_of(pointer_at(args, 3)) if call.packed != 0 else 0
+        return new_reference(call, args, NONE)
+    p, s = plan_at(pointer_field(call, "plan")), state_at(pointer_at(pointer_at(args, _STATE), DATA))
+    s.lhs = data_of(pointer_at(args, _LHS))
+    s.rhs = data_of(pointer_at(args, _RHS))
+    s.out = data_of(pointer_at(args, _OUT))
+    s.rhs_sums = data_of(pointer_at(args, _SUMS)) if call.packed != 0 else 0
     s.scratch_of_rhs = as_address(space)
     s.scratch_of_workers = rhs_scratch(p, s, p.distinct_rhs)
     s.scratch_of_splits = s.scratch_of_workers + p.workers * p.worker_bytes
@@ -133,7 +156,7 @@ def _fill(_self, args, _count):
     s.rhs_zero = rhs_zero - p.rhs_shift
     s.lhs_zeros = lhs_zeros
     s.rhs_zeros = rhs_zeros
-    return new_reference(call, args, 8)
+    return new_reference(call, args, _STATE)
 
 
 class _MethodDef(ctypes.Structure):
@@ -153,9 +176,17 @@ def usable() -> bool:
     if object.__basicsize__ != 8 * HEAD or ctypes.sizeof(ctypes.c_void_p) != 8:
         return False
     a = np.arange(6)[::2].reshape(3, 1)
-    words = (ctypes.c_int64 * 9).from_address(id(a))
-    sizes = [(ctypes.c_int64 * 2).from_address(words[i]) for i in (4, 5)]
-    found = words[1], words[2], words[3] & 0xFFFFFFFF, *map(tuple, sizes), words[7], words[8] & 0xFFFFFFFF
+    words = (ctypes.c_int64 * (FLAGS + 1)).from_address(id(a))
+    sizes = [(ctypes.c_int64 * 2).from_address(words[i]) for i in (SHAPE, STRIDES)]
+    low_half = 0xFFFFFFFF
+    found = (
+        words[TYPE],
+        words[DATA],
+        words[NDIM] & low_half,
+        *map(tuple, sizes),
+        words[DTYPE],
+        words[FLAGS] & low_half,
+    )
     return found == (id(np.ndarray), a.ctypes.data, 2, a.shape, a.strides, id(a.dtype), a.flags.num)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm.engine import entry
-from lowgemm.engine.array_objects import ALIGNED, HEAD, WRITEABLE, apart, data_of, has
+from lowgemm.engine.array_objects import ALIGNED, DATA, WRITEABLE, apart, data_of, has
 from lowgemm.engine.batch import offsets
 from lowgemm.engine.ready import fits
 from lowgemm.engine.records import record_type
@@ -34,6 +34,8 @@ SUMS_CALL = record_type(
 #: Byte offsets of a matrix of sums, and of its result.
 MATRIX = record_type("sums_at out_at")
 sums_call_at, matrix_at = record_at(SUMS_CALL), record_behind(MATRIX)
+#: Numbers of the arguments of `apply`.
+_CALL, _SUMS, _OUT, _TILE = range(4)
 #: Sums from which other Python threads may run meanwhile (about 2 us).
 RELEASE_SUMS = 1 << 13
 
@@ -43,13 +45,13 @@ def _apply(_self, args, _count):
     """As in `entry.py`; the arguments behind the record are the sums, the result and a tile of scratch
     memory.
     """
-    call = sums_call_at(pointer_at(pointer_at(args, 0), HEAD))
-    sums, out = pointer_at(args, 1), pointer_at(args, 2)
+    call = sums_call_at(pointer_at(pointer_at(args, _CALL), DATA))
+    sums, out = pointer_at(args, _SUMS), pointer_at(args, _OUT)
     fit = has(sums, ALIGNED) and has(out, ALIGNED | WRITEABLE)
     if not fit or not apart(sums, 4, out, call.out_bytes):
-        return entry.new_reference(call, args, -1)
+        return entry.new_reference(call, args, entry.NONE)
     source, to = data_of(sums), data_of(out)
-    tile = as_address(pointer_at(pointer_at(args, 3), HEAD))
+    tile = as_address(pointer_at(pointer_at(args, _TILE), DATA))
     release, state = call.release, 0
     if release != 0:
         state = call_for_address(call.save_thread, ())
@@ -64,7 +66,7 @@ def _apply(_self, args, _count):
         )  # fmt: skip
     if release != 0:
         call_address(call.restore_thread, (state,))
-    return entry.new_reference(call, args, 2)
+    return entry.new_reference(call, args, _OUT)
 
 
 @functools.cache
