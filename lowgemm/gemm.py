@@ -153,9 +153,9 @@ def _checked(
     plan = call.run()
     plain_types = {type(lhs), type(rhs)} <= {np.ndarray, PackedRhs}
     if key is not None and plan is not None and plain_types and call.overflow == "wrap":
-        entry = ready(call, plan, lhs_zero, rhs_zero)
-        if entry is not None:
-            _calls.add(key, entry)
+        remembered = ready(call, plan, lhs_zero, rhs_zero)
+        if remembered is not None:
+            _calls.add(key, remembered)
             remember_list(output)
     return call.out[()] if out is None and call.out.ndim == 0 else call.out
 

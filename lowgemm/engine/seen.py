@@ -18,16 +18,14 @@ class Seen:
         self.get = self._entries.get
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (
-            Seen,
-            (),
-        )  # a copy has seen nothing: what is remembered belongs to addresses and identities of here
+        # A copy has seen nothing: what is remembered belongs to addresses and identities of this process.
+        return Seen, ()
 
-    def add(self, key: Any, entry: Any) -> None:
+    def add(self, key: Any, value: Any) -> None:
         """Remember; forgets everything when full, which is simpler than order and as good for few shapes."""
         if len(self._entries) >= self.LIMIT:
             self._entries.clear()
-        self._entries[key] = entry
+        self._entries[key] = value
 
 
 _lists = Seen()

@@ -283,18 +283,18 @@ class Runner:
     def run(self, x: np.ndarray, real: bool) -> np.ndarray | None:
         """Result for an array that fits (float32 if `real`); None if the layers had better run one by one."""
         key = (x.shape, real, config.kernel, threads.settings())
-        entry = self._seen.get(key)
-        if entry is None:
-            entry = self._plan(x.shape, real)
-            self._seen.add(key, entry)
-        if not entry.parts:
-            return np.empty(entry.shape, self.result) if 0 in entry.shape else None
-        out = np.empty(entry.shape, self.result)
+        remembered = self._seen.get(key)
+        if remembered is None:
+            remembered = self._plan(x.shape, real)
+            self._seen.add(key, remembered)
+        if not remembered.parts:
+            return np.empty(remembered.shape, self.result) if 0 in remembered.shape else None
+        out = np.empty(remembered.shape, self.result)
         flat, to = np.ascontiguousarray(x).reshape(-1).view(np.uint8), out.reshape(-1).view(np.uint8)
         if not flat.flags.writeable:  # another type to Numba
             flat = flat.copy()
         nans = 0
-        for part, result, program in entry.parts:
+        for part, result, program in remembered.parts:
             nans += program.run(flat[part], to[result])
         if nans:
             raise ValueError(f"x: expected no NaN, which no integer stands for, got {nans}")
