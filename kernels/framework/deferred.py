@@ -66,9 +66,8 @@ class Deferred:
 
     def scale(self, b: ir.IRBuilder, index: ir.Value, nv: int, c: ir.Value, ldc: ir.Value) -> None:
         """Emit: scale and store register number `index` of the full tile, `nv` panels wide, that begins at `c`."""
-        if (
-            nv == 1
-        ):  # known here, or the two numbers cost a general register more than sapphirerapids code has
+        # Constants where they are known: the two numbers cost one general register more than code for sapphirerapids has.
+        if nv == 1:
             v, r = const(i64, 0), index
         else:
             v, r = b.udiv(index, const(i64, self.mr)), b.urem(index, const(i64, self.mr))

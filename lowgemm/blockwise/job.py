@@ -137,7 +137,7 @@ def run(task: Routine, job: Job, workers: int, scratch_bytes: int = 0) -> None:
 
 
 def _run(job: Job, workers: int, scratch_bytes: int) -> None:
-    entry, address = _entry(), job.address
+    run_tasks, address = _entry(), job.address
     if scratch_bytes:
         each = -(-scratch_bytes // 64) * 64
         memory = np.empty(workers * each + 64, dtype=np.uint8)  # kept alive until the end
@@ -146,9 +146,9 @@ def _run(job: Job, workers: int, scratch_bytes: int) -> None:
     if workers > 1:
         with contextlib.suppress(RuntimeError):  # no threads any more: the interpreter is shutting down
             for _ in range(workers - 1):
-                others.append(_helpers().submit(entry, address))
+                others.append(_helpers().submit(run_tasks, address))
     try:
-        entry(address)
+        run_tasks(address)
     finally:
         for other in others:
             if not other.cancel():  # one that has not begun has nothing left to do

@@ -216,9 +216,8 @@ def planned(
     a plan come to.
     """
     kernel = kernels.selected()
-    right = (
-        PackedRhs(rhs.shape, rhs.dtype, kernel) if rhs.strides is None else rhs
-    )  # packed, but for its values
+    # A packed rhs has no values yet; a plan needs none.
+    right = PackedRhs(rhs.shape, rhs.dtype, kernel) if rhs.strides is None else rhs
     call = PatternCall(lhs, right, 0, 0, output, None, False, num_threads, "wrap")
     if call.out.size == 0:
         raise ValueError(f"lhs, rhs: expected a result with elements, got shape {call.out.shape}")

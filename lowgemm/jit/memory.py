@@ -259,9 +259,8 @@ def pointer_field(typingctx, record, field):
     at = record.offset(name)
 
     def codegen(context, builder, signature, values):
-        if (
-            record.typeof(name) != types.uint64
-        ):  # said here, since while typing Numba would go on to look for another way
+        # Raised here and not while typing: then Numba would go on to look for another way.
+        if record.typeof(name) != types.uint64:
             raise errors.NumbaTypeError(f"{name}: expected a field of type uint64, got {record.typeof(name)}")
         return builder.load(cgutils.get_record_member(builder, values[0], at, _i8.as_pointer()))
 
