@@ -7,9 +7,8 @@ objects.
 
 from __future__ import annotations
 
-import numba
-
 from lowgemm.jit.memory import as_address, load_i32, load_i64, pointer_at
+from lowgemm.jit.routine import inner
 
 #: Pointer-sized words of an object before what an array adds to them.
 HEAD = 2
@@ -26,13 +25,13 @@ _COUNT, _FIRST = range(2)
 _TYPE, _DTYPE, _NDIM, _SHAPE = range(4)
 
 
-@numba.njit(nogil=True)
+@inner
 def data_of(array):
     """Address of an array's first element."""
     return as_address(pointer_at(array, DATA))
 
 
-@numba.njit(nogil=True)
+@inner
 def alike(pattern, args):
     """Whether the arguments from number 1 on are the plain arrays that a pattern describes
     (`entry.pattern_of`); no pattern fits all.
@@ -60,13 +59,13 @@ def alike(pattern, args):
     return True
 
 
-@numba.njit(nogil=True)
+@inner
 def has(array, flags):
     """Whether an array has all of some flags."""
     return load_i32(array, 2 * FLAGS) & flags == flags
 
 
-@numba.njit(nogil=True)
+@inner
 def _reach(array, itemsize):
     """First address of an array's elements, and the one after the last."""
     low = data_of(array)
@@ -81,7 +80,7 @@ def _reach(array, itemsize):
     return low, high
 
 
-@numba.njit(nogil=True)
+@inner
 def apart(a, a_itemsize, b, b_itemsize):
     """Whether no byte of one array can be one of the other: their reaches are apart, as for
     `numpy.may_share_memory`.

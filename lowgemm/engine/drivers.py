@@ -6,7 +6,6 @@ lie in: Numba's dispatcher tells the type of such an array fastest, and a `prang
 
 from __future__ import annotations
 
-import numba
 from numba import prange, types
 
 from lowgemm.engine.records import ITEM_RHS, ITEM_SIZE, STATE, plan_at, state_at
@@ -21,25 +20,25 @@ from lowgemm.engine.tiles import (
 )
 from lowgemm.jit import disk_cache
 from lowgemm.jit.memory import address, load_behind, stack
-from lowgemm.jit.routine import routine
+from lowgemm.jit.routine import inner, routine
 
 _DRIVER = [types.void(types.int64[::1], types.int64[::1])]
 _STATE_BYTES = STATE.itemsize
 
 
-@numba.njit(nogil=True)
+@inner
 def _prepare(plan, state):
     """`prepare` for the int64 arrays in which the records lie."""
     prepare(plan_at(address(plan)), state_at(address(state)))
 
 
-@numba.njit(nogil=True)
+@inner
 def _compute_blocks(plan, state, worker):
     """`compute_blocks` for the int64 arrays in which the records lie."""
     compute_blocks(plan_at(address(plan)), state_at(address(state)), worker)
 
 
-@numba.njit(nogil=True)
+@inner
 def _team(plan):
     """Whether the rhs is packed, whether it is packed on the fly, and for how many threads the plan is."""
     p = plan_at(address(plan))

@@ -21,7 +21,6 @@ import sys
 import sysconfig
 from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 
@@ -45,7 +44,7 @@ from lowgemm.engine.records import plan_at, record_type, state_at
 from lowgemm.engine.tiles import rhs_scratch
 from lowgemm.engine.zero_points import Zeros, item_at, read_zeros, zeros_at, zeros_of
 from lowgemm.jit.memory import as_address, pointer_at, pointer_field, record_at
-from lowgemm.jit.routine import Routine, call_address, call_for_address, routine
+from lowgemm.jit.routine import Routine, call_address, call_for_address, inner, routine
 
 #: What every built-in function is told of a kind of call, in its first argument. The unsigned ones are
 #: pointers that it follows.
@@ -69,6 +68,8 @@ product_call_at = record_at(PRODUCT_CALL)
 _CALL, _LHS, _RHS, _SUMS, _OUT, _SPACE, _LHS_ZERO, _RHS_ZERO, _STATE = range(9)
 #: No argument.
 NONE = -1
+#: Bytes of an operand's element. No plain 1: for a literal Numba would compile `apart` once more.
+_OPERAND_BYTES = np.int64(1)
 #: Multiply-accumulates from which other Python threads may run meanwhile (about 2 us; letting go of the
 #: interpreter and taking it back costs 0.05 us, and another thread that takes it keeps it for 5 ms).
 RELEASE_MACS = 1 << 19
@@ -78,7 +79,7 @@ RELEASE_MACS = 1 << 19
 # to Python objects, the first of which is an array that holds a record of `EVERY_CALL` or `PRODUCT_CALL`. The
 # others are as `enter` and `fill` say. Here `call` is that record, `z` the record of its zero points, and
 # `space` a pointer to scratch memory.
-@numba.njit(nogil=True)
+@inner
 def _fit(call, z, args, space):
     """Whether the arguments of `enter` and `fill` are such as may be computed with; the zero points are
     read.
@@ -86,14 +87,14 @@ def _fit(call, z, args, space):
     if not alike(pointer_field(call, "pattern"), args):
         return False
     out, out_bytes = pointer_at(args, _OUT), call.out_bytes
-    if not has(out, ALIGNED | WRITEABLE) or not apart(out, out_bytes, pointer_at(args, _LHS), 1):
+    if not has(out, ALIGNED | WRITEABLE) or not apart(out, out_bytes, pointer_at(args, _LHS), _OPERAND_BYTES):
         return False
-    if call.packed == 0 and not apart(out, out_bytes, pointer_at(args, _RHS), 1):
+    if call.packed == 0 and not apart(out, out_bytes, pointer_at(args, _RHS), _OPERAND_BYTES):
         return False
     return read_zeros(z, pointer_at(args, _LHS_ZERO), pointer_at(args, _RHS_ZERO), space)
 
 
-@numba.njit(nogil=True)
+@inner
 def new_reference(call, args, number):
     """Argument number `number`, or Python's None where that is `NONE`; as a new reference."""
     result = pointer_at(args, number) if number != NONE else pointer_field(call, "none")

@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import functools
 
-import numba
-
 from lowgemm.engine.packing_ir import CHUNK_BYTES, interleave, power_of_two, transpose
 from lowgemm.jit.memory import load_u8, offset, stack, store_8
-from lowgemm.jit.routine import Routine, routine, signature
+from lowgemm.jit.routine import Routine, inner, routine, signature
 from lowgemm.kernels import Kernel, id_of, stamp_of
 
 #: Columns that the interleaving case reads from each row at a time: one cache line.
@@ -46,14 +44,14 @@ def groups(kernel: Kernel, depth: int) -> int:
 _SIGNATURE = signature("pnnnnnpnp")
 
 
-@numba.njit(nogil=True)
+@inner
 def _clear(sums, n):
     """Set n int32 at the pointer `sums` to 0."""
     for i in range(4 * n):
         store_8(sums, i, 0)
 
 
-@numba.njit(nogil=True)
+@inner
 def _gather(src, mn_stride, k_stride, valid, k0, count, block, width, per_row, pad):
     """Copy `count` depth steps from `k0` on of `valid` rows into a padded block of `width` rows x `per_row` bytes.
 

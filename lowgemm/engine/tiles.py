@@ -33,7 +33,6 @@ Next files to open: `drivers.py`, who calls this; `output/tile_routine.py`, what
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from lowgemm.engine.records import (
@@ -48,11 +47,11 @@ from lowgemm.engine.records import (
     RhsAddresses,
 )
 from lowgemm.jit.memory import arrive_behind, load_behind, take_field
-from lowgemm.jit.routine import call_address
+from lowgemm.jit.routine import call_address, inner
 
 
 # ---- where things are -------------------------------------------------------------------------------------
-@numba.njit(nogil=True)
+@inner
 def rhs_addresses(p, s, number, space):
     """The `RhsAddresses` of distinct rhs number `number`, whose scratch memory is at `space`."""
     first = ITEM_SIZE * p.batch + RHS_SIZE * number
@@ -66,14 +65,14 @@ def rhs_addresses(p, s, number, space):
     return RhsAddresses(rhs, sums + p.col_bytes, sums, compensation, factors)
 
 
-@numba.njit(nogil=True)
+@inner
 def rhs_scratch(p, s, number):
     """Address of the scratch memory of distinct rhs number `number`; see `records.RhsAddresses`."""
     each = 2 * p.col_bytes if p.packed else 3 * p.col_bytes + p.rhs_bytes
     return s.scratch_of_rhs + number * each
 
 
-@numba.njit(nogil=True)
+@inner
 def item_addresses(p, s, b, r):
     """The `ItemAddresses` of batch item number `b`, given the `RhsAddresses` of its rhs."""
     first = ITEM_SIZE * b
@@ -82,7 +81,7 @@ def item_addresses(p, s, b, r):
 
 
 # ---- phase 0 ----------------------------------------------------------------------------------------------
-@numba.njit(nogil=True)
+@inner
 def _col_compensation(p, s, sums, compensation, factors, col, cols):
     """Make the compensation of `cols` columns from `col` on; the three addresses are those of column 0."""
     call_address(
@@ -94,7 +93,7 @@ def _col_compensation(p, s, sums, compensation, factors, col, cols):
     )  # fmt: skip
 
 
-@numba.njit(nogil=True)
+@inner
 def prepare_columns(p, s, r, col, cols):
     """Pack `cols` columns from column `col` on of one rhs, and make their compensation; `r` is its
     `RhsAddresses`.
@@ -111,7 +110,7 @@ def prepare_columns(p, s, r, col, cols):
     _col_compensation(p, s, r.sums, r.compensation, r.factors, col, cols)
 
 
-@numba.njit(nogil=True)
+@inner
 def prepare(p, s):
     """Pack the rhs and make the column compensation, `pack_chunk` columns at a time, until no columns are
     left.
@@ -131,7 +130,7 @@ def prepare(p, s):
 
 
 # ---- phase 1 ----------------------------------------------------------------------------------------------
-@numba.njit(nogil=True)
+@inner
 def _finish(p, s, a, tile, ld, rows, cols, row, col, row_sums):
     """Put a finished tile through the output stages; the last one stores it.
 
@@ -150,7 +149,7 @@ def _finish(p, s, a, tile, ld, rows, cols, row, col, row_sums):
         )  # fmt: skip
 
 
-@numba.njit(nogil=True)
+@inner
 def _tile_width(p, left):
     """Columns of the next tile: nr, but two halves for the last nr + 1 panel, since one panel alone runs
     slower.
@@ -161,7 +160,7 @@ def _tile_width(p, left):
     return min(nr, left)
 
 
-@numba.njit(nogil=True)
+@inner
 def _multiply(
     p, a, rows, col, cols, groups, lhs, row_compensation, col_compensation, rhs_at, c, ldc, add_c, requant
 ):
@@ -182,7 +181,7 @@ def _multiply(
     )  # fmt: skip
 
 
-@numba.njit(nogil=True)
+@inner
 def _pack_lhs(p, a, row0, rows, k0, depth, space, sums):
     """Pack `rows` x `depth` of the lhs from (`row0`, `k0`) on to `space`, and its row sums to `sums`."""
     call_address(
@@ -194,7 +193,7 @@ def _pack_lhs(p, a, row0, rows, k0, depth, space, sums):
     )  # fmt: skip
 
 
-@numba.njit(nogil=True)
+@inner
 def _row_compensation(p, s, row0, rows, sums, biased, compensation):
     """Make the compensation of `rows` rows from `row0` on, whose sums are at `sums`; with the bias of the
     rows if `biased`.
@@ -213,7 +212,7 @@ def _row_compensation(p, s, row0, rows, sums, biased, compensation):
     )
 
 
-@numba.njit(nogil=True)
+@inner
 def _add(p, count, values, to):
     """Add `count` int32 at `values` to those at `to`: as row compensation with zero point -1, and with what
     is at `to` as the bias.
@@ -221,7 +220,7 @@ def _add(p, count, values, to):
     call_address(p.row_compensation_routine, (count, values, -1, 0, to, 1, to))
 
 
-@numba.njit(nogil=True)
+@inner
 def _block(p, s, a, row0, rows, col0, cols, space):
     """One block of the result, rows x cols at (row0, col0), in one depth block.
 
@@ -256,7 +255,7 @@ def _block(p, s, a, row0, rows, col0, cols, space):
         col += width
 
 
-@numba.njit(nogil=True)
+@inner
 def _pack_on_the_fly(p, s, a, col0, cols, k0, depth, space):
     """Pack columns `col0` on, depth `k0` on, right before they are multiplied; gives `a` with
     these panels.
@@ -281,7 +280,7 @@ def _pack_on_the_fly(p, s, a, col0, cols, k0, depth, space):
     return ItemAddresses(a.lhs, a.out, a.source, first, a.sums, a.compensation, a.factors)
 
 
-@numba.njit(nogil=True)
+@inner
 def _deep_block(p, s, a, row0, rows, col0, cols, split, space, sums, tile):
     """One of the splits of a block whose depth has several blocks: its int32 sums go to `tile`, its row sums
     to `sums` (addresses).
@@ -316,7 +315,7 @@ def _deep_block(p, s, a, row0, rows, col0, cols, split, space, sums, tile):
             )  # fmt: skip
 
 
-@numba.njit(nogil=True)
+@inner
 def whole_block(p, s, a, i, j, space):
     """Block (i, j), the whole depth."""
     row0, col0 = i * p.mc, j * p.nc
@@ -330,7 +329,7 @@ def whole_block(p, s, a, i, j, space):
         _finish(p, s, a, tile, ld, rows, cols, row0, col0, sums)
 
 
-@numba.njit(nogil=True)
+@inner
 def _split(p, s, a, i, j, number, split, space):
     """One of the splits of block (i, j), the `number`-th block; the last thread to come adds them up and
     finishes the block.
@@ -348,7 +347,7 @@ def _split(p, s, a, i, j, number, split, space):
         _finish(p, s, a, first + 4 * p.mc, ld, rows, cols, row0, col0, first)
 
 
-@numba.njit(nogil=True)
+@inner
 def compute_blocks(p, s, worker):
     """Blocks of the result, until none are left, by thread number `worker`."""
     row_blocks, col_blocks, splits = p.row_blocks, p.col_blocks, p.splits

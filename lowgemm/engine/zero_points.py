@@ -16,7 +16,6 @@ import ctypes
 import functools
 from typing import Any
 
-import numba
 import numpy as np
 
 from lowgemm.checks.values import INT32_MAX, INT32_MIN
@@ -39,7 +38,7 @@ from lowgemm.jit.memory import (
     record_behind,
     store_32,
 )
-from lowgemm.jit.routine import call_for_address
+from lowgemm.jit.routine import call_for_address, inner
 
 #: One operand's zero points: how they are read (`NUMBER` and so on), bytes from one value to the next, values
 #: of a batch item, what to subtract, and byte offset of the int32 values in scratch memory.
@@ -83,7 +82,7 @@ def kind_of(value: Any) -> int | None:
 # ---- compiled ---------------------------------------------------------------------------------------------
 # `z` is a record of `ZEROS`, `space` a pointer to scratch memory; `value`, `lhs_zero` and `rhs_zero` are pointers
 # to Python objects.
-@numba.njit(nogil=True)
+@inner
 def _element(kind, at):
     """The element of kind `kind` at a pointer, as int64; an unsigned one that an int64 cannot hold comes out
     negative.
@@ -103,7 +102,7 @@ def _element(kind, at):
     return load_i64(at, 0)
 
 
-@numba.njit(nogil=True)
+@inner
 def _number(z, value):
     """An integer's value, given as a Python object; far too small where it is none or out of an int64's
     range.
@@ -115,7 +114,7 @@ def _number(z, value):
     return number
 
 
-@numba.njit(nogil=True)
+@inner
 def _read_side(z, side, value, space):
     """Values of one operand's zero points (`side` is LHS or RHS), into scratch memory; whether they all are
     int32.
@@ -143,17 +142,19 @@ def _read_side(z, side, value, space):
     return low >= (0 if kind == U64 else INT32_MIN) and high <= INT32_MAX
 
 
-@numba.njit(nogil=True)
+@inner
 def read_zeros(z, lhs_zero, rhs_zero, space):
     """Read both zero points, given as Python objects; whether all values are int32.
 
     It needs the interpreter.
     """
-    fits = _read_side(z, LHS, lhs_zero, space)
-    return _read_side(z, RHS, rhs_zero, space) and fits
+    fits = True
+    for side in range(2):  # a loop: with constants in two calls Numba would compile the function twice
+        fits = _read_side(z, side, lhs_zero if side == LHS else rhs_zero, space) and fits
+    return fits
 
 
-@numba.njit(nogil=True)
+@inner
 def zeros_of(z, space, i):
     """Zero points of batch item `i`, after `read_zeros`: two numbers and two addresses, of which the plan
     needs one kind.

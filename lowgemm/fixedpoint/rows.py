@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from lowgemm.jit.routine import inner
 
-@numba.njit(nogil=True)
+
+@inner
 def largest_magnitude(bits):
     """Bits of the largest absolute value of a row, from its bits as int32; 0 of an empty one.
 
@@ -18,7 +19,7 @@ def largest_magnitude(bits):
     return largest
 
 
-@numba.njit(nogil=True)
+@inner
 def code_row(x, factor, codes):
     """Write ``rint(x * factor)``, the product rounded to float32, ties to even."""
     for k in range(x.size):

@@ -6,70 +6,70 @@ vectorises loops over them; `wrap` and `saturate` become one or two instructions
 
 from __future__ import annotations
 
-import numba
+from lowgemm.jit.routine import inner
 
 
-@numba.njit(nogil=True)
+@inner
 def low(bits):
     """Smallest raw value."""
     return -(1 << (bits - 1))
 
 
-@numba.njit(nogil=True)
+@inner
 def high(bits):
     """Largest raw value."""
     return (1 << (bits - 1)) - 1
 
 
-@numba.njit(nogil=True)
+@inner
 def saturate(x, bits):
     """Clip to the raw range."""
     return min(max(x, low(bits)), high(bits))
 
 
-@numba.njit(nogil=True)
+@inner
 def wrap(x, bits):
     """Reduce modulo 2**bits."""
     return (x << (64 - bits)) >> (64 - bits)
 
 
-@numba.njit(nogil=True)
+@inner
 def high_mul(a, b, bits):
     """SRDHM."""
     return min((a * b + (1 << (bits - 2))) >> (bits - 1), high(bits))
 
 
-@numba.njit(nogil=True)
+@inner
 def divide_by_pot(x, exponent):
     """RDP for exponents from 0 up: floor((x + 2**(e - 1) - (x < 0)) / 2**e), and x itself for e = 0."""
     return (x + ((1 << exponent) >> 1) + ((x >> 63) & -(exponent > 0))) >> exponent
 
 
-@numba.njit(nogil=True)
+@inner
 def shift_left(x, exponent, bits):
     """Saturating left shift; any int32 by up to 31 fits int64."""
     return saturate(x << exponent, bits)
 
 
-@numba.njit(nogil=True)
+@inner
 def half_sum(a, b):
     """Rounding half sum."""
     return divide_by_pot(a + b, 1)
 
 
-@numba.njit(nogil=True)
+@inner
 def multiply_by_pot(x, exponent, bits):
     """Saturating to the left, rounding to the right."""
     return divide_by_pot(shift_left(x, max(exponent, 0), bits), max(-exponent, 0))
 
 
-@numba.njit(nogil=True)
+@inner
 def constant(raw32, bits):
     """A 32-bit constant at another width."""
     return divide_by_pot(raw32, 32 - bits)
 
 
-@numba.njit(nogil=True)
+@inner
 def exp_interval(a, bits):
     """exp on [-1/4, 0)."""
     c = constant(1895147668, bits)
@@ -82,14 +82,14 @@ def exp_interval(a, bits):
     return saturate(total, bits) if bits == 16 else wrap(total, bits)
 
 
-@numba.njit(nogil=True)
+@inner
 def _exp_step(y, rem, e, raw32, integer_bits, bits):
     bit = bits - 1 - integer_bits + e
     applies = integer_bits > e and bit >= 0 and (rem >> max(bit, 0)) & 1
     return high_mul(y, constant(raw32, bits), bits) if applies else y
 
 
-@numba.njit(nogil=True)
+@inner
 def exp_negative(a, integer_bits, bits):
     """exp for a <= 0."""
     quarter = 1 << (bits - 3 - integer_bits)
@@ -108,7 +108,7 @@ def exp_negative(a, integer_bits, bits):
     return high(bits) if a == 0 else y
 
 
-@numba.njit(nogil=True)
+@inner
 def _reciprocal(a, bits):
     h = half_sum(a, high(bits))
     one = 1 << (bits - 3)
@@ -119,19 +119,19 @@ def _reciprocal(a, bits):
     return x
 
 
-@numba.njit(nogil=True)
+@inner
 def one_over_one_plus_x(a, bits):
     """1 / (1 + a) on [0, 1]."""
     return multiply_by_pot(_reciprocal(a, bits), 1, bits)
 
 
-@numba.njit(nogil=True)
+@inner
 def one_minus_x_over_one_plus_x(a, bits):
     """(1 - a) / (1 + a) on [0, 1]."""
     return multiply_by_pot(wrap(_reciprocal(a, bits) - (1 << (bits - 3)), bits), 2, bits)
 
 
-@numba.njit(nogil=True)
+@inner
 def tanh(a, integer_bits, bits):
     """Hyperbolic tangent."""
     minus = a if a < 0 else -a
@@ -139,7 +139,7 @@ def tanh(a, integer_bits, bits):
     return 0 if a == 0 else (-t if a < 0 else t)
 
 
-@numba.njit(nogil=True)
+@inner
 def logistic(a, integer_bits, bits):
     """Logistic function."""
     minus = a if a < 0 else -a

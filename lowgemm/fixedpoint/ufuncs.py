@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 
 from lowgemm.fixedpoint import scalar
 from lowgemm.jit import disk_cache
+from lowgemm.jit.routine import inner
 
 
 @intrinsic
@@ -27,17 +28,17 @@ def _narrow(typingctx, value, like):
     return like(types.int64, like), codegen
 
 
-@numba.njit(nogil=True)
+@inner
 def _add(a, b, bits):
     return scalar.saturate(a + b, bits)
 
 
-@numba.njit(nogil=True)
+@inner
 def _half_sum(a, b, bits):
     return scalar.half_sum(a, b)
 
 
-@numba.njit(nogil=True)
+@inner
 def _divide_by_pot(x, exponent, bits):
     return scalar.divide_by_pot(x, exponent)
 

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 
 from lowgemm.jit.memory import as_address, copy_bytes, offset, pointer_at, store_32
-from lowgemm.jit.routine import Routine, call_address, signature
+from lowgemm.jit.routine import Routine, call_address, inner, signature
 
 #: Bytes behind a buffer that `patches` may read or write: its copies are whole vectors.
 SLACK = 64
@@ -92,14 +92,14 @@ def _layer_routine(parameters: np.dtype) -> Callable[[Callable[..., Any]], Layer
     return lambda function: LayerRoutine(function, parameters)
 
 
-@numba.njit(nogil=True)
+@inner
 def _copy(a, source, b, to, count):
     s, t = _u64(source), _u64(to)
     for i in range(_u64(count)):
         b[t + i] = a[s + i]
 
 
-@numba.njit(nogil=True)
+@inner
 def _fill(b, to, count, value):
     t = _u64(to)
     for i in range(_u64(count)):
@@ -120,14 +120,14 @@ def _quantize(x, scale, zero_point, low, high, out):
     return nans
 
 
-@numba.njit(nogil=True)
+@inner
 def _add_up(x, at, sums, count, flip):
     s = _u64(at)
     for c in range(_u64(count)):
         sums[c] += np.int32(x[s + c]) ^ flip
 
 
-@numba.njit(nogil=True)
+@inner
 def _largest(x, at, sums, count, flip):
     s = _u64(at)
     for c in range(_u64(count)):
@@ -145,7 +145,7 @@ def _means(sums, count, area, flip, out, at):
         out[t + c] = np.uint8(np.int32(v if twice >= 0 else -v) & 255)
 
 
-@numba.njit(nogil=True)
+@inner
 def _tap(x, source, weight, at_weight, acc, to, count, flip, zero):
     s, w, t = _u64(source), _u64(at_weight), _u64(to)
     for c in range(_u64(count)):

@@ -26,7 +26,7 @@ from numba.extending import intrinsic
 
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.memory import take
-from lowgemm.jit.routine import Routine
+from lowgemm.jit.routine import Routine, inner
 from lowgemm.output.code_key import code_key, disk_key
 from lowgemm.output.elementwise import HEAD, STOPPED, tile_loop
 from lowgemm.output.parameters import ADDRESS, NUMBER, Filler, described, reader
@@ -211,7 +211,7 @@ def _whole_overload(value):
 def _attempted(function: Any) -> Any:
     """What `tile_loop` calls: the function, and a note of its failure."""
 
-    @numba.njit(nogil=True)
+    @inner
     def attempt(acc, row, col, given):
         """`given` is what `_reader` gives: a pointer to the parameters, and the arrays."""
         params, arrays = given
@@ -227,7 +227,7 @@ def _attempted(function: Any) -> Any:
     return attempt
 
 
-@numba.njit(nogil=True)
+@inner
 def _as_given(given, channel):
     """What `tile_loop` picks: nothing differs by channel."""
     return given
@@ -244,7 +244,7 @@ def _reader(description: np.dtype, arrays: tuple[tuple[str, int], ...]) -> Any:
     """
     fields, make = reader(description, _WORDS), _maker(arrays)
 
-    @numba.njit(nogil=True)
+    @inner
     def read(params):
         """`params` is a pointer to a record."""
         return params, make(fields(params))
@@ -259,12 +259,12 @@ def _maker(arrays: tuple[tuple[str, int], ...]) -> Any:
     (dtype, ndim), rest = arrays[0], _maker(arrays[1:])
     kind = numba.from_dtype(np.dtype(dtype))
 
-    @numba.njit(nogil=True)
+    @inner
     def make_1d(given):
         """`given` is a tuple that begins with pointer, rows and columns of the first array."""
         return (numba.carray(given[0], (given[1],), kind), *rest(given[3:]))
 
-    @numba.njit(nogil=True)
+    @inner
     def make_2d(given):
         """Likewise."""
         return (numba.carray(given[0], (given[1], given[2]), kind), *rest(given[3:]))
@@ -272,7 +272,7 @@ def _maker(arrays: tuple[tuple[str, int], ...]) -> Any:
     return make_2d if ndim == 2 else make_1d
 
 
-@numba.njit(nogil=True)
+@inner
 def _nothing(given):
     """No arrays are left."""
     return ()

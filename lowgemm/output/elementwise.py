@@ -20,6 +20,7 @@ import numba
 import numpy as np
 
 from lowgemm.jit.memory import load_i32, load_i64, offset, store_32
+from lowgemm.jit.routine import inner
 from lowgemm.output.parameters import NUMBER, channel_fields, described, picker, reader
 from lowgemm.output.tile_routine import Step, TileRoutine
 
@@ -76,7 +77,7 @@ def tile_loop(read: Any, pick: Any, make: Any, by_channel: bool) -> Any:
 def _always(function: Any) -> Any:
     """What `tile_loop` calls, of a function that never fails and wants no row and column."""
 
-    @numba.njit(nogil=True)
+    @inner
     def make(x, row, col, values):
         """What `tile_loop` calls: goes on always."""
         return True, function(x, *values)

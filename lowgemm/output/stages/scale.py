@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 
 from lowgemm.checks.values import INT32_MAX, INT32_MIN, integer, integers
 from lowgemm.fixedpoint import scalar as fp
+from lowgemm.jit.routine import inner
 from lowgemm.output import scale_and_store
 from lowgemm.output.base import Stage, axis_of, same_length
 from lowgemm.output.elementwise import elementwise
@@ -24,7 +24,7 @@ _FIELDS = {
 }
 
 
-@numba.njit(nogil=True)
+@inner
 def _fixed_point(x, multiplier, left, right):
     """RDP(SRDHM(saturate(x << left), multiplier), right), all int64."""
     return fp.divide_by_pot(fp.high_mul(fp.shift_left(x, left, 32), multiplier, 32), right)
