@@ -25,7 +25,7 @@ ODD = [
     kernels.register(Portable("test_1x7x2_u8_u8", (), 1, 7, 1, 2, "u8", "u8", row_tiles=(1,))),
     kernels.register(Portable("test_7x1x8_s8_s8", (), 7, 1, 2, 8, "s8", "s8", row_tiles=(1,))),
 ]
-RUNNABLE = [k.name for k in kernels.all_kernels() if not kernels.missing_features(k) and k not in ODD]
+RUNNABLE = [k.name for k in kernels.all_kernels() if not kernels.why_not(k) and k not in ODD]
 ALL = RUNNABLE + [k.name for k in ODD]
 
 

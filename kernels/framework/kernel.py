@@ -54,6 +54,9 @@ from lowgemm.kernels.framework.irtools import (  # noqa: F401 (kernels take thes
 
 from lowgemm.jit.routine import signature
 
+#: The type of an lhs whose sign the kernel is told.
+EITHER = "u8 or s8"
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -76,7 +79,7 @@ class Kernel:
     lhs_type, rhs_type : str
         ``"u8"``, ``"s8"`` or ``"s16"``: how a packed element is stored. An operand of the other 8-bit sign
         has its top bit flipped while it is packed and its zero point moved by 128; ``"s16"`` holds either
-        sign as it is.
+        sign as it is. So does ``"u8 or s8"``, for the lhs of a kernel that emits its own loop: it is told the sign.
     row_tiles : tuple of int
         Heights of the tiles that are emitted, falling from `mr` to 1, so that every row count is covered; left
         out, `mr` and the powers of two below it.
@@ -84,6 +87,14 @@ class Kernel:
         Rows that one `load_lhs` covers.
     unroll : int
         Depth groups in each turn of the loop, where the loop's own instructions cost issue slots.
+    row_bytes : int
+        0: the lhs is packed into panels. Otherwise the kernel reads it as rows, `lhs_stride` bytes apart, whose depth is padded with zeros
+        to a multiple of this; a matrix that lies so already is not packed at all. It then reads whole steps of the rhs too: up to
+        `lanes * row_bytes` bytes from the start of the last step, which may lie behind the panel (they meet zeros of the lhs).
+    fallback : str
+        Name of a kernel on the same packed rhs, which takes products that would not pay here; "" if there is none.
+    least_rows, least_depth : int
+        What pays here: products with fewer rows or less depth go to `fallback`.
     block_rows, block_rows_with_stages, block_columns : int
         Rows of a block of the result at most; the same where output stages run on its tiles; and columns where the depth is split. What
         was measured for this kernel, and where, belongs beside the number; 0: as `lowgemm/engine/blocking.py` says for all kernels.
@@ -100,6 +111,10 @@ class Kernel:
     row_tiles: tuple[int, ...] = ()
     lhs_rows: int = 1
     unroll: int = 1
+    row_bytes: int = 0
+    fallback: str = ""
+    least_rows: int = 1
+    least_depth: int = 1
     block_rows: int = 0
     block_rows_with_stages: int = 0
     block_columns: int = 0
@@ -145,6 +160,23 @@ class Kernel:
     def rhs_group_bytes(self) -> int:
         """Bytes of one depth group of a packed rhs panel."""
         return self.lanes * self.kr * self.element_bytes
+
+    @property
+    def over_read(self) -> int:
+        """Bytes behind a packed rhs that the kernel may read (see `row_bytes`)."""
+        return self.lanes * self.row_bytes
+
+    def takes(self, m: int, depth: int) -> bool:
+        """Whether a product of so many rows and so deep pays on this kernel."""
+        return m >= self.least_rows and depth >= self.least_depth
+
+    def refusal(self) -> str:
+        """Why this process may not run the kernel although the CPU could, or "": asks the operating system where that must be asked."""
+        return ""
+
+    def emit(self, builder: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool) -> bool:
+        """Emit the whole microkernel, for a kernel that writes its loop itself; false: `unroll.py` does, from the hooks below."""
+        return False
 
     # ---- hooks: a kernel overrides load_lhs, load_rhs and product, others where it must --------------------------------------------------------
     def zero(self) -> tuple[ir.Value, ...]:

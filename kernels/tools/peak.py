@@ -10,7 +10,7 @@ import functools
 
 import numba
 from llvmlite import ir
-from lowgemm.kernels import by_id, id_of, missing_features, stamp_of
+from lowgemm.kernels import by_id, id_of, why_not, stamp_of
 from lowgemm.kernels.framework.kernel import Kernel, at, const, i64, store
 from numba import types
 from numba.extending import intrinsic
@@ -125,7 +125,7 @@ def register_loop(kernel: Kernel) -> Routine:
     ValueError
         If the target lacks the kernel's instructions, or the kernel is plain loops without hooks.
     """
-    if missing_features(kernel) or hasattr(kernel, "compile"):
+    if why_not(kernel) or hasattr(kernel, "compile"):
         raise ValueError(f"kernel: {kernel.name!r} has no register-only loop here")
     return _make(id_of(kernel), stamp_of(kernel))
 

@@ -36,7 +36,7 @@ def routines_of(room: ModuleType) -> dict[str, Routine]:
 
 def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
     """Everything there is to compile, by name."""
-    chosen = [k for k in kernels.all_kernels() if not kernels.missing_features(k)]
+    chosen = [k for k in kernels.all_kernels() if not kernels.why_not(k)]
     if not all_kernels:
         chosen = [kernels.selected()]
     todo: dict[str, Callable[[], Any]] = {}

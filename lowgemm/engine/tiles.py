@@ -183,15 +183,22 @@ def _multiply(
 
 
 @numba.njit(nogil=True)
-def _pack_lhs(p, a, row0, rows, k0, depth, space, sums):
-    """Pack `rows` x `depth` of the lhs from (`row0`, `k0`) on to `space`, and its row sums to `sums`."""
-    call_address(
-        p.pack_lhs,
-        (
-            a.lhs + row0 * p.lhs_row_stride + k0 * p.lhs_k_stride, p.lhs_row_stride,
-            p.lhs_k_stride, rows, depth, p.lhs_flip, space, p.lhs_panel_bytes, sums,
-        ),
-    )  # fmt: skip
+def _pack_lhs(p, s, a, row0, rows, k0, depth, space, sums):
+    """Pack `rows` x `depth` of the lhs from (`row0`, `k0`) on to `space`, and its row sums to `sums`.
+
+    Gives the address that the kernel reads. An lhs in place is not packed, and summed only where its sums count.
+    """
+    source = a.lhs + row0 * p.lhs_row_stride + k0 * p.lhs_k_stride
+    lhs = source if p.lhs_in_place != 0 else space
+    if p.lhs_in_place == 0 or p.bilinear != 0 or s.rhs_zero != 0:
+        call_address(
+            p.pack_lhs,
+            (
+                source, p.lhs_row_stride, p.lhs_k_stride, rows, depth, p.lhs_flip,
+                space if p.lhs_in_place == 0 else 0, p.lhs_panel_bytes, sums,
+            ),
+        )  # fmt: skip
+    return lhs
 
 
 @numba.njit(nogil=True)
@@ -229,7 +236,7 @@ def _block(p, s, a, row0, rows, col0, cols, space):
     """
     sums, row_compensation, tile = space + p.row_sums_at, space + p.row_compensation_at, space + p.tile_at
     nr, lanes = p.nr, p.lanes
-    _pack_lhs(p, a, row0, rows, 0, p.depth, space, sums)
+    lhs = _pack_lhs(p, s, a, row0, rows, 0, p.depth, space, sums)
     _row_compensation(p, s, row0, rows, sums, 1, row_compensation)
     groups = (p.depth + p.kr - 1) // p.kr
     col, end = col0, col0 + cols
@@ -242,7 +249,7 @@ def _block(p, s, a, row0, rows, col0, cols, space):
             size = 4 if p.fused == 0 else 1
             if full > 0:
                 _multiply(
-                    p, a, rows, col, full, groups, space, row_compensation, a.compensation + 4 * col, 0,
+                    p, a, rows, col, full, groups, lhs, row_compensation, a.compensation + 4 * col, 0,
                     a.out + row0 * p.out_row_stride + size * col, p.out_row_stride // size,
                     p.accumulate, p.fused,
                 )  # fmt: skip
@@ -250,7 +257,7 @@ def _block(p, s, a, row0, rows, col0, cols, space):
             width -= full
         if width > 0:
             _multiply(
-                p, a, rows, col, width, groups, space, row_compensation, a.compensation + 4 * col, 0, tile, nr, 0, 0
+                p, a, rows, col, width, groups, lhs, row_compensation, a.compensation + 4 * col, 0, tile, nr, 0, 0
             )  # fmt: skip
             _finish(p, s, a, tile, nr, rows, width, row0, col, sums)
         col += width
@@ -294,7 +301,7 @@ def _deep_block(p, s, a, row0, rows, col0, cols, split, space, sums, tile):
     for d in range(first, end):
         k0 = d * kc
         depth = min(kc, p.depth - k0)
-        _pack_lhs(p, a, row0, rows, k0, depth, space, sums if d == first else sums_of_block)
+        lhs = _pack_lhs(p, s, a, row0, rows, k0, depth, space, sums if d == first else sums_of_block)
         if d > first:
             _add(p, rows, sums_of_block, sums)
         rhs_at = k0 // p.kr * p.rhs_group_bytes
@@ -312,7 +319,7 @@ def _deep_block(p, s, a, row0, rows, col0, cols, split, space, sums, tile):
             width = min(nr, cols - j)
             for_cols = a.compensation + 4 * (col0 + j) if d + 1 == p.depth_blocks else p.no_compensation
             _multiply(
-                p, a, rows, col0 + j, width, groups, space, for_rows, for_cols, rhs_at, tile + 4 * j, ld, d > first, 0
+                p, a, rows, col0 + j, width, groups, lhs, for_rows, for_cols, rhs_at, tile + 4 * j, ld, d > first, 0
             )  # fmt: skip
 
 

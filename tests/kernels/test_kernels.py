@@ -328,7 +328,7 @@ def test_scaling_overlaps_with_the_depth_loop(name):
 
 def test_fused_and_tiled_requantization_agree(monkeypatch):
     """The same bytes from the kernel's registers and from the routine on a tile."""
-    fused = [k for k in kernels.all_kernels() if k.fuses_requantize and not kernels.missing_features(k)]
+    fused = [k for k in kernels.all_kernels() if k.fuses_requantize and not kernels.why_not(k)]
     if not fused:
         pytest.skip("no kernel with 512-bit registers runs here")
     rng = np.random.default_rng(5)
