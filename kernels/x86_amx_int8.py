@@ -22,13 +22,14 @@ steps of the next tile, whose products keep the tile unit busy for 64 cycles a s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from llvmlite import ir
 from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i8, i32, i64, load, splat, store, vec
 from lowgemm.kernels.framework.kernel import Kernel
 from lowgemm.kernels.framework import tile_permission
+from lowgemm.kernels.framework.tile_machine import SoftwareTiles
 from lowgemm.kernels.framework.requant import requantize_constants, requantized
 from lowgemm.kernels.vnni import byte_sums
 
@@ -38,6 +39,8 @@ ROWS, BYTES = 16, 64
 ACC, LHS, RHS = (lambda a, v: 2 * a + v), (lambda a: 4 + a), (lambda v: 6 + v)
 #: Rows of a finished tile that one step of the next tile takes along.
 CHUNK = 8
+#: What its twin has otherwise.
+_OF_TWIN = ("name", "features", "fallback", "least_rows", "least_depth")
 
 
 def _loop(b: ir.IRBuilder, start: ir.Value, stop: ir.Value, name: str, body: Any) -> None:
@@ -72,6 +75,15 @@ class AmxInt8(Kernel):
     def add_sums(self, builder: ir.IRBuilder, acc: ir.Value, packed: ir.Value, side: str) -> ir.Value | None:
         """Sums by `vpdpbusd`, as for the kernel whose panels these are."""
         return byte_sums(builder, acc, packed, side)
+
+    def twin(self) -> Kernel:
+        """The same program on tile registers in software."""
+        return _OnSoftware(
+            **{f.name: getattr(self, f.name) for f in fields(self) if f.name not in _OF_TWIN},
+            name=f"test_{self.name}_software",
+            features=(),
+            fallback="test_panels_16x4",
+        )
 
     # ---- the instructions ------------------------------------------------------------------------------------
     def _instruction(self, b: ir.IRBuilder, name: str, *args: ir.Value) -> None:
@@ -126,6 +138,10 @@ class AmxInt8(Kernel):
         b.position_at_end(end)
         self.release(b)
         return True
+
+
+class _OnSoftware(SoftwareTiles, AmxInt8):
+    """The same program on tile registers in software, for products of any size."""
 
 
 class _Call:

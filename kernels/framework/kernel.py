@@ -174,6 +174,10 @@ class Kernel:
         """Why this process may not run the kernel although the CPU could, or "": asks the operating system where that must be asked."""
         return ""
 
+    def twin(self) -> Kernel | None:
+        """The same program for any CPU, on a machine in software, or None; it needs to be registered."""
+        return None
+
     def emit(self, builder: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool) -> bool:
         """Emit the whole microkernel, for a kernel that writes its loop itself; false: `unroll.py` does, from the hooks below."""
         return False
