@@ -264,11 +264,11 @@ class _Call:
     def _cols(self, nv: int) -> list[ir.Value]:
         k, b = self.k, self.b
         size = 4 * k.lanes
-        return [load(b, vec(i32, k.lanes), at(b, self.args["col_terms"], v * size), 4) for v in range(nv)]
+        return [load(b, vec(i32, k.lanes), at(b, self.args["col_compensation"], v * size), 4) for v in range(nv)]
 
     def _with_terms(self, cols: list[ir.Value], row: ir.Value, sums: ir.Value) -> list[ir.Value]:
         k, b = self.k, self.b
-        term = load(b, i32, at(b, self.args["row_terms"], b.mul(row, const(i64, 4))), 4)
+        term = load(b, i32, at(b, self.args["row_compensation"], b.mul(row, const(i64, 4))), 4)
         term = splat(b, term, k.lanes)
         ty = vec(i32, k.lanes)
         return [b.add(load(b, ty, at(b, sums, v * 4 * k.lanes), 64), b.add(term, col)) for v, col in enumerate(cols)]
