@@ -26,11 +26,11 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from llvmlite import ir
+from lowgemm.kernels.framework import tile_permission
 from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i8, i32, i64, load, splat, store, vec
 from lowgemm.kernels.framework.kernel import Kernel
-from lowgemm.kernels.framework import tile_permission
-from lowgemm.kernels.framework.tile_machine import SoftwareTiles
 from lowgemm.kernels.framework.requant import requantize_constants, requantized
+from lowgemm.kernels.framework.tile_machine import SoftwareTiles
 from lowgemm.kernels.vnni import byte_sums
 
 #: Rows of a tile register, and bytes of each.
@@ -264,14 +264,19 @@ class _Call:
     def _cols(self, nv: int) -> list[ir.Value]:
         k, b = self.k, self.b
         size = 4 * k.lanes
-        return [load(b, vec(i32, k.lanes), at(b, self.args["col_compensation"], v * size), 4) for v in range(nv)]
+        return [
+            load(b, vec(i32, k.lanes), at(b, self.args["col_compensation"], v * size), 4) for v in range(nv)
+        ]
 
     def _with_terms(self, cols: list[ir.Value], row: ir.Value, sums: ir.Value) -> list[ir.Value]:
         k, b = self.k, self.b
         term = load(b, i32, at(b, self.args["row_compensation"], b.mul(row, const(i64, 4))), 4)
         term = splat(b, term, k.lanes)
         ty = vec(i32, k.lanes)
-        return [b.add(load(b, ty, at(b, sums, v * 4 * k.lanes), 64), b.add(term, col)) for v, col in enumerate(cols)]
+        return [
+            b.add(load(b, ty, at(b, sums, v * 4 * k.lanes), 64), b.add(term, col))
+            for v, col in enumerate(cols)
+        ]
 
     def int32_of(self, nv: int) -> Any:
         """Emit what the rows have in common; gives what emits the int32 store of some."""

@@ -74,7 +74,10 @@ def _routines() -> dict[str, Routine]:
         for i in range(1, 16):
             good = good and load_u8(config, i) == 0
         for i in range(16):
-            rows, width = load_u8(config, 48 + i), load_u8(config, 16 + 2 * i) + 256 * load_u8(config, 17 + 2 * i)
+            rows, width = (
+                load_u8(config, 48 + i),
+                load_u8(config, 16 + 2 * i) + 256 * load_u8(config, 17 + 2 * i),
+            )
             if i >= 8:
                 good = good and rows == 0 and width == 0
             good = good and rows <= 16 and width <= 64 and (rows == 0) == (width == 0)

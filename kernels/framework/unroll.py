@@ -216,9 +216,7 @@ class _Rows:
             row = self._loop(mr, row, small)
 
 
-def emit_microkernel(
-    k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool = False
-) -> None:
+def emit_microkernel(k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool = False) -> None:
     """Emit the whole microkernel: row loop, one depth loop per tile shape, stores. `lhs_signed` is for kernels that take both signs."""
     if k.emit(b, args, lhs_signed):
         return

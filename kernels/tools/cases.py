@@ -139,7 +139,9 @@ def scaled(kernel: Kernel, seed: int = 1, count: int = 60) -> Iterator[Case]:
         scale = Scale(multiplier.astype(np.int32), right.astype(np.int32), offset, low, high, col)
         sums = v.expected[:, : v.cols]
         if v.add_c:
-            sums = (sums.astype(np.int64) - v.c[:, : v.cols]).astype(np.uint64).astype(np.uint32).view(np.int32)
+            sums = (
+                (sums.astype(np.int64) - v.c[:, : v.cols]).astype(np.uint64).astype(np.uint32).view(np.int32)
+            )
         c = rng.integers(0, 256, (v.m, v.ldc), dtype=np.uint8)
         expected = c.copy()
         expected[:, : v.cols] = scale.of(sums)

@@ -10,7 +10,7 @@ import functools
 
 import numba
 from llvmlite import ir
-from lowgemm.kernels import by_id, id_of, why_not, stamp_of
+from lowgemm.kernels import by_id, id_of, stamp_of, why_not
 from lowgemm.kernels.framework.kernel import Kernel, at, const, i64, store
 from numba import types
 from numba.extending import intrinsic

@@ -159,4 +159,6 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.split_bytes = 0
     if splits > 1:
         p.split_bytes = up(4 * mc * (1 + up(nc, k.lanes)), ALIGNMENT)
-    p.scratch_bytes = p.all_rhs_bytes + p.workers * p.worker_bytes + blocks * splits * p.split_bytes + k.over_read
+    p.scratch_bytes = (
+        p.all_rhs_bytes + p.workers * p.worker_bytes + blocks * splits * p.split_bytes + k.over_read
+    )

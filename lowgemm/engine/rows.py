@@ -14,7 +14,19 @@ from numba.extending import intrinsic
 from lowgemm.jit.memory import load_u8, offset, store_8
 from lowgemm.jit.routine import Routine, routine, signature, unpack_words
 from lowgemm.kernels import Kernel, by_id
-from lowgemm.kernels.framework.kernel import at, call_intrinsic, const, i8, i32, i64, load, shuffle, splat, store, vec
+from lowgemm.kernels.framework.kernel import (
+    at,
+    call_intrinsic,
+    const,
+    i8,
+    i32,
+    i64,
+    load,
+    shuffle,
+    splat,
+    store,
+    vec,
+)
 
 #: Bytes of a row in one register, and rows and depth steps of a block that is transposed.
 WIDE, SQUARE = 64, 16
@@ -58,7 +70,9 @@ def _emit_rows(k: Kernel, b: ir.IRBuilder, a: dict[str, ir.Value], copy: bool) -
         with b.if_then(b.icmp_signed(">", rest, const(i64, 0))):
             place = b.mul(whole, const(i64, WIDE))
             pointer = b.bitcast(at(b, src, place), wide.as_pointer())
-            x = call_intrinsic(b, f"llvm.masked.load.v{WIDE}i8.p0", wide, [pointer, const(i32, 1), mask, zero])
+            x = call_intrinsic(
+                b, f"llvm.masked.load.v{WIDE}i8.p0", wide, [pointer, const(i32, 1), mask, zero]
+            )
             if copy:
                 store(b, x, at(b, dst, place))
             b.store(_add_bytes(k, b, b.load(acc), b.select(mask, b.xor(x, flip), zero)), acc)
@@ -123,7 +137,9 @@ def make_rows(kernel_id: int, row_bytes: int, key: int) -> Routine:
             square_depth = depth // SQUARE * SQUARE
             for r in range(0, square_rows, SQUARE):
                 for k in range(0, square_depth, SQUARE):
-                    _turn(offset(src, r + k * k_stride), k_stride, offset(dst, r * dst_stride + k), dst_stride)
+                    _turn(
+                        offset(src, r + k * k_stride), k_stride, offset(dst, r * dst_stride + k), dst_stride
+                    )
             for r in range(mn):
                 for k in range(square_depth if r < square_rows else 0, depth):
                     store_8(dst, r * dst_stride + k, load_u8(src, r * mn_stride + k * k_stride))
