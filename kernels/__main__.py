@@ -36,7 +36,7 @@ def _speed(kernel: Kernel) -> tuple[float, float | None]:
 
 def _one(kernel: Kernel, args: argparse.Namespace) -> int:
     if args.ll:
-        print(cross.module_ir(kernel, cross.TARGETS[kernel.name].triple))
+        print(cross.module_ir(kernel, kernel.compiled_for.triple))
         return 0
     if args.asm:
         loops = cross.depth_loops(cross.compile_for(kernel)[0], kernel.expect)
@@ -82,7 +82,7 @@ def _verify(target: str) -> int:
         if absent:
             print(f"cannot verify for aarch64: {', '.join(absent)} does not work here ({verify.PACKAGES})")
             return 2
-        chosen = [k for k in all_kernels() if k.name.startswith("arm_")]
+        chosen = [k for k in all_kernels() if k.compiled_for is not None and k.compiled_for.emulator]
         check = verify.verify_emulated
     else:
         chosen = [k for k in all_kernels() if not why_not(k)]
@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
         return _verify(args.target)
     try:
         kernel = by_name(args.what)
-        if (args.asm or args.ll) and kernel.name not in cross.TARGETS:
+        if (args.asm or args.ll) and kernel.compiled_for is None:
             raise ValueError(f"kernel: {kernel.name!r} is plain loops; there are no tile hooks to show")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 from llvmlite import ir
 from lowgemm.kernels.framework import tile_permission
 from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i8, i32, i64, load, splat, store, vec
-from lowgemm.kernels.framework.kernel import Kernel
+from lowgemm.kernels.framework.kernel import Kernel, Target
 from lowgemm.kernels.framework.requant import requantize_constants, requantized
 from lowgemm.kernels.framework.tile_machine import SoftwareTiles
 from lowgemm.kernels.vnni import byte_sums
@@ -37,6 +37,8 @@ from lowgemm.kernels.vnni import byte_sums
 ROWS, BYTES = 16, 64
 #: Tile registers: accumulator of row half `a` and panel `v`, lhs of half `a`, rhs of panel `v`.
 ACC, LHS, RHS = (lambda a, v: 2 * a + v), (lambda a: 4 + a), (lambda v: 6 + v)
+#: The 64 bytes that `ldtilecfg` reads: palette 1, and for each register 64 bytes in each of 16 rows.
+_SHAPES = [1, *[0] * 15, *[BYTES, 0] * 8, *[0] * 16, *[ROWS] * 8, *[0] * 8]
 #: Rows of a finished tile that one step of the next tile takes along.
 CHUNK = 8
 #: What its twin has otherwise.
@@ -139,6 +141,27 @@ class AmxInt8(Kernel):
         self.release(b)
         return True
 
+    def emit_products(self, builder: ir.IRBuilder, steps: ir.Value, source: ir.Value) -> bool:
+        """Emit turns of the four products of a tile, on tiles of what lies at `source`."""
+        b = builder
+        with b.goto_entry_block():
+            config = b.alloca(ir.ArrayType(i8, BYTES))
+        config.align = 64
+        address = b.bitcast(config, i8.as_pointer())
+        store(b, ir.Constant(vec(i8, BYTES), _SHAPES), address, BYTES)
+        self.configure(b, address)
+        for tile in range(8):
+            self.load_tile(b, tile, source, const(i64, 0))
+
+        def turn(step: ir.Value) -> None:
+            for a in range(2):
+                for v in range(2):
+                    self.multiply(b, ACC(a, v), LHS(a), RHS(v), False)
+
+        _loop(b, const(i64, 0), steps, "products", turn)
+        self.release(b)
+        return True
+
 
 class _OnSoftware(SoftwareTiles, AmxInt8):
     """The same program on tile registers in software, for products of any size."""
@@ -164,8 +187,7 @@ class _Call:
     def _configure(self, rows: ir.Value) -> None:
         """Emit: shapes for a tile of `rows` rows, 32 or what is left of the matrix."""
         b = self.b
-        shapes = [1, *[0] * 15, *[BYTES, 0] * 8, *[0] * 16, *[ROWS] * 8, *[0] * 8]
-        store(b, ir.Constant(vec(i8, 64), shapes), self.config, 64)
+        store(b, ir.Constant(vec(i8, BYTES), _SHAPES), self.config, BYTES)
         whole = const(i64, ROWS)
         first = _least(b, rows, whole)
         second = b.sub(rows, first)
@@ -268,7 +290,7 @@ class _Call:
             load(b, vec(i32, k.lanes), at(b, self.args["col_compensation"], v * size), 4) for v in range(nv)
         ]
 
-    def _with_terms(self, cols: list[ir.Value], row: ir.Value, sums: ir.Value) -> list[ir.Value]:
+    def _compensated(self, cols: list[ir.Value], row: ir.Value, sums: ir.Value) -> list[ir.Value]:
         k, b = self.k, self.b
         term = load(b, i32, at(b, self.args["row_compensation"], b.mul(row, const(i64, 4))), 4)
         term = splat(b, term, k.lanes)
@@ -290,7 +312,7 @@ class _Call:
                 for r in range(count):
                     row = b.add(first, const(i64, r))
                     c = at(b, args["c"], b.mul(row, ldc))
-                    for v, x in enumerate(self._with_terms(cols, row, at(b, sums, r * self.row_bytes))):
+                    for v, x in enumerate(self._compensated(cols, row, at(b, sums, r * self.row_bytes))):
                         place = at(b, c, v * 4 * k.lanes)
                         store(b, b.add(x, load(b, x.type, place, 4)) if adding else x, place, 4)
 
@@ -319,7 +341,7 @@ class _Call:
             for r in range(count):
                 row = b.add(first, const(i64, r))
                 c = at(b, args["c"], b.mul(row, args["ldc"]))
-                for v, x in enumerate(self._with_terms(cols, row, at(b, sums, r * self.row_bytes))):
+                for v, x in enumerate(self._compensated(cols, row, at(b, sums, r * self.row_bytes))):
                     store(b, requantized(b, x, constants[v], low, high, 8), at(b, c, v * k.lanes))
 
         return finish
@@ -334,8 +356,10 @@ KERNEL = AmxInt8(
     kr=4,
     lhs_type="u8 or s8",
     rhs_type="s8",
+    row_tiles=(32, 16, 1),
     row_bytes=BYTES,
     fallback="x86_avx512vnni",
     least_rows=16,
     least_depth=64,
+    compiled_for=Target("x86_64-unknown-linux-gnu", "sapphirerapids"),
 )

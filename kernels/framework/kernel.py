@@ -58,6 +58,20 @@ from lowgemm.jit.routine import signature
 EITHER = "u8 or s8"
 
 
+#: What runs 64-bit Arm programs on other CPUs, with every extension that it knows.
+EMULATOR = ("qemu-aarch64", "-cpu", "max")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A CPU to compile for: names of LLVM, and the command that runs a program for it elsewhere, if there is one."""
+
+    triple: str
+    cpu: str
+    features: str = ""
+    emulator: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Kernel:
     """Description of one microkernel: five numbers and three hooks.
@@ -95,6 +109,8 @@ class Kernel:
         Name of a kernel on the same packed rhs, which takes products that would not pay here; "" if there is none.
     least_rows, least_depth : int
         What pays here: products with fewer rows or less depth go to `fallback`.
+    compiled_for : Target or None
+        A CPU that has what the kernel needs and little more: what ``--asm`` and the assembly tests compile for.
     block_rows, block_rows_with_stages, block_columns : int
         Rows of a block of the result at most; the same where output stages run on its tiles; and columns where the depth is split. What
         was measured for this kernel, and where, belongs beside the number; 0: as `lowgemm/engine/blocking.py` says for all kernels.
@@ -115,6 +131,7 @@ class Kernel:
     fallback: str = ""
     least_rows: int = 1
     least_depth: int = 1
+    compiled_for: Target | None = None
     block_rows: int = 0
     block_rows_with_stages: int = 0
     block_columns: int = 0
@@ -162,6 +179,11 @@ class Kernel:
         return self.lanes * self.kr * self.element_bytes
 
     @property
+    def step_depth(self) -> int:
+        """Depth that one turn of the loop multiplies (`unroll` aside)."""
+        return self.row_bytes or self.kr
+
+    @property
     def over_read(self) -> int:
         """Bytes behind a packed rhs that the kernel may read (see `row_bytes`)."""
         return self.lanes * self.row_bytes
@@ -180,6 +202,13 @@ class Kernel:
 
     def emit(self, builder: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool) -> bool:
         """Emit the whole microkernel, for a kernel that writes its loop itself; false: `unroll.py` does, from the hooks below."""
+        return False
+
+    def emit_products(self, builder: ir.IRBuilder, steps: ir.Value, source: ir.Value) -> bool:
+        """Emit `steps` turns of the main tile's products on registers alone, for a kernel that writes its loop itself (`tools/peak.py`).
+
+        `source` has 1 KiB of numbers to fill the registers with.
+        """
         return False
 
     # ---- hooks: a kernel overrides load_lhs, load_rhs and product, others where it must --------------------------------------------------------

@@ -27,6 +27,8 @@ def _hide(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
 
 
 def _emit_loop(k: Kernel, b: ir.IRBuilder, steps: ir.Value, source: ir.Value, sink: ir.Value) -> None:
+    if k.emit_products(b, steps, source):
+        return
     fn = b.function
     lhs = k.load_lhs(b, source)
     # Distinct values, or LLVM would compute equal products once.
@@ -132,7 +134,7 @@ def register_loop(kernel: Kernel) -> Routine:
 
 def macs_per_step(kernel: Kernel) -> int:
     """Multiply-accumulates of one step of the register-only loop."""
-    return kernel.row_tiles[0] * kernel.nr * kernel.kr
+    return kernel.row_tiles[0] * kernel.nr * kernel.step_depth
 
 
 @numba.njit(nogil=True)

@@ -17,7 +17,7 @@ import numpy as np
 from lowgemm.kernels import microkernel
 from lowgemm.kernels.framework.kernel import Kernel
 from lowgemm.kernels.tools.cases import Case, cases, scaled
-from lowgemm.kernels.tools.cross import TARGETS, compile_for
+from lowgemm.kernels.tools.cross import compile_for
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 PACKAGES = "Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user"
@@ -126,13 +126,13 @@ def verify_emulated(kernel: Kernel, count: int = 200) -> int:
         raise FileNotFoundError(f"does not work here: {', '.join(absent)} ({PACKAGES})")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        (folder / "kernel.o").write_bytes(compile_for(kernel, TARGETS[kernel.name])[1])
+        (folder / "kernel.o").write_bytes(compile_for(kernel)[1])
         (folder / "main.c").write_text(HARNESS)
         todo = list(cases(kernel, count=count))
         (folder / "in").write_bytes(b"".join(_serialise(v) for v in todo))
         commands = [
             [COMPILER, "-O1", "-static", "-o", "run", "main.c", "kernel.o"],
-            [EMULATOR, "-cpu", "max", "run", "in", "out"],
+            [*kernel.compiled_for.emulator, "run", "in", "out"],
         ]
         for command in commands:
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
