@@ -110,7 +110,9 @@ def block_sizes(k, m, n, depth, threads, batch, direct, on_the_fly):
     depth_blocks = max(1, -(-depth // kc))
 
     most = k.most_rows if direct and depth_blocks == 1 else k.most_rows_with_stages
-    mc = max(min(max(l2 // 4, l3 // 8) // (kc * size), most) // mr * mr, mr)
+    # A kernel that reads rows takes twice the bytes a cycle, which L3 does not give.
+    room = l2 * 5 // 8 if k.row_bytes else max(l2 // 4, l3 // 8)
+    mc = max(min(room // (kc * size), most) // mr * mr, mr)
     mc = min(mc, up(m, mr))
     nc = n if depth_blocks == 1 else min(n, up(k.most_columns, nr))
     wanted = threads * BLOCKS_PER_THREAD if threads > 1 else 1

@@ -24,7 +24,7 @@ from lowgemm.engine.blocking import (
     up,
 )
 from lowgemm.engine.packing import CHUNK_BYTES, LINE
-from lowgemm.engine.records import TEMPLATE
+from lowgemm.engine.records import ALWAYS, NEVER, TEMPLATE, WHERE_ALIGNED
 from lowgemm.jit.caches import CacheSizes
 from lowgemm.jit.scratch import ALIGNMENT
 from lowgemm.kernels import Kernel, microkernel
@@ -32,6 +32,10 @@ from lowgemm.kernels import Kernel, microkernel
 #: Fields of `records.TEMPLATE`, for Python.
 Template = namedtuple("Template", TEMPLATE.names or ())  # type: ignore[misc]
 _kept: list[np.ndarray] = []
+
+
+#: Columns up to which it stays there always: rows that straddle lines take two reads each, once for every nr columns.
+COLUMNS_IN_PLACE = 64
 
 
 def template_of(kernel: Kernel) -> Any:
@@ -123,15 +127,13 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     # panels
     panel_depth = kc if on_the_fly else p.depth
     p.rhs_panel_bytes = up(panel_depth * k.element_bytes, CHUNK_BYTES) * k.lanes
-    p.lhs_in_place = 0
+    p.lhs_in_place = NEVER
     if k.row_bytes == 0:
         p.lhs_panel_bytes = up(kc * k.element_bytes, CHUNK_BYTES) * k.mr
         lhs_bytes = mc // k.mr * p.lhs_panel_bytes
-    elif p.lhs_k_stride == 1 and p.depth % k.row_bytes == 0 and kc % k.row_bytes == 0:
-        p.lhs_in_place = 1
-        p.lhs_panel_bytes = p.lhs_row_stride
-        lhs_bytes = 0
     else:
+        if p.lhs_k_stride == 1 and p.depth % k.row_bytes == 0 and kc % k.row_bytes == 0:
+            p.lhs_in_place = WHERE_ALIGNED if nc > COLUMNS_IN_PLACE else ALWAYS
         # an odd number of lines from row to row, so that the rows of a tile do not evict each other from L1
         p.lhs_panel_bytes = up(kc, k.row_bytes)
         if p.lhs_panel_bytes % (2 * LINE) == 0:

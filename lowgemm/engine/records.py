@@ -18,6 +18,9 @@ from lowgemm.jit.memory import record_at
 #: Stages of an output pipeline at most.
 MAX_STAGES = 24
 
+#: Whether an lhs that is read as rows stays where it lies: never, if its rows begin on cache lines, or always.
+NEVER, WHERE_ALIGNED, ALWAYS = range(3)
+
 
 def record_type(*fields: str | tuple[Any, ...]) -> np.dtype:
     """A record of int64 numbers; several names may stand in one string."""
@@ -45,8 +48,8 @@ PLAN = record_type(
     "splits",  # split-K: ranges of the depth that are computed apart and then added; 1: the depth is not split so
     "direct",  # the kernel stores whole panels into the result
     "lhs_flip rhs_flip lhs_shift rhs_shift",  # see `packing.element_map`
-    "lhs_panel_bytes rhs_panel_bytes",  # from one packed panel to the next; of an lhs that is read as rows, from row to row
-    "lhs_in_place",  # the lhs is read as rows where it lies; only its sums are made
+    "lhs_panel_bytes rhs_panel_bytes",  # from one packed panel to the next, or from row to row
+    "lhs_in_place",  # whether an lhs that is read as rows stays where it lies: NEVER, WHERE_ALIGNED or ALWAYS
     "row_sums_at row_compensation_at tile_at",  # in a thread's memory, which begins with its lhs panels
     "on_the_fly_at",  # likewise, panels and sums of an rhs block that is packed on the fly; 0: the rhs is packed before
     "worker_bytes",  # memory of a thread
