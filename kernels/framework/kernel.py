@@ -149,6 +149,41 @@ class Kernel:
         tiles = list(self.row_tiles)
         if tiles[0] > self.mr or tiles[-1] != 1 or tiles != sorted(set(tiles), reverse=True):
             raise ValueError(f"row_tiles: expected heights falling from at most {self.mr} to 1, got {tiles}")
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse numbers that the packing or the loops cannot serve, and say why."""
+        for name in ("mr", "lanes", "max_nv", "kr", "lhs_rows", "unroll", "least_rows", "least_depth"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        by_rows = bool(self.row_bytes)
+        lhs, rhs = (
+            (EITHER,) if by_rows else ("u8", "s8", "s16"),
+            ("u8", "s8") if by_rows else ("u8", "s8", "s16"),
+        )
+        for name, allowed in (("lhs_type", lhs), ("rhs_type", rhs)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name}: expected {' or '.join(map(repr, allowed))} (an lhs that is read as rows keeps its sign, and only such), "
+                    f"got {getattr(self, name)!r}"
+                )
+        if not by_rows and (self.lhs_type == "s16") != (self.rhs_type == "s16"):
+            raise ValueError(
+                "rhs_type: expected 16 bits on both sides or on neither, since groups of both have the same depth, got "
+                f"{self.lhs_type} x {self.rhs_type}"
+            )
+        size = self.kr * (2 if self.rhs_type == "s16" else 1)
+        if size not in (1, 2, 4, 8, 16):
+            raise ValueError(
+                f"kr: expected groups of 1, 2, 4, 8 or 16 bytes, which the packing turns in registers of 16, got {self.kr} steps of "
+                f"{self.rhs_type}, {size} bytes"
+            )
+        if self.row_bytes % 64:
+            raise ValueError(
+                f"row_bytes: expected a multiple of 64, in which rows are padded, got {self.row_bytes}"
+            )
+        if not self.fallback and (self.least_rows, self.least_depth) != (1, 1):
+            raise ValueError("fallback: expected a kernel for products of fewer rows or less depth")
 
     #: Whether `row_products` loads the panels itself, each time it needs one, because the registers are full.
     reloads_rhs: ClassVar[bool] = False

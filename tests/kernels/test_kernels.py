@@ -263,6 +263,27 @@ def test_each_kernel_is_a_file_of_its_name_that_says_what_it_does():
         assert "lhs panel" in module.__doc__ and "rhs panel" in module.__doc__, kernel.name
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"kr": 3}, "^kr: expected groups of 1, 2, 4, 8 or 16 bytes.* got 3 steps of s8, 3 bytes"),
+        ({"kr": 32}, "^kr: .* got 32 steps"),
+        ({"kr": 0}, "^kr: expected at least 1"),
+        ({"lhs_type": "s16"}, "^rhs_type: expected 16 bits on both sides or on neither"),
+        ({"lhs_type": "u4"}, "^lhs_type: expected 'u8' or 's8' or 's16'.*got 'u4'"),
+        ({"lhs_type": "u8 or s8"}, "^lhs_type: "),
+        ({"row_bytes": 64}, "^lhs_type: expected 'u8 or s8'"),
+        ({"row_bytes": 48, "lhs_type": "u8 or s8"}, "^row_bytes: expected a multiple of 64"),
+        ({"row_tiles": (16, 1)}, "^row_tiles: "),
+        ({"least_rows": 4}, "^fallback: "),
+    ],
+)
+def test_a_description_that_cannot_work_is_refused(changes, says):
+    fields = {"name": "x", "features": (), "mr": 8, "lanes": 8, "max_nv": 2, "kr": 4}
+    with pytest.raises(ValueError, match=says):
+        vnni.Vnni(**{**fields, **changes})
+
+
 def test_registering_a_name_twice():
     with pytest.raises(ValueError, match="name"):
         kernels.register(kernels.by_name("portable"))
