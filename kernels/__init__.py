@@ -65,6 +65,28 @@ def register(kernel: Kernel) -> Kernel:
     return kernel
 
 
+def in_software(kernel: Kernel) -> Kernel:
+    """The kernel's twin, which runs the same program on any CPU, registered with what packs its rhs.
+
+    Raises
+    ------
+    ValueError
+        If it has none.
+    """
+    twin = kernel.twin()
+    if twin is None:
+        raise ValueError(f"kernel: {kernel.name!r} has no program in software")
+    known = {k.name: k for k in _REGISTRY}
+    if twin.fallback not in known:
+        register(
+            portable.Portable(
+                name=twin.fallback, features=(), mr=8, lanes=twin.lanes, max_nv=3, kr=twin.kr, lhs_type="u8",
+                rhs_type=twin.rhs_type, row_tiles=(1,),
+            )
+        )  # fmt: skip
+    return known[twin.name] if twin.name in known else register(twin)
+
+
 def by_id(index: int) -> Kernel:
     """Kernel number `index`."""
     return _REGISTRY[index]

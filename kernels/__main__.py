@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lowgemm.kernels import all_kernels, by_name, why_not
+from lowgemm.kernels import all_kernels, by_name, in_software, why_not
 from lowgemm.kernels.framework.kernel import Kernel
 from lowgemm.kernels.tools import cross, limits, verify
 from lowgemm.kernels.tools.timing import interleave, text_table
@@ -86,6 +86,8 @@ def _verify(target: str) -> int:
         check = verify.verify_emulated
     else:
         chosen = [k for k in all_kernels() if not why_not(k)]
+        # what does not run here but has its program in software
+        chosen += [in_software(k) for k in all_kernels() if why_not(k) and k.twin() is not None]
         check = verify.verify_native
     total = 0
     for kernel in chosen:

@@ -25,10 +25,9 @@ ODD = [
     kernels.register(Portable("test_5x3x4_s8_u8", (), 5, 3, 3, 4, "s8", "u8", row_tiles=(1,))),
     kernels.register(Portable("test_1x7x2_u8_u8", (), 1, 7, 1, 2, "u8", "u8", row_tiles=(1,))),
     kernels.register(Portable("test_7x1x8_s8_s8", (), 7, 1, 2, 8, "s8", "s8", row_tiles=(1,))),
-    # what packs the rhs for the next one
-    kernels.register(Portable("test_panels_16x4", (), 8, 16, 3, 4, "u8", "s8", row_tiles=(1,))),
-    # tile registers in software, for products of every size
-    kernels.register(kernels.by_name("x86_amx_int8").twin()),
+    # tile registers in software, for products of every size, and what packs the rhs for them
+    kernels.in_software(kernels.by_name("x86_amx_int8")),
+    kernels.by_name("test_panels_16x4"),
 ]
 #: The AMX kernel for products of every size, which it would leave to another kernel where they are small.
 _AMX = dataclasses.replace(

@@ -22,7 +22,7 @@ from patience import PATIENCE
 import lowgemm
 from lowgemm import kernels
 
-HOOKED = [k for k in kernels.all_kernels() if k.name in cross.TARGETS]
+HOOKED = [k for k in kernels.all_kernels() if k.name in cross.TARGETS and type(k).emit is Kernel.emit]
 ARM = [k for k in HOOKED if k.compiled_for.emulator]
 
 

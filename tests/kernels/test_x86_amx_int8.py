@@ -12,7 +12,7 @@ import pytest
 from lowgemm.kernels import x86_amx_int8
 from lowgemm.kernels.framework import tile_machine, tile_permission
 from lowgemm.kernels.framework.irtools import at, const, i8, i16, store
-from lowgemm.kernels.tools import cross, verify
+from lowgemm.kernels.tools import cross, peak, verify
 from patience import PATIENCE
 
 import lowgemm
@@ -46,6 +46,12 @@ def test_the_depth_loop_is_loads_and_products(lhs_signed, product):
     # two panels and 16 rows, or one panel and 32: three loads for two products; one and 16: two for one
     assert {loads / products for loads, products in counts} == {1.0, 1.5, 2.0}
     assert not re.search(r"tdpb(?!" + product[4:] + ")", assembly)
+
+
+def test_the_register_loop_is_products_alone():
+    assembly, _ = cross.compile_ir(peak.module_ir(KERNEL, KERNEL.compiled_for.triple), KERNEL.compiled_for)
+    [loop] = cross.depth_loops(assembly, "tdpbusd")
+    assert sum("tdpbusd" in line for line in loop) % 4 == 0 and not [line for line in loop if "(" in line]
 
 
 def test_tiles_are_released_before_every_return():
