@@ -148,6 +148,12 @@ def why_not(kernel: Kernel) -> str:
     return f"cannot run here: {refused}" if refused else ""
 
 
+def refused_before(kernel: Kernel) -> dict[str, str]:
+    """Kernels preferred to this one that the target could run and the operating system refuses, and why."""
+    before = _REGISTRY[: _REGISTRY.index(kernel)]
+    return {k.name: why_not(k) for k in before if not missing_features(k) and why_not(k)}
+
+
 def rhs_packer(kernel: Kernel) -> Kernel:
     """The kernel whose routine packs this one's rhs: its fallback, where it has one, since both read the same panels."""
     return by_name(kernel.fallback) if kernel.fallback else kernel

@@ -89,7 +89,9 @@ class AmxInt8(Kernel):
 
     # ---- the instructions ------------------------------------------------------------------------------------
     def _instruction(self, b: ir.IRBuilder, name: str, *args: ir.Value) -> None:
-        call_intrinsic(b, f"llvm.x86.{name}", ir.VoidType(), list(args))
+        call = call_intrinsic(b, f"llvm.x86.{name}", ir.VoidType(), list(args))
+        # A loop with it is not unrolled: a turn is 64 cycles of products, and more addresses than registers were spilled.
+        call.attributes.add("convergent")
 
     def configure(self, b: ir.IRBuilder, address: ir.Value) -> None:
         """Give all tile registers the shapes in the 64 bytes at `address`, and clear them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from lowgemm.engine.records import ALWAYS, WHERE_ALIGNED
 from lowgemm.gemm import checked_call
 from lowgemm.jit.caches import cache_sizes
 from lowgemm.jit.target import target
-from lowgemm.kernels import Kernel, all_kernels, missing_features, selected, why_not
+from lowgemm.kernels import Kernel, refused_before, selected
 
 #: Packed bytes for each multiply-accumulate's worth of time, from measurements on Zen 4: packing moves 20 bytes
 #: a nanosecond while the AVX512-VNNI kernel does 230 multiply-accumulates, and a finished int32 tile costs a store of 4
@@ -62,9 +61,8 @@ def why_kernel(kernel: Kernel) -> str:
     """Why this kernel is the one in use."""
     if config.kernel is not None:
         return "forced by LOWGEMM_KERNEL or lowgemm.config.kernel"
-    before = itertools.takewhile(lambda k: k is not kernel, all_kernels())
-    refused = [f"; {k.name} {why_not(k)}" for k in before if not missing_features(k)]
-    return f"the first that Numba's target {target()[0]!r} can run" + "".join(refused)
+    refused = "".join(f"; {name} {why}" for name, why in refused_before(kernel).items())
+    return f"the first that Numba's target {target()[0]!r} can run{refused}"
 
 
 def _why_runs(plan: Plan) -> str:

@@ -27,31 +27,30 @@ FIELDS = {f.name: getattr(SOFTWARE, f.name) for f in dataclasses.fields(SOFTWARE
 # ---- machine code ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("lhs_signed", "product"), [(False, "tdpbusd"), (True, "tdpbssd")])
 def test_the_depth_loop_is_loads_and_products(lhs_signed, product):
-    """Four products of four loads for 64 depth steps of the main tile; LLVM unrolls that. No register is spilled, none is copied."""
+    """Four loads and four products for 64 depth steps of the main tile, fewer at the edges, and nothing on the stack."""
     assembly, _ = cross.compile_for(KERNEL, lhs_signed=lhs_signed)
-    loops = cross.depth_loops(assembly, product)
-    counts = []
-    for loop in loops:
-        loads, products = (sum(name in line for line in loop) for name in ("tileloadd", product))
-        others = [
-            line for line in loop if "tile" not in line and product not in line and not line.startswith("#")
-        ]
-        scaling = any("mm" in line for line in others)  # the loop that also finishes the tile before
-        if not scaling:
-            counts.append((loads, products))
+    shapes = []
+    for loop in cross.depth_loops(assembly, product):
+        loads, products = (sum(name in line for line in loop) for name in ("tileload", product))
+        rest = [line for line in loop if "tile" not in line and product not in line]
+        if any("mm" in line for line in rest):  # a loop that also finishes the tile before
+            assert (loads, products) in {(4, 4), (3, 2)}
+            # some addresses wait on the stack there, vectors do not
+            assert not [line for line in cross.spills(loop) if re.search(r"[xyz]mm", line)]
+        else:
+            shapes.append((loads, products))
             assert not cross.spills(loop), loop
-            assert all(re.match(r"(lea|add|inc|dec|cmp|sub|mov|j)", line) for line in others), others
-    shapes = {(loads // products, products) for loads, products in counts if loads == products}
-    assert any(products % 4 == 0 for _, products in shapes)
-    # two panels and 16 rows, or one panel and 32: three loads for two products; one and 16: two for one
-    assert {loads / products for loads, products in counts} == {1.0, 1.5, 2.0}
+            assert all(re.match(r"(lea|add|inc|dec|cmp|j)", line) for line in rest), rest
+            assert len(rest) <= 7
+    # two panels and 32 rows; one of either; one of both. Each for int32 and for bytes
+    assert sorted(set(shapes)) == [(2, 1), (3, 2), (4, 4)] and shapes.count((4, 4)) >= 2
     assert not re.search(r"tdpb(?!" + product[4:] + ")", assembly)
 
 
 def test_the_register_loop_is_products_alone():
     assembly, _ = cross.compile_ir(peak.module_ir(KERNEL, KERNEL.compiled_for.triple), KERNEL.compiled_for)
     [loop] = cross.depth_loops(assembly, "tdpbusd")
-    assert sum("tdpbusd" in line for line in loop) % 4 == 0 and not [line for line in loop if "(" in line]
+    assert sum("tdpbusd" in line for line in loop) == 4 and not [line for line in loop if "(" in line]
 
 
 def test_tiles_are_released_before_every_return():
@@ -131,15 +130,11 @@ def refused(monkeypatch):
     monkeypatch.setattr(
         tile_permission, "refusal", lambda: "the request for tile registers was refused: made up"
     )
-    monkeypatch.setattr(
-        kernels, "missing_features", lambda kernel: [] if kernel is KERNEL else MISSING[kernel]
-    )
+    real = kernels.missing_features
+    monkeypatch.setattr(kernels, "missing_features", lambda kernel: [] if kernel is KERNEL else real(kernel))
     kernels._choice.cache_clear()
     yield
     kernels._choice.cache_clear()
-
-
-MISSING = {k: kernels.missing_features(k) for k in kernels.all_kernels()}
 
 
 def test_a_refusal_means_another_kernel_and_is_said(refused, monkeypatch, capsys):
