@@ -45,7 +45,7 @@ def test_refused_when_set(name, value, error, match):
 
 
 def test_instructions_that_the_target_lacks_are_refused_when_set():
-    foreign = next(k for k in kernels.all_kernels() if kernels.why_not(k))
+    foreign = next(k for k in kernels.all_kernels() if kernels.missing_features(k))
     with pytest.raises(
         ValueError, match=rf"kernel: '{foreign.name}' needs .*, which Numba's target .* lacks"
     ):
