@@ -21,7 +21,7 @@ from lowgemm.kernels.framework.irtools import const, i8, i64
 from numba.core import cgutils
 
 from lowgemm.jit.memory import load_i32, load_i64, load_s8, load_u8, offset, store_8, store_32
-from lowgemm.jit.routine import Routine, routine
+from lowgemm.jit.routine import routine
 
 #: Registers, their rows and the bytes of each.
 TILES, ROWS, BYTES = 8, 16, 64
@@ -30,6 +30,7 @@ TILES, ROWS, BYTES = 8, 16, 64
 _SHAPES, _CONFIGURED, _FAULTS = TILES * ROWS * BYTES, TILES * ROWS * BYTES + 64, TILES * ROWS * BYTES + 128
 _SIZE = _FAULTS + 64
 NAMES = ("no configuration", "a configuration that is not allowed", "shapes that do not fit", "not released")
+_CODES = len(NAMES)
 _PREFIX, _LOG_SYMBOL = "lowgemm_tiles_", "lowgemm_tiles_faults"
 _LOG = np.zeros(len(NAMES), np.int64)
 
@@ -42,132 +43,145 @@ def faults(clear: bool = True) -> dict[str, int]:
     return found
 
 
-@functools.cache
-def _routines() -> dict[str, Routine]:
-    """The instructions by name; compiled when their addresses are asked for."""
-    shapes, configured, counts = _SHAPES, _CONFIGURED, _FAULTS
-    codes = len(NAMES)
+@numba.njit(nogil=True)
+def _fault(state, code):
+    place = offset(state, _FAULTS)
+    store_32(place, code, load_i32(place, code) + 1)
 
-    @numba.njit
-    def fault(state, code):
-        place = offset(state, counts)
-        store_32(place, code, load_i32(place, code) + 1)
 
-    @numba.njit
-    def usable(state, tile):
-        """Whether a register has a shape; notes a fault."""
-        if load_u8(state, configured) == 0 or load_u8(state, shapes + 2 * tile) == 0:
-            fault(state, 0)
-            return False
-        return True
+@numba.njit(nogil=True)
+def _usable(state, tile):
+    """Whether a register has a shape; notes a fault."""
+    if load_u8(state, _CONFIGURED) == 0 or load_u8(state, _SHAPES + 2 * tile) == 0:
+        _fault(state, 0)
+        return False
+    return True
 
-    @routine("p")
-    def begin(state):
-        for i in range(shapes, counts + 4 * codes):
-            store_8(state, i, 0)
 
-    @routine("pp")
-    def configure(state, config):
-        # a configuration of palette 0 is a release
-        palette = load_u8(config, 0)
-        good = palette == 1
-        for i in range(1, 16):
-            good = good and load_u8(config, i) == 0
-        for i in range(16):
-            rows, width = (
-                load_u8(config, 48 + i),
-                load_u8(config, 16 + 2 * i) + 256 * load_u8(config, 17 + 2 * i),
-            )
-            if i >= 8:
-                good = good and rows == 0 and width == 0
-            good = good and rows <= 16 and width <= 64 and (rows == 0) == (width == 0)
-            if i < 8:
-                store_8(state, shapes + 2 * i, rows)
-                store_8(state, shapes + 2 * i + 1, width)
-        for i in range(shapes):
-            store_8(state, i, 0)
-        store_8(state, configured, 1 if good else 0)
-        if not good:
-            fault(state, 1)
+@routine("p")
+def tile_begin(state):
+    """Start: no configuration, no faults."""
+    for i in range(_SHAPES, _FAULTS + 4 * _CODES):
+        store_8(state, i, 0)
 
-    @routine("p")
-    def release(state):
-        store_8(state, configured, 0)
 
-    @routine("pn")
-    def clear(state, tile):
-        if usable(state, tile):
-            for i in range(1024):
-                store_8(state, tile * 1024 + i, 0)
+@routine("pp")
+def tile_configure(state, config):
+    """`ldtilecfg`: shapes from 64 bytes, and cleared registers."""
+    palette = load_u8(config, 0)
+    good = palette == 1
+    for i in range(1, 16):
+        good = good and load_u8(config, i) == 0
+    for i in range(16):
+        rows, width = (
+            load_u8(config, 48 + i),
+            load_u8(config, 16 + 2 * i) + 256 * load_u8(config, 17 + 2 * i),
+        )
+        if i >= 8:
+            good = good and rows == 0 and width == 0
+        good = good and rows <= 16 and width <= 64 and (rows == 0) == (width == 0)
+        if i < 8:
+            store_8(state, _SHAPES + 2 * i, rows)
+            store_8(state, _SHAPES + 2 * i + 1, width)
+    for i in range(_SHAPES):
+        store_8(state, i, 0)
+    store_8(state, _CONFIGURED, 1 if good else 0)
+    if not good:
+        _fault(state, 1)
 
-    @routine("pnpn")
-    def load(state, tile, address, stride):
-        if usable(state, tile):
-            rows, width = load_u8(state, shapes + 2 * tile), load_u8(state, shapes + 2 * tile + 1)
-            for r in range(16):
-                for j in range(64):
-                    value = 0
-                    if r < rows and j < width:
-                        value = load_u8(address, r * stride + j)
-                    store_8(state, tile * 1024 + r * 64 + j, value)
 
-    @routine("pnnnn")
-    def multiply(state, acc, lhs, rhs, signed):
-        if not (usable(state, acc) and usable(state, lhs) and usable(state, rhs)):
-            return
-        rows, width = load_u8(state, shapes + 2 * acc), load_u8(state, shapes + 2 * acc + 1)
-        lhs_rows, lhs_width = load_u8(state, shapes + 2 * lhs), load_u8(state, shapes + 2 * lhs + 1)
-        rhs_rows, rhs_width = load_u8(state, shapes + 2 * rhs), load_u8(state, shapes + 2 * rhs + 1)
-        fits = rows == lhs_rows and width == rhs_width and lhs_width == 4 * rhs_rows and width % 4 == 0
-        if not fits or acc in (lhs, rhs) or lhs == rhs:
-            fault(state, 2)
-            return
-        sums, left, right = offset(state, acc * 1024), offset(state, lhs * 1024), offset(state, rhs * 1024)
+@routine("p")
+def tile_release(state):
+    """`tilerelease`."""
+    store_8(state, _CONFIGURED, 0)
+
+
+@routine("pn")
+def tile_clear(state, tile):
+    """`tilezero`."""
+    if _usable(state, tile):
+        for i in range(1024):
+            store_8(state, tile * 1024 + i, 0)
+
+
+@routine("pnpn")
+def tile_load(state, tile, address, stride):
+    """`tileloadd`: rows of memory, and zeros around them."""
+    if _usable(state, tile):
+        rows, width = load_u8(state, _SHAPES + 2 * tile), load_u8(state, _SHAPES + 2 * tile + 1)
+        for r in range(16):
+            for j in range(64):
+                value = 0
+                if r < rows and j < width:
+                    value = load_u8(address, r * stride + j)
+                store_8(state, tile * 1024 + r * 64 + j, value)
+
+
+@routine("pnnnn")
+def tile_multiply(state, acc, lhs, rhs, signed):
+    """`tdpbusd`, or with `signed` `tdpbssd`."""
+    if not (_usable(state, acc) and _usable(state, lhs) and _usable(state, rhs)):
+        return
+    rows, width = load_u8(state, _SHAPES + 2 * acc), load_u8(state, _SHAPES + 2 * acc + 1)
+    lhs_rows, lhs_width = load_u8(state, _SHAPES + 2 * lhs), load_u8(state, _SHAPES + 2 * lhs + 1)
+    rhs_rows, rhs_width = load_u8(state, _SHAPES + 2 * rhs), load_u8(state, _SHAPES + 2 * rhs + 1)
+    fits = rows == lhs_rows and width == rhs_width and lhs_width == 4 * rhs_rows and width % 4 == 0
+    if not fits or acc in (lhs, rhs) or lhs == rhs:
+        _fault(state, 2)
+        return
+    sums, left, right = offset(state, acc * 1024), offset(state, lhs * 1024), offset(state, rhs * 1024)
+    for r in range(rows):
+        for n in range(width // 4):
+            total = load_i32(sums, r * 16 + n)
+            for g in range(rhs_rows):
+                for k in range(4):
+                    x = load_s8(left, r * 64 + 4 * g + k)
+                    if not signed:
+                        x = x & 255
+                    total += x * load_s8(right, g * 64 + 4 * n + k)
+            store_32(sums, r * 16 + n, total)
+
+
+@routine("pnpn")
+def tile_store(state, tile, address, stride):
+    """`tilestored`; noise once something was wrong."""
+    wrong = 0
+    for code in range(_CODES):
+        wrong += load_i32(offset(state, _FAULTS), code)
+    if _usable(state, tile):
+        rows, width = load_u8(state, _SHAPES + 2 * tile), load_u8(state, _SHAPES + 2 * tile + 1)
         for r in range(rows):
-            for n in range(width // 4):
-                total = load_i32(sums, r * 16 + n)
-                for g in range(rhs_rows):
-                    for k in range(4):
-                        x = load_s8(left, r * 64 + 4 * g + k)
-                        if not signed:
-                            x = x & 255
-                        total += x * load_s8(right, g * 64 + 4 * n + k)
-                store_32(sums, r * 16 + n, total)
+            for j in range(width):
+                value = load_u8(state, tile * 1024 + r * 64 + j)
+                store_8(address, r * stride + j, value ^ 0x5A if wrong else value)
 
-    @routine("pnpn")
-    def store(state, tile, address, stride):
-        wrong = 0
-        for code in range(codes):
-            wrong += load_i32(offset(state, counts), code)
-        if usable(state, tile):
-            rows, width = load_u8(state, shapes + 2 * tile), load_u8(state, shapes + 2 * tile + 1)
-            for r in range(rows):
-                for j in range(width):
-                    value = load_u8(state, tile * 1024 + r * 64 + j)
-                    store_8(address, r * stride + j, value ^ 0x5A if wrong else value)
 
-    @routine("ppp")
-    def end(state, c, log):
-        if load_u8(state, configured) != 0:
-            fault(state, 3)
-        wrong = 0
-        for code in range(codes):
-            count = load_i32(offset(state, counts), code)
-            wrong += count
-            place = offset(log, 8 * code)
-            store_32(place, 0, load_i64(place, 0) + count)
-        if wrong:
-            store_8(c, 0, load_u8(c, 0) ^ 0x5A)
+@routine("ppp")
+def tile_end(state, c, log):
+    """The return: what is configured now was not released. Adds up the faults in `log`, and spoils the result of a faulty run."""
+    if load_u8(state, _CONFIGURED) != 0:
+        _fault(state, 3)
+    wrong = 0
+    for code in range(_CODES):
+        count = load_i32(offset(state, _FAULTS), code)
+        wrong += count
+        place = offset(log, 8 * code)
+        store_32(place, 0, load_i64(place, 0) + count)
+    if wrong:
+        store_8(c, 0, load_u8(c, 0) ^ 0x5A)
 
-    made = begin, configure, release, clear, load, multiply, store, end
-    return {r.__name__: r for r in made}
+
+_MACHINE = (
+    tile_begin, tile_configure, tile_release, tile_clear, tile_load, tile_multiply, tile_store,
+    tile_end,
+)  # fmt: skip
 
 
 @functools.cache
 def ready() -> None:
     """Compile the machine and tell the linker where its parts are."""
-    for name, made in _routines().items():
-        llvm.add_symbol(_PREFIX + name, made.address)
+    for made in _MACHINE:
+        llvm.add_symbol(_PREFIX + made.__name__, made.address)
     llvm.add_symbol(_LOG_SYMBOL, _LOG.ctypes.data)
 
 
@@ -201,7 +215,7 @@ class SoftwareTiles:
     def _call(self, b: ir.IRBuilder, name: str, *args: ir.Value) -> None:
         words = [b.function.tile_state, *args]
         of = ir.FunctionType(ir.VoidType(), [w.type for w in words])
-        b.call(cgutils.get_or_insert_function(b.module, of, _PREFIX + name), words)
+        b.call(cgutils.get_or_insert_function(b.module, of, f"{_PREFIX}tile_{name}"), words)
 
     def configure(self, b: ir.IRBuilder, address: ir.Value) -> None:
         """`ldtilecfg`."""
