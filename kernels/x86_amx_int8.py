@@ -42,7 +42,7 @@ _SHAPES = [1, *[0] * 15, *[BYTES, 0] * 8, *[0] * 16, *[ROWS] * 8, *[0] * 8]
 #: Rows of a finished tile that one step of the next tile takes along.
 CHUNK = 8
 #: What its twin has otherwise.
-_OF_TWIN = ("name", "features", "fallback", "least_rows", "least_depth")
+_OF_TWIN = ("name", "features", "fallback", "least_rows", "least_depth", "compiled_for")
 
 
 def _loop(b: ir.IRBuilder, start: ir.Value, stop: ir.Value, name: str, body: Any) -> None:

@@ -28,7 +28,7 @@ ARM = [k for k in HOOKED if k.compiled_for.emulator]
 
 def test_every_real_kernel_is_covered_here():
     named = {k.name for k in kernels.all_kernels() if not k.name.startswith("test_")}
-    assert named == set(cross.TARGETS) | {"portable"}
+    assert named == {name for name in cross.TARGETS if not name.startswith("test_")} | {"portable"}
 
 
 def test_contract(any_kernel):
