@@ -18,13 +18,14 @@ from lowgemm.kernels import (
     arm_i8mm,
     arm_neon,
     portable,
+    x86_amx_int8,
     x86_avx2,
     x86_avx512bw,
     x86_avx512vnni,
     x86_avxvnni,
     x86_sse2,
 )
-from lowgemm.kernels.framework.kernel import ARGUMENTS, SIGNATURE, Kernel
+from lowgemm.kernels.framework.kernel import ARGUMENTS, EITHER, SIGNATURE, Kernel
 from lowgemm.kernels.framework.unroll import emit_microkernel
 from numba import types
 from numba.extending import intrinsic
@@ -34,6 +35,7 @@ from lowgemm.jit.routine import Routine, routine, unpack_words
 from lowgemm.jit.target import target
 
 _REGISTRY: list[Kernel] = [
+    x86_amx_int8.KERNEL,
     x86_avx512vnni.KERNEL,
     x86_avxvnni.KERNEL,
     x86_avx512bw.KERNEL,
@@ -61,6 +63,28 @@ def register(kernel: Kernel) -> Kernel:
         raise ValueError(f"name: a kernel called {kernel.name!r} is registered already")
     _REGISTRY.append(kernel)
     return kernel
+
+
+def in_software(kernel: Kernel) -> Kernel:
+    """The kernel's twin, which runs the same program on any CPU, registered with what packs its rhs.
+
+    Raises
+    ------
+    ValueError
+        If it has none.
+    """
+    twin = kernel.twin()
+    if twin is None:
+        raise ValueError(f"kernel: {kernel.name!r} has no program in software")
+    known = {k.name: k for k in _REGISTRY}
+    if twin.fallback not in known:
+        register(
+            portable.Portable(
+                name=twin.fallback, features=(), mr=8, lanes=twin.lanes, max_nv=3, kr=twin.kr, lhs_type="u8",
+                rhs_type=twin.rhs_type, row_tiles=(1,),
+            )
+        )  # fmt: skip
+    return known[twin.name] if twin.name in known else register(twin)
 
 
 def by_id(index: int) -> Kernel:
@@ -110,9 +134,34 @@ def by_name(name: str) -> Kernel:
 
 
 def missing_features(kernel: Kernel) -> list[str]:
-    """Features that the kernel needs and Numba's target lacks; an empty list means it runs."""
+    """Features that the kernel needs and Numba's target lacks; an empty list means that code for it can be compiled."""
     has = target()[1]
     return [f for f in kernel.features if f not in has]
+
+
+def why_not(kernel: Kernel) -> str:
+    """Why a kernel cannot run here, or "" if it can: the target lacks its instructions, or the operating system refuses them."""
+    missing = missing_features(kernel)
+    if missing:
+        return f"needs {', '.join(missing)}, which Numba's target {target()[0]!r} lacks"
+    refused = kernel.refusal()
+    return f"cannot run here: {refused}" if refused else ""
+
+
+def refused_before(kernel: Kernel) -> dict[str, str]:
+    """Kernels preferred to this one that the target could run and the operating system refuses, and why."""
+    before = _REGISTRY[: _REGISTRY.index(kernel)]
+    return {k.name: why_not(k) for k in before if not missing_features(k) and why_not(k)}
+
+
+def rhs_packer(kernel: Kernel) -> Kernel:
+    """The kernel whose routine packs this one's rhs: its fallback, where it has one, since both read the same panels."""
+    return by_name(kernel.fallback) if kernel.fallback else kernel
+
+
+def suited(kernel: Kernel, m: int, depth: int) -> Kernel:
+    """The kernel itself, or its fallback for a product that would not pay on it."""
+    return kernel if not kernel.fallback or kernel.takes(m, depth) else by_name(kernel.fallback)
 
 
 def check_runs(name: str) -> Kernel:
@@ -124,11 +173,9 @@ def check_runs(name: str) -> Kernel:
         If there is none, or the target lacks its instructions.
     """
     kernel = by_name(name)
-    missing = missing_features(kernel)
-    if missing:
-        raise ValueError(
-            f"kernel: {name!r} needs {', '.join(missing)}, which Numba's target {target()[0]!r} lacks"
-        )
+    why = why_not(kernel)
+    if why:
+        raise ValueError(f"kernel: {name!r} {why}")
     return kernel
 
 
@@ -157,26 +204,25 @@ def selected() -> Kernel:
 
 @functools.cache
 def _choice(forced: str | None) -> Kernel:
-    runnable = [k for k in _REGISTRY if not missing_features(k)]
-    if forced is None:
-        return runnable[0]
-    return check_runs(forced)
+    if forced is not None:
+        return check_runs(forced)
+    return next(k for k in _REGISTRY if not why_not(k))
 
 
 @intrinsic(prefer_literal=True)
-def microkernel_body(typingctx, kernel_id, args):
+def microkernel_body(typingctx, kernel_id, lhs_signed, args):
     """Body of the microkernel number `kernel_id` of the registry."""
-    kernel = by_id(kernel_id.literal_value)
+    kernel, signed = by_id(kernel_id.literal_value), bool(lhs_signed.literal_value)
 
     def codegen(context, builder, signature, values):
-        items = unpack_words(context, builder, signature.args[1], values[1])
-        emit_microkernel(kernel, builder, dict(zip(ARGUMENTS, items, strict=True)))
+        items = unpack_words(context, builder, signature.args[2], values[2])
+        emit_microkernel(kernel, builder, dict(zip(ARGUMENTS, items, strict=True)), signed)
         return context.get_dummy_value()
 
-    return types.void(kernel_id, args), codegen
+    return types.void(kernel_id, lhs_signed, args), codegen
 
 
-def _make(kernel_id: int, key: int) -> Routine:
+def _make(kernel_id: int, lhs_signed: int, key: int) -> Routine:
     @routine(SIGNATURE, key)
     def microkernel(
         m,
@@ -197,6 +243,7 @@ def _make(kernel_id: int, key: int) -> Routine:
         """The arguments are described in `framework/kernel.py`."""
         microkernel_body(
             kernel_id,
+            lhs_signed,
             (
                 m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_compensation, col_compensation, add_c, requant, col,
             ),
@@ -206,18 +253,18 @@ def _make(kernel_id: int, key: int) -> Routine:
 
 
 @functools.cache
-def microkernel(kernel: Kernel) -> Any:
-    """The microkernel, a `Routine` (its contract is in `framework/kernel.py`).
+def microkernel(kernel: Kernel, lhs_signed: bool = False) -> Any:
+    """The microkernel, a `Routine` (its contract is in `framework/kernel.py`); `lhs_signed` tells those apart that take both signs.
 
     Raises
     ------
     ValueError
         If Numba's target lacks the kernel's instructions (compiling it would abort the process).
     """
-    missing = missing_features(kernel)
-    if missing:
-        raise ValueError(f"kernel: {kernel.name!r} needs {', '.join(missing)}")
+    why = why_not(kernel)
+    if why:
+        raise ValueError(f"kernel: {kernel.name!r} {why}")
     compile_own = getattr(kernel, "compile", None)
     if compile_own is not None:
         return compile_own(id_of(kernel), stamp_of(kernel))
-    return _make(id_of(kernel), stamp_of(kernel))
+    return _make(id_of(kernel), int(lhs_signed and kernel.lhs_type == EITHER), stamp_of(kernel))

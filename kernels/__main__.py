@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lowgemm.kernels import all_kernels, by_name, missing_features
+from lowgemm.kernels import all_kernels, by_name, in_software, why_not
 from lowgemm.kernels.framework.kernel import Kernel
 from lowgemm.kernels.tools import cross, limits, verify
 from lowgemm.kernels.tools.timing import interleave, text_table
@@ -14,11 +14,11 @@ from lowgemm.kernels.tools.timing import interleave, text_table
 def _list() -> int:
     rows = []
     for k in all_kernels():
-        missing = missing_features(k)
+        why = why_not(k)
         tiles = ", ".join(f"{mr}" for mr in k.row_tiles)
         rows.append(
             [k.name, f"{k.mr} x {k.nr}", tiles, str(k.kr), f"{k.lhs_type} x {k.rhs_type}",
-             " ".join(k.features) or "-", "yes" if not missing else f"lacks {' '.join(missing)}"]
+             " ".join(k.features) or "-", why or "yes"]
         )  # fmt: skip
     print(text_table(["kernel", "tile", "row tiles", "kr", "packed", "features", "runs here"], rows))
     return 0
@@ -36,7 +36,7 @@ def _speed(kernel: Kernel) -> tuple[float, float | None]:
 
 def _one(kernel: Kernel, args: argparse.Namespace) -> int:
     if args.ll:
-        print(cross.module_ir(kernel, cross.TARGETS[kernel.name].triple))
+        print(cross.module_ir(kernel, kernel.compiled_for.triple))
         return 0
     if args.asm:
         loops = cross.depth_loops(cross.compile_for(kernel)[0], kernel.expect)
@@ -46,11 +46,9 @@ def _one(kernel: Kernel, args: argparse.Namespace) -> int:
         print(f"# {sum(kernel.expect in line for line in main)} {kernel.expect}, {len(main)} instructions, "
               f"{len(spilled)} touch the stack", file=sys.stderr)  # fmt: skip
         return 1 if spilled else 0
-    missing = missing_features(kernel)
-    if missing:
-        print(
-            f"{kernel.name} needs {', '.join(missing)}, which this target lacks; --asm and --ll work all the same"
-        )
+    why = why_not(kernel)
+    if why:
+        print(f"{kernel.name} {why}; --asm and --ll work all the same")
         return 2
     wrong = verify.verify_native(kernel)
     print(f"{kernel.name}: {wrong} wrong elements in 200 calls with random and extreme panels")
@@ -63,7 +61,7 @@ def _one(kernel: Kernel, args: argparse.Namespace) -> int:
 def _bench() -> int:
     rows = []
     for kernel in all_kernels():
-        if missing_features(kernel):
+        if why_not(kernel):
             continue
         for mr in kernel.row_tiles:
             calls = {}
@@ -84,10 +82,12 @@ def _verify(target: str) -> int:
         if absent:
             print(f"cannot verify for aarch64: {', '.join(absent)} does not work here ({verify.PACKAGES})")
             return 2
-        chosen = [k for k in all_kernels() if k.name.startswith("arm_")]
+        chosen = [k for k in all_kernels() if k.compiled_for is not None and k.compiled_for.emulator]
         check = verify.verify_emulated
     else:
-        chosen = [k for k in all_kernels() if not missing_features(k)]
+        chosen = [k for k in all_kernels() if not why_not(k)]
+        # what does not run here but has its program in software
+        chosen += [in_software(k) for k in all_kernels() if why_not(k) and k.twin() is not None]
         check = verify.verify_native
     total = 0
     for kernel in chosen:
@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
         return _verify(args.target)
     try:
         kernel = by_name(args.what)
-        if (args.asm or args.ll) and kernel.name not in cross.TARGETS:
+        if (args.asm or args.ll) and kernel.compiled_for is None:
             raise ValueError(f"kernel: {kernel.name!r} is plain loops; there are no tile hooks to show")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llvmlite import ir
-from lowgemm.kernels.framework.kernel import Kernel, call_intrinsic, i8, i32, load, splat, vec
+from lowgemm.kernels.framework.kernel import (
+    EMULATOR,
+    Kernel,
+    Target,
+    call_intrinsic,
+    i8,
+    i32,
+    load,
+    splat,
+    vec,
+)
 
 
 @dataclass(frozen=True)
@@ -38,4 +48,14 @@ class DotProduct(Kernel):
         )
 
 
-KERNEL = DotProduct("arm_dotprod", ("dotprod",), mr=8, lanes=4, max_nv=3, kr=4, lhs_type="s8", rhs_type="s8")
+KERNEL = DotProduct(
+    "arm_dotprod",
+    ("dotprod",),
+    mr=8,
+    lanes=4,
+    max_nv=3,
+    kr=4,
+    lhs_type="s8",
+    rhs_type="s8",
+    compiled_for=Target("aarch64-unknown-linux-gnu", "generic", "+neon,+dotprod", EMULATOR),
+)

@@ -15,7 +15,19 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llvmlite import ir
-from lowgemm.kernels.framework.kernel import Kernel, at, call_intrinsic, const, i8, i32, load, shuffle, vec
+from lowgemm.kernels.framework.kernel import (
+    EMULATOR,
+    Kernel,
+    Target,
+    at,
+    call_intrinsic,
+    const,
+    i8,
+    i32,
+    load,
+    shuffle,
+    vec,
+)
 
 
 @dataclass(frozen=True)
@@ -49,4 +61,13 @@ class MatrixMultiply(Kernel):
         return [shuffle(builder, acc[0], acc[1], [2 * r, 2 * r + 1, 4 + 2 * r, 5 + 2 * r]) for r in range(2)]
 
 
-KERNEL = MatrixMultiply("arm_i8mm", ("i8mm",), mr=8, lanes=4, max_nv=3, kr=8, lhs_rows=2)
+KERNEL = MatrixMultiply(
+    "arm_i8mm",
+    ("i8mm",),
+    mr=8,
+    lanes=4,
+    max_nv=3,
+    kr=8,
+    lhs_rows=2,
+    compiled_for=Target("aarch64-unknown-linux-gnu", "generic", "+neon,+i8mm", EMULATOR),
+)

@@ -16,7 +16,9 @@ from typing import ClassVar
 
 from llvmlite import ir
 from lowgemm.kernels.framework.kernel import (
+    EMULATOR,
     Kernel,
+    Target,
     call_intrinsic,
     const,
     i8,
@@ -62,4 +64,14 @@ class Neon(Kernel):
         return [shuffle(builder, acc[0], acc[1], list(range(8)))]
 
 
-KERNEL = Neon("arm_neon", ("neon",), mr=8, lanes=8, max_nv=1, kr=2, lhs_type="s8", rhs_type="s8")
+KERNEL = Neon(
+    "arm_neon",
+    ("neon",),
+    mr=8,
+    lanes=8,
+    max_nv=1,
+    kr=2,
+    lhs_type="s8",
+    rhs_type="s8",
+    compiled_for=Target("aarch64-unknown-linux-gnu", "generic", "+neon", EMULATOR),
+)

@@ -13,6 +13,16 @@ from llvmlite import ir
 from lowgemm.kernels.framework.kernel import Kernel, call_intrinsic, const, i32, load, splat, vec
 
 
+def byte_sums(builder: ir.IRBuilder, acc: ir.Value, packed: ir.Value, side: str) -> ir.Value | None:
+    """`Kernel.add_sums` for u8 (lhs) and s8 (rhs) where a group fills a register: a product with ones, one instruction for eight."""
+    words = acc.type
+    if 32 * words.count not in (128, 256, 512):
+        return None
+    ones, packed = const(words, 0x01010101), builder.bitcast(packed, words)
+    operands = [packed, ones] if side == "lhs" else [ones, packed]
+    return call_intrinsic(builder, f"llvm.x86.avx512.vpdpbusd.{32 * words.count}", words, [acc, *operands])
+
+
 @dataclass(frozen=True)
 class Vnni(Kernel):
     """Tile hooks on `vpdpbusd`; `lanes` (16 or 8) decides the register width."""
@@ -37,12 +47,5 @@ class Vnni(Kernel):
         return (call_intrinsic(builder, name, vec(i32, self.lanes), [acc[0], lhs, rhs]),)
 
     def add_sums(self, builder, acc, packed, side):
-        """A product with ones, where a group fills a register: one instruction for eight."""
-        words = acc.type
-        if 32 * words.count not in (128, 256, 512):
-            return None
-        ones, packed = const(words, 0x01010101), builder.bitcast(packed, words)
-        operands = [packed, ones] if side == "lhs" else [ones, packed]
-        return call_intrinsic(
-            builder, f"llvm.x86.avx512.vpdpbusd.{32 * words.count}", words, [acc, *operands]
-        )
+        """A product with ones."""
+        return byte_sums(builder, acc, packed, side)

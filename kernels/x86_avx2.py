@@ -8,6 +8,15 @@
 Tile 6 x 16: 12 accumulators, 2 rhs vectors, 1 broadcast and 1 product in the 16 registers of AVX.
 """
 
+from lowgemm.kernels.framework.kernel import Target
 from lowgemm.kernels.pmaddwd import Pmaddwd
 
-KERNEL = Pmaddwd(name="x86_avx2", features=("avx2",), mr=6, lanes=8, max_nv=2, unroll=2)
+KERNEL = Pmaddwd(
+    name="x86_avx2",
+    features=("avx2",),
+    mr=6,
+    lanes=8,
+    max_nv=2,
+    unroll=2,
+    compiled_for=Target("x86_64-unknown-linux-gnu", "haswell"),
+)

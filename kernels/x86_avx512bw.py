@@ -8,6 +8,14 @@
 Tile 8 x 48: 24 accumulators, 3 rhs vectors, 1 broadcast and 1 product in the 32 registers of AVX-512.
 """
 
+from lowgemm.kernels.framework.kernel import Target
 from lowgemm.kernels.pmaddwd import Pmaddwd
 
-KERNEL = Pmaddwd(name="x86_avx512bw", features=("avx512f", "avx512bw"), mr=8, lanes=16, max_nv=3)
+KERNEL = Pmaddwd(
+    name="x86_avx512bw",
+    features=("avx512f", "avx512bw"),
+    mr=8,
+    lanes=16,
+    max_nv=3,
+    compiled_for=Target("x86_64-unknown-linux-gnu", "skylake-avx512"),
+)

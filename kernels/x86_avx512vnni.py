@@ -8,6 +8,7 @@
 Tile 8 x 48: 24 accumulators, 3 rhs vectors and 1 broadcast in the 32 registers of AVX-512; 24 products need 11 loads.
 """
 
+from lowgemm.kernels.framework.kernel import Target
 from lowgemm.kernels.vnni import Vnni
 
 KERNEL = Vnni(
@@ -18,4 +19,5 @@ KERNEL = Vnni(
     max_nv=3,
     # On Zen 5, 256 against 128 rows: 256 cubed 2 % faster, 512 to 1536 cubed 1 %, 3136 x 576 x 64 1 %; 512 rows gain nothing more.
     block_rows=256,
+    compiled_for=Target("x86_64-unknown-linux-gnu", "cascadelake"),
 )

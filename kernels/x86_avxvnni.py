@@ -8,6 +8,14 @@
 Tile 6 x 16: 12 accumulators, 2 rhs vectors and 1 broadcast in the 16 registers of AVX.
 """
 
+from lowgemm.kernels.framework.kernel import Target
 from lowgemm.kernels.vnni import Vnni
 
-KERNEL = Vnni(name="x86_avxvnni", features=("avx2", "avxvnni"), mr=6, lanes=8, max_nv=2)
+KERNEL = Vnni(
+    name="x86_avxvnni",
+    features=("avx2", "avxvnni"),
+    mr=6,
+    lanes=8,
+    max_nv=2,
+    compiled_for=Target("x86_64-unknown-linux-gnu", "alderlake"),
+)

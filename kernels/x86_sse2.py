@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llvmlite import ir
-from lowgemm.kernels.framework.kernel import Kernel, const, i16, i32, load, shuffle, vec
+from lowgemm.kernels.framework.kernel import Kernel, Target, const, i16, i32, load, shuffle, vec
 from lowgemm.kernels.pmaddwd import Pmaddwd
 
 
@@ -70,4 +70,11 @@ class Turning(Pmaddwd):
         return rows
 
 
-KERNEL = Turning(name="x86_sse2", features=("sse2",), mr=4, lanes=4, max_nv=3)
+KERNEL = Turning(
+    name="x86_sse2",
+    features=("sse2",),
+    mr=4,
+    lanes=4,
+    max_nv=3,
+    compiled_for=Target("x86_64-unknown-linux-gnu", "x86-64"),
+)

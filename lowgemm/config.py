@@ -16,7 +16,7 @@ Examples
 >>> import lowgemm
 >>> lowgemm.config.kernel = "fastest"  # doctest: +ELLIPSIS
 Traceback (most recent call last):
-ValueError: kernel: no kernel is called 'fastest'; there are x86_avx512vnni, ...
+ValueError: kernel: no kernel is called 'fastest'; there are x86_amx_int8, ...
 """
 
 from __future__ import annotations

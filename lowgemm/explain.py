@@ -10,16 +10,18 @@ import numba
 from lowgemm import config
 from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.engine.plan import Plan
+from lowgemm.engine.records import ALWAYS, WHERE_ALIGNED
 from lowgemm.gemm import checked_call
 from lowgemm.jit.caches import cache_sizes
 from lowgemm.jit.target import target
-from lowgemm.kernels import Kernel, selected
+from lowgemm.kernels import Kernel, refused_before, selected
 
 #: Packed bytes for each multiply-accumulate's worth of time, from measurements on Zen 4: packing moves 20 bytes
 #: a nanosecond while the AVX512-VNNI kernel does 230 multiply-accumulates, and a finished int32 tile costs a store of 4
 #: bytes at about 30 bytes a nanosecond.
 _MACS_PER_PACKED_BYTE = 230 / 20
 _MACS_PER_STORED_BYTE = 230 / 30
+_MACS_PER_CYCLE = 64
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,20 @@ def why_kernel(kernel: Kernel) -> str:
     """Why this kernel is the one in use."""
     if config.kernel is not None:
         return "forced by LOWGEMM_KERNEL or lowgemm.config.kernel"
-    return f"the first that Numba's target {target()[0]!r} can run"
+    refused = "".join(f"; {name} {why}" for name, why in refused_before(kernel).items())
+    return f"the first that Numba's target {target()[0]!r} can run{refused}"
+
+
+def _why_runs(plan: Plan) -> str:
+    """Why this kernel multiplies."""
+    why, kernel = why_kernel(plan.kernel), plan.kernel
+    if plan.runs is kernel:
+        return why
+    return f"in place of {kernel.name}, which pays from {kernel.least_rows} rows and depth {kernel.least_depth} on; that one is {why}"
 
 
 def _share(plan: Plan) -> float:
-    kernel, b = plan.kernel, plan.blocking
+    kernel, b = plan.runs, plan.blocking
     macs = plan.m * plan.n * plan.depth
     if macs == 0:
         return 0.0
@@ -71,11 +82,23 @@ def _share(plan: Plan) -> float:
     def up(x: int, step: int) -> int:
         return -(-x // step) * step
 
-    worked = plan.m * up(plan.n, kernel.lanes) * up(plan.depth, kernel.kr)
-    packed = plan.m * plan.depth * b.col_blocks + (0 if plan.packed else plan.n * plan.depth)
+    worked = plan.m * up(plan.n, kernel.lanes) * up(plan.depth, kernel.step_depth)
+    lhs = 0 if plan.p.lhs_in_place == ALWAYS else plan.m * plan.depth * b.col_blocks
+    packed = lhs + (0 if plan.packed else plan.n * plan.depth)
     stored = plan.m * plan.n * plan.result.itemsize
     overhead = packed * kernel.element_bytes * _MACS_PER_PACKED_BYTE + stored * _MACS_PER_STORED_BYTE
-    return macs / (worked + overhead)
+    # a faster kernel waits longer for the same bytes, counted in its own products
+    return macs / (worked + overhead * kernel.macs_per_cycle / _MACS_PER_CYCLE)
+
+
+def _how_lhs(plan: Plan) -> str:
+    """How the kernel reads the lhs."""
+    kind = plan.runs.lhs_type
+    if plan.p.lhs_in_place == ALWAYS:
+        return f"lhs {kind} in place"
+    if plan.p.lhs_in_place == WHERE_ALIGNED:
+        return f"lhs {kind} in place if its rows begin on cache lines, or copied"
+    return f"lhs packed as {kind}"
 
 
 def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
@@ -119,6 +142,7 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
         return Explanation(None, "reference", 1, 0.0, f"{head}\nkernel    none: {why}")
     kernel = selected()
     plan = call.plan(kernel)
+    runs = plan.runs
     b, caches = plan.blocking, cache_sizes()
     sizes = f"L1 {caches.l1 >> 10} KiB, L2 {caches.l2 >> 10} KiB, L3 {caches.l3 >> 20} MiB"
     share = _share(plan)
@@ -144,8 +168,8 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
         packed = f"packed each call, {how}pack_rhs does it once"
     lines = [
         head,
-        f"kernel    {kernel.name} ({why_kernel(kernel)})",
-        f"tile      {kernel.mr} x {kernel.nr}, {kernel.kr} deep; packed as lhs {kernel.lhs_type}, rhs {kernel.rhs_type}",
+        f"kernel    {runs.name} ({_why_runs(plan)})",
+        f"tile      {runs.mr} x {runs.nr}, {runs.step_depth} deep; {_how_lhs(plan)}, rhs packed as {runs.rhs_type}",
         f"rhs       {packed}",
         f"blocking  mc {b.mc}, nc {b.nc}, kc {b.kc}: {b.row_blocks} x {b.col_blocks} blocks, depth in {b.depth_blocks}"
         + (f" as {b.splits} splits (split-K)" if b.splits > 1 else "")
@@ -155,4 +179,4 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
         f"scratch   {plan.scratch_bytes / 1024:.0f} KiB",
         f"estimate  {100 * share:.0f} % of the kernel's peak (a model: padding, packing, stores)",
     ]
-    return Explanation(plan, kernel.name, plan.threads, share, "\n".join(lines))
+    return Explanation(plan, runs.name, plan.threads, share, "\n".join(lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 
@@ -24,8 +25,17 @@ ODD = [
     kernels.register(Portable("test_5x3x4_s8_u8", (), 5, 3, 3, 4, "s8", "u8", row_tiles=(1,))),
     kernels.register(Portable("test_1x7x2_u8_u8", (), 1, 7, 1, 2, "u8", "u8", row_tiles=(1,))),
     kernels.register(Portable("test_7x1x8_s8_s8", (), 7, 1, 2, 8, "s8", "s8", row_tiles=(1,))),
+    # tile registers in software, for products of every size, and what packs the rhs for them
+    kernels.in_software(kernels.by_name("x86_amx_int8")),
+    kernels.by_name("test_panels_16x4"),
 ]
-RUNNABLE = [k.name for k in kernels.all_kernels() if not kernels.missing_features(k) and k not in ODD]
+#: The AMX kernel for products of every size, which it would leave to another kernel where they are small.
+_AMX = dataclasses.replace(
+    kernels.by_name("x86_amx_int8"), name="test_amx_every_size", least_rows=1, least_depth=1
+)
+if not kernels.why_not(_AMX):
+    ODD.append(kernels.register(_AMX))
+RUNNABLE = [k.name for k in kernels.all_kernels() if not kernels.why_not(k) and k not in ODD]
 ALL = RUNNABLE + [k.name for k in ODD]
 
 

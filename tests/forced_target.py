@@ -41,7 +41,7 @@ def main() -> None:
     print(f"target {name} ({len(features)} features), default kernel {kernels.selected().name}")
     failed = False
     for kernel in kernels.all_kernels():
-        if kernels.missing_features(kernel):
+        if kernels.why_not(kernel):
             continue
         lowgemm.config.kernel = kernel.name
         contract = verify.verify_native(kernel, count=60)

@@ -54,6 +54,23 @@ from lowgemm.kernels.framework.irtools import (  # noqa: F401 (kernels take thes
 
 from lowgemm.jit.routine import signature
 
+#: The type of an lhs whose sign the kernel is told.
+EITHER = "u8 or s8"
+
+
+#: What runs 64-bit Arm programs on other CPUs, with every extension that it knows.
+EMULATOR = ("qemu-aarch64", "-cpu", "max")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A CPU to compile for: names of LLVM, and the command that runs a program for it elsewhere, if there is one."""
+
+    triple: str
+    cpu: str
+    features: str = ""
+    emulator: tuple[str, ...] = ()
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -76,7 +93,7 @@ class Kernel:
     lhs_type, rhs_type : str
         ``"u8"``, ``"s8"`` or ``"s16"``: how a packed element is stored. An operand of the other 8-bit sign
         has its top bit flipped while it is packed and its zero point moved by 128; ``"s16"`` holds either
-        sign as it is.
+        sign as it is. So does ``"u8 or s8"``, for the lhs of a kernel that emits its own loop: it is told the sign.
     row_tiles : tuple of int
         Heights of the tiles that are emitted, falling from `mr` to 1, so that every row count is covered; left
         out, `mr` and the powers of two below it.
@@ -84,6 +101,18 @@ class Kernel:
         Rows that one `load_lhs` covers.
     unroll : int
         Depth groups in each turn of the loop, where the loop's own instructions cost issue slots.
+    row_bytes : int
+        0: the lhs is packed into panels. Otherwise the kernel reads it as rows, `lhs_stride` bytes apart, whose depth is padded with zeros
+        to a multiple of this; a matrix that lies so already is not packed at all. It then reads whole steps of the rhs too: up to
+        `lanes * row_bytes` bytes from the start of the last step, which may lie behind the panel (they meet zeros of the lhs).
+    fallback : str
+        Name of a kernel on the same packed rhs, which takes products that would not pay here; "" if there is none.
+    least_rows, least_depth : int
+        What pays here: products with fewer rows or less depth go to `fallback`.
+    compiled_for : Target or None
+        A CPU that has what the kernel needs and little more: what ``--asm`` and the assembly tests compile for.
+    macs_per_cycle : int
+        Multiply-accumulates of a core in a cycle at most, for the estimate of `explain`, to which a factor of two does not matter.
     block_rows, block_rows_with_stages, block_columns : int
         Rows of a block of the result at most; the same where output stages run on its tiles; and columns where the depth is split. What
         was measured for this kernel, and where, belongs beside the number; 0: as `lowgemm/engine/blocking.py` says for all kernels.
@@ -100,6 +129,12 @@ class Kernel:
     row_tiles: tuple[int, ...] = ()
     lhs_rows: int = 1
     unroll: int = 1
+    row_bytes: int = 0
+    fallback: str = ""
+    least_rows: int = 1
+    least_depth: int = 1
+    compiled_for: Target | None = None
+    macs_per_cycle: int = 64
     block_rows: int = 0
     block_rows_with_stages: int = 0
     block_columns: int = 0
@@ -114,6 +149,41 @@ class Kernel:
         tiles = list(self.row_tiles)
         if tiles[0] > self.mr or tiles[-1] != 1 or tiles != sorted(set(tiles), reverse=True):
             raise ValueError(f"row_tiles: expected heights falling from at most {self.mr} to 1, got {tiles}")
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse numbers that the packing or the loops cannot serve, and say why."""
+        for name in ("mr", "lanes", "max_nv", "kr", "lhs_rows", "unroll", "least_rows", "least_depth"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        by_rows = bool(self.row_bytes)
+        lhs, rhs = (
+            (EITHER,) if by_rows else ("u8", "s8", "s16"),
+            ("u8", "s8") if by_rows else ("u8", "s8", "s16"),
+        )
+        for name, allowed in (("lhs_type", lhs), ("rhs_type", rhs)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name}: expected {' or '.join(map(repr, allowed))} (an lhs that is read as rows keeps its sign, and only such), "
+                    f"got {getattr(self, name)!r}"
+                )
+        if not by_rows and (self.lhs_type == "s16") != (self.rhs_type == "s16"):
+            raise ValueError(
+                "rhs_type: expected 16 bits on both sides or on neither, since groups of both have the same depth, got "
+                f"{self.lhs_type} x {self.rhs_type}"
+            )
+        size = self.kr * (2 if self.rhs_type == "s16" else 1)
+        if size not in (1, 2, 4, 8, 16):
+            raise ValueError(
+                f"kr: expected groups of 1, 2, 4, 8 or 16 bytes, which the packing turns in registers of 16, got {self.kr} steps of "
+                f"{self.rhs_type}, {size} bytes"
+            )
+        if self.row_bytes % 64:
+            raise ValueError(
+                f"row_bytes: expected a multiple of 64, in which rows are padded, got {self.row_bytes}"
+            )
+        if not self.fallback and (self.least_rows, self.least_depth) != (1, 1):
+            raise ValueError("fallback: expected a kernel for products of fewer rows or less depth")
 
     #: Whether `row_products` loads the panels itself, each time it needs one, because the registers are full.
     reloads_rhs: ClassVar[bool] = False
@@ -145,6 +215,39 @@ class Kernel:
     def rhs_group_bytes(self) -> int:
         """Bytes of one depth group of a packed rhs panel."""
         return self.lanes * self.kr * self.element_bytes
+
+    @property
+    def step_depth(self) -> int:
+        """Depth that one turn of the loop multiplies (`unroll` aside)."""
+        return self.row_bytes or self.kr
+
+    @property
+    def over_read(self) -> int:
+        """Bytes behind a packed rhs that the kernel may read (see `row_bytes`)."""
+        return self.lanes * self.row_bytes
+
+    def takes(self, m: int, depth: int) -> bool:
+        """Whether a product of so many rows and so deep pays on this kernel."""
+        return m >= self.least_rows and depth >= self.least_depth
+
+    def refusal(self) -> str:
+        """Why this process may not run the kernel although the CPU could, or "": asks the operating system where that must be asked."""
+        return ""
+
+    def twin(self) -> Kernel | None:
+        """The same program for any CPU, on a machine in software, or None; it needs to be registered."""
+        return None
+
+    def emit(self, builder: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool) -> bool:
+        """Emit the whole microkernel, for a kernel that writes its loop itself; false: `unroll.py` does, from the hooks below."""
+        return False
+
+    def emit_products(self, builder: ir.IRBuilder, steps: ir.Value, source: ir.Value) -> bool:
+        """Emit `steps` turns of the main tile's products on registers alone, for a kernel that writes its loop itself (`tools/peak.py`).
+
+        `source` has 1 KiB of numbers to fill the registers with.
+        """
+        return False
 
     # ---- hooks: a kernel overrides load_lhs, load_rhs and product, others where it must --------------------------------------------------------
     def zero(self) -> tuple[ir.Value, ...]:

@@ -216,8 +216,10 @@ class _Rows:
             row = self._loop(mr, row, small)
 
 
-def emit_microkernel(k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value]) -> None:
-    """Emit the whole microkernel: row loop, one depth loop per tile shape, stores."""
+def emit_microkernel(k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool = False) -> None:
+    """Emit the whole microkernel: row loop, one depth loop per tile shape, stores. `lhs_signed` is for kernels that take both signs."""
+    if k.emit(b, args, lhs_signed):
+        return
     fn = b.function
     end = fn.append_basic_block("end")
     deferred = Deferred(k, b, args["requant"]) if k.fuses_requantize else None

@@ -7,50 +7,33 @@ objects under emulation.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from lowgemm.kernels.framework.kernel import ARGUMENTS, POINTERS, Kernel, i8, i64
+from lowgemm.kernels import all_kernels
+from lowgemm.kernels.framework.kernel import ARGUMENTS, POINTERS, Kernel, Target, i8, i64
 from lowgemm.kernels.framework.unroll import emit_microkernel
 
-
-@dataclass(frozen=True)
-class Target:
-    """A CPU to compile for."""
-
-    triple: str
-    cpu: str
-    features: str = ""
+#: The CPU that each kernel names.
+TARGETS: dict[str, Target] = {k.name: k.compiled_for for k in all_kernels() if k.compiled_for is not None}
 
 
-#: A CPU for each kernel that has what it needs and little more.
-TARGETS = {
-    "x86_avx512vnni": Target("x86_64-unknown-linux-gnu", "cascadelake"),
-    "x86_avxvnni": Target("x86_64-unknown-linux-gnu", "alderlake"),
-    "x86_avx512bw": Target("x86_64-unknown-linux-gnu", "skylake-avx512"),
-    "x86_avx2": Target("x86_64-unknown-linux-gnu", "haswell"),
-    "x86_sse2": Target("x86_64-unknown-linux-gnu", "x86-64"),
-    "arm_neon": Target("aarch64-unknown-linux-gnu", "generic", "+neon"),
-    "arm_dotprod": Target("aarch64-unknown-linux-gnu", "generic", "+neon,+dotprod"),
-    "arm_i8mm": Target("aarch64-unknown-linux-gnu", "generic", "+neon,+i8mm"),
-}
-
-
-def module_ir(kernel: Kernel, triple: str, symbol: str = "kernel") -> str:
+def module_ir(kernel: Kernel, triple: str, symbol: str = "kernel", lhs_signed: bool = False) -> str:
     """LLVM IR of a module with the kernel as one C function."""
     module = ir.Module(name=kernel.name)
     module.triple = triple
     types = [i8.as_pointer() if a in POINTERS else i64 for a in ARGUMENTS]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), types), symbol)
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    emit_microkernel(kernel, builder, dict(zip(ARGUMENTS, function.args, strict=True)))
+    emit_microkernel(kernel, builder, dict(zip(ARGUMENTS, function.args, strict=True)), lhs_signed)
     builder.ret_void()
     return str(module)
 
 
-def compile_for(kernel: Kernel, target: Target | None = None, symbol: str = "kernel") -> tuple[str, bytes]:
+def compile_for(
+    kernel: Kernel, target: Target | None = None, symbol: str = "kernel", lhs_signed: bool = False
+) -> tuple[str, bytes]:
     """Assembly and object code of a kernel for a CPU.
 
     Parameters
@@ -61,14 +44,18 @@ def compile_for(kernel: Kernel, target: Target | None = None, symbol: str = "ker
         The one of `TARGETS` if left out.
     symbol : str
         Name of the C function.
+    lhs_signed : bool
+        Which one, of a kernel that takes both signs.
 
     Returns
     -------
     (str, bytes)
         Assembly text and relocatable object.
     """
-    target = target or TARGETS[kernel.name]
-    return compile_ir(module_ir(kernel, target.triple, symbol), target)
+    target = target or kernel.compiled_for
+    if target is None:
+        raise ValueError(f"kernel: {kernel.name!r} names no CPU to compile for (`compiled_for`)")
+    return compile_ir(module_ir(kernel, target.triple, symbol, lhs_signed), target)
 
 
 def compile_ir(text: str, target: Target) -> tuple[str, bytes]:

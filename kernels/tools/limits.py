@@ -44,7 +44,10 @@ def microkernel_call(
     nr = nv * kernel.lanes
     if depth is None:
         depth = panel_bytes() // ((kernel.mr + kernel.nr) * kernel.element_bytes) // 16 * 16
+    if kernel.row_bytes:
+        depth = max(depth // kernel.row_bytes, 1) * kernel.row_bytes
     row_bytes = packing.padded_depth_bytes(kernel, depth)
+    lhs_stride = row_bytes if kernel.row_bytes else kernel.mr * row_bytes
     lhs, rhs = aligned_empty(kernel.mr * row_bytes), aligned_empty(nr * row_bytes)
     rng = np.random.default_rng(0)
     for a in (lhs, rhs):
@@ -52,7 +55,7 @@ def microkernel_call(
     c = aligned_empty(4 * m * nr)
     compensation = np.zeros(max(m, nr), dtype=np.int32)
     args = (
-        m, nv, packing.groups(kernel, depth), lhs.ctypes.data, kernel.mr * row_bytes,
+        m, nv, packing.groups(kernel, depth), lhs.ctypes.data, lhs_stride,
         rhs.ctypes.data, kernel.lanes * row_bytes, c.ctypes.data, nr,
         compensation.ctypes.data, compensation.ctypes.data, 0, 0, 0,
     )  # fmt: skip

@@ -10,7 +10,7 @@ import functools
 
 import numba
 from llvmlite import ir
-from lowgemm.kernels import by_id, id_of, missing_features, stamp_of
+from lowgemm.kernels import by_id, id_of, stamp_of, why_not
 from lowgemm.kernels.framework.kernel import Kernel, at, const, i64, store
 from numba import types
 from numba.extending import intrinsic
@@ -27,6 +27,8 @@ def _hide(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
 
 
 def _emit_loop(k: Kernel, b: ir.IRBuilder, steps: ir.Value, source: ir.Value, sink: ir.Value) -> None:
+    if k.emit_products(b, steps, source):
+        return
     fn = b.function
     lhs = k.load_lhs(b, source)
     # Distinct values, or LLVM would compute equal products once.
@@ -125,14 +127,14 @@ def register_loop(kernel: Kernel) -> Routine:
     ValueError
         If the target lacks the kernel's instructions, or the kernel is plain loops without hooks.
     """
-    if missing_features(kernel) or hasattr(kernel, "compile"):
+    if why_not(kernel) or hasattr(kernel, "compile"):
         raise ValueError(f"kernel: {kernel.name!r} has no register-only loop here")
     return _make(id_of(kernel), stamp_of(kernel))
 
 
 def macs_per_step(kernel: Kernel) -> int:
     """Multiply-accumulates of one step of the register-only loop."""
-    return kernel.row_tiles[0] * kernel.nr * kernel.kr
+    return kernel.row_tiles[0] * kernel.nr * kernel.step_depth
 
 
 @numba.njit(nogil=True)

@@ -8,6 +8,7 @@ packages ``gcc-aarch64-linux-gnu``, ``libc6-dev-arm64-cross`` and ``qemu-user``)
 from __future__ import annotations
 
 import functools
+import itertools
 import pathlib
 import subprocess
 import tempfile
@@ -15,8 +16,8 @@ import tempfile
 import numpy as np
 from lowgemm.kernels import microkernel
 from lowgemm.kernels.framework.kernel import Kernel
-from lowgemm.kernels.tools.cases import Case, cases
-from lowgemm.kernels.tools.cross import TARGETS, compile_for
+from lowgemm.kernels.tools.cases import Case, cases, scaled
+from lowgemm.kernels.tools.cross import compile_for
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 PACKAGES = "Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user"
@@ -79,21 +80,26 @@ def _missing(compiler: str, emulator: str) -> tuple[str, ...]:
 
 
 def verify_native(kernel: Kernel, count: int = 200) -> int:
-    """Wrong elements over `count` calls of the kernel as Numba compiled it."""
+    """Wrong elements over `count` calls of the kernel as Numba compiled it, and as many with a fused scale if it has one."""
     from lowgemm.jit.scratch import aligned_empty
 
-    call = microkernel(kernel).ctypes
+    calls = {signed: microkernel(kernel, signed).ctypes for signed in (False, True)}
     wrong = 0
-    for v in cases(kernel, count=count):
+    todo = [cases(kernel, count=count)]
+    if kernel.fuses_requantize:
+        todo.append(scaled(kernel, count=count))
+    for v in itertools.chain(*todo):
         placed = []
         for a in (v.lhs, v.rhs):  # panels are 64-byte aligned by contract
             buffer = aligned_empty(a.nbytes)
             buffer[:] = np.frombuffer(a.tobytes(), np.uint8)
             placed.append(buffer)
         c = v.c.copy()
-        call(
+        record = None if v.scale is None else v.scale.record()
+        calls[v.lhs_signed](
             v.m, v.nv, v.groups, placed[0].ctypes.data, v.lhs_stride, placed[1].ctypes.data, v.rhs_stride,
-            c.ctypes.data, v.ldc, v.row_compensation.ctypes.data, v.col_compensation.ctypes.data, v.add_c, None, 0,
+            c.ctypes.data, v.ldc, v.row_compensation.ctypes.data, v.col_compensation.ctypes.data, v.add_c,
+            None if record is None else record.ctypes.data, 0 if v.scale is None else v.scale.col,
         )  # fmt: skip
         wrong += int(np.count_nonzero(c != v.expected))
     return wrong
@@ -120,13 +126,13 @@ def verify_emulated(kernel: Kernel, count: int = 200) -> int:
         raise FileNotFoundError(f"does not work here: {', '.join(absent)} ({PACKAGES})")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        (folder / "kernel.o").write_bytes(compile_for(kernel, TARGETS[kernel.name])[1])
+        (folder / "kernel.o").write_bytes(compile_for(kernel)[1])
         (folder / "main.c").write_text(HARNESS)
         todo = list(cases(kernel, count=count))
         (folder / "in").write_bytes(b"".join(_serialise(v) for v in todo))
         commands = [
             [COMPILER, "-O1", "-static", "-o", "run", "main.c", "kernel.o"],
-            [EMULATOR, "-cpu", "max", "run", "in", "out"],
+            [*kernel.compiled_for.emulator, "run", "in", "out"],
         ]
         for command in commands:
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True)

@@ -16,7 +16,7 @@ from lowgemm.checks.arrays import as_floats
 from lowgemm.checks.values import integer
 from lowgemm.engine import packing
 from lowgemm.jit.scratch import aligned_empty
-from lowgemm.kernels import Kernel, by_name, selected
+from lowgemm.kernels import Kernel, by_name, rhs_packer, selected
 
 
 class PackedRhs4bit:
@@ -131,7 +131,7 @@ class PackedRhs4bit:
     def __setstate__(self, state: dict[str, Any]) -> None:
         # the layout is that of the reading machine's kernel
         scales, book = state["scales"], CodeBook(state["book"])
-        self.__init__(state["codes"], scales.T, state["depth"], state["group"], book, selected())  # type: ignore[misc]
+        self.__init__(state["codes"], scales.T, state["depth"], state["group"], book, rhs_packer(selected()))  # type: ignore[misc]
         self._keep_scales(scales)
 
     def __repr__(self) -> str:
@@ -199,7 +199,7 @@ def pack_rhs_4bit(weight: Any, code: Any = None, *, group: int | None = None) ->
     except ValueError as error:
         raise ValueError(str(error).replace("x:", "weight:", 1)) from None
     codes = unpack4(q.codes, full.size).reshape(full.shape)
-    return PackedRhs4bit(codes, q.scales.reshape(n, groups), depth, size, book, selected())
+    return PackedRhs4bit(codes, q.scales.reshape(n, groups), depth, size, book, rhs_packer(selected()))
 
 
 def _from_coded(q: BlockwiseArray, code: Any, group: Any) -> PackedRhs4bit:
@@ -212,7 +212,7 @@ def _from_coded(q: BlockwiseArray, code: Any, group: Any) -> PackedRhs4bit:
     firsts = np.arange(0, q.size, size, dtype=np.int64)  # of each group, in the order of the elements
     scales = block_scales(q)[firsts // q.blocksize].reshape(n, depth // size)
     codes = unpack4(q.codes, q.size).reshape(n, depth)
-    return PackedRhs4bit(codes, scales, depth, size, q.book, selected())
+    return PackedRhs4bit(codes, scales, depth, size, q.book, rhs_packer(selected()))
 
 
 def group_of_blocks(depth: int, blocksize: int, blocks: int) -> int:

@@ -28,7 +28,7 @@ from lowgemm.engine import packing
 from lowgemm.jit.memory import as_address, offset, pointer_field
 from lowgemm.jit.routine import Routine, call_address, routine
 from lowgemm.jit.scratch import aligned_empty
-from lowgemm.kernels import Kernel, microkernel, selected
+from lowgemm.kernels import Kernel, microkernel, rhs_packer, selected
 
 #: Depth that is expanded at once: 48 columns of it are 24 KB. A multiple of 128 and of every kernel's kr.
 EXPANDED = 512
@@ -265,7 +265,7 @@ def gemm_4bit(
             q, rhs.levels[rhs.codes()], rhs.group_scales(), rhs.group, zero, factors, offsets
         )
     else:
-        _run(q, rhs.repacked(selected()), zero, factors, offsets, out, num_threads)
+        _run(q, rhs.repacked(rhs_packer(selected())), zero, factors, offsets, out, num_threads)
     return out.reshape(*lead, n)
 
 

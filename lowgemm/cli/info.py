@@ -45,8 +45,7 @@ def run(args: argparse.Namespace) -> int:
         "kernels",
     ]
     for kernel in kernels.all_kernels():
-        missing = kernels.missing_features(kernel)
-        state = "runs here" if not missing else f"needs {', '.join(missing)}"
+        state = kernels.why_not(kernel) or "runs here"
         lines.append(f"  {kernel.name:<18} {kernel.mr:>2} x {kernel.nr:<3} kr {kernel.kr}  {state}")
     print("\n".join(lines))
     return 0

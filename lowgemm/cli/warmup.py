@@ -14,6 +14,7 @@ from typing import Any
 from lowgemm import kernels, output
 from lowgemm.engine import compensation, drivers, entry, packing, sums
 from lowgemm.jit.routine import Routine
+from lowgemm.kernels.framework.kernel import EITHER
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +37,14 @@ def routines_of(room: ModuleType) -> dict[str, Routine]:
 
 def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
     """Everything there is to compile, by name."""
-    chosen = [k for k in kernels.all_kernels() if not kernels.missing_features(k)]
+    chosen = [k for k in kernels.all_kernels() if not kernels.why_not(k)]
     if not all_kernels:
-        chosen = [kernels.selected()]
+        chosen = list(dict.fromkeys([kernels.selected(), kernels.rhs_packer(kernels.selected())]))
     todo: dict[str, Callable[[], Any]] = {}
     for kernel in chosen:
         todo[f"kernel {kernel.name}"] = lambda k=kernel: kernels.microkernel(k)
+        if kernel.lhs_type == EITHER:
+            todo[f"kernel {kernel.name}, signed"] = lambda k=kernel: kernels.microkernel(k, True)
         for side in ("lhs", "rhs"):
             todo[f"packing {side} {kernel.name}"] = lambda k=kernel, s=side: packing.pack_routine(k, s)
     todo["column compensation"] = lambda: compensation.col_compensation

@@ -75,6 +75,7 @@ class Limits(NamedTuple):
     mr: int
     nr: int
     element_bytes: int
+    row_bytes: int
     l2: int
     l3: int
     most_rows: int
@@ -102,14 +103,16 @@ def block_sizes(k, m, n, depth, threads, batch, direct, on_the_fly):
     fly.
     """
     mr, nr, size, l2, l3 = k.mr, k.nr, k.element_bytes, k.l2, k.l3
-    chunk = CHUNK_BYTES // size
+    chunk = max(CHUNK_BYTES // size, k.row_bytes)
     kc = max(l2 * 5 // 8 // (nr * size) // chunk * chunk, chunk)
     depth_blocks = max(1, -(-depth // kc))
     kc = up(-(-depth // depth_blocks), chunk) if depth_blocks > 1 else max(depth, 1)
     depth_blocks = max(1, -(-depth // kc))
 
     most = k.most_rows if direct and depth_blocks == 1 else k.most_rows_with_stages
-    mc = max(min(max(l2 // 4, l3 // 8) // (kc * size), most) // mr * mr, mr)
+    # A kernel that reads rows takes twice the bytes a cycle, which L3 does not give.
+    room = l2 * 5 // 8 if k.row_bytes else max(l2 // 4, l3 // 8)
+    mc = max(min(room // (kc * size), most) // mr * mr, mr)
     mc = min(mc, up(m, mr))
     nc = n if depth_blocks == 1 else min(n, up(k.most_columns, nr))
     wanted = threads * BLOCKS_PER_THREAD if threads > 1 else 1
@@ -174,5 +177,7 @@ def choose_blocking(
     1
     """
     _, l2, l3 = cache_sizes()
-    limits = Limits(kernel.mr, kernel.nr, kernel.element_bytes, l2, l3, *block_limits(kernel))
+    limits = Limits(
+        kernel.mr, kernel.nr, kernel.element_bytes, kernel.row_bytes, l2, l3, *block_limits(kernel)
+    )  # fmt: skip
     return Blocking(*block_sizes(limits, m, n, depth, threads, batch, direct, on_the_fly))

@@ -37,7 +37,8 @@ class PackedRhs:
         self.distinct_rhs = math.prod(self.shape[:-2])  # Python's integers: a product of sizes can pass 2**63
         panels = -(-n // kernel.lanes)
         self.rhs_bytes = panels * kernel.lanes * packing.padded_depth_bytes(kernel, depth)
-        self.panels = scratch.aligned_empty(self.distinct_rhs * self.rhs_bytes)
+        size = self.distinct_rhs * self.rhs_bytes
+        self.panels = scratch.aligned_empty(size + kernel.over_read)[:size]
         self.sums = np.empty((self.distinct_rhs, panels * kernel.lanes), dtype=np.int32)
         #: Both addresses: what a planned call on several threads hands on.
         self.panels_address, self.sums_address = self.panels.ctypes.data, self.sums.ctypes.data

@@ -18,9 +18,11 @@ from __future__ import annotations
 import functools
 
 from lowgemm.engine.packing_ir import CHUNK_BYTES, interleave, power_of_two, transpose
+from lowgemm.engine.rows import make_rows
 from lowgemm.jit.memory import load_u8, offset, stack, store_8
 from lowgemm.jit.routine import Routine, inner, routine, signature
-from lowgemm.kernels import Kernel, id_of, stamp_of
+from lowgemm.kernels import Kernel, id_of, rhs_packer, stamp_of
+from lowgemm.kernels.framework.kernel import EITHER
 
 #: Columns that the interleaving case reads from each row at a time: one cache line.
 LINE = 64
@@ -147,6 +149,10 @@ def pack_routine(kernel: Kernel, side: str) -> Routine:
     (see `element_map`). `dst` points to the first panel, and `dst_stride` is the bytes from one panel to the next. `sums` receives one
     int32 for each row of every panel, the sum of its packed elements over the depth, modulo 2**32.
     """
+    if side == "lhs" and kernel.row_bytes:
+        return make_rows(id_of(kernel), kernel.row_bytes, stamp_of(kernel))
+    if side == "rhs":
+        kernel = rhs_packer(kernel)
     width = kernel.mr if side == "lhs" else kernel.lanes
     return _make_pack(
         id_of(kernel), int(side == "rhs"), width, _chunks(kernel, width), kernel.kr, kernel.element_bytes,
@@ -172,6 +178,8 @@ def element_map(kernel: Kernel, side: str, dtype_kind: str) -> tuple[int, int]:
     """
     stored = kernel.lhs_type if side == "lhs" else kernel.rhs_type
     unsigned = dtype_kind == "u"
+    if stored == EITHER:  # the bytes stay as they are; `rows.py` flips them for their sums alone
+        return (0 if unsigned else 0x80), 0
     if stored == "s16":
         return (0x80 if unsigned else 0), 0
     if unsigned == (stored == "u8"):

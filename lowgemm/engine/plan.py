@@ -28,7 +28,7 @@ from lowgemm.engine.records import (
 )
 from lowgemm.jit import scratch
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.kernels import Kernel
+from lowgemm.kernels import Kernel, suited
 from lowgemm.output.pipeline import compile_pipeline, raise_failures
 
 
@@ -100,6 +100,8 @@ class Plan(NotCopied):
         num_threads: int | None = None,
     ) -> None:
         (m, depth), n = lhs.shape, rhs.shape[1]
+        #: What multiplies: the kernel, or where that would not pay its fallback, which reads the same packed rhs.
+        self.runs = runs = suited(kernel, m, depth)
         items, distinct_rhs = batch.count, batch.distinct_rhs
         self.kernel, self.packed, self.distinct_rhs, self.batch = kernel, packed, distinct_rhs, items
         self.m, self.n, self.depth, self.result = m, n, depth, np.dtype(result)
@@ -116,7 +118,7 @@ class Plan(NotCopied):
         if len(stages) > 2 * MAX_STAGES:
             raise ValueError(f"output: at most {MAX_STAGES} stages after merging, got {len(stages) // 2}")
         #: The kernel scales and stores bytes itself: the only step left is the scale that it can fuse.
-        self.fused = kernel.fuses_requantize and pipeline.fusable
+        self.fused = runs.fuses_requantize and pipeline.fusable
 
         macs = items * m * n * depth
         # with few rows it takes longer to read the rhs than to multiply
@@ -137,7 +139,7 @@ class Plan(NotCopied):
         )  # fmt: skip
         fill_plan(
             plan,
-            template_of(kernel),
+            template_of(runs),
             int(lhs.kind == "i"),
             int(rhs.kind == "i"),
             pipeline.direct,

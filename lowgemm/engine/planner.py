@@ -24,7 +24,7 @@ from lowgemm.engine.blocking import (
     up,
 )
 from lowgemm.engine.packing import CHUNK_BYTES, LINE
-from lowgemm.engine.records import TEMPLATE
+from lowgemm.engine.records import ALWAYS, NEVER, TEMPLATE, WHERE_ALIGNED
 from lowgemm.jit.caches import CacheSizes
 from lowgemm.jit.scratch import ALIGNMENT
 from lowgemm.kernels import Kernel, microkernel
@@ -32,6 +32,10 @@ from lowgemm.kernels import Kernel, microkernel
 #: Fields of `records.TEMPLATE`, for Python.
 Template = namedtuple("Template", TEMPLATE.names or ())  # type: ignore[misc]
 _kept: list[np.ndarray] = []
+
+
+#: Columns up to which it stays there always: rows that straddle lines take two reads each, once for every nr columns.
+COLUMNS_IN_PLACE = 64
 
 
 def template_of(kernel: Kernel) -> Any:
@@ -52,6 +56,8 @@ def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
         mr=kernel.mr,
         nr=kernel.nr,
         element_bytes=kernel.element_bytes,
+        row_bytes=kernel.row_bytes,
+        over_read=kernel.over_read,
         l2=sizes.l2,
         l3=sizes.l3,
         most_rows=most_rows,
@@ -65,7 +71,7 @@ def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
         kr=kernel.kr,
         rhs_group_bytes=kernel.rhs_group_bytes,
         pack_chunk=4 * up(LINE, kernel.lanes),
-        kernel=microkernel(kernel).address,
+        kernel=tuple(microkernel(kernel, signed).address for signed in (False, True)),
         pack_lhs=packing.pack_routine(kernel, "lhs").address,
         pack_rhs=packing.pack_routine(kernel, "rhs").address,
         col_compensation_routine=compensation.col_compensation.address,
@@ -110,7 +116,7 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.kr = k.kr
     p.rhs_group_bytes = k.rhs_group_bytes
     p.pack_chunk = k.pack_chunk
-    p.kernel = k.kernel
+    p.kernel = k.kernel[lhs_signed]
     p.pack_lhs = k.pack_lhs
     p.pack_rhs = k.pack_rhs
     p.col_compensation_routine = k.col_compensation_routine
@@ -121,9 +127,20 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     # panels
     panel_depth = kc if on_the_fly else p.depth
     p.rhs_panel_bytes = up(panel_depth * k.element_bytes, CHUNK_BYTES) * k.lanes
-    p.lhs_panel_bytes = up(kc * k.element_bytes, CHUNK_BYTES) * k.mr
+    p.lhs_in_place = NEVER
+    if k.row_bytes == 0:
+        p.lhs_panel_bytes = up(kc * k.element_bytes, CHUNK_BYTES) * k.mr
+        lhs_bytes = mc // k.mr * p.lhs_panel_bytes
+    else:
+        if p.lhs_k_stride == 1 and p.depth % k.row_bytes == 0 and kc % k.row_bytes == 0:
+            p.lhs_in_place = WHERE_ALIGNED if nc > COLUMNS_IN_PLACE else ALWAYS
+        # an odd number of lines from row to row, so that the rows of a tile do not evict each other from L1
+        p.lhs_panel_bytes = up(kc, k.row_bytes)
+        if p.lhs_panel_bytes % (2 * LINE) == 0:
+            p.lhs_panel_bytes += LINE
+        lhs_bytes = mc * p.lhs_panel_bytes
     # memory of a thread: lhs panels, row sums twice, row compensation, tile, and panels and sums of an rhs block packed on the fly
-    p.row_sums_at = mc // k.mr * p.lhs_panel_bytes
+    p.row_sums_at = lhs_bytes
     p.row_compensation_at = p.row_sums_at + 8 * mc
     p.tile_at = up(p.row_compensation_at + 4 * mc, ALIGNMENT)
     tile_cols = k.nr if depth_blocks == 1 and not on_the_fly else up(nc, k.lanes)
@@ -144,4 +161,6 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.split_bytes = 0
     if splits > 1:
         p.split_bytes = up(4 * mc * (1 + up(nc, k.lanes)), ALIGNMENT)
-    p.scratch_bytes = p.all_rhs_bytes + p.workers * p.worker_bytes + blocks * splits * p.split_bytes
+    p.scratch_bytes = (
+        p.all_rhs_bytes + p.workers * p.worker_bytes + blocks * splits * p.split_bytes + k.over_read
+    )

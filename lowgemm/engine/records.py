@@ -18,6 +18,9 @@ from lowgemm.jit.memory import record_at
 #: Stages of an output pipeline at most.
 MAX_STAGES = 24
 
+#: Whether an lhs that is read as rows stays where it lies: never, if its rows begin on cache lines, or always.
+NEVER, WHERE_ALIGNED, ALWAYS = range(3)
+
 
 def record_type(*fields: str | tuple[Any, ...]) -> np.dtype:
     """A record of int64 numbers; several names may stand in one string."""
@@ -45,7 +48,8 @@ PLAN = record_type(
     "splits",  # split-K: ranges of the depth that are computed apart and then added; 1: the depth is not split so
     "direct",  # the kernel stores whole panels into the result
     "lhs_flip rhs_flip lhs_shift rhs_shift",  # see `packing.element_map`
-    "lhs_panel_bytes rhs_panel_bytes",  # from one packed panel to the next
+    "lhs_panel_bytes rhs_panel_bytes",  # from one packed panel to the next, or from row to row
+    "lhs_in_place",  # whether an lhs that is read as rows stays where it lies: NEVER, WHERE_ALIGNED or ALWAYS
     "row_sums_at row_compensation_at tile_at",  # in a thread's memory, which begins with its lhs panels
     "on_the_fly_at",  # likewise, panels and sums of an rhs block that is packed on the fly; 0: the rhs is packed before
     "worker_bytes",  # memory of a thread
@@ -63,14 +67,16 @@ PLAN = record_type(
 #: What the planner needs to know of a kernel and of this machine.
 TEMPLATE_FIELDS = (
     "mr nr element_bytes",
+    "row_bytes over_read",  # as in `kernels/framework/kernel.py`
     "l2 l3",  # bytes of cache
     "most_rows most_rows_with_stages most_columns",  # of a block; see `blocking.py`
     ("lhs_flip", np.int64, (2,)),  # each of an unsigned and of a signed operand
     ("lhs_shift", np.int64, (2,)),
     ("rhs_flip", np.int64, (2,)),
     ("rhs_shift", np.int64, (2,)),
+    ("kernel", np.int64, (2,)),
     # as in the plan
-    "lanes kr rhs_group_bytes pack_chunk kernel pack_lhs pack_rhs col_compensation_routine row_compensation_routine single no_compensation",
+    "lanes kr rhs_group_bytes pack_chunk pack_lhs pack_rhs col_compensation_routine row_compensation_routine single no_compensation",
 )
 TEMPLATE = record_type(*TEMPLATE_FIELDS)
 #: The state `s` of one call. With split-K a counter for each block of the result lies behind it: how many of

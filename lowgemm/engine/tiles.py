@@ -40,14 +40,17 @@ from lowgemm.engine.records import (
     ITEM_OUT_AT,
     ITEM_RHS,
     ITEM_SIZE,
+    NEVER,
     RHS_AT,
     RHS_SIZE,
     RHS_SUMS_AT,
+    WHERE_ALIGNED,
     ItemAddresses,
     RhsAddresses,
 )
 from lowgemm.jit.memory import arrive_behind, load_behind, take_field
 from lowgemm.jit.routine import call_address, inner
+from lowgemm.jit.scratch import ALIGNMENT
 
 
 # ---- where things are -------------------------------------------------------------------------------------
@@ -162,11 +165,25 @@ def _tile_width(p, left):
 
 @inner
 def _multiply(
-    p, a, rows, col, cols, groups, lhs, row_compensation, col_compensation, rhs_at, c, ldc, add_c, requant
+    p,
+    a,
+    rows,
+    col,
+    cols,
+    groups,
+    lhs,
+    lhs_stride,
+    row_compensation,
+    col_compensation,
+    rhs_at,
+    c,
+    ldc,
+    add_c,
+    requant,
 ):
     """One microkernel call: `rows` x `cols` of one depth block, at most nr columns.
 
-    `lhs` is the address of the packed lhs block, and `rhs_at` the byte offset of the depth block in the rhs
+    `lhs` is the address of the lhs block, with `lhs_stride` bytes from one panel to the next, and `rhs_at` the byte offset of the depth block in the rhs
     panels. The other arguments are those of the kernel (`kernels/framework/kernel.py`). Where nothing is to
     be added, the compensation is at `p.no_compensation`.
     """
@@ -174,7 +191,7 @@ def _multiply(
     call_address(
         p.kernel,
         (
-            rows, (cols + lanes - 1) // lanes, groups, lhs, p.lhs_panel_bytes,
+            rows, (cols + lanes - 1) // lanes, groups, lhs, lhs_stride,
             a.panels + col // lanes * p.rhs_panel_bytes + rhs_at, p.rhs_panel_bytes, c, ldc,
             row_compensation, col_compensation, add_c, requant, col,
         ),
@@ -182,15 +199,27 @@ def _multiply(
 
 
 @inner
-def _pack_lhs(p, a, row0, rows, k0, depth, space, sums):
-    """Pack `rows` x `depth` of the lhs from (`row0`, `k0`) on to `space`, and its row sums to `sums`."""
-    call_address(
-        p.pack_lhs,
-        (
-            a.lhs + row0 * p.lhs_row_stride + k0 * p.lhs_k_stride, p.lhs_row_stride,
-            p.lhs_k_stride, rows, depth, p.lhs_flip, space, p.lhs_panel_bytes, sums,
-        ),
-    )  # fmt: skip
+def _pack_lhs(p, s, a, row0, rows, k0, depth, space, sums):
+    """Pack `rows` x `depth` of the lhs from (`row0`, `k0`) on to `space`, and its row sums to `sums`.
+
+    Gives the address that the kernel reads, and the bytes from one panel, or row, to the next. An lhs that stays in place is summed only
+    where its sums count.
+    """
+    source = a.lhs + row0 * p.lhs_row_stride + k0 * p.lhs_k_stride
+    in_place = p.lhs_in_place
+    if in_place == WHERE_ALIGNED and (source % ALIGNMENT != 0 or p.lhs_row_stride % ALIGNMENT != 0):
+        in_place = NEVER
+    if in_place == NEVER or p.bilinear != 0 or s.rhs_zero != 0:
+        call_address(
+            p.pack_lhs,
+            (
+                source, p.lhs_row_stride, p.lhs_k_stride, rows, depth, p.lhs_flip,
+                space if in_place == NEVER else 0, p.lhs_panel_bytes, sums,
+            ),
+        )  # fmt: skip
+    if in_place == NEVER:
+        return space, p.lhs_panel_bytes
+    return source, p.lhs_row_stride
 
 
 @inner
@@ -228,7 +257,7 @@ def _block(p, s, a, row0, rows, col0, cols, space):
     """
     sums, row_compensation, tile = space + p.row_sums_at, space + p.row_compensation_at, space + p.tile_at
     nr, lanes = p.nr, p.lanes
-    _pack_lhs(p, a, row0, rows, 0, p.depth, space, sums)
+    lhs, lhs_stride = _pack_lhs(p, s, a, row0, rows, 0, p.depth, space, sums)
     _row_compensation(p, s, row0, rows, sums, 1, row_compensation)
     groups = (p.depth + p.kr - 1) // p.kr
     col, end = col0, col0 + cols
@@ -241,7 +270,7 @@ def _block(p, s, a, row0, rows, col0, cols, space):
             size = 4 if p.fused == 0 else 1
             if full > 0:
                 _multiply(
-                    p, a, rows, col, full, groups, space, row_compensation, a.compensation + 4 * col, 0,
+                    p, a, rows, col, full, groups, lhs, lhs_stride, row_compensation, a.compensation + 4 * col, 0,
                     a.out + row0 * p.out_row_stride + size * col, p.out_row_stride // size,
                     p.accumulate, p.fused,
                 )  # fmt: skip
@@ -249,7 +278,7 @@ def _block(p, s, a, row0, rows, col0, cols, space):
             width -= full
         if width > 0:
             _multiply(
-                p, a, rows, col, width, groups, space, row_compensation, a.compensation + 4 * col, 0, tile, nr, 0, 0
+                p, a, rows, col, width, groups, lhs, lhs_stride, row_compensation, a.compensation + 4 * col, 0, tile, nr, 0, 0
             )  # fmt: skip
             _finish(p, s, a, tile, nr, rows, width, row0, col, sums)
         col += width
@@ -293,7 +322,9 @@ def _deep_block(p, s, a, row0, rows, col0, cols, split, space, sums, tile):
     for d in range(first, end):
         k0 = d * kc
         depth = min(kc, p.depth - k0)
-        _pack_lhs(p, a, row0, rows, k0, depth, space, sums if d == first else sums_of_block)
+        lhs, lhs_stride = _pack_lhs(
+            p, s, a, row0, rows, k0, depth, space, sums if d == first else sums_of_block
+        )
         if d > first:
             _add(p, rows, sums_of_block, sums)
         rhs_at = k0 // p.kr * p.rhs_group_bytes
@@ -311,7 +342,7 @@ def _deep_block(p, s, a, row0, rows, col0, cols, split, space, sums, tile):
             width = min(nr, cols - j)
             for_cols = a.compensation + 4 * (col0 + j) if d + 1 == p.depth_blocks else p.no_compensation
             _multiply(
-                p, a, rows, col0 + j, width, groups, space, for_rows, for_cols, rhs_at, tile + 4 * j, ld, d > first, 0
+                p, a, rows, col0 + j, width, groups, lhs, lhs_stride, for_rows, for_cols, rhs_at, tile + 4 * j, ld, d > first, 0
             )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from lowgemm import kernels
 from lowgemm.checks.values import INT32_MAX, INT32_MIN
 from lowgemm.engine.planner import fill_plan, template_of
 from lowgemm.engine.records import ONE_ITEM_LAYOUT, PLAN_SIZE, TEMPLATE, plan_at
-from lowgemm.jit.memory import record_at
+from lowgemm.jit.memory import offset, record_at
 from lowgemm.jit.routine import routine
 from lowgemm.output.bilinear import bilinear
 from lowgemm.output.store import store32
@@ -29,10 +29,13 @@ KERNEL = np.dtype(
         ("store", np.int64),
         ("set_to", np.int64),
         ("add_to", np.int64),
+        ("least_rows", np.int64),
+        ("least_depth", np.int64),
     ],
     align=True,
 )
 kernel_at = record_at(KERNEL)
+_KERNEL_BYTES = KERNEL.itemsize
 #: Numbers of a plan with the layout of one product, and their bytes.
 _NUMBERS = PLAN_SIZE + ONE_ITEM_LAYOUT
 PLAN_BYTES = 8 * _NUMBERS
@@ -44,12 +47,13 @@ _NOTHING = np.zeros(1, dtype=np.int64)
 
 @functools.cache
 def kernel_record(kernel: kernels.Kernel) -> np.ndarray:
-    """A `KERNEL` for the plan routine; compiles what it holds the addresses of."""
+    """For the plan routine: the `KERNEL`, and its fallback or itself behind it; compiles what they hold the addresses of."""
     stages = (
         bilinear.address, _NOTHING.ctypes.data, store32.address, _SET.ctypes.data,
         _ADD.ctypes.data,
     )  # fmt: skip
-    return np.array([(*template_of(kernel), *stages)], dtype=KERNEL)
+    pair = kernel, kernels.by_name(kernel.fallback) if kernel.fallback else kernel
+    return np.array([(*template_of(k), *stages, k.least_rows, k.least_depth) for k in pair], dtype=KERNEL)
 
 
 @routine("pp" + "n" * 14)
@@ -79,6 +83,8 @@ def write_plan(
     numbers = numba.carray(to, (_NUMBERS,), np.int64)
     numbers[:] = 0
     k, p = kernel_at(kernel), plan_at(to)
+    if m < k.least_rows or depth < k.least_depth:
+        k = kernel_at(offset(kernel, _KERNEL_BYTES))
     p.m = m
     p.n = n
     p.depth = depth

@@ -6,28 +6,8 @@ import functools
 
 import numba
 
-#: What a CPU name implies, of the features that kernels ask for. LLVM knows, but llvmlite has no way to ask
-#: it.
-_AVX2 = ("sse2", "ssse3", "sse4.1", "avx", "avx2")
-_AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512vl")
-_IMPLIED = {
-    **dict.fromkeys(["core2"], ("sse2", "ssse3")),
-    **dict.fromkeys(["penryn", "nehalem", "westmere", "silvermont", "x86-64-v2"], ("sse2", "ssse3", "sse4.1")),
-    **dict.fromkeys(["sandybridge", "ivybridge"], ("sse2", "ssse3", "sse4.1", "avx")),
-    **dict.fromkeys(["haswell", "broadwell", "skylake", "znver1", "znver2", "znver3", "x86-64-v3"], _AVX2),
-    **dict.fromkeys(["skylake-avx512", "x86-64-v4"], _AVX512),
-    **dict.fromkeys(
-        ["cascadelake", "cooperlake", "icelake-client", "icelake-server", "tigerlake", "rocketlake", "znver4"],
-        (*_AVX512, "avx512vnni"),
-    ),
-    **dict.fromkeys(
-        ["sapphirerapids", "emeraldrapids", "graniterapids", "znver5"], (*_AVX512, "avx512vnni", "avxvnni")
-    ),
-    **dict.fromkeys(
-        ["alderlake", "raptorlake", "meteorlake", "gracemont", "sierraforest", "arrowlake", "lunarlake"],
-        (*_AVX2, "avxvnni"),
-    ),
-}  # fmt: skip
+from lowgemm.jit.llvm_features import implied_features
+
 #: What every CPU of an architecture has.
 _BASELINE = {"x86_64": frozenset({"sse2"}), "aarch64": frozenset({"neon"}), "arm64": frozenset({"neon"})}
 
@@ -52,6 +32,11 @@ def target() -> tuple[str, frozenset[str]]:
 def available_features(arch: str, name: str, features: str, *, name_forced: bool) -> frozenset[str]:
     """Features that code for this target may use.
 
+    Raises
+    ------
+    ValueError
+        If the name was set by hand, and LLVM knows no such x86-64 CPU.
+
     Examples
     --------
     >>> sorted(available_features("x86_64", "haswell", "+avx2,+avx512f,-sse4a", name_forced=True))
@@ -60,10 +45,10 @@ def available_features(arch: str, name: str, features: str, *, name_forced: bool
     ['avx2', 'avx512f', 'sse2']
     """
     listed = frozenset(f[1:] for f in features.split(",") if f.startswith("+"))
-    implied = frozenset(_IMPLIED.get(name, ()))
+    implied = implied_features(name) if arch == "x86_64" and (name_forced or not listed) else frozenset()
     if not listed:
         found = implied
-    elif name_forced and (implied or name == "generic"):
+    elif name_forced and arch == "x86_64":
         found = listed & implied
     else:
         found = listed

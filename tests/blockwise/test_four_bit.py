@@ -20,7 +20,7 @@ from lowgemm.blockwise import (
     reference,
 )
 
-RUNNABLE = [k.name for k in kernels.all_kernels() if not kernels.missing_features(k)]
+RUNNABLE = [k.name for k in kernels.all_kernels() if not kernels.why_not(k)]
 
 
 def definition(lhs, w, zero=0, scale=None, bias=None):

@@ -42,7 +42,7 @@ def exact(a, b, lhs_zero_point, rhs_zero_point):
 
 @pytest.mark.parametrize("kernel", [None, *(k.name for k in kernels.all_kernels())])
 def test_each_matrix_has_its_own(kernel, monkeypatch):
-    if kernel is not None and kernels.missing_features(kernels.by_name(kernel)):
+    if kernel is not None and kernels.why_not(kernels.by_name(kernel)):
         pytest.skip(f"this machine cannot run {kernel}")
     monkeypatch.setattr(lowgemm.config, "kernel", kernel)
     g = np.random.default_rng(0)

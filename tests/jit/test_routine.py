@@ -140,7 +140,7 @@ def callers() -> dict[str, list]:
         embedded(x, w, zero)
         embedded(x, lowgemm.pack_rhs(w), zero)
     peak.repeat(keep.address, 1, (np.zeros(15, np.int64).ctypes.data, *range(15)))
-    kinds = [k for k in kernels.all_kernels() if not kernels.missing_features(k)]
+    kinds = [k for k in kernels.all_kernels() if not kernels.why_not(k)]
     for make in (entry.enter, entry.fill, sums.apply):
         make()
     return {

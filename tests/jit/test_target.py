@@ -78,11 +78,18 @@ def test_forcing_what_the_target_lacks_is_an_error_not_an_abort():
         ("x86_64", "generic", "", True, "sse2", "avx2"),
         ("x86_64", "alderlake", "", True, "avxvnni", "avx512f"),
         ("x86_64", "haswell", "+avx2,+avx512f", True, "avx2", "avx512f"),
-        ("x86_64", "unheard-of", "", True, "sse2", "avx2"),
-        ("x86_64", "unheard-of", "+avx2", True, "avx2", "avx512f"),
+        ("x86_64", "unheard-of", "+avx2", False, "avx2", "avx512f"),
+        ("x86_64", "sapphirerapids", "", True, "amx-int8", "avxvnniint8"),
+        ("x86_64", "znver3", "", True, "avx2", "avx512f"),
         ("aarch64", "neoverse-n1", "+neon,+dotprod", False, "dotprod", "sse2"),
     ],
 )
 def test_available_features(arch, name, features, forced, has, lacks):
     found = available_features(arch, name, features, name_forced=forced)
     assert has in found and lacks not in found
+
+
+@pytest.mark.parametrize("features", ["", "+avx2"])
+def test_a_name_that_llvm_does_not_know_is_refused(features):
+    with pytest.raises(ValueError, match=r"^NUMBA_CPU_NAME: LLVM knows no CPU called 'unheard-of'"):
+        available_features("x86_64", "unheard-of", features, name_forced=True)

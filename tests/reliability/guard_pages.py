@@ -126,7 +126,7 @@ def main() -> None:
     from lowgemm.engine import ready, sums
 
     ready.borrow = ready.borrowed = sums.borrow = sums.borrowed = guarded_scratch
-    names = [k.name for k in kernels.all_kernels() if not kernels.missing_features(k)]
+    names = [k.name for k in kernels.all_kernels() if not kernels.why_not(k)]
     products = 0
     for name, small in itertools.product(names, (False, True)):
         lg.config.kernel = name

@@ -41,7 +41,7 @@ class Session:
         self.counts: collections.Counter[str] = collections.Counter()
         self.pool: list[tuple[np.ndarray, np.ndarray, lg.PackedRhs, Any]] = []
         self.plans: list[tuple[Any, np.ndarray, Any, Any, np.ndarray]] = []
-        self.names = [k.name for k in kernels.all_kernels() if not kernels.missing_features(k)]
+        self.names = [k.name for k in kernels.all_kernels() if not kernels.why_not(k)]
 
     # ---- parts ------------------------------------------------------------------------------------------
     def size(self) -> int:
