@@ -5,6 +5,11 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+#: Bits of float32's infinity: those of no finite magnitude are as large.
+INFINITY_BITS = 0x7F800000
+#: Rows whose largest magnitude is below this have codes of 0: 127 / 2**-119 is the last inverse that float32 can hold.
+TINY = np.float32(2.0**-119)
+
 
 @numba.njit(nogil=True)
 def largest_magnitude(bits):

@@ -17,13 +17,12 @@ from numba.core import errors
 import lowgemm
 from lowgemm import in_numba, kernels
 from lowgemm.blockwise import job, product4, steps
-from lowgemm.engine import blocking, compensation, drivers, entry, packing, sums
+from lowgemm.engine import compensation, drivers, entry, packing, planner, sums
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.records import PLAN
 from lowgemm.jit import caches
 from lowgemm.jit.memory import (
     address,
-    arrive,
     arrive_behind,
     as_address,
     load_behind,
@@ -312,7 +311,7 @@ int main(int argc, char **argv) {
 @pytest.mark.parametrize("shape", [(64, 4096, 64), (5, 9000, 40), (64, 100, 33)], ids=str)
 def test_product_on_aarch64(tmp_path, monkeypatch, shape):
     """The tile loop as it runs on Arm, with the depth in several blocks and in one."""
-    monkeypatch.setattr(blocking, "cache_sizes", lambda: caches.FALLBACK)
+    monkeypatch.setattr(planner, "cache_sizes", lambda: caches.FALLBACK)
     m, depth, n = shape
     kernel = kernels.by_name("portable")
     rng = np.random.default_rng(sum(shape))
@@ -361,7 +360,7 @@ def count_in_record(job):
 def count_both(job):
     words = numba.carray(job, (4,), np.int64)
     words[2] = take(words, 0, 1)
-    words[3] = arrive(words, 1, 1)
+    words[3] = arrive_behind(words_at(job), -2, 1)
 
 
 def test_orders_of_atomic_additions():
