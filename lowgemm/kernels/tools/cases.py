@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
 from lowgemm.kernels.framework.kernel import Kernel
 
 _STORED = {"u8": np.uint8, "s8": np.int8, "s16": np.int16}

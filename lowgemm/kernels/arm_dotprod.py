@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llvmlite import ir
+
 from lowgemm.kernels.framework.kernel import Kernel, call_intrinsic, i8, i32, load, splat, vec
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llvmlite import ir
+
 from lowgemm.kernels.framework.kernel import Kernel, at, call_intrinsic, const, i8, i32, load, shuffle, vec
 
 
