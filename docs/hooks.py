@@ -9,6 +9,7 @@ from typing import Any
 #: In the order of the data flow. A page that is not there (yet) is left out.
 PAGES = [
     ("Start", "index.md"),
+    ("Tutorial", "tutorial.md"),
     ("Low-precision arithmetic", "arithmetic.md"),
     ("Packing", "packing.md"),
     ("Kernels", "kernels.md"),
@@ -25,6 +26,7 @@ PAGES = [
     ("Reliability", "reliability.md"),
     ("Performance", "performance.md"),
     ("Adding a kernel", "porting.md"),
+    ("Glossary", "glossary.md"),
     ("API reference", "api/index.md"),
     ("lowgemm.quantization", "api/quantization.md"),
     ("lowgemm.nn", "api/nn.md"),
