@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from lowgemm.jit.target import target
 
 
 def interleave(
@@ -40,20 +43,104 @@ def interleave(
     return {name: statistics.median(t) for name, t in times.items()}
 
 
+#: OpenBLAS's names of code that uses at most 256-bit registers.
+_NARROW = frozenset({"Haswell", "Zen", "Sandybridge", "Bulldozer", "Piledriver", "Steamroller", "Excavator", "Nehalem",
+                     "Barcelona", "Core2", "Penryn", "Dunnington", "Prescott", "Atom", "Bobcat", "Generic"})  # fmt: skip
+
+
+class Blas(NamedTuple):
+    """NumPy's BLAS while it is compared with.
+
+    Attributes
+    ----------
+    text : str
+        Which it is, whose code runs, and how it was held to its threads.
+    pinned : bool
+        Whether it was held to as many threads as lowgemm: without that there is nothing to compare.
+    notes : tuple of str
+        What else the reader of a ratio should know.
+    """
+
+    text: str
+    pinned: bool
+    notes: tuple[str, ...] = ()
+
+
+def blas_notes(
+    architectures: Iterable[str], features: Container[str], core_type: str | None
+) -> tuple[str, ...]:
+    """Why a BLAS may be slower than this CPU allows.
+
+    Parameters
+    ----------
+    architectures : iterable of str
+        OpenBLAS's names of the code that runs.
+    features : container of str
+        The CPU's instruction sets.
+    core_type : str or None
+        The environment variable ``OPENBLAS_CORETYPE``.
+
+    Examples
+    --------
+    >>> blas_notes(["Haswell"], {"avx512f"}, "Haswell")
+    ('OPENBLAS_CORETYPE=Haswell is set, and this CPU has AVX-512, which that code does not use: float32 is slower than it could be',)
+    >>> blas_notes(["SkylakeX"], {"avx512f"}, None)
+    ()
+    """
+    narrow = sorted(_NARROW.intersection(architectures)) if "avx512f" in features else []
+    if narrow:
+        cause = (
+            f"OPENBLAS_CORETYPE={core_type} is set"
+            if core_type
+            else f"OpenBLAS chose its code for {narrow[0]}"
+        )
+        return (
+            f"{cause}, and this CPU has AVX-512, which that code does not use: float32 is slower than it could be",
+        )
+    return (
+        (f"OPENBLAS_CORETYPE={core_type} is set: it decides which code of OpenBLAS runs",)
+        if core_type
+        else ()
+    )
+
+
 @contextlib.contextmanager
-def blas_threads(count: int) -> Iterator[str]:
-    """Pin NumPy's BLAS to `count` threads; yields how that was done, for the report."""
+def blas_threads(count: int) -> Iterator[Blas]:
+    """Hold NumPy's BLAS to `count` threads; yields what it is and how that was done, for the report."""
+    core_type = os.environ.get("OPENBLAS_CORETYPE")
     try:
         import threadpoolctl
     except ImportError:
-        yield "not pinned (threadpoolctl is not installed; set OPENBLAS_NUM_THREADS)"
+        advice = "pip install threadpoolctl"
+        text = f"not held to {count} thread{'s' if count > 1 else ''}, since threadpoolctl is not installed ({advice}), so no ratios"
+        yield Blas(text, False, blas_notes((), (), core_type))
         return
     with threadpoolctl.threadpool_limits(count, user_api="blas"):
         found = [i for i in threadpoolctl.threadpool_info() if i["user_api"] == "blas"]
         text = ", ".join(
             f"{i['internal_api']} {i.get('version')} {i.get('architecture', '')}".strip() for i in found
         )
-        yield f"{text or 'unknown BLAS'}, {count} thread{'s' if count > 1 else ''} by threadpoolctl"
+        notes = blas_notes([i.get("architecture", "") for i in found], target()[1], core_type)
+        how = (
+            f"{count} thread{'s' if count > 1 else ''} by threadpoolctl"
+            if found
+            else "not held to its threads, so no ratios"
+        )
+        yield Blas(f"{text or 'unknown BLAS'}, {how}", bool(found), notes)
+
+
+def check_threads(count: int, name: str = "--threads") -> int:
+    """A number of threads to measure with: at least 1, and no more than there are CPUs to run them.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not 1 <= count <= cpus:
+        raise ValueError(f"{name}: expected 1 to {cpus}, the CPUs of this process, got {count}")
+    return count
 
 
 class Progress:
@@ -70,10 +157,33 @@ class Progress:
             print(f"\r\033[K[{bar:<20}] {self.done}/{self.total} {text}", end="", file=sys.stderr, flush=True)
         self.done += 1
 
-    def close(self) -> None:
-        """Clear the line."""
+    def clear(self) -> None:
+        """Clear the line, for output that is to stay."""
         if self.shown:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the bar as it is at the end: full, if every step was taken."""
+        if self.shown:
+            bar = "#" * (20 * self.done // max(self.total, 1))
+            print(f"\r\033[K[{bar:<20}] {self.done}/{self.total}", file=sys.stderr, flush=True)
+
+
+class TableWriter:
+    """A table whose rows are printed as they come: columns are as wide as their headings, `least` characters at least."""
+
+    def __init__(self, header: list[str], first: int, least: int = 8) -> None:
+        self.widths = [max(first, len(header[0])), *(max(least, len(h)) for h in header[1:])]
+        self.row(header)
+        self.row(["-" * w for w in self.widths])
+
+    def row(self, cells: list[str]) -> None:
+        """Print a row."""
+        padded = [
+            c.ljust(w) if i == 0 else c.rjust(w)
+            for i, (c, w) in enumerate(zip(cells, self.widths, strict=True))
+        ]
+        print("  ".join(padded).rstrip(), flush=True)
 
 
 def text_table(header: list[str], rows: list[list[str]]) -> str:
