@@ -251,8 +251,8 @@ _OBJECTS: list[tuple[str, type, Any, Any]] = [
     ("target", cross.Target, lambda: cross.Target("a", "b"), fields),
     ("progress", timing.Progress, lambda: timing.Progress(3), fields),
     ("blas", timing.Blas, lambda: timing.Blas("a", True), fields),
-    ("table", timing.TableWriter, lambda: timing.TableWriter(["a", "b"], 3), fields),
-    ("quantized", quantization.Quantized, lambda: lowgemm.quantize(REAL), lambda q: (q.codes, q.qparams)),
+    ("table writer", timing.TableWriter, lambda: timing.TableWriter(["a", "b"], 3), fields),
+    ("quantized array", quantization.Quantized, lambda: lowgemm.quantize(REAL), lambda q: (q.codes, q.qparams)),
     ("Numba's type", PackedRhsType, lambda: _TYPES["u"], lambda t: t == _TYPES["u"]),
     *((f"kernel {k.name}", type(k), functools.partial(kernels.by_id, i), lambda k: (k.name, kernels.by_id(kernels.id_of(k)).name))
       for i, k in enumerate(kernels.all_kernels()) if not k.name.startswith("test_")),
