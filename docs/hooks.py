@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pathlib
 import re
-import shutil
 from typing import Any
 
 #: In the order of the data flow. A page that is not there (yet) is left out.
 PAGES = [
     ("Start", "index.md"),
+    ("Tutorial", "tutorial.md"),
     ("Low-precision arithmetic", "arithmetic.md"),
     ("Packing", "packing.md"),
     ("Kernels", "kernels.md"),
@@ -26,6 +26,7 @@ PAGES = [
     ("Reliability", "reliability.md"),
     ("Performance", "performance.md"),
     ("Adding a kernel", "porting.md"),
+    ("Glossary", "glossary.md"),
     ("API reference", "api/index.md"),
     ("lowgemm.quantization", "api/quantization.md"),
     ("lowgemm.nn", "api/nn.md"),
@@ -43,17 +44,6 @@ def on_config(config: Any) -> Any:
     docs = pathlib.Path(config["docs_dir"])
     config["nav"] = [{title: page} for title, page in PAGES if (docs / page).exists()]
     return config
-
-
-def on_startup(**_: Any) -> None:
-    """Link the sources to where they lie when installed (kernels/ is `lowgemm.kernels`): the API is read there."""
-    root = pathlib.Path(__file__).resolve().parents[1]
-    package = root / "build" / "api" / "lowgemm"
-    shutil.rmtree(package, ignore_errors=True)
-    package.mkdir(parents=True)
-    for source in [*(root / "lowgemm").iterdir(), root / "kernels"]:
-        if source.name != "__pycache__":
-            (package / source.name).symlink_to(source)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -3,7 +3,8 @@
 Start with `gemm`; `pack_rhs` and `plan` make repeated products cheaper, `explain` says what happens.
 """
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from lowgemm import config
 from lowgemm._version import __version__
@@ -58,19 +59,37 @@ __all__ = [
     "requantize",
 ]
 
-#: Layers and functions of `lowgemm.nn` that are names of the package too; loaded when first asked for.
-_NN = frozenset(
-    {"QuantizedConv2d", "QuantizedLinear", "QuantizedSequential", "count_maccs", "dynamic_linear"}
-)
+#: Packages and modules that are loaded when they are first asked for, as attributes of `lowgemm`.
+_LAZY = ("blockwise", "compat", "dask", "nn", "onnx_run", "quantization")
+#: Names of the package that live in one of those, by their name there.
+_FROM = {
+    "QuantizedConv2d": ("nn", "QuantizedConv2d"),
+    "QuantizedLinear": ("nn", "QuantizedLinear"),
+    "QuantizedSequential": ("nn", "QuantizedSequential"),
+    "count_maccs": ("nn", "count_maccs"),
+    "dynamic_linear": ("nn", "dynamic_linear"),
+    "quantize": ("quantization", "quantize_array"),
+}
+if TYPE_CHECKING:  # for editors, which do not run `__getattr__`
+    from lowgemm import blockwise, compat, nn, onnx_run, quantization  # noqa: F401
+    from lowgemm.nn import (  # noqa: F401
+        QuantizedConv2d,
+        QuantizedLinear,
+        QuantizedSequential,
+        count_maccs,
+        dynamic_linear,
+    )
+    from lowgemm.quantization import quantize_array as quantize  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:
-    if name in _NN:
-        from lowgemm import nn
-
-        return getattr(nn, name)
+    if name in _LAZY:
+        return importlib.import_module(f"lowgemm.{name}")
+    if name in _FROM:
+        room, own = _FROM[name]
+        return getattr(importlib.import_module(f"lowgemm.{room}"), own)
     raise AttributeError(f"module 'lowgemm' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_NN})
+    return sorted({*__all__, *_LAZY, *_FROM})

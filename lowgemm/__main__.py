@@ -6,6 +6,8 @@ import argparse
 import importlib
 import sys
 
+from lowgemm._version import __version__
+
 _COMMANDS = {
     "demo": "multiply a real network's matrices, check every bit, time it beside float32",
     "bench": "time lowgemm beside float32 NumPy and, with --peers, other int8 libraries",
@@ -22,11 +24,15 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m lowgemm", description="Exact low-precision matrix products."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    modules = {}
+    parser.add_argument("--version", action="version", version=f"lowgemm {__version__}")
+    modules, parsers = {}, {}
     for name, text in _COMMANDS.items():
         modules[name] = importlib.import_module(f"lowgemm.cli.{name}")
-        modules[name].add_arguments(commands.add_parser(name, help=text, description=modules[name].__doc__))
-    args = parser.parse_args(argv)
+        parsers[name] = commands.add_parser(name, help=text, description=modules[name].__doc__)
+        modules[name].add_arguments(parsers[name])
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:  # said by the parser of the command, which knows its options
+        parsers[args.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return modules[args.command].run(args)
     except (ValueError, TypeError) as error:

@@ -239,3 +239,12 @@ def plan(
                 )
         patterns.append(Pattern.of(value))
     return planned(*patterns, output, num_threads)
+
+
+def _matmul(rhs: PackedRhs, lhs: Any) -> np.ndarray:
+    """``lhs @ rhs``."""
+    return gemm(lhs, rhs)
+
+
+# said here: a packed matrix belongs to the engine, which knows nothing of what a user calls
+PackedRhs.__rmatmul__ = _matmul  # type: ignore[attr-defined]

@@ -13,8 +13,6 @@ from typing import Any
 
 import numba
 import numpy as np
-from lowgemm.kernels.framework import deferred
-from lowgemm.kernels.tools import cases, cross, timing
 
 import lowgemm
 from lowgemm import blockwise as bw
@@ -43,6 +41,8 @@ from lowgemm.jit import caches
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.disk_cache import CheckedCache, CheckedFile, Lazy
 from lowgemm.jit.routine import Routine
+from lowgemm.kernels.framework import deferred
+from lowgemm.kernels.tools import cases, cross, timing
 from lowgemm.nn import float_net, maccs, program, weighted
 from lowgemm.nn.filters import DepthwiseWork, Filters
 from lowgemm.nn.layer import Layer
@@ -250,6 +250,9 @@ _OBJECTS: list[tuple[str, type, Any, Any]] = [
     ("vector", cases.Case, lambda: cases.Case(*range(7), *np.ones((6, 3))), fields),
     ("target", cross.Target, lambda: cross.Target("a", "b"), fields),
     ("progress", timing.Progress, lambda: timing.Progress(3), fields),
+    ("blas", timing.Blas, lambda: timing.Blas("a", True), fields),
+    ("table writer", timing.TableWriter, lambda: timing.TableWriter(["a", "b"], 3), fields),
+    ("quantized array", quantization.Quantized, lambda: lowgemm.quantize(REAL), lambda q: (q.codes, q.qparams)),
     ("Numba's type", PackedRhsType, lambda: _TYPES["u"], lambda t: t == _TYPES["u"]),
     *((f"kernel {k.name}", type(k), functools.partial(kernels.by_id, i), lambda k: (k.name, kernels.by_id(kernels.id_of(k)).name))
       for i, k in enumerate(kernels.all_kernels()) if not k.name.startswith("test_")),
@@ -318,7 +321,7 @@ if importlib.util.find_spec("onnx") is not None:
 #: for one call.
 BASES = {
     deferred.Deferred, call.Call, call.PatternCall, program.Emitter, tile_routine.TileRoutine, Record, *Record.__subclasses__(),
-    *job.Job.__subclasses__(), *job.BlocksJob.__subclasses__(), Routine, LayerRoutine, Lazy, planner.Template, blocking.Limits,
+    *job.Job.__subclasses__(), *job.BlocksJob.__subclasses__(), Routine, LayerRoutine, Lazy, planner.Template,
     records.RhsAddresses, records.ItemAddresses, DepthwiseWork, Windows,
     lowgemm.Stage, Layer, weighted.Weighted, Optimizer, observer.Observer, NotCopied, CheckedCache, CheckedFile,
     quantization.observers.HistogramObserver, kernels.Kernel,

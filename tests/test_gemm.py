@@ -220,7 +220,7 @@ def test_depth_shared_among_threads(any_kernel, data, m, k, n, batch, packed, ac
 )  # fmt: skip
 def test_tiny_caches(any_kernel, threads, data, m, k, n, batch, layout, l2, scaled, accumulate, seed):
     """Sizes at which a large machine would split the depth, or pack and multiply an rhs block by block."""
-    from lowgemm.engine import blocking
+    from lowgemm.engine import planner
     from lowgemm.jit.caches import CacheSizes
 
     rng = np.random.default_rng(seed)
@@ -231,7 +231,7 @@ def test_tiny_caches(any_kernel, threads, data, m, k, n, batch, layout, l2, scal
     output = [lowgemm.Requantize(1e-4, 3, np.int8)] if scaled else None
     _forget()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocking, "cache_sizes", lambda: CacheSizes(l2 // 4, l2, 8 * l2))
+        patch.setattr(planner, "cache_sizes", lambda: CacheSizes(l2 // 4, l2, 8 * l2))
         for right in (rhs, lowgemm.pack_rhs(rhs)):
             expected = reference.gemm(lhs, rhs, output=output, **zeros)
             for _ in range(2):

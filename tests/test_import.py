@@ -12,7 +12,6 @@ import numba
 from patience import PATIENCE
 
 import lowgemm
-from lowgemm import kernels
 
 CODE = """
 import time
@@ -75,9 +74,6 @@ def test_a_changed_source_is_never_served_from_the_cache(tmp_path):
     """The stamp that all cached functions capture follows every source file."""
     code = "from lowgemm.jit.stamp import source_stamp; print(source_stamp())"
     shutil.copytree(pathlib.Path(lowgemm.__file__).parent, tmp_path / "lowgemm")
-    shutil.copytree(
-        pathlib.Path(kernels.__file__).parent, tmp_path / "lowgemm" / "kernels", dirs_exist_ok=True
-    )
     # -S: no site-packages, so no editable finder; numba comes by path
     path = f"{tmp_path}{os.pathsep}{pathlib.Path(numba.__file__).parents[1]}"
     run_here = {"PYTHONPATH": path}

@@ -47,7 +47,8 @@ def built(tmp_path_factory) -> pathlib.Path:
     for name in tracked():
         target = source / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((ROOT / name).read_bytes())
+        if not (ROOT / name).is_symlink():  # `kernels`, which no build needs
+            target.write_bytes((ROOT / name).read_bytes())
     # without --sdist or --wheel: the wheel is made from the unpacked sdist
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source)
     return out
@@ -63,7 +64,7 @@ def test_sdist_is_complete(built):
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as t:
         names = {name.partition("/")[2] for name in t.getnames()}
-    top = {"lowgemm", "kernels", "tests", "docs", "examples", "asv_bench", "LICENSE", "README.md"}
+    top = {"lowgemm", "tests", "docs", "examples", "asv_bench", "LICENSE", "README.md"}
     top |= {"CHANGELOG.md", "pyproject.toml", "mkdocs.yml"}
     lost = [
         n
@@ -71,7 +72,7 @@ def test_sdist_is_complete(built):
         if n.split("/")[0] in top and pathlib.Path(n).name != ".gitignore" and n not in names
     ]
     assert not lost, lost
-    assert {"LICENSE", "kernels/framework/kernel.py", "lowgemm/py.typed"} <= names
+    assert {"LICENSE", "lowgemm/kernels/framework/kernel.py", "lowgemm/py.typed"} <= names
     assert [n for n in names if n.startswith("tests/data/")]
 
 
@@ -93,6 +94,52 @@ def test_holds_no_package_called_kernels(wheel):
         assert str(package.relative_to(ROOT)) + "/__init__.py" in names, (
             f"{package} is missing from pyproject.toml"
         )
+
+
+def test_a_clone_beside_a_script_does_not_hide_the_package(tmp_path):
+    """An editable install, used from the folder that holds the clone: the clone is called `lowgemm` too, and is no package.
+
+    Installed from the clone as the README says, on a copy without the link `kernels`, which not every system has.
+    """
+    pytest.importorskip("wheel", reason="the package `wheel` is not installed (extra `test`)")
+    import numba
+    import numpy
+    import setuptools
+
+    clone = tmp_path / "lowgemm"
+    for name in tracked():
+        if name.split("/")[0] in ("lowgemm", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            (clone / name).write_bytes((ROOT / name).read_bytes())
+    run(sys.executable, "-m", "venv", tmp_path / "env")
+    python = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    lent = {str(pathlib.Path(m.__file__).parents[1]) for m in (numba, numpy, setuptools)}
+    pathlib.Path(site, "lent.pth").write_text("\n".join(sorted(lent)))
+    install = (
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "--disable-pip-version-check",
+        "-e",
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "LOWGEMM_"))}
+    environment["NUMBA_CACHE_DIR"] = str(tmp_path / "cache")
+    # what pip builds with comes by the same path, which it does not read from the `.pth`
+    run(python, *install, clone, env={**environment, "PYTHONPATH": os.pathsep.join(sorted(lent))})
+    pathlib.Path(site, "lent.pth").write_text(
+        "\n".join(sorted(str(pathlib.Path(m.__file__).parents[1]) for m in (numba, numpy)))
+    )
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import lowgemm, lowgemm.kernels\nprint(lowgemm.gemm([[2]], [[3]])[0, 0], lowgemm.__file__)\n"
+    )
+    for command in ([python, script], [python, "-c", script.read_text()], [python, "-m", "mine"]):
+        said = run(*command, cwd=tmp_path, env=environment)
+        assert said.split() == ["6", str(clone / "lowgemm" / "__init__.py")]
 
 
 def test_metadata(wheel):

@@ -10,7 +10,6 @@ import pathlib
 from typing import NamedTuple
 
 import pytest
-from lowgemm.kernels import __file__ as kernels_file
 
 import lowgemm
 
@@ -44,14 +43,8 @@ class Use(NamedTuple):
 
 def sources() -> dict[str, str]:
     """Text of every module, by its file: "engine/plan", "kernels/__init__"."""
-    found = {}
-    for folder, before in (
-        (pathlib.Path(lowgemm.__file__).parent, ""),
-        (pathlib.Path(kernels_file).parent, "kernels/"),
-    ):
-        for path in folder.rglob("*.py"):
-            found[before + path.relative_to(folder).with_suffix("").as_posix()] = path.read_text()
-    return found
+    folder = pathlib.Path(lowgemm.__file__).parent
+    return {p.relative_to(folder).with_suffix("").as_posix(): p.read_text() for p in folder.rglob("*.py")}
 
 
 def room_of(module: str) -> str:

@@ -9,11 +9,9 @@ from numba import njit
 from lowgemm.blockwise.job import BlocksJob
 from lowgemm.blockwise.records import Number, Pointer, dtype_of
 from lowgemm.blockwise.spans import dequantize4_span, dequantize_span, largest_bits, pack_span, quantize_span
+from lowgemm.fixedpoint.rows import INFINITY_BITS
 from lowgemm.jit.memory import offset, pointer_field
 from lowgemm.jit.routine import routine
-
-#: Bits of infinity: what is not below is not finite.
-INFINITY_BITS = 0x7F800000
 
 
 class CodingJob(BlocksJob):

@@ -18,6 +18,7 @@ from lowgemm.blockwise.codebook import (
     ZERO_CODE,
 )
 from lowgemm.blockwise.emit import STEP, compress, expand, expand4, trailing_zeros
+from lowgemm.fixedpoint.rows import largest_magnitude
 from lowgemm.jit.memory import offset, stack
 
 #: Steps between two looks at the doubtful elements.
@@ -50,12 +51,8 @@ def exact_rank(x, scale, book):
 
 @njit(nogil=True, error_model="numpy")
 def largest_bits(x, n):
-    """Bits of the largest \\|x[i]\\|, i < n: as an integer maximum, which vectorises and puts NaN above infinity."""
-    bits = numba.carray(x, (n,), np.int32)
-    largest = np.int32(0)
-    for i in range(n):
-        largest = max(largest, np.int32(bits[i] & np.int32(0x7FFFFFFF)))
-    return largest
+    """Bits of the largest \\|x[i]\\|, i < n, at a pointer to float32."""
+    return largest_magnitude(numba.carray(x, (n,), np.int32))
 
 
 @njit(nogil=True, error_model="numpy")

@@ -13,7 +13,7 @@ from numba import njit
 from lowgemm.blockwise.emit import STEP, compress, prefetch
 from lowgemm.blockwise.job import BlocksJob
 from lowgemm.blockwise.records import Number, Pointer, Record, dtype_of
-from lowgemm.blockwise.routines import INFINITY_BITS, block_count
+from lowgemm.blockwise.routines import block_count
 from lowgemm.blockwise.spans import (
     STEPS,
     decide,
@@ -22,6 +22,7 @@ from lowgemm.blockwise.spans import (
     largest_bits,
     quantize_span,
 )
+from lowgemm.fixedpoint.rows import INFINITY_BITS
 from lowgemm.jit.memory import as_address, offset, pointer_field, stack, take_field
 from lowgemm.jit.routine import call_address, routine
 

@@ -12,15 +12,13 @@ from lowgemm.blockwise import reference
 from lowgemm.blockwise.coded import FLOATS
 from lowgemm.blockwise.job import Job
 from lowgemm.blockwise.records import Number, Pointer, dtype_of
-from lowgemm.blockwise.routines import INFINITY_BITS
 from lowgemm.checks.arguments import as_num_threads
 from lowgemm.checks.arrays import as_floats
 from lowgemm.checks.values import number
+from lowgemm.fixedpoint.rows import INFINITY_BITS, TINY, code_row, largest_magnitude
 from lowgemm.jit.memory import offset, pointer_field
 from lowgemm.jit.routine import routine
 
-#: Rows with a largest absolute value below are coded as 0.
-TINY = np.float32(reference.TINY_ROW)
 #: What `scale_without` may be.
 SCALE_WITHOUT = ("elements", "columns")
 
@@ -75,9 +73,7 @@ def code_task(job_address, scratch, task):
                     seen = max(seen, b)
                     largest = max(largest, b if b < threshold else np.int32(0))
         else:
-            for k in range(size):
-                largest = max(largest, bits[k] & np.int32(0x7FFFFFFF))
-            seen = largest
+            seen = largest = largest_magnitude(bits)
         if seen >= INFINITY_BITS:
             job.bad = r + 1
             continue
@@ -92,8 +88,7 @@ def code_task(job_address, scratch, task):
             for k in range(size):
                 codes[k] = np.int32(np.rint(x[k] * inverse)) if flags[k] == 0 else np.int32(0)
         else:
-            for k in range(size):
-                codes[k] = np.int32(np.rint(x[k] * inverse))
+            code_row(x, inverse, codes)
 
 
 def as_rows(x: Any, name: str, least: int = 0) -> tuple[np.ndarray, tuple[int, ...]]:

@@ -10,6 +10,14 @@ import numpy as np
 from lowgemm.checks.arrays import widened
 from lowgemm.checks.values import as_array, integers, is_masked
 
+#: What to do with an operand that is not 8-bit, by the kind of its dtype.
+_ADVICE = {
+    "f": "; lowgemm.quantize(x) gives codes and their scale, .astype(numpy.int8) is right if it holds small integers",
+    "i": "; .astype(numpy.int8) or .astype(numpy.uint8), if all values fit",
+    "u": "; .astype(numpy.uint8), if all values fit",
+    "b": "; .astype(numpy.uint8)",
+}
+
 
 def as_operand(value: Any, name: str) -> np.ndarray:
     """`value` as a uint8 or int8 array of at least one dimension, without a copy where it is one.
@@ -23,9 +31,8 @@ def as_operand(value: Any, name: str) -> np.ndarray:
     if a.dtype != np.uint8 and a.dtype != np.int8:
         a = _bytes_of_list(a, name) if isinstance(value, (list, tuple)) else widened(a)
         if a.dtype != np.uint8 and a.dtype != np.int8:
-            advice = "; quantize it (lowgemm.quantization), or .astype if it holds integers"
             raise TypeError(
-                f"{name}: expected dtype uint8 or int8, got {a.dtype}{advice if a.dtype.kind == 'f' else ''}"
+                f"{name}: expected dtype uint8 or int8, got {a.dtype}{_ADVICE.get(a.dtype.kind, '')}"
             )
     if a.ndim == 0:
         raise ValueError(f"{name}: expected at least one dimension, got a scalar")

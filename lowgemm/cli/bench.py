@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import math
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -22,7 +23,14 @@ from lowgemm.cli import peers
 from lowgemm.cli.shapes import parse_shapes
 from lowgemm.jit.target import target
 from lowgemm.kernels.tools import limits
-from lowgemm.kernels.tools.timing import Progress, blas_threads, interleave, text_table
+from lowgemm.kernels.tools.timing import (
+    Progress,
+    TableWriter,
+    blas_threads,
+    check_threads,
+    interleave,
+    text_table,
+)
 
 QUICK = "256,512,1024"
 FULL = (
@@ -57,43 +65,80 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    if args.threads < 1:
-        raise ValueError("threads: expected at least 1")
+    check_threads(args.threads)
+    if not 0 < args.seconds < math.inf:
+        raise ValueError(f"--seconds: expected more than 0, got {args.seconds:g}")
+    for option, path in (("--json", args.json), ("--plot", args.plot)):
+        _check_writable(option, path)
+    if args.plot:
+        _pyplot()
     shapes = args.shapes or parse_shapes(QUICK if args.quick else FULL)
     kernel = kernels.selected()
     report: dict[str, Any] = {
         "lowgemm": lowgemm.__version__, "kernel": kernel.name, "target": target()[0], "threads": args.threads,
         "machine": platform.processor() or platform.machine(), "numpy": np.__version__, "shapes": [],
     }  # fmt: skip
-    progress = Progress(len(shapes) + 2)
-    with blas_threads(args.threads) as how:
-        print(f"kernel {kernel.name} (target {target()[0]}), {args.threads} thread(s); float32: {how}")
+    status = 0
+    try:
+        _measure(shapes, kernel, args, report)
+    except KeyboardInterrupt:
+        print("\ninterrupted: this is what was measured until then")
+        status = 130
+    if args.peers and report["shapes"]:
+        print()
+        print(_peer_table(report["shapes"]))
+    if args.json:
+        with open(args.json, "w") as f:
+            json.dump(report, f, indent=1)
+    if args.plot and report["shapes"]:
+        _plot(report, args.plot)
+    return status
+
+
+def _measure(
+    shapes: list[tuple[int, ...]], kernel: kernels.Kernel, args: argparse.Namespace, report: dict[str, Any]
+) -> None:
+    """Fill the report, and print each row when it is measured."""
+    two_threads = args.quick and args.threads == 1
+    progress = Progress(len(shapes) + 1 + two_threads)
+    with blas_threads(args.threads) as blas:
+        print(f"kernel {kernel.name} (target {target()[0]}), {args.threads} thread(s); float32: {blas.text}")
+        for note in blas.notes:
+            print(f"note: {note}")
         progress.step("limits")
         report["limits"] = _limits(kernel)
-        progress.close()
+        progress.clear()
         _print_limits(report["limits"])
+        print()
+        first = max(len(" x ".join(map(str, shape))) for shape in shapes)
+        table = TableWriter(_header(args.threads), first)
         for shape in shapes:
             progress.step(" x ".join(map(str, shape)))
             report["shapes"].append(_shape(shape, kernel, args))
-        progress.close()
-        print()
-        print(_shape_table(report["shapes"], args.threads))
-        if args.peers:
-            print()
-            print(_peer_table(report["shapes"]))
-        if args.quick and args.threads == 1:
+            progress.clear()
+            table.row(_row(report["shapes"][-1], args.threads, blas.pinned))
+        if two_threads:
             progress.step("two threads")
             rng = np.random.default_rng(0)
             lhs, rhs = (_operand(rng, "uint8", (1024, 1024)) for _ in range(2))
             report["scaling"] = _scaling({PACKED: lowgemm.pack_rhs(rhs)}, lhs, 2, 2.0)[PACKED]
-            progress.close()
+            progress.clear()
             print(f"\n1024 cubed, rhs packed: 2 threads are {report['scaling']:.2f} times as fast as one")
-    if args.json:
-        with open(args.json, "w") as f:
-            json.dump(report, f, indent=1)
-    if args.plot:
-        _plot(report, args.plot)
-    return 0
+        progress.close()
+
+
+def _check_writable(option: str, path: str | None) -> None:
+    """ValueError if a file cannot be written, before minutes are spent on what is to be in it."""
+    if path is None:
+        return
+    try:
+        there = os.path.exists(path)
+        with open(path, "ab"):
+            pass
+        if not there:
+            os.remove(path)
+    except OSError as error:
+        raise ValueError(f"{option}: cannot write {path} ({error.strerror})") from None
 
 
 def _limits(kernel: kernels.Kernel) -> dict[str, float]:
@@ -196,23 +241,23 @@ def _verdict(got: np.ndarray, a: np.ndarray, b: np.ndarray, rounding: str | None
     return "exact" if wrong == 0 else f"{wrong} of {got.size} WRONG"
 
 
-def _shape_table(shapes: list[dict[str, Any]], threads: int) -> str:
+def _header(threads: int) -> list[str]:
     header = ["M x K x N, GMAC/s", FLOAT, FRESH, PACKED, QUANTIZED, REGISTERS]
     header += ["fresh/f32", "packed/f32", "fresh/peak", "packed/peak"]
     if threads > 1:
         header += [f"{form} x{threads} threads" for form in ("fresh", "packed")]
-    rows = []
-    for s in shapes:
-        g = s["gmacs"]
-        peak = g[REGISTERS] * threads if REGISTERS in g else None
-        scaling = [f"{ratio:.2f}" for ratio in s["scaling"].values()]
-        shares = [f"{100 * g[name] / peak:.0f} %" if peak else "-" for name in (FRESH, PACKED)]
-        rows.append(
-            [" x ".join(map(str, s["shape"]))]
-            + [f"{g[name]:.1f}" if name in g else "-" for name in header[1:6]]
-            + [f"{g[FRESH] / g[FLOAT]:.2f}", f"{g[PACKED] / g[FLOAT]:.2f}", *shares, *scaling]
-        )
-    return text_table(header, rows)
+    return header
+
+
+def _row(s: dict[str, Any], threads: int, comparable: bool) -> list[str]:
+    """Cells of one shape; `comparable`: float32 had as many threads."""
+    g = s["gmacs"]
+    peak = g[REGISTERS] * threads if REGISTERS in g else None
+    scaling = [f"{ratio:.2f}" for ratio in s["scaling"].values()]
+    shares = [f"{100 * g[name] / peak:.0f} %" if peak else "-" for name in (FRESH, PACKED)]
+    ratios = [f"{g[name] / g[FLOAT]:.2f}" if comparable else "-" for name in (FRESH, PACKED)]
+    speeds = [f"{g[name]:.1f}" if name in g else "-" for name in (FLOAT, FRESH, PACKED, QUANTIZED, REGISTERS)]
+    return [" x ".join(map(str, s["shape"])), *speeds, *ratios, *shares, *scaling]
 
 
 def _peer_table(shapes: list[dict[str, Any]]) -> str:
@@ -241,14 +286,19 @@ def _scaling(forms: dict[str, Any], lhs: np.ndarray, threads: int, seconds: floa
     return {name: times[f"{name} 1"] / times[f"{name} {threads}"] for name in forms}
 
 
-def _plot(report: dict[str, Any], path: str) -> None:
+def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise ValueError("plot: matplotlib is not installed (pip install matplotlib)") from None
+        raise ValueError("--plot: matplotlib is not installed (pip install matplotlib)") from None
     matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib import pyplot
 
+    return pyplot
+
+
+def _plot(report: dict[str, Any], path: str) -> None:
+    plt = _pyplot()
     names = [FLOAT, FRESH, PACKED, QUANTIZED]
     labels = [" x ".join(map(str, s["shape"])) for s in report["shapes"]]
     x = np.arange(len(labels))

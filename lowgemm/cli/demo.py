@@ -9,7 +9,7 @@ import numpy as np
 import lowgemm
 from lowgemm import kernels
 from lowgemm.data import recorded_network
-from lowgemm.kernels.tools.timing import blas_threads, interleave, text_table
+from lowgemm.kernels.tools.timing import blas_threads, check_threads, interleave, text_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run; the exit status is 1 if any element is wrong."""
+    check_threads(args.threads)
     problem = recorded_network()
     lhs, rhs = problem["lhs"], problem["rhs"]
     output = [
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
     left, right = lhs.astype(np.float32), rhs.astype(np.float32)
     packed = lowgemm.pack_rhs(rhs)
-    with blas_threads(args.threads) as how:
+    with blas_threads(args.threads) as blas:
         medians = interleave(
             {
                 "float32 NumPy": lambda: left @ right,
@@ -54,9 +55,12 @@ def run(args: argparse.Namespace) -> int:
         )
     macs, base = m * n * depth, medians["float32 NumPy"]
     rows = [
-        [name, f"{t * 1e6:.0f}", f"{macs / t / 1e9:.1f}", f"{base / t:.2f}"] for name, t in medians.items()
+        [name, f"{t * 1e6:.0f}", f"{macs / t / 1e9:.1f}", f"{base / t:.2f}" if blas.pinned else "-"]
+        for name, t in medians.items()
     ]
     print()
     print(text_table(["", "us", "GMAC/s", "x float32"], rows))
-    print(f"\nkernel {kernels.selected().name}, {args.threads} thread(s); float32: {how}")
+    print(f"\nkernel {kernels.selected().name}, {args.threads} thread(s); float32: {blas.text}")
+    for note in blas.notes:
+        print(f"note: {note}")
     return 1 if wrong else 0

@@ -7,12 +7,14 @@ import argparse
 import numpy as np
 
 import lowgemm
-from lowgemm.cli.shapes import parse_shape
+from lowgemm.cli.shapes import parse_product
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("shape", type=parse_shape, help="MxKxN, such as 1024x512x1024")
+    parser.add_argument(
+        "shape", type=parse_product, help="MxKxN, such as 1024x512x1024; N is a cube, BxMxKxN a batch"
+    )
     parser.add_argument("--lhs", choices=["uint8", "int8"], default="uint8")
     parser.add_argument("--rhs", choices=["uint8", "int8"], default="int8")
     parser.add_argument("--threads", type=int, default=None)
@@ -20,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the explanation."""
-    m, k, n = args.shape
-    lhs, rhs = np.zeros((m, k), args.lhs), np.zeros((k, n), args.rhs)
+    *batch, m, k, n = args.shape
+    lhs, rhs = np.zeros((*batch, m, k), args.lhs), np.zeros((*batch, k, n), args.rhs)
     print(lowgemm.explain(lhs, rhs, num_threads=args.threads))
     return 0

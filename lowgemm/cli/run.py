@@ -6,6 +6,7 @@ import argparse
 import os
 import statistics
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,15 @@ def _dims(values: list[str]) -> dict[str, int]:
     return found
 
 
+def _known(given: Iterable[str], known: list[str], option: str, what: str) -> None:
+    """ValueError that names what the model does not have."""
+    for name in given:
+        if name not in known:
+            raise ValueError(
+                f"{option}: the model has no {what} {name!r}; it has {', '.join(known) or 'none'}"
+            )
+
+
 def _random(tensor: Any, dims: dict[str, int], g: np.random.Generator) -> np.ndarray:
     """Values for one input."""
     if tensor.shape is None:
@@ -124,6 +134,13 @@ def run(args: argparse.Namespace) -> int:
         feeds = _given(args.input, model.inputs)
     except (ImportError, OSError, MemoryError) as error:
         raise ValueError(str(error) or type(error).__name__) from None
+    _known(feeds, [t.name for t in model.inputs], "--input", "input")
+    _known(
+        dims,
+        sorted({n for t in model.inputs for n in t.shape or () if isinstance(n, str)}),
+        "--dim",
+        "named axis",
+    )
     g = np.random.default_rng(args.seed)
     for tensor in model.inputs:
         if tensor.name not in feeds and args.random:

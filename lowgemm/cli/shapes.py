@@ -21,6 +21,17 @@ def parse_shape(text: str) -> tuple[int, int, int]:
     return parts  # type: ignore[return-value]
 
 
+def parse_product(text: str) -> tuple[int, ...]:
+    """Rows, depth and columns, with the number of products before them for a batch.
+
+    Examples
+    --------
+    >>> parse_product("8x4096x1024"), parse_product("64"), parse_product("2x3x4x5")
+    ((8, 4096, 1024), (64, 64, 64), (2, 3, 4, 5))
+    """
+    return _numbers(text) if text.lower().count("x") == 3 else parse_shape(text)
+
+
 def parse_shapes(text: str) -> list[tuple[int, ...]]:
     """Several shapes, separated by commas; one of four numbers is a batch of products.
 
@@ -29,8 +40,10 @@ def parse_shapes(text: str) -> list[tuple[int, ...]]:
     >>> parse_shapes("8x4096x1024,64,2x3x4x5")
     [(8, 4096, 1024), (64, 64, 64), (2, 3, 4, 5)]
     """
-    parts = [part for part in text.split(",") if part]
-    return [_numbers(part) if part.count("x") == 3 else parse_shape(part) for part in parts]
+    found = [parse_product(part) for part in text.split(",") if part]
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected shapes with commas between them, got {text!r}")
+    return found
 
 
 def _numbers(text: str) -> tuple[int, ...]:

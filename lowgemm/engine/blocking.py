@@ -17,7 +17,6 @@ from typing import NamedTuple
 from numba.extending import register_jitable
 
 from lowgemm.engine.packing import CHUNK_BYTES
-from lowgemm.jit.caches import cache_sizes
 from lowgemm.kernels import Kernel
 
 #: Rows of a block at most; like the next two, for kernels that do not say it themselves (`block_rows` and so
@@ -69,20 +68,6 @@ def up(x, step):
     return -(-x // step) * step
 
 
-class Limits(NamedTuple):
-    """What block sizes depend on of a kernel and of a machine: those fields of `records.TEMPLATE`."""
-
-    mr: int
-    nr: int
-    element_bytes: int
-    row_bytes: int
-    l2: int
-    l3: int
-    most_rows: int
-    most_rows_with_stages: int
-    most_columns: int
-
-
 def block_limits(kernel: Kernel) -> tuple[int, int, int]:
     """Rows of a block at most, rows with stages to run, columns where the depth is split: the kernel's own,
     or those from here.
@@ -98,7 +83,7 @@ def block_limits(kernel: Kernel) -> tuple[int, int, int]:
 def block_sizes(k, m, n, depth, threads, batch, direct, on_the_fly):
     """The fields of `Blocking`. It runs in Python, and compiled as a part of the planner.
 
-    `k` is the kernel's template, or anything with the fields of `Limits`. `threads` and `batch` are counts.
+    `k` is the kernel's template (`records.TEMPLATE`). `threads` and `batch` are counts.
     `direct`: whether the kernel stores to the result itself. `on_the_fly`: how the rhs may be packed on the
     fly.
     """
@@ -154,30 +139,3 @@ def block_sizes(k, m, n, depth, threads, batch, direct, on_the_fly):
     else:
         on_the_fly = NOT_ON_THE_FLY
     return mc, nc, kc, row_blocks, -(-n // nc), depth_blocks, splits, on_the_fly
-
-
-def choose_blocking(
-    kernel: Kernel,
-    m: int,
-    n: int,
-    depth: int,
-    *,
-    threads: int = 1,
-    batch: int = 1,
-    direct: bool = True,
-    on_the_fly: int = NOT_ON_THE_FLY,
-) -> Blocking:
-    """Block sizes for one kind of call; `on_the_fly`: how its rhs may be packed on the fly.
-
-    Examples
-    --------
-    >>> from lowgemm.kernels import by_name
-    >>> b = choose_blocking(by_name("portable"), 1000, 1000, 1000)
-    >>> b.mc * b.row_blocks >= 1000 and b.nc * b.col_blocks >= 1000 and b.depth_blocks
-    1
-    """
-    _, l2, l3 = cache_sizes()
-    limits = Limits(
-        kernel.mr, kernel.nr, kernel.element_bytes, kernel.row_bytes, l2, l3, *block_limits(kernel)
-    )  # fmt: skip
-    return Blocking(*block_sizes(limits, m, n, depth, threads, batch, direct, on_the_fly))

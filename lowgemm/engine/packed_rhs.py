@@ -27,6 +27,8 @@ class PackedRhs:
         Size of the panels and sums.
     """
 
+    #: NumPy leaves ``array @ packed`` to `__rmatmul__`, and refuses other arithmetic.
+    __array_ufunc__ = None
     #: Panels have no strides; what is keyed by an operand's strides finds this.
     strides = None
 
@@ -55,6 +57,11 @@ class PackedRhs:
 
     def __repr__(self) -> str:
         return f"PackedRhs(shape={self.shape}, dtype={self.dtype}, kernel={self.kernel!r})"
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise TypeError(
+            "a PackedRhs is no array: its elements lie in panels; .to_array() gives the matrix back"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickle carries the plain matrix: it is half of the panels' size for 16-bit layouts, and is right
@@ -110,7 +117,8 @@ def pack_rhs(rhs: Any) -> PackedRhs:
     Returns
     -------
     PackedRhs
-        Accepted by `gemm` in place of `rhs`. Picklable.
+        Accepted by `gemm` in place of `rhs`; ``lhs @ packed`` is ``gemm(lhs, packed)``. Pickle saves it, as the plain
+        matrix, which is packed anew where it is loaded.
 
     Raises
     ------

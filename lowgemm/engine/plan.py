@@ -177,6 +177,14 @@ class Plan(NotCopied):
         """
         return self.pipeline.watched(self.numbers, STAGES_AT)
 
+    def zero_vectors(self, lhs_zero: int | np.ndarray, rhs_zero: int | np.ndarray) -> list[np.ndarray]:
+        """Zero points as a bilinear plan wants them: one for each row and column, less what packing adds."""
+        found = []
+        for zero, shift, size in ((lhs_zero, self.lhs_shift, self.m), (rhs_zero, self.rhs_shift, self.n)):
+            wide = np.broadcast_to(np.asarray(zero, dtype=np.int64), (size,)) - shift
+            found.append(wide.astype(np.int32))  # wraps, as all of this arithmetic does
+        return found
+
     def run(
         self,
         lhs: int,
@@ -206,10 +214,7 @@ class Plan(NotCopied):
         """
         vectors = [0, 0]
         if self.bilinear:
-            keep = []
-            for zero, shift, size in ((lhs_zero, self.lhs_shift, self.m), (rhs_zero, self.rhs_shift, self.n)):
-                wide = np.broadcast_to(np.asarray(zero, dtype=np.int64), (size,)) - shift
-                keep.append(wide.astype(np.int32))  # wraps, as all of this arithmetic does
+            keep = self.zero_vectors(lhs_zero, rhs_zero)
             vectors = [v.ctypes.data for v in keep]
             lhs_zero = rhs_zero = 0
         numbers, watches = self.watched()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from lowgemm.engine import blocking, compensation, drivers, packing
+from lowgemm.engine import compensation, drivers, packing
 from lowgemm.engine.blocking import (
     BY_COLUMNS,
     BY_ROWS,
@@ -25,7 +25,7 @@ from lowgemm.engine.blocking import (
 )
 from lowgemm.engine.packing import CHUNK_BYTES, LINE
 from lowgemm.engine.records import ALWAYS, NEVER, TEMPLATE, WHERE_ALIGNED
-from lowgemm.jit.caches import CacheSizes
+from lowgemm.jit.caches import CacheSizes, cache_sizes
 from lowgemm.jit.scratch import ALIGNMENT
 from lowgemm.kernels import Kernel, microkernel
 
@@ -40,7 +40,7 @@ COLUMNS_IN_PLACE = 64
 
 def template_of(kernel: Kernel) -> Any:
     """What the planner needs to know of a kernel here; compiles the routines that every plan calls."""
-    return _template(kernel, blocking.cache_sizes())
+    return _template(kernel, cache_sizes())
 
 
 @functools.cache

@@ -153,27 +153,19 @@ def stack(typingctx, size):
     return _void(size), codegen
 
 
-def _adder(ordering: str):
-    def add(typingctx, array, index, amount):
-        def codegen(context, builder, signature, values):
-            data = context.make_array(signature.args[0])(context, builder, values[0]).data
-            return builder.atomic_rmw("add", builder.gep(data, [values[1]]), values[2], ordering)
+@intrinsic
+def take(typingctx, array, index, amount):
+    """Atomically add to an element of an int64 array; returns what it held before. It hands out numbers, each once.
 
-        return types.int64(array, types.intp, types.int64), codegen
+    It orders no other memory ("monotonic"): whoever draws a number reads nothing that another thread wrote in the same phase,
+    and between phases, and at the end, threads are joined, which orders everything.
+    """
 
-    return add
+    def codegen(context, builder, signature, values):
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        return builder.atomic_rmw("add", builder.gep(data, [values[1]]), values[2], "monotonic")
 
-
-#: ``take(array, index, amount)``: atomically add to an element of an int64 array; returns what it held
-#: before. It hands out numbers, each once. It orders no other memory ("monotonic"): whoever draws a number
-#: reads nothing that another thread wrote in the same phase, and between phases, and at the end, threads are
-#: joined, which orders everything.
-take = intrinsic(_adder("monotonic"))
-#: ``arrive(array, index, amount)``: the same for counting threads of which the last reads what the others
-#: wrote. Each must have its writes seen before its count (release), and the last must see them after
-#: (acquire): "acq_rel". On Arm, a plain addition lets the last one read old data; on x86 both are the same
-#: ``lock xadd``.
-arrive = intrinsic(_adder("acq_rel"))
+    return types.int64(array, types.intp, types.int64), codegen
 
 
 # ---- records ----------------------------------------------------------------------------------------------
@@ -241,7 +233,12 @@ def take_field(typingctx, record, field, amount):
 
 @intrinsic
 def arrive_behind(typingctx, record, index, amount):
-    """`arrive` for number `index` of the int64 numbers that follow a record in memory."""
+    """Atomically add to number `index` of the int64 numbers that follow a record in memory; returns what it held before.
+
+    It counts threads of which the last reads what the others wrote. Each must have its writes seen before its count (release),
+    and the last must see them after (acquire): "acq_rel". On Arm, a plain addition lets the last one read old data; on x86
+    both are the same ``lock xadd``.
+    """
 
     def codegen(context, builder, signature, values):
         behind = _field(builder, values[0], signature.args[0].size)

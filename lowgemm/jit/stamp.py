@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
 import pathlib
 
 import llvmlite
@@ -17,11 +16,8 @@ ABOVE = frozenset({"blockwise", "cli", "compat", "data", "in_numba", "nn", "onnx
 
 
 def rooms() -> dict[str, pathlib.Path]:
-    """Folders of the package by name; `kernels/` lies elsewhere when the package is installed for editing."""
-    found = {p.name: p for p in pathlib.Path(__file__).parents[1].iterdir() if (p / "__init__.py").exists()}
-    kernels = importlib.util.find_spec("lowgemm.kernels")
-    assert kernels is not None and kernels.origin is not None
-    return {**found, "kernels": pathlib.Path(kernels.origin).parent}
+    """Folders of the package by name."""
+    return {p.name: p for p in pathlib.Path(__file__).parents[1].iterdir() if (p / "__init__.py").exists()}
 
 
 @functools.cache

@@ -1,5 +1,8 @@
 """Networks in integers: layers, conversion from float, dynamic quantization. `docs/networks.md` has results."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from lowgemm.nn.add import QuantizedAdd, QuantizedResidual
 from lowgemm.nn.conv import QuantizedConv2d
 from lowgemm.nn.dynamic import dynamic_linear, weight_only_linear
@@ -28,3 +31,18 @@ __all__ = [
     "save",
     "weight_only_linear",
 ]
+
+#: Modules that are loaded when they are first asked for: the export needs the package onnx.
+_LAZY = ("convert", "float_net", "onnx_export")
+if TYPE_CHECKING:  # for editors, which do not run `__getattr__`
+    from lowgemm.nn import convert, float_net, onnx_export  # noqa: F401
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"lowgemm.nn.{name}")
+    raise AttributeError(f"module 'lowgemm.nn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_LAZY})

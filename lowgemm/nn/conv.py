@@ -16,7 +16,7 @@ from lowgemm.engine.packing import CHUNK_BYTES
 from lowgemm.nn import reference, routines
 from lowgemm.nn.filters import Filters
 from lowgemm.nn.layer import four, pair, window_shape
-from lowgemm.nn.program import BETWEEN, FIXED, Place, Program
+from lowgemm.nn.program import FIXED, Place, Program
 from lowgemm.nn.weighted import Weighted
 from lowgemm.nn.windows import Windows
 from lowgemm.quantization import QParams
@@ -152,7 +152,7 @@ class QuantizedConv2d(Weighted):
                 product(x.part(g * self.depth), pixels, self.depth, self.channels, g, 0)
             return to
         source = x
-        if any(self.padding) or x.base != BETWEEN:  # what lies between layers has room behind it
+        if any(self.padding):
             source = program.place(math.prod(windows.padded().shape))
             program.op(routines.pad, routines.pad.record(**windows.margins(self.input_zero)), x, source)
         windows = windows.padded()

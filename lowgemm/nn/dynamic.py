@@ -10,7 +10,7 @@ import numpy as np
 
 from lowgemm.checks.values import INT32_MAX, as_array
 from lowgemm.engine.packed_rhs import PackedRhs, pack_rhs
-from lowgemm.fixedpoint.rows import code_row, largest_magnitude
+from lowgemm.fixedpoint.rows import INFINITY_BITS, TINY, code_row, largest_magnitude
 from lowgemm.gemm import gemm
 from lowgemm.jit import disk_cache
 from lowgemm.nn import reference
@@ -19,15 +19,8 @@ from lowgemm.quantization.folding import per_channel
 
 #: Bytes of int8 rows prepared at a time, so that they are in level 2 when the product reads them.
 BLOCK_BYTES = 1 << 18
-#: Rows whose largest magnitude is below this count as zeros: 127 / 2**-119 is the last inverse float32 can hold.
-TINY = 2.0**-119
-#: Bits of float32's infinity: those of no finite magnitude are as large.
-INFINITY_BITS = 0x7F800000
 #: Most products of int8 rows (127 at most) and int8 weights that int32 holds; deeper sums are taken in parts.
 DEEPEST = INT32_MAX // (127 * 128)
-
-
-_TINY = np.float32(TINY)
 
 
 @disk_cache.njit(nogil=True)
@@ -43,7 +36,7 @@ def rows_to_int8(x, bits, to, scales, scale_bits):
         largest = scales[r]  # the same memory
         inverse = np.float32(0)
         scales[r] = np.float32(0)
-        if largest >= _TINY:
+        if largest >= TINY:
             inverse = np.float32(127) / largest
             scales[r] = largest / np.float32(127)
         code_row(x[r], inverse, to[r])

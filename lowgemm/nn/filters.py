@@ -30,6 +30,8 @@ BLOCK_BYTES = 1 << 18
 SUMS_BYTES = 1 << 15
 #: Bytes of padded images at a time, one image at least.
 IMAGE_BYTES = 1 << 20
+#: Where in the parameters of `routines.patches` the block is said, all of whose fields are int64.
+_FIRST, _COUNT = ((routines.PATCHES.names or ()).index(name) for name in ("first", "count"))
 
 
 class DepthwiseWork(NamedTuple):
@@ -88,7 +90,7 @@ class Filters:
         self.parts = [slice(g * per_group, (g + 1) * per_group) for g in range(groups)]
         flat = weight.reshape(-1, self.outputs)
         self._packed = [packed(flat[:, part]) for part in self.parts]
-        self._records: tuple[Windows | None, list[np.ndarray]] = (None, [])
+        self._params: tuple[Windows | None, list[np.ndarray]] = (None, [])
         self.nbytes = sum(p.nbytes for p in self._packed)
 
     def run(
@@ -176,41 +178,52 @@ class Filters:
     def _patches(
         self, x: np.ndarray, out: np.ndarray, input_zero: int, windows: Windows, multiply: Any
     ) -> None:
-        """Some images at a time: a padded copy, which has room behind it, then block by block of patches."""
-        whole = windows.padded().shape
-        at_once = min(whole[0], max(1, IMAGE_BYTES // math.prod(whole[1:])))
-        padded = np.full(math.prod(whole[1:]) * at_once + routines.SLACK, input_zero, x.dtype)
-        images = padded[: -routines.SLACK].reshape(at_once, *whole[1:])
-        top, _, left, _ = windows.padding
-        inside = images[:, top : top + x.shape[1], left : left + x.shape[2]]
-        row, pixels = math.prod(self.size) * self.depth, math.prod(windows.out)
+        """Block by block of patches; images with padding, or in another order of memory, are copied some at a time."""
+        number, height, width, channels = windows.shape
+        top, bottom, left, right = windows.padding
+        shape = (height + top + bottom, width + left + right, channels)
+        copied = shape != x.shape[1:] or not (x.flags.c_contiguous or x.nbytes <= IMAGE_BYTES)
+        if not copied:
+            at_once, images = number, np.ascontiguousarray(x)
+        else:
+            at_once = min(number, max(1, IMAGE_BYTES // math.prod(shape)))
+            images = np.full((at_once, *shape), input_zero, x.dtype)
+            inside = images[:, top : top + height, left : left + width]
+        row, pixels = self.size[0] * self.size[1] * self.depth, windows.out[0] * windows.out[1]
         block = min(at_once * pixels, max(1, BLOCK_BYTES // row))
         patches = np.empty(block * row + routines.SLACK, x.dtype)
         matrix = patches[: block * row].reshape(block, row)
-        works = self._patches_of(windows.padded(at_once))
-        addresses = padded.ctypes.data, 0, patches.ctypes.data, 0
-        for image in range(0, whole[0], at_once):
-            n = min(at_once, whole[0] - image)
-            inside[:n] = x[image : image + n]
+        params = self._patches_of(windows, at_once)
+        places = [p.ctypes.data for p in params]
+        addresses, copy = (images.ctypes.data, 0, patches.ctypes.data, 0), routines.patches.ctypes
+        for image in range(0, number, at_once):
+            n = min(at_once, number - image)
+            if copied:
+                inside[:n] = x[image : image + n]
             to = out[image : image + n].reshape(-1, self.outputs)
             for first in range(0, n * pixels, block):
                 count = min(block, n * pixels - first)
                 for g, part in enumerate(self.parts):
-                    works[g]["first"], works[g]["count"] = first, count
-                    routines.patches.ctypes(works[g].ctypes.data, *addresses)
+                    params[g][_FIRST], params[g][_COUNT] = first, count
+                    copy(places[g], *addresses)
                     multiply(matrix[:count], g, to[first : first + count, part])
 
-    def _patches_of(self, windows: Windows) -> list[np.ndarray]:
-        """Records of `routines.patches` for each group; those of the last windows are kept, and copied: a call changes its own."""
-        known, records = self._records
+    def _patches_of(self, windows: Windows, at_once: int) -> list[np.ndarray]:
+        """Parameters of `routines.patches` for each group, as the int64 numbers that they are: NumPy sets fields of records slowly.
+
+        Those of the last windows are kept, and copied: a call changes its own.
+        """
+        known, params = self._params
         if known != windows:
-            row = math.prod(self.size) * self.depth
-            records = [
-                routines.patches.record(**windows.patches(0, 0, g * self.depth, self.depth, row))
+            row, padded = math.prod(self.size) * self.depth, windows.padded(at_once)
+            params = [
+                routines.patches.record(**padded.patches(0, 0, g * self.depth, self.depth, row)).view(
+                    np.int64
+                )
                 for g in range(self.groups)
             ]
-            self._records = (windows, records)  # one assignment, so threads see a pair that fits
-        return [record.copy() for record in records]
+            self._params = (windows, params)  # one assignment, so threads see a pair that fits
+        return [p.copy() for p in params]
 
     def _depthwise(
         self,

@@ -89,6 +89,16 @@ class Layer(ABC):
     def state(self) -> dict[str, Any]:
         """Constructor arguments: arrays, `QParams`, numbers, text, None or (for a branch) a list of layers."""
 
+    def __repr__(self) -> str:
+        """What it is made of, arrays by dtype and shape, and its dtypes from input to result."""
+        parts = [
+            f"{name}={_short(value)}"
+            for name, value in self.state().items()
+            if value is not None and not isinstance(value, QParams)
+        ]
+        result = "float32" if self.output_qparams is None else self.output_qparams.dtype
+        return f"{type(self).__name__}({', '.join([*parts, f'{self.input_qparams.dtype} -> {result}'])})"
+
     def maccs(self, shape: tuple[int, ...]) -> int:
         """Multiply-accumulates for an input of this shape."""
         self.output_shape(shape)
@@ -98,6 +108,12 @@ class Layer(ABC):
     def parameter_bytes(self) -> int:
         """Bytes of weights and biases."""
         return 0
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape}"
+    return f"{len(value)} layers" if isinstance(value, list) else repr(value)
 
 
 def tensor_qparams(value: Any, name: str) -> QParams:

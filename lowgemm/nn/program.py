@@ -233,13 +233,7 @@ class Program(NotCopied):
         )
         vectors = [0, 0]
         if bilinear:
-            pairs = ((zeros[0], plan.lhs_shift, rows), (zeros[1], plan.rhs_shift, columns))
-            vectors = [
-                self.keep(
-                    np.broadcast_to(np.asarray(z, np.int64), (size,)).astype(np.int32) - np.int32(shift)
-                )
-                for z, shift, size in pairs
-            ]
+            vectors = [self.keep(v) for v in plan.zero_vectors(*zeros)]
         self.hold((plan, packed))
         values = [0 if bilinear else int(z) for z in zeros]
         params = routines.multiply.record(

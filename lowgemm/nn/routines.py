@@ -16,7 +16,7 @@ import numpy as np
 from lowgemm.jit.memory import as_address, copy_bytes, offset, pointer_at, store_32
 from lowgemm.jit.routine import Routine, call_address, inner, signature
 
-#: Bytes behind a buffer that `patches` may read or write: its copies are whole vectors.
+#: Bytes behind a buffer that `patches` may write: its copies are whole vectors.
 SLACK = 64
 #: Elements of the depthwise convolution's inner loop: a few vectors of 16, so that its start does not dominate.
 TILE = 256
@@ -37,8 +37,8 @@ QUANTIZE = np.dtype([("count", np.int64), *_fields("scale zero_point low high", 
 #: Images of `row` bytes a line, and what goes around them: lines, bytes, and their value.
 PAD = np.dtype(_fields("images height row top bottom left right zero"))
 #: Windows over padded images. `count` patches from `first` on, of `kh` rows of `taps_x` runs of `run` bytes; the first
-#: channel; bytes from one patch to the next.
-PATCHES = np.dtype(_WINDOWS + _fields("first count taps_x run channel row_bytes"))
+#: channel; bytes from one patch to the next; bytes of all images.
+PATCHES = np.dtype(_WINDOWS + _fields("first count taps_x run channel row_bytes size"))
 #: Lines of the result that are done at a time; the input's flip and zero point; output stages: the routine that applies
 #: them, their table and its length, and bytes of an element.
 DEPTHWISE = np.dtype(_WINDOWS + _fields("block flip zero apply stages count item"))
@@ -203,12 +203,18 @@ def patches(params, src, src2, dst, space):
     """Rows `first` ... of the matrix of patches of padded images.
 
     Each tap (or row of taps, where they lie side by side) is copied in vectors that may write too much: what
-    comes next overwrites it, and behind a row's end it meets weights that are zero.
+    comes next overwrites it, and behind a row's end it meets weights that are zero. The last patches, where vectors would
+    read behind the images, are copied byte by byte.
     """
     p = numba.carray(params, (1,), PATCHES)[0]
     first, height, width, channels, oh, ow = p.first, p.height, p.width, p.channels, p.oh, p.ow
     taps_y, taps_x, run, sy, sx, dy, dx = p.kh, p.taps_x, p.run, p.sy, p.sx, p.dy, p.dx
-    channel, row_bytes = p.channel, p.row_bytes
+    channel, row_bytes, size = p.channel, p.row_bytes, p.size
+    x, out = numba.carray(src, (size,), np.uint8), numba.carray(dst, (p.count * row_bytes,), np.uint8)
+    # from a patch's first byte to the end of what its vectors read
+    reach = ((taps_y - 1) * dy * width + (taps_x - 1) * dx) * channels + (
+        16 if run <= 16 else (run + 31) & -32
+    )
     image = first // (oh * ow)
     oy = (first - image * oh * ow) // ow
     ox = first - (image * oh + oy) * ow
@@ -218,7 +224,9 @@ def patches(params, src, src2, dst, space):
         for ky in range(taps_y):
             for kx in range(taps_x):
                 source = corner + (ky * dy * width + kx * dx) * channels
-                if run <= 16:
+                if corner + reach > size:
+                    _copy(x, source, out, at, run)
+                elif run <= 16:
                     copy_bytes(offset(dst, at), offset(src, source), 16)
                 else:
                     j = 0

@@ -48,7 +48,12 @@ class QuantizedSequential:
     >>> from lowgemm.nn import QuantizedLinear
     >>> from lowgemm.quantization import QParams
     >>> layer = QuantizedLinear(np.array([[1], [-2]], np.int8), None, QParams(0.5), QParams(0.25))
-    >>> QuantizedSequential([layer]).predict([[1.0, 0.5]])
+    >>> network = QuantizedSequential([layer])
+    >>> network
+    QuantizedSequential(
+      0: QuantizedLinear(weight=int8 (2, 1), activation='none', rounding='gemmlowp', int8 -> float32)
+    )
+    >>> network.predict([[1.0, 0.5]])
     array([[0.]], dtype=float32)
     """
 
@@ -64,6 +69,10 @@ class QuantizedSequential:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["layers"])  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        lines = (f"  {i}: {layer!r}\n" for i, layer in enumerate(self.layers))
+        return f"{type(self).__name__}(\n{''.join(lines)})"
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)

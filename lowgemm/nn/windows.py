@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 
@@ -65,4 +66,5 @@ class Windows(NamedTuple):
         taps_x, run = (1, self.size[1] * depth) if together else (self.size[1], depth)
         return self.fields() | {
             "first": first, "count": count, "taps_x": taps_x, "run": run, "channel": channel, "row_bytes": row_bytes,
+            "size": math.prod(self.shape),
         }  # fmt: skip

@@ -9,6 +9,7 @@ from lowgemm.quantization.folding import fold_batch_norm
 from lowgemm.quantization.headroom import scale_for_bias
 from lowgemm.quantization.observer import Observer
 from lowgemm.quantization.observers import MinMax, MovingAverage, Percentile
+from lowgemm.quantization.one_array import Quantized, quantize_array
 from lowgemm.quantization.qparams import QParams, choose_qparams, quantize_multiplier
 from lowgemm.quantization.report import RangeReport, range_report
 from lowgemm.quantization.s_shaped import (
@@ -32,6 +33,7 @@ __all__ = [
     "Observer",
     "Percentile",
     "QParams",
+    "Quantized",
     "RangeReport",
     "SShapedGain",
     "TensorReport",
@@ -46,6 +48,7 @@ __all__ = [
     "fold_batch_norm",
     "progress_bar",
     "quantize",
+    "quantize_array",
     "quantize_multiplier",
     "range_report",
     "s_shaped_gain",

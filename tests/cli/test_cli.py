@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from patience import PATIENCE
 
+import lowgemm
 from lowgemm.__main__ import main
 from lowgemm.data import recorded_network
 
@@ -40,6 +41,66 @@ def test_explain(capsys):
         main(["explain", "64y32"])
 
 
+def test_explain_takes_a_batch(capsys):
+    assert main(["explain", "3x64x32x16", "--threads", "1"]) == 0
+    assert "64 x 32 by 32 x 16" in capsys.readouterr().out
+
+
+def test_version_and_what_is_unknown(capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["--version"])
+    assert done.value.code == 0 and capsys.readouterr().out == f"lowgemm {lowgemm.__version__}\n"
+    with pytest.raises(SystemExit) as done:
+        main(["bench", "--shape-of-things"])
+    said = capsys.readouterr().err
+    assert done.value.code == 2 and "usage: python -m lowgemm bench" in said and "--shape-of-things" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["bench", "--threads", "0"], "--threads: expected 1 to"), (["bench", "--threads", "100000"], "--threads: expected 1 to"),
+        (["demo", "--threads", "100000"], "--threads: expected 1 to"), (["bench", "--seconds", "-1"], "--seconds: expected more than 0"),
+        (["bench", "--seconds", "nan"], "--seconds: "), (["bench", "--json", "/no/such/folder/x.json"], "--json: cannot write"),
+        (["bench", "--plot", "/no/such/folder/x.png"], "--plot: cannot write"),
+    ],
+)  # fmt: skip
+def test_refused_before_anything_is_measured(options, said, capsys, monkeypatch):
+    monkeypatch.setattr("lowgemm.cli.bench._limits", lambda kernel: pytest.fail("measured first"))
+    assert main(options) == 2
+    assert f"error: {said}" in capsys.readouterr().err
+
+
+def test_bench_prints_rows_as_they_come_and_keeps_them_when_interrupted(tmp_path, capsys, monkeypatch):
+    path, seen = tmp_path / "figures.json", []
+
+    def measured(shape, kernel, args):
+        seen.append(capsys.readouterr().out)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        names = ("float32", "lowgemm", "lowgemm packed", "lowgemm packed -> uint8")
+        return {"shape": list(shape), "gmacs": dict.fromkeys(names, 2.0), "scaling": {}, "notes": {}}
+
+    monkeypatch.setattr(
+        "lowgemm.cli.bench._limits", lambda kernel: {"microkernel_gmacs": 1.0, "read_gbytes": 1.0}
+    )
+    monkeypatch.setattr("lowgemm.cli.bench._shape", measured)
+    assert main(["bench", "--shapes", "16,24,32,48", "--json", str(path)]) == 130
+    assert "16 x 16 x 16" in seen[1] and "24 x 24 x 24" in seen[2]
+    assert "interrupted" in capsys.readouterr().out
+    assert [s["shape"] for s in json.loads(path.read_text())["shapes"]] == [[16] * 3, [24] * 3]
+
+
+def test_no_ratio_to_a_blas_that_was_not_held(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    assert main(["demo"]) == 0
+    said = capsys.readouterr().out
+    lines = [line for line in said.splitlines() if line.startswith(("float32 NumPy", "lowgemm ->"))]
+    assert len(lines) == 4 and all(line.endswith(" -") for line in lines)
+    assert "not held to 1 thread" in said and "note: OPENBLAS_CORETYPE=Haswell is set" in said
+
+
 def test_bench_writes_its_figures(tmp_path, capsys):
     path = tmp_path / "figures.json"
     assert main(["bench", "--shapes", "16,8x16x24", "--seconds", "0.05", "--json", str(path)]) == 0
@@ -47,7 +108,6 @@ def test_bench_writes_its_figures(tmp_path, capsys):
     assert [s["shape"] for s in figures["shapes"]] == [[16, 16, 16], [8, 16, 24]]
     assert all(g > 0 for s in figures["shapes"] for g in s["gmacs"].values())
     assert "float32" in capsys.readouterr().out
-    assert main(["bench", "--threads", "0"]) == 2
 
 
 PIPELINES = """

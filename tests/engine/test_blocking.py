@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lowgemm import kernels
-from lowgemm.engine.blocking import BY_COLUMNS, BY_ROWS, SPLIT_DEPTH, choose_blocking
+from lowgemm.engine.blocking import (
+    BY_COLUMNS,
+    BY_ROWS,
+    NOT_ON_THE_FLY,
+    SPLIT_DEPTH,
+    Blocking,
+    block_limits,
+    block_sizes,
+)
 from lowgemm.jit.caches import FALLBACK, cache_sizes
 
 SIZE = st.one_of(st.integers(1, 300), st.integers(1, 10**6))
+
+
+def blocks(kernel, m, n, depth, *, threads=1, batch=1, direct=True, on_the_fly=NOT_ON_THE_FLY) -> Blocking:
+    """Block sizes of one product, also for a kernel that does not run here: a template would compile it."""
+    most = zip(("most_rows", "most_rows_with_stages", "most_columns"), block_limits(kernel), strict=True)
+    own = {name: getattr(kernel, name) for name in ("mr", "nr", "element_bytes")}
+    limits = types.SimpleNamespace(**own, **dict(most), l2=cache_sizes().l2, l3=cache_sizes().l3)
+    return Blocking(*block_sizes(limits, m, n, depth, threads, batch, direct, on_the_fly))
 
 
 @pytest.mark.parametrize("kernel", kernels.all_kernels(), ids=lambda k: k.name)
@@ -26,9 +43,7 @@ SIZE = st.one_of(st.integers(1, 300), st.integers(1, 10**6))
     on_the_fly=st.integers(0, 2),
 )
 def test_blocks_cover_everything_once(kernel, m, n, depth, threads, batch, direct, on_the_fly):
-    b = choose_blocking(
-        kernel, m, n, depth, threads=threads, batch=batch, direct=direct, on_the_fly=on_the_fly
-    )
+    b = blocks(kernel, m, n, depth, threads=threads, batch=batch, direct=direct, on_the_fly=on_the_fly)
     assert b.mc % kernel.mr == 0
     assert (b.row_blocks - 1) * b.mc < m <= b.row_blocks * b.mc
     assert (b.col_blocks - 1) * b.nc < n <= b.col_blocks * b.nc
@@ -45,42 +60,42 @@ def test_blocks_cover_everything_once(kernel, m, n, depth, threads, batch, direc
 
 def test_more_threads_get_more_blocks():
     kernel = kernels.by_name("portable")
-    b = choose_blocking(kernel, 1024, 1024, 1024, threads=16)
+    b = blocks(kernel, 1024, 1024, 1024, threads=16)
     assert b.row_blocks * b.col_blocks >= 16
 
 
 def test_threads_share_what_there_is():
     """Rows first, in whole rounds; then columns; and the depth where both are few."""
     kernel = kernels.by_name("portable")
-    tall = choose_blocking(kernel, 640, 640, 640, threads=3)
+    tall = blocks(kernel, 640, 640, 640, threads=3)
     assert tall.row_blocks % 3 == 0 and tall.splits == 1
-    wide = choose_blocking(kernel, 4, 4096, 4096, threads=2)
+    wide = blocks(kernel, 4, 4096, 4096, threads=2)
     assert wide.row_blocks == 1 and wide.col_blocks >= 4 and wide.splits == 1
-    deep = choose_blocking(kernel, 16, 64, 65536, threads=2)
+    deep = blocks(kernel, 16, 64, 65536, threads=2)
     assert deep.row_blocks * deep.col_blocks == 1 and deep.splits >= 4 and deep.depth_blocks >= deep.splits
-    assert choose_blocking(kernel, 16, 64, 65536).splits == 1
+    assert blocks(kernel, 16, 64, 65536).splits == 1
 
 
 def test_an_rhs_of_one_use_is_streamed_where_rows_are_few():
     kernel = kernels.by_name("portable")
     sizes = {"m": 4, "n": 4096, "depth": 4096}
-    by_rows, by_columns = (choose_blocking(kernel, **sizes, on_the_fly=s) for s in (BY_ROWS, BY_COLUMNS))
+    by_rows, by_columns = (blocks(kernel, **sizes, on_the_fly=s) for s in (BY_ROWS, BY_COLUMNS))
     assert by_rows.on_the_fly and by_rows.depth_blocks > 1 and by_rows.kc * by_rows.nc <= cache_sizes().l2
     assert (
         by_columns.on_the_fly
         and by_columns.col_blocks > 1
         and by_columns.kc * by_columns.nc <= cache_sizes().l2
     )
-    assert not choose_blocking(kernel, **sizes).on_the_fly
-    assert not choose_blocking(kernel, 400, 4096, 4096, on_the_fly=BY_ROWS).on_the_fly
+    assert not blocks(kernel, **sizes).on_the_fly
+    assert not blocks(kernel, 400, 4096, 4096, on_the_fly=BY_ROWS).on_the_fly
 
 
 def test_a_kernel_may_say_its_own_block_sizes():
     common = kernels.by_name("portable")
     own = dataclasses.replace(common, block_rows=12, block_rows_with_stages=8, block_columns=64)
-    assert choose_blocking(own, 1000, 100, 100).mc == 12 < choose_blocking(common, 1000, 100, 100).mc
-    assert choose_blocking(own, 1000, 100, 100, direct=False).mc == 8
-    deep = choose_blocking(own, 1000, 1000, 10**6)
+    assert blocks(own, 1000, 100, 100).mc == 12 < blocks(common, 1000, 100, 100).mc
+    assert blocks(own, 1000, 100, 100, direct=False).mc == 8
+    deep = blocks(own, 1000, 1000, 10**6)
     assert deep.depth_blocks > 1 and (deep.mc, deep.nc) == (8, 64)
 
 

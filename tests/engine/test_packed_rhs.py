@@ -48,3 +48,26 @@ def test_changing_the_source_afterwards_changes_nothing():
 def test_says_what_it_is():
     w = lowgemm.pack_rhs(np.ones((4, 6), np.int8))
     assert "shape=(4, 6)" in repr(w) and w.ndim == 2 and w.nbytes >= 24
+
+
+def test_at_sign_and_no_other_arithmetic():
+    x, w = np.arange(6, dtype=np.uint8).reshape(2, 3), np.arange(-6, 6, dtype=np.int8).reshape(3, 4)
+    packed = lowgemm.pack_rhs(w)
+    np.testing.assert_array_equal(x @ packed, x.astype(int) @ w.astype(int))
+    np.testing.assert_array_equal(x[0] @ packed, x[0].astype(int) @ w.astype(int))
+    np.testing.assert_array_equal(x.tolist() @ packed, x.astype(int) @ w.astype(int))
+    for wrong in (lambda: packed @ x, lambda: x + packed, lambda: packed * 2, lambda: np.add(packed, 1)):
+        with pytest.raises(TypeError):
+            wrong()
+
+
+def test_is_no_array_and_says_what_to_do():
+    packed = lowgemm.pack_rhs(np.ones((3, 4), np.int8))
+    for convert in (
+        np.asarray,
+        np.array,
+        lambda p: np.asarray(p, dtype=np.int8),
+        lambda p: lowgemm.gemm(p, p),
+    ):
+        with pytest.raises(TypeError, match=r"\.to_array\(\)"):
+            convert(packed)

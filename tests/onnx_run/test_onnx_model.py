@@ -80,7 +80,12 @@ def test_command_errors(file, tmp_path, capsys):
     assert "objects.npy" in said(file, "--input", str(tmp_path / "objects.npy"))
     assert "x: expected shape ('batch', 3), got (1, 4)" in said(file, "--input", f"x={tmp_path}/wide.npy")
     assert "x: expected dtype uint8, got float64" in said(file, "--input", f"x={tmp_path}/float.npy")
-    assert "unknown z" in said(file, "--random", "--input", f"z={tmp_path}/float.npy")
+    assert "--input: the model has no input 'z'; it has x" in said(
+        file, "--random", "--input", f"z={tmp_path}/float.npy"
+    )
+    assert "--dim: the model has no named axis 'foo'; it has batch" in said(
+        file, "--random", "--dim", "foo=3"
+    )
     assert "--dim: expected NAME=SIZE" in said(file, "--random", "--dim", "batch")
     assert "bytes; pass --input" in said(file, "--random", "--dim", "batch=99999999999")
     assert "--repeat" in said(file, "--random", "--repeat", "-1")

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 import lowgemm as lg
+import lowgemm.nn
+import lowgemm.quantization
 from lowgemm import kernels, reference
 from lowgemm.jit import scratch
 
@@ -112,6 +114,33 @@ def others(r: random.Random, lhs: np.ndarray, rhs: np.ndarray, zeros: dict[str, 
             assert np.array_equal(out, sums), ("njit, out", m, n)
 
 
+def convolutions(r: random.Random, g: np.random.Generator) -> None:
+    """Images that end at a guard page, whose patches are copied in whole vectors."""
+    height, width, depth, groups = (
+        r.randrange(3, 12),
+        r.randrange(3, 12),
+        r.choice((1, 3, 8, 17)),
+        r.choice((1, 2)),
+    )
+    size, padding = r.choice(((1, 1), (2, 3), (3, 3))), r.choice((0, 1))
+    images = g.integers(0, 256, (height, width * depth * groups), np.uint8)
+    weight = g.integers(-128, 128, (*size, depth, 3 * groups), np.int8)
+    one = lg.quantization.QParams
+    layer = lg.nn.QuantizedConv2d(
+        weight, None, one(0.1, 3, "uint8"), one(0.1), one(9.0), padding=padding, groups=groups
+    )
+    for at_end in (False, True):
+        x = guard.guarded(images, "c", at_end=at_end).reshape(1, height, width, depth * groups)
+        expected = layer.reference(x)
+        assert np.array_equal(layer(x), expected), ("conv2d", x.shape, size, padding)
+        out = guard.guarded(np.zeros((expected.size, 1), np.int8), "c", at_end=at_end).reshape(expected.shape)
+        layer.filters.run(
+            x, out, layer.part_stages, input_zero=layer.input_zero, weight_zero=layer.weight_zero, stride=layer.stride,
+            padding=layer.padding, dilation=layer.dilation,
+        )  # fmt: skip
+        assert np.array_equal(out, expected), ("filters", x.shape, size, padding)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -135,6 +164,7 @@ def main() -> None:
                 layouts = (layout, r.choice(guard.LAYOUTS), r.choice(guard.LAYOUTS))
                 with small_machine(small):
                     products += one(r, g, layouts, at_end, args.large)
+                    convolutions(r, g)
                 guard.release()
     print(
         f"{len(names)} kernels, {products} products between guard pages, half of them with small caches, 0 wrong"

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Iterator
 
-from lowgemm.engine import blocking, pace, threads
+from lowgemm.engine import blocking, pace, planner, threads
 from lowgemm.jit.caches import CacheSizes
 
 #: Caches at which a depth of 50 is split and an rhs of 2 KB is packed on the fly.
@@ -18,13 +18,13 @@ MACS_PER_THREAD = 1000
 
 def caches(small: bool) -> None:
     """Pretend to have small caches, or stop it; what `gemm` remembers is for others, so it is dropped."""
-    blocking.cache_sizes = (lambda: CACHES) if small else _REAL
+    planner.cache_sizes = (lambda: CACHES) if small else _REAL
     blocking.SPLIT_DEPTH = 16 if small else _SPLIT_DEPTH
     for seen in (sys.modules["lowgemm.engine.call"]._plans, sys.modules["lowgemm.gemm"]._calls):
         seen._entries.clear()
 
 
-_REAL, _SPLIT_DEPTH = blocking.cache_sizes, blocking.SPLIT_DEPTH
+_REAL, _SPLIT_DEPTH = planner.cache_sizes, blocking.SPLIT_DEPTH
 
 
 @contextlib.contextmanager

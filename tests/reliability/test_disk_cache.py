@@ -135,9 +135,6 @@ def copy_of_package(folder: pathlib.Path) -> dict[str, str]:
     """The installed layout in a folder of its own, and the environment that imports it and not the other one."""
     skip = shutil.ignore_patterns("__pycache__")
     shutil.copytree(pathlib.Path(lowgemm.__file__).parent, folder / "lowgemm", ignore=skip)
-    shutil.copytree(
-        pathlib.Path(kernels.__file__).parent, folder / "lowgemm" / "kernels", ignore=skip, dirs_exist_ok=True
-    )
     return {
         "PYTHONPATH": f"{folder}{os.pathsep}{pathlib.Path(numba.__file__).parents[1]}",
         "PYTHONDONTWRITEBYTECODE": "1",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llvmlite import ir
+
 from lowgemm.kernels.framework.kernel import (
     EMULATOR,
     Kernel,

@@ -11,6 +11,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
+
 from lowgemm.kernels import all_kernels
 from lowgemm.kernels.framework.kernel import ARGUMENTS, POINTERS, Kernel, Target, i8, i64
 from lowgemm.kernels.framework.unroll import emit_microkernel

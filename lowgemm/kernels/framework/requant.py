@@ -23,6 +23,7 @@ bounds; and a narrowing store.
 from __future__ import annotations
 
 from llvmlite import ir
+
 from lowgemm.kernels.framework.irtools import call_intrinsic, const, i32, i64, shuffle, splat, vec
 
 

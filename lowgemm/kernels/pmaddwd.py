@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llvmlite import ir
+
 from lowgemm.kernels.framework.kernel import Kernel, call_intrinsic, i16, i32, load, splat, vec
 
 _INSTRUCTION = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}

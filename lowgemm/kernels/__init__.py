@@ -13,6 +13,12 @@ import sys
 import warnings
 from typing import Any
 
+from numba import types
+from numba.extending import intrinsic
+
+from lowgemm import config
+from lowgemm.jit.routine import Routine, routine, unpack_words
+from lowgemm.jit.target import target
 from lowgemm.kernels import (
     arm_dotprod,
     arm_i8mm,
@@ -27,12 +33,6 @@ from lowgemm.kernels import (
 )
 from lowgemm.kernels.framework.kernel import ARGUMENTS, EITHER, SIGNATURE, Kernel
 from lowgemm.kernels.framework.unroll import emit_microkernel
-from numba import types
-from numba.extending import intrinsic
-
-from lowgemm import config
-from lowgemm.jit.routine import Routine, routine, unpack_words
-from lowgemm.jit.target import target
 
 _REGISTRY: list[Kernel] = [
     x86_amx_int8.KERNEL,

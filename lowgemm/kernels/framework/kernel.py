@@ -36,6 +36,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llvmlite import ir
+
+from lowgemm.jit.routine import signature
 from lowgemm.kernels.framework.irtools import (  # noqa: F401 (kernels take these from here)
     at,
     call_intrinsic,
@@ -51,8 +53,6 @@ from lowgemm.kernels.framework.irtools import (  # noqa: F401 (kernels take thes
     store,
     vec,
 )  # fmt: skip
-
-from lowgemm.jit.routine import signature
 
 #: The type of an lhs whose sign the kernel is told.
 EITHER = "u8 or s8"

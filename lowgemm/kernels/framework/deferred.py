@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
+
 from lowgemm.kernels.framework.irtools import at, const, i8, i32, i64, load, splat, store, vec
 from lowgemm.kernels.framework.requant import requantize_constants, requantized
 

@@ -17,11 +17,11 @@ import llvmlite.binding as llvm
 import numba
 import numpy as np
 from llvmlite import ir
-from lowgemm.kernels.framework.irtools import const, i8, i64
 from numba.core import cgutils
 
 from lowgemm.jit.memory import load_i32, load_i64, load_s8, load_u8, offset, store_8, store_32
 from lowgemm.jit.routine import routine
+from lowgemm.kernels.framework.irtools import const, i8, i64
 
 #: Registers, their rows and the bytes of each.
 TILES, ROWS, BYTES = 8, 16, 64

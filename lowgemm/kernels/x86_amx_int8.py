@@ -26,6 +26,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from llvmlite import ir
+
 from lowgemm.kernels.framework import tile_permission
 from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i8, i32, i64, load, splat, store, vec
 from lowgemm.kernels.framework.kernel import Kernel, Target

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llvmlite import ir
+
 from lowgemm.kernels.framework.kernel import Kernel, Target, const, i16, i32, load, shuffle, vec
 from lowgemm.kernels.pmaddwd import Pmaddwd
 

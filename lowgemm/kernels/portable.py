@@ -17,10 +17,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from lowgemm.kernels.framework.kernel import SIGNATURE, Kernel
 
 from lowgemm.jit.memory import load_i32, load_s8, load_u8, offset, stack, store_32
 from lowgemm.jit.routine import Routine, routine
+from lowgemm.kernels.framework.kernel import SIGNATURE, Kernel
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from lowgemm.kernels.framework.kernel import EITHER, Kernel
 
+from lowgemm.kernels.framework.kernel import EITHER, Kernel
 from lowgemm.reference_fixedpoint import rounding_divide_by_pot, saturating_rounding_doubling_high_mul
 
 _STORED = {"u8": np.uint8, "s8": np.int8, "s16": np.int16}

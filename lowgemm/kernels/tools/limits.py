@@ -6,13 +6,13 @@ from typing import Any
 
 import numba
 import numpy as np
-from lowgemm.kernels import Kernel
-from lowgemm.kernels.tools import peak
 
 from lowgemm import kernels
 from lowgemm.engine import packing
 from lowgemm.jit.caches import cache_sizes
 from lowgemm.jit.scratch import aligned_empty
+from lowgemm.kernels import Kernel
+from lowgemm.kernels.tools import peak
 
 
 def panel_bytes() -> int:

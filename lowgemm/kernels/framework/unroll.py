@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from llvmlite import ir
+
 from lowgemm.kernels.framework.deferred import Deferred
 from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i32, i64, load, splat, store, vec
 from lowgemm.kernels.framework.kernel import Kernel

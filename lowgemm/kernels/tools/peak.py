@@ -10,12 +10,12 @@ import functools
 
 import numba
 from llvmlite import ir
-from lowgemm.kernels import by_id, id_of, stamp_of, why_not
-from lowgemm.kernels.framework.kernel import Kernel, at, const, i64, store
 from numba import types
 from numba.extending import intrinsic
 
 from lowgemm.jit.routine import Routine, call_address, routine, unpack_words
+from lowgemm.kernels import by_id, id_of, stamp_of, why_not
+from lowgemm.kernels.framework.kernel import Kernel, at, const, i64, store
 
 
 def _hide(b: ir.IRBuilder, value: ir.Value) -> ir.Value:

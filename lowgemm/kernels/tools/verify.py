@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 
 import numpy as np
+
 from lowgemm.kernels import microkernel
 from lowgemm.kernels.framework.kernel import Kernel
 from lowgemm.kernels.tools.cases import Case, cases, scaled

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llvmlite import ir
+
 from lowgemm.kernels.framework.kernel import Kernel, call_intrinsic, const, i32, load, splat, vec
 
 
