@@ -17,16 +17,12 @@ from lowgemm.compat import onnx as ox
 from lowgemm.gemm import gemm
 from lowgemm.onnx_run import convolution
 from lowgemm.onnx_run.pipelines import pipeline
-from lowgemm.onnx_run.state import State
+from lowgemm.onnx_run.state import NotOurs, State
 from lowgemm.output.stages import Stage
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 _INTEGERS = (*_BYTES, np.dtype(np.uint16), np.dtype(np.int16))
 _GEOMETRY = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
-
-
-class NotOurs(Exception):
-    """The element types or attributes are the onnx package's to evaluate."""
 
 
 def need_bytes(*arrays: np.ndarray) -> None:

@@ -11,6 +11,10 @@ from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run.convolution import PackedFilters
 
 
+class NotOurs(Exception):
+    """The element types or attributes are not lowgemm's to evaluate."""
+
+
 class State(NotCopied):
     """Settings and packed weights of one model.
 

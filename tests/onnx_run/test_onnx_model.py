@@ -91,12 +91,12 @@ def test_command_errors(file, tmp_path, capsys):
 def test_unknown_operators_are_all_named():
     nodes = [
         helper.make_node("Sofmax", ["x"], ["a"]),
-        helper.make_node("QAttention", ["a"], ["b"], domain="com.microsoft"),
-        helper.make_node("QAttention", ["b"], ["y"], domain="com.microsoft"),
+        helper.make_node("Nonesuch", ["a"], ["b"], domain="com.microsoft"),
+        helper.make_node("Nonesuch", ["b"], ["y"], domain="com.microsoft"),
     ]
     model = om.model_of(nodes, [om.value("x", [2])], [om.value("y", None)], {}, checked=False)
     with pytest.raises(
-        UnsupportedOperator, match=r"ai.onnx::Sofmax \(1 node\), com.microsoft::QAttention \(2 nodes\)"
+        UnsupportedOperator, match=r"ai.onnx::Sofmax \(1 node\), com.microsoft::Nonesuch \(2 nodes\)"
     ):
         Model(model)
 
