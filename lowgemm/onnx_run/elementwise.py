@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 import numpy as np
 
+from lowgemm.onnx_run import passes
 from lowgemm.onnx_run.state import State
 
 
@@ -54,6 +56,9 @@ def qlinear_add(state: State, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         ra, rb = _number(a_scale) / _number(y_scale), _number(b_scale) / _number(y_scale)
         fixed = _point(y_zero) - fma(ra, _point(a_zero), rb * _point(b_zero))
+        if _bytes(a, b) and np.isfinite((ra, rb, fixed)).all():
+            values = {"ra": ra, "rb": rb, "fixed": fixed, **_limits(a.dtype)}
+            return passes.binary(passes.add, passes.ADD, a, b, values)
         return _saturated(fma(a, ra, fma(b, rb, fixed)), a.dtype)
 
 
@@ -61,5 +66,19 @@ def qlinear_mul(state: State, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y
     """QLinearMul: the exact integer product, times the ratio of the scales, plus the zero point."""
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         ratio = _number(a_scale) * _number(b_scale) / _number(y_scale)
+        if _bytes(a, b):
+            za, zb = int(_point(a_zero)), int(_point(b_zero))
+            values = {"za": za, "zb": zb, "ratio": ratio, "zero": _point(y_zero), **_limits(a.dtype)}
+            return passes.binary(passes.mul, passes.MUL, a, b, values)
         product = (a.astype(np.float32) - _point(a_zero)) * (b.astype(np.float32) - _point(b_zero))
         return _saturated(product * ratio + _point(y_zero), a.dtype)
+
+
+def _bytes(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether the compiled passes take both."""
+    return not numba.config.DISABLE_JIT and a.dtype == b.dtype and a.dtype in (np.uint8, np.int8)
+
+
+def _limits(dtype: np.dtype) -> dict[str, int]:
+    info = np.iinfo(dtype)
+    return {"low": info.min, "high": info.max, "flip": -int(info.min)}

@@ -86,7 +86,7 @@ def _value_info(name: str, value: Any) -> Any:
         return helper.make_tensor_sequence_value_info(
             name, helper.np_dtype_to_tensor_dtype(value[0].dtype), None
         )
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiubO" or value.dtype.itemsize > 8:
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiubO" or value.dtype.isbuiltin != 1:
         raise CannotRun(f"{name}: no element type of onnxruntime's")
     kind = 8 if value.dtype.kind == "O" else helper.np_dtype_to_tensor_dtype(value.dtype)
     return helper.make_tensor_value_info(name, kind, [None] * value.ndim)
@@ -140,6 +140,7 @@ class Subgraph:
         self.runs_on = [context.engine] * len(self.nodes)
 
     def __call__(self, *values: Any) -> Sequence[Any]:
+        """Values of the outputs."""
         if self._run is None:
             self._start(values)
         return self._run(*values)
@@ -208,7 +209,7 @@ class Subgraph:
 
     def _one_by_one(self) -> Any:
         """Each node by itself, for a part with nodes that onnxruntime does not take."""
-        known = dictself._constants
+        known = dict(self._constants)
         parts = []
         for i, node in enumerate(self.nodes):
             reads = [n for n in reads_of(node) if n not in known]
