@@ -51,32 +51,44 @@ def _saturated(y: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.minimum(np.fmax(np.rint(y), info.min), info.max).astype(dtype)
 
 
-def qlinear_add(state: State, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero=None) -> np.ndarray:
-    """QLinearAdd: ``a * ra + (b * rb + fixed)``, each a fused multiply and add, with the ratios of the scales."""
+def add_values(dtype, a_scale, a_zero, b_scale, b_zero, y_scale, y_zero) -> dict[str, Any]:
+    """What QLinearAdd takes from scales and zero points: `ra`, `rb`, `fixed`, and the limits of its type."""
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         ra, rb = _number(a_scale) / _number(y_scale), _number(b_scale) / _number(y_scale)
         fixed = _point(y_zero) - fma(ra, _point(a_zero), rb * _point(b_zero))
-        if _bytes(a, b) and np.isfinite((ra, rb, fixed)).all():
-            values = {"ra": ra, "rb": rb, "fixed": fixed, **_limits(a.dtype)}
-            return passes.binary(passes.add, passes.ADD, a, b, values)
-        return _saturated(fma(a, ra, fma(b, rb, fixed)), a.dtype)
+    return {"ra": ra, "rb": rb, "fixed": fixed, **_limits(dtype)}
+
+
+def mul_values(dtype, a_scale, a_zero, b_scale, b_zero, y_scale, y_zero) -> dict[str, Any]:
+    """What QLinearMul takes from scales and zero points."""
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        ratio = _number(a_scale) * _number(b_scale) / _number(y_scale)
+    za, zb = int(_point(a_zero)), int(_point(b_zero))
+    return {"za": za, "zb": zb, "ratio": ratio, "zero": _point(y_zero), **_limits(dtype)}
+
+
+def qlinear_add(state: State, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero=None) -> np.ndarray:
+    """QLinearAdd: ``a * ra + (b * rb + fixed)``, each a fused multiply and add, with the ratios of the scales."""
+    v = add_values(a.dtype, a_scale, a_zero, b_scale, b_zero, y_scale, y_zero)
+    if is_compiled(a.dtype, b.dtype):
+        return passes.Binary(passes.add, passes.ADD, v)(a, b)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _saturated(fma(a, v["ra"], fma(b, v["rb"], v["fixed"])), a.dtype)
 
 
 def qlinear_mul(state: State, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero=None) -> np.ndarray:
     """QLinearMul: the exact integer product, times the ratio of the scales, plus the zero point."""
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        ratio = _number(a_scale) * _number(b_scale) / _number(y_scale)
-        if _bytes(a, b):
-            za, zb = int(_point(a_zero)), int(_point(b_zero))
-            values = {"za": za, "zb": zb, "ratio": ratio, "zero": _point(y_zero), **_limits(a.dtype)}
-            return passes.binary(passes.mul, passes.MUL, a, b, values)
-        product = (a.astype(np.float32) - _point(a_zero)) * (b.astype(np.float32) - _point(b_zero))
-        return _saturated(product * ratio + _point(y_zero), a.dtype)
+    v = mul_values(a.dtype, a_scale, a_zero, b_scale, b_zero, y_scale, y_zero)
+    if is_compiled(a.dtype, b.dtype):
+        return passes.Binary(passes.mul, passes.MUL, v)(a, b)
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = (a.astype(np.float32) - np.float32(v["za"])) * (b.astype(np.float32) - np.float32(v["zb"]))
+        return _saturated(product * v["ratio"] + v["zero"], a.dtype)
 
 
-def _bytes(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether the compiled passes take both."""
-    return not numba.config.DISABLE_JIT and a.dtype == b.dtype and a.dtype in (np.uint8, np.int8)
+def is_compiled(*dtypes: Any) -> bool:
+    """Whether the compiled passes take operands of these types: all uint8, or all int8."""
+    return not numba.config.DISABLE_JIT and len(set(dtypes)) == 1 and dtypes[0] in (np.uint8, np.int8)
 
 
 def _limits(dtype: np.dtype) -> dict[str, int]:

@@ -22,6 +22,8 @@ from lowgemm.jit.routine import routine
 _u64 = np.uint64
 #: Axes of a pass over two operands, after those that can be are counted as one.
 AXES = 4
+#: Shapes of operands whose plans are kept.
+SHAPES = 64
 
 
 @intrinsic
@@ -247,41 +249,62 @@ def nest(a: np.ndarray, b: np.ndarray) -> tuple[list[int], list[int], list[int]]
     return [1] * more + n, [0] * more + sa, [0] * more + sb
 
 
-def binary(
-    function: Any, dtype: np.dtype, a: np.ndarray, b: np.ndarray, values: dict[str, Any]
-) -> np.ndarray:
-    """Run `add` or `mul`.
+class Binary:
+    """`add` or `mul` of given scales and zero points; where operands of a shape lie is found out once.
 
     Parameters
     ----------
     function, dtype
         The routine and its record.
-    a, b : ndarray of uint8 or int8
-        Operands, broadcast.
     values : dict
         Fields of the record.
     """
-    shape, order, p, q = layout(a, b)
-    y = np.empty(tuple(shape[i] for i in order), a.dtype)
-    result = y if order == tuple(range(len(shape))) else y.transpose(np.argsort(order))
-    if not y.size:
-        return result
-    found, turned = nest(p, q), 0
-    if found is not None and found[1][-1] == 0 and found[2][-1] == 1:
-        p, q, found, turned = q, p, (found[0], found[2], found[1]), 1
-    if found is None or found[1][-1] != 1 or found[2][-1] not in (0, 1):
-        p, q = np.ascontiguousarray(p), np.ascontiguousarray(q)
-        found = nest(p, q)
-    sizes, sa, sb = found  # type: ignore[misc]
-    record = np.zeros(1, dtype)
-    record["turned"] = turned
-    record["n"], record["a"], record["b"] = sizes, sa, sb
-    record["reach_a"] = 1 + sum((n - 1) * s for n, s in zip(sizes, sa, strict=True))
-    record["reach_b"] = 1 + sum((n - 1) * s for n, s in zip(sizes, sb, strict=True))
-    for name, value in values.items():
-        record[name] = value
-    function.ctypes(record.ctypes.data, p.ctypes.data, q.ctypes.data, y.ctypes.data)
-    return result
+
+    def __init__(self, function: Any, dtype: np.dtype, values: dict[str, Any]) -> None:
+        self.function, self.record = function, np.zeros(1, dtype)
+        for name, value in values.items():
+            self.record[name] = value
+        self._plans: dict[Any, tuple[Any, ...]] = {}
+
+    def _plan(self, a: np.ndarray, b: np.ndarray) -> tuple[Any, ...]:
+        """Record, shape in memory, axes of the result from it (None: as they are), whether operands change places.
+
+        Without a record the operands have to be copied first.
+        """
+        shape, order, p, q = layout(a, b)
+        memory = tuple(shape[i] for i in order)
+        back = None if order == tuple(range(len(shape))) else tuple(int(i) for i in np.argsort(order))
+        if 0 in shape:
+            return self.record, memory, back, False
+        found, turned = nest(p, q), False
+        if found is not None and found[1][-1] == 0 and found[2][-1] == 1:
+            found, turned = (found[0], found[2], found[1]), True
+        if found is None or found[1][-1] != 1 or found[2][-1] not in (0, 1):
+            return None, memory, back, False
+        record = self.record.copy()
+        record["n"], record["a"], record["b"] = found
+        record["turned"] = turned
+        for name, strides in zip(("reach_a", "reach_b"), found[1:], strict=True):
+            record[name] = 1 + sum((n - 1) * s for n, s in zip(found[0], strides, strict=True))
+        return record, memory, back, turned
+
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """The result, in the memory order of the larger operand."""
+        key = a.shape, a.strides, b.shape, b.strides
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= SHAPES:
+                self._plans = {}
+            plan = self._plans[key] = self._plan(a, b)
+        record, memory, back, turned = plan
+        if record is None:
+            shape = np.broadcast_shapes(a.shape, b.shape)
+            return self(*(np.ascontiguousarray(np.broadcast_to(x, shape)) for x in (a, b)))
+        y = np.empty(memory, a.dtype)
+        if y.size:
+            first, second = (b, a) if turned else (a, b)
+            self.function.ctypes(record.ctypes.data, first.ctypes.data, second.ctypes.data, y.ctypes.data)
+        return y if back is None else y.transpose(back)
 
 
 def by_table(table: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm.onnx_run.engines import Context, Subgraph, reads_of
+from lowgemm.onnx_run.prepare import prepared
 from lowgemm.onnx_run.state import NotOurs, State
 
 #: A node is lowgemm's ("ours"), the engine's ("theirs"), or whoever's is at hand ("either").
@@ -197,8 +198,14 @@ class Program:
             return self._branch(node)
         function = self.table.get((node.domain, node.op_type)) or self.either[node.domain, node.op_type]
         attributes, state = attributes_of(node), self.state
+        constants = [self.constants.get(n) for n in node.input]
+        fast = prepared((node.domain, node.op_type), state, constants, attributes)
 
         def run(*inputs: Any) -> tuple[Any, ...]:
+            if fast is not None:
+                result = fast(*inputs)
+                if result is not NotImplemented:
+                    return (result,)
             try:
                 result = function(state, *inputs, **attributes)
             except NotOurs:
