@@ -68,7 +68,12 @@ def mul_values(dtype, a_scale, a_zero, b_scale, b_zero, y_scale, y_zero) -> dict
 
 
 def qlinear_add(state: State, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero=None) -> np.ndarray:
-    """QLinearAdd: ``a * ra + (b * rb + fixed)``, each a fused multiply and add, with the ratios of the scales."""
+    """QLinearAdd: ``a * ra + (b * rb + fixed)``, each a fused multiply and add, with the ratios of the scales.
+
+    Where the first operand is repeated along the last axis, onnxruntime has the operands change places, which decides ties.
+    """
+    if first_is_repeated(a.shape, b.shape):
+        return qlinear_add(state, b, b_scale, b_zero, a, a_scale, a_zero, y_scale, y_zero)
     v = add_values(a.dtype, a_scale, a_zero, b_scale, b_zero, y_scale, y_zero)
     if is_compiled(a.dtype, b.dtype):
         return passes.Binary(passes.add, passes.ADD, v)(a, b)
@@ -84,6 +89,15 @@ def qlinear_mul(state: State, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y
     with np.errstate(over="ignore", invalid="ignore"):
         product = (a.astype(np.float32) - np.float32(v["za"])) * (b.astype(np.float32) - np.float32(v["zb"]))
         return _saturated(product * v["ratio"] + v["zero"], a.dtype)
+
+
+def first_is_repeated(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Whether the first of two shapes has a size of 1 in the last axis in which they are not both 1, and the second more."""
+    for i in range(1, max(len(a), len(b)) + 1):
+        p, q = a[-i] if i <= len(a) else 1, b[-i] if i <= len(b) else 1
+        if p != 1 or q != 1:
+            return p == 1
+    return False
 
 
 def is_compiled(*dtypes: Any) -> bool:

@@ -167,10 +167,12 @@ def classes(opset: int) -> list[type]:
 
 
 def _evaluator_class(name: str, function: Callable[..., np.ndarray], opset: int) -> type:
+    from onnx.defs import get_schema
     from onnx.reference.op_run import OpRun
 
     class Operator(OpRun):
         op_domain = ""
+        op_schema = get_schema(name, opset)  # else the defaults are those of the newest operator set
 
         def _run(self, *inputs: Any, **attributes: Any) -> tuple[Any, ...]:
             if name == "BatchNormalization" and sum(map(bool, self.onnx_node.output)) > 1:

@@ -89,12 +89,15 @@ def _binary(values: Callable[..., Any], routine: Any, record: np.dtype) -> Calla
         dtype = next((z.dtype for z in zeros if z is not None), None)
         if dtype is None or not elementwise.is_compiled(dtype, *(z.dtype for z in zeros if z is not None)):
             return None
-        found = values(dtype, constants[1], zeros[0], constants[4], zeros[1], constants[6], zeros[2])
-        ready = passes.Binary(routine, record, found)
+        a, b, y = (constants[1], zeros[0]), (constants[4], zeros[1]), (constants[6], zeros[2])
+        ready = passes.Binary(routine, record, values(dtype, *a, *b, *y))
+        turned = passes.Binary(routine, record, values(dtype, *b, *a, *y))
 
         def run(a: np.ndarray, _s: Any, _z: Any, b: np.ndarray, *_: Any) -> np.ndarray:
             if a.dtype != dtype or b.dtype != dtype:
                 raise TypeError(f"A, B: expected {dtype} like the zero points, got {a.dtype} and {b.dtype}")
+            if elementwise.first_is_repeated(a.shape, b.shape):
+                return turned(b, a)
             return ready(a, b)
 
         return run

@@ -44,7 +44,7 @@ CASES = [
         for axis in (None, 0, 1, 2)
     ),
     *(("GlobalMaxPool", [(2, 3, *[4, 5, 6][:n])], 13, {}) for n in (1, 2, 3)),
-    *(("LRN", [(2, 5, 3, 4)], 13, {"size": size, "alpha": 0.5, "bias": 2.0}) for size in (1, 2, 3, 4, 5)),
+    *(("LRN", [(2, 5, 3, 4)], 13, {"size": size, "alpha": 0.5, "bias": 2.0}) for size in (1, 3, 5)),
     ("ConvTranspose", [(2, 4, 5, 6), (4, 3, 3, 2), (3,)], 11, {}),
     ("ConvTranspose", [(2, 4, 5, 6), (4, 3, 3, 2), (6,)], 11, {"group": 2, "strides": [2, 3]}),
     (

@@ -53,6 +53,7 @@ def real(request):
 
 def quantize(proto, draw, path, kind):
     from onnxruntime import quantization as tool
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Batches(tool.CalibrationDataReader):
         def __init__(self):
@@ -63,6 +64,7 @@ def quantize(proto, draw, path, kind):
 
     before, after = str(path / "float.onnx"), str(path / "quantized.onnx")
     onnx.save(proto, before)
+    quant_pre_process(before, before, skip_symbolic_shape=True)
     if kind == "dynamic":
         tool.quantize_dynamic(before, after, weight_type=tool.QuantType.QUInt8)
     else:
