@@ -53,6 +53,19 @@ def test_command(file, tmp_path, capsys):
     assert "y: int32, (7, 2)" in capsys.readouterr().out
 
 
+def test_compare(file, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra `test`)")
+    assert main(["run", file, "--random", "--dim", "batch=4", "--compare"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("0 of 8") == 2 and "as written" in text and "optimized" in text and "share" in text
+    from lowgemm.onnx_run import Model
+
+    right = Model.run
+    monkeypatch.setattr(Model, "run", lambda *a, **k: [y + 3 for y in right(*a, **k)])
+    assert main(["run", file, "--random", "--dim", "batch=4", "--compare"]) == 0
+    assert capsys.readouterr().out.count("8 of 8") == 2
+
+
 def test_command_errors(file, tmp_path, capsys):
     (tmp_path / "text.onnx").write_text("not a model")
     (tmp_path / "empty.onnx").write_bytes(b"")
