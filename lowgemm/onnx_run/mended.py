@@ -3,7 +3,7 @@
 Found by comparison with onnxruntime (onnx 1.23): BatchNormalization of operator sets 7 to 13 runs in training mode, Softmax,
 LogSoftmax and Hardmax below 13 do not take the axes from `axis` on as one, LogSoftmax has the logarithm of 0 where a power is 0,
 ConvTranspose mixes up its groups, GlobalMaxPool takes the wrong axes unless there are two, LRN loops over images instead of
-channels. onnxruntime, where it is installed, runs all of these; then nothing here is used.
+channels, MaxPool pads int8 with 0. onnxruntime, where it is installed, runs all of these; then nothing here is used.
 """
 
 from __future__ import annotations
@@ -151,6 +151,7 @@ MENDED: dict[str, tuple[int, int | None, Callable[..., np.ndarray]]] = {
     "Softmax": (1, 13, _softmaxes(softmax)),
     "LogSoftmax": (1, None, _softmaxes(log_softmax)),
     "Hardmax": (1, 13, _softmaxes(hardmax)),
+    "MaxPool": (12, None, lambda opset, x: x),
     "GlobalMaxPool": (1, None, lambda opset, x: global_max_pool(x)),
     "LRN": (1, None, lambda opset, x, **attributes: lrn(x, **attributes)),
     "ConvTranspose": (1, None, lambda opset, *inputs, **attributes: conv_transpose(*inputs, **attributes)),
@@ -179,6 +180,15 @@ def _evaluator_class(name: str, function: Callable[..., np.ndarray], opset: int)
                 from onnx.reference.ops import load_op
 
                 return load_op("", name, opset)(self.onnx_node, self.run_params).run(*inputs)
+            if (
+                name == "MaxPool"
+            ):  # floats have a value below all others to pad with; 8-bit integers are floats exactly
+                from onnx.reference.ops import load_op
+
+                theirs = load_op("", name, opset)(self.onnx_node, self.run_params)
+                x = inputs[0]
+                y, *more = theirs.run(x.astype(np.float32) if x.dtype in (np.uint8, np.int8) else x)
+                return (y.astype(x.dtype), *more)
             given = {k: v for k, v in attributes.items() if v is not None}
             return (np.asarray(function(opset, *inputs, **given)),)
 

@@ -77,6 +77,11 @@ def _load(source: Any) -> Any:
         )
     except DecodeError as error:
         raise ValueError(f"model: expected an ONNX model ({error})") from None
+    except (onnx.checker.ValidationError, FileNotFoundError) as error:
+        if isinstance(error, FileNotFoundError) and error.filename == os.fspath(source):
+            raise
+        text = str(error).split("\n")[0]
+        raise OSError(f"model: a file of its external data is missing: {text}") from None
     if not model.graph.node:
         raise ValueError("model: expected an ONNX model with operators")
     return model

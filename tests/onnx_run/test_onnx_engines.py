@@ -79,6 +79,32 @@ def test_what_the_onnx_package_gets_wrong_is_right_here(case):
         assert [r.runs_on for r in ours.profile] == [engine]
 
 
+@pytest.mark.parametrize("engine", ["onnx.reference", "onnxruntime"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_max_pool_of_integers_with_padding(dtype, engine):
+    """Padding is below every value, negative ones too."""
+    peers.need("onnxruntime")
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    node = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    model = om.model_of([node], [om.value("x", [1, 2, 5, 5], kind)], [om.value("y", None, kind)], {}, 13)
+    x = np.full((1, 2, 5, 5), 255, np.uint8).view(dtype)
+    x[0, 0] = np.random.default_rng(0).integers(128, 250, (5, 5), dtype=np.uint8).view(dtype)
+    want = om.onnxruntime_run(model, {"x": x})["y"]
+    np.testing.assert_array_equal(Model(model, float_nodes=engine).run(None, {"x": x})[0], want)
+
+
+def test_missing_external_data_is_said(tmp_path):
+    import onnx
+
+    proto = mixed()
+    path = tmp_path / "m.onnx"
+    onnx.save(proto, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    Model(path)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(OSError, match=r"^model: a file of its external data is missing: .*weights.bin"):
+        Model(path)
+
+
 def mixed():
     """Float, integer and float nodes, twice; an integer product in a branch."""
     w = np.arange(-8, 8, dtype=np.int8).reshape(4, 4)
