@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import time
@@ -48,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-fuse",
         action="store_true",
         help="leave quantize-dequantize patterns in float32, by the onnx package",
+    )
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="also run onnxruntime, with and without its optimizer: how many values differ, by how much, and its time",
     )
     parser.add_argument(
         "--rounding",
@@ -122,6 +128,50 @@ def _random(tensor: Any, dims: dict[str, int], g: np.random.Generator) -> np.nda
     return np.zeros(shape, tensor.dtype)
 
 
+def _spent(seconds: float, runs: int, whole: float) -> tuple[str, str]:
+    """Microseconds a run, and the share of all; dashes for nodes that are timed with others in the row `parts`."""
+    if not runs or math.isnan(seconds):
+        return "-", "-"
+    return f"{seconds / runs * 1e6:.0f}", f"{seconds / whole:.0%}" if whole else "-"
+
+
+def _compare(
+    args: argparse.Namespace, feeds: dict[str, np.ndarray], names: list[str], ours: list[Any]
+) -> None:
+    """Print how far onnxruntime's outputs are from ours, and its time."""
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        raise ValueError("--compare: needs the package onnxruntime: pip install onnxruntime") from None
+    rows = []
+    for label, level in (("as written", "ORT_DISABLE_ALL"), ("optimized", "ORT_ENABLE_ALL")):
+        options = ort.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 4, args.threads or 0
+        options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+        try:
+            session = ort.InferenceSession(args.model, options, providers=["CPUExecutionProvider"])
+            theirs = session.run(names, feeds)
+        except Exception as error:  # its errors have no common base
+            raise ValueError(f"--compare: onnxruntime does not run the model: {error}") from None
+        times = []
+        for _ in range(max(1, args.repeat)):
+            start = time.perf_counter()
+            session.run(names, feeds)
+            times.append(time.perf_counter() - start)
+        for name, a, b in zip(names, ours, theirs, strict=True):
+            if not isinstance(a, np.ndarray) or a.shape != b.shape or a.dtype.kind not in "fiub":
+                rows.append([label, name, "not comparable", "-", f"{statistics.median(times) * 1e3:.2f}"])
+                continue
+            same = (a == b) | ((a != a) & (b != b))
+            with np.errstate(invalid="ignore"):
+                apart = np.abs(a.astype(np.float64) - b.astype(np.float64))
+            worst = f"{apart[~same].max(initial=0):.3g}"
+            differ = f"{np.count_nonzero(~same)} of {a.size}"
+            rows.append([label, name, differ, worst, f"{statistics.median(times) * 1e3:.2f}"])
+    print()
+    print(text_table(["onnxruntime", "output", "values that differ", "by at most", "ms a run"], rows))
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the model and print what came out, how long it took, and who ran what."""
     if args.repeat < 0:
@@ -164,12 +214,12 @@ def run(args: argparse.Namespace) -> int:
     print(f", then {statistics.median(times) * 1e3:.2f} ms, median of {len(times)}" if times else "")
     for pattern, count in sorted(model.rewritten.items()):
         print(f"rewritten to integers: {pattern}, {count}")
-    rows = [
-        [r.op, r.runs_on, str(r.nodes), f"{r.seconds / len(times) * 1e6:.0f}" if times else "-"]
-        for r in model.profile
-    ]
+    whole = sum(r.seconds for r in model.profile if not math.isnan(r.seconds))
+    rows = [[r.op, r.runs_on, str(r.nodes), *_spent(r.seconds, len(times), whole)] for r in model.profile]
     print()
-    print(text_table(["operator", "runs on", "nodes", "us a run"], rows))
+    print(text_table(["operator", "runs on", "nodes", "us a run", "share"], rows))
+    if args.compare:
+        _compare(args, feeds, [t.name for t in model.outputs], outputs)
     if args.output:
         try:
             npz.write(args.output, **{t.name: y for t, y in zip(model.outputs, outputs, strict=True)})

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 
 from lowgemm.checks.arguments import as_operand
 from lowgemm.checks.onnx import float_argument, result_zero_point, scale_argument
 from lowgemm.checks.values import as_array, integer
+from lowgemm.compat import onnx_passes as passes
 from lowgemm.gemm import gemm
 from lowgemm.output.base import cast_dtype
 from lowgemm.output.check import check_pipeline
@@ -231,6 +233,8 @@ def qlinear_matmul(
     return scaled_product(a, b, (a_scale, b_scale, y_scale), points, make)
 
 
+#: Types that a compiled pass dequantizes, as it is told them.
+_KINDS = {np.dtype(np.uint8): 0, np.dtype(np.int8): 1, np.dtype(np.int32): 2}
 _QUANTIZED = tuple(np.dtype(t) for t in (np.uint8, np.int8, np.uint16, np.int16))
 
 
@@ -319,17 +323,29 @@ def quantize_linear(
         dtype = zero.dtype
         if dtype not in _QUANTIZED:
             raise TypeError(f"y_zero_point: expected uint8, int8, uint16 or int16, got {dtype}")
-    scale = _along_axis(scale, "y_scale", x, axis, block_size)
-    zero = _along_axis(zero, "y_zero_point", x, axis, block_size).astype(np.float64)
+    along = _along_axis(scale, "y_scale", x, axis, block_size)
+    zeros = _along_axis(zero, "y_zero_point", x, axis, block_size)
     info = np.iinfo(dtype)
     if rounding not in ("onnx", "onnx_reference"):
         raise ValueError(f"rounding: expected 'onnx' or 'onnx_reference', got {rounding!r}")
     if x.dtype == np.float16 and rounding == "onnx":
         x = x.astype(np.float32)
+    if x.dtype == np.float32 and not block_size and not numba.config.DISABLE_JIT:
+        y = passes.empty_like(x, dtype)
+        parts = None if y is None else passes.split(x, scale.size, int(axis) % max(x.ndim, 1))
+        if parts is not None and zero.size == scale.size:
+            scale, zero = np.ascontiguousarray(scale, np.float32), np.ascontiguousarray(zero, np.int32)
+            passes.quantize.ctypes(
+                x.ctypes.data, y.ctypes.data, scale.ctypes.data, zero.ctypes.data, *parts, info.min, info.max,
+                y.itemsize,
+            )  # fmt: skip
+            return y
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        quotient = np.rint(x / scale.astype(x.dtype if x.dtype.kind == "f" else scale.dtype))
+        quotient = np.rint(x / along.astype(x.dtype if x.dtype.kind == "f" else along.dtype))
     # fmax before the cast: a cast of NaN to an integer is undefined, and differs between CPUs and between loops
-    return np.minimum(np.fmax(quotient.astype(np.float64) + zero, info.min), info.max).astype(dtype)
+    return np.minimum(
+        np.fmax(quotient.astype(np.float64) + zeros.astype(np.float64), info.min), info.max
+    ).astype(dtype)
 
 
 def dequantize_linear(
@@ -375,10 +391,36 @@ def dequantize_linear(
     )
     if zero.dtype != x.dtype:
         raise TypeError(f"x_zero_point: expected dtype {x.dtype} like x, got {zero.dtype}")
+    if scale.dtype == np.float32 and x.dtype in _KINDS and not block_size and not numba.config.DISABLE_JIT:
+        _along_axis(zero, "x_zero_point", x, axis, 0), _along_axis(scale, "x_scale", x, axis, 0)
+        y = passes.empty_like(x, np.float32)
+        parts = None if y is None else passes.split(x, scale.size, int(axis) % max(x.ndim, 1))
+        if parts is not None and zero.size == scale.size:
+            scale, zero = np.ascontiguousarray(scale), np.ascontiguousarray(zero, np.int32)
+            passes.dequantize.ctypes(
+                x.ctypes.data, y.ctypes.data, scale.ctypes.data, zero.ctypes.data, *parts, _KINDS[x.dtype]
+            )
+            return y
     difference = x.astype(np.float32) - _along_axis(zero, "x_zero_point", x, axis, block_size).astype(
         np.float32
     )
     return (difference * _along_axis(scale, "x_scale", x, axis, block_size)).astype(scale.dtype)
+
+
+def _range(x: np.ndarray) -> tuple[np.float32, np.float32]:
+    """Largest and smallest value, 0 included."""
+    if x.size and not numba.config.DISABLE_JIT:
+        if passes.empty_like(x, np.float32) is None:
+            x = np.ascontiguousarray(x)
+        keys = np.empty(2, np.int32)
+        passes.extremes.ctypes(x.ctypes.data, keys.ctypes.data, x.size)
+        keys ^= (keys >> 31) & 0x7FFFFFFF
+        low, high = keys.view(np.float32)
+        if np.isfinite(low) and np.isfinite(high):
+            return high, low
+    if x.size == 0 or not np.isfinite(x).all():
+        raise ValueError("x: expected at least one value, all finite")
+    return max(np.float32(0), x.max()), min(np.float32(0), x.min())
 
 
 def dynamic_quantize_linear(x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -409,9 +451,7 @@ def dynamic_quantize_linear(x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     x = as_array(x, "x", "an array", np.float32)
     if x.dtype != np.float32:
         raise TypeError(f"x: expected float32, got {x.dtype}")
-    if x.size == 0 or not np.isfinite(x).all():
-        raise ValueError("x: expected at least one value, all finite")
-    high, low = max(np.float32(0), x.max()), min(np.float32(0), x.min())
+    high, low = _range(x)
     with np.errstate(over="ignore"):
         scale = np.float32((high - low) / np.float32(255)) if high != low else np.float32(1 / 255)
     if (

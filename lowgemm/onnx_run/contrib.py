@@ -7,6 +7,7 @@ on x86; where that order is peculiar, the docstring says it. The tests find no d
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from lowgemm.compat import onnx as ox
 from lowgemm.gemm import gemm
-from lowgemm.onnx_run import operators
+from lowgemm.onnx_run import operators, passes
 from lowgemm.onnx_run.elementwise import qlinear_add, qlinear_mul
 from lowgemm.onnx_run.geometry import geometry
 from lowgemm.onnx_run.operators import (
@@ -28,6 +29,8 @@ from lowgemm.onnx_run.softmax import qlinear_softmax
 from lowgemm.onnx_run.state import State
 
 DOMAIN = "com.microsoft"
+#: Tables of 256 that a model keeps: more than common networks have, and scales that change with each run fill no memory.
+TABLES = 1024
 
 
 def _real(x: np.ndarray, scale: np.ndarray, zero: np.ndarray | None) -> np.ndarray:
@@ -48,6 +51,32 @@ def _coded(y: np.ndarray, scale: np.ndarray, zero: np.ndarray, point_first: bool
     return np.minimum(np.fmax(steps, info.min), info.max).astype(zero.dtype)
 
 
+def _by_table(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """An operator of one tensor of bytes, computed for the 256 bytes and looked up."""
+
+    @functools.wraps(function)
+    def run(state: State, x, x_scale, x_zero, y_scale, y_zero=None, **attributes: Any) -> np.ndarray:
+        need_bytes(x)
+        if x.size <= 256:
+            return function(state, x, x_scale, x_zero, y_scale, y_zero, **attributes)
+        held = tuple(
+            None if v is None else (v.tobytes(), v.dtype.str) for v in (x_scale, x_zero, y_scale, y_zero)
+        )
+        key = function, x.dtype.str, held, tuple(attributes.items())
+        table = state.tables.get(key)
+        if table is None:
+            every = np.arange(256, dtype=np.uint8).view(x.dtype)
+            table = np.ascontiguousarray(
+                function(state, every, x_scale, x_zero, y_scale, y_zero, **attributes)
+            )
+            if len(state.tables) < TABLES:
+                state.tables[key] = table
+        return passes.by_table(table, x)
+
+    return run
+
+
+@_by_table
 def qlinear_sigmoid(state: State, x, x_scale, x_zero, y_scale, y_zero=None) -> np.ndarray:
     """QLinearSigmoid."""
     with np.errstate(over="ignore"):  # exp(-x) = inf gives 0, as it should
@@ -55,6 +84,7 @@ def qlinear_sigmoid(state: State, x, x_scale, x_zero, y_scale, y_zero=None) -> n
     return _coded(y, y_scale, _zero_like(x, y_zero))
 
 
+@_by_table
 def qlinear_leaky_relu(
     state: State, x, x_scale, x_zero, y_scale, y_zero=None, *, alpha: float = 0.01
 ) -> np.ndarray:
@@ -76,8 +106,7 @@ def qlinear_global_average_pool(
 ) -> np.ndarray:
     """QLinearGlobalAveragePool: the mean of the integers is taken exactly, then scaled."""
     x = _channels_first(x, channels_last)
-    axes = tuple(range(2, x.ndim))
-    sums = x.astype(np.int64).sum(axis=axes, keepdims=True)
+    sums = passes.sum_spatial(x)
     count = int(np.prod(x.shape[2:]))
     zero = 0 if x_zero is None else int(x_zero.reshape(()))
     mean = (sums - zero * count).astype(np.float32) / np.float32(count)
@@ -142,7 +171,12 @@ def qlinear_reduce_mean(
 def qlinear_concat(state: State, y_scale, y_zero, *parts: Any, axis: int) -> np.ndarray:
     """QLinearConcat: (tensor, scale, zero point) for each part."""
     triples = zip(parts[::3], parts[1::3], parts[2::3], strict=True)
-    return np.concatenate([_coded(_real(*t), y_scale, y_zero) for t in triples], axis=axis)
+    return np.concatenate([_recoded(state, *t, y_scale, y_zero) for t in triples], axis=axis)
+
+
+@_by_table
+def _recoded(state: State, x, x_scale, x_zero, y_scale, y_zero=None) -> np.ndarray:
+    return _coded(_real(x, x_scale, x_zero), y_scale, y_zero)
 
 
 def qlinear_where(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from lowgemm.nn.filters import Filters
 from lowgemm.onnx_run.geometry import Geometry, check_filters, geometry
 from lowgemm.onnx_run.pipelines import pipeline
 from lowgemm.requantize import requantize
+
+#: Shapes of images whose plans a convolution keeps.
+SHAPES = 64
 
 
 class PackedFilters:
@@ -66,74 +69,110 @@ class PackedFilters:
         return sum(f.nbytes for f in self.slices)
 
 
-class _Checked(NamedTuple):
-    """Operands that fit, and where the windows lie."""
+class Convolution:
+    """A convolution with everything that does not change from image to image checked and prepared.
 
-    x: np.ndarray
-    filters: PackedFilters
-    geometry: Geometry
-    x_zero: int
-    w_zero: int | np.ndarray
+    Parameters
+    ----------
+    filters : PackedFilters
+        Packed for the groups that `attributes` say.
+    dtype : dtype
+        Of the images.
+    zero_points : tuple
+        Of the images and of the filters, as ONNX gives them.
+    attributes : dict
+        ONNX's: auto_pad, dilations, group, kernel_shape, pads, strides.
+    stages : callable, optional
+        ``stages(part)`` gives the output pipeline of some of the filters; without it the result is int32.
+    result : dtype
+        Of the result.
+    num_threads : int, optional
+        As in `lowgemm.gemm`.
+    """
 
+    def __init__(
+        self,
+        filters: PackedFilters,
+        dtype: Any,
+        zero_points: tuple[Any, Any],
+        attributes: dict[str, Any],
+        stages: Callable[[slice], Any] | None = None,
+        result: Any = np.int32,
+        num_threads: int | None = None,
+    ) -> None:
+        group = 1 if attributes.get("group") is None else attributes["group"]
+        if filters.group != group:
+            raise ValueError(f"w: expected filters packed for {group} groups, got {filters.group}")
+        self.filters, self.dtype, self.attributes = filters, np.dtype(dtype), attributes
+        self.result, self.num_threads = result, num_threads
+        self.input_zero = zero_point_argument(zero_points[0], "x_zero_point", np.empty(0, dtype), 1)
+        zero = zero_point_argument(zero_points[1], "w_zero_point", filters, filters.shape[0])
+        if isinstance(zero, np.ndarray) and zero.size and (zero == zero[0]).all():
+            zero = int(zero[0])
+        self.weight_zero = zero
+        stages = (lambda part: []) if stages is None else stages
+        parts = filters.slices[0].parts if filters.slices else []
+        self._stages = [stages(p) for p in parts]
+        self._whole = stages(slice(None)) if len(filters.shape) > 4 else None
+        self._plans: dict[tuple[int, ...], tuple[Geometry, dict[str, Any]]] = {}
 
-def _checked(x: Any, w: Any, x_zero_point: Any, w_zero_point: Any, group: Any, **attributes: Any) -> _Checked:
-    x, group = as_operand(x, "x"), 1 if group is None else group
-    filters = w if isinstance(w, PackedFilters) else PackedFilters(w, group)
-    if filters.group != group:
-        raise ValueError(f"w: expected filters packed for {group} groups, got {filters.group}")
-    return _Checked(
-        x,
-        filters,
-        geometry(x.shape, filters.shape, group=group, **attributes),
-        zero_point_argument(x_zero_point, "x_zero_point", x, 1),
-        zero_point_argument(w_zero_point, "w_zero_point", filters, filters.shape[0]),
-    )
+    def _plan(self, shape: tuple[int, ...]) -> tuple[Geometry, dict[str, Any]]:
+        """Where the windows lie on images of a shape, and the arguments of `Filters.run`."""
+        known = self._plans.get(shape)
+        if known is None:
+            g = geometry(shape, self.filters.shape, **self.attributes)
+            flat = g.with_height() if len(g.size) == 1 else g
+            outer = len(flat.size) - 2
+            how = {
+                "input_zero": self.input_zero, "weight_zero": self.weight_zero, "stride": flat.strides[outer:],
+                "dilation": flat.dilations[outer:], "num_threads": self.num_threads,
+                "padding": (flat.begin[outer], flat.end[outer], flat.begin[outer + 1], flat.end[outer + 1]),
+            }  # fmt: skip
+            if len(self._plans) >= SHAPES:
+                self._plans = {}
+            known = self._plans[shape] = flat, how
+        return known
 
+    def run(self, x: np.ndarray, input_zero: int | None = None) -> np.ndarray:
+        """Convolve images, shape (images, channels, ...); the result has its channels last in memory.
 
-def _convolve(
-    checked: _Checked,
-    stages: Callable[[slice], Any],
-    dtype: Any,
-    num_threads: int | None,
-) -> np.ndarray:
-    """The sums through the output pipeline; `stages` gives that of some of the filters."""
-    x, filters, g, x_zero, w_zero = checked
-    if len(g.size) == 1:
-        x, g = x[:, :, None], g.with_height()
-    outer = len(g.size) - 2
-    y = np.empty((x.shape[0], *g.out, filters.shape[0]), dtype=dtype)
-    result = np.moveaxis(y, -1, 1)[:, :, 0] if filters.flat else np.moveaxis(y, -1, 1)
-    if y.size == 0:
+        `input_zero` replaces the zero point of the images.
+        """
+        filters = self.filters
+        g, how = self._plan(x.shape)
+        if input_zero is not None:
+            how = {**how, "input_zero": input_zero}
+        if filters.flat:
+            x = x[:, :, None]
+        outer = len(g.size) - 2
+        y = np.empty((x.shape[0], *g.out, filters.shape[0]), dtype=self.result)
+        axes = (0, y.ndim - 1, *range(1, y.ndim - 1))
+        result = y.transpose(axes)[:, :, 0] if filters.flat else y.transpose(axes)
+        if y.size == 0:
+            return result
+        images = x.transpose((0, *range(2, x.ndim), 1))
+        if not outer:
+            filters.slices[0].run(images, y, self._stages, **how)
+            return result
+        target = y.reshape(-1, *y.shape[outer + 1 :])
+        around = [(0, 0), *zip(g.begin[:outer], g.end[:outer], strict=True), (0, 0), (0, 0), (0, 0)]
+        images = np.pad(images, around, constant_values=how["input_zero"])
+        total, sums = np.zeros(target.shape, np.int32), np.empty(target.shape, np.int32)
+        for offset, part in zip(filters.outer, filters.slices, strict=True):
+            place = tuple(
+                slice(o * d, o * d + (n - 1) * s + 1, s)
+                for o, d, n, s in zip(offset, g.dilations, g.out, g.strides, strict=False)
+            )
+            seen = images[(slice(None), *place)]
+            none = [None] * len(part.parts)
+            part.run(seen.reshape(-1, *seen.shape[outer + 1 :]), sums, none, **how)
+            total += sums
+        rows = total.reshape(-1, filters.shape[0])
+        if self._whole:
+            requantize(rows, self._whole, out=y.reshape(rows.shape))
+        else:
+            y.reshape(rows.shape)[...] = rows
         return result
-    if isinstance(w_zero, np.ndarray) and (w_zero == w_zero[0]).all():
-        w_zero = int(w_zero[0])
-    how: dict[str, Any] = {
-        "input_zero": x_zero, "weight_zero": w_zero, "stride": g.strides[outer:], "dilation": g.dilations[outer:],
-        "padding": (g.begin[outer], g.end[outer], g.begin[outer + 1], g.end[outer + 1]), "num_threads": num_threads,
-    }  # fmt: skip
-    images = np.moveaxis(x, 1, -1)
-    target = y.reshape(-1, *y.shape[outer + 1 :])
-    parts = filters.slices[0].parts
-    if not outer:
-        filters.slices[0].run(images, target, [stages(p) for p in parts], **how)
-        return result
-    around = [(0, 0), *zip(g.begin[:outer], g.end[:outer], strict=True), (0, 0), (0, 0), (0, 0)]
-    images = np.pad(images, around, constant_values=x_zero)
-    total, sums = np.zeros(target.shape, np.int32), np.empty(target.shape, np.int32)
-    for offset, part in zip(filters.outer, filters.slices, strict=True):
-        place = tuple(
-            slice(o * d, o * d + (n - 1) * s + 1, s)
-            for o, d, n, s in zip(offset, g.dilations, g.out, g.strides, strict=False)
-        )
-        seen = images[(slice(None), *place)]
-        part.run(seen.reshape(-1, *seen.shape[outer + 1 :]), sums, [None] * len(parts), **how)
-        total += sums
-    rows, pipeline = total.reshape(-1, filters.shape[0]), stages(slice(None))
-    if pipeline:
-        requantize(rows, pipeline, out=y.reshape(rows.shape))
-    else:
-        y.reshape(rows.shape)[...] = rows
-    return result
 
 
 def conv_integer(
@@ -184,11 +223,14 @@ def conv_integer(
     array([[[[ 4,  8],
              [16, 20]]]], dtype=int32)
     """
-    checked = _checked(
-        x, w, x_zero_point, w_zero_point, group, auto_pad=auto_pad, dilations=dilations, kernel_shape=kernel_shape,
-        pads=pads, strides=strides,
-    )  # fmt: skip
-    return _convolve(checked, lambda part: [], np.int32, num_threads)
+    x = as_operand(x, "x")
+    attributes = {
+        "auto_pad": auto_pad, "dilations": dilations, "group": group, "kernel_shape": kernel_shape, "pads": pads,
+        "strides": strides,
+    }  # fmt: skip
+    filters = w if isinstance(w, PackedFilters) else PackedFilters(w, 1 if group is None else group)
+    points = x_zero_point, w_zero_point
+    return Convolution(filters, x.dtype, points, attributes, num_threads=num_threads).run(x)
 
 
 def qlinear_conv(
@@ -253,24 +295,44 @@ def qlinear_conv(
     >>> qlinear_conv(x, half, none, w, half, np.int8(0), np.float32(1), none)
     array([[[75, 75]]], dtype=uint8)
     """
-    checked = _checked(
-        x, w, x_zero_point, w_zero_point, group, auto_pad=auto_pad, dilations=dilations, kernel_shape=kernel_shape,
-        pads=pads, strides=strides,
+    x = as_operand(x, "x")
+    attributes = {
+        "auto_pad": auto_pad, "dilations": dilations, "group": group, "kernel_shape": kernel_shape, "pads": pads,
+        "strides": strides,
+    }  # fmt: skip
+    filters = w if isinstance(w, PackedFilters) else PackedFilters(w, 1 if group is None else group)
+    made = quantized_convolution(
+        filters, x.dtype, (x_scale, w_scale, y_scale), (x_zero_point, w_zero_point, y_zero_point), bias, attributes,
+        rounding, num_threads,
     )  # fmt: skip
-    count = checked.filters.shape[0]
-    zero, dtype = result_zero_point(y_zero_point)
-    scale = (
-        scale_argument(x_scale, "x_scale", 1)
-        * scale_argument(w_scale, "w_scale", count)
-        / scale_argument(y_scale, "y_scale", 1)
-    )
+    return made.run(x)
+
+
+def quantized_convolution(
+    filters: PackedFilters,
+    dtype: Any,
+    scales: tuple[Any, Any, Any],
+    zero_points: tuple[Any, Any, Any],
+    bias: Any,
+    attributes: dict[str, Any],
+    rounding: str = "onnx",
+    num_threads: int | None = None,
+) -> Convolution:
+    """What `qlinear_conv` runs, for many images; scales and zero points are of the images, the filters and the result."""
+    count = filters.shape[0]
+    zero, result = result_zero_point(zero_points[2])
+    names = (("x_scale", 1), ("w_scale", count), ("y_scale", 1))
+    x_scale, w_scale, y_scale = (scale_argument(s, *n) for s, n in zip(scales, names, strict=True))
+    scale = x_scale * w_scale / y_scale
     bias = None if bias is None else as_array(bias, "bias", "a vector", np.int32)
+    if bias is not None and bias.shape in ((), (1,)) and bias.dtype == np.int32:
+        bias = np.broadcast_to(bias.reshape(-1), (count,))
     if bias is not None and (bias.dtype != np.int32 or bias.shape != (count,)):
         raise ValueError(f"bias: expected {count} int32 values, got {bias.dtype}, shape {bias.shape}")
 
     def stages(part: slice) -> Any:
         own = scale[part] if scale.ndim else scale
-        part_bias = None if bias is None else bias[part]
-        return pipeline(own, zero, dtype, rounding, bias=part_bias)
+        more = None if bias is None else bias[part]
+        return pipeline(own, zero, result, rounding, bias=more)
 
-    return _convolve(checked, stages, dtype, num_threads)
+    return Convolution(filters, dtype, zero_points[:2], attributes, stages, result, num_threads)

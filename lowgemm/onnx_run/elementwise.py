@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 import numpy as np
 
+from lowgemm.onnx_run import passes
 from lowgemm.onnx_run.state import State
 
 
@@ -49,17 +51,60 @@ def _saturated(y: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.minimum(np.fmax(np.rint(y), info.min), info.max).astype(dtype)
 
 
-def qlinear_add(state: State, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero=None) -> np.ndarray:
-    """QLinearAdd: ``a * ra + (b * rb + fixed)``, each a fused multiply and add, with the ratios of the scales."""
+def add_values(dtype, a_scale, a_zero, b_scale, b_zero, y_scale, y_zero) -> dict[str, Any]:
+    """What QLinearAdd takes from scales and zero points: `ra`, `rb`, `fixed`, and the limits of its type."""
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         ra, rb = _number(a_scale) / _number(y_scale), _number(b_scale) / _number(y_scale)
         fixed = _point(y_zero) - fma(ra, _point(a_zero), rb * _point(b_zero))
-        return _saturated(fma(a, ra, fma(b, rb, fixed)), a.dtype)
+    return {"ra": ra, "rb": rb, "fixed": fixed, **_limits(dtype)}
+
+
+def mul_values(dtype, a_scale, a_zero, b_scale, b_zero, y_scale, y_zero) -> dict[str, Any]:
+    """What QLinearMul takes from scales and zero points."""
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        ratio = _number(a_scale) * _number(b_scale) / _number(y_scale)
+    za, zb = int(_point(a_zero)), int(_point(b_zero))
+    return {"za": za, "zb": zb, "ratio": ratio, "zero": _point(y_zero), **_limits(dtype)}
+
+
+def qlinear_add(state: State, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero=None) -> np.ndarray:
+    """QLinearAdd: ``a * ra + (b * rb + fixed)``, each a fused multiply and add, with the ratios of the scales.
+
+    Where the first operand is repeated along the last axis, onnxruntime has the operands change places, which decides ties.
+    """
+    if first_is_repeated(a.shape, b.shape):
+        return qlinear_add(state, b, b_scale, b_zero, a, a_scale, a_zero, y_scale, y_zero)
+    v = add_values(a.dtype, a_scale, a_zero, b_scale, b_zero, y_scale, y_zero)
+    if is_compiled(a.dtype, b.dtype):
+        return passes.Binary(passes.add, passes.ADD, v)(a, b)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _saturated(fma(a, v["ra"], fma(b, v["rb"], v["fixed"])), a.dtype)
 
 
 def qlinear_mul(state: State, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero=None) -> np.ndarray:
     """QLinearMul: the exact integer product, times the ratio of the scales, plus the zero point."""
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        ratio = _number(a_scale) * _number(b_scale) / _number(y_scale)
-        product = (a.astype(np.float32) - _point(a_zero)) * (b.astype(np.float32) - _point(b_zero))
-        return _saturated(product * ratio + _point(y_zero), a.dtype)
+    v = mul_values(a.dtype, a_scale, a_zero, b_scale, b_zero, y_scale, y_zero)
+    if is_compiled(a.dtype, b.dtype):
+        return passes.Binary(passes.mul, passes.MUL, v)(a, b)
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = (a.astype(np.float32) - np.float32(v["za"])) * (b.astype(np.float32) - np.float32(v["zb"]))
+        return _saturated(product * v["ratio"] + v["zero"], a.dtype)
+
+
+def first_is_repeated(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Whether the first of two shapes has a size of 1 in the last axis in which they are not both 1, and the second more."""
+    for i in range(1, max(len(a), len(b)) + 1):
+        p, q = a[-i] if i <= len(a) else 1, b[-i] if i <= len(b) else 1
+        if p != 1 or q != 1:
+            return p == 1
+    return False
+
+
+def is_compiled(*dtypes: Any) -> bool:
+    """Whether the compiled passes take operands of these types: all uint8, or all int8."""
+    return not numba.config.DISABLE_JIT and len(set(dtypes)) == 1 and dtypes[0] in (np.uint8, np.int8)
+
+
+def _limits(dtype: np.dtype) -> dict[str, int]:
+    info = np.iinfo(dtype)
+    return {"low": info.min, "high": info.max, "flip": -int(info.min)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,6 +12,8 @@ import numpy as np
 
 from lowgemm.checks.arguments import as_num_threads
 from lowgemm.checks.values import as_array, choice
+from lowgemm.onnx_run import engines
+from lowgemm.onnx_run.program import Program
 from lowgemm.onnx_run.state import State
 
 _ROUNDINGS = ("onnx", "onnx_reference")
@@ -53,13 +54,8 @@ def _named_errors(where: str) -> Iterator[None]:
     """What the onnx package raises for a bad model has a dozen kinds; callers get ValueError or TypeError, and the reason."""
     try:
         yield
-    except (ValueError, OSError, MemoryError, KeyboardInterrupt):
+    except (ValueError, TypeError, OSError, MemoryError, KeyboardInterrupt):
         raise
-    except TypeError as error:
-        cause = error.__cause__  # the evaluator wraps an operator's own error
-        if isinstance(cause, (TypeError, ValueError)):
-            raise cause from None
-        raise TypeError(f"{where}: {error}") from error
     except Exception as error:
         raise ValueError(f"{where}: {type(error).__name__}: {error}") from error
 
@@ -81,6 +77,11 @@ def _load(source: Any) -> Any:
         )
     except DecodeError as error:
         raise ValueError(f"model: expected an ONNX model ({error})") from None
+    except (onnx.checker.ValidationError, FileNotFoundError) as error:
+        if isinstance(error, FileNotFoundError) and error.filename == os.fspath(source):
+            raise
+        text = str(error).split("\n")[0]
+        raise OSError(f"model: a file of its external data is missing: {text}") from None
     if not model.graph.node:
         raise ValueError("model: expected an ONNX model with operators")
     return model
@@ -97,7 +98,8 @@ def _tensor(info: Any) -> Tensor:
     shape = None
     if kind.HasField("shape"):
         shape = tuple(
-            d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in kind.shape.dim
+            d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else (d.dim_param or None)
+            for d in kind.shape.dim
         )
     return Tensor(info.name, np.dtype(tensor_dtype_to_np_dtype(kind.elem_type)), shape)
 
@@ -110,6 +112,43 @@ def _operators(graph: Any) -> Counter[tuple[str, str]]:
         for attribute in node.attribute:
             for inner in [attribute.g, *attribute.graphs] if attribute.type in (5, 10) else []:
                 found += _operators(inner)
+    return found
+
+
+def _plain(model: Any) -> Any:
+    """The model with its local functions written out and one name for the standard's domain, which has two."""
+    if model.functions:
+        from onnx import inliner
+
+        model = inliner.inline_local_functions(model)
+    if any(o.domain == "ai.onnx" for o in model.opset_import):
+        versions = {o.domain: o.version for o in model.opset_import}
+        versions[""] = versions.pop("ai.onnx")
+        del model.opset_import[:]
+        for domain, version in versions.items():
+            model.opset_import.add(domain=domain, version=version)
+    _rename_domain(model.graph)
+    return model
+
+
+def _rename_domain(graph: Any) -> None:
+    for node in graph.node:
+        if node.domain == "ai.onnx":
+            node.domain = ""
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs] if attribute.type in (5, 10) else []:
+                _rename_domain(inner)
+
+
+def _constants(model: Any) -> dict[str, np.ndarray]:
+    """Initializers by name, read-only."""
+    from onnx import numpy_helper
+
+    found = {}
+    for tensor in model.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        value.flags.writeable = False
+        found[tensor.name] = value
     return found
 
 
@@ -128,12 +167,15 @@ class Model:
     source : path, bytes or onnx.ModelProto
         The model. It is copied, not changed.
     fuse : bool
-        Run quantize-dequantize patterns on integers (`lowgemm.onnx_run.rewrite`), as onnxruntime does. Without it they run
-        in float32, by the onnx package.
+        Run quantize-dequantize patterns on integers (`lowgemm.onnx_run.rewrite`), as onnxruntime does, and let onnxruntime
+        optimize the parts that are its own. Without it every node runs as it is written.
     rounding : str
         Of QLinearMatMul and QLinearConv: "onnx" (onnxruntime's arithmetic) or "onnx_reference" (the onnx package's).
     num_threads : int, optional
-        For each product, as in `lowgemm.gemm`.
+        For each product, as in `lowgemm.gemm`, and for each part that onnxruntime runs.
+    float_nodes : str
+        Who runs what is not lowgemm's: "onnxruntime", "onnx.reference" (NumPy, slow), or "auto": onnxruntime where it is
+        installed.
 
     Attributes
     ----------
@@ -171,13 +213,26 @@ class Model:
     """
 
     def __init__(
-        self, source: Any, *, fuse: bool = True, rounding: str = "onnx", num_threads: int | None = None
+        self,
+        source: Any,
+        *,
+        fuse: bool = True,
+        rounding: str = "onnx",
+        num_threads: int | None = None,
+        float_nodes: str = "auto",
     ) -> None:
         rounding = choice(rounding, "rounding", _ROUNDINGS)
+        float_nodes = choice(float_nodes, "float_nodes", engines.CHOICES)
+        if float_nodes == "onnxruntime" and engines.onnxruntime() is None:
+            raise ImportError(
+                "float_nodes='onnxruntime' needs the package onnxruntime: pip install onnxruntime"
+            )
+        if float_nodes == "auto":
+            float_nodes = "onnx.reference" if engines.onnxruntime() is None else "onnxruntime"
+        self._engine, self._fuse, self._timing = float_nodes, bool(fuse), False
         if not isinstance(fuse, (bool, np.bool_)):
             raise TypeError(f"fuse: expected a bool, got {type(fuse).__name__}")
         self.state = State(rounding, as_num_threads(num_threads))
-        self._seconds: dict[int, float] = {}
         model = _load(source)
         with _named_errors("model"):
             self._prepare(model, fuse)
@@ -185,58 +240,68 @@ class Model:
     def __getstate__(self) -> dict[str, Any]:
         """The rewritten model: what else there is holds addresses and identities, and classes made for this model."""
         return {
-            "model": self._evaluator.proto_.SerializeToString(), "rewritten": self.rewritten,
-            "rounding": self.state.rounding, "num_threads": self.state.num_threads,
+            "model": self._proto.SerializeToString(), "rewritten": self.rewritten,
+            "rounding": self.state.rounding, "num_threads": self.state.num_threads, "float_nodes": self._engine, "fuse": self._fuse,
         }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(  # type: ignore[misc]
-            state["model"], fuse=False, rounding=state["rounding"], num_threads=state["num_threads"]
-        )
+            state["model"], fuse=state["fuse"], rounding=state["rounding"], num_threads=state["num_threads"],
+            float_nodes=state["float_nodes"],
+        )  # fmt: skip
         self.rewritten = state["rewritten"]
 
     def _prepare(self, model: Any, fuse: bool) -> None:
-        """Rewrite the model, refuse what cannot run, and make the evaluator."""
-        from onnx.reference import ReferenceEvaluator
+        """Rewrite the model, refuse what cannot run, and make the program."""
+        from lowgemm.onnx_run import contrib, operators, rewrite, views
 
-        from lowgemm.onnx_run import contrib, operators, rewrite
-
+        model = _plain(model)
         rewrite.constants_to_initializers(model)
         self.rewritten = rewrite.Rewriter(model).run() if fuse else Counter()
-        held = {i.name for i in model.graph.initializer}
+        constants = _constants(model)
+        held = set(constants)
         self.inputs = [_tensor(i) for i in model.graph.input if i.name not in held]
-        self._overridable = {i.name for i in model.graph.input if i.name in held}
+        given = {i.name for i in model.graph.input}
+        self._overridable = {n: v for n, v in constants.items() if n in given}
         self.outputs = [_tensor(o) for o in model.graph.output]
         table = operators.OPERATORS | contrib.OPERATORS
         self._refuse_unknown(model, table)
-        classes = [operators.evaluator_class(*key, function, self.state) for key, function in table.items()]
-        try:
-            self._evaluator = ReferenceEvaluator(model, new_ops=classes)
-        except (NotImplementedError, RuntimeError) as error:
-            raise UnsupportedOperator(f"model: {error}") from error
-        self.state.add_constants(self._evaluator.rt_inits_.values())
+        self._proto = model
+        context = engines.Context(
+            self._engine, {o.domain: o.version for o in model.opset_import}, model.ir_version, self.state.num_threads,
+            fuse, tuple(operators.evaluator_class(*key, function, self.state) for key, function in table.items()),
+        )  # fmt: skip
+        self.state.add_constants(constants.values())
+        self._program = Program(
+            model.graph.node, {n: v for n, v in constants.items() if n not in given},
+            [*(t.name for t in self.inputs), *self._overridable], [t.name for t in self.outputs],
+            table=table, either=views.OPERATORS, state=self.state, context=context,
+        )  # fmt: skip
 
-    @staticmethod
-    def _refuse_unknown(model: Any, table: Any) -> None:
+    def _refuse_unknown(self, model: Any, table: Any) -> None:
         """Name everything that nothing can run, instead of the first of it at some later time."""
         from onnx.defs import get_all_schemas_with_history
 
-        functions = {(f.domain, f.name) for f in model.functions}
-        standard = {(s.domain, s.name) for s in get_all_schemas_with_history()}
-        unknown = [
-            f"{domain or 'ai.onnx'}::{op} ({count} node{'s' * (count > 1)})"
-            for (domain, op), count in sorted(_operators(model.graph).items())
-            if (domain, op) not in table and (domain, op) not in functions and (domain, op) not in standard
-        ]
+        known = {(s.domain, s.name) for s in get_all_schemas_with_history()} | set(table)
+        if self._engine == "onnxruntime":
+            known |= engines.contributed()
+        unknown = {key: n for key, n in sorted(_operators(model.graph).items()) if key not in known}
         if unknown:
-            raise UnsupportedOperator(f"model: these operators are not supported: {', '.join(unknown)}")
+            text = ", ".join(
+                f"{domain or 'ai.onnx'}::{op} ({count} node{'s' * (count > 1)})"
+                for (domain, op), count in unknown.items()
+            )
+            more = ""
+            if self._engine != "onnxruntime" and any(domain == "com.microsoft" for domain, _ in unknown):
+                more = "; onnxruntime may run them (pip install onnxruntime)"
+            raise UnsupportedOperator(f"model: these operators are not supported: {text}{more}")
 
     def _feeds(self, feeds: Any, argument: str) -> dict[str, np.ndarray]:
         """Inputs as arrays, checked against what the model declares."""
         if not isinstance(feeds, Mapping):
             raise TypeError(f"{argument}: expected a dict of arrays by name, got {type(feeds).__name__}")
         declared = {t.name: t for t in self.inputs}
-        extra = set(feeds) - set(declared) - self._overridable
+        extra = set(feeds) - set(declared) - set(self._overridable)
         missing = set(declared) - set(feeds)
         if extra or missing:
             text = [
@@ -306,43 +371,45 @@ class Model:
             output_names, input_feed = input_feed, output_names
         fed = self._feeds(_either(input_feed, feeds, "feeds"), "feeds" if old else "input_feed")
         names = self._names(_either(output_names, outputs, "outputs"), "outputs" if old else "output_names")
+        if not names:
+            return []
+        values = [fed.get(n, self._overridable.get(n)) for n in self._program.inputs]
         with _named_errors("model"):
-            return self._evaluator.run(names, fed)
+            results = self._program.run(values, self._timing)
+            found = dict(zip(self._program.outputs, self._program.owned(results, values), strict=True))
+        return [found[n] for n in names]
 
     def timed(self, *arguments: Any, **named: Any) -> list[np.ndarray]:
         """`run`, of the same arguments, with the time of each operator added to `profile`."""
-        for node in self._evaluator.rt_nodes_:
-            if "run" not in vars(node):
-                node.run = self._clocked(node, node.run)
+        self._timing = True
         try:
             return self.run(*arguments, **named)
         finally:
-            for node in self._evaluator.rt_nodes_:
-                vars(node).pop("run", None)
-
-    def _clocked(self, node: Any, run: Any) -> Any:
-        def clocked(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return run(*args, **kwargs)
-            finally:
-                spent = time.perf_counter() - start
-                self._seconds[id(node)] = self._seconds.get(id(node), 0.0) + spent
-
-        return clocked
+            self._timing = False
 
     @property
     def profile(self) -> list[Row]:
-        """Each kind of operator: who runs it, how many nodes, and the time of the `timed` runs; slowest first."""
+        """Each kind of operator: who runs it, how many nodes, and the time of the `timed` runs; slowest first.
+
+        The nodes that onnxruntime runs are timed together, because it runs many at once: their time stands in the row
+        ``parts``, and their own rows have none (NaN).
+        """
         count: Counter[tuple[str, str]] = Counter()
         seconds: Counter[tuple[str, str]] = Counter()
-        for node in self._evaluator.rt_nodes_:
-            name = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
-            key = name, getattr(node, "runs_on", "onnx.reference")
-            count[key] += 1
-            seconds[key] += self._seconds.get(id(node), 0.0)
+        for step in self._program.all_steps():
+            for node, owner in zip(step.nodes, step.owners(), strict=True):
+                key = node.op_type if not node.domain else f"{node.domain}::{node.op_type}", owner
+                count[key] += 1
+                if len(step.nodes) == 1:
+                    seconds[key] += step.seconds
+                else:
+                    seconds[key] = float("nan")
+            if len(step.nodes) > 1:
+                key = "parts", step.owners()[0]
+                count[key] += 1
+                seconds[key] += step.seconds
         rows = [Row(*key, count[key], seconds[key]) for key in count]
-        return sorted(rows, key=lambda r: -r.seconds)
+        return sorted(rows, key=lambda r: (np.isnan(r.seconds), -r.seconds))
 
     @property
     def packed_bytes(self) -> int:

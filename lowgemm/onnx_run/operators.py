@@ -17,16 +17,12 @@ from lowgemm.compat import onnx as ox
 from lowgemm.gemm import gemm
 from lowgemm.onnx_run import convolution
 from lowgemm.onnx_run.pipelines import pipeline
-from lowgemm.onnx_run.state import State
+from lowgemm.onnx_run.state import NotOurs, State
 from lowgemm.output.stages import Stage
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 _INTEGERS = (*_BYTES, np.dtype(np.uint16), np.dtype(np.int16))
 _GEOMETRY = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
-
-
-class NotOurs(Exception):
-    """The element types or attributes are the onnx package's to evaluate."""
 
 
 def need_bytes(*arrays: np.ndarray) -> None:
@@ -106,12 +102,17 @@ def qlinear_matmul(
     return scaled_product(state, a, state.rhs(b), (a_scale, b_scale, y_scale), zero_points)
 
 
+def convolution_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Those that say where windows lie."""
+    return {k: v for k, v in attributes.items() if k in _GEOMETRY and v is not None}
+
+
 def _convolution(
     state: State, x: np.ndarray, w: np.ndarray, attributes: dict[str, Any]
 ) -> tuple[convolution.PackedFilters, dict[str, Any]]:
     """The packed filters, and how a convolution's function is called."""
     need_bytes(x, w)
-    how = {k: v for k, v in attributes.items() if k in _GEOMETRY and v is not None}
+    how = convolution_attributes(attributes)
     return state.filters(w, how.get("group", 1)), {**how, "num_threads": state.num_threads}
 
 

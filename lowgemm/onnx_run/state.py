@@ -11,6 +11,10 @@ from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run.convolution import PackedFilters
 
 
+class NotOurs(Exception):
+    """The element types or attributes are not lowgemm's to evaluate."""
+
+
 class State(NotCopied):
     """Settings and packed weights of one model.
 
@@ -23,12 +27,15 @@ class State(NotCopied):
         "onnx" or "onnx_reference".
     num_threads : int or None
         For every product.
+    tables : dict
+        Results of operators of one byte for all 256.
     """
 
     instead = "copy the Model"
 
     def __init__(self, rounding: str = "onnx", num_threads: int | None = None) -> None:
         self.rounding, self.num_threads = rounding, num_threads
+        self.tables: dict[Any, np.ndarray] = {}
         self._constants: dict[int, np.ndarray] = {}
         self._packed: dict[tuple[int, int], PackedRhs | PackedFilters] = {}
 

@@ -44,8 +44,8 @@ def array(value):
     return numpy_helper.to_array(value) if isinstance(value, TensorProto) else np.asarray(value)
 
 
-def run(case, op, exact):
-    model = Model(case.model, rounding="onnx_reference")
+def run(case, op, exact, engine="auto"):
+    model = Model(case.model, rounding="onnx_reference", float_nodes=engine)
     names = [i.name for i in case.model.graph.input]
     for inputs, outputs in case.data_sets:
         got = model.run(dict(zip(names, map(array, inputs), strict=True)))
@@ -72,9 +72,11 @@ def test_quantized_operators(op):
     assert found and counts["lowgemm"] > 0 and sum(counts.values()) == len(found)
 
 
+@pytest.mark.parametrize("engine", ["onnx.reference", "onnxruntime"])
 @pytest.mark.parametrize("op", PLUMBING)
-def test_plumbing(op):
-    """These are the onnx package's, and reach it through a model of ours."""
+def test_plumbing(op, engine):
+    """These are another engine's, and reach it through a model of ours."""
+    peers.need(engine.split(".")[0])
     if op == "Cast":
         peers.need("onnx")
     found = [c for c in cases(op) if all(hasattr(i.type, "tensor_type") for i in c.model.graph.input)]
@@ -84,6 +86,6 @@ def test_plumbing(op):
         if any(a.dtype.kind not in "fiub" for a in arrays):
             counts["skipped: types NumPy lacks"] += 1
             continue
-        counts[run(case, op, False)] += 1
+        counts[run(case, op, False, engine)] += 1
     print(f"\n{op}: {dict(counts)}")
-    assert counts["onnx.reference"] > 0
+    assert counts[engine] > 0

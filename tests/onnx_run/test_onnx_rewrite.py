@@ -100,3 +100,71 @@ def test_a_product_deep_enough_to_wrap_stays_float(monkeypatch):
         y = model.run(feeds)[0]
         assert fused(model) == expected
         np.testing.assert_array_equal(y.reshape(3, 2), np.broadcast_to(result, (3, 2)))
+
+
+def between(op, parts, opset=13, same=False, constants=None, **attributes):
+    """DequantizeLinear of each part, an operator, QuantizeLinear: the model, and uint8 feeds."""
+    g = np.random.default_rng(len(parts))
+    names = [f"x{i}" for i in range(len(parts))]
+    held, nodes = dict(constants or {}), []
+    for i, name in enumerate([*names, "y"]):
+        number = 0 if same else i
+        held[f"s{i}"], held[f"z{i}"] = np.float32(0.02 + 0.013 * number), np.uint8(3 + 17 * number)
+        if name != "y":
+            nodes.append(helper.make_node("DequantizeLinear", [name, f"s{i}", f"z{i}"], [f"f{i}"]))
+    n = len(parts)
+    nodes.append(
+        helper.make_node(op, [f"f{i}" for i in range(n)] + list(constants or {}), ["g"], **attributes)
+    )
+    nodes.append(helper.make_node("QuantizeLinear", ["g", f"s{n}", f"z{n}"], ["y"]))
+    inputs = [om.value(k, list(p), om.TensorProto.UINT8) for k, p in zip(names, parts, strict=True)]
+    model = om.model_of(
+        nodes, inputs, [om.value("y", None, om.TensorProto.UINT8)], held, opset, checked=False
+    )
+    return model, {k: g.integers(0, 256, p, dtype=np.uint8) for k, p in zip(names, parts, strict=True)}
+
+
+IMAGE = (2, 6, 8, 8)
+FUSED = [
+    ("Add", [IMAGE, IMAGE], {}), ("Add", [IMAGE, (6, 1, 1)], {}), ("Add", [(1,), IMAGE], {}),
+    ("Add", [(2, 6, 1, 1), IMAGE], {}), ("Add", [(8, 1), IMAGE], {}), ("Add", [(8, 8), IMAGE], {}), ("Add", [IMAGE, (8,)], {}),
+    ("Add", [(6, 8, 1), (2, 1, 1, 8)], {}), ("Add", [(2, 6, 8, 1), (6, 8, 1)], {}), ("Add", [(6, 1, 1), (2, 6, 8, 1)], {}), ("Mul", [IMAGE, IMAGE], {}),
+    ("Mul", [(2, 6, 1, 1), IMAGE], {}), ("Sigmoid", [IMAGE], {}), ("LeakyRelu", [IMAGE], {"alpha": 0.1}),
+    ("GlobalAveragePool", [IMAGE], {}), ("Concat", [IMAGE, IMAGE, (2, 1, 8, 8)], {"axis": 1}),
+]  # fmt: skip
+MOVED = [
+    ("Reshape", [IMAGE], {"constants": {"shape": np.array([2, -1])}}), ("Transpose", [IMAGE], {"perm": [0, 2, 3, 1]}),
+    ("Flatten", [IMAGE], {"axis": 2}), ("Gather", [IMAGE], {"constants": {"i": np.array([3, 1])}, "axis": 1}),
+    ("MaxPool", [IMAGE], {"kernel_shape": [2, 2], "strides": [2, 2]}),
+    ("Slice", [IMAGE], {"constants": {"from": np.array([1]), "to": np.array([5]), "axes": np.array([2])}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FUSED, ids=lambda c: c[0])
+def test_operators_between_quantizers(case):
+    """One node of integers; equal to onnxruntime's optimized run, and to the floats but for rounding."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra `test`)")
+    op, parts, attributes = case
+    proto, feeds = between(op, parts, **attributes)
+    model = Model(proto)
+    assert model.rewritten == {f"{op} -> QLinear{op}": 1} and [r.op for r in model.profile] == [
+        f"com.microsoft::QLinear{op}"
+    ]
+    got, plain = model.run(feeds)[0], Model(proto, fuse=False).run(feeds)[0]
+    np.testing.assert_array_equal(plain, om.onnxruntime_run(proto, feeds, "ORT_DISABLE_ALL")["y"])
+    np.testing.assert_array_equal(got, om.onnxruntime_run(proto, feeds)["y"])
+    steps = np.abs(got.astype(int) - plain)
+    assert steps.max() <= 1 and np.count_nonzero(steps) <= got.size // 20
+
+
+@pytest.mark.parametrize("case", MOVED, ids=lambda c: c[0])
+def test_operators_that_move_elements(case):
+    """On integers where scale and zero point stay; with others they stay float."""
+    op, parts, attributes = case
+    for same in (True, False):
+        proto, feeds = between(op, parts, same=same, **attributes)
+        model = Model(proto)
+        assert bool(model.rewritten) == same
+        np.testing.assert_array_equal(model.run(feeds)[0], Model(proto, fuse=False).run(feeds)[0])
+    padded, feeds = between("MaxPool", [IMAGE], same=True, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    assert not Model(padded).rewritten

@@ -1,0 +1,153 @@
+"""Quantized ONNX models beside onnxruntime: time, who takes it, values that differ, memory.
+
+    python asv_bench/compare_onnx.py MODEL.onnx[=INPUTS.npz] ... [--threads 1] [--repeat 15]
+
+Both run in turns in one process; the times are medians of CPU time (of wall time with more threads than one). Memory is what
+a process of its own has grown by at its peak, from before the model is loaded to after three runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+PRODUCTS = re.compile("MatMul|Conv|Gemm|LSTM|GRU|Attention")
+
+
+def inputs_of(path: str, given: str) -> dict[str, np.ndarray]:
+    """The arrays of a file, or random ones with all open sizes 1."""
+    if given:
+        return dict(np.load(given))
+    import onnx
+
+    g, graph = np.random.default_rng(0), onnx.load(path, load_external_data=False).graph
+    held, found = {i.name for i in graph.initializer}, {}
+    for info in graph.input:
+        if info.name not in held:
+            kind = info.type.tensor_type
+            shape = [max(1, d.dim_value) for d in kind.shape.dim]
+            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+            real = g.standard_normal(shape) / 2 if dtype.kind == "f" else g.integers(0, 100, shape)
+            found[info.name] = np.asarray(real).astype(dtype)
+    return found
+
+
+def session(path: str, threads: int, level: str = "ORT_ENABLE_ALL"):
+    """onnxruntime's."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 4
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def alternate(calls, repeat: int, clock) -> list[float]:
+    """Median milliseconds of each."""
+    times = [[] for _ in calls]
+    for _ in range(repeat):
+        for call, own in zip(calls, times, strict=True):
+            start = clock()
+            call()
+            own.append(clock() - start)
+    return [statistics.median(t) * 1e3 for t in times]
+
+
+def differing(ours, theirs) -> str:
+    """How many values differ, and by how much of the range at most."""
+    count = total = 0
+    worst = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        if a.shape != b.shape:
+            return f"shapes {a.shape} and {b.shape}"
+        count, total = count + int(np.count_nonzero(a != b)), total + a.size
+        if a.size and a.dtype.kind in "fiu":
+            span = float(np.ptp(b.astype(np.float64))) or 1.0
+            worst = max(worst, float(np.abs(a.astype(np.float64) - b).max()) / span)
+    return f"{count}/{total} ({worst:.0e})"
+
+
+def peak(path: str, given: str, who: str) -> float:
+    """MiB by which a process grows."""
+    code = f"""
+import resource, sys
+sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+import numpy as np, onnx, onnxruntime, numba, lowgemm.onnx_run.model, compare_onnx
+feeds = compare_onnx.inputs_of({path!r}, {given!r})
+x = np.ones((64, 64), np.uint8); lowgemm = __import__("lowgemm"); lowgemm.gemm(x, lowgemm.pack_rhs(x), num_threads=1)
+before = int(open("/proc/self/statm").read().split()[1]) * 4096
+model = {{"ours": lambda: lowgemm.onnx_run.model.Model({path!r}, num_threads=1), "theirs": lambda: compare_onnx.session({path!r}, 1)}}[{who!r}]()
+for _ in range(3): model.run(None, feeds)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20, (int(open("/proc/self/statm").read().split()[1]) * 4096 - before) / 2**20)
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return float(out.split()[1])
+
+
+def compare(path: str, given: str, threads: int, repeat: int, memory: bool) -> str:
+    """A line of the table."""
+    from lowgemm.onnx_run import Model
+
+    feeds = inputs_of(path, given)
+    start = time.perf_counter()
+    ours = Model(path, num_threads=threads)
+    first = ours.run(None, feeds)
+    load = time.perf_counter() - start
+    theirs, plain = session(path, threads), session(path, threads, "ORT_DISABLE_ALL")
+    clock = time.process_time if threads == 1 else time.perf_counter
+    for _ in range(2):
+        ours.run(None, feeds), theirs.run(None, feeds)
+    mine, other = alternate([lambda: ours.run(None, feeds), lambda: theirs.run(None, feeds)], repeat, clock)
+    for _ in range(5):
+        ours.timed(None, feeds)
+    shares = {"products": 0.0, "elementwise": 0.0, "float": 0.0}
+    for row in ours.profile:
+        if not np.isnan(row.seconds):
+            kind = (
+                "float"
+                if row.runs_on != "lowgemm"
+                else "products"
+                if PRODUCTS.search(row.op)
+                else "elementwise"
+            )
+            shares[kind] += row.seconds
+    whole = sum(shares.values()) or 1.0
+    parts = " | ".join(f"{100 * s / whole:.0f}" for s in shares.values())
+    used = f"{peak(path, given, 'ours'):.0f} / {peak(path, given, 'theirs'):.0f}" if memory else ""
+    name = pathlib.Path(path).name.removesuffix(".onnx")
+    return (
+        f"| {name} | {mine:.2f} | {other:.2f} | {mine / other:.2f} | {parts} | {differing(first, plain.run(None, feeds))} | "
+        f"{differing(first, theirs.run(None, feeds))} | {used} | {load:.1f} s"
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeat", type=int, default=15)
+    parser.add_argument("--no-memory", action="store_true")
+    args = parser.parse_args()
+    print(
+        "| model | lowgemm, ms | onnxruntime, ms | ratio | products % | elementwise % | float % | differ from written | from optimized | MiB | load"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---|---|---:|---:")
+    for model in args.models:
+        path, _, given = model.partition("=")
+        try:
+            print(compare(path, given, args.threads, args.repeat, not args.no_memory), flush=True)
+        except Exception as error:  # the other models are still worth a line
+            print(f"| {pathlib.Path(path).name} | {type(error).__name__}: {str(error)[:300]}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

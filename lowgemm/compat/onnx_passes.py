@@ -1,0 +1,113 @@
+"""Compiled passes over dense arrays for QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear.
+
+Each takes addresses. Parameters lie along one axis: elements are seen as (outer, channels, inner), one scale and one zero
+point a channel; one for all is one channel. What they compute is in `lowgemm.compat.onnx`, as NumPy operations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from lowgemm.jit.memory import round_even, store_32
+from lowgemm.jit.routine import routine
+
+_u64 = np.uint64
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _quantize(x, out, begin, count, scale, zero, low, high, limit):
+    # limits before the zero point is added: they and the quotient are whole float32 numbers, so nothing is rounded twice
+    b = _u64(begin)
+    below, above = np.float32(low - zero), np.float32(high - zero)
+    for i in range(_u64(count)):
+        t = round_even(x[b + i] / scale)
+        t = t if t > below else below  # a NaN too
+        t = t if t < above else above
+        out[b + i] = (np.int32(t) + np.int32(zero)) & limit
+
+
+@routine("ppppnnnnnn")
+def quantize(src, dst, scales, zeros, outer, channels, inner, low, high, item):
+    """float32 to integers of `item` bytes, 1 or 2, between `low` and `high`; `zeros` are int32."""
+    size = outer * channels * inner
+    x = numba.carray(src, (size,), np.float32)
+    scale, zero = numba.carray(scales, (channels,), np.float32), numba.carray(zeros, (channels,), np.int32)
+    out8, out16 = numba.carray(dst, (size,), np.uint8), numba.carray(dst, (size,), np.uint16)
+    for o in range(outer):
+        for c in range(channels):
+            begin = (o * channels + c) * inner
+            if item == 1:
+                _quantize(x, out8, begin, inner, scale[c], zero[c], low, high, np.int32(0xFF))
+            else:
+                _quantize(x, out16, begin, inner, scale[c], zero[c], low, high, np.int32(0xFFFF))
+
+
+@numba.njit(nogil=True)
+def _dequantize(x, out, begin, count, scale, zero):
+    b, point = _u64(begin), np.float32(zero)
+    for i in range(_u64(count)):
+        out[b + i] = (np.float32(x[b + i]) - point) * scale
+
+
+@routine("ppppnnnn")
+def dequantize(src, dst, scales, zeros, outer, channels, inner, kind):
+    """Integers to float32; `kind` 0, 1, 2 for uint8, int8, int32; `zeros` are int32."""
+    size = outer * channels * inner
+    u8, s8 = numba.carray(src, (size,), np.uint8), numba.carray(src, (size,), np.int8)
+    s32, out = numba.carray(src, (size,), np.int32), numba.carray(dst, (size,), np.float32)
+    scale, zero = numba.carray(scales, (channels,), np.float32), numba.carray(zeros, (channels,), np.int32)
+    for o in range(outer):
+        for c in range(channels):
+            begin = (o * channels + c) * inner
+            if kind == 0:
+                _dequantize(u8, out, begin, inner, scale[c], zero[c])
+            elif kind == 1:
+                _dequantize(s8, out, begin, inner, scale[c], zero[c])
+            else:
+                _dequantize(s32, out, begin, inner, scale[c], zero[c])
+
+
+@routine("ppn")
+def extremes(src, dst, count):
+    """Smallest and largest float32, as int32 keys in the same order as the numbers; NaNs lie beyond the infinities."""
+    x = numba.carray(src, (count,), np.int32)
+    low, high = np.int32(0), np.int32(0)  # the key of 0, which the range includes
+    for i in range(_u64(count)):
+        bits = x[i]
+        key = bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
+        low, high = min(low, key), max(high, key)
+    store_32(dst, 0, low)
+    store_32(dst, 1, high)
+
+
+def empty_like(x: np.ndarray, dtype: Any) -> np.ndarray | None:
+    """An array of the same memory order, or None if `x` has gaps or overlaps."""
+    if x.flags.c_contiguous:
+        return np.empty(x.shape, dtype)
+    out = np.empty_like(x, dtype)  # in the order of x's axes in memory
+    item = out.itemsize
+    return (
+        out
+        if x.size
+        and all(
+            s * item == o * x.itemsize
+            for s, o, n in zip(x.strides, out.strides, x.shape, strict=True)
+            if n > 1
+        )
+        else None
+    )
+
+
+def split(x: np.ndarray, count: int, axis: int) -> tuple[int, int, int] | None:
+    """(outer, channels, inner) of a dense array with `count` parameters along an axis; None if they are not so laid out."""
+    if count == 1:
+        return 1, 1, x.size
+    if not x.flags.c_contiguous:
+        return None
+    inner = 1
+    for n in x.shape[axis + 1 :]:
+        inner *= n
+    return x.size // max(1, count * inner), count, inner

@@ -1,0 +1,275 @@
+"""Who runs the nodes that are not lowgemm's: onnxruntime where it is installed, else `onnx.reference`.
+
+A `Subgraph` is a part of a model, made into a model of its own when its first inputs are there: only then are their element
+types known for certain. What onnxruntime cannot run, node by node `onnx.reference` does.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lowgemm import config
+from lowgemm.onnx_run import mended
+
+#: Settings of `Model(float_nodes=...)`.
+CHOICES = ("auto", "onnxruntime", "onnx.reference")
+
+
+@functools.cache
+def onnxruntime() -> Any:
+    """The package onnxruntime, or None."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    return onnxruntime
+
+
+@functools.cache
+def contributed() -> frozenset[tuple[str, str]]:
+    """Operators outside of the standard that onnxruntime has a CPU kernel for."""
+    if onnxruntime() is None:
+        return frozenset()
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    kernels = state.get_all_opkernel_def() if hasattr(state, "get_all_opkernel_def") else []
+    return frozenset((k.domain, k.op_name) for k in kernels if k.domain and "CPU" in k.provider)
+
+
+class Context(NamedTuple):
+    """What all parts of a model share.
+
+    Attributes
+    ----------
+    engine : str
+        "onnxruntime" or "onnx.reference".
+    opsets : dict
+        Version of each domain.
+    ir_version : int
+        Of the model.
+    num_threads : int or None
+        For each product, and for onnxruntime's operators.
+    optimize : bool
+        Whether onnxruntime may rewrite its parts, so that floats may differ in their last bits.
+    classes : tuple of type
+        lowgemm's operators as `onnx.reference` takes them, for bodies of loops.
+    """
+
+    engine: str
+    opsets: dict[str, int]
+    ir_version: int
+    num_threads: int | None
+    optimize: bool = True
+    classes: tuple[type, ...] = ()
+
+
+#: Types of outputs that onnxruntime hands over as NumPy arrays.
+_READABLE = re.compile(r"(seq\()?tensor\((float|double|float16|u?int(8|16|32|64)|bool|string)\)\)?")
+
+
+class CannotRun(Exception):
+    """onnxruntime does not take a part of the model."""
+
+
+def _value_info(name: str, value: Any) -> Any:
+    """The type of an input, from the value that came. Sizes stay open, the number of axes does not."""
+    from onnx import helper
+
+    if isinstance(value, list):
+        if not value:
+            raise CannotRun(f"{name}: an empty sequence has no type")
+        return helper.make_tensor_sequence_value_info(
+            name, helper.np_dtype_to_tensor_dtype(value[0].dtype), None
+        )
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiubO" or value.dtype.isbuiltin != 1:
+        raise CannotRun(f"{name}: no element type of onnxruntime's")
+    kind = 8 if value.dtype.kind == "O" else helper.np_dtype_to_tensor_dtype(value.dtype)
+    return helper.make_tensor_value_info(name, kind, [None] * value.ndim)
+
+
+def _untyped(name: str) -> Any:
+    from onnx import ValueInfoProto
+
+    return ValueInfoProto(name=name)
+
+
+def _threads(wanted: int | None) -> int:
+    """Threads of onnxruntime's operators: what a product of lowgemm may use at most."""
+    if wanted is None:
+        wanted = config.num_threads
+    if wanted is None:
+        import numba
+
+        wanted = numba.get_num_threads()
+    return int(wanted)
+
+
+class Subgraph:
+    """Nodes that one engine runs at once.
+
+    Parameters
+    ----------
+    nodes : sequence of NodeProto
+        In order.
+    inputs, outputs : sequence of str
+        Names of what `__call__` takes and returns.
+    constants : mapping of str to ndarray
+        What the nodes read beside their inputs.
+    context : Context
+        Of the model.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Any],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        constants: Mapping[str, np.ndarray],
+        context: Context,
+    ) -> None:
+        self.nodes, self.inputs, self.outputs = list(nodes), list(inputs), list(outputs)
+        self.context = context
+        self._constants = constants
+        self._run: Any = None
+        #: Who runs each node, once the first inputs came.
+        self.runs_on = [context.engine] * len(self.nodes)
+
+    def __call__(self, *values: Any) -> Sequence[Any]:
+        """Values of the outputs."""
+        if self._run is None:
+            self._start(values)
+        return self._run(*values)
+
+    # ---- making it ----------------------------------------------------------------------------------------
+    def _model(self, values: Sequence[Any], typed: bool) -> Any:
+        from onnx import helper, numpy_helper
+
+        make = _value_info if typed else (lambda name, _: _untyped(name))
+        graph = helper.make_graph(
+            self.nodes, "part", [make(n, v) for n, v in zip(self.inputs, values, strict=True)],
+            [_untyped(n) for n in self.outputs],
+            [numpy_helper.from_array(v, n) for n, v in self._constants.items()],
+        )  # fmt: skip
+        opsets = [helper.make_opsetid(d, v) for d, v in self.context.opsets.items()]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=self.context.ir_version)
+
+    def _start(self, values: Sequence[Any]) -> None:
+        if self.context.engine == "onnxruntime":
+            try:
+                self._run = self._by_onnxruntime(values)
+                return
+            except CannotRun:
+                if len(self.nodes) > 1:
+                    self._run = self._one_by_one()
+                    return
+        self.runs_on = ["onnx.reference"] * len(self.nodes)
+        self._run = self._by_reference(values)
+
+    def _by_onnxruntime(self, values: Sequence[Any]) -> Any:
+        package = onnxruntime()
+        options = package.SessionOptions()
+        options.log_severity_level = 4  # an error is raised, and need not stand on the terminal too
+        level = package.GraphOptimizationLevel
+        options.graph_optimization_level = (
+            level.ORT_ENABLE_ALL if self.context.optimize else level.ORT_DISABLE_ALL
+        )
+        options.inter_op_num_threads = 1
+        options.intra_op_num_threads = _threads(self.context.num_threads)
+        # threads that wait in a loop take the cores from lowgemm's
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            data = self._model(values, True).SerializeToString()
+            session = package.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except CannotRun:
+            raise
+        except Exception as error:  # onnxruntime's errors have no common base
+            raise CannotRun(str(error)) from error
+        bare = [o.type for o in session.get_outputs() if not _READABLE.fullmatch(o.type)]
+        if bare:
+            raise CannotRun(f"NumPy lacks {', '.join(bare)}")
+        names, outputs, run = self.inputs, self.outputs, session.run
+        kinds = [getattr(v, "ndim", None) for v in values]
+
+        def call(*given: Any) -> Sequence[Any]:
+            try:
+                return run(outputs, dict(zip(names, given)))  # noqa: B905 - the program counts them
+            except Exception as error:
+                if [getattr(v, "ndim", None) for v in given] != kinds:
+                    # the number of axes is part of the session: another one needs another session
+                    self._start(given)
+                    return self._run(*given)
+                raise ValueError(_short(error)) from error
+
+        return call
+
+    def _one_by_one(self) -> Any:
+        """Each node by itself, for a part with nodes that onnxruntime does not take."""
+        known = dict(self._constants)
+        parts = []
+        for i, node in enumerate(self.nodes):
+            reads = [n for n in reads_of(node) if n not in known]
+            own = {n: known[n] for n in reads_of(node) if n in known}
+            writes = [o for o in node.output if o]
+            parts.append((Subgraph([node], reads, writes, own, self.context), i))
+        names, outputs = self.inputs, self.outputs
+
+        def call(*given: Any) -> Sequence[Any]:
+            values = dict(zip(names, given, strict=True))
+            for part, i in parts:
+                results = part(*[values[n] for n in part.inputs])
+                self.runs_on[i] = part.runs_on[0]
+                values.update(zip(part.outputs, results, strict=True))
+            return [values[n] for n in outputs]
+
+        return call
+
+    def _by_reference(self, values: Sequence[Any]) -> Any:
+        from onnx.reference import ReferenceEvaluator
+
+        classes = [*self.context.classes, *mended.classes(self.context.opsets.get("", 1))]
+        evaluator = ReferenceEvaluator(self._model(values, False), new_ops=classes)
+        names, outputs = self.inputs, self.outputs
+
+        def call(*given: Any) -> Sequence[Any]:
+            try:
+                return evaluator.run(outputs, dict(zip(names, given, strict=True)))
+            except TypeError as error:  # the evaluator wraps an operator's own error
+                if isinstance(error.__cause__, (TypeError, ValueError)):
+                    raise error.__cause__ from None
+                raise
+
+        return call
+
+
+def _short(error: Exception) -> str:
+    """The first line of what onnxruntime says, without its error code and source file."""
+    text = str(error).strip().split("\n")[0]
+    head, _, rest = text.partition(" : ")
+    while head.startswith("[ONNXRuntimeError]") or head.isdigit() or head.isupper():
+        text, (head, _, rest) = rest, rest.partition(" : ")
+        if not rest:
+            break
+    return text or str(error)
+
+
+def reads_of(node: Any) -> list[str]:
+    """Names that a node reads, those of its subgraphs from outside too; each once, in order."""
+    names = [n for n in node.input if n]
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs] if attribute.type in (5, 10) else []:
+            names += _read_outside(graph)
+    return list(dict.fromkeys(names))
+
+
+def _read_outside(graph: Any) -> list[str]:
+    own = {i.name for i in graph.input} | {i.name for i in graph.initializer}
+    names = []
+    for node in graph.node:
+        names += [n for n in reads_of(node) if n not in own]
+        own.update(node.output)
+    return names + [o.name for o in graph.output if o.name not in own]

@@ -1,0 +1,335 @@
+"""Compiled passes over 8-bit tensors: sums and products of two, tables of 256, maxima and sums of windows.
+
+Bytes are read as ``(byte ^ flip) - flip``, which is the number for uint8 (`flip` 0) and for int8 (128). What the passes compute
+is in `elementwise.py` as NumPy operations; tests compare the two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from lowgemm.compat.onnx_passes import empty_like
+from lowgemm.jit.memory import round_even
+from lowgemm.jit.routine import routine
+
+_u64 = np.uint64
+#: Axes of a pass over two operands, after those that can be are counted as one.
+AXES = 4
+#: Shapes of operands whose plans are kept.
+SHAPES = 64
+
+
+@intrinsic
+def fused(typingctx, a, b, c):
+    """``a * b + c`` of float32, rounded once."""
+
+    def codegen(context, builder, signature, values):
+        ty = ir.FloatType()
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ty, [ty] * 3), "llvm.fma.f32"
+        )
+        return builder.call(function, values)
+
+    return types.float32(types.float32, types.float32, types.float32), codegen
+
+
+@numba.njit(nogil=True)
+def _byte(t, low, high):
+    t = round_even(t)
+    t = t if t > low else low  # a NaN too
+    t = t if t < high else high
+    return np.uint8(np.int32(t) & np.int32(255))
+
+
+@numba.njit(nogil=True)
+def _add_line(a, at_a, b, at_b, out, at, count, flip, ra, rb, fixed, low, high):
+    p, q, r = _u64(at_a), _u64(at_b), _u64(at)
+    for i in range(_u64(count)):
+        u, v = (np.int32(a[p + i]) ^ flip) - flip, (np.int32(b[q + i]) ^ flip) - flip
+        out[r + i] = _byte(fused(np.float32(u), ra, fused(np.float32(v), rb, fixed)), low, high)
+
+
+@numba.njit(nogil=True)
+def _add_one(a, at_a, part, out, at, count, flip, ra, low, high):
+    p, r = _u64(at_a), _u64(at)
+    for i in range(_u64(count)):
+        out[r + i] = _byte(fused(np.float32((np.int32(a[p + i]) ^ flip) - flip), ra, part), low, high)
+
+
+@numba.njit(nogil=True)
+def _one_add(b, at_b, first, out, at, count, flip, ra, rb, fixed, low, high):
+    q, r = _u64(at_b), _u64(at)
+    for i in range(_u64(count)):
+        v = (np.int32(b[q + i]) ^ flip) - flip
+        out[r + i] = _byte(fused(first, ra, fused(np.float32(v), rb, fixed)), low, high)
+
+
+@numba.njit(nogil=True)
+def _mul_line(a, at_a, b, at_b, out, at, count, flip, za, zb, ratio, zero, low, high):
+    p, q, r = _u64(at_a), _u64(at_b), _u64(at)
+    for i in range(_u64(count)):
+        u, v = (np.int32(a[p + i]) ^ flip) - flip - za, (np.int32(b[q + i]) ^ flip) - flip - zb
+        out[r + i] = _byte(np.float32(u * v) * ratio + zero, low, high)
+
+
+@numba.njit(nogil=True)
+def _mul_one(a, at_a, v, out, at, count, flip, za, ratio, zero, low, high):
+    p, r = _u64(at_a), _u64(at)
+    for i in range(_u64(count)):
+        u = (np.int32(a[p + i]) ^ flip) - flip - za
+        out[r + i] = _byte(np.float32(u * v) * ratio + zero, low, high)
+
+
+#: Where two operands lie: sizes of the axes, bytes from one element to the next along each, for `a` and for `b` (0 where it is
+#: repeated). The last axis steps by 1 in `a`, and by 1 or 0 in `b`. `turned`: `a` is the operator's second operand, since its
+#: first is the repeated one.
+_NEST = [
+    ("n", np.int64, AXES),
+    ("a", np.int64, AXES),
+    ("b", np.int64, AXES),
+    ("reach_a", np.int64),
+    ("reach_b", np.int64),
+    ("turned", np.int64),
+]
+_REALS = [("low", np.float32), ("high", np.float32)]
+ADD = np.dtype(
+    [*_NEST, ("flip", np.int64), ("ra", np.float32), ("rb", np.float32), ("fixed", np.float32), *_REALS],
+    align=True,
+)
+MUL = np.dtype(
+    [
+        *_NEST,
+        ("flip", np.int64),
+        ("za", np.int64),
+        ("zb", np.int64),
+        ("ratio", np.float32),
+        ("zero", np.float32),
+        *_REALS,
+    ],
+    align=True,
+)
+
+
+@routine("pppp")
+def add(params, first, second, dst):
+    """QLinearAdd."""
+    p = numba.carray(params, (1,), ADD)[0]
+    n, sa, sb = p.n, p.a, p.b
+    count, step = n[3], sb[3]
+    flip, ra, rb, fixed, low, high = np.int32(p.flip), p.ra, p.rb, p.fixed, p.low, p.high
+    a, b = numba.carray(first, (p.reach_a,), np.uint8), numba.carray(second, (p.reach_b,), np.uint8)
+    out = numba.carray(dst, (n[0] * n[1] * n[2] * count,), np.uint8)
+    at = 0
+    for i in range(n[0]):
+        for j in range(n[1]):
+            for k in range(n[2]):
+                at_a = i * sa[0] + j * sa[1] + k * sa[2]
+                at_b = i * sb[0] + j * sb[1] + k * sb[2]
+                if step:
+                    _add_line(a, at_a, b, at_b, out, at, count, flip, ra, rb, fixed, low, high)
+                else:
+                    v = np.float32((np.int32(b[at_b]) ^ flip) - flip)
+                    if p.turned:
+                        _one_add(a, at_a, v, out, at, count, flip, ra, rb, fixed, low, high)
+                    else:
+                        _add_one(a, at_a, fused(v, rb, fixed), out, at, count, flip, ra, low, high)
+                at += count
+
+
+@routine("pppp")
+def mul(params, first, second, dst):
+    """QLinearMul."""
+    p = numba.carray(params, (1,), MUL)[0]
+    n, sa, sb = p.n, p.a, p.b
+    count, step = n[3], sb[3]
+    flip, za, zb = np.int32(p.flip), np.int32(p.za), np.int32(p.zb)
+    if p.turned:
+        za, zb = zb, za
+    ratio, zero, low, high = p.ratio, p.zero, p.low, p.high
+    a, b = numba.carray(first, (p.reach_a,), np.uint8), numba.carray(second, (p.reach_b,), np.uint8)
+    out = numba.carray(dst, (n[0] * n[1] * n[2] * count,), np.uint8)
+    at = 0
+    for i in range(n[0]):
+        for j in range(n[1]):
+            for k in range(n[2]):
+                at_a = i * sa[0] + j * sa[1] + k * sa[2]
+                at_b = i * sb[0] + j * sb[1] + k * sb[2]
+                if step:
+                    _mul_line(a, at_a, b, at_b, out, at, count, flip, za, zb, ratio, zero, low, high)
+                else:
+                    v = (np.int32(b[at_b]) ^ flip) - flip - zb
+                    _mul_one(a, at_a, v, out, at, count, flip, za, ratio, zero, low, high)
+                at += count
+
+
+@routine("pppn")
+def look_up(table, src, dst, count):
+    """Bytes by a table of 256."""
+    t = numba.carray(table, (256,), np.uint8)
+    x, out = numba.carray(src, (count,), np.uint8), numba.carray(dst, (count,), np.uint8)
+    for i in range(_u64(count)):
+        out[i] = t[x[i]]
+
+
+@routine("ppnnnn")
+def sums(src, dst, rows, count, lanes, flip):
+    """int32 sums over the middle axis of (rows, count, lanes) bytes."""
+    x = numba.carray(src, (rows * count * lanes,), np.uint8)
+    out = numba.carray(dst, (rows * lanes,), np.int32)
+    f = np.int32(flip)
+    for r in range(rows):
+        if lanes == 1:
+            total, begin = np.int32(0), _u64(r * count)
+            for i in range(_u64(count)):
+                total += (np.int32(x[begin + i]) ^ f) - f
+            out[r] = total
+        else:
+            to = _u64(r * lanes)
+            for c in range(_u64(lanes)):
+                out[to + c] = 0
+            for i in range(count):
+                begin = _u64((r * count + i) * lanes)
+                for c in range(_u64(lanes)):
+                    out[to + c] += (np.int32(x[begin + c]) ^ f) - f
+
+
+def layout(
+    a: np.ndarray, b: np.ndarray
+) -> tuple[tuple[int, ...], tuple[int, ...], np.ndarray, np.ndarray] | None:
+    """How a pass goes over two operands that are broadcast, and over the result.
+
+    Returns
+    -------
+    shape, order, a, b
+        The result's shape; its axes in the order in which they lie in memory, that of the larger operand; and both operands
+        as views with these axes, of one shape.
+    """
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    larger = a if a.size >= b.size else b
+    lead = len(shape) - larger.ndim
+    strides = [0] * lead + [s if n > 1 else 0 for s, n in zip(larger.strides, larger.shape, strict=True)]
+    if larger.flags.c_contiguous:
+        order = tuple(range(len(shape)))
+    else:
+        order = tuple(
+            sorted(range(len(shape)), key=lambda i: (-abs(strides[i]) if strides[i] else -(1 << 62), i))
+        )
+    return (
+        shape,
+        order,
+        np.broadcast_to(a, shape).transpose(order),
+        np.broadcast_to(b, shape).transpose(order),
+    )
+
+
+def nest(a: np.ndarray, b: np.ndarray) -> tuple[list[int], list[int], list[int]] | None:
+    """Sizes and strides of two byte arrays of one shape with axes that can be counted as one joined, or None if too many."""
+    n, sa, sb = [1], [0], [0]
+    for size, p, q in zip(a.shape, a.strides, b.strides, strict=True):
+        if size == 1:
+            continue
+        if n[-1] == 1:
+            n[-1], sa[-1], sb[-1] = size, p, q
+        elif sa[-1] == p * size and sb[-1] == q * size:
+            n[-1], sa[-1], sb[-1] = n[-1] * size, p, q
+        else:
+            n.append(size), sa.append(p), sb.append(q)
+    if n == [1]:
+        sa, sb = [1], [1]
+    if len(n) > AXES or min(*sa, *sb) < 0:
+        return None
+    more = AXES - len(n)
+    return [1] * more + n, [0] * more + sa, [0] * more + sb
+
+
+class Binary:
+    """`add` or `mul` of given scales and zero points; where operands of a shape lie is found out once.
+
+    Parameters
+    ----------
+    function, dtype
+        The routine and its record.
+    values : dict
+        Fields of the record.
+    """
+
+    def __init__(self, function: Any, dtype: np.dtype, values: dict[str, Any]) -> None:
+        self.function, self.record = function, np.zeros(1, dtype)
+        for name, value in values.items():
+            self.record[name] = value
+        self._plans: dict[Any, tuple[Any, ...]] = {}
+
+    def _plan(self, a: np.ndarray, b: np.ndarray) -> tuple[Any, ...]:
+        """Record, shape in memory, axes of the result from it (None: as they are), whether operands change places.
+
+        Without a record the operands have to be copied first.
+        """
+        shape, order, p, q = layout(a, b)
+        memory = tuple(shape[i] for i in order)
+        back = None if order == tuple(range(len(shape))) else tuple(int(i) for i in np.argsort(order))
+        if 0 in shape:
+            return self.record, memory, back, False
+        found, turned = nest(p, q), False
+        if found is not None and found[1][-1] == 0 and found[2][-1] == 1:
+            found, turned = (found[0], found[2], found[1]), True
+        if found is None or found[1][-1] != 1 or found[2][-1] not in (0, 1):
+            return None, memory, back, False
+        record = self.record.copy()
+        record["n"], record["a"], record["b"] = found
+        record["turned"] = turned
+        for name, strides in zip(("reach_a", "reach_b"), found[1:], strict=True):
+            record[name] = 1 + sum((n - 1) * s for n, s in zip(found[0], strides, strict=True))
+        return record, memory, back, turned
+
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """The result, in the memory order of the larger operand."""
+        key = a.shape, a.strides, b.shape, b.strides
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= SHAPES:
+                self._plans = {}
+            plan = self._plans[key] = self._plan(a, b)
+        record, memory, back, turned = plan
+        if record is None:
+            shape = np.broadcast_shapes(a.shape, b.shape)
+            return self(*(np.ascontiguousarray(np.broadcast_to(x, shape)) for x in (a, b)))
+        y = np.empty(memory, a.dtype)
+        if y.size:
+            first, second = (b, a) if turned else (a, b)
+            self.function.ctypes(record.ctypes.data, first.ctypes.data, second.ctypes.data, y.ctypes.data)
+        return y if back is None else y.transpose(back)
+
+
+def by_table(table: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Every byte of `x` replaced by the table's; `table` is indexed by the byte's bits."""
+    if numba.config.DISABLE_JIT:
+        return table[x.view(np.uint8)]
+    y = empty_like(x, table.dtype)
+    if y is None:
+        x = np.ascontiguousarray(x)
+        y = np.empty(x.shape, table.dtype)
+    look_up.ctypes(table.ctypes.data, x.ctypes.data, y.ctypes.data, x.size)
+    return y
+
+
+def sum_spatial(x: np.ndarray) -> np.ndarray:
+    """Sums of (images, channels, ...) bytes over all axes from the third on, as int64 with those axes kept."""
+    images, channels, area = *x.shape[:2], int(np.prod(x.shape[2:]))
+    last = np.moveaxis(x, 1, -1)
+    if numba.config.DISABLE_JIT or not x.size or area > 1 << 23:  # int32 sums would not do
+        return x.astype(np.int64).sum(axis=tuple(range(2, x.ndim)), keepdims=True)
+    total = np.empty((images, channels), np.int32)
+    flip = 128 if x.dtype == np.int8 else 0
+    if last.flags.c_contiguous and not x.flags.c_contiguous:
+        sums.ctypes(x.ctypes.data, total.ctypes.data, images, area, channels, flip)
+    else:
+        x = np.ascontiguousarray(x)
+        sums.ctypes(x.ctypes.data, total.ctypes.data, images * channels, area, 1, flip)
+    return total.astype(np.int64).reshape(images, channels, *(1,) * (x.ndim - 2))

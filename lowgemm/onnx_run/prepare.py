@@ -1,0 +1,190 @@
+"""Nodes whose scales, zero points and weights are constants, prepared once: what is left for a run is the data.
+
+A maker takes (state, constants, attributes), the constants in the place of the inputs and None for the others, and returns a
+function of the inputs, or None where something that it needs is no constant. What it returns computes what the operator's
+function in `operators.py` or `contrib.py` computes; those check everything at every call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numba
+import numpy as np
+
+from lowgemm.compat import onnx_passes
+from lowgemm.onnx_run import convolution, elementwise, passes
+from lowgemm.onnx_run.contrib import DOMAIN
+from lowgemm.onnx_run.operators import convolution_attributes
+from lowgemm.onnx_run.state import State
+
+_BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
+Constants = Sequence[Any]
+
+
+def _known(constants: Constants, *places: int) -> bool:
+    return all(i < len(constants) and constants[i] is not None for i in places)
+
+
+def qlinear_conv(state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+    """QLinearConv with the channels second."""
+    if (
+        attributes.get("channels_last")
+        or not _known(constants, *range(1, len(constants)))
+        or len(constants) < 8
+    ):
+        return None
+    _, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, *bias = constants
+    if w.dtype not in _BYTES or x_zero.dtype not in _BYTES:
+        return None
+    how = convolution_attributes(attributes)
+    made = convolution.quantized_convolution(
+        state.filters(w, how.get("group", 1)), x_zero.dtype, (x_scale, w_scale, y_scale), (x_zero, w_zero, y_zero),
+        bias[0] if bias else None, how, state.rounding, state.num_threads,
+    )  # fmt: skip
+    dtype = x_zero.dtype
+
+    def run(x: np.ndarray, *_: Any) -> np.ndarray:
+        if x.dtype != dtype:
+            raise TypeError(f"x_zero_point: expected dtype {x.dtype} like its operand, got {dtype}")
+        return made.run(x)
+
+    return run
+
+
+def conv_integer(state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+    """ConvInteger; the zero point of the images may come with them."""
+    if (
+        not _known(constants, 1)
+        or constants[1].dtype not in _BYTES
+        or (len(constants) > 3 and constants[3] is None)
+    ):
+        return None
+    how = convolution_attributes(attributes)
+    filters = state.filters(constants[1], how.get("group", 1))
+    zero = constants[3] if len(constants) > 3 else None
+    made = {
+        dtype: convolution.Convolution(filters, dtype, (None, zero), how, num_threads=state.num_threads)
+        for dtype in _BYTES
+    }
+
+    def run(x: np.ndarray, w: Any, x_zero: Any = None, *_: Any) -> np.ndarray:
+        if x_zero is not None and (x_zero.dtype != x.dtype or x_zero.size != 1):
+            raise TypeError(
+                f"x_zero_point: expected one {x.dtype} like its operand, got {x_zero.dtype}, shape {x_zero.shape}"
+            )
+        if x.dtype not in made:
+            raise TypeError(f"x: expected uint8 or int8, got {x.dtype}")
+        return made[x.dtype].run(x, None if x_zero is None else int(x_zero.reshape(())))
+
+    return run
+
+
+def _binary(values: Callable[..., Any], routine: Any, record: np.dtype) -> Callable[..., Any]:
+    def make(state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+        if not _known(constants, 1, 4, 6) or any(len(constants) <= i for i in (2, 5)):
+            return None
+        zeros = [constants[i] if len(constants) > i else None for i in (2, 5, 7)]
+        dtype = next((z.dtype for z in zeros if z is not None), None)
+        if dtype is None or not elementwise.is_compiled(dtype, *(z.dtype for z in zeros if z is not None)):
+            return None
+        a, b, y = (constants[1], zeros[0]), (constants[4], zeros[1]), (constants[6], zeros[2])
+        ready = passes.Binary(routine, record, values(dtype, *a, *b, *y))
+        turned = passes.Binary(routine, record, values(dtype, *b, *a, *y))
+
+        def run(a: np.ndarray, _s: Any, _z: Any, b: np.ndarray, *_: Any) -> np.ndarray:
+            if a.dtype != dtype or b.dtype != dtype:
+                raise TypeError(f"A, B: expected {dtype} like the zero points, got {a.dtype} and {b.dtype}")
+            if elementwise.first_is_repeated(a.shape, b.shape):
+                return turned(b, a)
+            return ready(a, b)
+
+        return run
+
+    return make
+
+
+def _one_scale(constants: Constants) -> bool:
+    return (
+        _known(constants, *range(1, len(constants)))
+        and constants[1].size == 1
+        and constants[1].dtype == np.float32
+    )
+
+
+def quantize_linear(state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+    """QuantizeLinear of float32 with one scale."""
+    plain = not any(attributes.get(n) for n in ("block_size", "output_dtype", "precision"))
+    if not plain or not _one_scale(constants) or len(constants) < 3 or constants[2].dtype not in _BYTES:
+        return None
+    dtype = constants[2].dtype
+    if constants[2].size != 1 or not np.isfinite(constants[1]).all():
+        return None
+    scale, zero = constants[1].reshape(1).copy(), constants[2].reshape(1).astype(np.int32)
+    info = np.iinfo(dtype)
+    at, low, high = (scale.ctypes.data, zero.ctypes.data), int(info.min), int(info.max)
+    call = onnx_passes.quantize.ctypes
+
+    def run(x: np.ndarray, *_: Any) -> np.ndarray:
+        y = onnx_passes.empty_like(x, dtype) if x.dtype == np.float32 else None
+        if y is None:
+            return NotImplemented
+        call(x.ctypes.data, y.ctypes.data, *at, 1, 1, x.size, low, high, 1)
+        return y
+
+    run.held = scale, zero  # type: ignore[attr-defined]  # the addresses point into them
+    return run
+
+
+def dequantize_linear(state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+    """DequantizeLinear of bytes with one scale."""
+    if attributes.get("block_size") or attributes.get("output_dtype") or not _one_scale(constants):
+        return None
+    if len(constants) < 3 or constants[2].size != 1 or constants[2].dtype not in _BYTES:
+        return None
+    dtype = constants[2].dtype
+    scale, zero = constants[1].reshape(1).copy(), constants[2].reshape(1).astype(np.int32)
+    at, kind, call = (
+        (scale.ctypes.data, zero.ctypes.data),
+        int(dtype == np.int8),
+        onnx_passes.dequantize.ctypes,
+    )
+
+    def run(x: np.ndarray, *_: Any) -> np.ndarray:
+        y = onnx_passes.empty_like(x, np.float32) if x.dtype == dtype else None
+        if y is None:
+            return NotImplemented
+        call(x.ctypes.data, y.ctypes.data, *at, 1, 1, x.size, kind)
+        return y
+
+    run.held = scale, zero  # type: ignore[attr-defined]  # the addresses point into them
+    return run
+
+
+_MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("", "QLinearConv"): qlinear_conv,
+    (DOMAIN, "QLinearConv"): qlinear_conv,
+    ("", "ConvInteger"): conv_integer,
+    (DOMAIN, "QLinearAdd"): _binary(elementwise.add_values, passes.add, passes.ADD),
+    (DOMAIN, "QLinearMul"): _binary(elementwise.mul_values, passes.mul, passes.MUL),
+    ("", "QuantizeLinear"): quantize_linear,
+    (DOMAIN, "QuantizeLinear"): quantize_linear,
+    ("", "DequantizeLinear"): dequantize_linear,
+    (DOMAIN, "DequantizeLinear"): dequantize_linear,
+}
+
+
+def prepared(key: tuple[str, str], state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+    """A function of a node's inputs, or None if the operator's own function has to do.
+
+    What it returns may return NotImplemented, for inputs that need the operator's own function. Constants that do not
+    fit are for that function to refuse, when it runs.
+    """
+    maker = _MAKERS.get(key)
+    if maker is None or numba.config.DISABLE_JIT:
+        return None
+    try:
+        return maker(state, constants, attributes)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,349 @@
+"""A graph as a list of steps on numbered values: made once, run many times.
+
+Nodes of lowgemm's are steps of their own. The others are gathered into as few parts as can be (`phases`), each of which one
+engine runs at once (`engines.Subgraph`). A value is let go of after its last reader.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lowgemm.onnx_run.engines import Context, Subgraph, reads_of
+from lowgemm.onnx_run.prepare import prepared
+from lowgemm.onnx_run.state import NotOurs, State
+
+#: A node is lowgemm's ("ours"), the engine's ("theirs"), or whoever's is at hand ("either").
+OURS, THEIRS, EITHER = "ours", "theirs", "either"
+
+
+def phases(nodes: Sequence[Any], kinds: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """Nodes in turns: as many of the engine's as are ready, then as many of lowgemm's, and so on.
+
+    Taking all that is ready keeps the number of turns at its least: the most changes of sides on any path.
+
+    Returns
+    -------
+    list of (str, list of int)
+        Side, and which nodes, in order.
+    """
+    makers = {o: i for i, node in enumerate(nodes) for o in node.output if o}
+    needs = [{makers[n] for n in reads_of(node) if n in makers} for node in nodes]
+    done: set[int] = set()
+    left = list(range(len(nodes)))
+    turns: list[tuple[str, list[int]]] = []
+    side, idle = THEIRS, 0
+    while left:
+        taken, later = [], []
+        for i in left:
+            if kinds[i] in (side, EITHER) and needs[i] <= done:
+                done.add(i)
+                taken.append(i)
+            else:
+                later.append(i)
+        idle = 0 if taken else idle + 1
+        if idle == 2:
+            raise ValueError("model: expected nodes in an order in which each comes after what it reads")
+        if taken:
+            turns.append((side, taken))
+        left, side = later, OURS if side == THEIRS else THEIRS
+    return turns
+
+
+class Step:
+    """One call: of a node's function, or of a part that an engine runs.
+
+    Attributes
+    ----------
+    run : callable
+        Takes the values of `inputs`, returns those of `outputs`.
+    inputs, outputs, frees : tuple of int
+        Numbers of values; `frees` are those that nothing reads later.
+    nodes : list of NodeProto
+        What it does.
+    label : str
+        What an error begins with.
+    """
+
+    __slots__ = ("frees", "inputs", "label", "nodes", "outputs", "part", "run", "runs_on", "seconds")
+
+    def __init__(
+        self, run: Callable[..., Any], nodes: list[Any], label: str, part: Subgraph | None = None
+    ) -> None:
+        self.run, self.nodes, self.label, self.part = run, nodes, label, part
+        self.inputs: tuple[int, ...] = ()
+        self.outputs: tuple[int, ...] = ()
+        self.frees: tuple[int, ...] = ()
+        self.seconds = 0.0
+        self.runs_on = "lowgemm"
+
+    def owners(self) -> list[str]:
+        """Who runs each of the nodes."""
+        return [self.runs_on] if self.part is None else self.part.runs_on
+
+
+def attributes_of(node: Any) -> dict[str, Any]:
+    """Attributes by name; texts as `str`."""
+    from onnx.helper import get_attribute_value
+
+    found = {}
+    for attribute in node.attribute:
+        value = get_attribute_value(attribute)
+        found[attribute.name] = value.decode() if isinstance(value, bytes) else value
+    return found
+
+
+def label_of(node: Any) -> str:
+    """How an error names a node."""
+    name = f" {node.name!r}" if node.name else ""
+    return f"{node.op_type}{name}, output {next((o for o in node.output if o), '')}"
+
+
+class Program:
+    """A graph, ready to run.
+
+    Parameters
+    ----------
+    nodes : sequence of NodeProto
+        In order.
+    constants : mapping of str to ndarray
+        Values that no run changes.
+    inputs, outputs : sequence of str
+        Names.
+    table : mapping
+        Functions of lowgemm's nodes by (domain, operator); ``function(state, *inputs, **attributes)``.
+    either : mapping
+        Likewise for nodes that either side may run.
+    state : State
+        Settings and packed weights.
+    context : Context
+        For the engine.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Any],
+        constants: Mapping[str, np.ndarray],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        *,
+        table: Mapping[tuple[str, str], Callable[..., Any]],
+        either: Mapping[tuple[str, str], Callable[..., Any]],
+        state: State,
+        context: Context,
+    ) -> None:
+        self.inputs, self.outputs = list(inputs), list(outputs)
+        self.table, self.either, self.state, self.context = table, either, state, context
+        self.constants = dict(constants)
+        self._number: dict[str, int] = {"": 0}
+        nodes = self._folded(list(nodes))
+        self.steps: list[Step] = []
+        turns = phases(nodes, [self._kind(n) for n in nodes])
+        for t, (side, taken) in enumerate(turns):
+            if side == OURS:
+                self.steps += [self._own(nodes[i]) for i in taken]
+            else:
+                later = {n for _, more in turns[t + 1 :] for i in more for n in reads_of(nodes[i])}
+                self.steps.append(self._part([nodes[i] for i in taken], later | set(self.outputs)))
+        self._finish()
+
+    # ---- making it ----------------------------------------------------------------------------------------
+    def _kind(self, node: Any) -> str:
+        key = (node.domain, node.op_type)
+        if key in self.table:
+            return OURS
+        if key in self.either:
+            return EITHER
+        return OURS if key == ("", "If") and self._holds_ours(node) else THEIRS
+
+    def _holds_ours(self, node: Any) -> bool:
+        """Whether the subgraphs of a node have operators of lowgemm's."""
+        return any(
+            (inner.domain, inner.op_type) in self.table or self._holds_ours(inner)
+            for attribute in node.attribute
+            for graph in ([attribute.g, *attribute.graphs] if attribute.type in (5, 10) else [])
+            for inner in graph.node
+        )
+
+    def _folded(self, nodes: list[Any]) -> list[Any]:
+        """Without the nodes of lowgemm's that constants alone decide; what they give becomes a constant."""
+        kept = []
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            names = [n for n in node.input if n]
+            function = self.table.get(key) or self.either.get(key)
+            if function and names and all(n in self.constants for n in names):
+                try:
+                    given = [self.constants.get(n) for n in node.input]
+                    result = function(self.state, *given, **attributes_of(node))
+                except (NotOurs, TypeError, ValueError):  # said when it runs
+                    kept.append(node)
+                    continue
+                results = result if isinstance(result, tuple) else (result,)
+                for name, value in zip(node.output, results, strict=False):
+                    if name:
+                        self.constants[name] = np.asarray(value)
+            else:
+                kept.append(node)
+        return kept
+
+    def _numbers(self, names: Sequence[str]) -> tuple[int, ...]:
+        return tuple(self._number.setdefault(n, len(self._number)) for n in names)
+
+    def _own(self, node: Any) -> Step:
+        if node.op_type == "If":
+            return self._branch(node)
+        function = self.table.get((node.domain, node.op_type)) or self.either[node.domain, node.op_type]
+        attributes, state = attributes_of(node), self.state
+        constants = [self.constants.get(n) for n in node.input]
+        fast = prepared((node.domain, node.op_type), state, constants, attributes)
+
+        def run(*inputs: Any) -> tuple[Any, ...]:
+            if fast is not None:
+                result = fast(*inputs)
+                if result is not NotImplemented:
+                    return (result,)
+            try:
+                result = function(state, *inputs, **attributes)
+            except NotOurs:
+                return self._theirs(step, inputs)
+            if type(result) is np.ndarray:
+                return (result,)
+            results = result if isinstance(result, tuple) else (result,)
+            return tuple(np.asarray(r) if isinstance(r, np.generic) else r for r in results)
+
+        step = Step(run, [node], label_of(node))
+        step.inputs, step.outputs = self._numbers(node.input), self._numbers(node.output)
+        return step
+
+    def _theirs(self, step: Step, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """Give a node whose element types lowgemm has no arithmetic for to the engine, now and in later runs."""
+        node = step.nodes[0]
+        if node.domain:
+            types = ", ".join("none" if i is None else str(i.dtype) for i in inputs)
+            raise TypeError(f"these element types are not supported: {types}")
+        names = [n for n in node.input if n]
+        # the rounding that was asked for is the onnx package's
+        reference = self.state.rounding == "onnx_reference"
+        context = self.context._replace(
+            classes=(), engine="onnx.reference" if reference else self.context.engine
+        )
+        step.part = Subgraph([node], names, [o for o in node.output if o], {}, context)
+
+        def run(*values: Any) -> Any:
+            return step.part(*[v for n, v in zip(node.input, values, strict=True) if n])  # type: ignore[misc]
+
+        step.run = run
+        return run(*inputs)
+
+    def _branch(self, node: Any) -> Step:
+        """An If whose branches hold operators of lowgemm's."""
+        graphs = attributes_of(node)
+        captured = [n for n in reads_of(node) if n not in node.input]
+        programs = [self._inner(graphs[f"{name}_branch"], captured) for name in ("then", "else")]
+
+        def run(condition: np.ndarray, *values: Any) -> list[Any]:
+            return programs[0 if bool(np.reshape(condition, ())) else 1].run(values)
+
+        step = Step(run, [node], label_of(node))
+        step.inputs, step.outputs = self._numbers([node.input[0], *captured]), self._numbers(node.output)
+        self.inner = [*getattr(self, "inner", []), *programs]
+        return step
+
+    def _inner(self, graph: Any, captured: list[str]) -> Program:
+        from onnx import numpy_helper
+
+        own = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+        self.state.add_constants(own.values())
+        return Program(
+            graph.node, {n: self.constants[n] for n in captured if n in self.constants} | own, captured,
+            [o.name for o in graph.output], table=self.table, either=self.either, state=self.state,
+            context=self.context,
+        )  # fmt: skip
+
+    def _part(self, nodes: list[Any], read_later: set[str]) -> Step:
+        made = {o for n in nodes for o in n.output if o}
+        reads = list(dict.fromkeys(r for n in nodes for r in reads_of(n) if r not in made))
+        inputs = [n for n in reads if n not in self.constants]
+        constants = {n: self.constants[n] for n in reads if n in self.constants}
+        outputs = [o for n in nodes for o in n.output if o in read_later]
+        part = Subgraph(nodes, inputs, outputs, constants, self.context)
+        step = Step(
+            part,
+            nodes,
+            f"part of {len(nodes)} nodes from {label_of(nodes[0])}" if len(nodes) > 1 else label_of(nodes[0]),
+            part,
+        )
+        step.inputs, step.outputs = self._numbers(inputs), self._numbers(outputs)
+        return step
+
+    def _finish(self) -> None:
+        """Drop steps that nothing reads, and find out where each value is read last."""
+        self._in, self._out = self._numbers(self.inputs), self._numbers(self.outputs)
+        read = set(self._out)
+        for step in reversed(self.steps):
+            if read.isdisjoint(step.outputs):
+                step.nodes = []
+            read.update(step.inputs if step.nodes else ())
+        self.steps = [s for s in self.steps if s.nodes]
+        held = {self._number[n] for n in self.constants if n in self._number} | {0}
+        kept = set(self._out) | held
+        last: dict[int, int] = {}
+        for i, step in enumerate(self.steps):
+            for n in (*step.inputs, *step.outputs):
+                last[n] = i
+        for i, step in enumerate(self.steps):
+            step.frees = tuple(n for n in {*step.inputs, *step.outputs} if last[n] == i and n not in kept)
+        self._start: list[Any] = [None] * len(self._number)
+        for name, value in self.constants.items():
+            if name in self._number:
+                self._start[self._number[name]] = value
+        # an output that may be an input or a constant, or lie in one, is copied for the caller
+        made_by_part = {
+            n for s in self.steps if s.part is not None and "onnxruntime" in s.part.runs_on for n in s.outputs
+        }
+        self._lent = [n not in made_by_part for n in self._out]
+
+    # ---- running it ---------------------------------------------------------------------------------------
+    def run(self, inputs: Sequence[Any], timed: bool = False) -> list[Any]:
+        """Values of the outputs."""
+        values = self._start.copy()
+        for n, value in zip(self._in, inputs, strict=True):
+            values[n] = value
+        for step in self.steps:
+            begin = time.perf_counter() if timed else 0.0
+            try:
+                results = step.run(*[values[n] for n in step.inputs])
+            except TypeError as error:
+                raise TypeError(f"{step.label}: {error}") from error
+            except (MemoryError, KeyboardInterrupt):
+                raise
+            except Exception as error:  # other engines raise a dozen kinds
+                kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+                raise ValueError(f"{step.label}: {kind}{error}") from error
+            for n, value in zip(step.outputs, results, strict=False):
+                values[n] = value
+            values[0] = None  # where a result goes that has no name
+            for n in step.frees:
+                values[n] = None
+            if timed:
+                step.seconds += time.perf_counter() - begin
+        return [values[n] for n in self._out]
+
+    def owned(self, results: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+        """The results, those copied that lie in the memory of an input, a constant or another result."""
+        found: list[Any] = []
+        for value, lent in zip(results, self._lent, strict=True):
+            if lent and isinstance(value, np.ndarray):
+                others = [v for v in (*inputs, *found) if isinstance(v, np.ndarray)]
+                if not value.flags.writeable or any(np.may_share_memory(value, o) for o in others):
+                    value = value.copy()
+            found.append(value)
+        return found
+
+    def all_steps(self) -> list[Step]:
+        """Steps of the graph and of the branches in it."""
+        return [*self.steps, *(s for p in getattr(self, "inner", []) for s in p.all_steps())]

@@ -1,0 +1,114 @@
+"""The compiled passes beside the NumPy operations that say what they compute: no element may differ."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import pytest
+
+from lowgemm.compat import onnx as ox
+from lowgemm.onnx_run import elementwise, passes
+from lowgemm.onnx_run.state import State
+
+STATE = State()
+
+
+@pytest.fixture
+def slowly(monkeypatch):
+    """Call a function by NumPy alone."""
+
+    def call(function, *args, **more):
+        with monkeypatch.context() as m:
+            m.setattr(numba.config, "DISABLE_JIT", True)
+            return function(*args, **more)
+
+    return call
+
+
+def same(got, want):
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        np.testing.assert_array_equal(a, b)
+
+
+def laid_out(g, shape, dtype):
+    """Bytes of any order of axes in memory, now and then with gaps or backwards."""
+    order = g.permutation(len(shape))
+    x = g.integers(0, 256, [shape[i] for i in order], dtype=np.uint8).view(dtype).transpose(np.argsort(order))
+    if x.ndim and g.random() < 0.3:
+        axis = int(g.integers(x.ndim))
+        x = np.flip(np.repeat(x, 2, axis=axis)[(slice(None),) * axis + (slice(None, None, 2),)], axis)
+    return x
+
+
+@pytest.mark.parametrize("name", ["qlinear_add", "qlinear_mul"])
+def test_two_operands(name, slowly):
+    """Every broadcast of up to five axes, any memory order, scales of ties and extremes, both types."""
+    g, function = np.random.default_rng(1), getattr(elementwise, name)
+    for _ in range(400):
+        shape = g.integers(0 if g.random() < 0.1 else 1, 6, g.integers(0, 6))
+        shapes = [
+            np.where(g.random(shape.size) < 0.4, 1, shape)[
+                int(g.integers(0, shape.size + 1)) * (i == g.integers(3)) :
+            ]
+            for i in range(2)
+        ]
+        dtype = g.choice([np.uint8, np.int8])
+        a, b = (laid_out(g, tuple(map(int, s)), dtype) for s in shapes)
+        arguments = []
+        for x in (a, b, None):
+            scale = (
+                2.0 ** int(g.integers(-4, 5))
+                if g.random() < 0.4
+                else 10 ** g.uniform(-30, 30)
+                if g.random() < 0.1
+                else g.random() + 0.01
+            )
+            zero = np.asarray(g.integers(0, 256, dtype=np.uint8)).view(dtype)
+            arguments += [*([] if x is None else [x]), np.float32(scale), zero]
+        same([function(STATE, *arguments)], [slowly(function, STATE, *arguments)])
+
+
+def test_quantize_and_dequantize(slowly):
+    """Any shape and memory order, per tensor and per axis, with NaN and infinities."""
+    g = np.random.default_rng(2)
+    for _ in range(200):
+        shape = tuple(g.integers(0, 6, g.integers(0, 5)))
+        x = (g.standard_normal(shape) * 10 ** g.uniform(-3, 9)).astype(np.float32)
+        if x.size:
+            x.reshape(-1)[g.integers(0, x.size, 2)] = g.choice(
+                np.float32([np.nan, np.inf, -np.inf, -0.0, 3.4e38, 0.5]), 2
+            )
+        x = x.transpose(g.permutation(x.ndim))
+        dtype = g.choice([np.uint8, np.int8, np.uint16, np.int16])
+        info = np.iinfo(dtype)
+        axis = int(g.integers(-x.ndim, x.ndim)) if x.ndim else 0
+        for size in ((), (x.shape[axis],)) if x.ndim else ((),):
+            zero = np.asarray(g.integers(info.min, info.max, size, endpoint=True)).astype(dtype)
+            args = x, np.float32(10 ** g.uniform(-5, 5, size)), zero
+            same([ox.quantize_linear(*args, axis=axis)], [slowly(ox.quantize_linear, *args, axis=axis)])
+        kind = g.choice([np.uint8, np.int8, np.int32])
+        info = np.iinfo(kind)
+        v = g.integers(info.min, info.max, x.shape, endpoint=True).astype(kind)
+        for size in ((), (x.shape[axis],)) if x.ndim else ((),):
+            args = (
+                v,
+                np.float32(10 ** g.uniform(-5, 5, size)),
+                np.asarray(g.integers(0, 100, size)).astype(kind),
+            )
+            same([ox.dequantize_linear(*args, axis=axis)], [slowly(ox.dequantize_linear, *args, axis=axis)])
+        if x.size and np.isfinite(x).all():
+            same(ox.dynamic_quantize_linear(x), slowly(ox.dynamic_quantize_linear, x))
+        elif x.size:
+            with pytest.raises(ValueError, match="finite"):
+                ox.dynamic_quantize_linear(x)
+
+
+def test_tables_and_sums(slowly):
+    g = np.random.default_rng(3)
+    for _ in range(100):
+        dtype = g.choice([np.uint8, np.int8])
+        x = laid_out(g, tuple(map(int, g.integers(1, 9, g.integers(2, 6)))), dtype)
+        table = g.integers(0, 256, 256, dtype=np.uint8).view(dtype)
+        same([passes.by_table(table, x)], [table[np.ascontiguousarray(x).view(np.uint8)]])
+        same([passes.sum_spatial(x)], [slowly(passes.sum_spatial, x)])
