@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
+import os
 import pickle
 import random
 import tempfile
@@ -52,11 +54,11 @@ class Dlpack:
         return self.values.__dlpack_device__()
 
 
-_FILE = tempfile.NamedTemporaryFile(suffix=".bin")  # noqa: SIM115 (lives as long as the process)
-_FILE.write(bytes(1 << 20))
-_FILE.flush()
+#: Lives as long as the process. Windows opens no file twice that is deleted on closing, and deletes none that is mapped.
+_FOLDER = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+_NUMBERS = itertools.count()
 _SLOTS = itertools.cycle(range(16))
-MEMMAP = np.memmap(_FILE.name, dtype=np.uint8, mode="r+")
+MEMMAP = np.memmap(os.path.join(_FOLDER.name, "memmap.bin"), dtype=np.uint8, mode="w+", shape=(1 << 20,))
 
 
 def integers(r: random.Random, g: np.random.Generator, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -83,10 +85,12 @@ def spaced(r: random.Random, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _from_disk(a: np.ndarray) -> Any:
     """As joblib passes a large array to its workers, and as a file larger than memory is opened."""
-    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
-        np.save(file, a)
-        file.flush()
-        return np.load(file.name, mmap_mode="r")
+    name = os.path.join(_FOLDER.name, f"{next(_NUMBERS)}.npy")
+    np.save(name, a)
+    mapped = np.load(name, mmap_mode="r")
+    with contextlib.suppress(PermissionError):  # Windows: with the folder
+        os.remove(name)
+    return mapped
 
 
 def _read_only(a: np.ndarray) -> np.ndarray:
