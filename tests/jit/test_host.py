@@ -129,6 +129,8 @@ def test_instructions_of_an_arm_mac(pretend):
     assert host.arm_features() == {"dotprod"}
     pretend("darwin", M2)
     assert host.arm_features() == {"dotprod", "i8mm"}
+    pretend("darwin", MacOS())  # macOS 11
+    assert host.arm_features() is None
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import copy
 import itertools
 import os
 import pickle
 import random
+import shutil
 import tempfile
 from typing import Any
 
@@ -55,10 +57,11 @@ class Dlpack:
 
 
 #: Lives as long as the process. Windows opens no file twice that is deleted on closing, and deletes none that is mapped.
-_FOLDER = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+_FOLDER = tempfile.mkdtemp()
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 _NUMBERS = itertools.count()
 _SLOTS = itertools.cycle(range(16))
-MEMMAP = np.memmap(os.path.join(_FOLDER.name, "memmap.bin"), dtype=np.uint8, mode="w+", shape=(1 << 20,))
+MEMMAP = np.memmap(os.path.join(_FOLDER, "memmap.bin"), dtype=np.uint8, mode="w+", shape=(1 << 20,))
 
 
 def integers(r: random.Random, g: np.random.Generator, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -85,7 +88,7 @@ def spaced(r: random.Random, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _from_disk(a: np.ndarray) -> Any:
     """As joblib passes a large array to its workers, and as a file larger than memory is opened."""
-    name = os.path.join(_FOLDER.name, f"{next(_NUMBERS)}.npy")
+    name = os.path.join(_FOLDER, f"{next(_NUMBERS)}.npy")
     np.save(name, a)
     mapped = np.load(name, mmap_mode="r")
     with contextlib.suppress(PermissionError):  # Windows: with the folder
