@@ -27,7 +27,7 @@ import zipfile
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 DEBIAN, KEYS = "http://deb.debian.org/debian trixie main", "/usr/share/keyrings/debian-archive-keyring.gpg"
 PACKAGES = ["numba", "pytest", "hypothesis"]
-TESTS = ["tests", "pyproject.toml"]
+TESTS = ["tests", "docs", "pyproject.toml"]
 
 #: Debian 13, because QEMU 7.2 of Debian 12 miscomputes some of the newer instructions. It is linked statically.
 EMULATOR = ["qemu-user"]

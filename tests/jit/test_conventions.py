@@ -75,7 +75,7 @@ NUMBAS = re.compile(r"^_?(NRT_|numba_|Py|_Py|count_down$|it$)")
 
 def undefined(text: str) -> set[str]:
     """Names that a program takes from elsewhere."""
-    called = set(re.findall(r"\b(?:callq|jmp|bl|b)\s+([A-Za-z_]\w*)\b", text))
+    called = set(re.findall(r"^\s*(?:callq|jmp|bl|b)[ \t]+([A-Za-z_]\w*)", text, re.MULTILINE))
     loaded = set(re.findall(r"\b([A-Za-z_]\w*)@(?:GOTPAGE|PLT|GOTPCREL)", text))
     made = set(re.findall(r"^([A-Za-z_.]\w*):", text, re.MULTILINE))
     return {name for name in called | loaded if name not in made and not NUMBAS.match(name)}
