@@ -97,7 +97,7 @@ def test_caches_of_macos(pretend):
 
 
 def test_caches_of_windows(pretend):
-    first = (1, 48 << 10, 2), (1, 32 << 10, 1), (2, 2 << 20, 0)
+    first = (1, 32 << 10, 1), (1, 48 << 10, 2), (2, 2 << 20, 0)
     second = (1, 32 << 10, 2), (1, 64 << 10, 1), (2, 4 << 20, 0)
     pretend("win32", Windows(*first, *second, (3, 30 << 20, 0)))
     assert host.caches() == {1: 48 << 10, 2: 2 << 20, 3: 30 << 20}
