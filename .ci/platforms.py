@@ -254,7 +254,7 @@ class Windows:
         inside = [
             "sh",
             "-c",
-            script + 'exec "$@"',
+            script + '"$@"; exit $?',
             "sh",
             sys.executable,
             "-c",
@@ -263,8 +263,19 @@ class Windows:
             *command,
         ]
         rights = [] if os.geteuid() == 0 else ["--map-root-user"]
-        # Processes have numbers of their own, so that Wine's services end with the run.
-        own = ["unshare", *rights, "--mount", "--pid", "--fork", "--kill-child"]
+        # Processes have numbers of their own, so that Wine's services end with the run, and the run with this process. The
+        # shell stays as the first of them, which has to bury the others.
+        own = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            *rights,
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+        ]
         return subprocess.run([*own, *inside], env=env, stdin=subprocess.DEVNULL).returncode
 
 
