@@ -11,7 +11,6 @@ import concurrent.futures
 import contextlib
 import ctypes
 import functools
-import os
 from typing import Any
 
 import numba
@@ -19,6 +18,7 @@ import numpy as np
 
 from lowgemm.blockwise.records import Number, Pointer, Record, dtype_of
 from lowgemm.engine import threads
+from lowgemm.jit import host
 from lowgemm.jit.memory import as_address, offset, pointer_field, take_field
 from lowgemm.jit.routine import Routine, call_address, routine
 
@@ -91,8 +91,7 @@ def _forget_pool() -> None:
     _pool = None  # its threads stayed in the parent
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+host.after_fork_in_child(_forget_pool)
 
 
 def _helpers() -> concurrent.futures.ThreadPoolExecutor:

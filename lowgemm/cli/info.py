@@ -12,6 +12,7 @@ import numpy as np
 
 import lowgemm
 from lowgemm import config, kernels
+from lowgemm.engine.entry import usable
 from lowgemm.explain import why_kernel
 from lowgemm.jit.caches import cache_sizes
 from lowgemm.jit.target import target
@@ -25,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the report."""
     name, features = target()
     selected = kernels.selected()
+    asked = sorted(features & {f for kernel in kernels.all_kernels() for f in kernel.features})
     cache = numba.config.CACHE_DIR or "beside the installed package, or the user's cache folder"
     interesting = ("NUMBA_", "LOWGEMM_", "OMP_", "OPENBLAS_", "MKL_", "KMP_")
     settings = {k: v for k, v in sorted(os.environ.items()) if k.startswith(interesting)}
@@ -34,10 +36,11 @@ def run(args: argparse.Namespace) -> int:
         f"numba     {numba.__version__}, llvmlite {llvmlite.__version__}, LLVM "
         + ".".join(map(str, llvmlite.binding.llvm_version_info)),
         f"numpy     {np.__version__}",
-        f"target    {name}, {len(features)} features",
+        f"target    {name}, {len(features)} features, of those that kernels ask for: {', '.join(asked) or 'none'}",
         f"cores     {os.cpu_count()} seen, {numba.config.NUMBA_NUM_THREADS} threads for Numba",
         "caches    L1 {} KiB, L2 {} KiB, L3 {} KiB".format(*(size >> 10 for size in cache_sizes())),
         f"kernel    {selected.name}: {why_kernel(selected)}",
+        f"calls     {'arrays are read by compiled code' if usable() else 'NumPy is asked for addresses, 1 to 3 us a call: this Python or NumPy keeps arrays otherwise'}",
         f"layer     {numba.config.THREADING_LAYER} requested (priority {numba.config.THREADING_LAYER_PRIORITY})",
         f"jit       {'disabled by NUMBA_DISABLE_JIT' if numba.config.DISABLE_JIT else 'enabled'}; cache {cache}",
         f"threads   lowgemm.config.num_threads = {config.num_threads}",

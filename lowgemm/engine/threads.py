@@ -28,6 +28,7 @@ from lowgemm.checks.arguments import as_num_threads
 from lowgemm.engine import drivers
 from lowgemm.engine.pace import Pace
 from lowgemm.engine.records import plan_of
+from lowgemm.jit import host
 
 #: Multiply-accumulates for each thread at least. A parallel region costs 3 us while the threads are awake, which they stay for 5 ms, and
 #: about 30 when they sleep; one core of a Zen 5 does 24 million in 50.
@@ -60,14 +61,10 @@ def _imported_in_forked_child() -> bool:
     """Whether Numba believes its threads to run but there is only this one: they stayed in the parent."""
     if not _numba_started() or numba.config.NUMBA_NUM_THREADS == 1:
         return False
-    try:
-        return len(os.listdir("/proc/self/task")) == 1
-    except OSError:
-        return False
+    return host.thread_count() == 1
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+if host.after_fork_in_child(_after_fork_in_child):
     _forked = _imported_in_forked_child()
 
 

@@ -1,10 +1,11 @@
-"""Sizes of this machine's data caches, read from Linux; conservative guesses elsewhere."""
+"""Sizes of this machine's data caches, as the operating system tells them; conservative guesses where it does not."""
 
 from __future__ import annotations
 
 import functools
-import pathlib
 from typing import NamedTuple
+
+from lowgemm.jit import host
 
 
 class CacheSizes(NamedTuple):
@@ -20,24 +21,26 @@ FALLBACK = CacheSizes(32 << 10, 256 << 10, 4 << 20)
 
 
 @functools.cache
-def cache_sizes(root: str = "/sys/devices/system/cpu/cpu0/cache") -> CacheSizes:
-    """Read the cache sizes.
+def cache_sizes() -> CacheSizes:
+    """Ask for the cache sizes, once.
 
     Examples
     --------
     >>> sizes = cache_sizes()
-    >>> 0 < sizes.l1 <= sizes.l2
+    >>> 0 < sizes.l1 <= sizes.l2 <= sizes.l3
     True
     """
-    found = {}
-    for index in sorted(pathlib.Path(root).glob("index*")):
-        try:
-            kind = (index / "type").read_text().strip()
-            level = int((index / "level").read_text())
-            text = (index / "size").read_text().strip()
-        except (OSError, ValueError):
-            continue
-        unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 1)
-        if kind != "Instruction" and text.rstrip("KMG").isdigit():
-            found[level] = int(text.rstrip("KMG")) * unit
-    return CacheSizes(*(found.get(level, guess) for level, guess in zip((1, 2, 3), FALLBACK, strict=True)))
+    return complete(host.caches())
+
+
+def complete(found: dict[int, int]) -> CacheSizes:
+    """Sizes by level, with a guess for each level that is missing: no level is smaller than the one before.
+
+    Examples
+    --------
+    >>> complete({1: 131072, 2: 8 << 20})
+    CacheSizes(l1=131072, l2=8388608, l3=8388608)
+    """
+    l1, l2, l3 = (found.get(level, guess) for level, guess in zip((1, 2, 3), FALLBACK, strict=True))
+    l2 = max(l2, l1)
+    return CacheSizes(l1, l2, max(l3, l2))

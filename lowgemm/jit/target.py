@@ -6,6 +6,7 @@ import functools
 
 import numba
 
+from lowgemm.jit import arm
 from lowgemm.jit.llvm_features import implied_features
 
 #: What every CPU of an architecture has.
@@ -24,9 +25,9 @@ def target() -> tuple[str, frozenset[str]]:
     from numba.core.registry import cpu_target
 
     triple, name, features = cpu_target.target_context.codegen().magic_tuple()
-    return name, available_features(
-        triple.split("-")[0], name, features, name_forced=numba.config.CPU_NAME is not None
-    )
+    arch = triple.split("-")[0]
+    found = available_features(arch, name, features, name_forced=numba.config.CPU_NAME is not None)
+    return name, arm.usable(found, triple, name, features) if arch in arm.NAMES else found
 
 
 def available_features(arch: str, name: str, features: str, *, name_forced: bool) -> frozenset[str]:

@@ -19,7 +19,7 @@ from lowgemm.engine.blocking import (
     block_limits,
     block_sizes,
 )
-from lowgemm.jit.caches import FALLBACK, cache_sizes
+from lowgemm.jit.caches import cache_sizes
 
 SIZE = st.one_of(st.integers(1, 300), st.integers(1, 10**6))
 
@@ -97,11 +97,3 @@ def test_a_kernel_may_say_its_own_block_sizes():
     assert blocks(own, 1000, 100, 100, direct=False).mc == 8
     deep = blocks(own, 1000, 1000, 10**6)
     assert deep.depth_blocks > 1 and (deep.mc, deep.nc) == (8, 64)
-
-
-def test_cache_sizes_without_linux(tmp_path):
-    assert cache_sizes(str(tmp_path)) == FALLBACK
-    (tmp_path / "index0").mkdir()
-    for name, text in {"type": "Data", "level": "1", "size": "48K"}.items():
-        (tmp_path / "index0" / name).write_text(text + "\n")
-    assert cache_sizes.__wrapped__(str(tmp_path)).l1 == 48 << 10

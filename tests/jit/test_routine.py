@@ -184,7 +184,7 @@ def test_every_compiled_call_passes_words_only():
     root = pathlib.Path(lowgemm.__file__).parents[1]
     listed = callers()
     calling = {
-        str(path.relative_to(root))
+        path.relative_to(root).as_posix()
         for path in (root / "lowgemm").rglob("*.py")
         if re.search(r"^ .*\bcall_(?:for_)?address\(", path.read_text(), re.MULTILINE)
     }
@@ -335,7 +335,7 @@ def test_product_on_aarch64(tmp_path, monkeypatch, shape):
         "stage",
     )
     main = "".join(f"#define {name.upper()} {PLAN.fields[name][1] // 8}\n" for name in names) + PRODUCT
-    head = np.array([plan.numbers.nbytes, a.nbytes, b.nbytes, 4 * m * n, plan.scratch_bytes, 0])
+    head = np.array([plan.numbers.nbytes, a.nbytes, b.nbytes, 4 * m * n, plan.scratch_bytes, 0], np.int64)
     data = b"".join(x.tobytes() for x in (head, plan.numbers, a, b))
     objects = {name: for_aarch64(compiled, name) for name, compiled in routines.items()}
     got = np.frombuffer(build_and_run(tmp_path, main, objects, data), np.int32).reshape(m, n)
@@ -363,7 +363,7 @@ def count_both(job):
 
 def test_orders_of_atomic_additions():
     """The order is in the IR, and on aarch64 in the instructions: x86 has but one addition, which orders everything."""
-    words = np.array([5, 7, 0, 0])
+    words = np.array([5, 7, 0, 0], np.int64)
     count_both.ctypes(words.ctypes.data)
     assert words.tolist() == [6, 8, 5, 7]
     text = cross.routine_ir(count_both, AARCH64.triple, "count_both")
@@ -373,7 +373,7 @@ def test_orders_of_atomic_additions():
 
 
 def test_atomic_additions_to_a_record_and_behind_it():
-    words = np.array([0, 5, 0, 70, 11, 99])
+    words = np.array([0, 5, 0, 70, 11, 99], np.int64)
     count_in_record.ctypes(words.ctypes.data)
     assert words.tolist() == [5, 7, 81, 70, 14, 99]
     text = cross.routine_ir(count_in_record, AARCH64.triple, "count_in_record")

@@ -14,7 +14,9 @@ from patience import PATIENCE
 from lowgemm import kernels
 from lowgemm.jit.target import available_features, target
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the forced targets are x86 CPUs")
+pytestmark = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="the forced targets are x86 CPUs"
+)
 
 #: Forced CPU name -> the kernel that must be chosen there, given that the host has all of its features. Names whose
 #: other features LLVM uses by itself (sapphirerapids: AVX512-FP16) end with an illegal instruction elsewhere.

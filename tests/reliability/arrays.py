@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import copy
 import itertools
+import os
 import pickle
 import random
+import shutil
 import tempfile
 from typing import Any
 
@@ -52,11 +56,12 @@ class Dlpack:
         return self.values.__dlpack_device__()
 
 
-_FILE = tempfile.NamedTemporaryFile(suffix=".bin")  # noqa: SIM115 (lives as long as the process)
-_FILE.write(bytes(1 << 20))
-_FILE.flush()
+#: Lives as long as the process. Windows opens no file twice that is deleted on closing, and deletes none that is mapped.
+_FOLDER = tempfile.mkdtemp()
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
+_NUMBERS = itertools.count()
 _SLOTS = itertools.cycle(range(16))
-MEMMAP = np.memmap(_FILE.name, dtype=np.uint8, mode="r+")
+MEMMAP = np.memmap(os.path.join(_FOLDER, "memmap.bin"), dtype=np.uint8, mode="w+", shape=(1 << 20,))
 
 
 def integers(r: random.Random, g: np.random.Generator, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -83,10 +88,12 @@ def spaced(r: random.Random, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _from_disk(a: np.ndarray) -> Any:
     """As joblib passes a large array to its workers, and as a file larger than memory is opened."""
-    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
-        np.save(file, a)
-        file.flush()
-        return np.load(file.name, mmap_mode="r")
+    name = os.path.join(_FOLDER, f"{next(_NUMBERS)}.npy")
+    np.save(name, a)
+    mapped = np.load(name, mmap_mode="r")
+    with contextlib.suppress(PermissionError):  # Windows: with the folder
+        os.remove(name)
+    return mapped
 
 
 def _read_only(a: np.ndarray) -> np.ndarray:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import sys
 from typing import Any
 
 import numpy as np
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+def _shut(start: int, nbytes: int) -> None:
+    """Make whole pages inaccessible."""
+    at, size, before = ctypes.c_void_p(start), ctypes.c_size_t(nbytes), ctypes.c_uint32()
+    if sys.platform == "win32":
+        done = ctypes.windll.kernel32.VirtualProtect(at, size, 1, ctypes.byref(before))  # PAGE_NOACCESS
+    else:
+        done = ctypes.CDLL(None).mprotect(at, size, 0) == 0  # PROT_NONE
+    if not done:
+        raise OSError("pages cannot be made inaccessible")
+
+
 _regions: list[Any] = []
 
 
@@ -20,11 +31,10 @@ def region(nbytes: int, *, at_end: bool, align: int = 1) -> np.ndarray:
     """
     page = mmap.PAGESIZE
     inside = -(-max(nbytes, 1) // page) * page
-    whole = mmap.mmap(-1, inside + 2 * page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    whole = mmap.mmap(-1, inside + 2 * page)
     base = np.frombuffer(whole, np.uint8).ctypes.data
     for start in (base, base + page + inside):
-        if _libc.mprotect(start, page, 0) != 0:  # PROT_NONE
-            raise OSError(ctypes.get_errno(), "mprotect")
+        _shut(start, page)
     _regions.append(whole)
     offset = page + ((inside - nbytes) // align * align if at_end else 0)
     return np.frombuffer(whole, np.uint8)[offset : offset + nbytes]

@@ -65,9 +65,10 @@ def optimizer_file(seed: int) -> bytes:
     """A file as `Optimizer.save` writes it."""
     adam, g = optimizer(), np.random.default_rng(seed)
     adam.step([g.normal(size=600), g.normal(size=5)])
-    with tempfile.NamedTemporaryFile(suffix=".npz") as f:
-        adam.save(f.name)
-        return pathlib.Path(f.name).read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "adam.npz")
+        adam.save(path)
+        return path.read_bytes()
 
 
 def load_optimizer(file: Any) -> bytes:

@@ -13,6 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from lowgemm.jit import arm
 from lowgemm.jit.routine import Routine, call_address, routine, unpack_words
 from lowgemm.kernels import by_id, id_of, stamp_of, why_not
 from lowgemm.kernels.framework.kernel import Kernel, at, const, i64, store
@@ -20,7 +21,7 @@ from lowgemm.kernels.framework.kernel import Kernel, at, const, i64, store
 
 def _hide(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """Make LLVM forget where a register's value comes from, so that it cannot move a product out of the loop."""
-    register = "w" if "aarch64" in b.module.triple else "x"
+    register = "w" if b.module.triple.startswith(arm.NAMES) else "x"
     if isinstance(value.type, ir.VectorType) and value.type.count * value.type.element.width > 256:
         register = "v"
     return b.asm(ir.FunctionType(value.type, [value.type]), "", f"={register},0", [value], side_effect=True)
