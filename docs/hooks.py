@@ -37,8 +37,9 @@ GROUPS = {
         ("Adding a stage", "stages.md"),
         ("Adding a kernel", "porting.md"),
     ],
-    "Records of measurements": [
+    "Records": [
         ("Accuracy of networks", "network_accuracy.md"),
+        ("Lab diary", "diary.md"),
     ],
     "API reference": [
         ("lowgemm", "api/index.md"),
