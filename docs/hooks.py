@@ -74,8 +74,13 @@ def on_startup(**_: Any) -> None:
             (package / source.name).symlink_to(source)
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Links to files beside docs/ work in a checkout, not on the site: leave their text, and the path as code."""
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Links to files beside docs/ work in a checkout, not on the site: leave their text, and the path as code.
+
+    A page of `docs/api/` links with ``../`` to the guides, which are on the site.
+    """
+    if "/" in page.file.src_uri:
+        return markdown
     return re.sub(
         r"\[([^\]]+)\]\(\.\./([^)#]+)[^)]*\)",
         lambda m: m[1] if m[2] in m[1] else f"{m[1]} (`{m[2]}`)",
