@@ -12,12 +12,15 @@ from lowgemm.blockwise.spans import dequantize4_span, dequantize_span, largest_b
 from lowgemm.jit.memory import offset, pointer_field
 from lowgemm.jit.routine import routine
 
-#: Bits of infinity: what is not below is not finite.
+#: Bits of infinity. A magnitude whose bits are not below these is not finite.
 INFINITY_BITS = 0x7F800000
 
 
 class CodingJob(BlocksJob):
-    """Values to codes, codes to values, or values to the largest of each block. If a block is not finite, `bad` is its number + 1."""
+    """Values to codes, codes to values, or values to the largest of each block.
+
+    If a block is not finite, `bad` is its number + 1.
+    """
 
     __slots__ = ()
     _fields_ = (

@@ -1,4 +1,4 @@
-"""Steps of a block, called from the compiled workers: largest absolute value, values to codes, codes to values."""
+"""Steps of a block, for the compiled workers: largest absolute value, values to codes, codes to values."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from lowgemm.blockwise.codebook import (
 from lowgemm.blockwise.emit import STEP, compress, expand, expand4, trailing_zeros
 from lowgemm.jit.memory import offset, stack
 
-#: Steps between two looks at the doubtful elements.
+#: Steps of the loop between two passes over the elements that only the definition can decide.
 STEPS = 64
-#: Block scales whose reciprocal is a normal number with a full significand; others go by the definition alone.
+#: Block scales whose reciprocal is a normal number with a full significand. With other scales the definition
+#: decides every element.
 LOWEST_SCALE, HIGHEST_SCALE = np.float32(2.0**-126), np.float32(2.0**125)
 
 
@@ -31,8 +32,8 @@ def exact_rank(x, scale, book):
     """Number of mid-points m with ``m * scale < x`` as real numbers (``<=`` where the tie goes up).
 
     Each mid-point is ``high + low``, both of 24 bits, so both products are exact in float64. The difference
-    ``x - high * scale`` is exact where the two are within a factor of 2 (Sterbenz), and otherwise so much larger than
-    ``low * scale`` that its rounding does not matter.
+    ``x - high * scale`` is exact where the two are within a factor of 2 (Sterbenz), and otherwise so much
+    larger than ``low * scale`` that its rounding does not matter.
     """
     high = numba.carray(offset(book, MID_HIGH_AT), (256,), np.float64)
     low = numba.carray(offset(book, MID_LOW_AT), (256,), np.float64)
@@ -50,7 +51,7 @@ def exact_rank(x, scale, book):
 
 @njit(nogil=True, error_model="numpy")
 def largest_bits(x, n):
-    """Bits of the largest \\|x[i]\\|, i < n: as an integer maximum, which vectorises and puts NaN above infinity."""
+    """Bits of the largest \\|x[i]\\|, i < n. A maximum of integers vectorises, and puts NaN above infinity."""
     bits = numba.carray(x, (n,), np.int32)
     largest = np.int32(0)
     for i in range(n):

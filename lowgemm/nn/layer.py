@@ -87,7 +87,7 @@ class Layer(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Constructor arguments: arrays, `QParams`, numbers, text, None or (for a branch) a list of layers."""
+        """Constructor arguments: arrays, `QParams`, numbers, text, None, or a list of layers for a branch."""
 
     def maccs(self, shape: tuple[int, ...]) -> int:
         """Multiply-accumulates for an input of this shape."""

@@ -1,7 +1,7 @@
 """Export of an integer network to ONNX in QDQ form. Needs the optional package ``onnx``.
 
-Each layer becomes DequantizeLinear, the float operator, and QuantizeLinear: the standard form, which runtimes fuse back
-into integer operators. Convolutions are transposed to channels first; the transposes move integers.
+Each layer becomes DequantizeLinear, the float operator, and QuantizeLinear: the standard form, which runtimes
+fuse back into integer operators. Convolutions are transposed to channels first; the transposes move integers.
 """
 
 from __future__ import annotations

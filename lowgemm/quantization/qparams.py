@@ -290,8 +290,8 @@ def quantize_multiplier(real_scale: Any) -> tuple[Any, Any]:
 
     Notes
     -----
-    The arithmetic is that of `lowgemm.output.stages.requantize.quantize_multiplier`, here also for vectors. Source:
-    Jacob et al. 2017, equation 6; TensorFlow Lite's ``QuantizeMultiplier``.
+    The arithmetic is that of `lowgemm.output.stages.requantize.quantize_multiplier`, here also for vectors.
+    Source: Jacob et al. 2017, equation 6; TensorFlow Lite's ``QuantizeMultiplier``.
 
     Examples
     --------
