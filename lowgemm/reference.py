@@ -176,7 +176,7 @@ def _truncate(x: np.ndarray, s: stages.TruncatingCast) -> np.ndarray:
 
 
 def multiplier_and_exponent(scale: float) -> tuple[int, int]:
-    """A scale as f * 2**exponent with f in [1/2, 1) and rounded to Q0.31, ties upwards; (0, 0) below 2**-32."""
+    """A scale as f * 2**exponent with f in [1/2, 1) rounded to Q0.31, ties up; (0, 0) below 2**-32."""
     f, exponent = Fraction(scale), 0
     while f >= 1:
         f, exponent = f / 2, exponent + 1

@@ -10,9 +10,9 @@ lower index). No division is in that definition, and a float64 holds ``m * a`` e
 The fast search
 ---------------
 Take the float32 quotient q = x * (1 / a). It is rounded twice, so it is within 2 ulp of x / a. The bits of
-\\|q\\| already are an index: first the exponent, then the fraction. Cut each binade (the numbers of one exponent)
-into 2**k equal buckets, with k just large enough for the mid-points there, and number all buckets. 16 more bits
-of the fraction say where in its bucket q lies::
+\\|q\\| already are an index: first the exponent, then the fraction. Cut each binade (the numbers of one
+exponent) into 2**k equal buckets, with k just large enough for the mid-points there, and number all buckets.
+16 more bits of the fraction say where in its bucket q lies::
 
     bits of q    s eeeeeeee fffffff ffffffffffffffff
                    |        |bucket| 16 bits: place

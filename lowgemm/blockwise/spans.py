@@ -51,7 +51,7 @@ def exact_rank(x, scale, book):
 
 @njit(nogil=True, error_model="numpy")
 def largest_bits(x, n):
-    """Bits of the largest \\|x[i]\\|, i < n. A maximum of integers vectorises, and puts NaN above infinity."""
+    """Bits of the largest \\|x[i]\\|, i < n, as a maximum of integers: it vectorises, and NaN is largest."""
     bits = numba.carray(x, (n,), np.int32)
     largest = np.int32(0)
     for i in range(n):

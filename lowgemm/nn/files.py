@@ -96,8 +96,8 @@ def load(file: str | os.PathLike[str] | IO[bytes], *, max_bytes: int = 1 << 36) 
     Raises
     ------
     ValueError
-        If the file is damaged, or is no network. Memory grows with what is in the file, not with what it
-        claims.
+        If the file is damaged, or is no network. Memory grows with what is in the file, not with the sizes
+        that it names.
     OSError
         If it cannot be opened.
 

@@ -2,8 +2,8 @@
 
 Python's part of a layer (shapes, plans, buffers) takes microseconds. The arithmetic of a small layer takes
 less than one. So each layer writes down once, for a shape, which routines run on which addresses
-(`Layer.emit`), and a compiled loop runs the table. What lies between layers goes to one block of memory, in
-which places are used again.
+(`Layer.emit`), and a compiled loop runs the table. Tensors between layers lie in one block of memory, whose
+places are used again.
 
 Next file to open: `routines.py`, the routines.
 """
@@ -288,7 +288,7 @@ class Runner:
         self.__init__(state["layers"], serial=state["serial"])  # type: ignore[misc]
 
     def run(self, x: np.ndarray, real: bool) -> np.ndarray | None:
-        """Result for an array that fits (float32 if `real`); None if the layers had better run one by one."""
+        """Result for an array that fits (float32 if `real`); None if the layers should run one by one."""
         key = (x.shape, real, config.kernel, threads.settings())
         remembered = self._seen.get(key)
         if remembered is None:

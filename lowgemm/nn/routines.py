@@ -205,8 +205,8 @@ def pad(params, src, src2, dst, space):
 def patches(params, src, src2, dst, space):
     """Rows `first` ... of the matrix of patches of padded images.
 
-    Each tap (or row of taps, where they lie side by side) is copied in vectors that may write too much: what
-    comes next overwrites it, and behind a row's end it meets weights that are zero.
+    Each tap, or each row of taps that lie side by side, is copied in whole vectors, which may write too much.
+    The next tap overwrites what was too much. Behind the end of a row it meets weights that are zero.
     """
     p = numba.carray(params, (1,), PATCHES)[0]
     first, height, width, channels, oh, ow = p.first, p.height, p.width, p.channels, p.oh, p.ow

@@ -99,7 +99,7 @@ def axis_of(value: Any) -> int:
 
 
 def cast_dtype(value: Any, allowed: Sequence[type], name: str = "dtype") -> np.dtype:
-    """`value` as one of the `allowed` dtypes; None is none of them, though NumPy reads it as float64."""
+    """`value` as one of the `allowed` dtypes. None is refused, although NumPy reads it as float64."""
     try:
         dtype = np.dtype(value)
     except Exception:  # NumPy raises several kinds, SyntaxError among them

@@ -48,8 +48,9 @@ def python_function(function: Any) -> Any:
 
 
 def _options(function: Any) -> tuple[tuple[Any, ...] | None, dict[str, Any]]:
-    """Signatures (None: any) and options to compile a function with: those that its `njit` named, and checked
-    indices.
+    """Signatures (None: any) and options to compile a function with.
+
+    They are those that its `njit` named, and indices are checked.
     """
     if not isinstance(function, Dispatcher):
         return None, {"nopython": True, "boundscheck": True}
@@ -63,8 +64,9 @@ def _options(function: Any) -> tuple[tuple[Any, ...] | None, dict[str, Any]]:
 
 
 def checked(function: Any, **extra: bool) -> Any:
-    """The function to be compiled anew, so that an index out of range is an exception and not a read of other
-    memory.
+    """The function, to be compiled anew with checked indices.
+
+    An index out of range is then an exception, and not a read of other memory.
     """
     signatures, options = _options(function)
     return numba.jit(signatures and list(signatures), **options, **extra)(python_function(function))

@@ -106,7 +106,8 @@ def _groups(magnitude: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 def _lost(r: TensorReport, x: np.ndarray, options: dict[str, Any], outliers: bool) -> np.ndarray:
     """Decibels that each channel loses to the common scale, if its range is narrower by as much.
 
-    A channel that is wide for a few outliers only is measured without them: they are a case of their own.
+    A channel that is wide only because of a few outliers is measured without them. Outliers are a case of
+    their own.
     """
     if r.axis is None:
         return np.zeros(1)

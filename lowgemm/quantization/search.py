@@ -121,9 +121,9 @@ class Entropy(_Searched):
     dtype : dtype
         As for `Observer`.
     bins : int, optional
-        Bins of the histogram that is searched: 32768, or 2048 for each channel. Ranges down to 512 / bins of
-        the whole one (at 8 bits) can be chosen, so more bins cope with larger outliers: 1/64, or 1/4 by
-        channel.
+        Bins of the histogram that is searched: 32768, or 2048 for each channel. At 8 bits, ranges down to
+        512 / bins of the whole range can be chosen: 1/64, or 1/4 per channel. So more bins cope with larger
+        outliers.
     **options :
         As for `Observer`.
 
@@ -132,10 +132,11 @@ class Entropy(_Searched):
     After S. Migacz, "8-bit inference with TensorRT" (GTC 2017), for any zero point. For a candidate range, P
     is the histogram with what lies outside moved to the outermost bins in use inside. Q is the histogram
     inside, as the integers see it: the count of each integer spread evenly over its bins in use. The score is
-    KL(P || Q). Exact zeros are left out, since no range changes them. Two kinds of ranges the divergence
-    cannot judge, so they are not tried: those that hold fewer bins in use than there are integers, because
-    there Q is P whatever the range; and those that clip more than 1% of the values, because it does not see
-    how far they are moved.
+    KL(P || Q). Exact zeros are left out, since no range changes them.
+
+    Two kinds of ranges are not tried, because the divergence cannot judge them. One kind holds fewer bins in
+    use than there are integers: Q is then equal to P, whatever the range. The other kind clips more than 1%
+    of the values: the divergence does not see how far they are moved.
 
     Examples
     --------
