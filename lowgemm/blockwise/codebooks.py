@@ -40,8 +40,8 @@ def dynamic_tree(signed: bool = True, bits: int = 8, exponent_levels: int | None
 
     and means ``sign * 10**-r * x``, where x is the middle of the fraction's cell when [0.1, 1] is cut into
     ``2**(number of fraction bits)`` equal cells. A short run of zeros gives a large number with many fraction
-    bits, a long one a small number with few: seven decades in one byte, and the finest steps near 1. The two
-    patterns without an indicator bit mean 0 and 1 (``10...0`` is 1 where there is a sign).
+    bits. A long run gives a small number with few. So one byte covers seven decades, with the finest steps
+    near 1. The two patterns without an indicator bit mean 0 and 1 (``10...0`` is 1 where there is a sign).
 
     Parameters
     ----------

@@ -202,7 +202,7 @@ class Optimizer:
         Raises
         ------
         TypeError, ValueError
-            If it does not fit, or has what no step leaves behind: NaN or infinity, negative scales, negative
+            If it does not fit, or has values that no step makes: NaN or infinity, negative scales, negative
             means or sums of squares. Nothing has been changed then.
         """
         try:

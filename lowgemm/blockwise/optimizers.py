@@ -113,8 +113,9 @@ class LAMB(Adam):
 class AdEMAMix(Optimizer):
     """AdEMAMix: Adam with a second, slow mean of the gradient.
 
-    ``m`` and ``v`` are as in `Adam`. ``slow = beta3 slow + (1 - beta3) g``, and ``p = (1 - lr weight_decay) p
-    - lr (m / (1 - beta1**t) + alpha slow) / (sqrt(v) / sqrt(1 - beta2**t) + eps)``.
+    ``m`` and ``v`` are as in `Adam`, ``slow = beta3 slow + (1 - beta3) g``, and
+    ``mean = m / (1 - beta1**t) + alpha slow``. Then
+    ``p = (1 - lr weight_decay) p - lr mean / (sqrt(v) / sqrt(1 - beta2**t) + eps)``.
 
     Parameters
     ----------
@@ -216,7 +217,7 @@ class SGD(Optimizer):
     params : array or iterable of arrays
     lr : float
     momentum : float
-        0 needs no state, and then no optimizer; it is accepted all the same.
+        0 is accepted too, although it needs no state and so no 8-bit optimizer.
     weight_decay : float
         Added to the gradient.
     **options

@@ -1,7 +1,7 @@
 """The compiled step of an optimizer. It decodes a span of states, applies the rule, and codes them again.
 
-The states exist as float32 only in the worker's scratch memory, which stays in its first-level cache: main
-memory sees one read of the gradient, one read and write of the parameters, and the codes.
+The states exist as float32 only in the worker's scratch memory, which stays in its L1 cache. So main memory
+sees one read of the gradient, one read and one write of the parameters, and the codes.
 """
 
 from __future__ import annotations
