@@ -3,8 +3,8 @@
 Everything fast in lowgemm is compared with this, bit for bit. All integers are int64; products of zero points
 wrap modulo 2**64, which leaves them right modulo 2**32.
 
-It takes nothing from the fast code that could be wrong in both: of the stages only their classes and fields, and constants are worked
-out here anew, each from its definition.
+It takes nothing from the fast code that could be wrong in both: of the stages only their classes and fields,
+and constants are worked out here anew, each from its definition.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def gemm(
     lhs, rhs : array_like of uint8 or int8
         As in `lowgemm.gemm`.
     lhs_zero_point, rhs_zero_point : int or array_like
-        Scalar, or one per row of the lhs, column of the rhs; of two dimensions or more, what broadcasts with the operand.
+        Scalar, or one per row of the lhs, column of the rhs; of two dimensions or more, what broadcasts with
+        the operand.
     output : stage or list of stages, optional
         Output pipeline.
     out : ndarray, optional
@@ -175,7 +176,7 @@ def _truncate(x: np.ndarray, s: stages.TruncatingCast) -> np.ndarray:
 
 
 def multiplier_and_exponent(scale: float) -> tuple[int, int]:
-    """A scale as f * 2**exponent with f in [1/2, 1), and f in Q0.31: the nearest, ties upwards; (0, 0) below 2**-32."""
+    """A scale as f * 2**exponent with f in [1/2, 1) rounded to Q0.31, ties up; (0, 0) below 2**-32."""
     f, exponent = Fraction(scale), 0
     while f >= 1:
         f, exponent = f / 2, exponent + 1

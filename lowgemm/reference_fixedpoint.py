@@ -1,8 +1,8 @@
 """The definition of each fixed-point function, in NumPy int64, one rounding a line.
 
-A raw value r of `bits` bits (8, 16 or 32) with i integer bits stands for ``r / 2**(bits - 1 - i)``. All functions
-take and give int64 arrays that hold raw values. Source: gemmlowp's ``fixedpoint/fixedpoint.h``; constants of 16
-bits are those of 32 bits divided by 2**16 with `rounding_divide_by_pot`.
+A raw value r of `bits` bits (8, 16 or 32) with i integer bits stands for ``r / 2**(bits - 1 - i)``. All
+functions take and give int64 arrays that hold raw values. Source: gemmlowp's ``fixedpoint/fixedpoint.h``;
+constants of 16 bits are those of 32 bits divided by 2**16 with `rounding_divide_by_pot`.
 """
 
 from __future__ import annotations

@@ -149,3 +149,33 @@ def test_every_page_in_a_browser(site, pages):
             assert all(drawn for _, drawn in pictures), pictures
             keep_picture(browser, f"docs-{where}".replace("/", "-"))
             no_complaints(browser)
+
+
+#: What sticks out of the page's width and cannot be scrolled to: tables and code scroll by themselves.
+STICKING_OUT = """
+const width = document.documentElement.clientWidth;
+const found = document.documentElement.scrollWidth > width ? ["the page itself"] : [];
+for (const e of document.querySelectorAll("article *")) {
+  const box = e.getBoundingClientRect();
+  if ((box.right > width + 1 || box.left < -1) && !e.closest(".md-typeset__scrollwrap, pre"))
+    found.push(e.tagName + " " + e.textContent.trim().slice(0, 40));
+}
+return found;
+"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1366, 390], ids=["laptop", "phone"])
+def test_nothing_is_cut(site, pages, width):
+    """At a laptop's and at a phone's width."""
+    with serve(site) as address, chromium() as browser:
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        for path in sorted(pages):
+            where = path.parent.relative_to(site)
+            if path.name == "404.html":
+                continue
+            open_page(browser, address + f"{where}/" * (where != pathlib.Path()))
+            assert browser.execute_script("return window.innerWidth") == width
+            assert not browser.execute_script(STICKING_OUT), where
+            keep_picture(browser, f"docs-{width}-{where}".replace("/", "-"))

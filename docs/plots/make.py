@@ -49,34 +49,59 @@ def throughput() -> None:
     save(fig, "throughput.png")
 
 
+#: Products that the roofline names, and where the name stands beside the point: x and y in points, and its end there.
+NAMES = {
+    (1, 4096, 4096): (8, -4, "left"),
+    (1, 1024, 1024): (0, 8, "center"),
+    (4, 4096, 4096): (-8, 2, "right"),
+    (100000, 16, 64): (4, -14, "left"),
+    (8, 4096, 1024): (-8, 2, "right"),
+    (32, 32, 32): (8, -4, "left"),
+    (64, 64, 64): (8, -1, "left"),
+    (128, 128, 128): (8, -6, "left"),
+    (2048, 2048, 2048): (0, -16, "center"),
+}
+
+
 def roofline() -> None:
     """GMAC/s by arithmetic intensity, under the machine's limits."""
-    fig, ax = plt.subplots(figsize=(7, 4))
+    fig, ax = plt.subplots(figsize=(8, 5))
     x = np.logspace(-0.5, 3.3, 200)
-    ax.plot(
-        x,
-        np.minimum(PEAK, x * BANDWIDTH),
-        color="grey",
-        label=f"{PEAK:.0f} GMAC/s, {BANDWIDTH:.1f} GB/s from memory",
-    )
-    for (m, k, n), values in ROWS.items():
-        intensity = m * k * n / (m * k + k * n + 4 * m * n)
-        ax.plot(intensity, values["lowgemm packed"], "o", color="tab:green" if m > 1 else "tab:orange", ms=5)
-        if m in (1, 4, 8, 32, 64, 2048, 100000):
-            right = m in (2048,)
-            ax.annotate(
-                f"{m}x{k}x{n}", (intensity, values["lowgemm packed"]), fontsize=7, xytext=(-4 if right else 5, -9),
-                textcoords="offset points", ha="right" if right else "left",
-            )  # fmt: skip
+    name = f"limits: {PEAK:.0f} GMAC/s, {BANDWIDTH:.1f} GB/s from memory"
+    ax.plot(x, np.minimum(PEAK, x * BANDWIDTH), color="grey", label=name)
+    for vector, colour, name in (
+        (True, "tab:orange", "vector by matrix"),
+        (False, "tab:green", "matrix by matrix"),
+    ):
+        points = [
+            (m * k * n / (m * k + k * n + 4 * m * n), values["lowgemm packed"])
+            for (m, k, n), values in ROWS.items()
+            if (m == 1) == vector
+        ]
+        ax.plot(*zip(*points, strict=True), "o", color=colour, ms=5, label=name)
+    for (m, k, n), (right, up, end) in NAMES.items():
+        ax.annotate(
+            f"{m} x {k} x {n}",
+            (m * k * n / (m * k + k * n + 4 * m * n), ROWS[m, k, n]["lowgemm packed"]),
+            fontsize=9,
+            xytext=(right, up),
+            textcoords="offset points",
+            ha=end,
+        )
     ax.set(
         xscale="log",
         yscale="log",
+        xlim=(0.3, 1000),
+        ylim=(15, 800),
         xlabel="multiply-accumulates per byte of operands and result",
         ylabel="GMAC/s, one core",
     )
-    ax.set_title(BENCH["cpu"], fontsize=9)
-    ax.legend(loc="lower right", fontsize=8)
-    ax.grid(alpha=0.3, which="both")
+    ax.set_xticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
+    ax.set_yticks([20, 50, 100, 200, 500], ["20", "50", "100", "200", "500"])
+    ax.yaxis.set_minor_formatter("")
+    ax.set_title(BENCH["cpu"], fontsize=10)
+    ax.legend(loc="lower right", fontsize=9)
+    ax.grid(alpha=0.3)
     save(fig, "roofline.png")
 
 

@@ -2,24 +2,28 @@
 
 The answer
 ----------
-The code of x in a block with largest absolute value a is the index of the table value nearest to x / a as real
-numbers, the lower index on a tie. Between two neighbouring values lies their mid-point m, so the rank of x is the
-number of mid-points with ``m * a < x`` (``<=`` where the tie goes up because the upper value has the lower index).
-No division is in that definition, and a float64 holds ``m * a`` exactly: see `mid_high`.
+The code of x in a block with largest absolute value a is the index of the table value nearest to x / a as
+real numbers, the lower index on a tie. Between two neighbouring values lies their mid-point m, so the rank of
+x is the number of mid-points with ``m * a < x`` (``<=`` where the tie goes up because the upper value has the
+lower index). No division is in that definition, and a float64 holds ``m * a`` exactly: see `mid_high`.
 
 The fast search
 ---------------
-Take the float32 quotient q = x * (1 / a), two roundings, so within 2 ulp of x / a. The bits of \\|q\\| already are an
-index: exponent, then fraction. Cut each binade into 2**k equal buckets, k just large enough for the mid-points there,
-and number all buckets; 16 more bits of the fraction say where in its bucket q lies::
+Take the float32 quotient q = x * (1 / a). It is rounded twice, so it is within 2 ulp of x / a. The bits of
+\\|q\\| already are an index: first the exponent, then the fraction. Cut each binade (the numbers of one
+exponent) into 2**k equal buckets, with k just large enough for the mid-points there, and number all buckets.
+16 more bits of the fraction say where in its bucket q lies::
 
     bits of q    s eeeeeeee fffffff ffffffffffffffff
                    |        |bucket| 16 bits: place
-    word         (offset[e] + bucket) << 16 | place          for s = 1: place counted from the other end, + 256 << 16
+    word         (offset[e] + bucket) << 16 | place
 
-A bucket holds at most one mid-point, at place t. So ``base[bucket] + (place > t)`` is the rank, and it is wrong only
-if x / a and q lie on different sides of the mid-point. Then q is within 2 ulp of it, and `place` within `MARGIN` of t.
-In that case, about once in 4000 elements, the definition above decides. The result is always the exact one.
+For s = 1, place is counted from the other end, and 256 << 16 is added.
+
+A bucket holds at most one mid-point, at place t. So ``base[bucket] + (place > t)`` is the rank, and it is
+wrong only if x / a and q lie on different sides of the mid-point. Then q is within 2 ulp of it, and `place`
+within `MARGIN` of t. In that case, about once in 4000 elements, the definition above decides. The result is
+always the exact one.
 """
 
 from __future__ import annotations
@@ -34,9 +38,9 @@ import numpy as np
 from lowgemm.blockwise import codebooks
 from lowgemm.checks.values import as_array, choice
 
-#: Half width, in places, of the zone around a mid-point in which the definition decides. 2 ulp of q are 4 places in
-#: the finest buckets (k = 8, where a place is half an ulp) and fewer in others; the rest is allowance for the
-#: truncation of the mid-point and of q to whole places.
+#: Half width, in places, of the zone around a mid-point in which the definition decides. In the finest
+#: buckets (k = 8) a place is half an ulp, so 2 ulp of q are 4 places; in other buckets they are fewer. The
+#: rest is for the truncation of the mid-point and of q to whole places.
 MARGIN = 8
 #: Buckets that the 9-bit index can name.
 BUCKETS = 512
@@ -83,8 +87,8 @@ class CodeBook:
 
     Notes
     -----
-    A mid-point is held to 48 bits. It is exact for neighbours whose exponents differ by less than 24, as all those
-    of `lowgemm.blockwise.codebooks` do.
+    A mid-point is held to 48 bits. It is exact for neighbours whose exponents differ by less than 24, as all
+    those of `lowgemm.blockwise.codebooks` do.
 
     Examples
     --------
@@ -118,7 +122,7 @@ class CodeBook:
         self.zero_code = int(nearest)
 
     def _mid_points(self) -> None:
-        """Mid-points as a sum of two numbers of 24 bits: a product of either with a float32 is exact in float64."""
+        """Mid-points as sums of two numbers of 24 bits; either times a float32 is exact in float64."""
         exact = [(Fraction(float(a)) + Fraction(float(b))) / 2 for a, b in zip(self.sorted, self.sorted[1:])]  # noqa: B905
         high = np.array([np.float32(float(m)) for m in exact], dtype=np.float32).astype(np.float64)
         low = np.array(
@@ -151,7 +155,7 @@ class CodeBook:
         zero_rank = int((mids < 0).sum())
         for half, mirrored in zip(halves, (False, True)):  # noqa: B905
             for bucket, before, place in self._events(half, bits):
-                # `before` boundaries lie below the bucket; beyond `place` one more does
+                # `before` boundaries lie below the bucket, and one more below values beyond `place`
                 if mirrored:
                     self.base[256 + bucket] = (zero_rank - before - 1) & 0xFF
                     self.place[256 + bucket] = 0xFFFF - place - MARGIN
@@ -168,7 +172,8 @@ class CodeBook:
         """Where the boundaries of one sign lie: bucket << 16 | place, rounded down."""
         fraction, exponent = np.frexp(half)
         e = exponent - 1 + 127 - LOWEST_EXPONENT
-        # 2 * fraction - 1 has at most 48 bits and is scaled by a power of two: exact until rounded down
+        # 2 * fraction - 1 has at most 48 bits. Scaling by a power of two keeps it exact, so only the end
+        # rounds it
         place = np.floor((2 * fraction - 1) * 2.0 ** (bits[e] + 16)).astype(np.int64)
         return (self._first_buckets(bits)[e] << 16) + place
 
@@ -191,7 +196,7 @@ class CodeBook:
         return crowded
 
     def _events(self, half: np.ndarray, bits: np.ndarray) -> list[tuple[int, int, int]]:
-        """For each bucket: its number, how many boundaries lie below, and the place beyond which one more does."""
+        """Per bucket: its number, how many boundaries lie below, and the place beyond which one more does."""
         low = 2.0 ** (self.lowest - 127)
         below, half = int((half < low).sum()), half[half >= low]
         positions, (first, last) = self._positions(half, bits), self._touched(half, bits)
@@ -208,7 +213,8 @@ class CodeBook:
             if bucket == 0 and below:  # zeros come here: let the definition decide about them
                 events.append((bucket, before - 1, lowest_place))
             elif bucket == starts[31] - 1:
-                # The largest element of a block is 1, or 1 - 2**-24 after rounding: no zone at this bucket's end.
+                # The largest element of a block is 1, or 1 - 2**-24 after rounding: no zone at this bucket's
+                # end.
                 events.append((bucket, before - 1, lowest_place))
             else:
                 events.append((bucket, before, highest_place))

@@ -1,8 +1,8 @@
 """Code books made from their definitions: which real number each code stands for.
 
-All are float32 tables; the code is the index. The arithmetic is float32 with each evenly spaced grid computed from
-both of its ends (`_grid`), because that is what existing files hold: the tables agree with those of bitsandbytes
-0.50.2 bit for bit, so that states and weights can be exchanged.
+All are float32 tables; the code is the index. The arithmetic is float32 with each evenly spaced grid computed
+from both of its ends (`_grid`), because that is what existing files hold: the tables agree with those of
+bitsandbytes 0.50.2 bit for bit, so that states and weights can be exchanged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ def _grid(start: float, stop: float, count: int) -> np.ndarray:
     first, last = np.float32(start), np.float32(stop)
     step = float((last - first) / np.float32(count - 1))
     i = np.arange(count)
-    # step * i has at most 24 + 9 bits: exact in float64, so the sum is rounded once to float64, once to float32
+    # step * i has at most 24 + 9 bits: exact in float64, so the sum is rounded once to float64, once to
+    # float32
     up, down = float(first) + step * i, float(last) - step * (count - 1 - i)
     return np.where(i < count // 2, up, down).astype(np.float32)
 
@@ -38,9 +39,9 @@ def dynamic_tree(signed: bool = True, bits: int = 8, exponent_levels: int | None
         unsigned    0 0 1 f f f f f      the same without a sign
 
     and means ``sign * 10**-r * x``, where x is the middle of the fraction's cell when [0.1, 1] is cut into
-    ``2**(number of fraction bits)`` equal cells. A short run of zeros gives a large number with many fraction bits,
-    a long one a small number with few: seven decades in one byte, and the finest steps near 1. The two patterns
-    without an indicator bit mean 0 and 1 (``10...0`` is 1 where there is a sign).
+    ``2**(number of fraction bits)`` equal cells. A short run of zeros gives a large number with many fraction
+    bits. A long run gives a small number with few. So one byte covers seven decades, with the finest steps
+    near 1. The two patterns without an indicator bit mean 0 and 1 (``10...0`` is 1 where there is a sign).
 
     Parameters
     ----------
@@ -49,8 +50,8 @@ def dynamic_tree(signed: bool = True, bits: int = 8, exponent_levels: int | None
     bits : int
         Bits of a code, 2 to 8. The table has 256 entries all the same, filled up with zeros.
     exponent_levels : int, optional
-        Number of decades; the default is ``bits - 1``, the code above. With fewer, the smallest decade gets the
-        finer fractions that are left over.
+        Number of decades; the default is ``bits - 1``, the code above. With fewer, the smallest decade gets
+        the finer fractions that are left over.
 
     Returns
     -------
@@ -200,7 +201,8 @@ def floating(bits: int = 8, exponent_bits: int = 4, signed: bool = True) -> np.n
     for exponent in range(2**exponent_bits):
         for fraction in range(2**fraction_bits):
             f = fraction / 2**fraction_bits
-            # the exponent field counts downwards; field 0 holds the subnormals, half a step above the others' scale
+            # the exponent field counts downwards; field 0 holds the subnormals, half a step above the others'
+            # scale
             value = f * 2.0**-bias if exponent == 0 else (1 + f) * 2.0 ** (bias + 1 - exponent)
             values.extend([value, -value] if signed else [value])
     table = _padded(values)
@@ -246,7 +248,8 @@ def float4() -> np.ndarray:
     [0.         0.00520833 0.6666667  1.         0.33333334 0.5
      0.16666667 0.25      ]
     """
-    # patterns 000 and 001 are subnormals (0 and 1/16); the exponent field counts 10.., 01.. and 11.. downwards
+    # patterns 000 and 001 are subnormals (0 and 1/16); the exponent field counts 10.., 01.. and 11..
+    # downwards
     steps = np.array([0, 0.0625, 8, 12, 4, 6, 2, 3], dtype=np.float32)
     table = np.concatenate([steps, -steps])
     table[8] = 0.0

@@ -30,15 +30,15 @@ def code_bytes(count: int, packed: bool) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BlockwiseArray:
-    """An array in block-wise code, as `quantize_blockwise` returns it; or built from codes read from elsewhere.
+    """An array in block-wise code: from `quantize_blockwise`, or built from codes read from elsewhere.
 
     Blocks run over the elements in C order, whatever the shape; the last one may be short.
 
     Parameters
     ----------
     codes : ndarray of uint8
-        C-contiguous. 8-bit: of the array's shape. 4-bit: flat, ``ceil(n / 2)`` bytes, element 2i in the high half of
-        byte i; the low half of the last byte of an odd count is not used.
+        C-contiguous. 8-bit: of the array's shape. 4-bit: flat, ``ceil(n / 2)`` bytes, element 2i in the high
+        half of byte i; the low half of the last byte of an odd count is not used.
     scales : ndarray of float32, shape (ceil(n / blocksize),), or BlockwiseArray
         Largest absolute value of each block; coded itself if nested, and then less `offset`.
     blocksize : int
@@ -149,6 +149,6 @@ def check_scales(scales: Any, blocks: int, name: str = "scales") -> None:
         raise TypeError(f"{name}: expected an array of float32, got {got}")
     if scales.shape != (blocks,) or not scales.flags.c_contiguous or not scales.flags.aligned:
         raise ValueError(f"{name}: expected shape {(blocks,)}, contiguous, got shape {scales.shape}")
-    # read from elsewhere they may be anything, and one NaN would be as many as a block has elements
+    # scales that were read from elsewhere may be anything, and a NaN would make a whole block NaN
     if not (np.isfinite(scales) & (scales >= 0)).all():
         raise ValueError(f"{name}: expected finite numbers from 0 up")

@@ -34,8 +34,9 @@ def quantize_blockwise(
 ) -> BlockwiseArray:
     """Code an array block by block: each block has a scale of its own, its largest absolute value.
 
-    A code is the index of the book's value nearest to ``x / scale``, taken as real numbers; the lower index on a tie.
-    In a block of zeros all codes are that of the value nearest to 0. The result does not depend on the threads.
+    A code is the index of the book's value nearest to ``x / scale``, taken as real numbers; the lower index
+    on a tie. In a block of zeros all codes are that of the value nearest to 0. The result does not depend on
+    the threads.
 
     Parameters
     ----------
@@ -43,8 +44,8 @@ def quantize_blockwise(
         Any shape and strides. Rounded to float32 first. Finite.
     code : CodeBook, str or array_like
         A book, its values, or a name: "dynamic", "dynamic_unsigned", "linear", "linear_unsigned", "fp8_e4m3",
-        "fp8_e5m2" (8 bits), "nf4", "fp4", "af4", "int4" (4 bits). A book of at most 16 values gives 4-bit codes, two in
-        a byte.
+        "fp8_e5m2" (8 bits), "nf4", "fp4", "af4", "int4" (4 bits). A book of at most 16 values gives 4-bit
+        codes, two in a byte.
     blocksize : int, optional
         Elements of a block, at least 1; the default is 256, and 64 for 4-bit codes.
     nested : bool
@@ -52,8 +53,8 @@ def quantize_blockwise(
     nested_blocksize : int
         Block size of the coded scales.
     out : BlockwiseArray, optional
-        Result of an earlier call with the same book, block size and shape, without nested scales: its memory is
-        written again, and it is returned.
+        Result of an earlier call with the same book, block size and shape, without nested scales: its memory
+        is written again, and it is returned.
     num_threads : int, optional
         At most so many threads.
 
@@ -66,8 +67,8 @@ def quantize_blockwise(
     TypeError
         If `x` is not real floating-point numbers.
     ValueError
-        If `x` has NaN or infinity, or a float64 beyond the range of float32; or if an argument is out of range.
-        Nothing has been written to `out` then.
+        If `x` has NaN or infinity, or a float64 beyond the range of float32; or if an argument is out of
+        range. Nothing has been written to `out` then.
 
     References
     ----------
@@ -114,7 +115,8 @@ def dequantize_blockwise(
     ----------
     q : BlockwiseArray
     dtype : dtype, optional
-        float32, float64 or float16; the default is that of the array that was coded. float16 rounds once more.
+        float32, float64 or float16; the default is that of the array that was coded. float16 rounds once
+        more.
     out : ndarray, optional
         Where to put the result: of the same shape and of that dtype, any strides.
     num_threads : int, optional

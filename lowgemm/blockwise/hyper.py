@@ -1,7 +1,7 @@
-"""Hyper-parameters of the optimizers: attributes that are checked whenever they are set, not only in the constructor.
+"""Hyper-parameters of the optimizers: attributes that are checked whenever they are set.
 
-A learning rate is changed between steps, and so may the others be. What a step cannot compute with is refused where it is
-assigned, so that no step needs to look.
+A learning rate is changed between steps, and the others may be changed too. A value with which a step cannot
+compute is refused when it is assigned. So no step needs to check.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lowgemm.checks.values import integer, number
 
 #: The largest float32: a rule computes in float32, where more is infinity.
 LARGEST = float(np.finfo(np.float32).max)
-#: The smallest float32 with all its bits. As `eps` it keeps 0 / 0 away, which a gradient of 0 would make with 0.
+#: The smallest float32 with all its bits. An `eps` of at least this prevents 0 / 0 where a gradient is 0.
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 

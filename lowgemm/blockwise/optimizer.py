@@ -19,7 +19,7 @@ from lowgemm.blockwise.state import MOST_STEPS, StateKind, TensorState
 from lowgemm.checks.arguments import as_num_threads
 from lowgemm.checks.values import flag, integer
 
-#: Gradients must be smaller in absolute value: then no mean of their squares overflows.
+#: The absolute value of a gradient must be smaller than this, so that no mean of squares overflows.
 LARGEST_GRADIENT = 1e18
 #: First array of a saved file.
 FORMAT = "lowgemm.blockwise optimizer 1"
@@ -29,14 +29,16 @@ class Optimizer:
     """Base of the optimizers; use a subclass.
 
     The parameters are arrays that `step` changes in place. What an optimizer remembers of each of them, its
-    state, is kept in 8-bit code (`quantize_blockwise` with "dynamic" for states with a sign, "dynamic_unsigned" for
-    squares), or as float32 for tensors of fewer than `min_8bit_size` elements, where little is gained.
+    state, is kept in 8-bit code (`quantize_blockwise` with "dynamic" for states with a sign,
+    "dynamic_unsigned" for squares), or as float32 for tensors of fewer than `min_8bit_size` elements, where
+    little is gained.
 
     Parameters
     ----------
     params : array or iterable of arrays
-        NumPy arrays, tensors of torch (``model.parameters()``), or other arrays over memory that can be written. float32,
-        float16 or bfloat16, of any shape and strides. Those of 16 bits are computed as float32 and rounded.
+        NumPy arrays, tensors of torch (``model.parameters()``), or other arrays over memory that can be
+        written. float32, float16 or bfloat16, of any shape and strides. Those of 16 bits are computed as
+        float32 and rounded.
     lr : float
         Learning rate.
     weight_decay : float
@@ -45,14 +47,14 @@ class Optimizer:
     min_8bit_size : int
         Tensors with fewer elements have float32 state.
     check_first : bool
-        Look through all gradients for NaN, infinity and huge values before anything is changed, which reads them once
-        more than needed. Without it blocks that would become NaN or infinite stay as they were, and `step` raises
-        FloatingPointError when the others are done.
+        Look through all gradients for NaN, infinity and huge values before anything is changed, which reads
+        them once more than needed. Without it blocks that would become NaN or infinite stay as they were, and
+        `step` raises FloatingPointError when the others are done.
     num_threads : int, optional
         At most so many threads.
 
-    A deep copy or a pickle has parameters of its own: its steps change ``copy.params``, not the arrays that this one was made with. For
-    the state alone use `state_dict`. A shallow copy shares parameters and state.
+    A deep copy or a pickle has parameters of its own: its steps change ``copy.params``, not the arrays that
+    this one was made with. For the state alone use `state_dict`. A shallow copy shares parameters and state.
 
     Attributes
     ----------
@@ -116,19 +118,19 @@ class Optimizer:
         Parameters
         ----------
         grads : array or iterable of arrays
-            One for each parameter, in the same order and of the same shape; float32, float64, float16 or bfloat16; or
-            None for a parameter that is to stay as it is, state included.
+            One for each parameter, in the same order and of the same shape; float32, float64, float16 or
+            bfloat16; or None for a parameter that is to stay as it is, state included.
 
         Raises
         ------
         TypeError, ValueError
-            If `grads` does not fit the parameters, or (with `check_first`) has NaN, infinity or an absolute value of
-            1e18 or more. Nothing has been changed then.
+            If `grads` does not fit the parameters, or (with `check_first`) has NaN, infinity or an absolute
+            value of 1e18 or more. Nothing has been changed then.
         FloatingPointError
-            If a state or a parameter would have become NaN or infinite in spite of that (without `check_first`, by huge
-            parameters with weight decay, sums of squares, a huge rate, or a parameter that was NaN before). Blocks for
-            which this holds are left as they were, as are elements that a parameter of 16 bits cannot hold; all others
-            have made the step.
+            If a state or a parameter would have become NaN or infinite in spite of that (without
+            `check_first`, by huge parameters with weight decay, sums of squares, a huge rate, or a parameter
+            that was NaN before). Blocks for which this holds are left as they were, as are elements that a
+            parameter of 16 bits cannot hold; all others have made the step.
         """
         grads = None if grads is None else as_list(grads, "grads")
         if grads is None or len(grads) != len(self.params):
@@ -200,8 +202,8 @@ class Optimizer:
         Raises
         ------
         TypeError, ValueError
-            If it does not fit, or has what no step leaves behind: NaN or infinity, negative scales, negative means or
-            sums of squares. Nothing has been changed then.
+            If it does not fit, or has values that no step makes: NaN or infinity, negative scales, negative
+            means or sums of squares. Nothing has been changed then.
         """
         try:
             state = dict(state)
@@ -274,7 +276,10 @@ class Optimizer:
 
 
 def _check_file(path: Any, method: str) -> None:
-    """TypeError if `path` is neither a path nor a binary file. An integer is none: Python takes it for an open file."""
+    """TypeError if `path` is neither a path nor a binary file.
+
+    An integer is refused too, because Python would take it for the number of an open file.
+    """
     if isinstance(path, io.TextIOBase):
         raise TypeError(
             f"path: expected a path or a binary file, got {type(path).__name__}; open it in binary mode"

@@ -1,7 +1,7 @@
-"""Optimizers with 8-bit state on NumPy arrays: Adam, AdamW, LAMB, AdEMAMix, SGD, LARS, RMSprop, Adagrad, Lion.
+"""Optimizers with 8-bit state: Adam, AdamW, LAMB, AdEMAMix, SGD, LARS, RMSprop, Adagrad, Lion.
 
-The formulas are those of bitsandbytes 0.50.2's 8-bit classes, so that trainings can be carried over; where they
-differ from the papers' the docstring says so. `steps.py` shows what one step does to a block.
+The formulas are those of bitsandbytes 0.50.2's 8-bit classes, so that trainings can be carried over; where
+they differ from the papers' the docstring says so. `steps.py` shows what one step does to a block.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from lowgemm.blockwise.state import StateKind
 
 #: Means of the gradient, and means or sums of its square.
 MEAN, SQUARE = StateKind("m", "dynamic"), StateKind("v", "dynamic_unsigned", squares=True)
-#: A code with a sign, though squares have none: so does bitsandbytes, whose states can be carried over.
+#: A code with a sign, although squares have none: bitsandbytes does the same, and its states can be loaded
+#: here.
 SIGNED_SQUARE = StateKind("v", "dynamic", squares=True)
 
 
@@ -112,8 +113,9 @@ class LAMB(Adam):
 class AdEMAMix(Optimizer):
     """AdEMAMix: Adam with a second, slow mean of the gradient.
 
-    ``m`` and ``v`` as in `Adam`, ``slow = beta3 slow + (1 - beta3) g``, and
-    ``p = (1 - lr weight_decay) p - lr (m / (1 - beta1**t) + alpha slow) / (sqrt(v) / sqrt(1 - beta2**t) + eps)``.
+    ``m`` and ``v`` are as in `Adam`, ``slow = beta3 slow + (1 - beta3) g``, and
+    ``mean = m / (1 - beta1**t) + alpha slow``. Then
+    ``p = (1 - lr weight_decay) p - lr mean / (sqrt(v) / sqrt(1 - beta2**t) + eps)``.
 
     Parameters
     ----------
@@ -126,9 +128,10 @@ class AdEMAMix(Optimizer):
         At least 1.2e-38: with 0 a gradient of 0 would be divided by 0.
     weight_decay : float
     t_alpha, t_beta3 : int, optional
-        In the first so many steps alpha rises from 0 in equal parts, and beta3 from beta1 so that the half-life of the
-        slow mean rises in equal parts; see `warmed_up`. They are those of the paper (section 3.1) and of bitsandbytes' AdEMAMix and
-        AdEMAMix8bit; its AdEMAMix32bit takes them and leaves them alone.
+        In the first so many steps alpha rises from 0 in equal parts, and beta3 from beta1 so that the
+        half-life of the slow mean rises in equal parts; see `warmed_up`. They are those of the paper (section
+        3.1) and of bitsandbytes' AdEMAMix and AdEMAMix8bit; its AdEMAMix32bit takes them and leaves them
+        alone.
     **options
         `blocksize`, `min_8bit_size`, `check_first`, `num_threads`: see `Optimizer`.
 
@@ -214,7 +217,7 @@ class SGD(Optimizer):
     params : array or iterable of arrays
     lr : float
     momentum : float
-        0 needs no state, and then no optimizer; it is accepted all the same.
+        0 is accepted too, although it needs no state and so no 8-bit optimizer.
     weight_decay : float
         Added to the gradient.
     **options
@@ -336,7 +339,9 @@ class Adagrad(Optimizer):
 
 
 class Lion(Optimizer):
-    """Lion: ``p = (1 - lr weight_decay) p - lr sign(beta1 m + (1 - beta1) g)``, ``m = beta2 m + (1 - beta2) g``.
+    """Lion, which steps by the sign of a mean.
+
+    ``p = (1 - lr weight_decay) p - lr sign(beta1 m + (1 - beta1) g)``, then ``m = beta2 m + (1 - beta2) g``.
 
     Parameters
     ----------

@@ -1,8 +1,9 @@
 """Records that Python fills and compiled code reads: both sides know one description, the fields of a class.
 
-Python's side is a `ctypes.Structure`: setting a field takes as long as setting an element of an integer vector. In a record of NumPy it
-takes five to six times as long, and a job of fifteen fields as long as coding some thousand elements. Compiled code sees the same bytes
-as a record of NumPy's, whose fields it reads by name.
+Python's side is a `ctypes.Structure`: setting a field takes as long as setting an element of an integer
+vector. In a record of NumPy it takes five to six times as long, and a job of fifteen fields as long as coding
+some thousand elements. Compiled code sees the same bytes as a record of NumPy's, whose fields it reads by
+name.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-#: Types of fields: a number, or an address that compiled code calculates with and hands on; an address that it reads or writes at, by
-#: `pointer_field`; a float32.
+#: Types of fields. An int64 is a number, or an address that compiled code calculates with and hands on.
+#: `pointer_field` makes an address at which compiled code reads or writes. The last one is a float32.
 Number, Pointer, Single = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 
 
 class Record(ctypes.Structure):
-    """Base of the records. A subclass adds fields after those of its base, and ``__slots__ = ()``, which refuses other names.
+    """Base of the records. A subclass adds fields, and ``__slots__ = ()``, which refuses other names.
 
     Examples
     --------

@@ -1,7 +1,9 @@
-"""Slow, obvious definitions of block-wise coding and of the optimizers: what the fast code must agree with, bit for bit.
+"""Slow, obvious definitions of block-wise coding and of the optimizers.
 
-All arithmetic is float32, one rounding for each operation written here, except the nearest-value search, which is
-exact: elements within 1e-9 of a mid-point are decided with rational numbers.
+The fast code must give the same bits.
+
+All arithmetic is float32, one rounding for each operation written here, except the nearest-value search,
+which is exact: elements within 1e-9 of a mid-point are decided with rational numbers.
 """
 
 from __future__ import annotations
@@ -132,7 +134,8 @@ def unpack4(packed: np.ndarray, count: int) -> np.ndarray:
     return np.stack([packed >> 4, packed & 15], axis=-1).reshape(-1)[:count]
 
 
-#: Rows whose largest absolute value is smaller code as zeros: 127 / 2**-119 is about the last that float32 can hold.
+#: Rows whose largest absolute value is smaller than this are coded as zeros: 127 / 2**-119 is about the
+#: largest float32.
 TINY_ROW = 2.0**-119
 
 
@@ -148,7 +151,8 @@ def vectorwise(
     threshold : float
         Elements with an absolute value of at least this are outliers, their columns outlier columns; 0: none.
     scale_without : str
-        What does not count for a row's scale: its outlier "elements", or all its elements in outlier "columns".
+        What does not count for a row's scale: its outlier "elements", or all its elements in outlier
+        "columns".
 
     Returns
     -------

@@ -15,7 +15,10 @@ from lowgemm.jit.routine import routine
 
 
 class CodingJob(BlocksJob):
-    """Values to codes, codes to values, or values to the largest of each block. If a block is not finite, `bad` is its number + 1."""
+    """Values to codes, codes to values, or values to the largest of each block.
+
+    If a block is not finite, `bad` is its number + 1.
+    """
 
     __slots__ = ()
     _fields_ = (

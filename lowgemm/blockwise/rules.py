@@ -1,8 +1,9 @@
-"""Update rules of the optimizers, one compiled routine each: elementwise float32, so that the loops vectorise.
+"""Update rules of the optimizers, one compiled routine each, on float32 elements so that loops vectorise.
 
-Every rule has two parts, called one after the other on the same block: part 0 brings the states up to date, part 1
-the parameters. Between them the caller looks whether the new states are finite. `reference_optimizers.py` has the
-same formulas in NumPy; both do the same float32 operations in the same order and give the same bits.
+Every rule has two parts, called one after the other on the same block: part 0 brings the states up to date,
+part 1 the parameters. Between them the caller looks whether the new states are finite.
+`reference_optimizers.py` has the same formulas in NumPy; both do the same float32 operations in the same
+order and give the same bits.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ class Constants(Record):
         ("rate", Single), ("step", Single),
         # decays of the states, and one minus each
         ("beta1", Single), ("new1", Single), ("beta2", Single), ("new2", Single), ("beta3", Single), ("new3", Single),
-        # weight of AdEMAMix's slow mean; what keeps a division from 0
+        # weight of AdEMAMix's slow mean; eps, which keeps divisors away from 0
         ("alpha", Single), ("eps", Single),
-        # the weight decay, and what it leaves of a parameter where the two are apart: 1 - rate * weight_decay
+        # the weight decay; 1 - rate * weight_decay, for rules that apply the decay apart from the gradient
         ("weight_decay", Single), ("shrink", Single),
         # corrections of a first and of a second moment for a state that began with 0
         ("first", Single), ("second", Single),
@@ -146,7 +147,8 @@ def rmsprop(part, n, p_at, g_at, v_at, unused1, unused2, h_at):
             p[i] = p[i] - divide(rate * (g[i] + decay * p[i]), math.sqrt(v[i]) + eps)
 
 
-#: The rules by name. Their arguments: part, n, parameters, gradient, three states (those that a rule has not are unused), constants.
+#: The rules by name. Their arguments: part, n, parameters, gradient, three states, constants. A rule with
+#: fewer states does not use the rest.
 RULES = {"adam": adam, "ademamix": ademamix, "momentum": momentum, "lion": lion, "rmsprop": rmsprop}
 #: Rules whose part 1 divides and takes roots.
 DIVIDING = frozenset({"adam", "ademamix", "rmsprop"})

@@ -1,4 +1,4 @@
-"""Steps of a block, called from the compiled workers: largest absolute value, values to codes, codes to values."""
+"""Steps of a block, for the compiled workers: largest absolute value, values to codes, codes to values."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from lowgemm.blockwise.emit import STEP, compress, expand, expand4, trailing_zer
 from lowgemm.fixedpoint.rows import largest_magnitude
 from lowgemm.jit.memory import offset, stack
 
-#: Steps between two looks at the doubtful elements.
+#: Steps of the loop between two passes over the elements that only the definition can decide.
 STEPS = 64
-#: Block scales whose reciprocal is a normal number with a full significand; others go by the definition alone.
+#: Block scales whose reciprocal is a normal number with a full significand. With other scales the definition
+#: decides every element.
 LOWEST_SCALE, HIGHEST_SCALE = np.float32(2.0**-126), np.float32(2.0**125)
 
 
@@ -32,8 +33,8 @@ def exact_rank(x, scale, book):
     """Number of mid-points m with ``m * scale < x`` as real numbers (``<=`` where the tie goes up).
 
     Each mid-point is ``high + low``, both of 24 bits, so both products are exact in float64. The difference
-    ``x - high * scale`` is exact where the two are within a factor of 2 (Sterbenz), and otherwise so much larger than
-    ``low * scale`` that its rounding does not matter.
+    ``x - high * scale`` is exact where the two are within a factor of 2 (Sterbenz), and otherwise so much
+    larger than ``low * scale`` that its rounding does not matter.
     """
     high = numba.carray(offset(book, MID_HIGH_AT), (256,), np.float64)
     low = numba.carray(offset(book, MID_LOW_AT), (256,), np.float64)

@@ -11,14 +11,16 @@ from lowgemm.blockwise import coding
 from lowgemm.blockwise.codebook import as_codebook
 from lowgemm.blockwise.coded import BlockwiseArray
 
-#: More steps than any training has; their count must fit int64 with room to go on.
+#: Most steps that a loaded state may have counted. It is more than any training has, and int64 can count on
+#: from it.
 MOST_STEPS = 2**62
 
 
 class StateKind(NamedTuple):
-    """One thing that an optimizer remembers of each element: its name, its code book, and whether it sums up squares.
+    """One thing that an optimizer remembers of each element: its name and its code book.
 
-    Of squares the step takes roots, so they are never negative, also where the book has a sign.
+    `squares` says whether it sums up squares. The step takes roots of these, so they are never negative, even
+    if the book has a sign.
 
     Examples
     --------
@@ -91,9 +93,10 @@ class TensorState:
         return found
 
     def checked(self, index: int, state: Mapping[str, Any]) -> TensorState:
-        """A state like this one out of a state dictionary; ValueError if something is missing or not as it should be.
+        """A state like this one out of a state dictionary; ValueError if something is missing or wrong.
 
-        The dictionary may have codes where this state is float32, and the other way round: it is coded or decoded then.
+        The dictionary may have codes where this state is float32, and the other way round: it is coded or
+        decoded then.
         """
         wide = f"{index}/{self.kinds[0].name}" in state
         if not wide and f"{index}/{self.kinds[0].name}/codes" not in state:

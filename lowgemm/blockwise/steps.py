@@ -1,7 +1,7 @@
-"""The compiled step of an optimizer: for each span of blocks decode the states, apply the rule, code them again.
+"""The compiled step of an optimizer. It decodes a span of states, applies the rule, and codes them again.
 
-The states exist as float32 only in the worker's scratch memory, which stays in its first-level cache: main
-memory sees one read of the gradient, one read and write of the parameters, and the codes.
+The states exist as float32 only in the worker's scratch memory, which stays in its L1 cache. So main memory
+sees one read of the gradient, one read and one write of the parameters, and the codes.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from lowgemm.fixedpoint.rows import INFINITY_BITS
 from lowgemm.jit.memory import as_address, offset, pointer_field, stack, take_field
 from lowgemm.jit.routine import call_address, routine
 
-#: Elements that are worked on at once, in whole blocks. Calling a rule for 256 costs little; 64 elements of Adam take
-#: 89 ns with 256, and 93 ns with 1024, whose states crowd the first-level cache (one core of a Zen 4, data in level 2).
+#: Elements that are worked on at once, in whole blocks. To call a rule for each 256 costs little. 64 elements
+#: of Adam take 89 ns with 256, and 93 ns with 1024, whose states hardly fit in L1 (one core of a Zen 4, data
+#: in L2).
 SPAN = 256
-#: Spans between the one worked on and the one asked for from memory. Without, 64 elements of Adam took 125 ns at 4
-#: million parameters, with 1 106 ns. At 32 million (and an overlapped rule): 95 to 99 ns with 1, 93 with 2, 96 with 6.
+#: Spans between the one worked on and the one that is prefetched from memory. With 4 million parameters, 64
+#: elements of Adam took 125 ns without prefetching and 106 ns with a distance of 1. With 32 million (and an
+#: overlapped rule) they took 95 to 99 ns with 1, 93 ns with 2, and 96 ns with 6.
 PREFETCH = 2
 #: States that an optimizer may have.
 MAX_STATES = 3
@@ -77,8 +79,8 @@ def _stride(group: int, blocksize: int) -> int:
 def scratch_bytes(blocksize: int) -> int:
     """Bytes that a worker needs.
 
-    The states of a span, the largest absolute value of each of their blocks, and what a block had before: parameters and
-    codes, to put back if a parameter becomes NaN or infinite.
+    The states of a span, the largest absolute value of each of their blocks, and what a block had before:
+    parameters and codes, to put back if a parameter becomes NaN or infinite.
     """
     group = blocks_at_once(blocksize)
     return MAX_STATES * (_stride(group, blocksize) + 4 * group) + (4 + MAX_STATES) * blocksize
@@ -86,7 +88,7 @@ def scratch_bytes(blocksize: int) -> int:
 
 @routine("ppn")
 def step(job_address, scratch, task):
-    """One step of the blocks of a task. A block with new states or parameters that are not finite is left as it is."""
+    """One step of the blocks of a task. A block whose new values are not all finite is left as it is."""
     jobs = numba.carray(job_address, (1,), STEP_JOB)
     job = jobs[0]
     n, blocksize, chunk, group = job.n, job.blocksize, job.chunk, job.group

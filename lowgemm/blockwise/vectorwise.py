@@ -30,10 +30,11 @@ class RowsJob(Job):
     _fields_ = (
         # rows, elements of a row, rows of a task
         ("count", Number), ("size", Number), ("chunk", Number),
-        # float32 rows, their codes, a float32 scale for each, a byte for each column: whether it has an outlier
+        # float32 rows, their codes, a float32 scale for each, a byte for each column: whether it has an
+        # outlier
         ("values", Pointer), ("codes", Pointer), ("scales", Pointer), ("flags", Pointer),
-        # bits of the float32 from which on an element is an outlier, or 0; whether this pass only marks the columns that have one;
-        # whether whole such columns do not count for the scales
+        # bits of the float32 from which on an element is an outlier, or 0; whether this pass only marks the
+        # columns that have an outlier; whether no element of such a column counts for the scales
         ("threshold", Number), ("only_find", Number), ("whole", Number),
     )  # fmt: skip
 
@@ -115,7 +116,7 @@ def as_threshold(value: Any) -> float:
         raise ValueError(f"threshold: expected a finite number from 0 up, got {value}")
     with np.errstate(over="ignore", under="ignore"):  # beyond float32 it is infinity: nothing reaches it
         rounded = float(np.float32(found))
-    # a tiny one must not become 0, which is the word for "none"
+    # a tiny threshold must not become 0, because 0 means no threshold
     return rounded if rounded or not found else float(np.finfo(np.float32).smallest_subnormal)
 
 
@@ -172,11 +173,11 @@ def quantize_vectorwise(
     x : array_like of float32, float64, float16 or bfloat16, shape (..., size)
         Any strides. Rounded to float32 first. Finite.
     threshold : float
-        An element with an absolute value of at least this is an outlier, and its column an outlier column: the codes of
-        the whole column are 0. With 0 there are none.
+        An element with an absolute value of at least this is an outlier, and its column an outlier column:
+        the codes of the whole column are 0. With 0 there are none.
     scale_without : "elements" or "columns"
-        What does not count for the scale of a row: its outliers (as in bitsandbytes, whose scales are the same bits), or
-        all its elements in outlier columns, which makes the scales smaller or the same.
+        What does not count for the scale of a row: its outliers (as in bitsandbytes, whose scales are the
+        same bits), or all its elements in outlier columns, which makes the scales smaller or the same.
     num_threads : int, optional
         At most so many threads.
 

@@ -22,8 +22,8 @@ _ADVICE = {
 def as_operand(value: Any, name: str) -> np.ndarray:
     """`value` as a uint8 or int8 array of at least one dimension, without a copy where it is one.
 
-    `ml_dtypes` integers of 4 and 2 bits are taken too; see `lowgemm.checks.arrays.widened`. So are lists and tuples of integers,
-    whose dtype follows from their values.
+    `ml_dtypes` integers of 4 and 2 bits are taken too; see `lowgemm.checks.arrays.widened`. So are lists and
+    tuples of integers, whose dtype follows from their values.
     """
     if is_masked(value):
         raise TypeError(f"{name}: masked elements have no product; fill them first")
@@ -42,8 +42,8 @@ def as_operand(value: Any, name: str) -> np.ndarray:
 def _bytes_of_list(a: np.ndarray, name: str) -> np.ndarray:
     """What NumPy made of a list: integers as uint8, or as int8 if some are negative; anything else as it is.
 
-    NumPy gives a list of integers 64 bits, so only the values can say which 8 bits are meant. An array has a dtype, and
-    is never narrowed.
+    NumPy gives a list of integers 64 bits, so only the values can say which 8 bits are meant. An array has a
+    dtype, and is never narrowed.
     """
     if a.size == 0:
         return a.astype(np.uint8)
@@ -70,10 +70,11 @@ def as_zero_point(value: Any, name: str, size: int, unit: str) -> int | np.ndarr
 def as_zero_points(
     value: Any, name: str, size: int, unit: str, batch: tuple[int, ...], axis: int
 ) -> int | np.ndarray:
-    """As `as_zero_point`; or, of three dimensions and more, one value for each `unit` of each matrix of a stack.
+    """As `as_zero_point`; with three dimensions or more, one value per `unit` of each matrix of a stack.
 
-    Those broadcast with the operand as in NumPy, except that the axis of the depth, which is not `axis`, must be 1. They come
-    back as int32 of three dimensions or more, or as a scalar or vector where all matrices have the same.
+    Those broadcast with the operand as in NumPy, except that the axis of the depth, which is not `axis`, must
+    be 1. They come back as int32 of three dimensions or more, or as a scalar or vector where all matrices
+    have the same.
     """
     if isinstance(value, (numbers.Integral, np.generic)):
         return as_zero_point(value, name, size, unit)

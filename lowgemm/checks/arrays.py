@@ -1,8 +1,9 @@
 """Arrays of other libraries as NumPy arrays over the same memory.
 
-`values.as_array` comes here for everything that is not a plain `numpy.ndarray`, so every argument of the public functions
-takes these: PyTorch CPU tensors, objects with DLPack, with `__array_interface__` or `__array__`, and with the buffer
-protocol. Nothing is imported: torch is looked at only where the caller has imported it.
+`values.as_array` comes here for everything that is not a plain `numpy.ndarray`, so every argument of the
+public functions takes these: PyTorch CPU tensors, objects with DLPack, with `__array_interface__` or
+`__array__`, and with the buffer protocol. Nothing is imported: torch is looked at only where the caller has
+imported it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-#: DLPack's numbers of the devices whose memory the CPU can read: CPU, and host memory pinned for CUDA and for ROCm.
+#: DLPack's numbers of the devices whose memory the CPU can read: CPU, and host memory pinned for CUDA and for
+#: ROCm.
 _READABLE_DEVICES = (1, 3, 11)
 _DEVICE_NAMES = {
     2: "cuda",
@@ -61,9 +63,9 @@ def to_numpy(value: Any, name: str = "value", expected: str = "an array") -> np.
     Parameters
     ----------
     value : object
-        A `torch.Tensor` on the CPU; an object with ``__dlpack__``, ``__array_interface__``, ``__array__`` or the buffer
-        protocol (`bytearray`, `memoryview`, `array.array`, `mmap.mmap`, ctypes arrays); a scalar or nested sequence,
-        which is copied.
+        A `torch.Tensor` on the CPU; an object with ``__dlpack__``, ``__array_interface__``, ``__array__`` or
+        the buffer protocol (`bytearray`, `memoryview`, `array.array`, `mmap.mmap`, ctypes arrays); a scalar
+        or nested sequence, which is copied.
     name, expected : str
         For the messages.
 
@@ -75,7 +77,8 @@ def to_numpy(value: Any, name: str = "value", expected: str = "an array") -> np.
     Raises
     ------
     TypeError
-        If the object lies on another device, carries a gradient, is sparse or quantized, or has a type NumPy lacks.
+        If the object lies on another device, carries a gradient, is sparse or quantized, or has a type NumPy
+        lacks.
     ValueError
         If it is a ragged sequence or a number out of range.
 
@@ -122,8 +125,9 @@ def widened(a: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray
-        Unsigned elements are a view of the same bytes unless some byte has bits above its value (a view of other data can
-        have them; `ml_dtypes` ignores them). Signed elements lie in their byte without the sign, so they are copied.
+        Unsigned elements are a view of the same bytes unless some byte has bits above its value (a view of
+        other data can have them; `ml_dtypes` ignores them). Signed elements lie in their byte without the
+        sign, so they are copied.
 
     Examples
     --------
@@ -153,7 +157,8 @@ def bfloat16_bits(value: Any, name: str = "value") -> np.ndarray | None:
     Returns
     -------
     ndarray of uint16, or None
-        None for everything else. An object that has bfloat16 by DLPack alone is not known: NumPy does not read it.
+        None for everything else. An object that has bfloat16 by DLPack alone is not known: NumPy does not
+        read it.
 
     Examples
     --------

@@ -8,7 +8,9 @@ Shape = tuple[int, ...]
 
 
 def broadcast(a: Shape, b: Shape) -> Shape:
-    """Shape of two leading shapes together, by NumPy's rules; `np.broadcast_shapes` stops at 32 dimensions, arrays at 64.
+    """Shape of two leading shapes together, by NumPy's rules, for up to 64 dimensions.
+
+    `np.broadcast_shapes` stops at 32 dimensions.
 
     Raises
     ------

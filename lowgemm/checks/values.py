@@ -15,7 +15,8 @@ from lowgemm.checks.arrays import to_numpy
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 #: Dimensions that an array of NumPy can have (32 before NumPy 2).
 MAX_DIMS = 64
-#: What Python counts among the integers and is none (NumPy derives timedelta64 from its integers).
+#: Types that Python counts among the integers but that are not meant (NumPy derives timedelta64 from its
+#: integers).
 _NO_INTEGERS = (bool, np.bool_, np.timedelta64)
 
 
@@ -50,7 +51,8 @@ def flag(value: Any, name: str) -> bool:
 def choice(value: Any, name: str, options: Iterable[str]) -> str:
     """`value` as one of the texts in `options`: itself, or a member of an enumeration whose value it is.
 
-    What comes back is plain text, so that nothing after this depends on how a subclass of `str` compares or prints.
+    What comes back is plain text, so that nothing after this depends on how a subclass of `str` compares or
+    prints.
     """
     text = value.value if isinstance(value, enum.Enum) else value
     if isinstance(text, str):
@@ -81,8 +83,8 @@ def integers(value: Any, name: str, low: int = INT32_MIN, high: int = INT32_MAX)
 def as_array(value: Any, name: str, expected: str, listed: Any = None) -> np.ndarray:
     """`value` as an array; what NumPy cannot make one of is an error that says what was `expected`.
 
-    A list or tuple has no dtype of its own. Where only one makes sense, `listed` is that dtype: numbers in a list become it,
-    and integers that it cannot hold are an error.
+    A list or tuple has no dtype of its own. Where only one makes sense, `listed` is that dtype: numbers in a
+    list become it, and integers that it cannot hold are an error.
     """
     if isinstance(value, (np.ndarray, np.generic)):
         return value if type(value) is np.ndarray else np.asarray(value)
@@ -107,8 +109,9 @@ def _of_list(a: np.ndarray, name: str, dtype: np.dtype) -> np.ndarray:
 def is_masked(value: Any) -> bool:
     """Whether `value` is an array of `numpy.ma` with masked elements.
 
-    Does not touch ``np.ma``, which NumPy imports when it is first named: a signal handler that multiplies in the middle of that
-    import would end in a RecursionError. What nobody has imported, `value` cannot be.
+    Does not touch ``np.ma``, which NumPy imports when it is first named: a signal handler that multiplies in
+    the middle of that import would end in a RecursionError. If nobody has imported it, `value` cannot be one
+    of its arrays.
     """
     ma = sys.modules.get("numpy.ma")
     kind = getattr(ma, "MaskedArray", None)

@@ -1,4 +1,4 @@
-"""`python -m lowgemm bench`: GMAC/s beside float32 NumPy, the machine's limits and, on request, other libraries.
+"""`python -m lowgemm bench`: GMAC/s beside float32 NumPy, the machine's limits, and other libraries.
 
 Shapes are rows x depth x columns (M x K x N), with the number of products before them for a batch.
 """
@@ -40,7 +40,8 @@ FULL = (
 )
 FLOAT, FRESH, PACKED, QUANTIZED = "float32", "lowgemm", "lowgemm packed", "lowgemm packed -> uint8"
 REGISTERS = "registers"
-#: Seconds that OpenBLAS's threads stay awake after a product, and some more: they take the cores from everybody.
+#: Seconds to wait after a product of OpenBLAS. Its threads stay awake for a little less, and keep the cores
+#: busy.
 OTHERS_SLEEP = 0.3
 
 
@@ -275,7 +276,7 @@ def _peer_table(shapes: list[dict[str, Any]]) -> str:
 
 
 def _scaling(forms: dict[str, Any], lhs: np.ndarray, threads: int, seconds: float) -> dict[str, float]:
-    """How many times as fast `threads` threads are as one, for each form of the rhs, with no other library between the calls."""
+    """Speed of `threads` threads over one, for each form of the rhs, without other libraries in between."""
     time.sleep(OTHERS_SLEEP)
     calls = {
         (name, t): lambda right=right, t=t: lowgemm.gemm(lhs, right, num_threads=t)

@@ -1,7 +1,7 @@
 """Other int8 products, for comparison; each is optional and its numbers are checked for exactness.
 
-A peer is a function of (lhs uint8/int8, rhs int8/uint8, threads) that returns a callable, or raises ImportError
-when it is not installed, or ValueError when it has no such product.
+A peer is a function of (lhs uint8/int8, rhs int8/uint8, threads) that returns a callable, or raises
+ImportError when it is not installed, or ValueError when it has no such product.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """gemmlowp's entry points with its names and signs: offsets are added, results are written to a destination.
 
-Everything computes through `lowgemm.gemm`; only conventions differ. As in gemmlowp a problem with a zero dimension,
-even if only the depth is zero, leaves the destination as it is. Source: gemmlowp's ``public/gemmlowp.h`` and
-``eight_bit_int_gemm/eight_bit_int_gemm.h``.
+All functions compute by `lowgemm.gemm`; only the conventions differ. As in gemmlowp, a product with a zero
+dimension leaves the destination as it is, even if only the depth is zero. Source: gemmlowp's
+``public/gemmlowp.h`` and ``eight_bit_int_gemm/eight_bit_int_gemm.h``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class MatrixMap:
     data : ndarray, 1-D
         The buffer.
     order : MapOrder, or "row" or "col"
-        Row-major: element (r, c) is ``data[start + r * stride + c]``; column-major: ``data[start + r + c * stride]``.
+        Row-major: element (r, c) is ``data[start + r * stride + c]``; column-major:
+        ``data[start + r + c * stride]``.
     rows, cols : int
         Size.
     stride : int, optional
@@ -218,7 +219,9 @@ def gemm(
     result_mult_int: int,
     result_shift: int,
 ) -> None:
-    """gemmlowp's first interface: uint8 result by ``RDP((acc + result_offset) * result_mult_int, result_shift)``.
+    """gemmlowp's first interface, with a uint8 result.
+
+    The result is ``RDP((acc + result_offset) * result_mult_int, result_shift)``.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
 """ONNX's quantized operators on NumPy arrays, with ONNX's signatures: the products run on `lowgemm.gemm`.
 
-No onnx package is needed. Element types are NumPy's: uint8, int8, uint16, int16 and, to dequantize, int32; the float8 and
-sub-byte types of newer operator sets are not covered. Source: the ONNX operator specifications.
+No onnx package is needed. Element types are NumPy's: uint8, int8, uint16, int16 and, to dequantize, int32;
+the float8 and sub-byte types of newer operator sets are not covered. Source: the ONNX operator
+specifications.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from lowgemm.output.check import check_pipeline
 from lowgemm.output.stages.requantize import Requantize
 from lowgemm.requantize import requantize
 
-#: Smallest scale: a smaller float32 has fewer bits.
+#: Smallest scale. A smaller float32 is subnormal and has fewer bits.
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 def _of_stack(a: np.ndarray, name: str, shape: tuple[int, ...], axis: int) -> np.ndarray:
-    """A parameter of one operand of a product, so that it broadcasts with the operand and has the operand's rank at least.
+    """A parameter of one operand, reshaped to broadcast with the operand, with at least the operand's rank.
 
-    One value, one along `axis` (-2: a row of the left operand, -1: a column of the right one) as a vector, or one for each
-    row or column of each matrix of a stack, with a size of 1 for the depth.
+    One value, one along `axis` (-2: a row of the left operand, -1: a column of the right one) as a vector, or
+    one for each row or column of each matrix of a stack, with a size of 1 for the depth.
     """
     if a.size == 1:
         return a.reshape(1, 1)
@@ -134,7 +135,9 @@ def scaled_product(
     sums = gemm(a, b, num_threads=num_threads, **points)
     if start is not None:
         sums += start
-    if negative:  # rounding is symmetric, and stages want positive scales; -(2**31) has no opposite but rounds like its neighbour
+    # stages want positive scales, and rounding is symmetric; -(2**31) has no opposite, but rounds like its
+    # neighbour
+    if negative:
         sums, scale = np.where(scale < 0, -np.maximum(sums, -(2**31) + 1), sums), np.abs(scale)
     y = np.empty(sums.shape, check_pipeline(make(np.ones((), np.float32), 1), 1, 1)[1])
     each = np.broadcast_to(scale, (*sums.shape[:-2], *matrix))
@@ -272,7 +275,8 @@ def quantize_linear(
 ) -> np.ndarray:
     """QuantizeLinear: ``saturate(round(x / y_scale) + y_zero_point)``, ties to even.
 
-    Infinities saturate, and NaN becomes the smallest value of the result's dtype: what onnxruntime gives on x86.
+    Infinities saturate, and NaN becomes the smallest value of the result's dtype: what onnxruntime gives on
+    x86.
 
     Parameters
     ----------
@@ -287,8 +291,8 @@ def quantize_linear(
     output_dtype : dtype, optional
         The result's dtype where there is no zero point.
     rounding : str
-        "onnx" (onnxruntime's arithmetic) or "onnx_reference" (the onnx package's). They differ for float16, which
-        onnxruntime divides in float32.
+        "onnx" (onnxruntime's arithmetic) or "onnx_reference" (the onnx package's). They differ for float16,
+        which onnxruntime divides in float32.
 
     Returns
     -------
@@ -301,8 +305,8 @@ def quantize_linear(
 
     Notes
     -----
-    ONNX leaves NaN undefined. `lowgemm.quantization.quantize` refuses it, since no integer stands for it; an operator
-    of ONNX gives onnxruntime's numbers instead.
+    ONNX leaves NaN undefined. `lowgemm.quantization.quantize` refuses it, since no integer stands for it; an
+    operator of ONNX gives onnxruntime's numbers instead.
 
     Examples
     --------

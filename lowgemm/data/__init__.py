@@ -1,8 +1,8 @@
 """Recorded problems that ship with the package.
 
-``recorded_network.npz``: one matrix product of a real 8-bit network, recorded by the gemmlowp authors and published
-under the Apache License 2.0 (192 x 1152 by 1152 x 256, uint8, offset 84, gemmlowp's first output scheme), with the
-result they recorded.
+``recorded_network.npz``: one matrix product of a real 8-bit network, recorded by the gemmlowp authors and
+published under the Apache License 2.0 (192 x 1152 by 1152 x 256, uint8, offset 84, gemmlowp's first output
+scheme), with the result they recorded.
 """
 
 from __future__ import annotations

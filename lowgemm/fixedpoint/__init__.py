@@ -1,8 +1,8 @@
 """Fixed-point arithmetic with gemmlowp's names and roundings, on NumPy arrays and inside `@njit` code.
 
-A raw value r of an int16 or int32 array with i integer bits stands for ``r / 2**(bits - 1 - i)``. The dtype of the
-first argument decides the width and is the dtype of the result; scalars and arrays broadcast as in any ufunc.
-Each function is compiled when it is first called. Source of the formulas: gemmlowp's
+A raw value r of an int16 or int32 array with i integer bits stands for ``r / 2**(bits - 1 - i)``. The dtype
+of the first argument decides the width and is the dtype of the result; scalars and arrays broadcast as in any
+ufunc. Each function is compiled when it is first called. Source of the formulas: gemmlowp's
 ``fixedpoint/fixedpoint.h``; `lowgemm.reference_fixedpoint` has them as readable maths.
 """
 

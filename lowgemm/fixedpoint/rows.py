@@ -1,4 +1,4 @@
-"""Rows of float32 to int8 codes, for compiled code: the passes that every such format shares, whatever its scale is."""
+"""Rows of float32 to int8 codes, for compiled code: the passes that all such formats share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ TINY = np.float32(2.0**-119)
 def largest_magnitude(bits):
     """Bits of the largest absolute value of a row, from its bits as int32; 0 of an empty one.
 
-    The bits of magnitudes order like the magnitudes, infinity and NaN above all, and an integer maximum vectorises.
+    The bits of magnitudes, as integers, have the order of the magnitudes, with infinity and NaN above all
+    others. A maximum of integers vectorises.
     """
     largest = np.int32(0)
     for k in range(bits.size):

@@ -1,7 +1,7 @@
 """The scalar functions as NumPy ufuncs that Numba compiles when they are first called.
 
-One ufunc for each function and width: NumPy would silently widen an int16 operand to a compiled int32 loop, and
-the width decides the rounding.
+One ufunc for each function and width: NumPy would silently widen an int16 operand to a compiled int32 loop,
+and the width decides the rounding.
 """
 
 from __future__ import annotations

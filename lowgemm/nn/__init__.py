@@ -1,4 +1,7 @@
-"""Networks in integers: layers, conversion from float, dynamic quantization. `docs/networks.md` has results."""
+"""Networks in integers: layers, conversion from float, dynamic quantization.
+
+`docs/networks.md` explains them and has results.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -32,9 +32,9 @@ class QuantizedAdd:
 
     Notes
     -----
-    TensorFlow Lite's 8-bit addition: ``(q - zero) << 20`` times ``scale / (2 * max(scales))`` for both, the sum
-    times ``2 * max(scales) / (2**20 * output scale)``, each by a Q0.31 multiplier with gemmlowp's two roundings.
-    Two 8-bit operands have 65,536 pairs, so the sums are a table, made here.
+    TensorFlow Lite's 8-bit addition: ``(q - zero) << 20`` times ``scale / (2 * max(scales))`` for both, the
+    sum times ``2 * max(scales) / (2**20 * output scale)``, each by a Q0.31 multiplier with gemmlowp's two
+    roundings. Two 8-bit operands have 65,536 pairs, so the sums are a table, made here.
 
     Examples
     --------

@@ -1,4 +1,7 @@
-"""The convolution, channels last. Next file to open: `program.py`; large products on threads: `filters.py`."""
+"""The convolution, channels last.
+
+Next file to open: `program.py`. Large products on threads are in `filters.py`.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,14 @@ from lowgemm.nn.weighted import Weighted
 from lowgemm.nn.windows import Windows
 from lowgemm.quantization import QParams
 
-#: Bytes of patches at a time: a part of level 2 of the caches of common CPUs.
+#: Bytes of patches at a time: a part of the L2 cache of common CPUs.
 BLOCK_BYTES = 1 << 17
 
 
 class QuantizedConv2d(Weighted):
-    """Convolution in integers: input (n, height, width, channels), result (n, out height, out width, outputs).
+    """Convolution in integers, channels last.
+
+    The input is (n, height, width, channels), the result (n, out height, out width, outputs).
 
     Parameters
     ----------
@@ -39,7 +44,8 @@ class QuantizedConv2d(Weighted):
     padding : int, (int, int) or (top, bottom, left, right)
         Pixels that stand for 0.0.
     groups : int
-        Divides channels and outputs. With as many groups as channels and outputs it is a depthwise convolution.
+        Divides channels and outputs. With as many groups as channels and outputs it is a depthwise
+        convolution.
     **more
         `activation`, `rounding`: as in `lowgemm.nn.weighted.Weighted`.
 

@@ -174,25 +174,27 @@ def convert(
     Parameters
     ----------
     layers : sequence of float layers
-        `Linear`, `Conv2d`, `MaxPool2d`, `AveragePool2d`, `Flatten`, `Residual` of `lowgemm.nn.float_net`. Fold
-        batch normalisations first (`lowgemm.quantization.fold_batch_norm`).
+        `Linear`, `Conv2d`, `MaxPool2d`, `AveragePool2d`, `Flatten`, `Residual` of `lowgemm.nn.float_net`.
+        Fold batch normalisations first (`lowgemm.quantization.fold_batch_norm`).
     batches : sequence of array_like of float
         Inputs for calibration.
     observer : Observer, or a function or class that makes one
-        For tensors of activations: 8-bit and one range per tensor. An observer is a pattern, copied for each tensor; it must have
-        observed nothing yet. Default: ``MinMax("uint8")``. For fewer bits: ``MinMax("uint8", bits=4)``.
+        For tensors of activations: 8-bit and one range per tensor. An observer is a pattern, copied for each
+        tensor; it must have observed nothing yet. Default: ``MinMax("uint8")``. For fewer bits:
+        ``MinMax("uint8", bits=4)``.
     input_qparams : QParams, optional
         Of the network's input, if known (pixels). Default: observed like the others.
     per_channel : bool
-        A scale per output of each layer's weights, or one.
+        Each layer's weights have one scale per output, or one scale for all.
     symmetric_weights : bool
-        Zero point 0 and a narrow range, or any zero point.
+        Weights have zero point 0 and a narrow range. Otherwise they may have any zero point.
     weight_bits : int
         Fewer than 8 are simulated in int8.
     equalize : bool
-        Equalize the ranges of neighbouring layers first (changes nothing in float), as far as no channel's activations come to
-        decide the scale of the others. Where ranges are alike already that costs precision, so the network is converted both
-        ways, and the one is taken whose results on `batches` are closer to float.
+        Equalize the ranges of neighbouring layers first, which changes nothing in float. The factors are
+        bounded, so that no channel's activations become so large that they decide the scale of all. Where
+        ranges are alike already, equalizing costs precision. So the network is converted both ways, and the
+        one is taken whose results on `batches` are closer to float.
     correct_biases : bool
         Correct each bias so that the layer's mean outputs on `batches` are those of the float network.
     float_output : bool
@@ -203,7 +205,8 @@ def convert(
     Returns
     -------
     QuantizedSequential
-        `scale_raised` of a layer says where a scale of its weights was raised so that int32 sums hold its bias, and how far.
+        `scale_raised` of a layer says where a scale of its weights was raised so that int32 sums hold its
+        bias, and how far.
 
     Raises
     ------
@@ -212,7 +215,8 @@ def convert(
 
     Notes
     -----
-    Krishnamoorthi 2018 (arXiv:1806.08342), section 3; Nagel et al. 2019 (arXiv:1906.04721) for the last two options.
+    Krishnamoorthi 2018 (arXiv:1806.08342), section 3; Nagel et al. 2019 (arXiv:1906.04721) for the last two
+    options.
 
     Examples
     --------
@@ -259,7 +263,7 @@ def equalized(layers: Sequence[Any], batches: Sequence[np.ndarray] | None = None
     layers : sequence of float layers
         Chains end at residual blocks, grouped convolutions that are not depthwise, and ReLU6.
     batches : sequence of float32 ndarray, optional
-        Inputs. With them no channel's activations come to decide the scale of the others (`equalize_ranges`).
+        Inputs. With them the factors are bounded by the ranges of the activations (`equalize_ranges`).
 
     Returns
     -------
@@ -315,7 +319,7 @@ class _Link(NamedTuple):
 
 
 def _largest(sums: np.ndarray) -> np.ndarray:
-    """Before the activation: a ReLU that lets nothing through on these data may on others."""
+    """Before the activation. A ReLU that lets nothing through on these data may do so on others."""
     return np.abs(sums.reshape(-1, sums.shape[-1])).max(axis=0, initial=0.0)
 
 

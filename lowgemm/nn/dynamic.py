@@ -17,7 +17,7 @@ from lowgemm.nn import reference
 from lowgemm.quantization.affine import real_array
 from lowgemm.quantization.folding import per_channel
 
-#: Bytes of int8 rows prepared at a time, so that they are in level 2 when the product reads them.
+#: Bytes of int8 rows prepared at a time, so that they are in the L2 cache when the product reads them.
 BLOCK_BYTES = 1 << 18
 #: Most products of int8 rows (127 at most) and int8 weights that int32 holds; deeper sums are taken in parts.
 DEEPEST = INT32_MAX // (127 * 128)
@@ -25,7 +25,10 @@ DEEPEST = INT32_MAX // (127 * 128)
 
 @disk_cache.njit(nogil=True)
 def rows_to_int8(x, bits, to, scales, scale_bits):
-    """Rows of x to int8 with a scale each; returns how many hold NaN or infinity. The bits are views as int32."""
+    """Rows of x to int8, with a scale each; returns how many hold NaN or infinity.
+
+    `bits` and `scale_bits` are views of the same memory as int32.
+    """
     bad = 0
     for r in range(x.shape[0]):
         top = largest_magnitude(bits[r])
@@ -86,9 +89,9 @@ def dynamic_linear(
 
     Notes
     -----
-    ``row_scale = max|x| / 127`` and ``q = rint(x * (127 / max|x|))`` in float32, per row ("per token"). Rows are taken
-    block by block: one pass finds the range and writes int8, the product reads it from cache, and the
-    sums are rescaled while they are in cache.
+    ``row_scale = max|x| / 127`` and ``q = rint(x * (127 / max|x|))`` in float32, per row ("per token"). Rows
+    are taken block by block: one pass finds the range and writes int8, the product reads it from cache, and
+    the sums are rescaled while they are in cache.
 
     Examples
     --------
@@ -137,7 +140,8 @@ def _run(
     rows, inputs = x.shape
     block = max(1, min(rows, BLOCK_BYTES // max(inputs, 1)))
     q, scales = np.empty((block, inputs), np.int8), np.empty(block, np.float32)
-    # plain sums: a stage made for each call would be planned for each call, which costs more than a small product
+    # plain sums, without a stage: a stage made for each call would be planned for each call, which costs more
+    # than a small product
     acc = np.empty((block, out.shape[1]), np.int32)
     deep = np.zeros(acc.shape, np.int64) if inputs > DEEPEST else acc
     parts = [(slice(0, inputs), packed)]

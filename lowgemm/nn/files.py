@@ -1,7 +1,7 @@
-"""Saving and loading networks as ``.npz``, read by `lowgemm.npz`: nothing is executed, and nothing is believed.
+"""Saving and loading networks as ``.npz``, read by `lowgemm.npz`. No code is run, and every value is checked.
 
-The file holds plain arrays named ``layer.field``, numbered by layer (``0.weight``, ``2.branch.0.bias``). Loading calls the
-layers' constructors, which check everything.
+The file holds plain arrays named ``layer.field``, numbered by layer (``0.weight``, ``2.branch.0.bias``).
+Loading calls the layers' constructors, which check everything.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _KINDS: dict[str, Any] = {
     )
 }
 _DTYPES = ("int8", "uint8")
-#: Residual blocks inside residual blocks, at most: a file cannot exhaust Python's stack.
+#: Depth to which residual blocks may lie inside one another, so that no file can exhaust Python's stack.
 _DEPTH = 20
 
 
@@ -96,7 +96,8 @@ def load(file: str | os.PathLike[str] | IO[bytes], *, max_bytes: int = 1 << 36) 
     Raises
     ------
     ValueError
-        If the file is damaged, or is no network. Memory grows with what is in the file, not with what it claims.
+        If the file is damaged, or is no network. Memory grows with what is in the file, not with the sizes
+        that it names.
     OSError
         If it cannot be opened.
 

@@ -1,9 +1,9 @@
 """Filters of a convolution, packed, and the product with images: channels last, any output pipeline.
 
-A 1x1 filter is a plain product over the pixels, without a copy. A filter per channel (depthwise) has a loop of its
-own: a product with one column would waste the tile. Everything else copies patches into a buffer of
-`BLOCK_BYTES` and multiplies that, block by block, so memory stays bounded and the patches in cache.
-Next file to open: `routines.py`, the loops.
+A 1x1 filter is a plain product over the pixels, without a copy. A filter per channel (depthwise) has a loop
+of its own: a product with one column would waste the tile. Everything else copies patches into a buffer of
+`BLOCK_BYTES` and multiplies that, block by block, so memory stays bounded and the patches in cache. Next file
+to open: `routines.py`, the loops.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Filters:
     Attributes
     ----------
     parts : list of slice
-        Outputs that one product gives: a group's, or all of a depthwise convolution's. `run` wants a pipeline for each.
+        Outputs that one product gives: a group's, or all of a depthwise convolution's. `run` wants a pipeline
+        for each.
     depthwise : bool
         Whether each channel has one filter of its own.
     nbytes : int
@@ -151,7 +152,7 @@ class Filters:
     def depthwise_work(
         self, windows: Windows, dtype: np.dtype, stages: Any, input_zero: int, weight_zero: int | np.ndarray
     ) -> DepthwiseWork:
-        """What `routines.depthwise` needs for images of `dtype`; `stages` are None or empty for the int32 sums."""
+        """What `routines.depthwise` needs for images of `dtype`. Without `stages` it gives the int32 sums."""
         row = windows.out[1] * self.outputs
         block = min(windows.shape[0] * windows.out[0], max(1, SUMS_BYTES // (4 * row)))
         size = (block * windows.out[1], self.outputs)

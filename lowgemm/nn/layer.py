@@ -75,7 +75,7 @@ class Layer(ABC):
         return {name: value for name, value in self.__dict__.items() if name != "_runner"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """As it was; arrays are read-only again, for what a program has once made of them stays."""
+        """As it was. Arrays are read-only again, because programs keep what they have made of them."""
         self.__dict__.update(state)
         for value in state.values():
             if isinstance(value, np.ndarray):
@@ -87,7 +87,7 @@ class Layer(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Constructor arguments: arrays, `QParams`, numbers, text, None or (for a branch) a list of layers."""
+        """Constructor arguments: arrays, `QParams`, numbers, text, None, or a list of layers for a branch."""
 
     def __repr__(self) -> str:
         """What it is made of, arrays by dtype and shape, and its dtypes from input to result."""

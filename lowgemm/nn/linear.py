@@ -15,7 +15,9 @@ from lowgemm.quantization import QParams
 
 
 class QuantizedLinear(Weighted):
-    """``(x - input zero) @ (weight - weight zero) + bias``, rescaled: input (..., inputs), result (..., outputs).
+    """``(x - input zero) @ (weight - weight zero) + bias``, rescaled.
+
+    The input is (..., inputs), the result (..., outputs).
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
 """Export of an integer network to ONNX in QDQ form. Needs the optional package ``onnx``.
 
-Each layer becomes DequantizeLinear, the float operator, and QuantizeLinear: the standard form, which runtimes fuse back
-into integer operators. Convolutions are transposed to channels first; the transposes move integers.
+Each layer becomes DequantizeLinear, the float operator, and QuantizeLinear. This is the standard form, and
+runtimes fuse it back into integer operators. Convolutions are transposed to channels first; the transposes
+move integers.
 """
 
 from __future__ import annotations
@@ -96,8 +97,8 @@ def to_onnx(model: QuantizedSequential, input_shape: Sequence[int | None]) -> An
 
     Notes
     -----
-    Runtimes rescale in float32 and round half to even: convert with ``rounding="onnx"`` to come closest.
-    `docs/networks.md` counts the differences from onnxruntime.
+    Runtimes rescale in float32 and round half to even. A network converted with ``rounding="onnx"`` comes
+    closest. `docs/networks.md` counts the differences from onnxruntime.
     """
     if not isinstance(model, QuantizedSequential):
         raise TypeError(f"model: expected a QuantizedSequential, got {type(model).__name__}")

@@ -26,7 +26,7 @@ class _Pool(Layer):
     stride : int or (int, int), optional
         Default: `size`.
     padding : int, (int, int) or (top, bottom, left, right)
-        Less than the window. Padding is left out: it is never the largest and does not count in a mean.
+        Less than the window. Padding is never the largest, and does not count in a mean.
 
     Raises
     ------

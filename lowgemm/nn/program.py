@@ -1,8 +1,9 @@
 """A chain of layers for one input shape as a table of compiled routines, run by one call.
 
-Python's part of a layer (shapes, plans, buffers) takes microseconds, the arithmetic of a small layer less than one. So
-each layer writes down once, for a shape, which routines run on which addresses (`Layer.emit`), and a compiled loop runs
-the table. What lies between layers goes to one block of memory, in which places are used again.
+Python's part of a layer (shapes, plans, buffers) takes microseconds. The arithmetic of a small layer takes
+less than one. So each layer writes down once, for a shape, which routines run on which addresses
+(`Layer.emit`), and a compiled loop runs the table. Tensors between layers lie in one block of memory, whose
+places are used again.
 
 Next file to open: `routines.py`, the routines.
 """
@@ -31,13 +32,16 @@ from lowgemm.nn.windows import Windows
 from lowgemm.output.check import check_pipeline
 from lowgemm.quantization import QParams
 
-#: Where an address counts from: the input, the result, the memory between, nothing.
+#: What an address counts from: the input, the result, the memory between layers, or nothing (a fixed
+#: address).
 INPUT, RESULT, BETWEEN, FIXED = range(4)
-#: Bytes between layers that a run should need: more images are taken in parts that stay in level 2 of the caches.
+#: Bytes between layers that a run should need. A batch that needs more is taken in parts, which stay in the
+#: L2 cache.
 PART_BYTES = 1 << 18
 _HEAD = 64
-#: A call of the table: routine, parameters, where its two inputs and its result lie (each: what the address counts from, and bytes
-#: from there), and scratch memory, in bytes from the memory between.
+#: A call of the table: the routine, its parameters, the places of its two inputs and of its result, and its
+#: scratch memory. A place is what the address counts from, and bytes from there. Scratch memory is in bytes
+#: from the start of the memory between layers.
 CALL = np.dtype(
     [
         (name, np.int64)
@@ -88,7 +92,10 @@ _bytes = types.uint8[::1]
 
 @disk_cache.njit([types.int64(types.int64[::1], _bytes, _bytes, _bytes)], nogil=True)
 def run_calls(table, x, out, between):
-    """Make the calls of a table (records of `CALL` as flat int64, which Numba passes on sooner); returns the number of NaNs."""
+    """Make the calls of a table; return the number of NaNs.
+
+    The table is records of `CALL`, passed as flat int64, which Numba unpacks in less time.
+    """
     calls = numba.carray(address(table), (table.size // _WORDS,), CALL)
     bases = (as_address(address(x)), as_address(address(out)), as_address(address(between)), 0)
     store_32(address(between), 0, 0)
@@ -149,7 +156,7 @@ class Program(NotCopied):
         """Run on flat bytes; returns the number of NaNs in a real input."""
         return run_calls(self.table, x, out, scratch.borrowed(self.bytes_between))
 
-    # ---- what layers call ------------------------------------------------------------------------------------
+    # What layers call.
     def chain(
         self, layers: Sequence[Emitter], x: Place, shape: tuple[int, ...], *, whole: bool = False
     ) -> Place:
@@ -214,7 +221,7 @@ class Program(NotCopied):
         self, x: Place, kind: str, shape: tuple[int, int], stride: int, packed: PackedRhs, zeros: tuple[int, Any],
         stages: Any, to: Place, out_stride: int,
     ) -> None:  # fmt: skip
-        """A product of `shape` (rows, depth) at `x`, rows `stride` bytes apart, with `packed`, on one thread."""
+        """A product with `packed` on one thread; `shape` (rows, depth) at `x`, rows `stride` bytes apart."""
         rows, depth = shape
         columns = packed.shape[1]
         checked, result = check_pipeline(stages, rows, columns)
@@ -244,7 +251,7 @@ class Program(NotCopied):
 
 
 class _Entry(NamedTuple):
-    """How an input of one shape is run: parts of so many rows, the last one smaller; no parts: layer by layer."""
+    """How an input of one shape is run: in parts of so many rows, or layer by layer if there are no parts."""
 
     shape: tuple[int, ...]
     parts: tuple[tuple[slice, slice, Program], ...]
@@ -275,7 +282,7 @@ class Runner:
         self.__init__(state["layers"], serial=state["serial"])  # type: ignore[misc]
 
     def run(self, x: np.ndarray, real: bool) -> np.ndarray | None:
-        """Result for an array that fits (float32 if `real`); None if the layers had better run one by one."""
+        """Result for an array that fits (float32 if `real`); None if the layers should run one by one."""
         key = (x.shape, real, config.kernel, threads.settings())
         remembered = self._seen.get(key)
         if remembered is None:
@@ -305,7 +312,7 @@ class Runner:
         if numba.config.DISABLE_JIT or spread or 0 in shape or 0 in through:
             return _Entry(through, ())
         rows = shape[0] if len(shape) > 1 else 1
-        # parts as large as the weights at least: reading these again for each part must not dominate
+        # parts are at least as large as the weights, because each part reads all weights again
         budget = max(PART_BYTES, 2 * sum(layer.parameter_bytes for layer in self.layers))
         count = -(-sum(sizes) // budget)
         step = -(-rows // min(rows, count))

@@ -81,7 +81,7 @@ def pool(
             window = x[:, max(y0, 0) : y0 + size[0], max(x0, 0) : x0 + size[1]].astype(np.int64)
             if average:
                 total, count = window.sum((1, 2)), window.shape[1] * window.shape[2]
-                # twice the sum, so that half of an odd count is whole
+                # twice the sum, because half of an odd count is no integer
                 out[:, oy, ox] = np.sign(total) * ((2 * np.abs(total) + count) // (2 * count))
             else:
                 out[:, oy, ox] = window.max((1, 2))

@@ -1,8 +1,8 @@
-"""The layers' loops as C functions: ``routine(params, src, src2, dst, space)``, run one after another by `program.py`.
+"""The layers' loops as C functions ``routine(params, src, src2, dst, space)``, which `program.py` runs.
 
-Each has a record of parameters with named fields, written by `LayerRoutine.record` and read by the same description. int8 is
-taken as uint8 with the top bit flipped (``v = (u ^ flip) - flip``), so each is compiled once. Loops count in unsigned
-integers: Numba wraps signed indices around, and such loops do not vectorise.
+Each has a record of parameters with named fields, written by `LayerRoutine.record` and read by the same
+description. int8 is taken as uint8 with the top bit flipped (``v = (u ^ flip) - flip``), so each is compiled
+once. Loops count in unsigned integers: Numba wraps signed indices around, and such loops do not vectorise.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from lowgemm.jit.routine import Routine, call_address, inner, signature
 
 #: Bytes behind a buffer that `patches` may write: its copies are whole vectors.
 SLACK = 64
-#: Elements of the depthwise convolution's inner loop: a few vectors of 16, so that its start does not dominate.
+#: Elements of the depthwise convolution's inner loop: a few vectors of 16, against which the loop's start
+#: costs little.
 TILE = 256
 _u64 = np.uint64
 
@@ -27,14 +28,16 @@ def _fields(names: str, of: Any = np.int64) -> list[tuple[str, Any]]:
     return [(name, of) for name in names.split()]
 
 
-#: Where windows lie: images (their number, size and channels), size of the result and of a window, steps of the windows and
-#: inside of one, padding in front. `windows.Windows.fields` writes these.
+#: Where windows lie: the number, size and channels of the images; the size of the result and of a window; the
+#: step from window to window and the step inside a window; the padding in front. `windows.Windows.fields`
+#: writes these.
 _WINDOWS = _fields("images height width channels oh ow kh kw sy sx dy dx top left")
-#: A planned product: routine, plan, panels and sums of the packed weights, zero points, or addresses of vectors of them.
+#: A planned product: its routine and plan, the panels and sums of the packed weights, and the zero points (or
+#: addresses of vectors of them).
 MULTIPLY = np.dtype(_fields("routine plan panels sums lhs_zero rhs_zero lhs_zeros rhs_zeros"))
 #: Quantization of `count` real numbers.
 QUANTIZE = np.dtype([("count", np.int64), *_fields("scale zero_point low high", np.float64)])
-#: Images of `row` bytes a line, and what goes around them: lines, bytes, and their value.
+#: Images with `row` bytes per line, and their margin: its lines, its bytes per line, and the value in it.
 PAD = np.dtype(_fields("images height row top bottom left right zero"))
 #: Windows over padded images. `count` patches from `first` on, of `kh` rows of `taps_x` runs of `run` bytes; the first
 #: channel; bytes from one patch to the next; bytes of all images.
@@ -248,7 +251,8 @@ def depthwise(params, src, src2, dst, space):
     """A convolution in which each channel has a filter of its own, and the output pipeline on its sums.
 
     The weights are (taps, tile * channels) int32, each filter repeated for `tile` pixels. With a stride of 1
-    neighbouring pixels of a tap lie side by side in x and in the sums, so the inner loop runs over them at once.
+    neighbouring pixels of a tap lie side by side in x and in the sums, so the inner loop runs over them at
+    once.
     """
     p = numba.carray(params, (1,), DEPTHWISE)[0]
     height, width, channels, oh, ow = p.height, p.width, p.channels, p.oh, p.ow

@@ -34,7 +34,8 @@ class Weighted(Layer):
     input_qparams, weight_qparams : QParams
         8 bits; the weights' may have a scale per output (axis -1).
     output_qparams : QParams, optional
-        8 bits, one scale. None: the layer gives float32, ``float32(sum) * float32(input scale * weight scale)``.
+        8 bits, one scale. None: the layer gives float32,
+        ``float32(sum) * float32(input scale * weight scale)``.
     activation : {"none", "relu", "relu6"}
         Done by narrower bounds of the result.
     rounding : str
@@ -47,7 +48,8 @@ class Weighted(Layer):
     """
 
     weight_ndim: int
-    #: What `from_float` multiplied the scales of the weights by, so that the sums hold the bias; None: made otherwise.
+    #: The factors by which `from_float` raised the scales of the weights, so that the sums hold the bias.
+    #: None if the layer was made in another way.
     scale_raised: np.ndarray | None = None
 
     def __init__(
@@ -116,8 +118,9 @@ class Weighted(Layer):
         weight, bias : array_like of float
             `bias` may be None.
         input_qparams, weight_qparams : QParams
-            How to quantize. Where int32 sums could not hold the bias and the products (weights that are nearly 0), the scale of
-            the weights is raised until they can: `lowgemm.quantization.scale_for_bias`.
+            How to quantize. Where int32 sums could not hold the bias and the products (weights that are
+            nearly 0), the scale of the weights is raised until they can:
+            `lowgemm.quantization.scale_for_bias`.
         *args, **more
             The rest of the class's parameters.
 

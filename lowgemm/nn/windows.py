@@ -61,7 +61,7 @@ class Windows(NamedTuple):
 
     def patches(self, first: int, count: int, channel: int, depth: int, row_bytes: int) -> dict[str, int]:
         """Parameters of `routines.patches` on the padded images: `depth` channels from `channel` on."""
-        # taps of a row that lie side by side in the image are copied as one
+        # taps of a row that lie side by side in the image are copied in one go
         together = self.dilation[1] == 1 and depth == self.shape[3]
         taps_x, run = (1, self.size[1] * depth) if together else (self.size[1], depth)
         return self.fields() | {

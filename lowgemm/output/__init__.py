@@ -1,3 +1,5 @@
-"""Output pipeline: stages/ (what), pipeline.py (how they are put together), elementwise.py (the tile loop),
-store.py and scale_and_store.py (the end).
+"""Output pipeline.
+
+The stages are in ``stages/``. `pipeline.py` puts them together, `elementwise.py` has the tile loop, and
+`store.py` and `scale_and_store.py` store the result.
 """

@@ -1,6 +1,4 @@
-"""The stages on int32 sums that lie in memory, tile by tile: what `lowgemm.requantize` runs, and a
-convolution.
-"""
+"""The stages on int32 sums in memory, tile by tile: for `lowgemm.requantize` and for convolutions."""
 
 from __future__ import annotations
 

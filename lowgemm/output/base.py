@@ -40,11 +40,11 @@ class Stage:
     #: dtype of the result, for stages that end a pipeline.
     result_dtype: np.dtype | None = None
     axis: int = 1
-    #: The stage is nothing but ``min(max(x, low), high)``: these two. It needs no step then.
+    #: ``(low, high)`` if the stage is nothing but ``min(max(x, low), high)``. It then needs no step.
     bounds: tuple[int, int] | None = None
-    #: A vector that the stage adds, and nothing else: the kernel may add it.
+    #: The vector, if the stage does nothing but add one. The kernel may then add it.
     addend: np.ndarray | None = None
-    #: The low bits of the number are the result, without bounds.
+    #: Whether the low bits of the number are stored as they are, without bounds.
     truncates: bool = False
 
     def check(self, m: int, n: int) -> None:
@@ -99,7 +99,7 @@ def axis_of(value: Any) -> int:
 
 
 def cast_dtype(value: Any, allowed: Sequence[type], name: str = "dtype") -> np.dtype:
-    """`value` as one of the `allowed` dtypes; None is none of them, though NumPy reads it as float64."""
+    """`value` as one of the `allowed` dtypes. None is refused, although NumPy reads it as float64."""
     try:
         dtype = np.dtype(value)
     except Exception:  # NumPy raises several kinds, SyntaxError among them

@@ -11,8 +11,9 @@ from lowgemm.output.tile_routine import tile_routine
 def bilinear(
     tile, ld, rows, cols, row, col, params, sums, factors, lhs_zeros, rhs_zeros, out, row_stride, col_stride
 ):
-    """Add ``lz[r] * (depth * rz[c] - col_sum[c]) - row_sum[r] * rz[c]``; the factor in brackets is made when
-    columns are packed.
+    """Add ``lhs_zero[r] * factor[c] - row_sum[r] * rhs_zero[c]``.
+
+    ``factor[c] = depth * rhs_zero[c] - col_sum[c]`` is made when columns are packed.
     """
     for r in range(rows):
         line = offset(tile, 4 * r * ld)

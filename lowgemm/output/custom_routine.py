@@ -32,7 +32,8 @@ from lowgemm.output.elementwise import HEAD, STOPPED, tile_loop
 from lowgemm.output.parameters import ADDRESS, NUMBER, Filler, described, reader
 from lowgemm.output.tile_routine import SIGNATURE, Step
 
-#: After the head, in which `stopped` counts the failures: sum, row and column of the first.
+#: What follows the head of the record: sum, row and column of the first failure. (The head's `stopped` counts
+#: failures.)
 _FAILURE = {"sum": NUMBER, "row": NUMBER, "col": NUMBER}
 SUM, ROW, COL, _WORDS = range(len(HEAD), len(HEAD) + 4)
 
@@ -47,8 +48,9 @@ def python_function(function: Any) -> Any:
 
 
 def _options(function: Any) -> tuple[tuple[Any, ...] | None, dict[str, Any]]:
-    """Signatures (None: any) and options to compile a function with: those that its `njit` named, and checked
-    indices.
+    """Signatures (None: any) and options to compile a function with.
+
+    They are those that its `njit` named, and indices are checked.
     """
     if not isinstance(function, Dispatcher):
         return None, {"nopython": True, "boundscheck": True}
@@ -62,8 +64,9 @@ def _options(function: Any) -> tuple[tuple[Any, ...] | None, dict[str, Any]]:
 
 
 def checked(function: Any, **extra: bool) -> Any:
-    """The function to be compiled anew, so that an index out of range is an exception and not a read of other
-    memory.
+    """The function, to be compiled anew with checked indices.
+
+    An index out of range is then an exception, and not a read of other memory.
     """
     signatures, options = _options(function)
     return numba.jit(signatures and list(signatures), **options, **extra)(python_function(function))
@@ -88,7 +91,7 @@ class CustomRoutine(NotCopied):
 
     def __init__(self, function: Any, arrays: tuple[tuple[str, int], ...], key: str | None) -> None:
         self._function, self._arrays = function, arrays
-        # without its ways in from Python and C: less than half of the memory
+        # without the wrappers that Python and C would call, which take more than half of the memory
         compiled = checked(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
         compiled.disk_key = key
         self.description = described(**HEAD, **_FAILURE, **_array_fields(len(arrays)))

@@ -24,8 +24,8 @@ from lowgemm.jit.routine import inner
 from lowgemm.output.parameters import NUMBER, channel_fields, described, picker, reader
 from lowgemm.output.tile_routine import Step, TileRoutine
 
-#: What the record of an elementwise routine begins with. The channel of an element is ``row * row_step + col
-#: * col_step``; once `stopped` is not 0, nothing more is done.
+#: The head of the record of every elementwise routine. The channel of an element is
+#: ``row * row_step + col * col_step``. Once `stopped` is not 0, nothing more is done.
 HEAD = {"row_step": NUMBER, "col_step": NUMBER, "stopped": NUMBER}
 ROW_STEP, COL_STEP, STOPPED = range(len(HEAD))
 

@@ -1,12 +1,11 @@
-"""What a routine is told, described once: Python fills a record in, compiled code reads it by the same
-description.
+"""The parameters of a routine, described once. Python fills in a record; compiled code reads it the same way.
 
 A description is a NumPy dtype whose fields are of three kinds: a `NUMBER`, the `ADDRESS` of a table, or
 `per_channel` values, which are the address of a vector (or of one value for all) and what its elements are.
 
     SCALE = described(multiplier=per_channel(np.int32), offset=NUMBER)
-    record, keep = Filler(SCALE)({"multiplier": [3, 4], "offset": 5})     # Python
-    multiplier, offset = read(params)                                     # compiled, with read = reader(SCALE)
+    record, keep = Filler(SCALE)({"multiplier": [3, 4], "offset": 5})  # Python
+    multiplier, offset = read(params)  # compiled, with read = reader(SCALE)
 """
 
 from __future__ import annotations

@@ -85,7 +85,10 @@ class CompiledPipeline(NotCopied):
 
 
 def raise_failures(watches: Iterable[Step]) -> None:
-    """Raise what the first of the user's functions to fail raised; later ones had its leavings for input."""
+    """Raise what the first of the user's functions to fail raised.
+
+    Later ones may have had the half-done work of the first as their input.
+    """
     for step in watches:
         step.routine.raise_failure(step.may_fail, step.record)
 

@@ -78,9 +78,9 @@ def requantize_rows(typingctx, bits, by_row, args):
     return types.void(bits, by_row, args), codegen
 
 
-#: Multipliers from 0 up and right shifts from 1 up, one for each row or column and `WIDTH` more; then the
-#: offset and the bounds. Kernels that scale and store by themselves read this too
-#: (`kernels/framework/deferred.py`).
+#: Multipliers from 0 up and right shifts from 1 up, one per row or column and `WIDTH` more, because the last
+#: vector may read too far. Then the offset and the bounds. Kernels that scale and store by themselves read
+#: this too (`kernels/framework/deferred.py`).
 SCALE_AND_STORE = described(multiplier=ADDRESS, right=ADDRESS, offset=NUMBER, low=NUMBER, high=NUMBER)
 _read = reader(SCALE_AND_STORE)
 

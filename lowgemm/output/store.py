@@ -8,7 +8,8 @@ from lowgemm.jit.memory import load_i32, offset, store_8, store_16, store_32
 from lowgemm.output.parameters import NUMBER, described, reader
 from lowgemm.output.tile_routine import tile_routine
 
-#: Bounds, and whether to add to what the result holds. 32 bits have no bounds here, and only they are added.
+#: The bounds, and whether to add to what the result holds. Only int32 results can be added to, and they have
+#: no bounds.
 STORE = described(low=NUMBER, high=NUMBER, accumulate=NUMBER)
 _read = reader(STORE)
 

@@ -15,17 +15,18 @@ from lowgemm.quantization.findings import Finding, TensorReport
 from lowgemm.quantization.qparams import choose_qparams
 from lowgemm.quantization.sqnr import decibels
 
-#: A quarter of the integers unused for want of normalisation: 0.4 of a bit.
+#: Part of the integers that may stay unused before `not normalised` is reported. A quarter is 0.4 of a bit.
 UNUSED = 0.25
-#: Two bits: a channel that loses more than 12 dB to the tensor's scale.
+#: Loss of a channel to the common scale from which on it is reported: 12 dB, or two bits.
 CHANNEL_LOSS_DB = 12.0
-#: Three bits between two groups of channels make them different quantities.
+#: Ratio of the ranges of two groups of channels from which on they count as different quantities: three bits.
 GROUP_RATIO = 8.0
-#: Two bits lost for 99.9% of the values.
+#: Ratio of the largest value to the 99.9th percentile from which on it is an outlier: 99.9% of the values
+#: lose two bits.
 OUTLIER_RATIO = 4.0
-#: A bound that 1% of a channel's values sit on is no coincidence.
+#: Part of a channel's values at its bound from which on it counts as clipped. 1% is no coincidence.
 CLIPPED_FRACTION = 0.01
-#: Noise of a tenth of the signal.
+#: Precision below which a tensor is reported: at 20 dB the noise is a tenth of the signal.
 LOW_DB = 20.0
 
 
@@ -105,7 +106,8 @@ def _groups(magnitude: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 def _lost(r: TensorReport, x: np.ndarray, options: dict[str, Any], outliers: bool) -> np.ndarray:
     """Decibels that each channel loses to the common scale, if its range is narrower by as much.
 
-    A channel that is wide for a few outliers only is measured without them: they are a case of their own.
+    A channel that is wide only because of a few outliers is measured without them. Outliers are a case of
+    their own.
     """
     if r.axis is None:
         return np.zeros(1)

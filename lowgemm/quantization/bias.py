@@ -85,8 +85,8 @@ def correct_bias_from_outputs(bias: Any, expected: Any, got: Any, *, axis: int =
     Returns
     -------
     float32 ndarray, shape (channels,)
-        ``bias + mean(expected) - mean(got)``. It covers every source of the error, also rounded inputs. Correct
-        the layers in order, each with the inputs that the corrected layers before it give.
+        ``bias + mean(expected) - mean(got)``. It covers every source of the error, also rounded inputs.
+        Correct the layers in order, each with the inputs that the corrected layers before it give.
 
     Raises
     ------
@@ -113,8 +113,8 @@ def correct_bias_from_outputs(bias: Any, expected: Any, got: Any, *, axis: int =
 def clipped_normal_mean(mean: Any, std: Any, low: float = 0.0, high: float = math.inf) -> np.ndarray:
     """Mean of ``clip(x, low, high)`` for normal x: what a ReLU (0, inf) or ReLU6 (0, 6) passes on.
 
-    With the `beta` and ``abs(gamma)`` of a batch normalisation for mean and std, this gives `correct_bias` its
-    input means without any data.
+    With the `beta` and ``abs(gamma)`` of a batch normalisation for mean and std, this gives `correct_bias`
+    its input means without any data.
 
     Parameters
     ----------

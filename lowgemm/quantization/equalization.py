@@ -1,4 +1,4 @@
-"""Cross-layer range equalization: scale the channels between two layers so that one scale fits all of them."""
+"""Cross-layer range equalization: scale the channels between two layers so that one scale fits all."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import numpy as np
 from lowgemm.checks.values import integer, number
 from lowgemm.quantization.folding import axis_in, finite_array, per_channel, spread
 
-#: Passes change ever less; more than these would only be a way to hang.
+#: Most passes over all pairs. Each pass changes less than the one before, so more would change next to
+#: nothing.
 MOST_ROUNDS = 1000
-#: No channel is enlarged beyond 1 / UNSEEN of the largest one's range: data not observed may reach further, and would be clipped.
+#: No channel is enlarged beyond 1 / UNSEEN of the largest channel's range. Data that were not observed may
+#: reach further, and would otherwise be clipped.
 UNSEEN = 2.0
 
 
@@ -70,9 +72,10 @@ def equalize_ranges(
         marks a depthwise layer. For a linear layer after flattening (H, W, C), reshape its weights to
         (H * W, C, outputs) first: each channel then is one index of its input axis.
     ranges : sequence of array_like, optional
-        One vector per pair of layers: the largest magnitude of each channel between them, as observed. They bound the factors (see
-        below). Without them nothing does: a channel of tiny weights and a common bias then gets a huge bias and huge
-        activations, and whatever quantizes the activations with one scale loses the other channels.
+        One vector per pair of layers: the largest magnitude of each channel between them, as observed. They
+        bound the factors (see below). Without them the factors have no bound. A channel of tiny weights and
+        an ordinary bias then gets a huge bias and huge activations. If the activations have one scale, the
+        other channels are lost.
     max_rounds : int
         Most passes over the chain, 1 to 1000; a layer's ranges change when its neighbours are equalized.
     tolerance : float
@@ -91,14 +94,15 @@ def equalize_ranges(
     Notes
     -----
     Channel i between two layers, with ranges r1 and r2 (largest magnitudes) on both sides, is divided by
-    ``sqrt(r1 * r2) / r2``; both ranges become ``sqrt(r1 * r2)``, which makes the sum of the channels' shares of the
-    layers' ranges largest. Channels that are zero on either side are left alone.
+    ``sqrt(r1 * r2) / r2``; both ranges become ``sqrt(r1 * r2)``, which makes the sum of the channels' shares
+    of the layers' ranges largest. Channels that are zero on either side are left alone.
 
-    With activations of ranges a, in one scale, the rounding of channel i reaches the next layer's results s[i] times as large as
-    before, and the step is ``max(a / s) / max(a)`` times as large. So where ``s[i] >= max(s) * a[i] / max(a)`` for all i, no
-    channel's rounding grows. With `ranges`, factors that are smaller rise to twice that (or to ``max(s)``), so that channels
-    which were small do not all sit at the end of the range, where data that were not observed are clipped. Source: Nagel et al. 2019,
-    "Data-free quantization through weight equalization and bias correction" (arXiv:1906.04721), section 4.1.
+    With activations of ranges a, in one scale, the rounding of channel i reaches the next layer's results
+    s[i] times as large as before, and the step is ``max(a / s) / max(a)`` times as large. So where
+    ``s[i] >= max(s) * a[i] / max(a)`` for all i, no channel's rounding grows. With `ranges`, factors that are
+    smaller rise to twice that (or to ``max(s)``), so that channels which were small do not all sit at the end
+    of the range, where data that were not observed are clipped. Source: Nagel et al. 2019, "Data-free
+    quantization through weight equalization and bias correction" (arXiv:1906.04721), section 4.1.
 
     Examples
     --------
@@ -162,7 +166,7 @@ def _pair_scale(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _shares(ranges: Any, sizes: list[int]) -> list[np.ndarray]:
-    """The least factor of each channel, as a part of the largest; zeros, which bound nothing, without ranges."""
+    """The least factor of each channel, as a part of the largest. Without ranges it is 0: no bound."""
     if ranges is None:
         return [np.zeros(n) for n in sizes]
     if not isinstance(ranges, Sequence) or len(ranges) != len(sizes):

@@ -1,7 +1,8 @@
 """Room for the bias: the weight scale at which bias and products fit an int32 sum.
 
-A bias is an int32 in units of ``input scale * weight scale``. A channel whose weights are nearly 0 has a tiny scale, so a bias
-of common size is more units than int32 has: it would saturate, or the sum of bias and products would wrap.
+A bias is an int32 in units of ``input scale * weight scale``. A channel whose weights are nearly 0 has a tiny
+scale. A bias of ordinary size is then more of these units than int32 can hold. It would saturate, or the sum
+of bias and products would wrap.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from lowgemm.quantization.affine import quantize
 from lowgemm.quantization.folding import axis_in, finite_array, per_channel
 from lowgemm.quantization.qparams import REAL_MAX, SCALE_MIN, QParams, round_scale_up
 
-#: Largest magnitude that a sum may reach; one less than int32 holds, for what float64 rounds off a bias in units.
+#: Largest magnitude that a sum may reach. It is one less than int32 holds, because float64 may round a bias.
 LARGEST_SUM = INT32_MAX - 1
 
 
@@ -40,8 +41,9 @@ def scale_for_bias(
     Returns
     -------
     QParams
-        As given, but for the scales. None falls, but that of a channel whose weights are all 0: it then only says how
-        fine the bias is, and becomes as small as the bias allows. A scale that is a power of two stays one.
+        As given, but for the scales. No scale falls, except that of a channel whose weights are all 0. Such a
+        scale only says how fine the bias is, and becomes as small as the bias allows. A scale that is a power
+        of two stays a power of two.
     float64 ndarray, of the shape of the scale
         What each scale was multiplied by: 1 nearly everywhere.
 
@@ -52,12 +54,12 @@ def scale_for_bias(
 
     Notes
     -----
-    With X the largest magnitude of an input less its zero point (255 at most), n weights w per output, input scale t and weight
-    scale s, each weight becomes an integer of magnitude ``|w| / s + 1/2`` at most, so no sum passes
-    ``|b| / (s * t) + 1/2 + X * (sum|w| / s + n / 2)``. That is at most the largest sum L if
-    ``s >= (|b| / t + X * sum|w|) / (L - 1/2 - X * n / 2)``. It costs little: where the bias
-    decides, rounding the weights moves a result by ``|b| * X * n / 2**32`` at most. Nor may ``s * t`` drop out of float32's normal
-    range: scales that are smaller are raised too.
+    With X the largest magnitude of an input less its zero point (255 at most), n weights w per output, input
+    scale t and weight scale s, each weight becomes an integer of magnitude ``|w| / s + 1/2`` at most, so no
+    sum passes ``|b| / (s * t) + 1/2 + X * (sum|w| / s + n / 2)``. That is at most the largest sum L if
+    ``s >= (|b| / t + X * sum|w|) / (L - 1/2 - X * n / 2)``. It costs little: where the bias decides, rounding
+    the weights moves a result by ``|b| * X * n / 2**32`` at most. Nor may ``s * t`` drop out of float32's
+    normal range: scales that are smaller are raised too.
 
     Examples
     --------

@@ -1,10 +1,10 @@
 """A histogram that streams and merges exactly: whatever the order of batches, the counts come out the same.
 
-Bins are the intervals ``[i * width, (i + 1) * width)`` for integers i, and the width is the smallest power of two
-for which the range seen so far (with 0) needs at most `bins` of them. When the range grows, neighbouring
-bins are added up in pairs, quads, ..., which is exact because their edges coincide. So the state depends on the
-values seen, not on how they were split into batches. PyTorch's ``HistogramObserver`` has free edges and has to
-spread old counts over new bins, which is neither exact nor independent of the order.
+Bins are the intervals ``[i * width, (i + 1) * width)`` for integers i, and the width is the smallest power of
+two for which the range seen so far (with 0) needs at most `bins` of them. When the range grows, neighbouring
+bins are added up in pairs, quads, ..., which is exact because their edges coincide. So the state depends on
+the values seen, not on how they were split into batches. PyTorch's ``HistogramObserver`` has free edges and
+has to spread old counts over new bins, which is neither exact nor independent of the order.
 """
 
 from __future__ import annotations
@@ -109,12 +109,12 @@ class Histogram:
         np.add.at(self.counts, index, counts[used])
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
-        """Middles of the bins in use, and how many values each has (without the exact zeros), both float64."""
+        """Middles of the bins in use and the number of values of each (without exact zeros), both float64."""
         used = np.flatnonzero(self.counts)
         return (used + self.first + 0.5) * self.width, self.counts[used].astype(np.float64)
 
     def quantile(self, fraction: float, magnitude: bool = False) -> float:
-        """Value (or absolute value) that a fraction (0 to 1) of all are below; off by a bin's width at most."""
+        """Value, or absolute value, below which a fraction (0 to 1) of all lie, up to a bin's width."""
         first, counts = self.first, self.counts
         if magnitude:
             used = np.arange(first, first + counts.size)

@@ -1,7 +1,7 @@
-"""The loops of `affine.py` and `histogram.py` compiled by Numba: same arithmetic as there, one pass over the array.
+"""The loops of `affine.py` and `histogram.py` compiled by Numba: the same arithmetic in one pass.
 
-NumPy makes six passes through float64 temporaries; `docs/quantization.md` has the times. Compiled at the first
-call with an array of `WORTHWHILE` elements, once per pair of dtypes, and cached on disk.
+NumPy makes six passes through float64 temporaries; `docs/quantization.md` has the times. Compiled at the
+first call with an array of `WORTHWHILE` elements, once per pair of dtypes, and cached on disk.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import numpy as np
 
 from lowgemm.jit import disk_cache
 
-#: Below this many elements NumPy takes less than about a tenth of a millisecond, and nothing need be compiled.
+#: Below this many elements NumPy takes less than about a tenth of a millisecond, so nothing is compiled for
+#: them.
 WORTHWHILE = 1 << 15
 
-#: Smaller magnitudes count as zeros in a histogram: float32's smallest normal number is 2**-126. Its bins are no
-#: narrower, so that an index never underflows.
+#: Smaller magnitudes count as zeros in a histogram. (The smallest normal float32 is 2**-126.) No bin is
+#: narrower than this, so that an index never underflows.
 EXPONENT_MIN = -160
 TINY = 2.0**EXPONENT_MIN
 

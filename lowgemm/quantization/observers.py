@@ -10,7 +10,8 @@ from lowgemm.checks.values import integer, number
 from lowgemm.quantization.histogram import Histogram
 from lowgemm.quantization.observer import Observer
 
-#: Part of the values (exact zeros aside, which no range changes) that may be clipped as outliers without being asked for.
+#: Part of the values that may be clipped as outliers without being asked for. Exact zeros do not count,
+#: because no range changes them.
 MOST_CLIPPED = 0.01
 
 
@@ -58,7 +59,8 @@ class MinMax(Observer):
 class MovingAverage(Observer):
     """The exponential moving average of each batch's smallest and largest value.
 
-    One odd batch changes little, and slow drift is followed: what training with simulated quantization uses.
+    One odd batch changes little, and a slow drift is followed. Training with simulated quantization uses
+    this.
 
     Parameters
     ----------
@@ -71,14 +73,15 @@ class MovingAverage(Observer):
 
     Notes
     -----
-    After n batches, batch i of low values l has the weight ``momentum * (1 - momentum)**(n - i)``, and the sum is
-    divided by the sum of the weights. (Others start the average at the first batch, which then counts for
-    1/momentum batches.) In this form the average of two streams is that of one after the other: the sums of the
-    first are multiplied by ``(1 - momentum)**m`` for the m batches of the second, and added. So `merge` takes
-    the other's batches as coming after its own, and equals one pass up to the rounding of float64.
+    After n batches, batch i of low values l has the weight ``momentum * (1 - momentum)**(n - i)``, and the
+    sum is divided by the sum of the weights. (Others start the average at the first batch, which then counts
+    for 1/momentum batches.) In this form the average of two streams is that of one after the other: the sums
+    of the first are multiplied by ``(1 - momentum)**m`` for the m batches of the second, and added.
+    So `merge` takes the other's batches as coming after its own, and equals one pass up to the rounding of
+    float64.
 
-    Of values so rare that most batches have none of their size, most are clipped: give such data in large batches, or to another
-    observer.
+    Values that are so rare that most batches have none of their size are mostly clipped. Give such data in
+    large batches, or to another observer.
 
     Examples
     --------
@@ -176,11 +179,11 @@ class Percentile(HistogramObserver):
         As for `Observer`.
     percentile : float
         In (0, 100]. Half of the rest is cut off at each end; with `symmetric`, all of it from the largest
-        absolute values. Zeros lose nothing by being cut off, so of the other values no more than ten times the rest is, and no more
-        than 1% (or twice the rest, if that is more).
+        absolute values. Zeros lose nothing by being cut off. Of the other values at most ten times the
+        rest is cut off, and at most 1% (or twice the rest, if that is more).
     bins : int, optional
-        Bins of the histogram (8192, or 2048 for each channel); the result is off by a bin's width at most, which is between 1/bins and 2/bins of
-        the whole range (with 0).
+        Bins of the histogram (8192, or 2048 for each channel); the result is off by a bin's width at most,
+        which is between 1/bins and 2/bins of the whole range (with 0).
     **options :
         As for `Observer`.
 

@@ -218,9 +218,9 @@ def choose_qparams(
     -------
     QParams
         The scale is the smallest float32 that covers the range. A range of zero width gets scale 1. Without
-        `symmetric`, the zero point is nudged to the nearest integer, so 0.0 is exact and the range that is
-        covered shifts by at most half a step: no x in [low, high] is further than half a step from what its
-        integer stands for.
+        `symmetric`, the zero point is rounded to the nearest integer, so that 0.0 is exact. The range that
+        is covered shifts by at most half a step. So no x in [low, high] is further than half a step from what
+        its integer stands for.
 
     Raises
     ------
@@ -229,8 +229,8 @@ def choose_qparams(
 
     Notes
     -----
-    Asymmetric: ``scale = (high - low) / (qmax - qmin)`` and ``zero_point = round(qmin - low / scale)``, the
-    nudge of gemmlowp's ``doc/quantization_example.cc``. Symmetric: the smallest scale for which both
+    Asymmetric: ``scale = (high - low) / (qmax - qmin)`` and ``zero_point = round(qmin - low / scale)``,
+    rounded as in gemmlowp's ``doc/quantization_example.cc``. Symmetric: the smallest scale for which both
     ``low >= scale * (qmin - zero_point)`` and ``high <= scale * (qmax - zero_point)``.
 
     Examples
@@ -280,8 +280,8 @@ def quantize_multiplier(real_scale: Any) -> tuple[Any, Any]:
     Returns
     -------
     (int, int) or (int32 ndarray, int32 ndarray)
-        The multiplier is in [2**30, 2**31), which stands for [0.5, 1): when rounding gives 2**31, it becomes
-        2**30 and the exponent one more. Zero, and scales below 2**-32, give (0, 0).
+        The multiplier is in [2**30, 2**31), which stands for [0.5, 1). When rounding gives 2**31, it becomes
+        2**30 and the exponent grows by one. Zero, and scales below 2**-32, give (0, 0).
 
     Raises
     ------
@@ -290,8 +290,8 @@ def quantize_multiplier(real_scale: Any) -> tuple[Any, Any]:
 
     Notes
     -----
-    The arithmetic is that of `lowgemm.output.stages.requantize.quantize_multiplier`, here also for vectors. Source:
-    Jacob et al. 2017, equation 6; TensorFlow Lite's ``QuantizeMultiplier``.
+    The arithmetic is that of `lowgemm.output.stages.requantize.quantize_multiplier`, here also for vectors.
+    Source: Jacob et al. 2017, equation 6; TensorFlow Lite's ``QuantizeMultiplier``.
 
     Examples
     --------

@@ -189,7 +189,8 @@ def _measure(name: str, role: str, x: np.ndarray, axis: int | None, options: dic
         low,
         high,
         ratio,
-        # The search scores a histogram; where it gains nothing it may lose a hair.
+        # The search scores a histogram, which is not exact. Where it gains nothing, it may even lose a
+        # little.
         max(ratio, ratio_clipped),
         (float(clipped[0]), float(clipped[1])) if ratio_clipped > ratio else (low, high),
         float(_ratio(x, own)),

@@ -1,8 +1,8 @@
 """Sigmoid and tanh in integers: which input range to use, tables of 256 entries, and the gain, measured.
 
 An output with 8 bits cannot tell ``sigmoid(6) = 0.9975`` from 1 by more than 0.64 of its steps of 1/256, nor
-``tanh(3) = 0.9951`` by more than 0.63 of its steps of 1/128. So inputs are clipped there, and all integers go to the
-range in which the output moves.
+``tanh(3) = 0.9951`` by more than 0.63 of its steps of 1/128. So inputs are clipped there, and all integers go
+to the range in which the output moves.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def s_shaped_input(
     Returns
     -------
     QParams
-        For ``[max(low, -clip), min(high, clip)]``; a range wholly beyond ends there.
+        For ``[max(low, -clip), min(high, clip)]``. A range that lies wholly beyond `clip` ends at `clip`.
 
     Raises
     ------
@@ -170,7 +170,8 @@ def s_shaped_table(
 def _multiply(x: np.ndarray, real: float) -> np.ndarray:
     """int32 times a real number in integers, saturating: shift left, SRDHM, shift right with rounding.
 
-    As an argument, what saturates is at least 2**30, which is |x| >= 8 with 4 integer bits: beyond all 8-bit outputs.
+    What saturates is at least 2**30 as an argument. With 4 integer bits this is |x| >= 8, where every 8-bit
+    output is at its limit.
     """
     multiplier, exponent = quantize_multiplier(min(real, 2.0**30 - 1))
     x = fixedpoint.shift_left(x.astype(np.int32), max(exponent, 0))

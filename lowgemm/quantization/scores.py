@@ -1,8 +1,8 @@
 """Scores of candidate ranges over a histogram: definitions in NumPy, and the same loops compiled by Numba.
 
 A search scores some hundred candidates for each channel. On a histogram of 2048 bins NumPy takes 50 to 65
-microseconds for each, mostly call overhead; the compiled loops take 6 (``examples/quantization_times.py``). They add
-up in another order, so they agree to rounding.
+microseconds for each, mostly call overhead; the compiled loops take 6 (``examples/quantization_times.py``).
+They add up in another order, so they agree to rounding.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lowgemm.jit import disk_cache
 from lowgemm.quantization.affine import quantize_reference
 from lowgemm.quantization.qparams import QParams
 
-#: A bin is split into at most so many points, and into points a quarter of a step apart if that is fewer.
+#: Most points that a bin is split into. Points a quarter of a step apart are enough, if that is fewer.
 PARTS = 64
 
 

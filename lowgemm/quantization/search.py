@@ -25,8 +25,8 @@ Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def least(score: Score, low: float, high: float, symmetric: bool) -> tuple[float, float]:
     """The clipped range [low, high] with the least score.
 
-    Both ends are shrunk together first, then each in turn until nothing improves. Each step only ever improves
-    on the one before, so the result never scores worse than the whole range.
+    Both ends are shrunk together first, then each in turn until nothing improves. Each step only ever
+    improves on the one before, so the result never scores worse than the whole range.
     """
     if low == high:
         return low, high
@@ -97,8 +97,9 @@ class MeanSquaredError(_Searched):
 
     Notes
     -----
-    Each candidate is scored by quantizing points that stand for the histogram's bins, so rounding and clipping
-    both count as they happen. Bins are split into points a quarter of a step apart; exact zeros cost nothing.
+    Each candidate is scored by quantizing points that stand for the histogram's bins, so rounding and
+    clipping both count as they happen. Bins are split into points a quarter of a step apart; exact zeros cost
+    nothing.
 
     Examples
     --------
@@ -120,19 +121,22 @@ class Entropy(_Searched):
     dtype : dtype
         As for `Observer`.
     bins : int, optional
-        Bins of the histogram that is searched: 32768, or 2048 for each channel. Ranges down to 512 / bins of the
-        whole one (at 8 bits) can be chosen, so more bins cope with larger outliers: 1/64, or 1/4 by channel.
+        Bins of the histogram that is searched: 32768, or 2048 for each channel. At 8 bits, ranges down to
+        512 / bins of the whole range can be chosen: 1/64, or 1/4 per channel. So more bins cope with larger
+        outliers.
     **options :
         As for `Observer`.
 
     Notes
     -----
-    After S. Migacz, "8-bit inference with TensorRT" (GTC 2017), for any zero point. For a candidate range, P is
-    the histogram with what lies outside moved to the outermost bins in use inside. Q is the histogram inside,
-    as the integers see it: the count of each integer spread evenly over its bins in use. The score is
-    KL(P || Q). Exact zeros are left out, since no range changes them. Two kinds of ranges the divergence cannot
-    judge, so they are not tried: those that hold fewer bins in use than there are integers, because there Q is P whatever the
-    range; and those that clip more than 1% of the values, because it does not see how far they are moved.
+    After S. Migacz, "8-bit inference with TensorRT" (GTC 2017), for any zero point. For a candidate range, P
+    is the histogram with what lies outside moved to the outermost bins in use inside. Q is the histogram
+    inside, as the integers see it: the count of each integer spread evenly over its bins in use. The score is
+    KL(P || Q). Exact zeros are left out, since no range changes them.
+
+    Two kinds of ranges are not tried, because the divergence cannot judge them. One kind holds fewer bins in
+    use than there are integers: Q is then equal to P, whatever the range. The other kind clips more than 1%
+    of the values: the divergence does not see how far they are moved.
 
     Examples
     --------

@@ -12,7 +12,7 @@ from lowgemm.quantization.qparams import QParams
 
 
 def decibels(x: np.ndarray, y: np.ndarray, axis: int | None = None) -> np.ndarray:
-    """Ratio of the power of `x` to that of ``x - y``, in dB, per channel of `axis`; infinite where they are equal."""
+    """Power of `x` divided by the power of ``x - y``, in dB, per channel of `axis`; infinite where equal."""
     others = None if axis is None else tuple(i for i in range(x.ndim) if i != axis)
     largest = np.abs(x).max(others, keepdims=True)
     unit = np.where(largest > 0, largest, 1.0)  # so that no square under- or overflows
@@ -39,7 +39,8 @@ def sqnr(x: Any, qparams: QParams, *, axis: int | None = None) -> Any:
     -------
     float or float64 ndarray, shape (channels,)
         ``10 * log10(sum(x**2) / sum((x - fake_quantize(x))**2))``; infinite where nothing is lost. Each bit
-        more is worth 6 dB. Normally distributed values at 8 bits have about 40 dB; at 0 dB only noise is left.
+        more is worth 6 dB. Normally distributed values at 8 bits have about 40 dB; at 0 dB only noise is
+        left.
 
     Raises
     ------

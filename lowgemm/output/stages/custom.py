@@ -35,22 +35,24 @@ class Custom(Stage):
     arrays : tuple of ndarray
         Passed on to the function: scales per column, tables, anything. They are copied.
 
-    A pickle holds the name of a function of a module, and the code of any other one (a lambda), which then
-    comes back compiled by `numba.njit`.
+    A pickle holds the name of a function of a module. Of any other function, such as a lambda, it holds the
+    code, which comes back compiled by `numba.njit`.
 
     Raises
     ------
     TypeError
         If Numba cannot compile the function for these arrays, or it returns no number; the message says why.
 
-    Notes ----- An exception in the function is raised by the call that runs the stage, and its cause names
-    sum, row and column; so are a NaN (ValueError), infinity (OverflowError) and an index out of range of an
-    array (IndexError). After it the contents of ``out`` are not defined. To raise it, the function is called
-    once more with the same values.
+    Notes
+    -----
+    The call that runs the stage raises what the function raises, and the cause of the exception names sum,
+    row and column. A result of NaN is a ValueError, infinity an OverflowError, and an index out of range of
+    an array an IndexError. The contents of ``out`` are then not defined. To raise the exception, the function
+    is called once more with the same values.
 
-    Functions of the same code, named values included, share one compiled routine. It stays as long as the
-    process, with what the function refers to: Numba never frees machine code, about 1 MiB for each different
-    function.
+    Functions of the same code, with the same named values, share one compiled routine. It stays as long as
+    the process, with what the function refers to, because Numba never frees machine code. Each different
+    function takes about 1 MiB.
 
     Examples
     --------

@@ -14,8 +14,8 @@ from lowgemm.output.parameters import NUMBER, per_channel
 from lowgemm.output.tile_routine import Step
 
 
-# Bounds go before the rounding, where they change nothing (they are whole numbers) and keep the conversion
-# defined.
+# The bounds are applied before the rounding. They are whole numbers, so this changes no result, and the
+# conversion to an integer is then always defined.
 @elementwise(scale=per_channel(np.float32), zero_point=NUMBER, low=NUMBER, high=NUMBER)
 def scale_float32(x, scale, zero_point, low, high):
     """round(x * scale) + zero_point."""

@@ -1,4 +1,4 @@
-"""Real scales: `Requantize` to 8 or 16 bits with a framework's rounding, put together of simpler stages.
+"""Real scales: `Requantize` to 8 or 16 bits with a framework's rounding. It consists of simpler stages.
 
 Frameworks agree on ``round(acc * scale) + zero_point`` and differ in the arithmetic; `docs/output.md`
 compares them.
@@ -24,8 +24,7 @@ ROUNDINGS = ("gemmlowp", "tflite", "tflite_single", "onnx", "onnx_reference", "t
 
 
 def quantize_multiplier(scale: float) -> tuple[int, int]:
-    """A real scale as a Q0.31 multiplier in [2**30, 2**31) and an exponent: ``multiplier * 2**(exponent -
-    31)``.
+    """A real scale as a multiplier in [2**30, 2**31) and an exponent: ``multiplier * 2**(exponent - 31)``.
 
     Parameters
     ----------
@@ -44,7 +43,8 @@ def quantize_multiplier(scale: float) -> tuple[int, int]:
 
     Notes
     -----
-    TensorFlow Lite's ``QuantizeMultiplier``: rounding half away, and the carry when that gives 2**31.
+    As TensorFlow Lite's ``QuantizeMultiplier``: ties are rounded away from zero, and 2**31 becomes 2**30 with
+    the next exponent.
 
     Examples
     --------
@@ -68,7 +68,7 @@ def quantize_multiplier(scale: float) -> tuple[int, int]:
 class Requantize(Stage):
     """Scale by a real number, add a zero point, saturate to 8 or 16 bits: ``round(x * scale) + zero_point``.
 
-    However large the product, the result is the bound on its side: nothing wraps on the way.
+    However large the product is, nothing wraps: the result is then the bound on its side.
 
     Parameters
     ----------
