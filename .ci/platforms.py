@@ -45,18 +45,19 @@ WINDOWS_PYTHON, WINDOWS_PYTHON_SHA256 = (
     "dca41a0ee560fcb7674b05118278615605f29c41bb65aa4b3b3f0db1600b9ec4",
 )
 
+PYTEST = ["-m", "pytest", "-q", "tests/jit/test_routine.py", "tests/test_golden_gemm.py"]
 #: What CI runs: title, emulated CPU, arguments of Python. Cold, both cores, under five minutes.
 CI_RUNS = {
     "aarch64": [
         ("what it is", "cortex-a53", ["-m", "lowgemm", "info"]),
         ("kernels", "neoverse-v1", ["-m", "lowgemm.kernels", "verify"]),
-        ("gemmlowp's results on every kernel", "neoverse-v1", ["-m", "pytest", "-q", "tests/test_golden_gemm.py", "-k",
-         "arm_i8mm-1 or arm_dotprod-1 or arm_neon-2 or portable-1"]),
+        ("words through pointers, and gemmlowp's results on every kernel", "neoverse-v1",
+         [*PYTEST, "-k", "arrive or arm_i8mm-2 or arm_dotprod-2 or arm_neon-2 or portable-1"]),
     ],
     "windows": [
         ("what it is", "", ["-m", "lowgemm", "info"]),
         ("kernels", "", ["-m", "lowgemm.kernels", "verify"]),
-        ("gemmlowp's results on every kernel", "", ["-m", "pytest", "-q", "tests/test_golden_gemm.py"]),
+        ("words through pointers, and gemmlowp's results on every kernel", "", [*PYTEST, "-k", "arrive or gemmlowps_results"]),
     ],
 }  # fmt: skip
 

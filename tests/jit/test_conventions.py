@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lowgemm import kernels
-from lowgemm.engine import drivers, packing, terms
+from lowgemm.engine import compensation, drivers, packing
 from lowgemm.jit.routine import call_address, signature
 from lowgemm.kernels.tools import cross
 from lowgemm.output.store import store32
@@ -86,7 +86,7 @@ def portable_routines() -> dict[str, object]:
     kernel = kernels.by_name("portable")
     return {
         "single": drivers.single, "microkernel": kernels.microkernel(kernel), "pack_lhs": packing.pack_routine(kernel, "lhs"),
-        "pack_rhs": packing.pack_routine(kernel, "rhs"), "col_terms": terms.col_terms, "row_terms": terms.row_terms,
+        "pack_rhs": packing.pack_routine(kernel, "rhs"), "col_compensation": compensation.col_compensation, "row_compensation": compensation.row_compensation,
         "store32": store32,
     }  # fmt: skip
 
