@@ -8,10 +8,10 @@ import os
 
 import hypothesis
 import pytest
-from lowgemm.kernels.portable import Portable
 
 import lowgemm
 from lowgemm import kernels
+from lowgemm.kernels.portable import Portable
 
 #: No example fails because it took long: neither the first one, which compiles, nor any on a busy machine.
 hypothesis.settings.register_profile(

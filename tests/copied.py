@@ -250,7 +250,7 @@ _OBJECTS: list[tuple[str, type, Any, Any]] = [
     ("vector", cases.Case, lambda: cases.Case(*range(7), *np.ones((6, 3))), fields),
     ("target", cross.Target, lambda: cross.Target("a", "b"), fields),
     ("progress", timing.Progress, lambda: timing.Progress(3), fields),
-    ("blas", timing.Blas, lambda: timing.Blas("a", True), fields),
+    ("blas", timing.Blas, lambda: timing.Blas("a", True), tuple),
     ("table writer", timing.TableWriter, lambda: timing.TableWriter(["a", "b"], 3), fields),
     ("quantized array", quantization.Quantized, lambda: lowgemm.quantize(REAL), lambda q: (q.codes, q.qparams)),
     ("Numba's type", PackedRhsType, lambda: _TYPES["u"], lambda t: t == _TYPES["u"]),

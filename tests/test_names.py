@@ -41,6 +41,8 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "checks/values": ("checks/test_arguments.py", "arguments are made of values"),
     # command line
     "cli/*": ("cli/test_cli.py", "commands are tested as they are called, by one file"),
+    # compat
+    "compat/onnx_passes": ("onnx_run/test_onnx_passes.py", "is used by the runner, which has the models to test it with"),
     # engine
     "engine/array_objects": ("engine/test_zero_points.py", "reads NumPy's objects in compiled code, as these do"),
     "engine/batch": ("test_gemm.py", CHAIN),
@@ -65,7 +67,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "in_numba/*": ("in_numba/test_in_numba.py", "is one feature, tested from compiled functions"),
     # compiled code
     "jit/addresses": ("test_copies.py", "keeps what holds addresses from being copied"),
-    "jit/caches": ("engine/test_blocking.py", "cache sizes decide the blocks"),
+    "jit/llvm_features": ("jit/test_target.py", "names what the target has"),
     "jit/disk_cache": ("reliability/test_disk_cache.py", "is about several processes"),
     "jit/memory": ("jit/test_routine.py", "are the intrinsics that routines are made of"),
     "jit/scratch": ("reliability/test_guard_pages.py", "is memory, tested with guard pages around it"),
