@@ -265,7 +265,8 @@ def filled(h: Any) -> Any:
 
 
 if importlib.util.find_spec("onnx") is not None:
-    from lowgemm.onnx_run import convolution, geometry, model, operators, rewrite, state
+    from lowgemm.onnx_run import convolution, engines, geometry, model, passes, rewrite, state
+    from lowgemm.onnx_run import program as onnx_program
 
     def onnx_model() -> Any:
         import onnx
@@ -292,7 +293,8 @@ if importlib.util.find_spec("onnx") is not None:
         ("tensor", model.Tensor, lambda: model.Model(onnx_model()).inputs[0], tuple),
         ("row", model.Row, lambda: model.Row("a", "b", 1, 2.0), tuple),
         ("unsupported", model.UnsupportedOperator, lambda: model.UnsupportedOperator("text"), str),
-        ("not ours", operators.NotOurs, operators.NotOurs, str),
+        ("not ours", state.NotOurs, state.NotOurs, str),
+        ("engine context", engines.Context, lambda: engines.Context("onnx.reference", {"": 17}, 8, None), tuple),
         ("packed filters", convolution.PackedFilters, lambda: convolution.PackedFilters(np.ones((4, 2, 3, 3), np.int8), 2),
          lambda f: [p.to_array() for s in f.slices for p in s._packed]),
         ("geometry", geometry.Geometry, lambda: geometry.geometry((1, 3, 8, 8), (5, 3, 3, 3)), fields),
@@ -316,6 +318,14 @@ REFUSED: dict[type, Callable[[], Any]] = {
 }
 if importlib.util.find_spec("onnx") is not None:
     REFUSED[state.State] = lambda: model.Model(onnx_model()).state
+    REFUSED[onnx_program.Program] = lambda: model.Model(onnx_model())._program
+    REFUSED[engines.Subgraph] = lambda: engines.Subgraph(
+        [], [], [], {}, engines.Context("onnx.reference", {}, 8, None)
+    )
+    REFUSED[passes.Binary] = lambda: passes.Binary(passes.add, passes.ADD, {"ra": 1.0})
+    REFUSED[convolution.Convolution] = lambda: convolution.Convolution(
+        convolution.PackedFilters(np.ones((4, 2, 3, 3), np.int8)), np.uint8, (None, None), {}
+    )
 
 #: Classes without objects of their own, what belongs to the disk cache, declared code, and what lives only while code is emitted or
 #: for one call.

@@ -462,6 +462,12 @@ def dynamic_quantize_linear(x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         not np.isfinite(scale) or scale < _SMALLEST
     ):  # a range that float32 cannot hold, or steps too small for it
         scale = np.float32(max((float(high) - float(low)) / 255, _SMALLEST))
-    zero = np.rint(np.clip(np.float32(0) - low / scale, 0, 255)).astype(np.uint8)
-    y = quantize_linear(x, scale, zero)
-    return y, np.asarray(scale), np.asarray(zero)
+    zero = np.uint8(np.rint(min(max(np.float32(0) - low / scale, np.float32(0)), np.float32(255))))
+    result = np.array(scale), np.array(zero)
+    y = None if numba.config.DISABLE_JIT else passes.empty_like(x, np.uint8)
+    if y is None:
+        return quantize_linear(x, scale, zero), *result
+    held = np.array([scale]), np.array([zero], np.int32)
+    at = held[0].ctypes.data, held[1].ctypes.data
+    passes.quantize.ctypes(x.ctypes.data, y.ctypes.data, *at, 1, 1, x.size, 0, 255, 1)
+    return y, *result

@@ -16,6 +16,7 @@ import numpy as np
 from lowgemm.checks.arguments import as_operand
 from lowgemm.checks.onnx import result_zero_point, scale_argument, zero_point_argument
 from lowgemm.checks.values import as_array
+from lowgemm.jit.addresses import NotCopied
 from lowgemm.nn.filters import Filters
 from lowgemm.onnx_run.geometry import Geometry, check_filters, geometry
 from lowgemm.onnx_run.pipelines import pipeline
@@ -69,7 +70,7 @@ class PackedFilters:
         return sum(f.nbytes for f in self.slices)
 
 
-class Convolution:
+class Convolution(NotCopied):
     """A convolution with everything that does not change from image to image checked and prepared.
 
     Parameters
@@ -89,6 +90,8 @@ class Convolution:
     num_threads : int, optional
         As in `lowgemm.gemm`.
     """
+
+    instead = "copy its filters"
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lowgemm import config
+from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run import mended
 
 #: Settings of `Model(float_nodes=...)`.
@@ -72,7 +73,7 @@ class Context(NamedTuple):
 _READABLE = re.compile(r"(seq\()?tensor\((float|double|float16|u?int(8|16|32|64)|bool|string)\)\)?")
 
 
-class CannotRun(Exception):
+class _CannotRun(Exception):
     """onnxruntime does not take a part of the model."""
 
 
@@ -82,12 +83,12 @@ def _value_info(name: str, value: Any) -> Any:
 
     if isinstance(value, list):
         if not value:
-            raise CannotRun(f"{name}: an empty sequence has no type")
+            raise _CannotRun(f"{name}: an empty sequence has no type")
         return helper.make_tensor_sequence_value_info(
             name, helper.np_dtype_to_tensor_dtype(value[0].dtype), None
         )
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiubO" or value.dtype.isbuiltin != 1:
-        raise CannotRun(f"{name}: no element type of onnxruntime's")
+        raise _CannotRun(f"{name}: no element type of onnxruntime's")
     kind = 8 if value.dtype.kind == "O" else helper.np_dtype_to_tensor_dtype(value.dtype)
     return helper.make_tensor_value_info(name, kind, [None] * value.ndim)
 
@@ -109,7 +110,7 @@ def _threads(wanted: int | None) -> int:
     return int(wanted)
 
 
-class Subgraph:
+class Subgraph(NotCopied):
     """Nodes that one engine runs at once.
 
     Parameters
@@ -123,6 +124,8 @@ class Subgraph:
     context : Context
         Of the model.
     """
+
+    instead = "copy the Model"
 
     def __init__(
         self,
@@ -163,7 +166,7 @@ class Subgraph:
             try:
                 self._run = self._by_onnxruntime(values)
                 return
-            except CannotRun:
+            except _CannotRun:
                 if len(self.nodes) > 1:
                     self._run = self._one_by_one()
                     return
@@ -185,13 +188,13 @@ class Subgraph:
         try:
             data = self._model(values, True).SerializeToString()
             session = package.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except CannotRun:
+        except _CannotRun:
             raise
         except Exception as error:  # onnxruntime's errors have no common base
-            raise CannotRun(str(error)) from error
+            raise _CannotRun(str(error)) from error
         bare = [o.type for o in session.get_outputs() if not _READABLE.fullmatch(o.type)]
         if bare:
-            raise CannotRun(f"NumPy lacks {', '.join(bare)}")
+            raise _CannotRun(f"NumPy lacks {', '.join(bare)}")
         names, outputs, run = self.inputs, self.outputs, session.run
         kinds = [getattr(v, "ndim", None) for v in values]
 

@@ -16,6 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from lowgemm.compat.onnx_passes import empty_like
+from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.memory import round_even
 from lowgemm.jit.routine import routine
 
@@ -249,7 +250,7 @@ def nest(a: np.ndarray, b: np.ndarray) -> tuple[list[int], list[int], list[int]]
     return [1] * more + n, [0] * more + sa, [0] * more + sb
 
 
-class Binary:
+class Binary(NotCopied):
     """`add` or `mul` of given scales and zero points; where operands of a shape lie is found out once.
 
     Parameters
@@ -259,6 +260,8 @@ class Binary:
     values : dict
         Fields of the record.
     """
+
+    instead = "make another from the same values"
 
     def __init__(self, function: Any, dtype: np.dtype, values: dict[str, Any]) -> None:
         self.function, self.record = function, np.zeros(1, dtype)

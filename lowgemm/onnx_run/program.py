@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run.engines import Context, Subgraph, reads_of
 from lowgemm.onnx_run.prepare import prepared
 from lowgemm.onnx_run.state import NotOurs, State
@@ -53,7 +54,7 @@ def phases(nodes: Sequence[Any], kinds: Sequence[str]) -> list[tuple[str, list[i
     return turns
 
 
-class Step:
+class _Step:
     """One call: of a node's function, or of a part that an engine runs.
 
     Attributes
@@ -102,7 +103,7 @@ def label_of(node: Any) -> str:
     return f"{node.op_type}{name}, output {next((o for o in node.output if o), '')}"
 
 
-class Program:
+class Program(NotCopied):
     """A graph, ready to run.
 
     Parameters
@@ -123,6 +124,8 @@ class Program:
         For the engine.
     """
 
+    instead = "copy the Model"
+
     def __init__(
         self,
         nodes: Sequence[Any],
@@ -140,7 +143,7 @@ class Program:
         self.constants = dict(constants)
         self._number: dict[str, int] = {"": 0}
         nodes = self._folded(list(nodes))
-        self.steps: list[Step] = []
+        self.steps: list[_Step] = []
         turns = phases(nodes, [self._kind(n) for n in nodes])
         for t, (side, taken) in enumerate(turns):
             if side == OURS:
@@ -193,7 +196,7 @@ class Program:
     def _numbers(self, names: Sequence[str]) -> tuple[int, ...]:
         return tuple(self._number.setdefault(n, len(self._number)) for n in names)
 
-    def _own(self, node: Any) -> Step:
+    def _own(self, node: Any) -> _Step:
         if node.op_type == "If":
             return self._branch(node)
         function = self.table.get((node.domain, node.op_type)) or self.either[node.domain, node.op_type]
@@ -215,11 +218,11 @@ class Program:
             results = result if isinstance(result, tuple) else (result,)
             return tuple(np.asarray(r) if isinstance(r, np.generic) else r for r in results)
 
-        step = Step(run, [node], label_of(node))
+        step = _Step(run, [node], label_of(node))
         step.inputs, step.outputs = self._numbers(node.input), self._numbers(node.output)
         return step
 
-    def _theirs(self, step: Step, inputs: Sequence[Any]) -> tuple[Any, ...]:
+    def _theirs(self, step: _Step, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """Give a node whose element types lowgemm has no arithmetic for to the engine, now and in later runs."""
         node = step.nodes[0]
         if node.domain:
@@ -239,7 +242,7 @@ class Program:
         step.run = run
         return run(*inputs)
 
-    def _branch(self, node: Any) -> Step:
+    def _branch(self, node: Any) -> _Step:
         """An If whose branches hold operators of lowgemm's."""
         graphs = attributes_of(node)
         captured = [n for n in reads_of(node) if n not in node.input]
@@ -248,7 +251,7 @@ class Program:
         def run(condition: np.ndarray, *values: Any) -> list[Any]:
             return programs[0 if bool(np.reshape(condition, ())) else 1].run(values)
 
-        step = Step(run, [node], label_of(node))
+        step = _Step(run, [node], label_of(node))
         step.inputs, step.outputs = self._numbers([node.input[0], *captured]), self._numbers(node.output)
         self.inner = [*getattr(self, "inner", []), *programs]
         return step
@@ -264,14 +267,14 @@ class Program:
             context=self.context,
         )  # fmt: skip
 
-    def _part(self, nodes: list[Any], read_later: set[str]) -> Step:
+    def _part(self, nodes: list[Any], read_later: set[str]) -> _Step:
         made = {o for n in nodes for o in n.output if o}
         reads = list(dict.fromkeys(r for n in nodes for r in reads_of(n) if r not in made))
         inputs = [n for n in reads if n not in self.constants]
         constants = {n: self.constants[n] for n in reads if n in self.constants}
         outputs = [o for n in nodes for o in n.output if o in read_later]
         part = Subgraph(nodes, inputs, outputs, constants, self.context)
-        step = Step(
+        step = _Step(
             part,
             nodes,
             f"part of {len(nodes)} nodes from {label_of(nodes[0])}" if len(nodes) > 1 else label_of(nodes[0]),
@@ -344,6 +347,6 @@ class Program:
             found.append(value)
         return found
 
-    def all_steps(self) -> list[Step]:
+    def all_steps(self) -> list[_Step]:
         """Steps of the graph and of the branches in it."""
         return [*self.steps, *(s for p in getattr(self, "inner", []) for s in p.all_steps())]

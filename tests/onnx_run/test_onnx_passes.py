@@ -69,6 +69,24 @@ def test_two_operands(name, slowly):
         same([function(STATE, *arguments)], [slowly(function, STATE, *arguments)])
 
 
+@pytest.mark.parametrize("name", ["qlinear_add", "qlinear_mul"])
+def test_every_pair_of_bytes(name, slowly):
+    """All 65,536, once side by side and once with the second or the first repeated; where rounding twice would show."""
+    g, function = np.random.default_rng(4), getattr(elementwise, name)
+    every = np.arange(256, dtype=np.uint8)
+    for _ in range(12):
+        scales = [np.float32(g.random() + 0.01) for _ in range(3)]
+        zeros = [np.uint8(z) for z in g.integers(0, 256, 3)]
+        pairs = (
+            (np.repeat(every, 256), np.tile(every, 256)),
+            (every[None], every[:, None]),
+            (every[:, None], every[None]),
+        )
+        for a, b in pairs:
+            arguments = a, scales[0], zeros[0], b, scales[1], zeros[1], scales[2], zeros[2]
+            same([function(STATE, *arguments)], [slowly(function, STATE, *arguments)])
+
+
 def test_quantize_and_dequantize(slowly):
     """Any shape and memory order, per tensor and per axis, with NaN and infinities."""
     g = np.random.default_rng(2)
