@@ -73,10 +73,20 @@ def test_contract_in_software():
     assert tile_machine.faults() == {}
 
 
-def faulty(name: str, **hooks):
-    """The program with some instructions replaced."""
-    cls = dataclasses.dataclass(frozen=True)(type(name, (type(SOFTWARE),), {**hooks, "__module__": __name__}))
-    return kernels.register(cls(**{**FIELDS, "name": f"test_amx_{name}"}))
+@pytest.fixture
+def faulty():
+    """Makes the program with some instructions replaced; forgotten after the test, as others try every kernel."""
+    made = []
+
+    def make(name, **hooks):
+        body = {**hooks, "__module__": __name__}
+        cls = dataclasses.dataclass(frozen=True)(type(name, (type(SOFTWARE),), body))
+        made.append(kernels.register(cls(**{**FIELDS, "name": f"test_amx_{name}"})))
+        return made[-1]
+
+    yield make
+    for kernel in reversed(made):
+        assert kernels._REGISTRY.pop() is kernel
 
 
 def _poke(offset: int, value: int, ty=i8):
@@ -105,7 +115,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_the_machine_notices_faults(name):
+def test_the_machine_notices_faults(faulty, name):
     """Each is noted by name, and gives wrong results that no caller can miss."""
     says, hooks = FAULTS[name]
     kernel = faulty(name, **hooks)
@@ -119,7 +129,7 @@ def _swapped(self, b, acc, lhs, rhs, signed):
     type(SOFTWARE).multiply(self, b, acc, lhs, rhs, not signed)
 
 
-def test_a_wrong_sign_is_a_wrong_result():
+def test_a_wrong_sign_is_a_wrong_result(faulty):
     assert verify.verify_native(faulty("other_sign", multiply=_swapped), count=12) > 0
 
 
