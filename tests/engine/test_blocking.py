@@ -40,7 +40,7 @@ def blocks(kernel, m, n, depth, *, threads=1, batch=1, direct=True, on_the_fly=N
     threads=st.integers(1, 64),
     batch=st.integers(1, 9),
     direct=st.booleans(),
-    on_the_fly=st.integers(0, 2),
+    on_the_fly=st.integers(0, 4),
 )
 def test_blocks_cover_everything_once(kernel, m, n, depth, threads, batch, direct, on_the_fly):
     b = blocks(kernel, m, n, depth, threads=threads, batch=batch, direct=direct, on_the_fly=on_the_fly)
