@@ -11,7 +11,7 @@ import lowgemm
 from lowgemm import config, kernels, reference
 from lowgemm.engine import in_place, planner, threads
 
-ABLE = [k for k in kernels.all_kernels() if in_place.rows_in_place(k) and not kernels.missing_features(k)]
+ABLE = [k for k in kernels.all_kernels() if in_place.rows_in_place(k) and not kernels.why_not(k)]
 DTYPES = (np.uint8, np.int8)
 
 
