@@ -318,7 +318,9 @@ def _from_coded(q: BlockwiseArray, code: Any, group: Any, name: str, bits: int |
     firsts = np.arange(0, q.size, size, dtype=np.int64)  # of each group, in the order of the elements
     scales = block_scales(q)[firsts // q.blocksize].reshape(n, depth // size)
     codes = unpack4(q.codes, q.size).reshape(n, depth)
-    return PackedRhsLowbit(codes, scales, depth, size, q.book, rhs_packer(selected()), bits or _bits_of(q.book))
+    return PackedRhsLowbit(
+        codes, scales, depth, size, q.book, rhs_packer(selected()), bits or _bits_of(q.book)
+    )
 
 
 def group_of_blocks(depth: int, blocksize: int, blocks: int) -> int:

@@ -54,7 +54,10 @@ def kernel_record(kernel: kernels.Kernel) -> np.ndarray:
         _ADD.ctypes.data,
     )  # fmt: skip
     pair = kernel, kernels.by_name(kernel.fallback) if kernel.fallback else kernel
-    return np.array([(*template_of(k, rows_in_place(k) > 0), *stages, k.least_rows, k.least_depth) for k in pair], dtype=KERNEL)
+    return np.array(
+        [(*template_of(k, rows_in_place(k) > 0), *stages, k.least_rows, k.least_depth) for k in pair],
+        dtype=KERNEL,
+    )
 
 
 @routine("pp" + "n" * 14)

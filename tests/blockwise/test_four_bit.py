@@ -114,7 +114,9 @@ def test_both_paths(kernel, monkeypatch):
 
 
 def test_which_kernels_decode_in_registers():
-    names = {k.name for k in kernels.all_kernels() if k.name in RUNNABLE and rowtile.decodes(kernels.rhs_packer(k))}
+    names = {
+        k.name for k in kernels.all_kernels() if k.name in RUNNABLE and rowtile.decodes(kernels.rhs_packer(k))
+    }
     assert "portable" not in names
     assert names >= {n for n in RUNNABLE if n.startswith("x86_avx")}
 

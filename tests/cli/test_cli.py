@@ -127,7 +127,7 @@ def test_bench_of_weights(book, tmp_path, capsys):
         assert s["error"].get("onnxruntime MatMulNBits", 0) < 0.02
         assert set(s["seconds"]) | set(s["notes"]) == set(weights.CANDIDATES)
     assert "of the read speed" in capsys.readouterr().out
-    for wrong in (["--rotate", "-1"], ["--plot", "x.png"], ["--shapes", "2x1x64x64"]):
+    for wrong in (["--rotate", "-1"], ["--plot", str(tmp_path / "x.png")], ["--shapes", "2x1x64x64"]):
         assert main(["bench", "--weights", book, *options, *wrong]) == 2
 
 
