@@ -51,9 +51,8 @@ def template_of(kernel: Kernel, in_place: bool = False) -> Any:
     template = _template(kernel, cache_sizes())
     if not in_place:
         return template
-    return template._replace(
-        in_place=in_place_routine(kernel).address, in_place_compensation=add_compensation.address
-    )
+    # the last two fields
+    return Template(*template[:-2], in_place_routine(kernel).address, add_compensation.address)
 
 
 @functools.cache
