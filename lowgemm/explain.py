@@ -102,12 +102,12 @@ def _how_lhs(plan: Plan) -> str:
 
 
 def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
-    """Say what `gemm` would do with these arguments.
+    """Say what `gemm` would do with these arguments, or `blockwise.gemm_lowbit` with weights of 4 or 2 bits.
 
     Parameters
     ----------
     lhs, rhs, **options
-        As for `gemm`.
+        As for `gemm`, or for `gemm_lowbit`, of whose options `num_threads` alone matters here.
 
     Returns
     -------
@@ -127,6 +127,9 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
     64 x 128 by 128 x 64, uint8 x uint8 -> int32
     kernel    ...
     """
+    tell = getattr(rhs, "explain_product", None)  # weights of fewer bits than `gemm` knows say it themselves
+    if tell is not None:
+        return Explanation(None, *tell(lhs, options.get("num_threads")))
     call = checked_call(lhs, rhs, **options)
     head = f"{call.m} x {call.depth} by {call.depth} x {call.n}, {call.lhs.dtype} x {call.rhs.dtype} -> {call.result}"
     if call.batch != 1 or call.batch_shape:
@@ -166,6 +169,8 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
     else:
         how = "on the fly block by block, " if b.on_the_fly else ""
         packed = f"packed each call, {how}pack_rhs does it once"
+        if plan.p.in_place:
+            packed = "read where it lies, not packed (few rows)"
     lines = [
         head,
         f"kernel    {runs.name} ({_why_runs(plan)})",

@@ -6,8 +6,9 @@ from lowgemm.blockwise.coding import block_scales, dequantize_blockwise, quantiz
 from lowgemm.blockwise.mixed import MixedWeight, mixed_linear
 from lowgemm.blockwise.optimizer import Optimizer
 from lowgemm.blockwise.optimizers import LAMB, LARS, SGD, Adagrad, Adam, AdamW, AdEMAMix, Lion, RMSprop
-from lowgemm.blockwise.packed4 import PackedRhs4bit, pack_rhs_4bit
-from lowgemm.blockwise.product4 import gemm_4bit
+from lowgemm.blockwise.packed4 import PackedRhs4bit as PackedRhs4bit  # the name it had
+from lowgemm.blockwise.packed4 import PackedRhsLowbit, pack_rhs_4bit, pack_rhs_lowbit
+from lowgemm.blockwise.product4 import gemm_4bit, gemm_lowbit
 from lowgemm.blockwise.vectorwise import quantize_vectorwise
 
 __all__ = [
@@ -23,14 +24,16 @@ __all__ = [
     "Lion",
     "MixedWeight",
     "Optimizer",
-    "PackedRhs4bit",
+    "PackedRhsLowbit",
     "RMSprop",
     "as_codebook",
     "block_scales",
     "dequantize_blockwise",
     "gemm_4bit",
+    "gemm_lowbit",
     "mixed_linear",
     "pack_rhs_4bit",
+    "pack_rhs_lowbit",
     "quantize_blockwise",
     "quantize_vectorwise",
 ]

@@ -293,6 +293,36 @@ def integer4() -> np.ndarray:
     return (np.arange(16, dtype=np.float32) - 8) / np.float32(8)
 
 
+def ternary() -> np.ndarray:
+    """-1, 0 and 1, in this order of codes: the weights of ternary networks, which are these times a scale.
+
+    Returns
+    -------
+    ndarray of float32, shape (3,)
+
+    Examples
+    --------
+    >>> print(ternary())
+    [-1.  0.  1.]
+    """
+    return np.array([-1, 0, 1], np.float32)
+
+
+def integer2() -> np.ndarray:
+    """INT2: the whole numbers -2 to 1, divided by 2; code c stands for (c - 2) / 2.
+
+    Returns
+    -------
+    ndarray of float32, shape (4,)
+
+    Examples
+    --------
+    >>> print(integer2())
+    [-1.  -0.5  0.   0.5]
+    """
+    return (np.arange(4, dtype=np.float32) - 2) / np.float32(2)
+
+
 #: Books by name, as the functions of this package take them.
 BY_NAME = {
     "dynamic": dynamic_tree,
@@ -305,4 +335,6 @@ BY_NAME = {
     "fp4": float4,
     "af4": abnormal_float4,
     "int4": integer4,
+    "int2": integer2,
+    "ternary": ternary,
 }

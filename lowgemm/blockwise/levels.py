@@ -1,7 +1,7 @@
-"""Packed 4-bit codes to the integer levels that a kernel multiplies: 64 bytes to 128 levels a step.
+"""Packed codes of 4 or 2 bits to the integer levels that a kernel multiplies: 64 bytes to 128 or 256 levels a step.
 
-Within a step the low halves of the bytes hold elements 0 to 63 and the high halves elements 64 to 127, so that two
-in-register look-ups (`pshufb`) give them in order; bitsandbytes' order, high half first, would need an interleaving.
+Within a step the lowest bits of the bytes hold elements 0 to 63, the next ones elements 64 to 127, and so on, so that an
+in-register look-up (`pshufb`) of each part gives them in order; bitsandbytes' order, high half first, would need an interleaving.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ from lowgemm.kernels.framework.irtools import (
     vec,
 )
 
-#: Elements of a step.
-STEP = 128
+#: Bytes of codes of a step.
+STEP_BYTES = 64
+#: What codes may have, and so how many values a book.
+BITS = (2, 4)
 #: Largest integer level: int8 has no 128, and levels of either sign are treated alike.
 HIGHEST = 127
 
@@ -66,6 +68,11 @@ def integer_levels(book: CodeBook) -> tuple[np.ndarray, int]:
     return levels, denominator
 
 
+def step_of(bits: int) -> int:
+    """Elements of a step."""
+    return STEP_BYTES * 8 // bits
+
+
 def _register() -> tuple[str, int] | None:
     """Byte look-up of the widest registers that the target has."""
     has = target()[1]
@@ -76,52 +83,57 @@ def _register() -> tuple[str, int] | None:
     return None
 
 
-def _emit(b: ir.IRBuilder, packed, levels, out, steps, element_bytes: int, name: str, width: int) -> None:
+def _emit(
+    b: ir.IRBuilder, packed, levels, out, steps, element_bytes: int, bits: int, name: str, width: int
+) -> None:
     ty = vec(i8, width)
     table = shuffle(b, load(b, vec(i8, 16), levels), None, list(range(16)) * (width // 16))
-    low_mask = const(ty, 15)
+    mask = const(ty, 2**bits - 1)
     with cgutils.for_range(b, steps) as loop:
-        source = at(b, packed, b.mul(loop.index, const(i64, STEP // 2)))
-        to = at(b, out, b.mul(loop.index, const(i64, STEP * element_bytes)))
-        for i in range(64 // width):
+        source = at(b, packed, b.mul(loop.index, const(i64, STEP_BYTES)))
+        to = at(b, out, b.mul(loop.index, const(i64, step_of(bits) * element_bytes)))
+        for i in range(STEP_BYTES // width):
             x = load(b, ty, at(b, source, i * width))
             words = b.bitcast(x, vec(i16, width // 2))
-            high = b.bitcast(b.lshr(words, const(words.type, 4)), ty)
-            for half, index in enumerate((x, high)):
-                y = call_intrinsic(b, name, ty, [table, b.and_(index, low_mask)])
+            for field in range(8 // bits):
+                index = b.bitcast(b.lshr(words, const(words.type, bits * field)), ty)
+                y = call_intrinsic(b, name, ty, [table, b.and_(index, mask)])
                 if element_bytes == 2:
                     y = b.sext(y, vec(i16, width))
-                store(b, y, at(b, to, (64 * half + i * width) * element_bytes))
+                store(b, y, at(b, to, (STEP_BYTES * field + i * width) * element_bytes))
 
 
-def _scalar(element: Any) -> Any:
+def _scalar(element: Any, bits: int) -> Any:
+    step, fields, mask = step_of(bits), 8 // bits, 2**bits - 1
+
     def expand(packed: Any, levels: Any, out: Any, steps: Any) -> None:
-        source = numba.carray(packed, (STEP // 2 * steps,), np.uint8)
+        source = numba.carray(packed, (STEP_BYTES * steps,), np.uint8)
         table = numba.carray(levels, (16,), np.int8)
-        to = numba.carray(out, (STEP * steps,), element)
+        to = numba.carray(out, (step * steps,), element)
         for s in range(steps):
-            for i in range(64):
-                to[STEP * s + i] = table[source[64 * s + i] & 15]
-                to[STEP * s + 64 + i] = table[source[64 * s + i] >> 4]
+            for field in range(fields):
+                for i in range(STEP_BYTES):
+                    code = source[STEP_BYTES * s + i] >> (bits * field) & mask
+                    to[step * s + STEP_BYTES * field + i] = table[code]
 
     return expand
 
 
-_SCALAR = {1: _scalar(np.int8), 2: _scalar(np.int16)}
+_SCALAR = {(size, bits): _scalar({1: np.int8, 2: np.int16}[size], bits) for size in (1, 2) for bits in BITS}
 
 
 @intrinsic(prefer_literal=True)
-def expand_levels(typingctx, packed, levels, out, steps, element_bytes):
-    """`steps` * 128 levels out of `steps` * 64 packed bytes, as int8 or int16 (`element_bytes`, a constant)."""
-    size = element_bytes.literal_value
+def expand_levels(typingctx, packed, levels, out, steps, element_bytes, bits):
+    """Levels out of `steps` * 64 packed bytes, as int8 or int16 (`element_bytes`); it and `bits`, of a code, are constants."""
+    size, width = element_bytes.literal_value, bits.literal_value
     plain = types.void(types.voidptr, types.voidptr, types.voidptr, types.intp)
 
     def codegen(context, builder, signature, values):
         register = _register()
         if register is None:
-            context.compile_internal(builder, _SCALAR[size], plain, values[:4])
+            context.compile_internal(builder, _SCALAR[size, width], plain, values[:4])
         else:
-            _emit(builder, *values[:4], size, *register)
+            _emit(builder, *values[:4], size, width, *register)
         return context.get_dummy_value()
 
-    return types.void(*plain.args, element_bytes), codegen
+    return types.void(*plain.args, element_bytes, bits), codegen

@@ -1,26 +1,38 @@
-"""A 4-bit right-hand side with a scale for each group of depth and each column, packed for the int8 kernels."""
+"""A right-hand side of 4-bit or 2-bit codes with a scale for each group of depth and each column, packed for the int8 kernels.
+
+The module is called after the first format it had; files of pickles name it.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import numba
 import numpy as np
 
+from lowgemm.blockwise import job as jobs
+from lowgemm.blockwise import rowtile
 from lowgemm.blockwise.codebook import CodeBook, as_codebook
 from lowgemm.blockwise.coded import BlockwiseArray, is_packed
 from lowgemm.blockwise.coding import block_scales, quantize_blockwise
-from lowgemm.blockwise.levels import STEP, integer_levels
+from lowgemm.blockwise.levels import STEP_BYTES, integer_levels, step_of
 from lowgemm.blockwise.reference import unpack4
+from lowgemm.checks.arguments import as_num_threads
 from lowgemm.checks.arrays import as_floats
 from lowgemm.checks.values import integer
 from lowgemm.engine import packing
 from lowgemm.jit.scratch import aligned_empty
 from lowgemm.kernels import Kernel, by_name, rhs_packer, selected
 
+#: Elements of the product that count as one for `choose_threads`, whose unit is the time to code one.
+MACS_PER_ELEMENT = 64
+#: Values of a book whose codes have 2 bits.
+VALUES_OF_2_BITS = 4
 
-class PackedRhs4bit:
-    """Right-hand side of `gemm_4bit`, made by `pack_rhs_4bit`. Picklable.
+
+class PackedRhsLowbit:
+    """Right-hand side of `gemm_lowbit`, made by `pack_rhs_lowbit`. Picklable.
 
     Attributes
     ----------
@@ -28,6 +40,8 @@ class PackedRhs4bit:
         (depth, n).
     group : int
         Depth steps that share a scale.
+    bits : int
+        Of a code: 4 or 2.
     book : CodeBook
     levels, denominator : ndarray of int8, int
         A code stands for ``levels[code] / denominator``: see `lowgemm.blockwise.levels.integer_levels`.
@@ -38,27 +52,32 @@ class PackedRhs4bit:
     """
 
     def __init__(
-        self, codes: np.ndarray, scales: np.ndarray, depth: int, group: int, book: CodeBook, kernel: Kernel
-    ) -> None:
+        self, codes: np.ndarray, scales: np.ndarray, depth: int, group: int, book: CodeBook, kernel: Kernel,
+        bits: int = 4,
+    ) -> None:  # fmt: skip
         n, groups = scales.shape
         self.shape, self.group, self.book, self.kernel = (depth, n), group, book, kernel.name
-        self.groups = groups
+        self.groups, self.bits = groups, bits
+        self.ready: dict[int, Any] = {}  # what `rowjob` keeps between calls, by the number of rows
         self.levels, self.denominator = integer_levels(book)
         lanes, wide, kr = kernel.lanes, kernel.max_nv, kernel.kr
-        nr = lanes * wide
+        nr, step, fields = lanes * wide, step_of(bits), 8 // bits
         self.chunks = -(-n // nr)
         padded = packing.padded_depth_bytes(kernel, group) // kernel.element_bytes
-        steps = -(-lanes * padded // STEP)
-        self.panel_bytes = steps * STEP // 2
+        steps = -(-lanes * padded // step)
+        self.panel_bytes = steps * STEP_BYTES
         # one chunk of columns after another: a thread reads its part of the weights from front to end
         full = np.zeros((self.chunks * nr, groups, padded), np.uint8)
         full[:n, :, :group] = codes.reshape(n, groups, group)
         full = full.reshape(self.chunks, wide, lanes, groups, padded // kr, kr).transpose(0, 3, 1, 4, 2, 5)
-        flat = np.zeros((self.chunks, groups, wide, steps * STEP), np.uint8)
+        flat = np.zeros((self.chunks, groups, wide, steps * step), np.uint8)
         flat[..., : lanes * padded] = full.reshape(self.chunks, groups, wide, lanes * padded)
-        flat = flat.reshape(self.chunks * groups * wide * steps, 2, STEP // 2)
-        self.panels = aligned_empty(flat.size // 2)
-        self.panels[...] = (flat[:, 0] | flat[:, 1] << 4).reshape(-1)
+        flat = flat.reshape(self.chunks * groups * wide * steps, fields, STEP_BYTES)
+        self.panels = aligned_empty(flat.size // fields)
+        together = flat[:, 0].copy()
+        for field in range(1, fields):
+            together |= flat[:, field] << np.uint8(bits * field)
+        self.panels[...] = together.reshape(-1)
         real = np.arange(groups * group).reshape(groups, group) < depth
         sums = (self.levels[codes].astype(np.int32).reshape(n, groups, group) * real).sum(
             axis=2, dtype=np.int32
@@ -88,8 +107,9 @@ class PackedRhs4bit:
         kernel, (_, n) = by_name(self.kernel), self.shape
         lanes, wide, kr = kernel.lanes, kernel.max_nv, kernel.kr
         padded = packing.padded_depth_bytes(kernel, self.group) // kernel.element_bytes
-        bytes_ = self.panels.reshape(-1, STEP // 2)
-        flat = np.stack([bytes_ & 15, bytes_ >> 4], axis=1).reshape(self.chunks, self.groups, wide, -1)
+        bytes_, mask = self.panels.reshape(-1, STEP_BYTES), np.uint8(2**self.bits - 1)
+        fields = [bytes_ >> np.uint8(shift) & mask for shift in range(0, 8, self.bits)]
+        flat = np.stack(fields, axis=1).reshape(self.chunks, self.groups, wide, -1)
         full = flat[..., : lanes * padded].reshape(self.chunks, self.groups, wide, padded // kr, lanes, kr)
         full = full.transpose(0, 2, 4, 1, 3, 5).reshape(-1, self.groups, padded)
         return full[:n, :, : self.group].reshape(n, -1)
@@ -105,12 +125,12 @@ class PackedRhs4bit:
         scales = np.repeat(self.group_scales(), self.group, axis=0)[: self.shape[0]]
         return self.levels[self.codes()].astype(np.float32) * scales
 
-    def repacked(self, kernel: Kernel) -> PackedRhs4bit:
+    def repacked(self, kernel: Kernel) -> PackedRhsLowbit:
         """The same in the layout of `kernel`."""
         if self.kernel == kernel.name:
             return self
-        new = PackedRhs4bit(
-            self._padded_codes(), self._raw_scales(), self.shape[0], self.group, self.book, kernel
+        new = PackedRhsLowbit(
+            self._padded_codes(), self._raw_scales(), self.shape[0], self.group, self.book, kernel, self.bits
         )
         new._keep_scales(self.group_scales())
         return new
@@ -125,21 +145,97 @@ class PackedRhs4bit:
     def __getstate__(self) -> dict[str, Any]:
         return {
             "codes": self._padded_codes(), "scales": self.group_scales(), "depth": self.shape[0],
-            "group": self.group, "book": self.book.values,
+            "group": self.group, "book": self.book.values, "bits": self.bits,
         }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # the layout is that of the reading machine's kernel
         scales, book = state["scales"], CodeBook(state["book"])
-        self.__init__(state["codes"], scales.T, state["depth"], state["group"], book, rhs_packer(selected()))  # type: ignore[misc]
+        self.__init__(  # type: ignore[misc]
+            state["codes"], scales.T, state["depth"], state["group"], book, rhs_packer(selected()),
+            state.get("bits", 4),  # what was saved before there were others
+        )  # fmt: skip
         self._keep_scales(scales)
 
+    def threads_for(self, rows: int, requested: int | None) -> int:
+        """Threads of a product; one row costs reading and decoding the weights, which some ten rows share."""
+        depth, n = self.shape
+        return jobs.choose_threads(requested, (rows + 10) * depth * n // MACS_PER_ELEMENT)
+
+    def explain_product(self, lhs: Any, num_threads: int | None) -> tuple[str, int, float, str]:
+        """For `lowgemm.explain`: kernel, threads, share of the peak (0: not estimated) and a report.
+
+        Examples
+        --------
+        >>> import lowgemm
+        >>> w = pack_rhs_lowbit(np.ones((64, 32), np.float32), "ternary")
+        >>> print(lowgemm.explain(np.zeros((1, 64), np.float32), w))  # doctest: +ELLIPSIS
+        1 x 64 by 64 x 32, float32 x 2-bit codes in groups of 64 -> float32
+        kernel    ...
+        """
+        a = as_floats(lhs, "lhs", "a rectangular array")
+        depth, n = self.shape
+        if a.ndim == 0 or a.shape[-1] != depth:
+            raise ValueError(f"lhs: expected shape (..., {depth}), got {a.shape}")
+        m, requested = math.prod(a.shape[:-1]), as_num_threads(num_threads)
+        head = f"{m} x {depth} by {depth} x {n}, {a.dtype} x {self.bits}-bit codes in groups of {self.group} -> float32"
+        if numba.config.DISABLE_JIT or 0 in (m, n, depth):
+            return "reference", 1, 0.0, f"{head}\nkernel    none: the definition runs"
+        kernel, threads = rhs_packer(selected()), self.threads_for(m, requested)
+        if rowtile.decodes(kernel):
+            how = f"become levels in registers, for {rowtile.heights(kernel)[0]} rows at a time"
+        else:
+            how = "become levels in cache, a group at a time (this kernel takes none from registers)"
+        packed = "" if self.kernel == kernel.name else f"; packed for {self.kernel}: REPACKED each call"
+        text = f"{head}\nkernel    {kernel.name}\nrhs       codes {how}{packed}\nthreads   {threads}"
+        return kernel.name, threads, 0.0, text
+
     def __repr__(self) -> str:
-        return f"PackedRhs4bit(shape={self.shape}, group={self.group}, kernel={self.kernel!r})"
+        return f"PackedRhsLowbit(shape={self.shape}, group={self.group}, bits={self.bits}, kernel={self.kernel!r})"
 
 
-def pack_rhs_4bit(weight: Any, code: Any = None, *, group: int | None = None) -> PackedRhs4bit:
-    """Code and pack the right-hand side of `gemm_4bit` once, for many products.
+#: The name it had while there were 4-bit codes only.
+PackedRhs4bit = PackedRhsLowbit
+
+
+def pack_rhs_lowbit(weight: Any, format: Any = None, *, group: int | None = None) -> PackedRhsLowbit:
+    """Code and pack the right-hand side of `gemm_lowbit` once, for many products.
+
+    Parameters
+    ----------
+    weight : array_like of float, shape (depth, n); or BlockwiseArray of 4-bit codes, shape (n, depth)
+        As for `pack_rhs_4bit`.
+    format : CodeBook, str or array_like, optional
+        A book of at most 16 values: "nf4" (the default), "int4", "fp4", "af4", "ternary" (-1, 0, 1), "int2" (-1, -1/2, 0, 1/2) or
+        one's own. Only for a float matrix. Codes of a book of at most four values have 2 bits, others 4.
+    group : int, optional
+        Depth steps that share a scale, at least 1; the default is 64. The last group may be short. Only for a float matrix.
+
+    Returns
+    -------
+    PackedRhsLowbit
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it.
+
+    Notes
+    -----
+    The scale of a group is its largest absolute value, which is right for weights that are ternary already, as those of a
+    network trained that way: they are kept exactly. Coding other weights with three or four values loses much.
+
+    Examples
+    --------
+    >>> w = pack_rhs_lowbit(np.float32([[1, 0], [-1, 0.25]]), "ternary")
+    >>> print(w.bits, w.to_array().tolist())
+    2 [[1.0, 0.0], [-1.0, 0.25]]
+    """
+    return _pack(weight, format, group, "format", None)
+
+
+def pack_rhs_4bit(weight: Any, code: Any = None, *, group: int | None = None) -> PackedRhsLowbit:
+    """Code and pack the right-hand side of `gemm_4bit` once, for many products; codes of 4 bits, whatever the book.
 
     Parameters
     ----------
@@ -154,7 +250,7 @@ def pack_rhs_4bit(weight: Any, code: Any = None, *, group: int | None = None) ->
 
     Returns
     -------
-    PackedRhs4bit
+    PackedRhsLowbit
 
     Raises
     ------
@@ -177,12 +273,20 @@ def pack_rhs_4bit(weight: Any, code: Any = None, *, group: int | None = None) ->
     [[ 1.      0.4375]
      [-2.      0.25  ]]
     """
+    return _pack(weight, code, group, "code", 4)
+
+
+def _bits_of(book: CodeBook) -> int:
+    return 2 if book.values.size <= VALUES_OF_2_BITS else 4
+
+
+def _pack(weight: Any, code: Any, group: Any, name: str, bits: int | None) -> PackedRhsLowbit:
     if isinstance(weight, BlockwiseArray):
-        return _from_coded(weight, code, group)
+        return _from_coded(weight, code, group, name, bits)
     a = as_floats(weight, "weight", "a matrix of floats")
-    book = as_codebook("nf4" if code is None else code)
+    book = as_codebook("nf4" if code is None else code, name)
     if not is_packed(book):
-        raise ValueError(f"code: expected a book of at most 16 values, got {book.values.size}")
+        raise ValueError(f"{name}: expected a book of at most 16 values, got {book.values.size}")
     size = integer(64 if group is None else group, "group", 1, 2**31 - 1)
     if a.ndim != 2:
         raise ValueError(f"weight: expected shape (depth, n), got {a.shape}")
@@ -199,12 +303,14 @@ def pack_rhs_4bit(weight: Any, code: Any = None, *, group: int | None = None) ->
     except ValueError as error:
         raise ValueError(str(error).replace("x:", "weight:", 1)) from None
     codes = unpack4(q.codes, full.size).reshape(full.shape)
-    return PackedRhs4bit(codes, q.scales.reshape(n, groups), depth, size, book, rhs_packer(selected()))
+    return PackedRhsLowbit(
+        codes, q.scales.reshape(n, groups), depth, size, book, rhs_packer(selected()), bits or _bits_of(book)
+    )
 
 
-def _from_coded(q: BlockwiseArray, code: Any, group: Any) -> PackedRhs4bit:
+def _from_coded(q: BlockwiseArray, code: Any, group: Any, name: str, bits: int | None) -> PackedRhsLowbit:
     if code is not None or group is not None:
-        raise ValueError("code, group: expected None with a weight that is coded already")
+        raise ValueError(f"{name}, group: expected None with a weight that is coded already")
     if not q.packed or len(q.shape) != 2:
         raise ValueError(f"weight: expected 4-bit codes of a matrix, got {q}")
     n, depth = q.shape
@@ -212,7 +318,9 @@ def _from_coded(q: BlockwiseArray, code: Any, group: Any) -> PackedRhs4bit:
     firsts = np.arange(0, q.size, size, dtype=np.int64)  # of each group, in the order of the elements
     scales = block_scales(q)[firsts // q.blocksize].reshape(n, depth // size)
     codes = unpack4(q.codes, q.size).reshape(n, depth)
-    return PackedRhs4bit(codes, scales, depth, size, q.book, rhs_packer(selected()))
+    return PackedRhsLowbit(
+        codes, scales, depth, size, q.book, rhs_packer(selected()), bits or _bits_of(q.book)
+    )
 
 
 def group_of_blocks(depth: int, blocksize: int, blocks: int) -> int:

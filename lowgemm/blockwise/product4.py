@@ -8,34 +8,35 @@ scales, to float32 sums. So every kernel of `lowgemm.kernels` serves, and memory
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numba
 import numpy as np
 
 from lowgemm.blockwise import job as jobs
-from lowgemm.blockwise import reference
+from lowgemm.blockwise import reference, rowjob, rowtile
 from lowgemm.blockwise.job import Job
-from lowgemm.blockwise.levels import STEP, expand_levels
+from lowgemm.blockwise.levels import expand_levels, step_of
 from lowgemm.blockwise.mixed import as_bias
-from lowgemm.blockwise.packed4 import PackedRhs4bit
+from lowgemm.blockwise.packed4 import PackedRhsLowbit
 from lowgemm.blockwise.records import Number, Pointer, dtype_of
 from lowgemm.blockwise.vectorwise import as_rows, code_rows
-from lowgemm.checks.arguments import as_num_threads, as_operand
+from lowgemm.checks.arguments import as_num_threads, as_operand, check_out
 from lowgemm.checks.arrays import as_floats
 from lowgemm.checks.values import integer
 from lowgemm.engine import packing
 from lowgemm.jit.memory import as_address, offset, pointer_field
 from lowgemm.jit.routine import Routine, call_address, routine
 from lowgemm.jit.scratch import aligned_empty
-from lowgemm.kernels import Kernel, microkernel, rhs_packer, selected
+from lowgemm.kernels import Kernel, by_name, microkernel, rhs_packer, selected
 
 #: Depth that is expanded at once: 48 columns of it are 24 KB. A multiple of 128 and of every kernel's kr.
 EXPANDED = 512
 #: Rows of a block: their int32 and float32 tiles of 48 columns are 24 KB.
 BLOCK_ROWS = 64
-#: Elements of the product that count as one for `choose_threads`, whose unit is the time to code one.
-MACS_PER_ELEMENT = 64
+#: Rows up to which a weight keeps what a call needs.
+ROWS_KEPT = 16
 
 
 class ProductJob(Job):
@@ -61,6 +62,7 @@ class ProductJob(Job):
 
 
 PRODUCT = dtype_of(ProductJob)
+_FLOAT32 = np.dtype(np.float32)
 
 
 def _make_pack(mr: int) -> Routine:
@@ -93,8 +95,9 @@ def rows_of_block(mr: int) -> int:
 
 
 def _make_product(
-    mr: int, lanes: int, wide: int, kr: int, element_bytes: int, shift: int
+    mr: int, lanes: int, wide: int, kr: int, element_bytes: int, shift: int, bits: int
 ) -> tuple[Routine, int]:
+    step = step_of(bits)
     nr, block_rows = lanes * wide, rows_of_block(mr)
     panel = EXPANDED * lanes * element_bytes
     tile_at = wide * panel
@@ -138,12 +141,12 @@ def _make_product(
                     row_compensation[r] = np.int32(shift * row_sums[r])
             for k in range(0, size, EXPANDED):
                 part = min(EXPANDED, size - k)
-                steps = ((part + kr - 1) // kr * kr * lanes + STEP - 1) // STEP
+                steps = ((part + kr - 1) // kr * kr * lanes + step - 1) // step
                 for v in range(nv):
-                    source = (at * wide + v) * job.panel_bytes + k * lanes // 2
+                    source = (at * wide + v) * job.panel_bytes + k * lanes * bits // 8
                     expand_levels(
                         offset(pointer_field(job, "panels"), source), pointer_field(job, "levels"),
-                        offset(scratch, v * panel), steps, element_bytes,
+                        offset(scratch, v * panel), steps, element_bytes, bits,
                     )  # fmt: skip
                 first = k == 0
                 call_address(
@@ -184,32 +187,34 @@ def _make_product(
 
 
 @functools.cache
-def routines(kernel: Kernel) -> tuple[Routine, Routine, int]:
+def routines(kernel: Kernel, bits: int = 4) -> tuple[Routine, Routine, int]:
     """Tasks that pack the lhs and multiply, and the bytes of a worker's memory."""
     _, shift = packing.element_map(kernel, "rhs", "i")
     product, scratch = _make_product(
-        kernel.mr, kernel.lanes, kernel.max_nv, kernel.kr, kernel.element_bytes, shift
+        kernel.mr, kernel.lanes, kernel.max_nv, kernel.kr, kernel.element_bytes, shift, bits
     )
     return _make_pack(kernel.mr), product, scratch
 
 
-def gemm_4bit(
-    lhs: Any, rhs: PackedRhs4bit, *, lhs_zero_point: int = 0, lhs_scale: Any = None, bias: Any = None,
+def gemm_lowbit(
+    lhs: Any, rhs: PackedRhsLowbit, *, lhs_zero_point: int = 0, lhs_scale: Any = None, bias: Any = None, out: Any = None,
     num_threads: int | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Multiply 8-bit or float activations by 4-bit weights with a scale for each group of depth.
+    """Multiply 8-bit or float activations by 4-bit or 2-bit weights with a scale for each group of depth.
 
     Parameters
     ----------
     lhs : array_like of int8, uint8, float32, float64, float16 or bfloat16, shape (..., depth)
         Any strides. Floats are coded as int8 with one scale for each row, as by `quantize_vectorwise`.
-    rhs : PackedRhs4bit
-        From `pack_rhs_4bit`.
+    rhs : PackedRhsLowbit
+        From `pack_rhs_lowbit` or `pack_rhs_4bit`.
     lhs_zero_point : int
         Subtracted from an integer lhs. Any int32.
     lhs_scale : float or array_like of float, shape (...), optional
         Of an integer lhs: one for all or one for each row.
     bias : array_like of float, shape (n,), optional
+    out : ndarray of float32, shape (..., n), optional
+        Where to write the result, any strides, no overlap with `lhs` and `bias`.
     num_threads : int, optional
         At most so many threads.
 
@@ -219,7 +224,7 @@ def gemm_4bit(
         ``(float32(s0) * scales[0] + float32(s1) * scales[1] + ...) * lhs_scale + bias`` with the exact int32 sums s0, s1,
         ... of the groups, ``sum_k (lhs - lhs_zero_point) * levels[codes]`` (modulo 2**32: it cannot pass it for groups
         below 65,000), and ``scales = rhs.group_scales()``; groups ascending, each operation rounded to float32. The same
-        bits on every CPU and for any number of threads.
+        bits on every CPU and for any number of threads. `out` if that is given.
 
     Raises
     ------
@@ -233,40 +238,85 @@ def gemm_4bit(
 
     Examples
     --------
-    >>> from lowgemm.blockwise import pack_rhs_4bit
-    >>> w = pack_rhs_4bit(np.float32([[1, 0.5], [-2, 0.25]]), "int4")
-    >>> print(gemm_4bit(np.int8([[1, 2]]), w), gemm_4bit(np.float32([[127, 127]]), w))
+    >>> from lowgemm.blockwise import pack_rhs_lowbit
+    >>> w = pack_rhs_lowbit(np.float32([[1, 0.5], [-2, 0.25]]), "int4")
+    >>> print(gemm_lowbit(np.int8([[1, 2]]), w), gemm_lowbit(np.float32([[127, 127]]), w))
     [[-3.      0.9375]] [[-127.     87.3125]]
     """
-    if not isinstance(rhs, PackedRhs4bit):
-        raise TypeError(f"rhs: expected a PackedRhs4bit (from pack_rhs_4bit), got {type(rhs).__name__}")
-    a = as_floats(lhs, "lhs", "a rectangular array")
+    if not isinstance(rhs, PackedRhsLowbit):
+        raise TypeError(
+            f"rhs: expected a PackedRhsLowbit (from pack_rhs_lowbit or pack_rhs_4bit), got {type(rhs).__name__}"
+        )
+    plain = type(lhs) is np.ndarray and lhs.dtype == _FLOAT32 and lhs.flags.c_contiguous and lhs.flags.aligned
+    a = lhs if plain else as_floats(lhs, "lhs", "a rectangular array")
     zero, num_threads = integer(lhs_zero_point, "lhs_zero_point"), as_num_threads(num_threads)
     depth, n = rhs.shape
     if a.ndim == 0 or a.shape[-1] != depth:
         raise ValueError(f"lhs: expected shape (..., {depth}), got {a.shape}")
     lead = a.shape[:-1]
     offsets = as_bias(bias, n)
+    factors: np.ndarray | None
     if a.dtype.kind == "f":
         if zero or lhs_scale is not None:
             raise ValueError("lhs_zero_point, lhs_scale: expected none with a float lhs")
-        flat, _ = as_rows(lhs, "lhs")
-        q, scales, _ = code_rows(flat, 0.0, num_threads, "lhs")
-        factors: np.ndarray | None = scales / np.float32(127)
+        q = a.reshape(math.prod(lead), depth) if plain else as_rows(lhs, "lhs")[0]
+        factors = None
     else:
         whole = as_operand(lhs, "lhs")
-        q = whole.reshape(-1, depth) if depth else np.zeros((int(np.prod(lead)), 0), whole.dtype)
+        q = whole.reshape(-1, depth) if depth else np.zeros((math.prod(lead), 0), whole.dtype)
         factors = _row_scales(lhs_scale, lead)
-    out = np.zeros((q.shape[0], n), np.float32)
-    if out.size == 0:
-        return out.reshape(*lead, n)
-    if numba.config.DISABLE_JIT or depth == 0:
-        out[...] = reference.gemm_4bit(
-            q, rhs.levels[rhs.codes()], rhs.group_scales(), rhs.group, zero, factors, offsets
-        )
-    else:
-        _run(q, rhs.repacked(rhs_packer(selected())), zero, factors, offsets, out, num_threads)
-    return out.reshape(*lead, n)
+    result = to = None
+    if out is not None:
+        inputs = {"lhs": a} if bias is None else {"lhs": a, "bias": np.asarray(bias)}
+        result = check_out(out, (*lead, n), np.dtype(np.float32), inputs)
+        to = result.reshape(-1, n) if result.flags.c_contiguous and result.size else None
+    if to is None:
+        to = np.empty((q.shape[0], n), np.float32)
+    if to.size:
+        _multiply(q, rhs, zero, factors, offsets, to, num_threads)
+    if result is None:
+        return to.reshape(*lead, n)
+    if not result.flags.c_contiguous:
+        result[...] = to.reshape(result.shape)
+    return result
+
+
+def gemm_4bit(
+    lhs: Any, rhs: PackedRhsLowbit, *, lhs_zero_point: int = 0, lhs_scale: Any = None, bias: Any = None, out: Any = None,
+    num_threads: int | None = None,
+) -> np.ndarray:  # fmt: skip
+    """`gemm_lowbit`, by the name that it had while there were 4-bit weights only.
+
+    Parameters
+    ----------
+    lhs, rhs, lhs_zero_point, lhs_scale, bias, out, num_threads
+        As for `gemm_lowbit`.
+
+    Returns
+    -------
+    ndarray of float32, shape (..., n)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it.
+
+    Examples
+    --------
+    >>> from lowgemm.blockwise import pack_rhs_4bit
+    >>> w = pack_rhs_4bit(np.float32([[1, 0.5], [-2, 0.25]]), "int4")
+    >>> print(gemm_4bit(np.int8([[1, 2]]), w))
+    [[-3.      0.9375]]
+    """
+    return gemm_lowbit(
+        lhs,
+        rhs,
+        lhs_zero_point=lhs_zero_point,
+        lhs_scale=lhs_scale,
+        bias=bias,
+        out=out,
+        num_threads=num_threads,
+    )
 
 
 def _row_scales(value: Any, lead: tuple[int, ...]) -> np.ndarray | None:
@@ -280,14 +330,31 @@ def _row_scales(value: Any, lead: tuple[int, ...]) -> np.ndarray | None:
     return np.ascontiguousarray(np.broadcast_to(a, lead), dtype=np.float32).reshape(-1)
 
 
-def _run(
-    q: np.ndarray, w: PackedRhs4bit, zero: int, factors: np.ndarray | None, bias: np.ndarray | None, out: np.ndarray,
+def _multiply(
+    x: np.ndarray, rhs: PackedRhsLowbit, zero: int, factors: np.ndarray | None, bias: np.ndarray | None, out: np.ndarray,
     num_threads: int | None,
 ) -> None:  # fmt: skip
-    from lowgemm.kernels import by_name
+    """The product of checked operands, by the path that the kernel has."""
+    if numba.config.DISABLE_JIT or rhs.shape[0] == 0 or not rowtile.decodes(rhs_packer(selected())):
+        if x.dtype.kind == "f":
+            x, scales, _ = code_rows(x, 0.0, num_threads, "lhs")
+            factors = scales / np.float32(127)
+        if numba.config.DISABLE_JIT or rhs.shape[0] == 0:
+            levels = rhs.levels[rhs.codes()]
+            out[...] = reference.gemm_4bit(x, levels, rhs.group_scales(), rhs.group, zero, factors, bias)
+        else:
+            _run(x, rhs.repacked(rhs_packer(selected())), zero, factors, bias, out, num_threads)
+    else:
+        _run_decoded(x, rhs.repacked(rhs_packer(selected())), zero, factors, bias, out, num_threads)
 
+
+def _run(
+    q: np.ndarray, w: PackedRhsLowbit, zero: int, factors: np.ndarray | None, bias: np.ndarray | None, out: np.ndarray,
+    num_threads: int | None,
+) -> None:  # fmt: skip
+    """By panels of levels in memory: on kernels whose products take no levels from registers."""
     kernel = by_name(w.kernel)
-    pack, product, each = routines(kernel)
+    pack, product, each = routines(kernel, w.bits)
     m, depth, groups = q.shape[0], q.shape[1], w.groups
     panels = -(-m // kernel.mr)
     flip, shift = packing.element_map(kernel, "lhs", q.dtype.kind)
@@ -311,6 +378,20 @@ def _run(
     job.tasks = -(-panels // chunk)
     jobs.run(pack, job, jobs.choose_threads(num_threads, q.size))
     job.tasks = w.chunks * -(-m // rows_of_block(kernel.mr))
-    # one row costs the expansion of the weights, which some ten rows share
-    workers = jobs.choose_threads(num_threads, (m + 10) * depth * out.shape[1] // MACS_PER_ELEMENT)
-    jobs.run(product, job, workers, each)
+    jobs.run(product, job, w.threads_for(m, num_threads), each)
+
+
+def _run_decoded(
+    x: np.ndarray, w: PackedRhsLowbit, zero: int, factors: np.ndarray | None, bias: np.ndarray | None, out: np.ndarray,
+    num_threads: int | None,
+) -> None:  # fmt: skip
+    """By levels decoded in registers; float rows are coded while they are copied."""
+    m = x.shape[0]
+    ready = w.ready.pop(m, None) or rowjob.Ready(w, m)  # another thread's call makes its own
+    bad = ready.run(
+        x, zero, factors, bias, out, jobs.choose_threads(num_threads, x.size), w.threads_for(m, num_threads)
+    )
+    if m <= ROWS_KEPT:
+        w.ready[m] = ready
+    if bad:
+        raise ValueError(f"lhs: expected finite numbers (of float32), got NaN or infinity in row {bad - 1}")

@@ -19,7 +19,7 @@ import numpy as np
 
 import lowgemm
 from lowgemm import kernels
-from lowgemm.cli import peers
+from lowgemm.cli import peers, weights
 from lowgemm.cli.shapes import parse_shapes
 from lowgemm.jit.target import target
 from lowgemm.kernels.tools import limits
@@ -60,6 +60,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--peers", action="store_true", help="also every other int8 library that is installed"
     )
+    parser.add_argument(
+        "--weights",
+        choices=["int4", "nf4", "fp4", "af4", "ternary", "int2"],
+        help="products of float32 rows with such weights instead, beside onnxruntime, bitsandbytes and float32",
+    )
+    parser.add_argument(
+        "--group", type=int, default=None, help="with --weights: depth steps that share a scale"
+    )
+    parser.add_argument(
+        "--rotate", type=int, default=None, metavar="MIB",
+        help="with --weights: bytes of weights that are taken in turn (default: twice the last-level cache, at most 1024)",
+    )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="write all figures to a file")
     parser.add_argument("--plot", metavar="FILE.png", help="draw them (needs matplotlib)")
 
@@ -73,6 +85,10 @@ def run(args: argparse.Namespace) -> int:
         _check_writable(option, path)
     if args.plot:
         _pyplot()
+    if args.weights:
+        if args.plot:
+            raise ValueError("--plot: expected none with --weights")
+        return weights.run(args)
     shapes = args.shapes or parse_shapes(QUICK if args.quick else FULL)
     kernel = kernels.selected()
     report: dict[str, Any] = {

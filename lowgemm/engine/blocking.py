@@ -41,6 +41,9 @@ ON_THE_FLY_DEPTH = 128
 #: How an rhs may be packed on the fly: not at all (it is packed already, or several batch items share it), by
 #: rows or by columns, whichever are contiguous.
 NOT_ON_THE_FLY, BY_ROWS, BY_COLUMNS = range(3)
+#: Instead of packing it: it is multiplied where it lies (`in_place.py`), in blocks of whole columns. Where its rows are contiguous each
+#: thread gets one block, since shorter pieces of rows are read more slowly.
+IN_PLACE_BY_ROWS, IN_PLACE_BY_COLUMNS = 3, 4
 
 
 class Blocking(NamedTuple):
@@ -126,7 +129,14 @@ def block_sizes(k, m, n, depth, threads, batch, direct, on_the_fly):
             splits = 1
             split = -(-wanted // (batch * row_blocks))
             nc = min(nc, up(-(-n // split), nr))
-    if on_the_fly and splits == 1 and m <= ON_THE_FLY_ROWS and n * depth * size > l2 // 2:
+    if on_the_fly >= IN_PLACE_BY_ROWS:
+        width = 4 * k.lanes  # a block has at least as many columns as a register has bytes
+        each = max(1, -(-(threads if on_the_fly == IN_PLACE_BY_ROWS else wanted) // batch))
+        nc = min(n, up(-(-n // min(each, max(n // width, 1))), width))
+        while n - (-(-n // nc) - 1) * nc < min(width, n):
+            nc = min(n, nc + width)
+        mc, row_blocks, kc, depth_blocks, splits = up(m, mr), 1, max(depth, 1), 1, 1
+    elif on_the_fly and splits == 1 and m <= ON_THE_FLY_ROWS and n * depth * size > l2 // 2:
         # panels in half of L2, sums in a quarter
         mc, row_blocks = up(m, mr), 1
         if on_the_fly == BY_ROWS:

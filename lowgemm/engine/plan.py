@@ -15,8 +15,9 @@ import numpy as np
 from lowgemm.engine import drivers, entry, threads
 from lowgemm.engine.batch import Batch
 from lowgemm.engine.blocking import Blocking
+from lowgemm.engine.in_place import rows_in_place
 from lowgemm.engine.pace import Pace
-from lowgemm.engine.planner import fill_plan, template_of
+from lowgemm.engine.planner import fill_plan, reads_in_place, template_of
 from lowgemm.engine.records import (
     MAX_STAGES,
     STAGES_AT,
@@ -139,7 +140,7 @@ class Plan(NotCopied):
         )  # fmt: skip
         fill_plan(
             plan,
-            template_of(runs),
+            template_of(runs, reads_in_place(plan, rows_in_place(runs), runs.lanes)),
             int(lhs.kind == "i"),
             int(rhs.kind == "i"),
             pipeline.direct,

@@ -17,18 +17,23 @@ from lowgemm.engine import compensation, drivers, packing
 from lowgemm.engine.blocking import (
     BY_COLUMNS,
     BY_ROWS,
+    IN_PLACE_BY_COLUMNS,
+    IN_PLACE_BY_ROWS,
     NOT_ON_THE_FLY,
     ON_THE_FLY_ROWS,
     block_limits,
     block_sizes,
     up,
 )
+from lowgemm.engine.in_place import add_compensation, in_place_routine, rows_in_place, space_bytes
 from lowgemm.engine.packing import CHUNK_BYTES, LINE
 from lowgemm.engine.records import ALWAYS, NEVER, TEMPLATE, WHERE_ALIGNED
 from lowgemm.jit.caches import CacheSizes, cache_sizes
 from lowgemm.jit.scratch import ALIGNMENT
 from lowgemm.kernels import Kernel, microkernel
 
+#: Elements of an rhs from which on it is multiplied in place; below, packing it takes a few microseconds.
+IN_PLACE_LEAST = 1 << 14
 #: Fields of `records.TEMPLATE`, for Python.
 Template = namedtuple("Template", TEMPLATE.names or ())  # type: ignore[misc]
 _kept: list[np.ndarray] = []
@@ -38,9 +43,16 @@ _kept: list[np.ndarray] = []
 COLUMNS_IN_PLACE = 64
 
 
-def template_of(kernel: Kernel) -> Any:
-    """What the planner needs to know of a kernel here; compiles the routines that every plan calls."""
-    return _template(kernel, cache_sizes())
+def template_of(kernel: Kernel, in_place: bool = False) -> Any:
+    """What the planner needs to know of a kernel here; compiles the routines that every plan calls.
+
+    With `in_place` also those that multiply an rhs where it lies, which few plans call.
+    """
+    template = _template(kernel, cache_sizes())
+    if not in_place:
+        return template
+    # the last two fields
+    return Template(*template[:-2], in_place_routine(kernel).address, add_compensation.address)
 
 
 @functools.cache
@@ -78,7 +90,20 @@ def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
         row_compensation_routine=compensation.row_compensation.address,
         single=drivers.single.address,
         no_compensation=zeros.ctypes.data,
+        in_place_rows=rows_in_place(kernel),
+        in_place=0,
+        in_place_compensation=0,
     )
+
+
+@register_jitable
+def reads_in_place(p, most, lanes):
+    """Whether the rhs of a plan, whose asked fields are set, is multiplied where it lies: it comes unpacked, for at most `most` rows, no
+    two batch items share it, and one of its strides is that of a byte.
+    """
+    if p.packed != 0 or p.m > most or p.batch != p.distinct_rhs or p.depth * p.n < IN_PLACE_LEAST:
+        return False
+    return p.rhs_k_stride == 1 or (p.rhs_n_stride == 1 and p.n >= 4 * lanes)
 
 
 @register_jitable
@@ -94,6 +119,8 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     on_the_fly = NOT_ON_THE_FLY
     if not p.packed and p.batch == p.distinct_rhs:
         on_the_fly = BY_COLUMNS if p.rhs_k_stride == 1 else BY_ROWS
+        if k.in_place != 0 and reads_in_place(p, k.in_place_rows, k.lanes):
+            on_the_fly = IN_PLACE_BY_COLUMNS if p.rhs_k_stride == 1 else IN_PLACE_BY_ROWS
     mc, nc, kc, row_blocks, col_blocks, depth_blocks, splits, on_the_fly = block_sizes(
         k, p.m, p.n, p.depth, threads, p.batch, p.direct, on_the_fly
     )
@@ -122,6 +149,8 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.col_compensation_routine = k.col_compensation_routine
     p.row_compensation_routine = k.row_compensation_routine
     p.single = k.single
+    p.in_place = k.in_place if on_the_fly >= IN_PLACE_BY_ROWS else 0
+    p.in_place_compensation = k.in_place_compensation if on_the_fly >= IN_PLACE_BY_ROWS else 0
     p.no_compensation = k.no_compensation
 
     # panels
@@ -148,7 +177,10 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.on_the_fly_at = 0
     if on_the_fly:
         p.on_the_fly_at = end
-        end = up(end + up(nc, k.lanes) * (p.rhs_panel_bytes // k.lanes + 4), ALIGNMENT)
+        if on_the_fly >= IN_PLACE_BY_ROWS:
+            end = up(end + space_bytes(k.lanes, p.m, nc, p.depth), ALIGNMENT)
+        else:
+            end = up(end + up(nc, k.lanes) * (p.rhs_panel_bytes // k.lanes + 4), ALIGNMENT)
     p.worker_bytes = end + ALIGNMENT
     # memory of an rhs: compensation and factors, then sums and panels unless it came packed
     cols = up(p.n, k.lanes)

@@ -9,7 +9,7 @@
 
 An rhs may be packed on the fly: one depth block at a time, right before that is multiplied. That is done
 where it comes unpacked, does not fit L2 and meets few rows. To pack it as a whole would write it to memory
-and read it again.
+and read it again. With very few rows it is not packed at all but multiplied where it lies (`in_place.py`).
 
 Where the result has too few blocks for all threads, the depth blocks are shared too (split-K). Each split of
 a block's depth has an int32 tile of its own, and the thread that finishes the last split adds them up. That
@@ -347,6 +347,26 @@ def _deep_block(p, s, a, row0, rows, col0, cols, split, space, sums, tile):
 
 
 @inner
+def _block_in_place(p, s, a, row0, rows, col0, cols, space, sums, tile):
+    """One block of the result, the whole depth, of an rhs that is read where it lies: int32 sums to `tile`, row
+    sums to `sums` (addresses).
+    """
+    row_compensation = space + p.row_compensation_at
+    ld = (cols + p.lanes - 1) // p.lanes * p.lanes
+    call_address(
+        p.in_place,
+        (
+            a.lhs + row0 * p.lhs_row_stride, p.lhs_row_stride, p.lhs_k_stride, rows, p.depth, p.lhs_flip,
+            a.source + col0 * p.rhs_n_stride, p.rhs_k_stride, p.rhs_n_stride, cols, p.rhs_flip,
+            space + p.on_the_fly_at, tile, ld, sums, a.sums + 4 * col0,
+        ),
+    )  # fmt: skip
+    _col_compensation(p, s, a.sums, a.compensation, a.factors, col0, cols)
+    _row_compensation(p, s, row0, rows, sums, 1, row_compensation)
+    call_address(p.in_place_compensation, (tile, ld, rows, cols, row_compensation, a.compensation + 4 * col0))
+
+
+@inner
 def whole_block(p, s, a, i, j, space):
     """Block (i, j), the whole depth."""
     row0, col0 = i * p.mc, j * p.nc
@@ -355,7 +375,10 @@ def whole_block(p, s, a, i, j, space):
         _block(p, s, a, row0, rows, col0, cols, space)
     else:
         sums, tile = space + p.row_sums_at, space + p.tile_at
-        _deep_block(p, s, a, row0, rows, col0, cols, 0, space, sums, tile)
+        if p.in_place != 0:
+            _block_in_place(p, s, a, row0, rows, col0, cols, space, sums, tile)
+        else:
+            _deep_block(p, s, a, row0, rows, col0, cols, 0, space, sums, tile)
         ld = (cols + p.lanes - 1) // p.lanes * p.lanes
         _finish(p, s, a, tile, ld, rows, cols, row0, col0, sums)
 

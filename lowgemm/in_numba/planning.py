@@ -12,6 +12,7 @@ import numpy as np
 
 from lowgemm import kernels
 from lowgemm.checks.values import INT32_MAX, INT32_MIN
+from lowgemm.engine.in_place import rows_in_place
 from lowgemm.engine.planner import fill_plan, template_of
 from lowgemm.engine.records import ONE_ITEM_LAYOUT, PLAN_SIZE, TEMPLATE, plan_at
 from lowgemm.jit.memory import offset, record_at
@@ -53,7 +54,10 @@ def kernel_record(kernel: kernels.Kernel) -> np.ndarray:
         _ADD.ctypes.data,
     )  # fmt: skip
     pair = kernel, kernels.by_name(kernel.fallback) if kernel.fallback else kernel
-    return np.array([(*template_of(k), *stages, k.least_rows, k.least_depth) for k in pair], dtype=KERNEL)
+    return np.array(
+        [(*template_of(k, rows_in_place(k) > 0), *stages, k.least_rows, k.least_depth) for k in pair],
+        dtype=KERNEL,
+    )
 
 
 @routine("pp" + "n" * 14)

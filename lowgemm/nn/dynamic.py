@@ -8,6 +8,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from lowgemm.checks.arguments import check_out
 from lowgemm.checks.values import INT32_MAX, as_array
 from lowgemm.engine.packed_rhs import PackedRhs, pack_rhs
 from lowgemm.fixedpoint.rows import INFINITY_BITS, TINY, code_row, largest_magnitude
@@ -60,7 +61,13 @@ def finish(acc, row_scale, column_scale, bias, out):
 
 
 def dynamic_linear(
-    x: Any, weight: Any, weight_scale: Any, bias: Any = None, *, num_threads: int | None = None
+    x: Any,
+    weight: Any,
+    weight_scale: Any,
+    bias: Any = None,
+    *,
+    out: Any = None,
+    num_threads: int | None = None,
 ) -> np.ndarray:
     """``x @ weight`` for float x and int8 weights: each row of x is quantized with a scale of its own.
 
@@ -74,13 +81,15 @@ def dynamic_linear(
         Of the weights.
     bias : array_like of float, shape (outputs,), optional
         Added at the end.
+    out : ndarray of float32, shape (..., outputs), optional
+        Where to write the result, any strides, no overlap with `x`.
     num_threads : int, optional
         As in `lowgemm.gemm`.
 
     Returns
     -------
     float32 ndarray, shape (..., outputs)
-        ``(float32(sum) * weight_scale) * row_scale + bias``, each step rounded to float32.
+        ``(float32(sum) * weight_scale) * row_scale + bias``, each step rounded to float32. `out` if that is given.
 
     Raises
     ------
@@ -112,18 +121,28 @@ def dynamic_linear(
         raise ValueError(f"x: expected shape (..., {inputs}), got {real.shape}")
     scale = _scales(weight_scale, outputs).astype(np.float32)
     offset = None if bias is None else per_channel(bias, "bias", outputs).astype(np.float32)
+    to = None
+    if out is not None:
+        to = check_out(out, (*real.shape[:-1], outputs), np.dtype(np.float32), {"x": real})
     flat = real.reshape(math.prod(real.shape[:-1]), inputs)  # -1 would not do for a depth of 0
     if not numba.config.DISABLE_JIT:
-        out = np.empty((flat.shape[0], outputs), np.float32)
+        result = np.empty((flat.shape[0], outputs), np.float32)
+        if to is not None and to.size and to.flags.c_contiguous:
+            result = to.reshape(result.shape)
         packed = packed if isinstance(packed, PackedRhs) else pack_rhs(packed)
-        _run(flat, packed, scale, np.empty(0, np.float32) if offset is None else offset, out, num_threads)
+        _run(flat, packed, scale, np.empty(0, np.float32) if offset is None else offset, result, num_threads)
     else:
         if not np.isfinite(flat).all():
             raise ValueError("x: expected finite numbers")
-        out = reference.dynamic_linear(
+        result = reference.dynamic_linear(
             flat, packed.to_array() if isinstance(packed, PackedRhs) else packed, scale, offset
         )
-    return out.reshape(*real.shape[:-1], outputs)
+    result = result.reshape(*real.shape[:-1], outputs)
+    if to is None:
+        return result
+    if not result.size or result.ctypes.data != to.ctypes.data:
+        to[...] = result
+    return to
 
 
 def _scales(value: Any, outputs: int) -> np.ndarray:

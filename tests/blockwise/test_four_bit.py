@@ -1,7 +1,8 @@
-"""The 4-bit product against its definition, on every kernel that the machine can run."""
+"""The products with 4-bit and 2-bit weights against their definition, on every kernel that the machine can run."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import pickle
 
 import numpy as np
@@ -9,15 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import lowgemm
 from lowgemm import config, kernels
 from lowgemm.blockwise import (
     as_codebook,
     dequantize_blockwise,
     gemm_4bit,
+    gemm_lowbit,
     levels,
     pack_rhs_4bit,
+    pack_rhs_lowbit,
     quantize_blockwise,
     reference,
+    rowtile,
 )
 
 RUNNABLE = [k.name for k in kernels.all_kernels() if not kernels.why_not(k)]
@@ -35,9 +40,10 @@ def test_every_kernel(kernel, monkeypatch):
     rng = np.random.default_rng(0)
     for m, depth, n, group, code in (
         (1, 64, 16, 64, "nf4"), (5, 200, 50, 32, "int4"), (70, 130, 97, 17, "fp4"), (3, 1300, 7, 1100, "af4"),
-        (2, 5, 3, 1, "nf4"), (66, 33, 49, 4096, "int4"),
+        (2, 5, 3, 1, "nf4"), (66, 33, 49, 4096, "int4"), (9, 300, 65, 128, "ternary"), (23, 70, 90, 70, "int2"),
+        (13, 257, 33, 64, [-1, 0.25, 0.5]), (7, 40, 31, 3, "ternary"), (1, 2048, 17, 2048, "int2"),
     ):  # fmt: skip
-        w = pack_rhs_4bit(rng.standard_normal((depth, n)), code, group=group)
+        w = pack_rhs_lowbit(rng.standard_normal((depth, n)), code, group=group)
         for dtype in (np.int8, np.uint8):
             info = np.iinfo(dtype)
             lhs = rng.integers(info.min, info.max, (m, depth), dtype=dtype, endpoint=True)
@@ -49,12 +55,12 @@ def test_every_kernel(kernel, monkeypatch):
 
 @given(
     st.integers(0, 70), st.integers(0, 150), st.integers(0, 60), st.integers(1, 160),
-    st.sampled_from(["nf4", "int4", "fp4", "af4"]), st.booleans(), st.integers(0, 2**32 - 1),
+    st.sampled_from(["nf4", "int4", "fp4", "af4", "int2", "ternary"]), st.booleans(), st.integers(0, 2**32 - 1),
 )  # fmt: skip
 @settings(max_examples=80, deadline=None)
 def test_any_shape(m, depth, n, group, code, more, seed):
     rng = np.random.default_rng(seed)
-    w = pack_rhs_4bit(rng.standard_normal((n, depth)).T, code, group=group)
+    w = pack_rhs_lowbit(rng.standard_normal((n, depth)).T, code, group=group)
     lhs = rng.integers(-128, 128, (m, 2 * depth), dtype=np.int8)[:, ::2]
     zero = int(rng.integers(-(2**31), 2**31)) if more else 0
     scale, bias = (rng.random(m), rng.standard_normal(n)) if more else (None, None)
@@ -75,6 +81,124 @@ def test_threads(monkeypatch):
     expected = definition(codes, w, 0, scales / np.float32(127))
     np.testing.assert_array_equal(gemm_4bit(x, w, num_threads=2), expected.reshape(2, 100, 300))
     np.testing.assert_array_equal(gemm_4bit(x[0, 0], w, num_threads=1), expected[0])
+
+
+@pytest.mark.parametrize("kernel", RUNNABLE)
+def test_both_paths(kernel, monkeypatch):
+    """Levels from registers and levels from memory: the same bits, with float rows and zero points, below and above a block of rows."""
+    monkeypatch.setattr(config, "kernel", kernel)
+    rng = np.random.default_rng(8)
+    for m, depth, n, group, code in (
+        (1, 384, 100, 128, "int4"),
+        (70, 96, 33, 32, "nf4"),
+        (6, 200, 49, 64, "ternary"),
+    ):
+        w = pack_rhs_lowbit(rng.standard_normal((depth, n)), code, group=group)
+        x = rng.standard_normal((m, depth)).astype(np.float32)
+        x[m // 2] = 0
+        u = rng.integers(0, 256, (m, depth), dtype=np.uint8)
+        bias = rng.standard_normal(n).astype(np.float32)
+        found = []
+        for able in (None, lambda kernel: False):
+            if able is not None:
+                monkeypatch.setattr(rowtile, "decodes", able)
+            found.append(
+                (gemm_lowbit(x, w, bias=bias), gemm_lowbit(u, w, lhs_zero_point=131, lhs_scale=0.25))
+            )
+        monkeypatch.undo()
+        monkeypatch.setattr(config, "kernel", kernel)
+        codes, scales, _ = reference.vectorwise(x)
+        np.testing.assert_array_equal(found[0][0], definition(codes, w, 0, scales / np.float32(127), bias))
+        for one, other in zip(*found, strict=True):
+            np.testing.assert_array_equal(one.view(np.int32), other.view(np.int32))
+
+
+def test_which_kernels_decode_in_registers():
+    names = {
+        k.name for k in kernels.all_kernels() if k.name in RUNNABLE and rowtile.decodes(kernels.rhs_packer(k))
+    }
+    assert "portable" not in names
+    assert names >= {n for n in RUNNABLE if n.startswith("x86_avx")}
+
+
+def test_out():
+    rng = np.random.default_rng(10)
+    w = pack_rhs_lowbit(rng.standard_normal((64, 20)), "int4")
+    x = rng.standard_normal((2, 3, 64)).astype(np.float32)
+    expected = gemm_lowbit(x, w, bias=np.arange(20))
+    for out in (
+        np.full((2, 3, 20), np.nan, np.float32),
+        np.full((20, 3, 2), np.nan, np.float32).T,
+        np.empty((2, 6, 20), np.float32)[:, ::2],
+    ):
+        out = out.reshape(2, 3, 20) if out.shape != (2, 3, 20) else out
+        assert gemm_lowbit(x, w, bias=np.arange(20), out=out) is out
+        np.testing.assert_array_equal(out, expected)
+    for out, error in (
+        (np.empty((2, 3, 20)), TypeError), (np.empty((3, 20), np.float32), ValueError), ([0.0], TypeError),
+    ):  # fmt: skip
+        with pytest.raises(error, match=r"^out:"):
+            gemm_lowbit(x, w, out=out)
+    both = np.zeros((20, 20), np.float32)
+    square = pack_rhs_lowbit(rng.standard_normal((20, 20)), "int4")
+    with pytest.raises(ValueError, match=r"^out: expected no overlap with lhs"):
+        gemm_lowbit(both, square, out=both)
+
+
+def test_calls_at_once_and_after_an_error():
+    """A weight keeps what a call needs; two calls at once, or one after a bad one, do not share it."""
+    rng = np.random.default_rng(11)
+    w = pack_rhs_lowbit(rng.standard_normal((512, 96)), "nf4")
+    xs = rng.standard_normal((64, 2, 512)).astype(np.float32)
+    expected = [gemm_lowbit(x, w) for x in xs]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for found, right in zip(
+            pool.map(lambda x: gemm_lowbit(x, w), np.concatenate([xs] * 8)), expected * 8, strict=True
+        ):
+            np.testing.assert_array_equal(found, right)
+    bad = xs[0].copy()
+    bad[1, 5] = np.inf
+    with pytest.raises(ValueError, match=r"^lhs: .*row 1"):
+        gemm_lowbit(bad, w)
+    np.testing.assert_array_equal(gemm_lowbit(xs[0], w), expected[0])
+
+
+def test_explain(monkeypatch):
+    w = pack_rhs_lowbit(np.ones((64, 32)), "int4", group=32)
+    x = np.zeros((3, 64), np.float32)
+    for kernel in RUNNABLE:
+        monkeypatch.setattr(config, "kernel", kernel)
+        found = lowgemm.explain(x, w, num_threads=1)
+        packer = kernels.rhs_packer(kernels.by_name(kernel))
+        able = rowtile.decodes(packer)
+        assert found.kernel == packer.name and found.threads == 1
+        assert ("in registers" in str(found)) == able and ("in cache" in str(found)) != able
+        assert ("REPACKED" in str(found)) == (packer.name != w.kernel)
+    with pytest.raises(ValueError, match=r"^lhs:"):
+        lowgemm.explain(x[:, 1:], w)
+    assert lowgemm.explain(x[:0], w).kernel == "reference"
+
+
+def test_two_bits():
+    """A ternary matrix is kept exactly, in 2 bits each; what was pickled before there were 2 bits has 4."""
+    rng = np.random.default_rng(12)
+    weight = (rng.integers(-1, 2, (256, 64)) * 0.375).astype(np.float32)
+    w, four = pack_rhs_lowbit(weight, "ternary"), pack_rhs_4bit(weight, "ternary")
+    assert (w.bits, four.bits) == (2, 4) and 2 * w.panels.nbytes == four.panels.nbytes
+    assert w.panels.nbytes >= weight.size // 4
+    np.testing.assert_array_equal(w.to_array(), weight)
+    np.testing.assert_array_equal(four.to_array(), weight)
+    x = rng.integers(-128, 128, (3, 256), dtype=np.int8)
+    np.testing.assert_array_equal(gemm_lowbit(x, w), gemm_4bit(x, four))
+    q = quantize_blockwise(weight.T.copy(), "ternary", blocksize=64)
+    assert pack_rhs_lowbit(q).bits == 2 and pack_rhs_4bit(q).bits == 4
+    np.testing.assert_array_equal(pack_rhs_lowbit(q).to_array(), weight)
+    state = four.__getstate__()
+    del state["bits"]
+    old = object.__new__(type(four))
+    old.__setstate__(state)
+    assert old.bits == 4
+    np.testing.assert_array_equal(old.codes(), four.codes())
 
 
 def test_coded_weights_and_pickle():
@@ -139,6 +263,8 @@ PACKED = pack_rhs_4bit(W)
         (lambda: pack_rhs_4bit(quantize_blockwise(W)), ValueError, "weight"),
         (lambda: pack_rhs_4bit(quantize_blockwise(W[0], "nf4")), ValueError, "weight"),
         (lambda: pack_rhs_4bit(quantize_blockwise(W, "nf4"), group=4), ValueError, "code, group"),
+        (lambda: pack_rhs_lowbit(W, "dynamic"), ValueError, "format"),
+        (lambda: pack_rhs_lowbit(quantize_blockwise(W, "nf4"), "nf4"), ValueError, "format, group"),
         (lambda: gemm_4bit(np.ones((1, 4), np.int8), W), TypeError, "rhs"),
         (lambda: gemm_4bit(np.ones((1, 3), np.int8), PACKED), ValueError, "lhs"),
         (lambda: gemm_4bit(np.ones((1, 4), np.int16), PACKED), TypeError, "lhs"),

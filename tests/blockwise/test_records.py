@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numba.core import errors
 
-from lowgemm.blockwise import job, mixed, product4, routines, rules, steps, vectorwise
+from lowgemm.blockwise import job, mixed, product4, routines, rowjob, rules, steps, vectorwise
 from lowgemm.blockwise.records import Number, Record, dtype_of
 from lowgemm.jit.memory import pointer_field
 
@@ -19,6 +19,7 @@ RECORDS = [
     (vectorwise.RowsJob, vectorwise.ROWS),
     (mixed.FinishJob, mixed.FINISH),
     (product4.ProductJob, product4.PRODUCT),
+    (rowjob.RowsProductJob, rowjob.ROWS_PRODUCT),
     (steps.StepJob, steps.STEP_JOB),
     (rules.Constants, rules.CONSTANTS),
 ]

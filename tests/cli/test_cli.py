@@ -13,6 +13,7 @@ from patience import PATIENCE
 
 import lowgemm
 from lowgemm.__main__ import main
+from lowgemm.cli import weights
 from lowgemm.data import recorded_network
 
 
@@ -108,6 +109,26 @@ def test_bench_writes_its_figures(tmp_path, capsys):
     assert [s["shape"] for s in figures["shapes"]] == [[16, 16, 16], [8, 16, 24]]
     assert all(g > 0 for s in figures["shapes"] for g in s["gmacs"].values())
     assert "float32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("book", ["int4", "ternary"])
+def test_bench_of_weights(book, tmp_path, capsys):
+    path = tmp_path / "figures.json"
+    options = ["--shapes", "1x256x96,3x256x40", "--seconds", "0.02", "--rotate", "0", "--json", str(path)]
+    assert main(["bench", "--weights", book, *options]) == 0
+    figures = json.loads(path.read_text())
+    assert [s["shape"] for s in figures["shapes"]] == [[1, 256, 96], [3, 256, 40]]
+    for s in figures["shapes"]:
+        assert (
+            s["seconds"]["lowgemm"] > 0
+            and s["error"]["lowgemm"] < 0.02
+            and s["error"]["NumPy float32"] < 1e-5
+        )
+        assert s["error"].get("onnxruntime MatMulNBits", 0) < 0.02
+        assert set(s["seconds"]) | set(s["notes"]) == set(weights.CANDIDATES)
+    assert "of the read speed" in capsys.readouterr().out
+    for wrong in (["--rotate", "-1"], ["--plot", str(tmp_path / "x.png")], ["--shapes", "2x1x64x64"]):
+        assert main(["bench", "--weights", book, *options, *wrong]) == 2
 
 
 PIPELINES = """

@@ -27,7 +27,7 @@ SIZE = st.one_of(st.integers(1, 300), st.integers(1, 10**6))
 def blocks(kernel, m, n, depth, *, threads=1, batch=1, direct=True, on_the_fly=NOT_ON_THE_FLY) -> Blocking:
     """Block sizes of one product, also for a kernel that does not run here: a template would compile it."""
     most = zip(("most_rows", "most_rows_with_stages", "most_columns"), block_limits(kernel), strict=True)
-    own = {name: getattr(kernel, name) for name in ("mr", "nr", "element_bytes")}
+    own = {name: getattr(kernel, name) for name in ("mr", "nr", "lanes", "element_bytes", "row_bytes")}
     limits = types.SimpleNamespace(**own, **dict(most), l2=cache_sizes().l2, l3=cache_sizes().l3)
     return Blocking(*block_sizes(limits, m, n, depth, threads, batch, direct, on_the_fly))
 
@@ -40,7 +40,7 @@ def blocks(kernel, m, n, depth, *, threads=1, batch=1, direct=True, on_the_fly=N
     threads=st.integers(1, 64),
     batch=st.integers(1, 9),
     direct=st.booleans(),
-    on_the_fly=st.integers(0, 2),
+    on_the_fly=st.integers(0, 4),
 )
 def test_blocks_cover_everything_once(kernel, m, n, depth, threads, batch, direct, on_the_fly):
     b = blocks(kernel, m, n, depth, threads=threads, batch=batch, direct=direct, on_the_fly=on_the_fly)

@@ -15,7 +15,7 @@ from numba.core import errors
 
 import lowgemm
 from lowgemm import in_numba, kernels
-from lowgemm.blockwise import job, product4, steps
+from lowgemm.blockwise import job, product4, rowjob, steps
 from lowgemm.engine import compensation, drivers, entry, packing, planner, sums
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.records import PLAN
@@ -151,6 +151,7 @@ def callers() -> dict[str, list]:
         "lowgemm/engine/zero_points.py": [k for k in entry._kept if isinstance(k, Routine)],
         "lowgemm/blockwise/job.py": [job.work],
         "lowgemm/blockwise/steps.py": [steps.step],
+        "lowgemm/blockwise/rowjob.py": [rowjob.serial],
         "lowgemm/blockwise/product4.py": [r for k in kinds for r in product4.routines(k)[:2]],
         "lowgemm/nn/program.py": [program.run_calls],
         "lowgemm/nn/routines.py": [layers.multiply, layers.depthwise],

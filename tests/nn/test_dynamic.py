@@ -37,6 +37,20 @@ def test_dynamic_linear_in_blocks_and_close_to_float(monkeypatch):
     assert np.sqrt(((y - real) ** 2).mean() / (real**2).mean()) < 0.01
 
 
+def test_out():
+    g = np.random.default_rng(1)
+    x, w = g.standard_normal((2, 3, 50)).astype(np.float32), g.integers(-128, 128, (50, 20)).astype(np.int8)
+    expected = dynamic_linear(x, w, 0.25, np.arange(20))
+    for out in (np.zeros((2, 3, 20), np.float32), np.zeros((2, 6, 20), np.float32)[:, ::2]):
+        assert dynamic_linear(x, w, 0.25, np.arange(20), out=out) is out
+        np.testing.assert_array_equal(out, expected)
+    for wrong, error in ((np.zeros((6, 20), np.float32), ValueError), (np.zeros((2, 3, 20)), TypeError)):
+        with pytest.raises(error, match=r"^out:"):
+            dynamic_linear(x, w, 0.25, out=wrong)
+    with pytest.raises(ValueError, match=r"^out: expected no overlap with x"):
+        dynamic_linear(x[0], np.ones((50, 50), np.int8), 1.0, out=x[0])
+
+
 @pytest.mark.parametrize("depth", [132_104, 132_105, 300_000])
 def test_sums_that_int32_cannot_hold(depth):
     """132,104 products of 127 and -128 are the most that fit."""

@@ -141,6 +141,47 @@ def convolutions(r: random.Random, g: np.random.Generator) -> None:
         assert np.array_equal(out, expected), ("filters", x.shape, size, padding)
 
 
+def low_bits(r: random.Random, g: np.random.Generator, layout: str, at_end: bool, limit: int) -> int:
+    """A product with coded weights, whose codes, scales and sums lie between guard pages too."""
+    from lowgemm.blockwise import gemm_lowbit, pack_rhs_lowbit, reference, rowjob, rowtile
+
+    rowjob.aligned_empty = guarded_scratch
+    m, k, n = (r.choice(SIZES[:limit]) for _ in range(3))
+    w = pack_rhs_lowbit(
+        g.standard_normal((k, n)), r.choice(("int4", "nf4", "ternary")), group=r.choice((8, 32, k))
+    )
+    for name in ("panels", "scales", "sums"):
+        old = getattr(w, name)
+        new = guard.region(old.nbytes, at_end=True, align=64).view(old.dtype).reshape(old.shape)
+        new[...] = old
+        setattr(w, name, new)
+    levels = w.levels[w.codes()]
+    x = g.integers(0, 256, (m, k), dtype=np.uint8)
+    floats = g.standard_normal((m, k)).astype(np.float32)
+    codes, scales, _ = reference.vectorwise(floats)
+    out = guard.guarded(np.zeros((m, n), np.float32), layout, at_end=at_end)
+    for lhs, zero, expected in (
+        (x, 0, reference.gemm_4bit(x, levels, w.group_scales(), w.group)),
+        (x, 128, reference.gemm_4bit(x, levels, w.group_scales(), w.group, 128)),
+        (
+            floats,
+            0,
+            reference.gemm_4bit(codes, levels, w.group_scales(), w.group, 0, scales / np.float32(127)),
+        ),
+    ):
+        lhs = guard.guarded(lhs, layout, at_end=at_end)
+        gemm_lowbit(lhs, w, lhs_zero_point=zero, out=out, num_threads=r.choice((1, 2)))
+        assert np.array_equal(out, expected), (
+            lg.config.kernel,
+            rowtile.decodes(kernels.selected()),
+            m,
+            k,
+            n,
+            w,
+        )
+    return 3
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -152,10 +193,11 @@ def main() -> None:
     scratch.aligned_empty = guarded_scratch
     scratch.borrow = guarded_scratch
     scratch.borrowed = guarded_scratch
-    from lowgemm.engine import ready, sums
+    from lowgemm.engine import planner, ready, sums
 
     ready.borrow = ready.borrowed = sums.borrow = sums.borrowed = guarded_scratch
     names = [k.name for k in kernels.all_kernels() if not kernels.why_not(k)]
+    planner.IN_PLACE_LEAST = 0  # small ones too are read where they lie
     products = 0
     for name, small in itertools.product(names, (False, True)):
         lg.config.kernel = name
@@ -165,6 +207,7 @@ def main() -> None:
                 with small_machine(small):
                     products += one(r, g, layouts, at_end, args.large)
                     convolutions(r, g)
+                products += low_bits(r, g, layout, at_end, args.large)
                 guard.release()
     print(
         f"{len(names)} kernels, {products} products between guard pages, half of them with small caches, 0 wrong"
