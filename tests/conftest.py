@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 
 import hypothesis
 import pytest
-from lowgemm.kernels.portable import Portable
 
 import lowgemm
 from lowgemm import kernels
+from lowgemm.kernels.portable import Portable
 
 #: No example fails because it took long: neither the first one, which compiles, nor any on a busy machine.
 hypothesis.settings.register_profile(
@@ -61,10 +60,8 @@ def any_kernel(request, monkeypatch) -> str:
 
 @pytest.fixture(params=[1, 2])
 def threads(request, monkeypatch) -> int:
-    """One and two threads, whatever the size of the product, and whatever else keeps the machine busy."""
-    from lowgemm.engine import pace
+    """One and two threads, whatever the size of the product."""
     from lowgemm.engine import threads as module
 
     monkeypatch.setattr(module, "MACS_PER_THREAD", 1)
-    monkeypatch.setattr(pace, "LATE", math.inf)
     return request.param

@@ -7,11 +7,11 @@ import sys
 import nonfinite
 import numpy as np
 import test_golden_gemm
-from lowgemm.kernels.tools import verify
 
 import lowgemm
 from lowgemm import kernels
 from lowgemm.jit.target import target
+from lowgemm.kernels.tools import verify
 
 SHAPES = [(64, 64, 64), (17, 130, 33), (1, 256, 128)]
 

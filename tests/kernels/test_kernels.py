@@ -12,15 +12,15 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from patience import PATIENCE
+
+import lowgemm
+from lowgemm import kernels
 from lowgemm.kernels import vnni, x86_avxvnni
 from lowgemm.kernels.__main__ import main
 from lowgemm.kernels.framework.kernel import Kernel
 from lowgemm.kernels.tools import cross, peak, verify
 from lowgemm.kernels.tools.cases import cases
-from patience import PATIENCE
-
-import lowgemm
-from lowgemm import kernels
 
 HOOKED = [k for k in kernels.all_kernels() if k.name in cross.TARGETS and type(k).emit is Kernel.emit]
 ARM = [k for k in HOOKED if k.compiled_for.emulator]

@@ -9,15 +9,15 @@ import sys
 
 import numpy as np
 import pytest
-from lowgemm.kernels import x86_amx_int8
-from lowgemm.kernels.framework import tile_machine, tile_permission
-from lowgemm.kernels.framework.irtools import at, const, i8, i16, store
-from lowgemm.kernels.tools import cross, peak, verify
 from patience import PATIENCE
 
 import lowgemm
 from lowgemm import kernels
 from lowgemm.jit.target import target
+from lowgemm.kernels import x86_amx_int8
+from lowgemm.kernels.framework import tile_machine, tile_permission
+from lowgemm.kernels.framework.irtools import at, const, i8, i16, store
+from lowgemm.kernels.tools import cross, peak, verify
 
 KERNEL = x86_amx_int8.KERNEL
 SOFTWARE = kernels.by_name("test_x86_amx_int8_software")
