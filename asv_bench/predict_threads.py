@@ -36,7 +36,7 @@ def simulated(kernel, shape: tuple[int, ...], workers: int) -> tuple[int, int, f
     most = zip(
         ("most_rows", "most_rows_with_stages", "most_columns"), blocking.block_limits(kernel), strict=True
     )
-    own = {name: getattr(kernel, name) for name in ("mr", "nr", "element_bytes")}
+    own = {name: getattr(kernel, name) for name in ("mr", "nr", "element_bytes", "row_bytes")}
     limits = types.SimpleNamespace(**own, **dict(most), l2=cache_sizes().l2, l3=cache_sizes().l3)
     sizes = blocking.block_sizes(limits, m, n, depth, used, items, True, blocking.NOT_ON_THE_FLY)
     b = blocking.Blocking(*sizes)
