@@ -21,7 +21,7 @@ GROUPS = {
         ("Block-wise formats", "blockwise.md"),
         ("Arrays of other libraries", "interop.md"),
         ("Inside compiled code", "embedding.md"),
-        ("Beyond one machine", "scaling.md"),
+        ("Threads and machines", "scaling.md"),
         ("Performance", "performance.md"),
         ("Reliability", "reliability.md"),
         ("Platforms", "platforms.md"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 
 import hypothesis
@@ -61,10 +60,8 @@ def any_kernel(request, monkeypatch) -> str:
 
 @pytest.fixture(params=[1, 2])
 def threads(request, monkeypatch) -> int:
-    """One and two threads, whatever the size of the product, and whatever else keeps the machine busy."""
-    from lowgemm.engine import pace
+    """One and two threads, whatever the size of the product."""
     from lowgemm.engine import threads as module
 
     monkeypatch.setattr(module, "MACS_PER_THREAD", 1)
-    monkeypatch.setattr(pace, "LATE", math.inf)
     return request.param

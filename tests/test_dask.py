@@ -203,10 +203,11 @@ def _packs():
     return packed_rhs.counted
 
 
-def _parallel_drivers():
-    from lowgemm.engine import drivers
+def _threads_started():
+    from lowgemm.jit.team import the_team
 
-    return int("dispatcher" in vars(drivers.run_parallel))  # 1 once it is compiled or loaded
+    team = the_team()
+    return 0 if team is None else team.started
 
 
 def _when_open(block, gate, block_info=None):
@@ -264,7 +265,7 @@ def test_cluster_packs_once_per_worker(client, problem):
     packs = client.run(_packs)
     assert len(packs) == 3 and sum(packs.values()) >= dw.npartitions
     assert max(packs.values()) <= dw.npartitions  # 12 row chunks use each: once a worker, not once a product
-    assert set(client.run(_parallel_drivers).values()) == {0}
+    assert set(client.run(_threads_started).values()) == {0}
 
 
 def test_worker_killed_in_the_middle(client, problem, tmp_path):

@@ -7,18 +7,11 @@ and a late one costs nothing.
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
-import ctypes
-import functools
-from typing import Any
-
 import numba
 import numpy as np
 
 from lowgemm.blockwise.records import Number, Pointer, Record, dtype_of
 from lowgemm.engine import threads
-from lowgemm.jit import host
 from lowgemm.jit.memory import as_address, offset, pointer_field, take_field
 from lowgemm.jit.routine import Routine, call_address, routine
 
@@ -36,8 +29,8 @@ class Job(Record):
     _fields_ = (
         # the C function of one task, and how many tasks there are: it is called with the job, memory of the worker's own, and a number
         ("task", Number), ("tasks", Number),
-        # tasks handed out and workers that have come, so far
-        ("taken", Number), ("came", Number),
+        # tasks handed out so far
+        ("taken", Number),
         # 0, or what the task found to be wrong
         ("bad", Number),
         # memory of the first worker, and bytes from one worker's to the next one's
@@ -58,49 +51,18 @@ class BlocksJob(Job):
 JOB = dtype_of(Job)
 
 
-@routine("p")
-def work(job_address):
+@routine("pnn")
+def work(job_address, _, worker):
     """Do tasks of a job until none is left: what each of its workers runs, and the only loop over tasks."""
     jobs = numba.carray(job_address, (1,), JOB)
     job = jobs[0]
-    own = offset(pointer_field(job, "scratch"), take_field(jobs, "came", 1) * job.scratch_bytes)
+    own = offset(pointer_field(job, "scratch"), worker * job.scratch_bytes)
     task, tasks, at, memory = job.task, job.tasks, as_address(job_address), as_address(own)
     while True:
         number = take_field(jobs, "taken", 1)
         if number >= tasks:
             break
         call_address(task, (at, memory, number))
-
-
-@functools.cache
-def _entry() -> Any:
-    """`work` for `ctypes`, which lets go of the interpreter's lock during the call."""
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(work.address)
-
-
-# ---- threads ------------------------------------------------------------------------------------------------
-# How many threads a call may use is decided by `engine/threads.py`, for products and for jobs together. Products then run in a parallel
-# region of Numba; jobs are handed to threads of Python, and stay there for two reasons. A forked child gets new threads here; after a
-# region it is serial for good, which a training loop that forks to load its data would pay for with every step. And a region has to be
-# compiled and Numba's threads started before the first job ends.
-_pool: concurrent.futures.ThreadPoolExecutor | None = None
-
-
-def _forget_pool() -> None:
-    global _pool
-    _pool = None  # its threads stayed in the parent
-
-
-host.after_fork_in_child(_forget_pool)
-
-
-def _helpers() -> concurrent.futures.ThreadPoolExecutor:
-    global _pool
-    if _pool is None:
-        _pool = concurrent.futures.ThreadPoolExecutor(
-            max(1, numba.config.NUMBA_NUM_THREADS - 1), thread_name_prefix="lowgemm"
-        )
-    return _pool
 
 
 def choose_threads(requested: int | None, elements: int) -> int:
@@ -126,29 +88,10 @@ def divide(job: BlocksJob, n: int, blocksize: int, even: bool = False) -> None:
 
 def run(task: Routine, job: Job, workers: int, scratch_bytes: int = 0) -> None:
     """Do all tasks by so many threads, this one among them; each has `scratch_bytes` of memory, 64-byte aligned."""
-    job.task, job.taken, job.came = task.address, 0, 0
-    workers = min(workers, job.tasks)
-    if workers > 1:
-        with threads.sharing(workers) as workers:
-            _run(job, workers, scratch_bytes)
-    else:
-        _run(job, 1, scratch_bytes)
-
-
-def _run(job: Job, workers: int, scratch_bytes: int) -> None:
-    run_tasks, address = _entry(), job.address
+    job.task, job.taken = task.address, 0
+    workers = max(1, min(workers, job.tasks))
     if scratch_bytes:
         each = -(-scratch_bytes // 64) * 64
         memory = np.empty(workers * each + 64, dtype=np.uint8)  # kept alive until the end
         job.scratch, job.scratch_bytes = -(-memory.ctypes.data // 64) * 64, each
-    others = []
-    if workers > 1:
-        with contextlib.suppress(RuntimeError):  # no threads any more: the interpreter is shutting down
-            for _ in range(workers - 1):
-                others.append(_helpers().submit(run_tasks, address))
-    try:
-        run_tasks(address)
-    finally:
-        for other in others:
-            if not other.cancel():  # one that has not begun has nothing left to do
-                other.result()
+    threads.run(work, job.address, 0, workers)

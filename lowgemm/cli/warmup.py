@@ -14,6 +14,7 @@ from typing import Any
 from lowgemm import kernels, output
 from lowgemm.engine import compensation, drivers, entry, packing, sums
 from lowgemm.jit.routine import Routine
+from lowgemm.jit.team import the_team
 from lowgemm.kernels.framework.kernel import EITHER
 
 
@@ -50,13 +51,14 @@ def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
     todo["column compensation"] = lambda: compensation.col_compensation
     todo["row compensation"] = lambda: compensation.row_compensation
     todo["tile loop"] = lambda: drivers.single
+    todo["tile loop, several threads"] = lambda: drivers.several
+    todo["worker of a product"] = lambda: drivers.work
     for name, declared in routines_of(output).items():
         todo[f"output {name}"] = lambda r=declared: r.compiled
     todo["entry"] = entry.enter
-    todo["entry, several threads"] = entry.fill
     todo["requantize, entry"] = sums.apply
-    todo["serial driver"] = lambda: drivers.run_serial.dispatcher
-    todo["parallel driver"] = lambda: drivers.run_parallel.dispatcher
+    if the_team() is None:
+        todo["threads"] = lambda: drivers.in_region.dispatcher
     return todo
 
 

@@ -8,6 +8,6 @@
 * `packing` brings operands into the kernel's order, with the instructions of `packing_ir`. `packed_rhs` keeps
   an operand packed.
 * `compensation` makes what zero points and bias add to each row and column. `tiles` multiplies.
-* `drivers` and `threads` say who does it, `pace` when a second thread is not to be had.
+* `drivers` and `threads` say who does it, `region` where there is no team of threads (`jit/team.py`).
 * `overflow_check` says whether sums can wrap. `sums` is for `requantize` what `ready` is for `gemm`.
 """

@@ -1,7 +1,7 @@
-"""Ways to run a plan: in turn on one thread, and on several. Next file to open: `threads.py`, who may use how many.
+"""Ways to run a plan: in turn on one thread, and on several. Next file to open: `jit/team.py`, the threads.
 
-Plan and state are records (`records.py`) with numbers behind them. The drivers for `threads.py` take them as the int64 arrays that they
-lie in: Numba's dispatcher tells the type of such an array fastest, and a `prange` cannot capture a record.
+`single` and `several` have the same arguments, so those who call them need not know which it is. Where there is no
+team of threads, `begin` fills in the state of a call and `in_region` runs it in a parallel region of Numba.
 """
 
 from __future__ import annotations
@@ -19,52 +19,80 @@ from lowgemm.engine.tiles import (
     whole_block,
 )
 from lowgemm.jit import disk_cache
-from lowgemm.jit.memory import address, load_behind, stack
-from lowgemm.jit.routine import inner, routine
+from lowgemm.jit.memory import as_address, load_behind, pointer_field, stack, store_64
+from lowgemm.jit.routine import call_address, inner, routine
+from lowgemm.jit.team import share
 
-_DRIVER = [types.void(types.int64[::1], types.int64[::1])]
 _STATE_BYTES = STATE.itemsize
 
 
 @inner
-def _prepare(plan, state):
-    """`prepare` for the int64 arrays in which the records lie."""
-    prepare(plan_at(address(plan)), state_at(address(state)))
+def _begin(p, s, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros):
+    """Fill in the state `s` of a call of the plan `p`; the other arguments are those of `single`."""
+    s.next_columns = 0
+    s.next_block = 0
+    s.columns_done = 0
+    s.lhs = lhs
+    s.rhs = rhs
+    s.rhs_sums = rhs_sums
+    s.out = out
+    s.lhs_zero = lhs_zero - p.lhs_shift
+    s.rhs_zero = rhs_zero - p.rhs_shift
+    s.lhs_zeros = lhs_zeros
+    s.rhs_zeros = rhs_zeros
+    s.scratch_of_rhs = space
+    s.scratch_of_workers = space + p.all_rhs_bytes
+    s.scratch_of_splits = s.scratch_of_workers + p.workers * p.worker_bytes
+    s.splits_done = s.scratch_of_splits + p.splits_bytes
 
 
 @inner
-def _compute_blocks(plan, state, worker):
-    """`compute_blocks` for the int64 arrays in which the records lie."""
-    compute_blocks(plan_at(address(plan)), state_at(address(state)), worker)
+def _no_splits_done(p, s):
+    if p.splits > 1:
+        for number in range(p.batch * p.row_blocks * p.col_blocks):
+            store_64(pointer_field(s, "splits_done"), number, 0)
 
 
-@inner
-def _team(plan):
-    """Whether the rhs is packed, whether it is packed on the fly, and for how many threads the plan is."""
-    p = plan_at(address(plan))
-    return p.packed != 0, p.on_the_fly_at != 0, p.workers
+@routine("ppnnnnnnnnn")
+def begin(plan, state, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros):
+    """Fill in the state at `state`; the other arguments are those of `single`."""
+    p, s = plan_at(plan), state_at(state)
+    _begin(p, s, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros)
+    _no_splits_done(p, s)
 
 
-@disk_cache.njit(_DRIVER, nogil=True)
-def run_serial(plan, state):
-    """Run a plan on one thread."""
-    _prepare(plan, state)
-    _compute_blocks(plan, state, 0)
+@routine("ppn")
+def work(plan, state, worker):
+    """What each worker of a product does: a job for `jit/team.py`, of the addresses of a plan and of a state."""
+    p, s = plan_at(plan), state_at(state)
+    prepare(p, s)
+    compute_blocks(p, s, worker)
 
 
-@disk_cache.njit(_DRIVER, nogil=True, parallel=True)
-def run_parallel(plan, state):
-    """Run a plan on as many threads as it says."""
-    packed, on_the_fly, workers = _team(plan)
-    # With a packed rhs phase 0 is a few thousand additions: not worth waking the threads for.
-    if packed:
-        _prepare(plan, state)
-    for phase in range(1 if packed or on_the_fly else 0, 2):
-        for worker in prange(workers):
-            if phase == 0:
-                _prepare(plan, state)
-            else:
-                _compute_blocks(plan, state, worker)
+@routine("pnnnnnnnnn")
+def several(plan, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros):
+    """All batch items on as many threads as the plan says and the team has left, in any order.
+
+    The arguments are those of `single`; `space` is scratch memory for every rhs, thread and split.
+    """
+    state = stack(_STATE_BYTES)
+    p, s = plan_at(plan), state_at(state)
+    _begin(p, s, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros)
+    _no_splits_done(p, s)
+    share(pointer_field(p, "team"), p.work, as_address(plan), as_address(state), p.workers)
+
+
+@routine("nnn")
+def alone(job, a, b):
+    """Run a job on this thread."""
+    call_address(job, (a, b, 0))
+
+
+@disk_cache.njit([types.void(types.int64, types.int64, types.int64, types.int64)], nogil=True, parallel=True)
+def in_region(job, a, b, workers):
+    """Run a job, as `jit/team.py` has them, in a parallel region of Numba."""
+    for worker in prange(workers):
+        call_address(job, (a, b, worker))
 
 
 @routine("pnnnnnnnnn")
@@ -78,16 +106,8 @@ def single(plan, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, 
     `rhs_zeros` instead: addresses of int32, one for each row or column, with the plan's shifts subtracted.
     """
     p, s = plan_at(plan), state_at(stack(_STATE_BYTES))
-    s.lhs = lhs
-    s.rhs = rhs
-    s.rhs_sums = rhs_sums
-    s.out = out
-    s.lhs_zero = lhs_zero - p.lhs_shift
-    s.rhs_zero = rhs_zero - p.rhs_shift
-    s.lhs_zeros = lhs_zeros
-    s.rhs_zeros = rhs_zeros
-    s.scratch_of_rhs = space
-    work = rhs_scratch(p, s, 1)
+    _begin(p, s, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros)
+    own = rhs_scratch(p, s, 1)
     last = -1
     for b in range(p.batch):
         number = load_behind(p, ITEM_SIZE * b + ITEM_RHS)
@@ -98,4 +118,4 @@ def single(plan, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, 
         a = item_addresses(p, s, b, r)
         for row in range(p.row_blocks):
             for col in range(p.col_blocks):
-                whole_block(p, s, a, row, col, work)
+                whole_block(p, s, a, row, col, own)

@@ -1,6 +1,6 @@
 """Python's way into compiled code: built-in functions that read addresses out of their arguments.
 
-`enter` goes on into `drivers.single`; `fill` makes the state of a call on several threads.
+`enter` goes on into `drivers.single` or `drivers.several`.
 
 A 32-cubed product computes for 0.2 us. NumPy takes 0.6 us to tell the address of an array, Numba's dispatcher
 1 us for the arguments of one call, and the wrapper behind the dispatcher 0.5 us; this function takes 0.05 us.
@@ -40,8 +40,7 @@ from lowgemm.engine.array_objects import (
     data_of,
     has,
 )
-from lowgemm.engine.records import plan_at, record_type, state_at
-from lowgemm.engine.tiles import rhs_scratch
+from lowgemm.engine.records import record_type
 from lowgemm.engine.zero_points import Zeros, item_at, read_zeros, zeros_at, zeros_of
 from lowgemm.jit.memory import as_address, pointer_at, pointer_field, record_at
 from lowgemm.jit.routine import Routine, call_address, call_for_address, inner, routine
@@ -57,15 +56,15 @@ EVERY_CALL = record_type(
 #: The same and what only products need.
 PRODUCT_CALL = record_type(
     *EVERY_CALL.descr,
-    "single",  # address of `drivers.single`
+    "way",  # address of `drivers.single` or `drivers.several`
     ("plan", np.uint64),
     "packed",  # whether the rhs is packed
     ("zeros", np.uint64),  # a record of `zero_points.ZEROS`
     ("pattern", np.uint64),  # what `pattern_of` says of the operands; 0: they are not compared
 )
 product_call_at = record_at(PRODUCT_CALL)
-#: Numbers of the arguments of `enter` and `fill`.
-_CALL, _LHS, _RHS, _SUMS, _OUT, _SPACE, _LHS_ZERO, _RHS_ZERO, _STATE = range(9)
+#: Numbers of the arguments of `enter`.
+_CALL, _LHS, _RHS, _SUMS, _OUT, _SPACE, _LHS_ZERO, _RHS_ZERO = range(8)
 #: No argument.
 NONE = -1
 #: Bytes of an operand's element. No plain 1: for a literal Numba would compile `apart` once more.
@@ -77,13 +76,11 @@ RELEASE_MACS = 1 << 19
 
 # The built-in functions have the arguments of ``METH_FASTCALL``: `args` is a pointer to an array of pointers
 # to Python objects, the first of which is an array that holds a record of `EVERY_CALL` or `PRODUCT_CALL`. The
-# others are as `enter` and `fill` say. Here `call` is that record, `z` the record of its zero points, and
+# others are as `enter` says. Here `call` is that record, `z` the record of its zero points, and
 # `space` a pointer to scratch memory.
 @inner
 def _fit(call, z, args, space):
-    """Whether the arguments of `enter` and `fill` are such as may be computed with; the zero points are
-    read.
-    """
+    """Whether the arguments of `enter` are such as may be computed with; the zero points are read."""
     if not alike(pointer_field(call, "pattern"), args):
         return False
     out, out_bytes = pointer_at(args, _OUT), call.out_bytes
@@ -118,7 +115,7 @@ def _enter(_self, args, _count):
         data_of(pointer_at(args, _OUT)),
     )
     sums = data_of(pointer_at(args, _SUMS)) if call.packed != 0 else 0
-    single, plan, release, scratch = call.single, call.plan, call.release, as_address(space)
+    way, plan, release, scratch = call.way, call.plan, call.release, as_address(space)
     state = 0
     if release != 0:
         state = call_for_address(call.save_thread, ())
@@ -126,7 +123,7 @@ def _enter(_self, args, _count):
         item = item_at(z, i)
         lhs_zero, rhs_zero, lhs_zeros, rhs_zeros = zeros_of(z, space, i)
         call_address(
-            single,
+            way,
             (
                 plan, lhs + item.lhs_at, rhs + item.rhs_at, sums + item.sums_at, out + item.out_at, scratch,
                 lhs_zero, rhs_zero, lhs_zeros, rhs_zeros,
@@ -135,29 +132,6 @@ def _enter(_self, args, _count):
     if release != 0:
         call_address(call.restore_thread, (state,))
     return new_reference(call, args, _OUT)
-
-
-@routine(BUILT_IN)
-def _fill(_self, args, _count):
-    """What `fill` gives."""
-    call = product_call_at(pointer_at(pointer_at(args, _CALL), DATA))
-    z, space = zeros_at(pointer_field(call, "zeros")), pointer_at(pointer_at(args, _SPACE), DATA)
-    if not _fit(call, z, args, space):
-        return new_reference(call, args, NONE)
-    p, s = plan_at(pointer_field(call, "plan")), state_at(pointer_at(pointer_at(args, _STATE), DATA))
-    s.lhs = data_of(pointer_at(args, _LHS))
-    s.rhs = data_of(pointer_at(args, _RHS))
-    s.out = data_of(pointer_at(args, _OUT))
-    s.rhs_sums = data_of(pointer_at(args, _SUMS)) if call.packed != 0 else 0
-    s.scratch_of_rhs = as_address(space)
-    s.scratch_of_workers = rhs_scratch(p, s, p.distinct_rhs)
-    s.scratch_of_splits = s.scratch_of_workers + p.workers * p.worker_bytes
-    lhs_zero, rhs_zero, lhs_zeros, rhs_zeros = zeros_of(z, space, 0)
-    s.lhs_zero = lhs_zero - p.lhs_shift
-    s.rhs_zero = rhs_zero - p.rhs_shift
-    s.lhs_zeros = lhs_zeros
-    s.rhs_zeros = rhs_zeros
-    return new_reference(call, args, _STATE)
 
 
 class _MethodDef(ctypes.Structure):
@@ -216,14 +190,6 @@ def enter() -> Any:
     return built_in(b"enter", _enter)
 
 
-@functools.cache
-def fill() -> Any:
-    """``fill(call, lhs, rhs, sums, out, space, lhs_zero, rhs_zero, state) -> state``, likewise; `state` holds
-    zeros.
-    """
-    return built_in(b"fill", _fill)
-
-
 def pattern_of(*arrays: Any) -> np.ndarray:
     """What `alike` compares with: plain arrays of the shapes and strides of these, and of their dtypes as
     NumPy makes them.
@@ -265,26 +231,25 @@ def filled(dtype: np.dtype, **fields: int) -> np.ndarray:
 
 def product_call(
     plan: np.ndarray,
-    single: int,
+    way: int,
     packed: bool,
-    macs: int,
+    release: bool,
     out_bytes: int,
     zeros: Zeros,
     pattern: np.ndarray | None = None,
 ) -> np.ndarray:
-    """First argument of `enter` and `fill` for a plan's numbers, zero points and pattern, which must outlive
-    it.
+    """First argument of `enter` for a plan's numbers, zero points and pattern, which must outlive it.
 
     Parameters
     ----------
     plan : ndarray
         The numbers of a plan.
-    single : int
-        Address of `drivers.single`.
+    way : int
+        Address of `drivers.single` or `drivers.several`.
     packed : bool
         Whether the rhs is packed.
-    macs : int
-        Multiply-accumulates of a call.
+    release : bool
+        Whether other Python threads may run meanwhile.
     out_bytes : int
         Bytes of an element of the result.
     zeros : Zeros
@@ -294,10 +259,10 @@ def product_call(
     """
     return filled(
         PRODUCT_CALL,
-        single=single,
+        way=way,
         plan=plan.ctypes.data,
         packed=packed,
-        release=macs >= RELEASE_MACS,
+        release=release,
         zeros=zeros.numbers.ctypes.data,
         pattern=0 if pattern is None else pattern.ctypes.data,
         out_bytes=out_bytes,

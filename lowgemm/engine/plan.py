@@ -16,7 +16,6 @@ from lowgemm.engine import drivers, entry, threads
 from lowgemm.engine.batch import Batch
 from lowgemm.engine.blocking import Blocking
 from lowgemm.engine.in_place import rows_in_place
-from lowgemm.engine.pace import Pace
 from lowgemm.engine.planner import fill_plan, reads_in_place, template_of
 from lowgemm.engine.records import (
     MAX_STAGES,
@@ -25,10 +24,10 @@ from lowgemm.engine.records import (
     blank_plan,
     plan_numbers,
     plan_of,
-    state_of,
 )
 from lowgemm.jit import scratch
 from lowgemm.jit.addresses import NotCopied
+from lowgemm.jit.team import give_way, the_team
 from lowgemm.kernels import Kernel, suited
 from lowgemm.output.pipeline import compile_pipeline, raise_failures
 
@@ -147,25 +146,28 @@ class Plan(NotCopied):
             threads.choose_threads(num_threads, work),
             in_order,
         )
+        self.threads, self.one_by_one = plan.workers, plan.workers == 1 and in_order
+        #: The routine that runs this plan; None: there is no team, so Numba's parallel regions do.
+        self.way = drivers.single
+        if not self.one_by_one:
+            team = the_team()
+            self.way = drivers.several if team else None
+            plan.team = team.address if team else 0
+            plan.work, plan.give_way = drivers.work.address, give_way()
         self.numbers = plan_numbers(plan, stages, layout)
         self.p = plan_of(self.numbers)
-        b = self.blocking = Blocking(
+        self.blocking = Blocking(
             plan.mc, plan.nc, plan.kc, plan.row_blocks, plan.col_blocks, plan.depth_blocks, plan.splits,
             int(plan.on_the_fly_at != 0),
         )  # fmt: skip
-        self.threads, self.one_by_one = plan.workers, plan.workers == 1 and in_order
         self.worker_bytes, self.all_rhs_bytes, self.scratch_bytes = (
             plan.worker_bytes,
             plan.all_rhs_bytes,
             plan.scratch_bytes,
         )
         self.lhs_shift, self.rhs_shift = plan.lhs_shift, plan.rhs_shift
-        #: Numbers of a call's state: the record, and with split-K a counter for each block.
-        self.state_size = STATE_SIZE + (items * b.row_blocks * b.col_blocks if b.splits > 1 else 0)
-        self.pace = Pace(macs)
-        #: Python's ways in for one thread and for several; see `entry.py`.
-        self.enter = entry.enter() if self.one_by_one else None
-        self.fill = None if self.one_by_one else entry.fill()
+        #: Python's way in (`entry.py`), or None.
+        self.enter = entry.enter() if self.way else None
         self.macs = macs
 
     def serves(self) -> bool:
@@ -221,18 +223,12 @@ class Plan(NotCopied):
         numbers, watches = self.watched()
         space = scratch.borrow(self.scratch_bytes)
         at = space.ctypes.data
-        if self.one_by_one:
-            zeros = int(lhs_zero), int(rhs_zero), *vectors
-            drivers.single.ctypes(numbers.ctypes.data, lhs, rhs, rhs_sums, out, at, *zeros)
+        arguments = lhs, rhs, rhs_sums, out, at, int(lhs_zero), int(rhs_zero), *vectors
+        if self.way:
+            self.way.ctypes(numbers.ctypes.data, *arguments)
         else:
-            state = np.zeros(self.state_size, dtype=np.int64)
-            s = state_of(state)
-            s.lhs, s.rhs, s.rhs_sums, s.out = lhs, rhs, rhs_sums, out
-            s.scratch_of_rhs = at
-            s.scratch_of_workers = at + self.all_rhs_bytes
-            s.scratch_of_splits = s.scratch_of_workers + self.threads * self.worker_bytes
-            s.lhs_zero, s.rhs_zero = int(lhs_zero) - self.lhs_shift, int(rhs_zero) - self.rhs_shift
-            s.lhs_zeros, s.rhs_zeros = vectors
-            threads.run(numbers, state, self.threads, self.pace)
+            state = np.zeros(STATE_SIZE, dtype=np.int64)
+            drivers.begin.ctypes(numbers.ctypes.data, state.ctypes.data, *arguments)
+            threads.run(drivers.work, numbers.ctypes.data, state.ctypes.data, self.threads)
         scratch.give_back(space)
         raise_failures(watches)

@@ -97,7 +97,7 @@ class PlannedGemm:
         self._pattern = entry.pattern_of(lhs) if self._packed else entry.pattern_of(lhs, rhs)
         self._ready = Ready(call, plan, 0, 0, self._pattern)
         #: Whether compiled code compares the operands with the planned ones.
-        self._compares = bool(plan.enter or plan.fill)
+        self._compares = bool(plan.enter)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return planned, (self._lhs, self._rhs, self.plan.output, self.plan.num_threads)

@@ -193,6 +193,8 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.split_bytes = 0
     if splits > 1:
         p.split_bytes = up(4 * mc * (1 + up(nc, k.lanes)), ALIGNMENT)
-    p.scratch_bytes = (
-        p.all_rhs_bytes + p.workers * p.worker_bytes + blocks * splits * p.split_bytes + k.over_read
-    )
+    p.splits_bytes = blocks * splits * p.split_bytes
+    p.scratch_bytes = p.all_rhs_bytes + p.workers * p.worker_bytes + p.splits_bytes
+    if splits > 1:
+        p.scratch_bytes += 8 * blocks  # how many splits are done
+    p.scratch_bytes += k.over_read

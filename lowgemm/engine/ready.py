@@ -21,15 +21,13 @@ from lowgemm.checks.values import INT32_MAX, INT32_MIN
 from lowgemm.engine import entry
 from lowgemm.engine.batch import Batch
 from lowgemm.engine.call import Call
-from lowgemm.engine.drivers import single
 from lowgemm.engine.plan import Plan
-from lowgemm.engine.threads import run
 from lowgemm.engine.zero_points import NUMBER, Zeros, kind_of
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.scratch import borrow, borrowed, give_back
 from lowgemm.output.pipeline import raise_failures
 
-_empty, _zeros, _share, _int64 = np.empty, np.zeros, np.may_share_memory, np.dtype(np.int64)
+_empty, _share = np.empty, np.may_share_memory
 
 
 def fits(out: np.ndarray, *inputs: np.ndarray) -> bool:
@@ -66,7 +64,7 @@ class Ready(NotCopied):
     instead = "copy the PlannedGemm, which plans anew"
 
     __slots__ = (
-        "_customs", "_enter", "_fill", "_lent", "_number", "_packed", "_pattern", "_record", "_result", "_scratch", "_shape",
+        "_customs", "_enter", "_lent", "_number", "_packed", "_pattern", "_record", "_result", "_scratch", "_shape",
         "_zeros", "kernel", "made_for", "plan",
     )  # fmt: skip
 
@@ -77,7 +75,7 @@ class Ready(NotCopied):
         self._shape, self._result = call.out.shape, plan.result
         self._number = not self._shape  # of two vectors: a number, not an array
         self._packed, self._customs = plan.packed, bool(plan.pipeline.customs)
-        self._enter, self._fill, self._pattern = plan.enter, plan.fill, pattern
+        self._enter, self._pattern = plan.enter, pattern
         self._zeros = Zeros(
             (plan.m, plan.n),
             (plan.lhs_shift, plan.rhs_shift),
@@ -89,14 +87,16 @@ class Ready(NotCopied):
         )
         self._scratch = self._zeros.end
         #: First argument of the built-in functions; None where they do not work.
-        self._record = self._call_record(plan.numbers) if plan.enter or plan.fill else None
+        self._record = self._call_record(plan.numbers) if plan.enter else None
         #: Copies of the plan's numbers that no call is using; see `_borrowed_plan`.
         self._lent: list[Any] = []
 
     def _call_record(self, numbers: np.ndarray) -> np.ndarray:
         plan = self.plan
+        # Helpers of the team may need the interpreter, for functions of the user's: a caller that waits for them lets go of it.
+        release = not plan.one_by_one or plan.macs >= entry.RELEASE_MACS
         return entry.product_call(
-            numbers, single.address, plan.packed, plan.macs, plan.result.itemsize, self._zeros, self._pattern
+            numbers, plan.way.address, plan.packed, release, plan.result.itemsize, self._zeros, self._pattern
         )
 
     def run(self, lhs: Any, rhs: Any, out: Any, lhs_zero: Any, rhs_zero: Any) -> Any:
@@ -113,8 +113,8 @@ class Ready(NotCopied):
         return self._enter(self._record, lhs, rhs, None, out, borrowed(self._scratch), lhs_zero, rhs_zero)
 
     def _run(self, lhs: Any, rhs: Any, out: Any, lhs_zero: Any, rhs_zero: Any) -> Any:
-        """The same with all that a call can need: functions of the user's, several threads, a number as the
-        result.
+        """The same with all that a call can need: functions of the user's, an interpreter of any kind, a
+        number as the result.
         """
         if self._record is None:
             inputs = (lhs,) if self._packed else (lhs, rhs)
@@ -124,17 +124,10 @@ class Ready(NotCopied):
             return self.by_addresses(lhs, rhs, out, int(lhs_zero), int(rhs_zero))
         to = _empty(self._shape, self._result) if out is None else out
         panels, sums = (rhs.panels, rhs.sums) if self._packed else (rhs, None)
-        plan = self.plan
         lent = self._borrowed_plan() if self._customs else None
-        record, numbers, watches = lent or (self._record, plan.numbers, ())
+        record, _, watches = lent or (self._record, None, ())
         space = borrow(self._scratch)
-        if self._enter is not None:
-            done = self._enter(record, lhs, panels, sums, to, space, lhs_zero, rhs_zero)
-        else:
-            state = _zeros(plan.state_size, _int64)
-            done = self._fill(record, lhs, panels, sums, to, space, lhs_zero, rhs_zero, state)
-            if done is not None:
-                run(numbers, state, plan.threads, plan.pace)
+        done = self._enter(record, lhs, panels, sums, to, space, lhs_zero, rhs_zero)
         give_back(space)
         if lent is not None:
             raise_failures(watches)
@@ -169,13 +162,12 @@ def ready(
 ) -> Ready | None:
     """A checked call made ready for more of its kind; None where such calls must be checked one by one.
 
-    That is where a zero point is of a type that compiled code does not read, where the interpreter keeps
-    arrays in a way that it does not know and zero points are arrays, and where a stack of large products,
-    each on several threads, has zero points for each.
+    That is where a zero point is of a type that compiled code does not read, and where zero points are arrays but
+    the interpreter keeps arrays in a way that compiled code does not know, or there is no team of threads.
     """
     kinds = {kind_of(lhs_zero), kind_of(rhs_zero)}
     if None in kinds or (call.own_zeros and plan.enter is None):
         return None
-    if plan.enter is None and plan.fill is None and kinds != {NUMBER}:
+    if plan.enter is None and kinds != {NUMBER}:
         return None
     return Ready(call, plan, lhs_zero, rhs_zero, pattern)

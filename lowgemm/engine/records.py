@@ -57,12 +57,17 @@ PLAN = record_type(
     "split_bytes",  # memory of one of the splits of a block: row sums and a tile of int32
     "col_bytes",  # one int32 for each column
     "rhs_bytes",  # the panels of one rhs
+    "splits_bytes",  # memory of all splits
     "all_rhs_bytes scratch_bytes",  # memory of all rhs, and of the whole call
     # What it takes over from the kernel's template.
     "lanes nr kr rhs_group_bytes",  # as in `kernels/framework/kernel.py`
     "pack_chunk",  # columns that a thread packs at a time
     "kernel pack_lhs pack_rhs col_compensation_routine row_compensation_routine single",
     "no_compensation",  # address of int32 zeros, for what has none to add
+    # how several threads run it
+    ("team", np.uint64),  # see `jit/team.py`; 0: there is none
+    "work",  # address of `drivers.work`
+    "give_way",  # address of a function that lets another thread run
     ("stage", np.int64, (MAX_STAGES, 2)),
 )
 #: What the planner needs to know of a kernel and of this machine.
@@ -82,14 +87,18 @@ TEMPLATE_FIELDS = (
     "in_place in_place_compensation",  # 0 where that is not wanted
 )
 TEMPLATE = record_type(*TEMPLATE_FIELDS)
-#: The state `s` of one call. With split-K a counter for each block of the result lies behind it: how many of
-#: its splits are done.
+#: The state `s` of one call.
 STATE = record_type(
     "next_columns next_block",  # what the next thread that asks is given: columns to pack, then blocks of the result
+    "columns_done",  # pieces of columns that are packed
     "lhs rhs rhs_sums out",  # addresses of the operands, of the sums of a packed rhs, and of the result
     "scratch_of_rhs scratch_of_workers scratch_of_splits",  # addresses of scratch memory: of all rhs, all threads, all splits
     "lhs_zero rhs_zero",  # zero points of the packed values (see `packing.element_map`)
     "lhs_zeros rhs_zeros",  # addresses of such zero points, int32, one for each row and column
+    (
+        "splits_done",
+        np.uint64,
+    ),  # with split-K: address of a counter for each block of the result, splits that are done
 )
 
 #: Sizes, and where the stages begin, counted in numbers.

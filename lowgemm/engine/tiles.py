@@ -17,8 +17,7 @@ is exact in any order.
 
 Nothing here reads or writes matrix memory: addresses are integers, and each piece that touches memory is a C
 function called through its address (see `jit/routine.py`). So this file is compiled once for all kernels and
-all output pipelines. Blocks are handed out by an atomic counter, because Numba's `prange` has a static
-schedule.
+all output pipelines. Blocks are handed out by an atomic counter: a thread may come late, or not at all.
 
 A call is described by two records (`records.py`): the plan `p`, made by `planner.py` and never written here,
 so that Python threads may share it, with the layout of the batch behind it; and the state `s` of this call.
@@ -48,9 +47,20 @@ from lowgemm.engine.records import (
     ItemAddresses,
     RhsAddresses,
 )
-from lowgemm.jit.memory import arrive_behind, load_behind, take_field
+from lowgemm.jit.memory import (
+    arrive_field,
+    atomic_add,
+    load_behind,
+    load_field,
+    pause,
+    pointer_field,
+    take_field,
+)
 from lowgemm.jit.routine import call_address, inner
 from lowgemm.jit.scratch import ALIGNMENT
+
+#: Looks at a thread that still packs before a waiting one gives way: about 10 us.
+_LOOKS = 300
 
 
 # ---- where things are -------------------------------------------------------------------------------------
@@ -116,7 +126,7 @@ def prepare_columns(p, s, r, col, cols):
 @inner
 def prepare(p, s):
     """Pack the rhs and make the column compensation, `pack_chunk` columns at a time, until no columns are
-    left.
+    left and those that other threads took are done.
     """
     if p.on_the_fly_at != 0:
         return
@@ -130,6 +140,14 @@ def prepare(p, s):
         col = (task - number * chunks) * chunk
         r = rhs_addresses(p, s, number, rhs_scratch(p, s, number))
         prepare_columns(p, s, r, col, min(chunk, n - col))
+        arrive_field(s, "columns_done", 1)
+    looks = 0
+    while load_field(s, "columns_done") < p.distinct_rhs * chunks:
+        looks += 1
+        if looks % _LOOKS != 0:
+            pause()
+        elif p.give_way != 0:
+            call_address(p.give_way, ())
 
 
 # ---- phase 1 ----------------------------------------------------------------------------------------------
@@ -395,7 +413,7 @@ def _split(p, s, a, i, j, number, split, space):
     ld = (cols + p.lanes - 1) // p.lanes * p.lanes
     _deep_block(p, s, a, row0, rows, col0, cols, split, space, sums, sums + 4 * p.mc)
     # the last one reads what others wrote
-    if arrive_behind(s, number, 1) + 1 == p.splits:
+    if atomic_add(pointer_field(s, "splits_done"), number, 1) + 1 == p.splits:
         for other in range(1, p.splits):
             _add(p, p.mc + rows * ld, first + other * p.split_bytes, first)  # sums, and the tile behind them
         _finish(p, s, a, first + 4 * p.mc, ld, rows, cols, row0, col0, first)

@@ -67,6 +67,7 @@ load_i64 = intrinsic(_loader(64, True))
 store_8 = intrinsic(_storer(8))
 store_16 = intrinsic(_storer(16))
 store_32 = intrinsic(_storer(32))
+store_64 = intrinsic(_storer(64))
 
 
 def _float_loader(ty, result):
@@ -155,10 +156,10 @@ def stack(typingctx, size):
 
 @intrinsic
 def take(typingctx, array, index, amount):
-    """Atomically add to an element of an int64 array; returns what it held before. It hands out numbers, each once.
+    """Atomically add to an element of an int64 array; what it held before. It hands out numbers, each once.
 
-    It orders no other memory ("monotonic"): whoever draws a number reads nothing that another thread wrote in the same phase,
-    and between phases, and at the end, threads are joined, which orders everything.
+    It orders no other memory ("monotonic"): whoever draws a number reads nothing that another thread wrote in the
+    same phase.
     """
 
     def codegen(context, builder, signature, values):
@@ -166,6 +167,90 @@ def take(typingctx, array, index, amount):
         return builder.atomic_rmw("add", builder.gep(data, [values[1]]), values[2], "monotonic")
 
     return types.int64(array, types.intp, types.int64), codegen
+
+
+# ---- between threads --------------------------------------------------------------------------------------
+# Atomic, on int64 number `index` at `base`, in one order that all threads agree on ("sequentially consistent"):
+# of two threads that each write one number and then read the other's, at least one sees what the other wrote.
+@intrinsic
+def atomic_load(typingctx, base, index):
+    """The number; what the thread that stored it had written before is seen after this."""
+
+    def codegen(context, builder, signature, values):
+        return builder.load_atomic(_element(builder, values[0], values[1], _i64), "seq_cst", 8)
+
+    return types.int64(_void, types.intp), codegen
+
+
+@intrinsic
+def atomic_store(typingctx, base, index, value):
+    """Store a number; what this thread wrote before is seen by those that load it."""
+
+    def codegen(context, builder, signature, values):
+        builder.store_atomic(values[2], _element(builder, values[0], values[1], _i64), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(_void, types.intp, types.int64), codegen
+
+
+def _changer(operation: str):
+    def change(typingctx, base, index, value):
+        def codegen(context, builder, signature, values):
+            at = _element(builder, values[0], values[1], _i64)
+            return builder.atomic_rmw(operation, at, values[2], "seq_cst")
+
+        return types.int64(_void, types.intp, types.int64), codegen
+
+    return change
+
+
+#: Add to the number, or keep only the bits of `value`, or set those of `value`; each returns what it was before.
+atomic_add = intrinsic(_changer("add"))
+atomic_and = intrinsic(_changer("and"))
+atomic_or = intrinsic(_changer("or"))
+
+
+@intrinsic
+def atomic_replace(typingctx, base, index, expected, value):
+    """Store `value` if the number is `expected`; whether it was."""
+
+    def codegen(context, builder, signature, values):
+        at = _element(builder, values[0], values[1], _i64)
+        pair = builder.cmpxchg(at, values[2], values[3], "seq_cst", "seq_cst")
+        return builder.extract_value(pair, 1)
+
+    return types.boolean(_void, types.intp, types.int64, types.int64), codegen
+
+
+@intrinsic
+def pause(typingctx):
+    """Tell the core that this loop waits for another thread."""
+
+    def codegen(context, builder, signature, values):
+        triple = builder.module.triple
+        if triple.startswith(("x86_64", "i386", "i686")):
+            ty = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, ty, "llvm.x86.sse2.pause"), [])
+        elif triple.startswith(("aarch64", "arm64")):
+            ty = ir.FunctionType(ir.VoidType(), [ir.IntType(32)])
+            hint = cgutils.get_or_insert_function(builder.module, ty, "llvm.aarch64.hint")
+            builder.call(hint, [ir.IntType(32)(1)])  # "yield"
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic(prefer_literal=True)
+def load_field(typingctx, record, field):
+    """An int64 field, whose name is a constant, of a record that other threads count in by `arrive_field`: what they
+    wrote before is seen after this.
+    """
+    offset = record.offset(field.literal_value)
+
+    def codegen(context, builder, signature, values):
+        return builder.load_atomic(_field(builder, values[0], offset), "acquire", 8)
+
+    return types.int64(record, field), codegen
 
 
 # ---- records ----------------------------------------------------------------------------------------------
@@ -218,33 +303,27 @@ def record_behind(dtype: np.dtype) -> Any:
     return intrinsic(at)
 
 
-@intrinsic(prefer_literal=True)
-def take_field(typingctx, record, field, amount):
-    """`take` for an int64 field, whose name is a constant, of a record or of the first record of an array."""
-    array = isinstance(record, types.Array)
-    offset = (record.dtype if array else record).offset(field.literal_value)
+def _field_adder(ordering: str):
+    def add(typingctx, record, field, amount):
+        array = isinstance(record, types.Array)
+        offset = (record.dtype if array else record).offset(field.literal_value)
 
-    def codegen(context, builder, signature, values):
-        first = context.make_array(record)(context, builder, values[0]).data if array else values[0]
-        return builder.atomic_rmw("add", _field(builder, first, offset), values[2], "monotonic")
+        def codegen(context, builder, signature, values):
+            first = context.make_array(record)(context, builder, values[0]).data if array else values[0]
+            return builder.atomic_rmw("add", _field(builder, first, offset), values[2], ordering)
 
-    return types.int64(record, field, types.int64), codegen
+        return types.int64(record, field, types.int64), codegen
+
+    return add
 
 
-@intrinsic
-def arrive_behind(typingctx, record, index, amount):
-    """Atomically add to number `index` of the int64 numbers that follow a record in memory; returns what it held before.
-
-    It counts threads of which the last reads what the others wrote. Each must have its writes seen before its count (release),
-    and the last must see them after (acquire): "acq_rel". On Arm, a plain addition lets the last one read old data; on x86
-    both are the same ``lock xadd``.
-    """
-
-    def codegen(context, builder, signature, values):
-        behind = _field(builder, values[0], signature.args[0].size)
-        return builder.atomic_rmw("add", builder.gep(behind, [values[1]]), values[2], "acq_rel")
-
-    return types.int64(record, types.intp, types.int64), codegen
+#: ``take_field(record, field, amount)``: `take` for an int64 field, whose name is a constant, of a record or of the
+#: first record of an array.
+take_field = intrinsic(prefer_literal=True)(_field_adder("monotonic"))
+#: Likewise, for counting what threads have done. Each must have its writes seen before its count (release), and whoever
+#: sees the count must see them too (`load_field`): "acq_rel". On Arm, a plain addition lets a reader see old data; on
+#: x86 both are the same ``lock xadd``.
+arrive_field = intrinsic(prefer_literal=True)(_field_adder("acq_rel"))
 
 
 @intrinsic(prefer_literal=True)

@@ -6,7 +6,6 @@ import concurrent.futures
 import os
 import subprocess
 import sys
-import threading
 
 import numba
 import numpy as np
@@ -16,7 +15,6 @@ from lowgemm import config
 from lowgemm.blockwise import dequantize_blockwise, quantize_blockwise
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise.records import Pointer, dtype_of
-from lowgemm.engine import threads
 from lowgemm.jit.memory import as_address, pointer_field
 from lowgemm.jit.routine import signature
 
@@ -77,40 +75,15 @@ def test_every_task_is_done_once_in_memory_of_its_worker(counting, tasks, worker
 
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="compiled code only")
-def test_each_worker_that_comes_has_the_next_memory(counting):
+def test_each_worker_has_memory_of_its_own(counting):
     """The workers come one after the other here; the addresses are only looked at."""
     done, memory = np.zeros(3, np.int64), np.zeros(3, np.int64)
     job = Tally(tasks=3, done=done.ctypes.data, memory=memory.ctypes.data, task=counting.address)
     job.scratch, job.scratch_bytes = 4096, 128
-    for worker in range(4):
+    for worker in (2, 0, 1):
         job.taken = 0
-        jobs._entry()(job.address)
+        jobs.work.ctypes(job.address, 0, worker)
         assert memory.tolist() == [4096 + 128 * worker] * 3
-    jobs.run(counting, job, 1, 100)  # a job that is run again begins with the first memory
-    assert memory.tolist() == [job.scratch] * 3
-
-
-def test_no_more_threads_than_others_leave(small_tasks, monkeypatch):
-    """Calls of other Python threads, products too, count: see `engine/threads.py`."""
-    used = []
-    inside = jobs._run
-
-    def spy(job, workers, scratch_bytes):
-        used.append((workers, dict(threads._running)))
-        inside(job, workers, scratch_bytes)
-
-    monkeypatch.setattr(jobs, "_run", spy)
-    monkeypatch.setattr(threads, "_running", {})
-    monkeypatch.setattr(numba, "get_num_threads", lambda: 4)
-    x, me = np.ones(5000, np.float32), threading.get_ident()
-    for others, expected in ((0, 4), (1, 3), (2, 2), (3, 1), (9, 1)):
-        threads._running.clear()
-        if others:
-            threads._running[-1] = others
-        used.clear()
-        quantize_blockwise(x)
-        assert used == [(expected, {**threads._running, me: expected})]
-        assert me not in threads._running
 
 
 def work(seed):

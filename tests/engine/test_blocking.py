@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from lowgemm import kernels
 from lowgemm.engine.blocking import (
+    BLOCK_MACS,
+    BLOCK_ROWS,
     BY_COLUMNS,
     BY_ROWS,
     NOT_ON_THE_FLY,
@@ -27,7 +29,7 @@ SIZE = st.one_of(st.integers(1, 300), st.integers(1, 10**6))
 def blocks(kernel, m, n, depth, *, threads=1, batch=1, direct=True, on_the_fly=NOT_ON_THE_FLY) -> Blocking:
     """Block sizes of one product, also for a kernel that does not run here: a template would compile it."""
     most = zip(("most_rows", "most_rows_with_stages", "most_columns"), block_limits(kernel), strict=True)
-    own = {name: getattr(kernel, name) for name in ("mr", "nr", "lanes", "element_bytes", "row_bytes")}
+    own = {name: getattr(kernel, name) for name in ("mr", "nr", "element_bytes", "row_bytes")}
     limits = types.SimpleNamespace(**own, **dict(most), l2=cache_sizes().l2, l3=cache_sizes().l3)
     return Blocking(*block_sizes(limits, m, n, depth, threads, batch, direct, on_the_fly))
 
@@ -62,6 +64,13 @@ def test_more_threads_get_more_blocks():
     kernel = kernels.by_name("portable")
     b = blocks(kernel, 1024, 1024, 1024, threads=16)
     assert b.row_blocks * b.col_blocks >= 16
+
+
+@pytest.mark.parametrize("kernel", kernels.all_kernels(), ids=lambda k: k.name)
+def test_blocks_stay_small_where_threads_wait_for_the_last(kernel):
+    for threads in (2, 3, 8):
+        b = blocks(kernel, 4096, 2048, 2048, threads=threads)
+        assert b.mc * b.nc * b.kc <= BLOCK_MACS or b.mc <= 2 * BLOCK_ROWS
 
 
 def test_threads_share_what_there_is():

@@ -19,11 +19,12 @@ from lowgemm.blockwise import job, product4, rowjob, steps
 from lowgemm.engine import compensation, drivers, entry, packing, planner, sums
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.records import PLAN
-from lowgemm.jit import caches
+from lowgemm.jit import caches, team
 from lowgemm.jit.memory import (
     address,
-    arrive_behind,
+    arrive_field,
     as_address,
+    atomic_add,
     load_behind,
     record_at,
     take,
@@ -140,10 +141,12 @@ def callers() -> dict[str, list]:
         embedded(x, lowgemm.pack_rhs(w), zero)
     peak.repeat(keep.address, 1, (np.zeros(15, np.int64).ctypes.data, *range(15)))
     kinds = [k for k in kernels.all_kernels() if not kernels.why_not(k)]
-    for make in (entry.enter, entry.fill, sums.apply):
+    for make in (entry.enter, sums.apply):
         make()
     return {
-        "lowgemm/engine/tiles.py": [drivers.single, drivers.run_serial, drivers.run_parallel],
+        "lowgemm/engine/tiles.py": [drivers.single, drivers.work],
+        "lowgemm/engine/drivers.py": [drivers.alone, drivers.in_region],
+        "lowgemm/jit/team.py": [team.run, team._helper],
         "lowgemm/engine/entry.py": [k for k in entry._kept if isinstance(k, Routine)],
         "lowgemm/in_numba/product.py": [embedded],
         "lowgemm/output/apply.py": [apply],
@@ -352,14 +355,14 @@ words_at = record_at(WORDS)
 def count_in_record(job):
     words = words_at(job)
     words.first = take_field(words, "taken", 2)
-    words.last = load_behind(words, 0) + arrive_behind(words, 1, 3)
+    words.last = load_behind(words, 0) + arrive_field(words, "last", 3)
 
 
 @numba.cfunc(signature("p"), nopython=True)  # not cached: its file does not change when `jit/routine.py` does
 def count_both(job):
     words = numba.carray(job, (4,), np.int64)
     words[2] = take(words, 0, 1)
-    words[3] = arrive_behind(words_at(job), -2, 1)
+    words[3] = atomic_add(job, 1, 1)
 
 
 def test_orders_of_atomic_additions():
@@ -368,23 +371,23 @@ def test_orders_of_atomic_additions():
     count_both.ctypes(words.ctypes.data)
     assert words.tolist() == [6, 8, 5, 7]
     text = cross.routine_ir(count_both, AARCH64.triple, "count_both")
-    assert re.findall(r"atomicrmw add .* (\w+), align", text) == ["monotonic", "acq_rel"]
+    assert re.findall(r"atomicrmw add .* (\w+), align", text) == ["monotonic", "seq_cst"]
     with_lse = cross.Target(AARCH64.triple, "generic", "+neon,+lse")
     assert re.findall(r"\b(ldadd\w*)\s", cross.compile_ir(text, with_lse)[0]) == ["ldadd", "ldaddal"]
 
 
-def test_atomic_additions_to_a_record_and_behind_it():
-    words = np.array([0, 5, 0, 70, 11, 99], np.int64)
+def test_atomic_additions_to_a_record():
+    words = np.array([0, 5, 11, 70], np.int64)
     count_in_record.ctypes(words.ctypes.data)
-    assert words.tolist() == [5, 7, 81, 70, 14, 99]
+    assert words.tolist() == [5, 7, 81, 70]
     text = cross.routine_ir(count_in_record, AARCH64.triple, "count_in_record")
     assert re.findall(r"atomicrmw add .* (\w+), align", text) == ["monotonic", "acq_rel"]
 
 
-def test_last_thread_of_a_shared_depth_acquires_what_others_wrote():
-    """In the drivers, one counter is waited for by a reader of other threads' sums; the others hand out numbers."""
-    for compiled in (drivers.run_serial, drivers.run_parallel):
-        text = "".join(str(module) for module in modules_of(compiled))
-        orders = re.findall(r"atomicrmw add ptr .* (\w+), align", text)
-        assert set(orders) == {"monotonic", "acq_rel"}
-        assert orders.count("acq_rel") < orders.count("monotonic")
+def test_threads_that_read_what_others_wrote_acquire_it():
+    """Numbers are handed out without order. Counts of what is done order memory: of packed columns, of splits."""
+    text = "".join(str(module) for module in modules_of(drivers.work))
+    orders = re.findall(r"atomicrmw add ptr .* (\w+), align", text)
+    assert set(orders) == {"monotonic", "acq_rel", "seq_cst"}
+    assert orders.count("acq_rel") == orders.count("seq_cst") == 1
+    assert set(re.findall(r"load atomic .* (\w+), align", text)) == {"acquire"}

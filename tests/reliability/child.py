@@ -65,6 +65,27 @@ def module(name: str, *arguments: str, **env: str) -> str:
     return done.stdout
 
 
+#: The thread system that lowgemm has of its own, beside Numba's.
+TEAM = "team"
+
+
+def use(system: str) -> str:
+    """Code that makes a process use one of `systems`, before its first product."""
+    return "" if system == TEAM else "from lowgemm.jit import team; team.available = lambda: False\n"
+
+
+def numbas(system: str) -> str | None:
+    """The threading layer of Numba that a process should have."""
+    return None if system == TEAM else system
+
+
+def systems() -> list[str]:
+    """Ways to run on several threads here: the team, if there is one, and Numba's threading layers."""
+    from lowgemm.jit import team
+
+    return [TEAM] * team.available() + layers()
+
+
 @functools.cache
 def layers() -> list[str]:
     """Numba's threading layers that can be loaded here."""

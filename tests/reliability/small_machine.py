@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 from collections.abc import Iterator
 
-from lowgemm.engine import blocking, pace, planner, threads
+from lowgemm.engine import blocking, planner, threads
 from lowgemm.jit.caches import CacheSizes
 
 #: Caches at which a depth of 50 is split and an rhs of 2 KB is packed on the fly.
@@ -30,11 +29,11 @@ _REAL, _SPLIT_DEPTH = planner.cache_sizes, blocking.SPLIT_DEPTH
 @contextlib.contextmanager
 def small_machine(small_caches: bool = True) -> Iterator[None]:
     """All of that, until the end of the block."""
-    before, late = threads.MACS_PER_THREAD, pace.LATE
-    threads.MACS_PER_THREAD, pace.LATE = MACS_PER_THREAD, math.inf  # both threads even on a busy machine
+    before = threads.MACS_PER_THREAD
+    threads.MACS_PER_THREAD = MACS_PER_THREAD
     caches(small_caches)
     try:
         yield
     finally:
-        threads.MACS_PER_THREAD, pace.LATE = before, late
+        threads.MACS_PER_THREAD = before
         caches(False)

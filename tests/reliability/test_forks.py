@@ -1,4 +1,7 @@
-"""Forks of every kind after threads have run: the child works, serially, and says so once."""
+"""Forks of every kind after threads have run: the child works.
+
+It has threads of its own where there is a team (`jit/team.py`); in regions of Numba it runs serially and says so once.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from patience import PATIENCE
 from . import child
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork on this platform")
-LAYERS = child.layers()
+SYSTEMS = child.systems()
 
 START = """
 import os, sys, warnings, numpy as np, numba
@@ -34,7 +37,7 @@ assert use() == (True, 0)
 for _ in range(4):
     pid = os.fork()
     if pid == 0:
-        os._exit(0 if use() == (True, 1) else 1)
+        os._exit(0 if use() == (True, TOLD) and THREADS() else 1)
     assert os.waitpid(pid, 0)[1] == 0
 assert use() == (True, 0)
 print("fine")
@@ -53,7 +56,7 @@ if IMPORTED:
 assert own(100) == 4950
 pid = os.fork()
 if pid == 0:
-    os._exit(0 if use() == (True, 1) else 1)
+    os._exit(0 if use() == (True, TOLD) else 1)
 assert os.waitpid(pid, 0)[1] == 0
 print("fine")
 """
@@ -83,22 +86,37 @@ print("fine")
 """
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_os_fork(layer):
-    assert "fine" in child.run(START + OS_FORK, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2")
+def forking(system: str) -> str:
+    """`OS_FORK`; a child with a team has threads again after its products."""
+    team = system == child.TEAM
+    has_threads = "(lambda: len(os.listdir('/proc/self/task')) > 1)" if team else "(lambda: True)"
+    return OS_FORK.replace("TOLD", str(int(not team))).replace("THREADS", has_threads)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_os_fork(system):
+    code = child.use(system) + START + forking(system)
+    assert "fine" in child.run(code, NUMBA_THREADING_LAYER=child.numbas(system), NUMBA_NUM_THREADS="2")
 
 
 @pytest.mark.parametrize("imported", [0, 1])
-def test_fork_after_a_parallel_function_of_the_caller(imported):
-    code = START + FOREIGN.replace("IMPORTED", str(imported))
+@pytest.mark.parametrize("system", [SYSTEMS[0], "omp"])
+def test_fork_after_a_parallel_function_of_the_caller(system, imported):
+    told = str(int(system != child.TEAM))
+    code = START + FOREIGN.replace("IMPORTED", str(imported)).replace("TOLD", told)
+    if system != child.TEAM:  # only in the child, so that lowgemm may be imported there for the first time
+        code = code.replace(
+            "    import lowgemm\n    from", f"    import lowgemm\n    {child.use(system)}    from"
+        )
     assert "fine" in child.run(code, NUMBA_THREADING_LAYER="omp", NUMBA_NUM_THREADS="2")
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_multiprocessing(method, tmp_path):
+    serial = method == "fork" and child.TEAM not in SYSTEMS
     told = (
         "lambda kinds: len([t for _, t in got if t]) and sum(t for _, t in got)"
-        if method == "fork"
+        if serial
         else "lambda kinds: 0"
     )
     script = tmp_path / "pool.py"
@@ -125,7 +143,9 @@ def test_xdist(tmp_path):
     lines = (
         START
         + "def test_use(): assert use() == (True, 0)\ndef test_fork():\n"
-        + "".join(f"    {line}\n" for line in OS_FORK.replace("print", "str").strip().splitlines())
+        + "".join(
+            f"    {line}\n" for line in forking(SYSTEMS[0]).replace("print", "str").strip().splitlines()
+        )
     )
     (tmp_path / "test_it.py").write_text(lines)
     code = f"import pytest; raise SystemExit(pytest.main(['-q', '-n', '2', '-p', 'no:cacheprovider', {str(tmp_path)!r}]))"

@@ -41,7 +41,10 @@ while raised < ROUNDS:
         raised += 1
     i = r.randrange(5)
     wrong += not (calls[i]() == exact[rows[i]]).all()
-assert not threads._alone.locked() and len(threads._running) <= 1, "an interrupt left something locked"
+from lowgemm.engine import region
+from lowgemm.jit.team import the_team, USED
+assert not region._alone.locked() and len(region._running) <= 1, "an interrupt left something locked"
+assert the_team() is None or the_team().numbers[USED] == 0, "an interrupt left threads counted as used"
 print("interrupts", raised, "wrong", wrong)
 """
 
@@ -142,17 +145,17 @@ print("fine", len(right), len(refused))
 """
 
 
-@pytest.mark.parametrize("layer", child.layers())
-def test_interrupts_between_and_inside_calls(layer):
-    out = child.run(
-        RAISE + INTERRUPTED.replace("ROUNDS", "300"), NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2"
-    )
+@pytest.mark.parametrize("system", child.systems())
+def test_interrupts_between_and_inside_calls(system):
+    code = child.use(system) + RAISE + INTERRUPTED.replace("ROUNDS", "300")
+    out = child.run(code, NUMBA_THREADING_LAYER=child.numbas(system), NUMBA_NUM_THREADS="2")
     assert "interrupts 300 wrong 0" in out
 
 
-@pytest.mark.parametrize("layer", child.layers())
-def test_a_signal_handler_that_multiplies(layer):
-    out = child.run(REENTER.replace("HANDLERS", "100"), NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2")
+@pytest.mark.parametrize("system", child.systems())
+def test_a_signal_handler_that_multiplies(system):
+    code = child.use(system) + REENTER.replace("HANDLERS", "100")
+    out = child.run(code, NUMBA_THREADING_LAYER=child.numbas(system), NUMBA_NUM_THREADS="2")
     assert out.strip().endswith("wrong 0")
 
 

@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 
 import lowgemm
-from lowgemm.engine import threads
+import lowgemm.blockwise
+from lowgemm.blockwise import job
+from lowgemm.engine import plan, region, threads
+from lowgemm.jit import team
 
 from . import child
 
-LAYERS = child.layers()
+SYSTEMS = child.systems()
 
 #: Eight Python threads make mixed calls, large ones in parallel, and compare every result.
 CONCURRENT = """
-import math, sys, threading, numpy as np, lowgemm, numba
-from lowgemm.engine import pace, threads
+import sys, threading, numpy as np, lowgemm, numba
+from lowgemm.engine import threads
 threads.MACS_PER_THREAD = 1000
-pace.LATE = math.inf  # several threads even on a busy machine
 sys.setswitchinterval(1e-4)
 rng = np.random.default_rng(0)
 stages = [lowgemm.BiasAddition(np.arange(200)), lowgemm.Requantize(1e-3, 5, np.uint8)]
@@ -29,12 +31,7 @@ for m, k, n in ((3, 5, 7), (64, 64, 64), (150, 90, 200), (33, 300, 65), (1, 500,
     stage = stages if n == 200 else None
     exact = a.astype(np.int64) @ b.astype(np.int64)
     problems.append((a, b, lowgemm.pack_rhs(b), stage, exact, lowgemm.reference.gemm(a, b, output=stage)))
-wrong, teams, done = [], set(), []
-inside = threads.drivers.run_parallel.dispatcher
-def count(plan, *rest):
-    teams.add((int(threads.plan_of(plan).workers), len(threads._running) > 1))
-    inside(plan, *rest)
-threads.drivers.run_parallel.dispatcher = count
+wrong, done = [], []
 def work(seed):
     r = np.random.default_rng(seed)
     for i in range(CALLS):
@@ -55,8 +52,7 @@ def work(seed):
 workers = [threading.Thread(target=work, args=(s,)) for s in range(8)]
 [t.start() for t in workers]
 [t.join() for t in workers]
-assert any(size > 1 for size, _ in teams)
-print(numba.threading_layer(), len(done), "calls, wrong", len(wrong))
+print(numba.threading_layer() if SYSTEM != "team" else SYSTEM, len(done), "calls, wrong", len(wrong))
 """
 
 #: A product inside the caller's own parallel loop: its threads call back into Python.
@@ -78,22 +74,25 @@ def loop(n):
             same = product(i)
         right += same
     return right
-print(numba.threading_layer() if WARM else "", loop(40), "right")
+print(loop(40), "right")
 assert (lowgemm.gemm(a, a, num_threads=4) == exact).all()
 """
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_eight_python_threads(layer):
-    out = child.run(CONCURRENT.replace("CALLS", "200"), NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="4")
-    assert f"{layer} 1600 calls, wrong 0" in out
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_eight_python_threads(system):
+    code = child.use(system) + CONCURRENT.replace("CALLS", "200").replace("SYSTEM", repr(system))
+    out = child.run(code, NUMBA_THREADING_LAYER=child.numbas(system), NUMBA_NUM_THREADS="4")
+    assert f"{system} 1600 calls, wrong 0" in out
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_inside_a_parallel_loop_of_the_caller(layer):
+@pytest.mark.parametrize("layer", child.layers())
+@pytest.mark.parametrize("way", ["team", "region"])
+def test_inside_a_parallel_loop_of_the_caller(layer, way):
     """Cold: the first parallel call of the process is the one inside the loop. The next process starts with one before."""
     for warm in (0, 1):
-        out = child.run(NESTED.replace("WARM", str(warm)), NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="4")
+        code = child.use(way) + NESTED.replace("WARM", str(warm))
+        out = child.run(code, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="4")
         assert "40 right" in out
 
 
@@ -130,26 +129,26 @@ def test_plans_follow_the_settings(monkeypatch):
     assert lowgemm.explain(a, a).threads == min(2, numba.get_num_threads()) or numba.get_num_threads() > 2
 
 
-def test_python_threads_share(monkeypatch):
-    """k callers on N threads run on N + k - 1 at most, and each on at least its own."""
-    monkeypatch.setattr(threads.numba, "get_num_threads", lambda: 8)
-    monkeypatch.setattr(threads, "_running", {})
+def test_python_threads_share_a_region(monkeypatch):
+    """k callers on N threads run on N + k - 1 at most, and each on at least its own; for the team see `test_team.py`."""
+    monkeypatch.setattr(region.numba, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(region, "_running", {})
     used = []
     for caller in range(5):
-        used.append(threads._fair_share(6))
-        threads._running[-caller] = used[-1]
+        used.append(region._fair_share(6))
+        region._running[-caller] = used[-1]
     assert used == [6, 2, 1, 1, 1]
 
 
-def test_threads_of_others_run_serially():
+def test_no_region_in_threads_of_others():
     """A thread that Python did not start, as a worker of a C library that calls back."""
-    assert threads._fair_share(2) == min(2, threads.numba.get_num_threads())
+    assert region._fair_share(2) == min(2, region.numba.get_num_threads())
     seen = []
 
     def foreign() -> None:
         me = threading.get_ident()
         entry = threading._active.pop(me)
-        seen.append(threads._fair_share(2))
+        seen.append(region._fair_share(2))
         threading._active[me] = entry
 
     worker = threading.Thread(target=foreign)
@@ -158,16 +157,22 @@ def test_threads_of_others_run_serially():
     assert seen == [1]
 
 
-def test_shares_of_other_threads_than_numbas(monkeypatch):
-    """What one call uses is missing in the share of the next, until it ends; a call inside of one adds to its own."""
-    monkeypatch.setattr(threads.numba, "get_num_threads", lambda: 8)
-    monkeypatch.setattr(threads, "_running", {})
-    with threads.sharing(6) as workers:
-        assert workers == 6 and threads._fair_share(6) == 2
-        with threads.sharing(6) as inner:
-            assert inner == 2 and threads._fair_share(6) == 1
-        assert threads._fair_share(6) == 2
-    assert threads._running == {}
-    with pytest.raises(KeyboardInterrupt), threads.sharing(6):
-        raise KeyboardInterrupt
-    assert threads._running == {}
+def test_products_and_blockwise_jobs_have_the_same_threads(monkeypatch):
+    """With and without a team, whatever the system: the same bits, and every piece of work done."""
+    monkeypatch.setattr(threads, "MACS_PER_THREAD", 1000)
+    monkeypatch.setattr(job, "ELEMENTS_PER_THREAD", 1)
+    rng = np.random.default_rng(0)
+    a, x = rng.integers(0, 256, (90, 90), dtype=np.uint8), rng.standard_normal(99_999).astype(np.float32)
+    exact, expected = (
+        a.astype(np.int64) @ a.astype(np.int64),
+        lowgemm.blockwise.quantize_blockwise(x, num_threads=1),
+    )
+    for way in (team.the_team, lambda: None):
+        monkeypatch.setattr(team, "the_team", way)
+        monkeypatch.setattr(plan, "the_team", way)
+        for _ in range(20):
+            planned = lowgemm.plan(a, a, num_threads=2)
+            assert planned.plan.threads == min(2, threads.numba.get_num_threads())
+            assert (planned(a, a) == exact).all()
+            found = lowgemm.blockwise.quantize_blockwise(x, num_threads=2)
+            assert np.array_equal(found.codes, expected.codes)
