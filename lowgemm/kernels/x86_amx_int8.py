@@ -303,15 +303,6 @@ class _Call:
             for v, col in enumerate(cols)
         ]
 
-    def _ask_for(self, place: ir.Value, stride: ir.Value, count: int, row_bytes: int) -> None:
-        """Emit: ask for the lines of some rows of the result, which are written a tile later."""
-        b = self.b
-        for r in range(count):
-            row = at(b, self.args["c"], b.add(place, b.mul(stride, const(i64, r))))
-            for line in range(0, row_bytes, BYTES):
-                write, keep, data = const(i32, 1), const(i32, 3), const(i32, 1)
-                call_intrinsic(b, "llvm.prefetch.p0", ir.VoidType(), [at(b, row, line), write, keep, data])
-
     def int32_of(self, nv: int) -> Any:
         """Emit what the rows have in common; gives what emits the int32 store of some."""
         k, b, args = self.k, self.b, self.args
@@ -328,8 +319,6 @@ class _Call:
                         place = at(b, c, v * 4 * k.lanes)
                         store(b, b.add(x, load(b, x.type, place, 4)) if adding else x, place, 4)
 
-            if count > 1:  # rows of the tile that is being multiplied, which are stored in its turn
-                self._ask_for(b.mul(b.add(first, const(i64, self.height)), ldc), ldc, count, 4 * k.lanes * nv)
             with b.if_else(add_c) as (then, otherwise):
                 with then:
                     rows(True)
@@ -352,13 +341,6 @@ class _Call:
             constants.append(requantize_constants(b, multiplier, right, words[2]))
 
         def finish(first: ir.Value, sums: ir.Value, count: int) -> None:
-            if count > 1:
-                self._ask_for(
-                    b.mul(b.add(first, const(i64, self.height)), args["ldc"]),
-                    args["ldc"],
-                    count,
-                    k.lanes * nv,
-                )
             for r in range(count):
                 row = b.add(first, const(i64, r))
                 c = at(b, args["c"], b.mul(row, args["ldc"]))
