@@ -102,14 +102,14 @@ def test_a_product_deep_enough_to_wrap_stays_float(monkeypatch):
         np.testing.assert_array_equal(y.reshape(3, 2), np.broadcast_to(result, (3, 2)))
 
 
-def between(op, parts, opset=13, same=False, constants=None, **attributes):
+def between(op, parts, opset=13, same=None, constants=None, **attributes):
     """DequantizeLinear of each part, an operator, QuantizeLinear: the model, and uint8 feeds."""
     g = np.random.default_rng(len(parts))
     names = [f"x{i}" for i in range(len(parts))]
     held, nodes = dict(constants or {}), []
     for i, name in enumerate([*names, "y"]):
-        number = 0 if same else i
-        held[f"s{i}"], held[f"z{i}"] = np.float32(0.02 + 0.013 * number), np.uint8(3 + 17 * number)
+        held[f"s{i}"] = np.float32(0.02 + 0.013 * (0 if same in ("both", "scale") else i))
+        held[f"z{i}"] = np.uint8(3 + 17 * (0 if same in ("both", "zero") else i))
         if name != "y":
             nodes.append(helper.make_node("DequantizeLinear", [name, f"s{i}", f"z{i}"], [f"f{i}"]))
     n = len(parts)
@@ -161,10 +161,10 @@ def test_operators_between_quantizers(case):
 def test_operators_that_move_elements(case):
     """On integers where scale and zero point stay; with others they stay float."""
     op, parts, attributes = case
-    for same in (True, False):
+    for same in ("both", "scale", "zero", None):
         proto, feeds = between(op, parts, same=same, **attributes)
         model = Model(proto)
-        assert bool(model.rewritten) == same
+        assert bool(model.rewritten) == (same == "both")
         np.testing.assert_array_equal(model.run(feeds)[0], Model(proto, fuse=False).run(feeds)[0])
-    padded, feeds = between("MaxPool", [IMAGE], same=True, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    padded, feeds = between("MaxPool", [IMAGE], same="both", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
     assert not Model(padded).rewritten
