@@ -26,7 +26,6 @@ from lowgemm.engine import (
     batch,
     blocking,
     call,
-    pace,
     planned,
     planner,
     ready,
@@ -171,7 +170,6 @@ _OBJECTS: list[tuple[str, type, Any, Any]] = [
     ("batch", batch.Batch, lambda: batch.Batch((2,), ((2,), (4,)), ((), ()), (8,)), lambda b: b.layout()),
     ("blocking", blocking.Blocking, lambda: lowgemm.explain(X, W).plan.blocking, lambda b: str(b)),
     ("cache sizes", caches.CacheSizes, lambda: caches.CacheSizes(1, 2, 3), tuple),
-    ("pace", pace.Pace, lambda: pace.Pace(5), lambda p: (p.alone, p.calls, p.unknown)),
     # ---- stages
     ("bias", lowgemm.BiasAddition, *stage(lowgemm.BiasAddition(BIAS))),
     ("quantize down", lowgemm.QuantizeDownInt32ByFixedPoint, *stage(lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 3, 5))),

@@ -23,7 +23,7 @@ def as_they_were(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value", "error", "match"),
     [
-        ("kernel", "nope", ValueError, "kernel: no kernel is called 'nope'; there are x86_avx512vnni, "),
+        ("kernel", "nope", ValueError, "kernel: no kernel is called 'nope'; there are x86_amx_int8, "),
         ("kernel", "", ValueError, "kernel: no kernel is called ''"),
         ("kernel", 3, TypeError, "kernel: expected a kernel's name or None, got int"),
         ("kernel", ["portable"], TypeError, "kernel: expected a kernel's name or None, got list"),
