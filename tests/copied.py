@@ -17,7 +17,7 @@ import numpy as np
 import lowgemm
 from lowgemm import blockwise as bw
 from lowgemm import kernels, nn, quantization
-from lowgemm.blockwise import hyper, job
+from lowgemm.blockwise import hyper, job, rowjob
 from lowgemm.blockwise.optimizer import Optimizer
 from lowgemm.blockwise.records import Record
 from lowgemm.blockwise.state import StateKind, TensorState
@@ -36,11 +36,11 @@ from lowgemm.engine import (
 )
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.in_numba.packed_type import _TYPES, PackedRhsType
-from lowgemm.jit import caches
+from lowgemm.jit import caches, team
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.disk_cache import CheckedCache, CheckedFile, Lazy
 from lowgemm.jit.routine import Routine
-from lowgemm.kernels.framework import deferred
+from lowgemm.kernels.framework import deferred, tile_machine
 from lowgemm.kernels.tools import cases, cross, timing
 from lowgemm.nn import float_net, maccs, program, weighted
 from lowgemm.nn.filters import DepthwiseWork, Filters
@@ -245,6 +245,7 @@ _OBJECTS: list[tuple[str, type, Any, Any]] = [
     ("order", gemmlowp.MapOrder, lambda: gemmlowp.MapOrder.COL_MAJOR, lambda o: o is gemmlowp.MapOrder.COL_MAJOR),
     ("bit depth", gemmlowp.BitDepthSetting, lambda: gemmlowp.BitDepthSetting.A5B7, lambda o: o is gemmlowp.BitDepthSetting.A5B7),
     ("map", gemmlowp.MatrixMap, lambda: gemmlowp.MatrixMap(np.arange(30), "col", 3, 4, 7, 2), lambda m: m.view()),
+    ("scale", cases.Scale, lambda: cases.Scale(*np.ones((2, 3), np.int32), 0, 0, 255, 0), fields),
     ("vector", cases.Case, lambda: cases.Case(*range(7), *np.ones((6, 3))), fields),
     ("target", cross.Target, lambda: cross.Target("a", "b"), fields),
     ("progress", timing.Progress, lambda: timing.Progress(3), fields),
@@ -312,6 +313,8 @@ REFUSED: dict[type, Callable[[], Any]] = {
     pipeline.CompiledPipeline: lambda: lowgemm.plan(X, W, output=STAGES).plan.pipeline,
     tile_routine.Step: lambda: clamp.clamp.step(low=1, high=2),
     CustomRoutine: lambda: lowgemm.Custom(module_function).step().routine,
+    rowjob.Ready: lambda: rowjob.Ready(bw.pack_rhs_lowbit(np.ones((32, 16), np.float32), "int4"), 1),
+    team.Team: lambda: team.Team(1),
     program.Program: lambda: program.Program(network().layers, IMAGES.shape, False),
 }
 if importlib.util.find_spec("onnx") is not None:
@@ -328,7 +331,7 @@ if importlib.util.find_spec("onnx") is not None:
 #: Classes without objects of their own, what belongs to the disk cache, declared code, and what lives only while code is emitted or
 #: for one call.
 BASES = {
-    deferred.Deferred, call.Call, call.PatternCall, program.Emitter, tile_routine.TileRoutine, Record, *Record.__subclasses__(),
+    deferred.Deferred, tile_machine.SoftwareTiles, call.Call, call.PatternCall, program.Emitter, tile_routine.TileRoutine, Record, *Record.__subclasses__(),
     *job.Job.__subclasses__(), *job.BlocksJob.__subclasses__(), Routine, LayerRoutine, Lazy, planner.Template,
     records.RhsAddresses, records.ItemAddresses, DepthwiseWork, Windows,
     lowgemm.Stage, Layer, weighted.Weighted, Optimizer, observer.Observer, NotCopied, CheckedCache, CheckedFile,

@@ -44,6 +44,7 @@ import numba
 import numpy as np
 
 from lowgemm.jit import host
+from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.memory import (
     as_address,
     atomic_add,
@@ -444,7 +445,7 @@ def zeroed_for_ever(nbytes: int) -> int:
     return int(-(-memory.ctypes.data // ALIGNMENT) * ALIGNMENT)
 
 
-class Team:
+class Team(NotCopied):
     """A team for at most `threads` workers of a job. It has no threads before a job wants them.
 
     Parameters
@@ -457,6 +458,8 @@ class Team:
     address : int
         Of its memory, for `share`.
     """
+
+    instead = "make a team of as many threads"
 
     def __init__(self, threads: int) -> None:
         self.seats = max(0, threads - 1)
