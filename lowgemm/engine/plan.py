@@ -139,7 +139,7 @@ class Plan(NotCopied):
         )  # fmt: skip
         fill_plan(
             plan,
-            template_of(runs, reads_in_place(plan, rows_in_place(runs), runs.lanes)),
+            template_of(runs, reads_in_place(plan, rows_in_place(runs), runs.lanes), (lhs.kind == "i",)),
             int(lhs.kind == "i"),
             int(rhs.kind == "i"),
             pipeline.direct,

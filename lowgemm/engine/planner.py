@@ -43,16 +43,21 @@ _kept: list[np.ndarray] = []
 COLUMNS_IN_PLACE = 64
 
 
-def template_of(kernel: Kernel, in_place: bool = False) -> Any:
+def template_of(kernel: Kernel, in_place: bool = False, lhs_signs: tuple[bool, ...] = (False, True)) -> Any:
     """What the planner needs to know of a kernel here; compiles the routines that every plan calls.
 
-    With `in_place` also those that multiply an rhs where it lies, which few plans call.
+    With `in_place` also those that multiply an rhs where it lies, which few plans call. The microkernel is compiled for an lhs of the
+    signs in `lhs_signs` (a plan has one); its other address is 0.
     """
-    template = _template(kernel, cache_sizes())
+    addresses = tuple(
+        microkernel(kernel, signed).address if signed in lhs_signs else 0 for signed in (False, True)
+    )
+    template = _template(kernel, cache_sizes())._replace(kernel=addresses)
     if not in_place:
         return template
-    # the last two fields
-    return Template(*template[:-2], in_place_routine(kernel).address, add_compensation.address)
+    return template._replace(
+        in_place=in_place_routine(kernel).address, in_place_compensation=add_compensation.address
+    )
 
 
 @functools.cache
@@ -83,7 +88,7 @@ def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
         kr=kernel.kr,
         rhs_group_bytes=kernel.rhs_group_bytes,
         pack_chunk=4 * up(LINE, kernel.lanes),
-        kernel=tuple(microkernel(kernel, signed).address for signed in (False, True)),
+        kernel=(0, 0),
         pack_lhs=packing.pack_routine(kernel, "lhs").address,
         pack_rhs=packing.pack_routine(kernel, "rhs").address,
         col_compensation_routine=compensation.col_compensation.address,

@@ -63,6 +63,10 @@ from lowgemm.jit.scratch import ALIGNMENT
 _LOOKS = 300
 
 
+#: 0 and 1 as arguments. For plain ones, which are literals to Numba, and for booleans it would compile a function once more.
+_NONE, _ONE = np.int64(0), np.int64(1)
+
+
 # ---- where things are -------------------------------------------------------------------------------------
 @inner
 def rhs_addresses(p, s, number, space):
@@ -275,8 +279,8 @@ def _block(p, s, a, row0, rows, col0, cols, space):
     """
     sums, row_compensation, tile = space + p.row_sums_at, space + p.row_compensation_at, space + p.tile_at
     nr, lanes = p.nr, p.lanes
-    lhs, lhs_stride = _pack_lhs(p, s, a, row0, rows, 0, p.depth, space, sums)
-    _row_compensation(p, s, row0, rows, sums, 1, row_compensation)
+    lhs, lhs_stride = _pack_lhs(p, s, a, row0, rows, _NONE, p.depth, space, sums)
+    _row_compensation(p, s, row0, rows, sums, _ONE, row_compensation)
     groups = (p.depth + p.kr - 1) // p.kr
     col, end = col0, col0 + cols
     while col < end:
@@ -288,7 +292,7 @@ def _block(p, s, a, row0, rows, col0, cols, space):
             size = 4 if p.fused == 0 else 1
             if full > 0:
                 _multiply(
-                    p, a, rows, col, full, groups, lhs, lhs_stride, row_compensation, a.compensation + 4 * col, 0,
+                    p, a, rows, col, full, groups, lhs, lhs_stride, row_compensation, a.compensation + 4 * col, _NONE,
                     a.out + row0 * p.out_row_stride + size * col, p.out_row_stride // size,
                     p.accumulate, p.fused,
                 )  # fmt: skip
@@ -296,7 +300,8 @@ def _block(p, s, a, row0, rows, col0, cols, space):
             width -= full
         if width > 0:
             _multiply(
-                p, a, rows, col, width, groups, lhs, lhs_stride, row_compensation, a.compensation + 4 * col, 0, tile, nr, 0, 0
+                p, a, rows, col, width, groups, lhs, lhs_stride, row_compensation, a.compensation + 4 * col, _NONE, tile, nr,
+                _NONE, _NONE,
             )  # fmt: skip
             _finish(p, s, a, tile, nr, rows, width, row0, col, sums)
         col += width
@@ -353,14 +358,15 @@ def _deep_block(p, s, a, row0, rows, col0, cols, split, space, sums, tile):
         # The row sums of a split are complete in its last block. What does not depend on the depth is added
         # with the last of all blocks.
         if d + 1 == end:
-            _row_compensation(p, s, row0, rows, sums, d + 1 == p.depth_blocks, row_compensation)
+            _row_compensation(p, s, row0, rows, sums, np.int64(d + 1 == p.depth_blocks), row_compensation)
             for_rows = row_compensation
         groups = (depth + p.kr - 1) // p.kr
         for j in range(0, cols, nr):
             width = min(nr, cols - j)
             for_cols = a.compensation + 4 * (col0 + j) if d + 1 == p.depth_blocks else p.no_compensation
             _multiply(
-                p, a, rows, col0 + j, width, groups, lhs, lhs_stride, for_rows, for_cols, rhs_at, tile + 4 * j, ld, d > first, 0
+                p, a, rows, col0 + j, width, groups, lhs, lhs_stride, for_rows, for_cols, rhs_at, tile + 4 * j, ld,
+                np.int64(d > first), _NONE,
             )  # fmt: skip
 
 
@@ -380,7 +386,7 @@ def _block_in_place(p, s, a, row0, rows, col0, cols, space, sums, tile):
         ),
     )  # fmt: skip
     _col_compensation(p, s, a.sums, a.compensation, a.factors, col0, cols)
-    _row_compensation(p, s, row0, rows, sums, 1, row_compensation)
+    _row_compensation(p, s, row0, rows, sums, _ONE, row_compensation)
     call_address(p.in_place_compensation, (tile, ld, rows, cols, row_compensation, a.compensation + 4 * col0))
 
 
@@ -396,7 +402,7 @@ def whole_block(p, s, a, i, j, space):
         if p.in_place != 0:
             _block_in_place(p, s, a, row0, rows, col0, cols, space, sums, tile)
         else:
-            _deep_block(p, s, a, row0, rows, col0, cols, 0, space, sums, tile)
+            _deep_block(p, s, a, row0, rows, col0, cols, _NONE, space, sums, tile)
         ld = (cols + p.lanes - 1) // p.lanes * p.lanes
         _finish(p, s, a, tile, ld, rows, cols, row0, col0, sums)
 
