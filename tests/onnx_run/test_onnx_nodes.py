@@ -77,8 +77,10 @@ def test_quantized_operators(op):
 def test_plumbing(op, engine):
     """These are another engine's, and reach it through a model of ours."""
     peers.need(engine.split(".")[0])
-    if op == "Cast":
-        peers.need("onnx")
+    if op == "Cast" or (op, engine) == ("AveragePool", "onnxruntime"):
+        peers.need(
+            "onnx"
+        )  # the cases of onnx 1.16 for rounded-up windows are its own reference's, which was wrong then
     found = [c for c in cases(op) if all(hasattr(i.type, "tensor_type") for i in c.model.graph.input)]
     counts: Counter = Counter()
     for case in found:
