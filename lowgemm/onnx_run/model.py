@@ -229,9 +229,9 @@ class Model:
             )
         if float_nodes == "auto":
             float_nodes = "onnx.reference" if engines.onnxruntime() is None else "onnxruntime"
-        self._engine, self._fuse, self._timing = float_nodes, bool(fuse), False
         if not isinstance(fuse, (bool, np.bool_)):
             raise TypeError(f"fuse: expected a bool, got {type(fuse).__name__}")
+        self._engine, self._fuse, self._timing = float_nodes, bool(fuse), False
         self.state = State(rounding, as_num_threads(num_threads))
         model = _load(source)
         with _named_errors("model"):

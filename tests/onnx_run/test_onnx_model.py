@@ -140,6 +140,8 @@ def test_operand_errors_keep_their_message():
         Model(product(), rounding="up")
     with pytest.raises(TypeError, match=r"^fuse: "):
         Model(product(), fuse=1)
+    with pytest.raises(TypeError, match="fuse: expected a bool"):
+        Model(product(), fuse=np.zeros((2, 2)))  # whose truth is no question to ask first
 
 
 def test_both_orders_of_run():
