@@ -52,12 +52,12 @@ def template_of(kernel: Kernel, in_place: bool = False, lhs_signs: tuple[bool, .
     addresses = tuple(
         microkernel(kernel, signed).address if signed in lhs_signs else 0 for signed in (False, True)
     )
-    template = _template(kernel, cache_sizes())._replace(kernel=addresses)
-    if not in_place:
-        return template
-    return template._replace(
-        in_place=in_place_routine(kernel).address, in_place_compensation=add_compensation.address
-    )
+    fields = dict(zip(TEMPLATE.names or (), _template(kernel, cache_sizes()), strict=True))
+    fields["kernel"] = addresses
+    if in_place:
+        fields["in_place"] = in_place_routine(kernel).address
+        fields["in_place_compensation"] = add_compensation.address
+    return Template(**fields)
 
 
 @functools.cache
