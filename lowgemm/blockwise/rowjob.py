@@ -15,13 +15,12 @@ import numpy as np
 from numba import types
 
 from lowgemm.blockwise import job as jobs
-from lowgemm.blockwise import reference
 from lowgemm.blockwise.job import ELEMENTS_PER_TASK, Job
 from lowgemm.blockwise.levels import STEP_BYTES
 from lowgemm.blockwise.packed4 import PackedRhsLowbit
 from lowgemm.blockwise.records import Number, Pointer, dtype_of
-from lowgemm.blockwise.routines import INFINITY_BITS
 from lowgemm.blockwise.rowtile import RAISED, covered, multiply_codes, raises
+from lowgemm.fixedpoint.rows import INFINITY_BITS, TINY, largest_magnitude
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.memory import as_address, load_s8, offset, pointer_field
 from lowgemm.jit.routine import Routine, call_address, routine
@@ -30,7 +29,6 @@ from lowgemm.kernels import Kernel, by_name, id_of, stamp_of
 
 #: Rows of a block, a multiple of every tile's height: their float32 sums of 48 columns are 12 KB, their codes of a group of 128 are 8.
 BLOCK_ROWS = 64
-_TINY = np.float32(reference.TINY_ROW)
 
 
 class RowsProductJob(Job):
@@ -89,16 +87,14 @@ def _make_copy(element: types.Integer, raised: int) -> Routine:
                 at = offset(pointer_field(job, "source"), 4 * r * depth)
                 scales = numba.carray(pointer_field(job, "row_scales"), (job.rows,), np.float32)
                 bits = numba.carray(at, (depth,), np.int32)
-                largest = np.int32(0)
-                for k in range(depth):
-                    largest = max(largest, bits[k] & np.int32(0x7FFFFFFF))
+                largest = largest_magnitude(bits)
                 if largest >= INFINITY_BITS:
                     job.bad = r + 1
                     continue
                 as_bits = numba.carray(pointer_field(job, "row_scales"), (job.rows,), np.int32)
                 as_bits[r] = largest
                 scale = scales[r]
-                if scale >= _TINY:
+                if scale >= TINY:
                     inverse = (np.float32(1) / scale) * np.float32(127)
                 else:
                     scale = np.float32(0)

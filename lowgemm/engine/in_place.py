@@ -21,7 +21,7 @@ from numba.extending import intrinsic, register_jitable
 
 from lowgemm.engine.blocking import up
 from lowgemm.jit.memory import load_i32, load_u8, offset, store_8, store_32
-from lowgemm.jit.routine import Routine, routine, signature
+from lowgemm.jit.routine import Routine, inner, routine, signature
 from lowgemm.kernels import Kernel, by_id, id_of, stamp_of
 from lowgemm.kernels.framework.irtools import (
     at,
@@ -196,7 +196,7 @@ def _by_columns(typingctx, kernel_id, rows, columns, args):
     return types.void(kernel_id, rows, columns, types.Tuple((n, v, n, n, v, n, v, n))), codegen
 
 
-@numba.njit(nogil=True)
+@inner
 def _copy_rows(source, row_stride, k_stride, rows, depth, padded, flip, to, sums):
     """Rows of the lhs one after the other, flipped, zeros behind them; and their sums."""
     for r in range(rows):
@@ -221,7 +221,7 @@ def _copy_rows(source, row_stride, k_stride, rows, depth, padded, flip, to, sums
         store_32(sums, r, total)
 
 
-@numba.njit(nogil=True)
+@inner
 def _edge(source, stride, count, size, wide, flip, to):
     """`count` runs of `size` bytes, `stride` apart, as runs of `wide` bytes; what is added is zero once it is flipped."""
     for i in range(count):

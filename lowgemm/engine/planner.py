@@ -39,7 +39,7 @@ Template = namedtuple("Template", TEMPLATE.names or ())  # type: ignore[misc]
 _kept: list[np.ndarray] = []
 
 
-#: Columns up to which it stays there always: rows that straddle lines take two reads each, once for every nr columns.
+#: Columns up to which an lhs always stays in place: rows that straddle cache lines take two reads each, once for every nr columns.
 COLUMNS_IN_PLACE = 64
 
 
