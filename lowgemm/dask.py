@@ -13,7 +13,7 @@ Next file to open: `requantize.py`, what happens to the sums.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dask.array as da
@@ -21,13 +21,14 @@ import numpy as np
 from dask.base import normalize_token, tokenize
 from dask.highlevelgraph import HighLevelGraph
 from dask.sizeof import sizeof
+from numpy.typing import ArrayLike
 
 import lowgemm
 from lowgemm.checks.arguments import as_num_threads, as_zero_point
 from lowgemm.checks.values import INT32_MAX, INT32_MIN, choice
 from lowgemm.engine.overflow_check import largest_distance, leading_bias
 from lowgemm.engine.packed_rhs import PackedRhs
-from lowgemm.output.base import items_of
+from lowgemm.output.base import Stage, items_of
 from lowgemm.output.check import check_pipeline
 from lowgemm.output.stages import Custom
 
@@ -42,12 +43,12 @@ normalize_token.register(PackedRhs)(lambda w: ("PackedRhs", normalize_token(w.to
 
 
 def gemm(
-    lhs: Any,
-    rhs: Any,
+    lhs: ArrayLike,
+    rhs: ArrayLike | PackedRhs,
     *,
-    lhs_zero_point: Any = 0,
-    rhs_zero_point: Any = 0,
-    output: Any = None,
+    lhs_zero_point: ArrayLike = 0,
+    rhs_zero_point: ArrayLike = 0,
+    output: Stage | Sequence[Stage] | None = None,
     overflow: str = "raise",
     num_threads: int = 1,
 ) -> da.Array:
@@ -203,8 +204,8 @@ def _part(value: Any, at: slice) -> Any:
 
 def _stage_part(stage: Any, rows: slice, cols: slice) -> Any:
     """A stage for one chunk of the result: its vectors cut to the chunk's rows or columns."""
-    at = rows if stage.axis == 0 else cols
-    cut = {f: _part(getattr(stage, f), at) for f in stage.channel_fields}
+    at = (rows, cols)
+    cut = {f: _part(getattr(stage, f), at[stage.axis_of_field(f)]) for f in stage.channel_fields}
     cut = {f: v for f, v in cut.items() if v is not getattr(stage, f)}
     return dataclasses.replace(stage, **cut) if cut else stage
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
+import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm import config
 from lowgemm.engine.packed_rhs import PackedRhs
@@ -15,6 +18,10 @@ from lowgemm.gemm import checked_call
 from lowgemm.jit.caches import cache_sizes
 from lowgemm.jit.target import target
 from lowgemm.kernels import Kernel, refused_before, selected
+from lowgemm.output.base import Stage
+
+if TYPE_CHECKING:  # it is loaded when somebody asks for it
+    from lowgemm.blockwise.packed4 import PackedRhsLowbit
 
 #: Packed bytes for each multiply-accumulate's worth of time, from measurements on Zen 4: packing moves 20 bytes
 #: a nanosecond while the AVX512-VNNI kernel does 230 multiply-accumulates, and a finished int32 tile costs a store of 4
@@ -101,13 +108,24 @@ def _how_lhs(plan: Plan) -> str:
     return f"lhs packed as {kind}"
 
 
-def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
+def explain(
+    lhs: ArrayLike,
+    rhs: ArrayLike | PackedRhs | PackedRhsLowbit,
+    *,
+    lhs_zero_point: ArrayLike = 0,
+    rhs_zero_point: ArrayLike = 0,
+    output: Stage | Sequence[Stage] | None = None,
+    out: np.ndarray | None = None,
+    accumulate: bool = False,
+    num_threads: int | None = None,
+    overflow: str = "wrap",
+) -> Explanation:
     """Say what `gemm` would do with these arguments, or `blockwise.gemm_lowbit` with weights of 4 or 2 bits.
 
     Parameters
     ----------
-    lhs, rhs, **options
-        As for `gemm`, or for `gemm_lowbit`, of whose options `num_threads` alone matters here.
+    lhs, rhs, lhs_zero_point, rhs_zero_point, output, out, accumulate, num_threads, overflow
+        As for `gemm`. With weights of 4 or 2 bits `num_threads` alone matters.
 
     Returns
     -------
@@ -129,8 +147,18 @@ def explain(lhs: Any, rhs: Any, **options: Any) -> Explanation:
     """
     tell = getattr(rhs, "explain_product", None)  # weights of fewer bits than `gemm` knows say it themselves
     if tell is not None:
-        return Explanation(None, *tell(lhs, options.get("num_threads")))
-    call = checked_call(lhs, rhs, **options)
+        return Explanation(None, *tell(lhs, num_threads))
+    call = checked_call(
+        lhs,
+        rhs,
+        lhs_zero_point=lhs_zero_point,
+        rhs_zero_point=rhs_zero_point,
+        output=output,
+        out=out,
+        accumulate=accumulate,
+        num_threads=num_threads,
+        overflow=overflow,
+    )
     head = f"{call.m} x {call.depth} by {call.depth} x {call.n}, {call.lhs.dtype} x {call.rhs.dtype} -> {call.result}"
     if call.batch != 1 or call.batch_shape:
         head += f", batch {call.batch_shape}"

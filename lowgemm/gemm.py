@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm import config
 from lowgemm.checks.arguments import as_operand
@@ -22,6 +23,7 @@ from lowgemm.engine.ready import ready
 from lowgemm.engine.seen import Seen, remember_list, stages_key
 from lowgemm.engine.threads import settings as thread_settings
 from lowgemm.engine.zero_points import zero_key
+from lowgemm.output.base import Stage
 
 _calls = Seen()
 #: Settings as they are read in every call: 0.03 us less than as attributes of a module that checks what is assigned.
@@ -29,12 +31,12 @@ _settings = vars(config)
 
 
 def gemm(
-    lhs: Any,
-    rhs: Any,
+    lhs: ArrayLike,
+    rhs: ArrayLike | PackedRhs,
     *,
-    lhs_zero_point: Any = 0,
-    rhs_zero_point: Any = 0,
-    output: Sequence[Any] | Any | None = None,
+    lhs_zero_point: ArrayLike = 0,
+    rhs_zero_point: ArrayLike = 0,
+    output: Stage | Sequence[Stage] | None = None,
     out: np.ndarray | None = None,
     accumulate: bool = False,
     num_threads: int | None = None,
@@ -176,15 +178,15 @@ def _plain_zero(value: Any) -> Any:
 
 
 def checked_call(
-    lhs: Any,
-    rhs: Any,
+    lhs: ArrayLike,
+    rhs: ArrayLike | PackedRhs,
     *,
-    lhs_zero_point: Any = 0,
-    rhs_zero_point: Any = 0,
-    output: Any = None,
-    out: Any = None,
+    lhs_zero_point: ArrayLike = 0,
+    rhs_zero_point: ArrayLike = 0,
+    output: Stage | Sequence[Stage] | None = None,
+    out: np.ndarray | None = None,
     accumulate: bool = False,
-    num_threads: Any = None,
+    num_threads: int | None = None,
     overflow: str = "wrap",
 ) -> Call:
     """The arguments of `gemm`, checked but not run (for `explain`)."""
@@ -195,7 +197,7 @@ def plan(
     lhs: np.ndarray,
     rhs: np.ndarray | PackedRhs,
     *,
-    output: Sequence[Any] | Any | None = None,
+    output: Stage | Sequence[Stage] | None = None,
     num_threads: int | None = None,
 ) -> PlannedGemm:
     """Plan a product once, for calls at the least cost.

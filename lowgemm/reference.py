@@ -9,7 +9,7 @@ and constants are worked out here anew, each from its definition.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import floor
 from typing import Any
@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from lowgemm import reference_fixedpoint as fp
 from lowgemm.output import stages
+from lowgemm.output.base import Stage
 from lowgemm.output.check import check_pipeline
 from lowgemm.output.stages import requantize
 
@@ -37,9 +38,9 @@ def gemm(
     lhs: ArrayLike,
     rhs: ArrayLike,
     *,
-    lhs_zero_point: Any = 0,
-    rhs_zero_point: Any = 0,
-    output: Any = None,
+    lhs_zero_point: ArrayLike = 0,
+    rhs_zero_point: ArrayLike = 0,
+    output: Stage | Sequence[Stage] | None = None,
     out: np.ndarray | None = None,
     accumulate: bool = False,
 ) -> np.ndarray:
@@ -115,7 +116,7 @@ def _fixed_point(x: np.ndarray, s: stages.QuantizeDownInt32ByFixedPoint) -> np.n
     return wrap32(fp.rounding_divide_by_pot(y, s.shift) + s.offset_after_shift)
 
 
-def fixed_point_and_exponent(x: np.ndarray, multiplier: Any, exponent: Any) -> np.ndarray:
+def fixed_point_and_exponent(x: np.ndarray, multiplier: ArrayLike, exponent: ArrayLike) -> np.ndarray:
     """x * multiplier * 2**(exponent - 31) with gemmlowp's double rounding."""
     y = fp.shift_left(x, np.maximum(exponent, 0), 32)
     y = fp.saturating_rounding_doubling_high_mul(y, multiplier, 32)
@@ -209,7 +210,12 @@ def _requantize(x: np.ndarray, s: requantize.Requantize) -> np.ndarray:
 
 
 def _dequantize(x: np.ndarray, s: stages.Dequantize) -> np.ndarray:
-    return x.astype(np.float32) * np.asarray(along(s.scale, s.axis), dtype=np.float32)
+    y = x.astype(np.float32) * np.asarray(along(s.scale, s.axis), dtype=np.float32)
+    if s.row_scale is not None:
+        y = y * np.asarray(along(s.row_scale, 0), dtype=np.float32)
+    if s.bias is not None:
+        y = y + np.asarray(s.bias, dtype=np.float32)
+    return y
 
 
 def _logistic(x: np.ndarray, s: stages.Logistic) -> np.ndarray:

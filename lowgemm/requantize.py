@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm import reference
 from lowgemm.checks.arguments import check_out
 from lowgemm.checks.values import as_array, is_masked
 from lowgemm.engine.seen import Seen, remember_list, stages_key
 from lowgemm.engine.sums import ReadySums
+from lowgemm.output.base import Stage
 from lowgemm.output.check import check_pipeline
 
 _calls = Seen()
 
 
-def requantize(acc: Any, output: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+def requantize(
+    acc: ArrayLike, output: Stage | Sequence[Stage] | None, *, out: np.ndarray | None = None
+) -> np.ndarray:
     """Put int32 sums through an output pipeline, with the bits that `gemm` gives for it.
 
     Parameters

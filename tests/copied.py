@@ -184,6 +184,7 @@ _OBJECTS: list[tuple[str, type, Any, Any]] = [
     ("table", lowgemm.Lut, *stage(lowgemm.Lut(np.arange(256, dtype=np.uint8)[::-1]))),
     ("requantize", lowgemm.Requantize, *stage(STAGES[1])),
     ("dequantize", lowgemm.Dequantize, *stage(lowgemm.Dequantize(np.linspace(-1, 1, 24)))),
+    ("dequantize, affine", lowgemm.Dequantize, *stage(lowgemm.Dequantize(0.5, bias=np.linspace(-1, 1, 24)))),
     ("float scale", float_scale.FloatScale, *stage(float_scale.FloatScale(0.01, 3, -900, 900, True))),
     ("single rounding", single_rounding.SingleRoundingScale, *stage(single_rounding.SingleRoundingScale(2**30, -3, 1))),
     ("saturating scale", scale.SaturatingScale, *stage(scale.SaturatingScale(2**30, 3, 5))),

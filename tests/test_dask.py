@@ -59,11 +59,12 @@ def pipelines(m, n, seed):
             lowgemm.SaturatingCast(np.uint8),
         ],
         lowgemm.Dequantize(rng.random(n)),
+        lowgemm.Dequantize(rng.random(n), row_scale=rng.random(m), bias=rng.normal(size=n)),
     ]
 
 
 @settings(max_examples=20, deadline=None)
-@given(problems(), st.integers(0, 99), st.integers(0, 4), st.sampled_from(["raise", "wrap"]))
+@given(problems(), st.integers(0, 99), st.integers(0, 5), st.sampled_from(["raise", "wrap"]))
 def test_any_chunks(problem, seed, which, overflow):
     x, w, dx, dw = problem
     rng = np.random.default_rng(seed)

@@ -34,6 +34,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.blockwise import codebooks
 from lowgemm.checks.values import as_array, choice
@@ -97,7 +98,7 @@ class CodeBook:
     2
     """
 
-    def __init__(self, values: Any) -> None:
+    def __init__(self, values: ArrayLike) -> None:
         table = as_array(values, "values", "a vector of numbers")
         if table.dtype.kind not in "iuf":
             raise TypeError(f"values: expected real numbers, got {table.dtype}")
@@ -276,7 +277,7 @@ def _of_bytes(raw: bytes) -> CodeBook:
     return CodeBook(np.frombuffer(raw, dtype=np.float32))
 
 
-def as_codebook(code: Any, name: str = "code") -> CodeBook:
+def as_codebook(code: str | CodeBook | ArrayLike, name: str = "code") -> CodeBook:
     """`code` as a CodeBook: one already, the name of one, or its values.
 
     Parameters

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from lowgemm.blockwise.codebook import CodeBook, as_codebook
 from lowgemm.checks.values import integer, number
@@ -65,11 +66,11 @@ class BlockwiseArray:
     """
 
     codes: np.ndarray
-    scales: Any
+    scales: ArrayLike
     blocksize: int
-    book: Any
+    book: str | CodeBook
     shape: tuple[int, ...]
-    dtype: Any = np.float32
+    dtype: DTypeLike = np.float32
     offset: float = 0.0
 
     def __post_init__(self) -> None:
@@ -142,7 +143,7 @@ def check_codes(codes: Any, shape: tuple[int, ...], name: str = "codes") -> None
         raise ValueError(f"{name}: expected shape {shape}, C-contiguous, got shape {codes.shape}")
 
 
-def check_scales(scales: Any, blocks: int, name: str = "scales") -> None:
+def check_scales(scales: ArrayLike, blocks: int, name: str = "scales") -> None:
     """Refuse what is not a contiguous float32 vector of largest absolute values, one for each block."""
     if not isinstance(scales, np.ndarray) or scales.dtype != np.float32 or not scales.dtype.isnative:
         got = getattr(scales, "dtype", type(scales).__name__)

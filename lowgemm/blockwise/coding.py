@@ -9,6 +9,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference, routines
@@ -23,8 +24,8 @@ NESTED_BLOCKSIZE = 256
 
 
 def quantize_blockwise(
-    x: Any,
-    code: Any = "dynamic",
+    x: ArrayLike,
+    code: str | CodeBook | ArrayLike = "dynamic",
     *,
     blocksize: int | None = None,
     nested: bool = False,
@@ -107,7 +108,11 @@ def quantize_blockwise(
 
 
 def dequantize_blockwise(
-    q: BlockwiseArray, *, dtype: Any = None, out: np.ndarray | None = None, num_threads: int | None = None
+    q: BlockwiseArray,
+    *,
+    dtype: DTypeLike | None = None,
+    out: np.ndarray | None = None,
+    num_threads: int | None = None,
 ) -> np.ndarray:
     """Decode: ``value of the code * scale of its block``, one float32 multiplication for each element.
 

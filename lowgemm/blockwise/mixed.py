@@ -10,6 +10,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference
@@ -56,7 +57,7 @@ class MixedWeight:
     [[127, -127], [64, 127]] [1. 2.]
     """
 
-    def __init__(self, weight: Any) -> None:
+    def __init__(self, weight: ArrayLike) -> None:
         a = as_floats(weight, "weight", "a matrix of floats")
         if a.ndim != 2:
             raise ValueError(f"weight: expected shape (inputs, outputs), got {a.shape}")
@@ -138,7 +139,7 @@ def _packed_rows(w: PackedRhs, rows: np.ndarray) -> np.ndarray:
     return picked.reshape(rows.size, -1)[:, :n].astype(np.float32) + np.float32(shift)
 
 
-def as_bias(bias: Any, outputs: int) -> np.ndarray | None:
+def as_bias(bias: ArrayLike, outputs: int) -> np.ndarray | None:
     """`bias` as a contiguous float32 vector, or None."""
     if bias is None:
         return None
@@ -151,9 +152,9 @@ def as_bias(bias: Any, outputs: int) -> np.ndarray | None:
 
 
 def mixed_linear(
-    x: Any,
-    weight: Any,
-    bias: Any = None,
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
     *,
     threshold: float = 6.0,
     scale_without: str = "elements",

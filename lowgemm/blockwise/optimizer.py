@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterable, Mapping
 from typing import IO, Any, ClassVar
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm import npz
 from lowgemm.blockwise import job as jobs
@@ -75,7 +77,7 @@ class Optimizer:
 
     def __init__(
         self,
-        params: Any,
+        params: ArrayLike | Iterable[ArrayLike],
         lr: float,
         weight_decay: float,
         *,
@@ -112,7 +114,7 @@ class Optimizer:
             raise ValueError(f"lr: expected a rate whose step float32 can hold, got {self.lr:g}")
         return h
 
-    def step(self, grads: Any) -> None:
+    def step(self, grads: ArrayLike | Iterable[ArrayLike]) -> None:
         """Change the parameters by one step against their gradients.
 
         Parameters
@@ -189,7 +191,7 @@ class Optimizer:
             found |= {f"{i}/{key}": a.copy() for key, a in state.arrays().items()}
         return found
 
-    def load_state_dict(self, state: Any) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the state of another optimizer of the same class, block size and parameter shapes.
 
         Its `min_8bit_size` may be another: a tensor's float32 state is coded here, or its codes decoded.

@@ -7,9 +7,11 @@ they differ from the papers' the docstring says so. `steps.py` shows what one st
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import ClassVar
 
 import numpy as np  # noqa: F401 (the examples use it)
+from numpy.typing import ArrayLike
 
 from lowgemm.blockwise.hyper import Decays, Eps, Number, Steps
 from lowgemm.blockwise.optimizer import Optimizer
@@ -38,8 +40,8 @@ class Adam(Optimizer):
         At least 1.2e-38: with 0 a gradient of 0 would be divided by 0.
     weight_decay : float
         Taken off the parameter itself, not added to the gradient (bitsandbytes does so in its Adam too).
-    **options
-        `blocksize`, `min_8bit_size`, `check_first`, `num_threads`: see `Optimizer`.
+    blocksize, min_8bit_size, check_first, num_threads
+        See `Optimizer`.
 
     References
     ----------
@@ -61,15 +63,27 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        params: Any,
+        params: ArrayLike | Iterable[ArrayLike],
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        **options: Any,
+        *,
+        blocksize: int = 256,
+        min_8bit_size: int = 4096,
+        check_first: bool = True,
+        num_threads: int | None = None,
     ) -> None:
         self.betas, self.eps = betas, eps
-        super().__init__(params, lr, weight_decay, **options)
+        super().__init__(
+            params,
+            lr,
+            weight_decay,
+            blocksize=blocksize,
+            min_8bit_size=min_8bit_size,
+            check_first=check_first,
+            num_threads=num_threads,
+        )
 
     def _fill_constants(self, h: Constants, step: int) -> None:
         beta1, beta2 = self.betas
@@ -90,14 +104,28 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        params: Any,
+        params: ArrayLike | Iterable[ArrayLike],
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
-        **options: Any,
+        *,
+        blocksize: int = 256,
+        min_8bit_size: int = 4096,
+        check_first: bool = True,
+        num_threads: int | None = None,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, **options)
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            blocksize=blocksize,
+            min_8bit_size=min_8bit_size,
+            check_first=check_first,
+            num_threads=num_threads,
+        )
 
 
 class LAMB(Adam):
@@ -132,8 +160,8 @@ class AdEMAMix(Optimizer):
         half-life of the slow mean rises in equal parts; see `warmed_up`. They are those of the paper (section
         3.1) and of bitsandbytes' AdEMAMix and AdEMAMix8bit; its AdEMAMix32bit takes them and leaves them
         alone.
-    **options
-        `blocksize`, `min_8bit_size`, `check_first`, `num_threads`: see `Optimizer`.
+    blocksize, min_8bit_size, check_first, num_threads
+        See `Optimizer`.
 
     References
     ----------
@@ -154,7 +182,7 @@ class AdEMAMix(Optimizer):
 
     def __init__(
         self,
-        params: Any,
+        params: ArrayLike | Iterable[ArrayLike],
         lr: float = 1e-3,
         betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
         alpha: float = 5.0,
@@ -163,12 +191,23 @@ class AdEMAMix(Optimizer):
         *,
         t_alpha: int | None = None,
         t_beta3: int | None = None,
-        **options: Any,
+        blocksize: int = 256,
+        min_8bit_size: int = 4096,
+        check_first: bool = True,
+        num_threads: int | None = None,
     ) -> None:
         self.betas, self.alpha, self.eps = betas, alpha, eps
         self.t_alpha, self.t_beta3 = t_alpha, t_beta3
         self.warmed_up(1)
-        super().__init__(params, lr, weight_decay, **options)
+        super().__init__(
+            params,
+            lr,
+            weight_decay,
+            blocksize=blocksize,
+            min_8bit_size=min_8bit_size,
+            check_first=check_first,
+            num_threads=num_threads,
+        )
 
     def warmed_up(self, step: int) -> tuple[float, float]:
         """Alpha and beta3 of step number `step`, which counts from 1.
@@ -220,8 +259,8 @@ class SGD(Optimizer):
         0 is accepted too, although it needs no state and so no 8-bit optimizer.
     weight_decay : float
         Added to the gradient.
-    **options
-        `blocksize`, `min_8bit_size`, `check_first`, `num_threads`: see `Optimizer`.
+    blocksize, min_8bit_size, check_first, num_threads
+        See `Optimizer`.
 
     Examples
     --------
@@ -236,10 +275,27 @@ class SGD(Optimizer):
     momentum = Number(0, 1, open_end=True)
 
     def __init__(
-        self, params: Any, lr: float, momentum: float = 0.9, weight_decay: float = 0.0, **options: Any
+        self,
+        params: ArrayLike | Iterable[ArrayLike],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        *,
+        blocksize: int = 256,
+        min_8bit_size: int = 4096,
+        check_first: bool = True,
+        num_threads: int | None = None,
     ) -> None:
         self.momentum = momentum
-        super().__init__(params, lr, weight_decay, **options)
+        super().__init__(
+            params,
+            lr,
+            weight_decay,
+            blocksize=blocksize,
+            min_8bit_size=min_8bit_size,
+            check_first=check_first,
+            num_threads=num_threads,
+        )
 
     def _fill_constants(self, h: Constants, step: int) -> None:
         h.beta1 = self.momentum
@@ -267,8 +323,8 @@ class RMSprop(Optimizer):
         At least 1.2e-38: with 0 a gradient of 0 would be divided by 0.
     weight_decay : float
         Times the parameter, added to the gradient.
-    **options
-        `blocksize`, `min_8bit_size`, `check_first`, `num_threads`: see `Optimizer`.
+    blocksize, min_8bit_size, check_first, num_threads
+        See `Optimizer`.
 
     Examples
     --------
@@ -284,15 +340,27 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        params: Any,
+        params: ArrayLike | Iterable[ArrayLike],
         lr: float = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        **options: Any,
+        *,
+        blocksize: int = 256,
+        min_8bit_size: int = 4096,
+        check_first: bool = True,
+        num_threads: int | None = None,
     ) -> None:
         self.alpha, self.eps = alpha, eps
-        super().__init__(params, lr, weight_decay, **options)
+        super().__init__(
+            params,
+            lr,
+            weight_decay,
+            blocksize=blocksize,
+            min_8bit_size=min_8bit_size,
+            check_first=check_first,
+            num_threads=num_threads,
+        )
 
     def _fill_constants(self, h: Constants, step: int) -> None:
         h.beta1, h.new1, h.eps = self.alpha, 1 - self.alpha, self.eps
@@ -309,8 +377,8 @@ class Adagrad(Optimizer):
         At least 1.2e-38: with 0 a gradient of 0 would be divided by 0.
     weight_decay : float
         Times the parameter, added to the gradient.
-    **options
-        `blocksize`, `min_8bit_size`, `check_first`, `num_threads`: see `Optimizer`.
+    blocksize, min_8bit_size, check_first, num_threads
+        See `Optimizer`.
 
     References
     ----------
@@ -329,10 +397,27 @@ class Adagrad(Optimizer):
     eps = Eps()
 
     def __init__(
-        self, params: Any, lr: float = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0, **options: Any
+        self,
+        params: ArrayLike | Iterable[ArrayLike],
+        lr: float = 1e-2,
+        eps: float = 1e-10,
+        weight_decay: float = 0.0,
+        *,
+        blocksize: int = 256,
+        min_8bit_size: int = 4096,
+        check_first: bool = True,
+        num_threads: int | None = None,
     ) -> None:
         self.eps = eps
-        super().__init__(params, lr, weight_decay, **options)
+        super().__init__(
+            params,
+            lr,
+            weight_decay,
+            blocksize=blocksize,
+            min_8bit_size=min_8bit_size,
+            check_first=check_first,
+            num_threads=num_threads,
+        )
 
     def _fill_constants(self, h: Constants, step: int) -> None:
         h.beta1, h.new1, h.eps = 1, 1, self.eps
@@ -349,8 +434,8 @@ class Lion(Optimizer):
     lr : float
     betas : (float, float)
     weight_decay : float
-    **options
-        `blocksize`, `min_8bit_size`, `check_first`, `num_threads`: see `Optimizer`.
+    blocksize, min_8bit_size, check_first, num_threads
+        See `Optimizer`.
 
     References
     ----------
@@ -370,14 +455,26 @@ class Lion(Optimizer):
 
     def __init__(
         self,
-        params: Any,
+        params: ArrayLike | Iterable[ArrayLike],
         lr: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
-        **options: Any,
+        *,
+        blocksize: int = 256,
+        min_8bit_size: int = 4096,
+        check_first: bool = True,
+        num_threads: int | None = None,
     ) -> None:
         self.betas = betas
-        super().__init__(params, lr, weight_decay, **options)
+        super().__init__(
+            params,
+            lr,
+            weight_decay,
+            blocksize=blocksize,
+            min_8bit_size=min_8bit_size,
+            check_first=check_first,
+            num_threads=num_threads,
+        )
 
     def _fill_constants(self, h: Constants, step: int) -> None:
         beta1, beta2 = self.betas

@@ -10,6 +10,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import rowtile
@@ -162,7 +163,7 @@ class PackedRhsLowbit:
         depth, n = self.shape
         return jobs.choose_threads(requested, (rows + 10) * depth * n // MACS_PER_ELEMENT)
 
-    def explain_product(self, lhs: Any, num_threads: int | None) -> tuple[str, int, float, str]:
+    def explain_product(self, lhs: ArrayLike, num_threads: int | None) -> tuple[str, int, float, str]:
         """For `lowgemm.explain`: kernel, threads, share of the peak (0: not estimated) and a report.
 
         Examples
@@ -198,7 +199,9 @@ class PackedRhsLowbit:
 PackedRhs4bit = PackedRhsLowbit
 
 
-def pack_rhs_lowbit(weight: Any, format: Any = None, *, group: int | None = None) -> PackedRhsLowbit:
+def pack_rhs_lowbit(
+    weight: ArrayLike, format: str | CodeBook | ArrayLike | None = None, *, group: int | None = None
+) -> PackedRhsLowbit:
     """Code and pack the right-hand side of `gemm_lowbit` once, for many products.
 
     Parameters
@@ -234,7 +237,9 @@ def pack_rhs_lowbit(weight: Any, format: Any = None, *, group: int | None = None
     return _pack(weight, format, group, "format", None)
 
 
-def pack_rhs_4bit(weight: Any, code: Any = None, *, group: int | None = None) -> PackedRhsLowbit:
+def pack_rhs_4bit(
+    weight: ArrayLike, code: str | CodeBook | ArrayLike | None = None, *, group: int | None = None
+) -> PackedRhsLowbit:
     """Code and pack the right-hand side of `gemm_4bit` once, for many products; codes of 4 bits, whatever the book.
 
     Parameters

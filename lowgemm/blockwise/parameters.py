@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.blockwise.coded import FLOATS
 from lowgemm.checks.arrays import (
@@ -32,7 +33,7 @@ def as_list(value: Any, name: str) -> list[Any]:
     return list(value)
 
 
-def check_parameters(params: Any) -> list[np.ndarray]:
+def check_parameters(params: ArrayLike | Iterable[ArrayLike]) -> list[np.ndarray]:
     """`params` as a list of arrays that can be changed in place and do not overlap."""
     found = []
     for i, p in enumerate(as_list(params, "params")):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference, rowjob, rowtile
@@ -197,7 +198,7 @@ def routines(kernel: Kernel, bits: int = 4) -> tuple[Routine, Routine, int]:
 
 
 def gemm_lowbit(
-    lhs: Any, rhs: PackedRhsLowbit, *, lhs_zero_point: int = 0, lhs_scale: Any = None, bias: Any = None, out: Any = None,
+    lhs: ArrayLike, rhs: PackedRhsLowbit, *, lhs_zero_point: int = 0, lhs_scale: ArrayLike | None = None, bias: ArrayLike | None = None, out: np.ndarray | None = None,
     num_threads: int | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Multiply 8-bit or float activations by 4-bit or 2-bit weights with a scale for each group of depth.
@@ -282,7 +283,7 @@ def gemm_lowbit(
 
 
 def gemm_4bit(
-    lhs: Any, rhs: PackedRhsLowbit, *, lhs_zero_point: int = 0, lhs_scale: Any = None, bias: Any = None, out: Any = None,
+    lhs: ArrayLike, rhs: PackedRhsLowbit, *, lhs_zero_point: int = 0, lhs_scale: ArrayLike | None = None, bias: ArrayLike | None = None, out: np.ndarray | None = None,
     num_threads: int | None = None,
 ) -> np.ndarray:  # fmt: skip
     """`gemm_lowbit`, by the name that it had while there were 4-bit weights only.

@@ -6,6 +6,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference
@@ -92,7 +93,7 @@ def code_task(job_address, scratch, task):
             code_row(x, inverse, codes)
 
 
-def as_rows(x: Any, name: str, least: int = 0) -> tuple[np.ndarray, tuple[int, ...]]:
+def as_rows(x: ArrayLike, name: str, least: int = 0) -> tuple[np.ndarray, tuple[int, ...]]:
     """A float array as contiguous float32 rows (count, size), and its shape."""
     a = as_floats(x, name, "a rectangular array")
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
@@ -164,7 +165,7 @@ def code_rows(
 
 
 def quantize_vectorwise(
-    x: Any, *, threshold: float = 0.0, scale_without: str = "elements", num_threads: int | None = None
+    x: ArrayLike, *, threshold: float = 0.0, scale_without: str = "elements", num_threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Int8 codes of an array with one scale for each row, columns with outliers left out.
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.checks.arguments import as_operand, as_zero_point
 from lowgemm.checks.values import choice, flag, integer, is_masked
 from lowgemm.gemm import gemm as _gemm
+from lowgemm.output.base import Stage
 from lowgemm.output.stages import Dequantize, QuantizeDownInt32ToUint8Scale, SaturatingCast
 
 
@@ -69,7 +71,7 @@ class MatrixMap:
     """
 
     data: np.ndarray
-    order: Any
+    order: MapOrder | str
     rows: int
     cols: int
     stride: int | None = None
@@ -149,7 +151,12 @@ def _run(lhs: Any, rhs: Any, result: Any, lhs_offset: Any, rhs_offset: Any, pipe
 
 
 def gemm_with_output_pipeline(
-    lhs: Any, rhs: Any, result: Any, lhs_offset: int, rhs_offset: int, output_pipeline: Sequence[Any] = ()
+    lhs: MatrixMap | ArrayLike,
+    rhs: MatrixMap | ArrayLike,
+    result: MatrixMap | np.ndarray,
+    lhs_offset: int,
+    rhs_offset: int,
+    output_pipeline: Sequence[Stage] = (),
 ) -> None:
     """``GemmWithOutputPipeline``: ``result = pipeline((lhs + lhs_offset) @ (rhs + rhs_offset))``.
 
@@ -183,7 +190,12 @@ def gemm_with_output_pipeline(
 
 
 def gemm_with_output_pipeline_pc(
-    lhs: Any, rhs: Any, result: Any, lhs_offset: Any, rhs_offset: Any, output_pipeline: Sequence[Any] = ()
+    lhs: MatrixMap | ArrayLike,
+    rhs: MatrixMap | ArrayLike,
+    result: MatrixMap | np.ndarray,
+    lhs_offset: ArrayLike,
+    rhs_offset: ArrayLike,
+    output_pipeline: Sequence[Stage] = (),
 ) -> None:
     """``GemmWithOutputPipelinePC``: the same with an offset for each lhs row and rhs column.
 
@@ -210,9 +222,9 @@ def gemm_with_output_pipeline_pc(
 
 
 def gemm(
-    lhs: Any,
-    rhs: Any,
-    result: Any,
+    lhs: MatrixMap | ArrayLike,
+    rhs: MatrixMap | ArrayLike,
+    result: MatrixMap | np.ndarray,
     lhs_offset: int,
     rhs_offset: int,
     result_offset: int,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from lowgemm.checks.arguments import as_operand
 from lowgemm.checks.onnx import float_argument, result_zero_point, scale_argument
@@ -48,7 +49,9 @@ def _of_stack(a: np.ndarray, name: str, shape: tuple[int, ...], axis: int) -> np
     return a
 
 
-def zero_points(a: Any, b: Any, a_zero_point: Any, b_zero_point: Any) -> dict[str, Any]:
+def zero_points(
+    a: ArrayLike, b: ArrayLike, a_zero_point: ArrayLike, b_zero_point: ArrayLike
+) -> dict[str, Any]:
     """The zero points of a product's operands, checked, as arguments of `gemm`; `b` may be packed."""
     found = {}
     for argument, operand, value, name, axis in (
@@ -67,7 +70,7 @@ def zero_points(a: Any, b: Any, a_zero_point: Any, b_zero_point: Any) -> dict[st
 
 def scaled_product(
     a: np.ndarray,
-    b: Any,
+    b: ArrayLike,
     scales: tuple[Any, Any, Any],
     points: dict[str, Any],
     make: Callable[[np.ndarray, int], Any],
@@ -146,7 +149,9 @@ def scaled_product(
     return y
 
 
-def matmul_integer(A: Any, B: Any, a_zero_point: Any = None, b_zero_point: Any = None) -> np.ndarray:
+def matmul_integer(
+    A: ArrayLike, B: ArrayLike, a_zero_point: ArrayLike | None = None, b_zero_point: ArrayLike | None = None
+) -> np.ndarray:
     """MatMulInteger: exact int32 product of 8-bit tensors.
 
     Parameters
@@ -179,14 +184,14 @@ def matmul_integer(A: Any, B: Any, a_zero_point: Any = None, b_zero_point: Any =
 
 
 def qlinear_matmul(
-    a: Any,
-    a_scale: Any,
-    a_zero_point: Any,
-    b: Any,
-    b_scale: Any,
-    b_zero_point: Any,
-    y_scale: Any,
-    y_zero_point: Any,
+    a: ArrayLike,
+    a_scale: ArrayLike,
+    a_zero_point: ArrayLike,
+    b: ArrayLike,
+    b_scale: ArrayLike,
+    b_zero_point: ArrayLike,
+    y_scale: ArrayLike,
+    y_zero_point: ArrayLike,
     *,
     rounding: str = "onnx",
 ) -> np.ndarray:
@@ -264,13 +269,13 @@ def _along_axis(value: np.ndarray, name: str, x: np.ndarray, axis: int, block_si
 
 
 def quantize_linear(
-    x: Any,
-    y_scale: Any,
-    y_zero_point: Any = None,
+    x: ArrayLike,
+    y_scale: ArrayLike,
+    y_zero_point: ArrayLike | None = None,
     *,
     axis: int = 1,
     block_size: int = 0,
-    output_dtype: Any = None,
+    output_dtype: DTypeLike | None = None,
     rounding: str = "onnx",
 ) -> np.ndarray:
     """QuantizeLinear: ``saturate(round(x / y_scale) + y_zero_point)``, ties to even.
@@ -353,7 +358,12 @@ def quantize_linear(
 
 
 def dequantize_linear(
-    x: Any, x_scale: Any, x_zero_point: Any = None, *, axis: int = 1, block_size: int = 0
+    x: ArrayLike,
+    x_scale: ArrayLike,
+    x_zero_point: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
 ) -> np.ndarray:
     """DequantizeLinear: ``(x - x_zero_point) * x_scale``.
 
@@ -427,7 +437,7 @@ def _range(x: np.ndarray) -> tuple[np.float32, np.float32]:
     return max(np.float32(0), x.max()), min(np.float32(0), x.min())
 
 
-def dynamic_quantize_linear(x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def dynamic_quantize_linear(x: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """DynamicQuantizeLinear: uint8 with the scale and zero point of the data's own range, 0 included.
 
     Parameters

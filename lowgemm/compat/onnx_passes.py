@@ -6,10 +6,9 @@ point a channel; one for all is one channel. What they compute is in `lowgemm.co
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
+from numpy.typing import DTypeLike
 
 from lowgemm.jit.memory import round_even, store_32
 from lowgemm.jit.routine import routine
@@ -83,7 +82,7 @@ def extremes(src, dst, count):
     store_32(dst, 1, high)
 
 
-def empty_like(x: np.ndarray, dtype: Any) -> np.ndarray | None:
+def empty_like(x: np.ndarray, dtype: DTypeLike) -> np.ndarray | None:
     """An array of the same memory order, or None if `x` has gaps or overlaps."""
     if x.flags.c_contiguous:
         return np.empty(x.shape, dtype)

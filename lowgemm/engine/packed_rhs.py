@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.engine import packing
 from lowgemm.jit import scratch
@@ -105,7 +106,7 @@ class PackedRhs:
         return (x.astype(np.int16) + np.int16(shift)).astype(self.dtype).reshape(self.shape)
 
 
-def pack_rhs(rhs: Any) -> PackedRhs:
+def pack_rhs(rhs: ArrayLike) -> PackedRhs:
     """Pack the right-hand side of `gemm` once, for many products.
 
     Parameters

@@ -5,16 +5,16 @@ Next file to open: `functions.py`.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
+import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm import reference_fixedpoint as _ref
 from lowgemm.fixedpoint.checks import NARROW, bits_of, result, same, value, whole
 from lowgemm.fixedpoint.ufuncs import ufunc
 
 
-def saturating_rounding_doubling_high_mul(a: Any, b: Any) -> Any:
+def saturating_rounding_doubling_high_mul(a: ArrayLike, b: ArrayLike) -> np.ndarray | np.integer:
     """SRDHM: ``a * b / 2**(bits - 1)`` to nearest, ties towards plus infinity; min * min gives max.
 
     Parameters
@@ -44,7 +44,7 @@ def saturating_rounding_doubling_high_mul(a: Any, b: Any) -> Any:
     return ufunc("high_mul", bits_of(a))(a, b)
 
 
-def rounding_divide_by_pot(x: Any, exponent: Any) -> Any:
+def rounding_divide_by_pot(x: ArrayLike, exponent: ArrayLike) -> np.ndarray | np.integer:
     """RDP: ``x / 2**exponent`` to nearest, ties away from zero.
 
     Parameters
@@ -77,7 +77,7 @@ def rounding_divide_by_pot(x: Any, exponent: Any) -> Any:
     return ufunc("divide_by_pot", bits_of(x))(x, exponent)
 
 
-def shift_left(x: Any, exponent: Any) -> Any:
+def shift_left(x: ArrayLike, exponent: ArrayLike) -> np.ndarray | np.integer:
     """``x * 2**exponent``, saturating.
 
     Parameters
@@ -110,7 +110,7 @@ def shift_left(x: Any, exponent: Any) -> Any:
     return ufunc("shift_left", bits_of(x))(x, exponent)
 
 
-def saturating_add(a: Any, b: Any) -> Any:
+def saturating_add(a: ArrayLike, b: ArrayLike) -> np.ndarray | np.integer:
     """``a + b``, saturating.
 
     Parameters
@@ -140,7 +140,7 @@ def saturating_add(a: Any, b: Any) -> Any:
     return ufunc("add", bits_of(a))(a, b)
 
 
-def rounding_half_sum(a: Any, b: Any) -> Any:
+def rounding_half_sum(a: ArrayLike, b: ArrayLike) -> np.ndarray | np.integer:
     """``(a + b) / 2`` to nearest, ties away from zero.
 
     Parameters
@@ -170,7 +170,7 @@ def rounding_half_sum(a: Any, b: Any) -> Any:
     return ufunc("half_sum", bits_of(a))(a, b)
 
 
-def saturating_rounding_multiply_by_pot(x: Any, exponent: Any) -> Any:
+def saturating_rounding_multiply_by_pot(x: ArrayLike, exponent: ArrayLike) -> np.ndarray | np.integer:
     """``x * 2**exponent``: saturating where exponent > 0, RDP where it is negative.
 
     Parameters

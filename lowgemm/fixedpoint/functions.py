@@ -9,6 +9,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm import reference_fixedpoint as _ref
 from lowgemm.checks.shapes import broadcast
@@ -16,7 +17,7 @@ from lowgemm.fixedpoint.checks import as_integer_bits, bits_of, result, value
 from lowgemm.fixedpoint.ufuncs import ufunc
 
 
-def exp_on_interval_between_negative_one_quarter_and_0_excl(a: Any) -> Any:
+def exp_on_interval_between_negative_one_quarter_and_0_excl(a: ArrayLike) -> np.ndarray | np.integer:
     """exp(a) for a in [-1/4, 0), both with 0 integer bits.
 
     Parameters
@@ -48,7 +49,7 @@ def exp_on_interval_between_negative_one_quarter_and_0_excl(a: Any) -> Any:
     return ufunc("exp_interval", bits_of(a))(a)
 
 
-def exp_on_negative_values(a: Any, integer_bits: Any) -> Any:
+def exp_on_negative_values(a: ArrayLike, integer_bits: ArrayLike) -> np.ndarray | np.integer:
     """exp(a) for a <= 0; the result has 0 integer bits.
 
     Parameters
@@ -81,7 +82,7 @@ def exp_on_negative_values(a: Any, integer_bits: Any) -> Any:
     return ufunc("exp_negative", bits_of(a))(a, integer_bits)
 
 
-def one_over_one_plus_x_for_x_in_0_1(a: Any) -> Any:
+def one_over_one_plus_x_for_x_in_0_1(a: ArrayLike) -> np.ndarray | np.integer:
     """1 / (1 + a) for a in [0, 1], both with 0 integer bits.
 
     Parameters
@@ -111,7 +112,7 @@ def one_over_one_plus_x_for_x_in_0_1(a: Any) -> Any:
     return ufunc("one_over_one_plus_x", bits_of(a))(a)
 
 
-def one_minus_x_over_one_plus_x_for_x_in_0_1(a: Any) -> Any:
+def one_minus_x_over_one_plus_x_for_x_in_0_1(a: ArrayLike) -> np.ndarray | np.integer:
     """(1 - a) / (1 + a) for a in [0, 1], both with 0 integer bits.
 
     Parameters
@@ -141,7 +142,7 @@ def one_minus_x_over_one_plus_x_for_x_in_0_1(a: Any) -> Any:
     return ufunc("one_minus_x_over_one_plus_x", bits_of(a))(a)
 
 
-def tanh(a: Any, integer_bits: Any) -> Any:
+def tanh(a: ArrayLike, integer_bits: ArrayLike) -> np.ndarray | np.integer:
     """Hyperbolic tangent; the result has 0 integer bits.
 
     Parameters
@@ -174,7 +175,7 @@ def tanh(a: Any, integer_bits: Any) -> Any:
     return ufunc("tanh", bits_of(a))(a, integer_bits)
 
 
-def logistic(a: Any, integer_bits: Any) -> Any:
+def logistic(a: ArrayLike, integer_bits: ArrayLike) -> np.ndarray | np.integer:
     """``1 / (1 + exp(-a))``; the result has 0 integer bits.
 
     Parameters

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.checks.values import as_array, choice
 from lowgemm.nn import reference, routines
@@ -69,7 +70,7 @@ class QuantizedAdd:
         y = reference.add(a, b, self.zeros, self.factors, self.low, self.high)
         return y.astype(self.output_qparams.dtype)
 
-    def checked(self, a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
+    def checked(self, a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Both as arrays that fit."""
         a = as_array(a, "a", "an array of integers", self.a_qparams.dtype)
         b = as_array(b, "b", "an array of integers", self.b_qparams.dtype)
@@ -80,7 +81,7 @@ class QuantizedAdd:
             raise ValueError(f"b: expected shape {a.shape} like a, got {b.shape}")
         return a, b
 
-    def __call__(self, a: Any, b: Any) -> np.ndarray:
+    def __call__(self, a: ArrayLike, b: ArrayLike) -> np.ndarray:
         """Add.
 
         Parameters

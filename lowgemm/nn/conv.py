@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.checks.values import integer
 from lowgemm.engine import threads
@@ -46,7 +48,7 @@ class QuantizedConv2d(Weighted):
     groups : int
         Divides channels and outputs. With as many groups as channels and outputs it is a depthwise
         convolution.
-    **more
+    activation, rounding
         `activation`, `rounding`: as in `lowgemm.nn.weighted.Weighted`.
 
     Notes
@@ -68,19 +70,28 @@ class QuantizedConv2d(Weighted):
 
     def __init__(
         self,
-        weight: Any,
-        bias: Any,
+        weight: ArrayLike,
+        bias: ArrayLike | None,
         input_qparams: QParams,
         weight_qparams: QParams,
         output_qparams: QParams | None = None,
         *,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
+        stride: int | tuple[int, int] = 1,
+        padding: int | Sequence[int] = 0,
+        dilation: int | tuple[int, int] = 1,
         groups: int = 1,
-        **options: Any,
+        activation: str = "none",
+        rounding: str = "gemmlowp",
     ) -> None:
-        super().__init__(weight, bias, input_qparams, weight_qparams, output_qparams, **options)
+        super().__init__(
+            weight,
+            bias,
+            input_qparams,
+            weight_qparams,
+            output_qparams,
+            activation=activation,
+            rounding=rounding,
+        )
         self.stride, self.dilation = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
         self.padding = four(padding, "padding")
         self.groups = integer(groups, "groups", 1)
@@ -94,6 +105,54 @@ class QuantizedConv2d(Weighted):
         self.in_place = self.size == self.stride == (1, 1) and not any(self.padding)
         self.row_bytes = -(-kh * kw * self.depth // CHUNK_BYTES) * CHUNK_BYTES
         self.part_stages = [self.make_stages(part) for part in self.filters.parts]
+
+    @classmethod
+    def from_float(
+        cls,
+        weight: ArrayLike,
+        bias: ArrayLike | None,
+        input_qparams: QParams,
+        weight_qparams: QParams,
+        output_qparams: QParams | None = None,
+        *,
+        stride: int | tuple[int, int] = 1,
+        padding: int | Sequence[int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        activation: str = "none",
+        rounding: str = "gemmlowp",
+    ) -> QuantizedConv2d:
+        """Layer of real weights and a real bias.
+
+        Parameters
+        ----------
+        weight : array_like of float, shape (kernel height, kernel width, inputs / groups, outputs)
+            PyTorch keeps it as (outputs, inputs / groups, height, width): give ``weight.transpose(2, 3, 1, 0)``.
+        bias : array_like of float, shape (outputs,), or None
+            In real units.
+        input_qparams, weight_qparams : QParams
+            How to quantize; as in `QuantizedLinear.from_float`.
+        output_qparams, stride, padding, dilation, groups, activation, rounding
+            As for the class.
+
+        Returns
+        -------
+        QuantizedConv2d
+            Its `scale_raised` says what each scale was multiplied by.
+        """
+        quantized, raised = cls._quantized(weight, bias, input_qparams, weight_qparams)
+        made = cls(
+            *quantized,
+            output_qparams,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            activation=activation,
+            rounding=rounding,
+        )
+        made.scale_raised = raised
+        return made
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """As for every layer."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.checks.arguments import check_out
 from lowgemm.checks.values import INT32_MAX, as_array
@@ -61,12 +62,12 @@ def finish(acc, row_scale, column_scale, bias, out):
 
 
 def dynamic_linear(
-    x: Any,
-    weight: Any,
-    weight_scale: Any,
-    bias: Any = None,
+    x: ArrayLike,
+    weight: ArrayLike,
+    weight_scale: ArrayLike,
+    bias: ArrayLike | None = None,
     *,
-    out: Any = None,
+    out: np.ndarray | None = None,
     num_threads: int | None = None,
 ) -> np.ndarray:
     """``x @ weight`` for float x and int8 weights: each row of x is quantized with a scale of its own.
@@ -183,7 +184,9 @@ def _run(
         finish(deep[:count], scales[:count], scale, bias, out[part])
 
 
-def weight_only_linear(x: Any, weight: Any, weight_scale: Any, bias: Any = None) -> np.ndarray:
+def weight_only_linear(
+    x: ArrayLike, weight: ArrayLike, weight_scale: ArrayLike, bias: ArrayLike | None = None
+) -> np.ndarray:
     """``(x @ weight) * weight_scale + bias`` in float32: only the weights are kept in 8 bits.
 
     Parameters

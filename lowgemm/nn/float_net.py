@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.checks.values import choice, integer
 from lowgemm.nn.layer import four, pair, window_shape
@@ -50,8 +51,8 @@ class Linear:
         What follows.
     """
 
-    weight: Any
-    bias: Any = None
+    weight: ArrayLike
+    bias: ArrayLike | None = None
     activation: str = "none"
 
     def __post_init__(self) -> None:
@@ -84,12 +85,12 @@ class Conv2d:
         As for `lowgemm.nn.QuantizedConv2d`.
     """
 
-    weight: Any
-    bias: Any = None
+    weight: ArrayLike
+    bias: ArrayLike | None = None
     activation: str = "none"
-    stride: Any = 1
-    padding: Any = 0
-    dilation: Any = 1
+    stride: int | tuple[int, int] = 1
+    padding: int | Sequence[int] = 0
+    dilation: int | tuple[int, int] = 1
     groups: int = 1
 
     def __post_init__(self) -> None:
@@ -156,9 +157,9 @@ class MaxPool2d:
         As for `lowgemm.nn.QuantizedMaxPool2d`.
     """
 
-    size: Any
-    stride: Any = None
-    padding: Any = 0
+    size: int | tuple[int, int]
+    stride: int | tuple[int, int] | None = None
+    padding: int | Sequence[int] = 0
 
     def __post_init__(self) -> None:
         self.size = pair(self.size, "size", 1)
@@ -223,7 +224,7 @@ class Residual:
         return activate(x + run_float(self.branch, x), self.activation)
 
 
-def run_float(layers: Sequence[Any], x: Any) -> np.ndarray:
+def run_float(layers: Sequence[Any], x: ArrayLike) -> np.ndarray:
     """Run float layers one after another.
 
     Parameters

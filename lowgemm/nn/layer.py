@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.checks.values import as_array, integer
 from lowgemm.nn.program import Place, Program, Runner
@@ -27,7 +28,7 @@ class Layer(ABC):
     input_qparams: QParams
     output_qparams: QParams | None
 
-    def __call__(self, x: Any) -> np.ndarray:
+    def __call__(self, x: ArrayLike) -> np.ndarray:
         """Run the layer.
 
         Parameters
@@ -46,7 +47,7 @@ class Layer(ABC):
         """
         return self.forward(self.checked(x))
 
-    def checked(self, x: Any) -> np.ndarray:
+    def checked(self, x: ArrayLike) -> np.ndarray:
         """`x` as an array that fits."""
         a = as_array(x, "x", "an array of integers", self.input_qparams.dtype)
         if a.dtype != self.input_qparams.dtype:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.gemm import gemm
 from lowgemm.nn import reference
@@ -25,8 +25,8 @@ class QuantizedLinear(Weighted):
         Packed once, here.
     bias, input_qparams, weight_qparams, output_qparams
         As in `lowgemm.nn.weighted.Weighted`.
-    **more
-        `activation`, `rounding`: as in `lowgemm.nn.weighted.Weighted`.
+    activation, rounding
+        As in `lowgemm.nn.weighted.Weighted`.
 
     Notes
     -----
@@ -48,15 +48,62 @@ class QuantizedLinear(Weighted):
 
     def __init__(
         self,
-        weight: Any,
-        bias: Any,
+        weight: ArrayLike,
+        bias: ArrayLike | None,
         input_qparams: QParams,
         weight_qparams: QParams,
         output_qparams: QParams | None = None,
-        **options: Any,
+        *,
+        activation: str = "none",
+        rounding: str = "gemmlowp",
     ) -> None:
-        super().__init__(weight, bias, input_qparams, weight_qparams, output_qparams, **options)
+        super().__init__(
+            weight,
+            bias,
+            input_qparams,
+            weight_qparams,
+            output_qparams,
+            activation=activation,
+            rounding=rounding,
+        )
         self.packed = packed(self.weight)
+
+    @classmethod
+    def from_float(
+        cls,
+        weight: ArrayLike,
+        bias: ArrayLike | None,
+        input_qparams: QParams,
+        weight_qparams: QParams,
+        output_qparams: QParams | None = None,
+        *,
+        activation: str = "none",
+        rounding: str = "gemmlowp",
+    ) -> QuantizedLinear:
+        """Layer of real weights and a real bias.
+
+        Parameters
+        ----------
+        weight : array_like of float, shape (inputs, outputs)
+            PyTorch keeps it the other way round: give ``weight.T``.
+        bias : array_like of float, shape (outputs,), or None
+            In real units.
+        input_qparams, weight_qparams : QParams
+            How to quantize. Where int32 sums could not hold the bias and the products (weights that are
+            nearly 0), the scale of the weights is raised until they can:
+            `lowgemm.quantization.scale_for_bias`.
+        output_qparams, activation, rounding
+            As for the class.
+
+        Returns
+        -------
+        QuantizedLinear
+            Its `scale_raised` says what each scale was multiplied by.
+        """
+        quantized, raised = cls._quantized(weight, bias, input_qparams, weight_qparams)
+        made = cls(*quantized, output_qparams, activation=activation, rounding=rounding)
+        made.scale_raised = raised
+        return made
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """As for every layer."""

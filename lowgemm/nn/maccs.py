@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lowgemm.checks.values import integer
 from lowgemm.nn.layer import Layer
@@ -71,7 +70,10 @@ class Cost:
         return "\n".join(lines)
 
 
-def count_maccs(model: Any, input_shape: Sequence[int] | None = None) -> Cost:
+def count_maccs(
+    model: QuantizedSequential | Layer | Sequence[tuple[int, int, int]],
+    input_shape: Sequence[int] | None = None,
+) -> Cost:
     """Count multiply-accumulates and bytes moved.
 
     Parameters

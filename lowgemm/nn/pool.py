@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,14 @@ class _Pool(Layer):
 
     average: bool
 
-    def __init__(self, input_qparams: QParams, size: Any, *, stride: Any = None, padding: Any = 0) -> None:
+    def __init__(
+        self,
+        input_qparams: QParams,
+        size: int | tuple[int, int],
+        *,
+        stride: int | tuple[int, int] | None = None,
+        padding: int | Sequence[int] = 0,
+    ) -> None:
         self.input_qparams = self.output_qparams = tensor_qparams(input_qparams, "input_qparams")
         self.size = pair(size, "size", 1)
         self.stride = self.size if stride is None else pair(stride, "stride", 1)

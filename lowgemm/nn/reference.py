@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.reference import apply_pipeline, wrap32
 from lowgemm.reference_fixedpoint import (
@@ -88,7 +89,7 @@ def pool(
     return out
 
 
-def rescale(x: Any, multiplier: int, exponent: int) -> np.ndarray:
+def rescale(x: ArrayLike, multiplier: int, exponent: int) -> np.ndarray:
     """``x * multiplier / 2**31 * 2**exponent`` with gemmlowp's two roundings."""
     shifted = shift_left(x, max(exponent, 0), 32)
     return rounding_divide_by_pot(

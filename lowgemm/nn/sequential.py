@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.checks.values import is_masked
 from lowgemm.nn.layer import Layer
@@ -80,7 +81,7 @@ class QuantizedSequential:
     def __len__(self) -> int:
         return len(self.layers)
 
-    def __call__(self, x: Any) -> np.ndarray:
+    def __call__(self, x: ArrayLike) -> np.ndarray:
         """Run on integers.
 
         Parameters
@@ -108,7 +109,7 @@ class QuantizedSequential:
                 y = layer.forward(y)
         return y
 
-    def predict(self, x: Any) -> np.ndarray:
+    def predict(self, x: ArrayLike) -> np.ndarray:
         """Run on real numbers: quantize, run, dequantize.
 
         Parameters
@@ -133,7 +134,7 @@ class QuantizedSequential:
             y = self(quantize(x, self.input_qparams))
         return y if self.output_qparams is None else dequantize(y, self.output_qparams)
 
-    def reference(self, x: Any) -> np.ndarray:
+    def reference(self, x: ArrayLike) -> np.ndarray:
         """Run every layer by its definition; the bits are those of a call."""
         y = self.layers[0].checked(x)
         for layer in self.layers:

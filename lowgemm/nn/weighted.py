@@ -6,6 +6,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.checks.values import INT32_MAX, as_array, choice
 from lowgemm.engine.packed_rhs import pack_rhs
@@ -54,8 +55,8 @@ class Weighted(Layer):
 
     def __init__(
         self,
-        weight: Any,
-        bias: Any,
+        weight: ArrayLike,
+        bias: ArrayLike | None,
         input_qparams: QParams,
         weight_qparams: QParams,
         output_qparams: QParams | None = None,
@@ -101,33 +102,12 @@ class Weighted(Layer):
         self.result_dtype = np.dtype(np.float32) if output_qparams is None else output_qparams.dtype
         self.stages = self.make_stages(slice(None))
 
-    @classmethod
-    def from_float(
-        cls,
-        weight: Any,
-        bias: Any,
-        input_qparams: QParams,
-        weight_qparams: QParams,
-        *args: Any,
-        **options: Any,
-    ) -> Any:
-        """Layer of real weights and a real bias; the other parameters as for the class.
-
-        Parameters
-        ----------
-        weight, bias : array_like of float
-            `bias` may be None.
-        input_qparams, weight_qparams : QParams
-            How to quantize. Where int32 sums could not hold the bias and the products (weights that are
-            nearly 0), the scale of the weights is raised until they can:
-            `lowgemm.quantization.scale_for_bias`.
-        *args, **more
-            The rest of the class's parameters.
-
-        Returns
-        -------
-        Layer
-            Its `scale_raised` says what each scale was multiplied by.
+    @staticmethod
+    def _quantized(
+        weight: ArrayLike, bias: ArrayLike | None, input_qparams: QParams, weight_qparams: QParams
+    ) -> tuple[tuple[np.ndarray, np.ndarray | None, QParams, QParams], np.ndarray]:
+        """The first four arguments of the class, of real weights and a real bias; and the factors by which the
+        scales of the weights were raised.
         """
         tensor_qparams(input_qparams, "input_qparams")
         weight_qparams, raised = scale_for_bias(weight_qparams, weight, bias, input_qparams)
@@ -135,11 +115,7 @@ class Weighted(Layer):
         if bias is not None:
             scale = input_qparams.scale * weight_qparams.scale
             layer_bias = quantize(bias, QParams(scale, 0, "int32", -1 if scale.ndim else None))
-        made = cls(
-            quantize(weight, weight_qparams), layer_bias, input_qparams, weight_qparams, *args, **options
-        )
-        made.scale_raised = raised
-        return made
+        return (quantize(weight, weight_qparams), layer_bias, input_qparams, weight_qparams), raised
 
     @property
     def outputs(self) -> int:

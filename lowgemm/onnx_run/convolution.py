@@ -8,10 +8,11 @@ offset along the outer axes are added. `reference.conv_sums` says what the sums 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from lowgemm.checks.arguments import as_operand
 from lowgemm.checks.onnx import result_zero_point, scale_argument, zero_point_argument
@@ -51,7 +52,7 @@ class PackedFilters:
         If `w` is not 8-bit, has too few dimensions, or its filters do not divide into groups.
     """
 
-    def __init__(self, w: Any, group: int = 1) -> None:
+    def __init__(self, w: ArrayLike, group: int = 1) -> None:
         w = as_operand(w, "w")
         group = check_filters(w.shape, group)
         if not w.shape[1]:
@@ -96,7 +97,7 @@ class Convolution(NotCopied):
     def __init__(
         self,
         filters: PackedFilters,
-        dtype: Any,
+        dtype: DTypeLike,
         zero_points: tuple[Any, Any],
         attributes: dict[str, Any],
         stages: Callable[[slice], Any] | None = None,
@@ -179,17 +180,17 @@ class Convolution(NotCopied):
 
 
 def conv_integer(
-    x: Any,
-    w: Any,
-    x_zero_point: Any = None,
-    w_zero_point: Any = None,
+    x: ArrayLike,
+    w: ArrayLike,
+    x_zero_point: ArrayLike | None = None,
+    w_zero_point: ArrayLike | None = None,
     *,
     auto_pad: str | None = None,
-    dilations: Any = None,
+    dilations: Sequence[int] | None = None,
     group: int | None = None,
-    kernel_shape: Any = None,
-    pads: Any = None,
-    strides: Any = None,
+    kernel_shape: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
     num_threads: int | None = None,
 ) -> np.ndarray:
     """ConvInteger: exact int32 convolution of 8-bit images, modulo 2**32.
@@ -237,22 +238,22 @@ def conv_integer(
 
 
 def qlinear_conv(
-    x: Any,
-    x_scale: Any,
-    x_zero_point: Any,
-    w: Any,
-    w_scale: Any,
-    w_zero_point: Any,
-    y_scale: Any,
-    y_zero_point: Any,
-    bias: Any = None,
+    x: ArrayLike,
+    x_scale: ArrayLike,
+    x_zero_point: ArrayLike,
+    w: ArrayLike,
+    w_scale: ArrayLike,
+    w_zero_point: ArrayLike,
+    y_scale: ArrayLike,
+    y_zero_point: ArrayLike,
+    bias: ArrayLike | None = None,
     *,
     auto_pad: str | None = None,
-    dilations: Any = None,
+    dilations: Sequence[int] | None = None,
     group: int | None = None,
-    kernel_shape: Any = None,
-    pads: Any = None,
-    strides: Any = None,
+    kernel_shape: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
     rounding: str = "onnx",
     num_threads: int | None = None,
 ) -> np.ndarray:
@@ -313,10 +314,10 @@ def qlinear_conv(
 
 def quantized_convolution(
     filters: PackedFilters,
-    dtype: Any,
+    dtype: DTypeLike,
     scales: tuple[Any, Any, Any],
     zero_points: tuple[Any, Any, Any],
-    bias: Any,
+    bias: ArrayLike,
     attributes: dict[str, Any],
     rounding: str = "onnx",
     num_threads: int | None = None,

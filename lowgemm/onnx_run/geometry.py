@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,11 +66,11 @@ def geometry(
     w_shape: tuple[int, ...],
     *,
     auto_pad: str | None = None,
-    dilations: Any = None,
+    dilations: Sequence[int] | None = None,
     group: int | None = None,
-    kernel_shape: Any = None,
-    pads: Any = None,
-    strides: Any = None,
+    kernel_shape: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
 ) -> Geometry:
     """Check the attributes of a convolution against the shapes of its operands.
 

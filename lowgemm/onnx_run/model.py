@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.checks.arguments import as_num_threads
 from lowgemm.checks.values import as_array, choice
 from lowgemm.onnx_run import engines
 from lowgemm.onnx_run.program import Program
 from lowgemm.onnx_run.state import State
+
+if TYPE_CHECKING:  # an extra
+    import onnx
 
 _ROUNDINGS = ("onnx", "onnx_reference")
 
@@ -214,7 +218,7 @@ class Model:
 
     def __init__(
         self,
-        source: Any,
+        source: str | os.PathLike[str] | bytes | onnx.ModelProto,
         *,
         fuse: bool = True,
         rounding: str = "onnx",
@@ -342,7 +346,12 @@ class Model:
         return names
 
     def run(
-        self, output_names: Any = None, input_feed: Any = None, *, feeds: Any = None, outputs: Any = None
+        self,
+        output_names: Sequence[str] | Mapping[str, ArrayLike] | None = None,
+        input_feed: Mapping[str, ArrayLike] | Sequence[str] | None = None,
+        *,
+        feeds: Mapping[str, ArrayLike] | None = None,
+        outputs: Sequence[str] | None = None,
     ) -> list[np.ndarray]:
         """Run the model.
 
@@ -379,11 +388,18 @@ class Model:
             found = dict(zip(self._program.outputs, self._program.owned(results, values), strict=True))
         return [found[n] for n in names]
 
-    def timed(self, *arguments: Any, **named: Any) -> list[np.ndarray]:
+    def timed(
+        self,
+        output_names: Sequence[str] | Mapping[str, ArrayLike] | None = None,
+        input_feed: Mapping[str, ArrayLike] | Sequence[str] | None = None,
+        *,
+        feeds: Mapping[str, ArrayLike] | None = None,
+        outputs: Sequence[str] | None = None,
+    ) -> list[np.ndarray]:
         """`run`, of the same arguments, with the time of each operator added to `profile`."""
         self._timing = True
         try:
-            return self.run(*arguments, **named)
+            return self.run(output_names, input_feed, feeds=feeds, outputs=outputs)
         finally:
             self._timing = False
 

@@ -49,14 +49,18 @@ class Stage:
 
     def check(self, m: int, n: int) -> None:
         """Raise ValueError unless the per-channel fields fit an m x n result."""
-        size, unit = (m, "row") if self.axis == 0 else (n, "column")
         for name in self.channel_fields:
-            value = getattr(self, name)
+            value, axis = getattr(self, name), self.axis_of_field(name)
+            size, unit = (m, "row") if axis == 0 else (n, "column")
             if isinstance(value, np.ndarray) and value.size != size:
                 raise ValueError(
                     f"output: {type(self).__name__}.{name}: expected {size} values (one per {unit}, "
-                    f"axis={self.axis}), got {value.size}"
+                    f"axis={axis}), got {value.size}"
                 )
+
+    def axis_of_field(self, name: str) -> int:
+        """Which way the vector of that name runs."""
+        return self.axis
 
     def lower(self) -> list[Stage]:
         """The same as simpler stages, for those that are put together of such."""

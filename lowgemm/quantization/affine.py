@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.checks.values import as_array, is_masked
 from lowgemm.quantization.loops import DEQUANTIZE, FAKE, QUANTIZE, run_loop, worthwhile
 from lowgemm.quantization.qparams import DTYPES, QParams
 
 
-def real_array(x: Any, name: str = "x") -> np.ndarray:
+def real_array(x: ArrayLike, name: str = "x") -> np.ndarray:
     """`x` as an array of float32 or float64, without a copy where it is one."""
     if is_masked(x):
         raise TypeError(f"{name}: expected no masked elements; fill or drop them first")
@@ -54,7 +55,7 @@ def dequantize_reference(q: np.ndarray, qparams: QParams) -> np.ndarray:
     return (scale * (q.astype(np.int64) - zero_point)).astype(np.float32)
 
 
-def quantize(x: Any, qparams: QParams) -> np.ndarray:
+def quantize(x: ArrayLike, qparams: QParams) -> np.ndarray:
     """Real numbers to integers: ``clip(round(x / scale) + zero_point, qmin, qmax)``.
 
     Parameters
@@ -97,7 +98,7 @@ def quantize(x: Any, qparams: QParams) -> np.ndarray:
     return q
 
 
-def dequantize(q: Any, qparams: QParams) -> np.ndarray:
+def dequantize(q: ArrayLike, qparams: QParams) -> np.ndarray:
     """Integers to the real numbers they stand for: ``scale * (q - zero_point)``.
 
     Parameters
@@ -132,7 +133,7 @@ def dequantize(q: Any, qparams: QParams) -> np.ndarray:
     return dequantize_reference(q, qparams)
 
 
-def fake_quantize(x: Any, qparams: QParams) -> np.ndarray:
+def fake_quantize(x: ArrayLike, qparams: QParams) -> np.ndarray:
     """What is left of real numbers after quantizing: ``dequantize(quantize(x))``.
 
     Parameters

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.quantization.folding import axis_in, finite_array, per_channel
 
 
 def correct_bias(
-    bias: Any,
-    weight: Any,
-    rounded_weight: Any,
-    input_mean: Any,
+    bias: ArrayLike,
+    weight: ArrayLike,
+    rounded_weight: ArrayLike,
+    input_mean: ArrayLike,
     *,
     out_axis: int = -1,
     in_axis: int = 0,
@@ -70,7 +70,9 @@ def correct_bias(
     return (b - shift).astype(np.float32)
 
 
-def correct_bias_from_outputs(bias: Any, expected: Any, got: Any, *, axis: int = -1) -> np.ndarray:
+def correct_bias_from_outputs(
+    bias: ArrayLike, expected: ArrayLike, got: ArrayLike, *, axis: int = -1
+) -> np.ndarray:
     """Bias that makes the means of a layer's outputs on calibration data equal.
 
     Parameters
@@ -110,7 +112,9 @@ def correct_bias_from_outputs(bias: Any, expected: Any, got: Any, *, axis: int =
     return (b + (real - rounded).mean(others)).astype(np.float32)
 
 
-def clipped_normal_mean(mean: Any, std: Any, low: float = 0.0, high: float = math.inf) -> np.ndarray:
+def clipped_normal_mean(
+    mean: ArrayLike, std: ArrayLike, low: float = 0.0, high: float = math.inf
+) -> np.ndarray:
     """Mean of ``clip(x, low, high)`` for normal x: what a ReLU (0, inf) or ReLU6 (0, 6) passes on.
 
     With the `beta` and ``abs(gamma)`` of a batch normalisation for mean and std, this gives `correct_bias`

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.checks.values import number
 from lowgemm.quantization.affine import real_array
 
 
-def finite_array(x: Any, name: str) -> np.ndarray:
+def finite_array(x: ArrayLike, name: str) -> np.ndarray:
     """`x` as a float64 array of finite numbers."""
     a = real_array(x, name).astype(np.float64)
     if not np.isfinite(a).all():
@@ -43,12 +44,12 @@ def spread(vector: np.ndarray, axis: int, ndim: int) -> np.ndarray:
 
 
 def fold_batch_norm(
-    weight: Any,
-    bias: Any,
-    gamma: Any,
-    beta: Any,
-    mean: Any,
-    variance: Any,
+    weight: ArrayLike,
+    bias: ArrayLike,
+    gamma: ArrayLike,
+    beta: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
     *,
     epsilon: float = 1e-5,
     axis: int = -1,

@@ -7,9 +7,8 @@ of bias and products would wrap.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.checks.values import INT32_MAX
 from lowgemm.quantization.affine import quantize
@@ -21,7 +20,7 @@ LARGEST_SUM = INT32_MAX - 1
 
 
 def scale_for_bias(
-    weight_qparams: QParams, weight: Any, bias: Any, input_qparams: QParams, *, out_axis: int = -1
+    weight_qparams: QParams, weight: ArrayLike, bias: ArrayLike, input_qparams: QParams, *, out_axis: int = -1
 ) -> tuple[QParams, np.ndarray]:
     """Weight parameters whose scale is raised where bias and products would not fit an int32 sum.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import DTypeLike
 
 from lowgemm.jit import disk_cache
 
@@ -82,7 +83,7 @@ def worthwhile(x: np.ndarray) -> bool:
     return x.size >= WORTHWHILE and x.dtype.itemsize <= 8 and not numba.config.DISABLE_JIT
 
 
-def run_loop(mode: int, x: np.ndarray, qparams: Any, dtype: Any) -> tuple[np.ndarray, int]:
+def run_loop(mode: int, x: np.ndarray, qparams: Any, dtype: DTypeLike) -> tuple[np.ndarray, int]:
     """Result of dtype `dtype`, and how many NaNs there were."""
     x = np.ascontiguousarray(x)
     out = np.empty(x.shape, dtype)

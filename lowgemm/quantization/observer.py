@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from lowgemm.checks.values import MAX_DIMS, choice, flag, integer
 from lowgemm.quantization.affine import real_array
@@ -29,7 +30,7 @@ class Observer(ABC):
 
     def __init__(
         self,
-        dtype: Any = "int8",
+        dtype: DTypeLike = "int8",
         *,
         bits: int | None = None,
         symmetric: bool = False,
@@ -52,7 +53,7 @@ class Observer(ABC):
         self.channels: int | None = None
         self.ignored = 0
 
-    def observe(self: Self, x: Any) -> Self:
+    def observe(self: Self, x: ArrayLike) -> Self:
         """Take in one batch.
 
         Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from lowgemm.checks.values import integer, number
 from lowgemm.quantization.histogram import Histogram
@@ -30,7 +31,7 @@ class MinMax(Observer):
 
     Parameters
     ----------
-    dtype, **options :
+    dtype, bits, symmetric, narrow_range, axis, power_of_two, nonfinite :
         As for `Observer`.
 
     Examples
@@ -40,9 +41,8 @@ class MinMax(Observer):
     True
     """
 
-    def __init__(self, dtype: Any = "int8", **options: Any) -> None:
-        super().__init__(dtype, **options)
-        self.low = self.high = np.empty(0)
+    #: Of each channel; replaced, never written to.
+    low = high = np.empty(0)
 
     def _take(self, x: np.ndarray, finite: np.ndarray | None, low: np.ndarray, high: np.ndarray) -> None:
         if self.low.size:
@@ -68,7 +68,7 @@ class MovingAverage(Observer):
         As for `Observer`.
     momentum : float
         Weight of the newest batch, in (0, 1].
-    **options :
+    bits, symmetric, narrow_range, axis, power_of_two, nonfinite :
         As for `Observer`.
 
     Notes
@@ -90,8 +90,27 @@ class MovingAverage(Observer):
     3.0
     """
 
-    def __init__(self, dtype: Any = "int8", *, momentum: float = 0.01, **options: Any) -> None:
-        super().__init__(dtype, **options)
+    def __init__(
+        self,
+        dtype: DTypeLike = "int8",
+        *,
+        momentum: float = 0.01,
+        bits: int | None = None,
+        symmetric: bool = False,
+        narrow_range: bool = False,
+        axis: int | None = None,
+        power_of_two: bool = False,
+        nonfinite: str = "raise",
+    ) -> None:
+        super().__init__(
+            dtype,
+            bits=bits,
+            symmetric=symmetric,
+            narrow_range=narrow_range,
+            axis=axis,
+            power_of_two=power_of_two,
+            nonfinite=nonfinite,
+        )
         self.momentum = fraction(momentum, "momentum", 0, 1)
         #: Per channel: the weighted sums of low and high, the sum of weights, the number of batches.
         self.sums = np.empty((4, 0))
@@ -132,15 +151,34 @@ class HistogramObserver(Observer):
         As for `Observer`.
     bins : int, optional
         Most bins, each of 8 bytes: by default 8192 for a tensor, 2048 for each channel.
-    **options :
+    bits, symmetric, narrow_range, axis, power_of_two, nonfinite :
         As for `Observer`.
     """
 
     #: For one range per tensor, and for one per channel.
     bins_default = (8192, 2048)
 
-    def __init__(self, dtype: Any = "int8", *, bins: int | None = None, **options: Any) -> None:
-        super().__init__(dtype, **options)
+    def __init__(
+        self,
+        dtype: DTypeLike = "int8",
+        *,
+        bins: int | None = None,
+        bits: int | None = None,
+        symmetric: bool = False,
+        narrow_range: bool = False,
+        axis: int | None = None,
+        power_of_two: bool = False,
+        nonfinite: str = "raise",
+    ) -> None:
+        super().__init__(
+            dtype,
+            bits=bits,
+            symmetric=symmetric,
+            narrow_range=narrow_range,
+            axis=axis,
+            power_of_two=power_of_two,
+            nonfinite=nonfinite,
+        )
         default = self.bins_default[self.axis is not None]
         self.bins = default if bins is None else integer(bins, "bins", 16, 2**24)
         self.histograms: list[Histogram] = []
@@ -184,7 +222,7 @@ class Percentile(HistogramObserver):
     bins : int, optional
         Bins of the histogram (8192, or 2048 for each channel); the result is off by a bin's width at most,
         which is between 1/bins and 2/bins of the whole range (with 0).
-    **options :
+    bits, symmetric, narrow_range, axis, power_of_two, nonfinite :
         As for `Observer`.
 
     Examples
@@ -197,9 +235,28 @@ class Percentile(HistogramObserver):
     """
 
     def __init__(
-        self, dtype: Any = "int8", *, percentile: float = 99.99, bins: int | None = None, **options: Any
+        self,
+        dtype: DTypeLike = "int8",
+        *,
+        percentile: float = 99.99,
+        bins: int | None = None,
+        bits: int | None = None,
+        symmetric: bool = False,
+        narrow_range: bool = False,
+        axis: int | None = None,
+        power_of_two: bool = False,
+        nonfinite: str = "raise",
     ) -> None:
-        super().__init__(dtype, bins=bins, **options)
+        super().__init__(
+            dtype,
+            bins=bins,
+            bits=bits,
+            symmetric=symmetric,
+            narrow_range=narrow_range,
+            axis=axis,
+            power_of_two=power_of_two,
+            nonfinite=nonfinite,
+        )
         self.percentile = fraction(percentile, "percentile", 0, 100)
 
     def settings(self) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from lowgemm.checks.values import MAX_DIMS, integer
 from lowgemm.quantization.affine import dequantize, quantize, real_array
@@ -41,7 +42,7 @@ class Quantized(NamedTuple):
 
 
 def quantize_array(
-    x: Any, dtype: Any = "int8", *, axis: int | None = None, symmetric: bool = False
+    x: ArrayLike, dtype: DTypeLike = "int8", *, axis: int | None = None, symmetric: bool = False
 ) -> Quantized:
     """Quantize an array by its own smallest and largest number.
 

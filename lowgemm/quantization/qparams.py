@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from lowgemm.checks.values import MAX_DIMS, as_array, flag, integer, number
 from lowgemm.output.stages.requantize import quantize_multiplier as _quantize_one
@@ -76,9 +77,9 @@ class QParams:
     (-1.5, 126.0, 255)
     """
 
-    scale: Any
-    zero_point: Any = 0
-    dtype: Any = "int8"
+    scale: ArrayLike
+    zero_point: ArrayLike = 0
+    dtype: DTypeLike = "int8"
     axis: int | None = None
     qmin: int | None = None
     qmax: int | None = None
@@ -150,7 +151,7 @@ class QParams:
         return hash(self._key())
 
 
-def integer_range(dtype: Any, bits: int | None = None, narrow_range: bool = False) -> tuple[int, int]:
+def integer_range(dtype: DTypeLike, bits: int | None = None, narrow_range: bool = False) -> tuple[int, int]:
     """Smallest and largest integer in use.
 
     Parameters
@@ -185,9 +186,9 @@ def round_scale_up(scale: np.ndarray, power_of_two: bool = False) -> np.ndarray:
 
 
 def choose_qparams(
-    low: Any,
-    high: Any,
-    dtype: Any = "int8",
+    low: ArrayLike,
+    high: ArrayLike,
+    dtype: DTypeLike = "int8",
     *,
     bits: int | None = None,
     symmetric: bool = False,
@@ -269,7 +270,7 @@ def choose_qparams(
     return QParams(scale, zero_point, dtype, axis, qmin, qmax)
 
 
-def quantize_multiplier(real_scale: Any) -> tuple[Any, Any]:
+def quantize_multiplier(real_scale: ArrayLike) -> tuple[Any, Any]:
     """A real scale as a Q0.31 multiplier and an exponent: ``multiplier / 2**31 * 2**exponent``.
 
     Parameters

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from lowgemm.checks.values import choice
 from lowgemm.quantization.advice import advise
@@ -17,6 +18,9 @@ from lowgemm.quantization.folding import axis_in, finite_array
 from lowgemm.quantization.qparams import QParams, as_dtype, choose_qparams, integer_range
 from lowgemm.quantization.search import MeanSquaredError
 from lowgemm.quantization.sqnr import decibels
+
+if TYPE_CHECKING:  # an extra
+    from matplotlib.figure import Figure
 
 ROLES = ("input", "weight", "activation", "output")
 
@@ -61,7 +65,7 @@ class RangeReport:
 
     __str__ = text
 
-    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draw ranges and ratios; needs matplotlib.
 
         Parameters
@@ -85,11 +89,11 @@ class RangeReport:
 
 
 def range_report(
-    tensors: Mapping[str, Any],
+    tensors: Mapping[str, ArrayLike],
     *,
     roles: Mapping[str, str] | None = None,
     axis: int | Mapping[str, int | None] | None = -1,
-    dtype: Any = "int8",
+    dtype: DTypeLike = "int8",
     bits: int | None = None,
     symmetric: bool | None = None,
 ) -> RangeReport:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from lowgemm import fixedpoint
 from lowgemm.checks.values import choice
@@ -37,7 +38,17 @@ def _real(kind: str, x: np.ndarray) -> np.ndarray:
 
 
 def s_shaped_input(
-    kind: str, low: float, high: float, dtype: Any = "int8", *, clip: float | None = None, **options: Any
+    kind: str,
+    low: float,
+    high: float,
+    dtype: DTypeLike = "int8",
+    *,
+    clip: float | None = None,
+    bits: int | None = None,
+    symmetric: bool = False,
+    narrow_range: bool = False,
+    axis: int | None = None,
+    power_of_two: bool = False,
 ) -> QParams:
     """Scale and zero point for the input of a sigmoid or tanh, clipped to where the output still moves.
 
@@ -51,7 +62,7 @@ def s_shaped_input(
         int8 or uint8.
     clip : float, optional
         Largest magnitude to represent: by default 6 for sigmoid and 3 for tanh; ``math.inf`` keeps the range.
-    **options :
+    bits, symmetric, narrow_range, axis, power_of_two :
         As for `choose_qparams`.
 
     Returns
@@ -75,10 +86,19 @@ def s_shaped_input(
         raise ValueError(f"clip: expected a positive number, got {clip}")
     if not low <= high:
         raise ValueError(f"high: expected at least low ({low}), got {high}")
-    return choose_qparams(max(min(low, bound), -bound), min(max(high, -bound), bound), dtype, **options)
+    return choose_qparams(
+        max(min(low, bound), -bound),
+        min(max(high, -bound), bound),
+        dtype,
+        bits=bits,
+        symmetric=symmetric,
+        narrow_range=narrow_range,
+        axis=axis,
+        power_of_two=power_of_two,
+    )
 
 
-def s_shaped_output(kind: str, dtype: Any = "int8") -> QParams:
+def s_shaped_output(kind: str, dtype: DTypeLike = "int8") -> QParams:
     """Scale and zero point for the output of a sigmoid (0 to 1) or tanh (-1 to 1).
 
     Parameters
@@ -191,7 +211,7 @@ def _eight_bit(qparams: Any, name: str) -> QParams:
 
 def s_shaped_stages(
     kind: str,
-    accumulator_scale: Any,
+    accumulator_scale: ArrayLike,
     input_qparams: QParams,
     output_qparams: QParams | None = None,
     *,
@@ -282,7 +302,7 @@ class SShapedGain:
 
 
 def s_shaped_gain(
-    kind: str, x: Any, dtype: Any = "int8", *, clip: float | None = None, bits: int | None = None
+    kind: str, x: ArrayLike, dtype: DTypeLike = "int8", *, clip: float | None = None, bits: int | None = None
 ) -> SShapedGain:
     """Measure on data what clipping the input's range gains.
 

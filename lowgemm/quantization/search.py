@@ -92,7 +92,7 @@ class MeanSquaredError(_Searched):
         As for `Observer`.
     bins : int, optional
         Bins of the histogram that is searched: 8192, or 2048 for each channel.
-    **options :
+    bits, symmetric, narrow_range, axis, power_of_two, nonfinite :
         As for `Observer`.
 
     Notes
@@ -124,7 +124,7 @@ class Entropy(_Searched):
         Bins of the histogram that is searched: 32768, or 2048 for each channel. At 8 bits, ranges down to
         512 / bins of the whole range can be chosen: 1/64, or 1/4 per channel. So more bins cope with larger
         outliers.
-    **options :
+    bits, symmetric, narrow_range, axis, power_of_two, nonfinite :
         As for `Observer`.
 
     Notes

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.quantization.affine import fake_quantize
 from lowgemm.quantization.folding import axis_in, finite_array
@@ -23,7 +22,7 @@ def decibels(x: np.ndarray, y: np.ndarray, axis: int | None = None) -> np.ndarra
     return np.where(noise == 0, np.inf, ratio)
 
 
-def sqnr(x: Any, qparams: QParams, *, axis: int | None = None) -> Any:
+def sqnr(x: ArrayLike, qparams: QParams, *, axis: int | None = None) -> float | np.ndarray:
     """How much of a tensor is left after quantizing: signal-to-quantization-noise ratio in decibels.
 
     Parameters

@@ -24,6 +24,16 @@ def test_dynamic_linear_gives_the_bits_of_its_definition(seed, with_bias):
         np.testing.assert_array_equal(dynamic_linear(x, weight, scale, bias), expected)
 
 
+def test_dynamic_linear_is_a_product_with_a_scale_of_the_row_and_one_of_the_column():
+    g = np.random.default_rng(7)
+    x, w = g.standard_normal((9, 50)).astype(np.float32), g.integers(-128, 128, (50, 20)).astype(np.int8)
+    scale, bias = g.random(20), g.standard_normal(20)
+    largest = np.abs(x).max(axis=1)
+    codes = np.rint(x * (np.float32(127) / largest)[:, None]).astype(np.int8)
+    stage = lowgemm.Dequantize(scale, row_scale=largest / np.float32(127), bias=bias)
+    np.testing.assert_array_equal(lowgemm.gemm(codes, w, output=stage), dynamic_linear(x, w, scale, bias))
+
+
 def test_dynamic_linear_in_blocks_and_close_to_float(monkeypatch):
     monkeypatch.setattr("lowgemm.nn.dynamic.BLOCK_BYTES", 1000)
     g = np.random.default_rng(0)

@@ -23,6 +23,8 @@ def check(acc, stages):
     got = lowgemm.requantize(acc, stages)
     assert got.dtype == dtype
     np.testing.assert_array_equal(got, expected)
+    if dtype == np.float32:  # -0.0 is not 0.0
+        np.testing.assert_array_equal(np.signbit(got), np.signbit(expected))
     return got
 
 
@@ -71,6 +73,7 @@ def test_fused_in_gemm(any_kernel, threads):
     for tail in (
         *([lowgemm.Requantize(scale, 3, np.uint8, rounding=r, min=5, max=240)] for r in ROUNDINGS),
         [lowgemm.Dequantize(scale)],
+        [lowgemm.Dequantize(scale, row_scale=rng.random(M) + 0.5, bias=rng.normal(size=N))],
         [lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 9, 100), lowgemm.Lut(table)],
         [lowgemm.Logistic(12)],
         [lowgemm.relu(5), lowgemm.relu6(0.1, 5)],
@@ -103,6 +106,12 @@ def test_rounding_carry_of_the_multiplier():
 def test_dequantize_and_tables():
     check(ACC, [lowgemm.Dequantize(np.linspace(-1, 1, N))])
     check(ACC, [lowgemm.Dequantize(np.arange(M) + 0.5, axis=0)])
+    rng = np.random.default_rng(3)
+    for scale, axis in ((0.3, 1), (rng.normal(size=N), 1), (rng.normal(size=M), 0)):
+        for bias in (None, -2.5, 0, rng.normal(size=N) * 1e5):
+            check(ACC, [lowgemm.Dequantize(scale, axis, bias=bias)])
+            if axis == 1:
+                check(ACC, [lowgemm.Dequantize(scale, row_scale=rng.normal(size=M), bias=bias)])
     table = np.random.default_rng(2).integers(-128, 128, 256).astype(np.int8)
     got = check(np.arange(-300, 300, dtype=np.int32)[None, :], [lowgemm.Lut(table, np.int8)])
     assert got[0, 300] == table[128]
@@ -161,6 +170,16 @@ def test_own_function_that_does_not_compile():
         (lambda: lowgemm.Requantize(1.0, rounding="nearest"), ValueError, "rounding"),
         (lambda: lowgemm.Requantize(1.0, min=5, max=3), ValueError, "max"),
         (lambda: lowgemm.Dequantize(float("inf")), ValueError, "scale"),
+        (lambda: lowgemm.Dequantize(1, row_scale=2.0), TypeError, "row_scale"),
+        (lambda: lowgemm.Dequantize(1, row_scale=[np.nan]), ValueError, "row_scale"),
+        (lambda: lowgemm.Dequantize([1, 2], 0, row_scale=[3, 4]), ValueError, "row_scale"),
+        (lambda: lowgemm.Dequantize(1, bias=["a"]), TypeError, "bias"),
+        (
+            lambda: lowgemm.requantize(ACC, lowgemm.Dequantize(1, row_scale=np.ones(M + 1))),
+            ValueError,
+            "row_scale",
+        ),
+        (lambda: lowgemm.requantize(ACC, lowgemm.Dequantize(1, bias=np.ones(N + 1))), ValueError, "bias"),
         (lambda: lowgemm.Logistic(30), ValueError, "integer_bits"),
         (lambda: lowgemm.Lut(np.zeros(255, np.uint8)), ValueError, "table"),
         (lambda: lowgemm.Lut(np.zeros(256)), TypeError, "table"),

@@ -63,6 +63,7 @@ def one(
         [lg.Requantize(g.random(m) * 1e-3, 0, np.uint8, axis=0)],
         [lg.Requantize(1e-3, 3, np.int16, rounding="onnx")],
         [lg.Dequantize(g.random(n))],
+        [lg.Dequantize(g.random(n), row_scale=g.random(m), bias=g.random(n))],
     ))  # fmt: skip
     expected = reference.gemm(a, b, output=output, **zeros)
     lhs = guard.guarded(a, layouts[0], at_end=at_end)

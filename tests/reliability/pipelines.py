@@ -116,7 +116,9 @@ def _end(r: random.Random, g: np.random.Generator, m: int, n: int) -> list[Any]:
         return [lg.Lut(integers(r, g, r.choice((np.uint8, np.int8)), (256,)), r.choice((np.uint8, np.int8)))]
     if kind == 4:
         scale = r.choice((0.5, 3, -0.25, 1e-30, float(g.normal()), g.normal(size=size)))
-        return [lg.Dequantize(scale, axis=axis)]
+        row_scale = None if axis == 0 or r.random() < 0.5 else g.normal(size=m)
+        bias = r.choice((None, None, float(g.normal()), g.normal(size=n)))
+        return [lg.Dequantize(scale, axis, row_scale, bias)]
     dtype = np.dtype(r.choice((np.uint8, np.int8, np.int16)))
     info = np.iinfo(dtype)
     scale = r.choice((0.5, 0.25, 0, 1e-12, 2.0**29, r.random(), r.random() * 1e-3, g.random(size) * 0.1))

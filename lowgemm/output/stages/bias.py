@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.checks.values import integers
 from lowgemm.output.base import Stage, axis_of
@@ -44,7 +44,7 @@ class BiasAddition(Stage):
            [1, 2]], dtype=int32)
     """
 
-    bias: Any
+    bias: ArrayLike
     axis: int = 1
     channel_fields = ("bias",)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.output.base import Stage
 from lowgemm.output.custom_routine import custom_routine, python_function
@@ -65,8 +67,8 @@ class Custom(Stage):
     array([[10, 15]], dtype=int32)
     """
 
-    function: Any
-    arrays: tuple[Any, ...] = ()
+    function: Callable[..., Any]
+    arrays: tuple[ArrayLike, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(python_function(self.function), types.FunctionType):

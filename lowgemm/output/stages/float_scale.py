@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.jit.memory import round_even
 from lowgemm.output.base import Stage
@@ -39,7 +39,7 @@ class FloatScale(Stage):
     `Requantize` lowers to it. The result lies in [`low`, `high`].
     """
 
-    scale: Any
+    scale: ArrayLike
     zero_point: int
     low: int
     high: int

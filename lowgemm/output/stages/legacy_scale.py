@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.checks.values import integer, integers
 from lowgemm.fixedpoint import scalar as fp
@@ -44,8 +44,8 @@ class QuantizeDownInt32ToUint8Scale(Stage):
     array([[ 2, -2]], dtype=int32)
     """
 
-    offset: Any
-    mult_int: Any
+    offset: ArrayLike
+    mult_int: ArrayLike
     shift: int
     axis: int = 1
     channel_fields = ("offset", "mult_int")

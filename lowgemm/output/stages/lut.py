@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from lowgemm.checks.values import as_array
 from lowgemm.jit.memory import load_u8
@@ -40,8 +40,8 @@ class Lut(Stage):
     array([[  0,  39, 255]], dtype=uint8)
     """
 
-    table: Any
-    input_dtype: Any = np.uint8
+    table: ArrayLike
+    input_dtype: DTypeLike = np.uint8
     truncates = True
 
     def __post_init__(self) -> None:

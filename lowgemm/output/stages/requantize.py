@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from lowgemm.checks.values import choice, integer
 from lowgemm.output.base import Stage, axis_of, cast_dtype
@@ -103,9 +104,9 @@ class Requantize(Stage):
     array([[ 2, -2,  4]], dtype=int8)
     """
 
-    scale: Any
+    scale: ArrayLike
     zero_point: int = 0
-    dtype: Any = np.int8
+    dtype: DTypeLike = np.int8
     rounding: str = "gemmlowp"
     axis: int = 1
     min: int | None = None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from lowgemm.output.base import Stage, cast_dtype
 
@@ -26,7 +26,7 @@ class SaturatingCast(Stage):
     array([[ -5, 127]], dtype=int8)
     """
 
-    dtype: Any
+    dtype: DTypeLike
 
     def __post_init__(self) -> None:
         dtype = cast_dtype(self.dtype, (np.uint8, np.int8, np.int16))

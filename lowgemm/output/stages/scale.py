@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.checks.values import INT32_MAX, INT32_MIN, integer, integers
 from lowgemm.fixedpoint import scalar as fp
@@ -65,8 +66,8 @@ class ScaleInt32ByFixedPointAndExponent(Stage):
     array([[4, 2]], dtype=int32)
     """
 
-    multiplier: Any
-    exponent: Any
+    multiplier: ArrayLike
+    exponent: ArrayLike
     offset_after_shift: int = 0
     axis: int = 1
     channel_fields = ("multiplier", "exponent")

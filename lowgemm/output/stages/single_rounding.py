@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm.checks.values import INT32_MAX, INT32_MIN
 from lowgemm.output.base import Stage
@@ -27,8 +27,8 @@ class SingleRoundingScale(Stage):
     upwards, saturating.
     """
 
-    multiplier: Any
-    exponent: Any
+    multiplier: ArrayLike
+    exponent: ArrayLike
     offset: int
     axis: int = 1
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from lowgemm.output.base import Stage, cast_dtype
 
@@ -26,7 +26,7 @@ class TruncatingCast(Stage):
     array([[255,   1]], dtype=uint8)
     """
 
-    dtype: Any = np.uint8
+    dtype: DTypeLike = np.uint8
     truncates = True
 
     def __post_init__(self) -> None:
