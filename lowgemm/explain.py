@@ -33,7 +33,7 @@ _MACS_PER_CYCLE = 64
 
 @dataclass(frozen=True)
 class Explanation:
-    """The decisions for one call; `str()` of it is the report.
+    """The decisions for one call; `str()` and `repr()` of it are the report.
 
     Attributes
     ----------
@@ -62,6 +62,8 @@ class Explanation:
 
     def __str__(self) -> str:
         return self.text
+
+    __repr__ = __str__  # at a prompt the report is what one wants to see
 
 
 def why_kernel(kernel: Kernel) -> str:

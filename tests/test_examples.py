@@ -36,12 +36,12 @@ def imports(path):
 def test_example(path, tmp_path):
     if numba.config.DISABLE_JIT:
         pytest.skip("too slow without compiled code")
-    # modules beside the script, and zarr, which is asked for only by a flag
+    # modules beside the script; zarr, which is asked for only by a flag; torch, whose place NumPy takes
     beside = {p.stem for p in path.parent.glob("*.py")} | {
         p.name for p in path.parent.iterdir() if p.is_dir()
     }
     missing = sorted(
-        name for name in imports(path) - beside - {"zarr"} if importlib.util.find_spec(name) is None
+        name for name in imports(path) - beside - {"zarr", "torch"} if importlib.util.find_spec(name) is None
     )
     if missing:
         pytest.skip(f"{path.name} needs {', '.join(missing)}")

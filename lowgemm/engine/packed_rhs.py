@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,10 +26,14 @@ class PackedRhs:
         Name of the kernel whose layout this is. A product that uses another kernel repacks it first.
     nbytes : int
         Size of the panels and sums.
+
+    Notes
+    -----
+    ``lhs @ packed`` and ``np.matmul(lhs, packed)`` are ``gemm(lhs, packed)``. Nothing else is arithmetic here: `to_array` gives the
+    plain matrix. To keep a packed matrix in a file, use `pickle`, or save the plain matrix with `numpy.save` and pack it after loading:
+    panels have the layout of one kernel, so a pickle holds the plain matrix too, and packs it for the machine that loads it.
     """
 
-    #: NumPy leaves ``array @ packed`` to `__rmatmul__`, and refuses other arithmetic.
-    __array_ufunc__ = None
     #: Panels have no strides; what is keyed by an operand's strides finds this.
     strides = None
 
@@ -59,9 +63,51 @@ class PackedRhs:
     def __repr__(self) -> str:
         return f"PackedRhs(shape={self.shape}, dtype={self.dtype}, kernel={self.kernel!r})"
 
-    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+    @property
+    def T(self) -> PackedRhs:
+        """The transposed matrix, packed. Unlike an array's `T` this is a copy, and costs as much as `pack_rhs`.
+
+        Raises
+        ------
+        ValueError
+            If this is a stack of matrices: see `mT`.
+
+        Examples
+        --------
+        >>> import numpy as np, lowgemm
+        >>> packed = lowgemm.pack_rhs(np.array([[1, 2, 3], [4, 5, 6]], np.uint8))
+        >>> packed.T
+        PackedRhs(shape=(3, 2), dtype=uint8, kernel=...)
+        """
+        if self.ndim != 2:
+            raise ValueError(
+                f"T: expected one matrix, got a stack of shape {self.shape}; .mT transposes each matrix"
+            )
+        return self.mT
+
+    @property
+    def mT(self) -> PackedRhs:
+        """Each matrix transposed, packed. This is a copy, and costs as much as `pack_rhs`."""
+        return _pack(self.to_array().swapaxes(-1, -2), by_name(self.kernel))
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NoReturn:
         raise TypeError(
-            "a PackedRhs is no array: its elements lie in panels; .to_array() gives the matrix back"
+            "a PackedRhs is no array: its elements lie in panels; .to_array() gives the matrix back, and pickle saves it"
+        )
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **named: Any) -> Any:
+        """NumPy asks this for ``array @ packed`` and all other arithmetic with arrays."""
+        lhs = inputs[0]
+        if ufunc is np.matmul and method == "__call__" and not isinstance(lhs, PackedRhs) and not named:
+            return self.__rmatmul__(lhs)  # type: ignore[attr-defined]
+        raise TypeError(
+            f"np.{ufunc.__name__}: a PackedRhs is the right operand of a product, lhs @ packed or gemm(lhs, packed), and takes part "
+            "in no other arithmetic; .to_array() gives the matrix back"
+        )
+
+    def __matmul__(self, other: Any) -> NoReturn:
+        raise TypeError(
+            "a PackedRhs is packed as the right operand: write lhs @ packed, or gemm(packed.to_array(), other)"
         )
 
     def __getstate__(self) -> dict[str, Any]:

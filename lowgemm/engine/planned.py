@@ -105,7 +105,7 @@ class PlannedGemm:
     def __repr__(self) -> str:
         p = self.plan
         return (
-            f"PlannedGemm({p.m}x{p.depth}x{p.n} -> {p.result}, kernel={p.kernel.name!r}, threads={p.threads})"
+            f"PlannedGemm({p.m}x{p.depth}x{p.n} -> {p.result}, kernel={p.runs.name!r}, threads={p.threads})"
         )
 
     def __call__(

@@ -26,6 +26,7 @@ import hashlib
 import os
 import pathlib
 import pickle
+import sys
 import threading
 import uuid
 import warnings
@@ -56,9 +57,40 @@ def _compilation(name: str) -> Iterator[None]:
         )
     try:
         _compiling.add(me)
-        yield
+        with _interrupts_kept():
+            yield
     finally:
         _compiling.discard(me)
+
+
+@contextlib.contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Raise at the end what Ctrl-C raised at a moment at which nothing can be raised.
+
+    LLVM calls back into Python when a piece is compiled. An exception cannot pass through LLVM, so Python gives it to
+    `sys.unraisablehook`, which prints it, and goes on. Signals reach the main thread alone.
+    """
+    me = threading.get_ident()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, lost = sys.unraisablehook, []
+
+    def note(unraisable: Any) -> None:
+        kind = unraisable.exc_type
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and threading.get_ident() == me:
+            lost.append(kind)
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = note
+    try:
+        yield
+    finally:
+        if sys.unraisablehook is note:  # else somebody has put in another meanwhile, and will keep it
+            sys.unraisablehook = before
+    if lost:
+        raise lost[0]
 
 
 class CheckedFile:

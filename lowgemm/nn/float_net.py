@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lowgemm.checks.shown import fields_shown
 from lowgemm.checks.values import choice, integer
 from lowgemm.nn.layer import four, pair, window_shape
 from lowgemm.nn.weighted import ACTIVATIONS
@@ -37,8 +38,13 @@ def _prepare(layer: Any, ndim: int) -> None:
     layer.weight, layer.bias = weight, bias.astype(np.float32)
 
 
-@dataclass(eq=False)
-class Linear:
+class _Shown:
+    def __repr__(self) -> str:
+        return fields_shown(self)
+
+
+@dataclass(eq=False, repr=False)
+class Linear(_Shown):
     """``activation(x @ weight + bias)``.
 
     Parameters
@@ -69,8 +75,8 @@ class Linear:
         return activate(self.linear(x), self.activation)
 
 
-@dataclass(eq=False)
-class Conv2d:
+@dataclass(eq=False, repr=False)
+class Conv2d(_Shown):
     """Convolution of (n, height, width, channels).
 
     Parameters

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lowgemm.checks.shown import shown
 from lowgemm.checks.values import as_array, integer
 from lowgemm.nn.program import Place, Program, Runner
 from lowgemm.quantization import QParams
@@ -93,7 +94,7 @@ class Layer(ABC):
     def __repr__(self) -> str:
         """What it is made of, arrays by dtype and shape, and its dtypes from input to result."""
         parts = [
-            f"{name}={_short(value)}"
+            f"{name}={shown(value) if not isinstance(value, np.ndarray) else f'{value.dtype} {value.shape}'}"
             for name, value in self.state().items()
             if value is not None and not isinstance(value, QParams)
         ]
@@ -109,12 +110,6 @@ class Layer(ABC):
     def parameter_bytes(self) -> int:
         """Bytes of weights and biases."""
         return 0
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype} {value.shape}"
-    return f"{len(value)} layers" if isinstance(value, list) else repr(value)
 
 
 def tensor_qparams(value: Any, name: str) -> QParams:

@@ -69,6 +69,8 @@ class Cost:
         lines.append(f"{'total':38s}{self.maccs:16,d}{self.bytes_moved:14,d}{ratio:12.1f}")
         return "\n".join(lines)
 
+    __repr__ = __str__  # the table
+
 
 def count_maccs(
     model: QuantizedSequential | Layer | Sequence[tuple[int, int, int]],

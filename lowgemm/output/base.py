@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.shown import fields_shown
 from lowgemm.checks.values import integer
 from lowgemm.output.scale_and_store import OnePass
 from lowgemm.output.tile_routine import Step
@@ -73,6 +74,10 @@ class Stage:
     def one_pass(self) -> OnePass | None:
         """The same as a scale that can be put together with the store, or None."""
         return None
+
+    def __repr__(self) -> str:
+        """Its fields, long vectors by dtype and shape."""
+        return fields_shown(self)
 
     def _set(self, **fields: Any) -> None:
         for name, value in fields.items():

@@ -107,6 +107,16 @@ class Observer(ABC):
         self._take(x, finite, low.astype(np.float64), high.astype(np.float64))
         return self
 
+    def __repr__(self) -> str:
+        kind = (
+            self.options["dtype"]
+            if self.options["bits"] is None
+            else f"{self.options['bits']} bits in {self.options['dtype']}"
+        )
+        seen = "nothing observed yet" if self.channels is None else "has observed"
+        channels = "" if self.axis is None else f", one range per channel of axis {self.axis}"
+        return f"{type(self).__name__}({kind}{channels}, {seen})"
+
     def merge(self: Self, other: Observer) -> Self:
         """Take in what another observer of the same kind and options has seen.
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from lowgemm.checks.shown import fields_shown
 from lowgemm.checks.values import MAX_DIMS, as_array, flag, integer, number
 from lowgemm.output.stages.requantize import quantize_multiplier as _quantize_one
 
@@ -83,6 +84,9 @@ class QParams:
     axis: int | None = None
     qmin: int | None = None
     qmax: int | None = None
+
+    def __repr__(self) -> str:
+        return fields_shown(self)
 
     def __post_init__(self) -> None:
         dtype = as_dtype(self.dtype)

@@ -63,7 +63,7 @@ class RangeReport:
         lines += [f"{f.tensor}: {f.case}. {f.text}" for f in self.findings] or ["Nothing to complain about."]
         return "\n".join(lines)
 
-    __str__ = text
+    __str__ = __repr__ = text
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draw ranges and ratios; needs matplotlib.

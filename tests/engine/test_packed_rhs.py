@@ -71,3 +71,38 @@ def test_is_no_array_and_says_what_to_do():
     ):
         with pytest.raises(TypeError, match=r"\.to_array\(\)"):
             convert(packed)
+
+
+def test_transposed():
+    rng = np.random.default_rng(3)
+    w = rng.integers(-128, 128, (2, 17, 70)).astype(np.int8)
+    x = rng.integers(0, 256, (9, 70)).astype(np.uint8)
+    packed = lowgemm.pack_rhs(w)
+    assert packed.mT.shape == (2, 70, 17)
+    np.testing.assert_array_equal(packed.mT.to_array(), w.swapaxes(1, 2))
+    np.testing.assert_array_equal(x @ packed.mT, lowgemm.gemm(x, w.swapaxes(1, 2)))
+    one = lowgemm.pack_rhs(w[0])
+    np.testing.assert_array_equal(one.T.to_array(), w[0].T)
+    np.testing.assert_array_equal(one.T.T.to_array(), w[0])
+    with pytest.raises(ValueError, match=r"^T: .* mT "):
+        packed.T
+
+
+def test_what_numpy_may_do_with_it():
+    x, packed = np.ones((3, 4), np.uint8), lowgemm.pack_rhs(np.ones((4, 5), np.int8))
+    assert (np.matmul(x, packed) == 4).all() and (x @ packed == 4).all() and ([[1] * 4] @ packed == 4).all()
+    for wrong in (
+        lambda: packed @ x,
+        lambda: packed @ packed,
+        lambda: x + packed,
+        lambda: packed * np.float32(2),
+        lambda: np.add.reduce(packed),
+        lambda: np.matmul(x, packed, out=np.empty((3, 5), np.int32)),
+        lambda: np.asarray(packed),
+        lambda: np.asarray(packed, np.int8),
+        lambda: np.array(packed, copy=True),
+        lambda: np.save("no_file.npy", packed),
+        lambda: np.dot(x, packed),
+    ):
+        with pytest.raises(TypeError, match="PackedRhs is"):
+            wrong()

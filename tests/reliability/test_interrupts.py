@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from lowgemm.jit import disk_cache
+
 from . import child
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs setitimer")
@@ -145,6 +147,31 @@ print("fine", len(right), len(refused))
 """
 
 
+#: Ctrl-C while LLVM calls back into Python, where no exception can be raised: in the first and in the tenth piece of code.
+IN_CALLBACK = """
+import signal, sys
+from numba.core import codegen
+pieces = []
+real = codegen.JITCodeLibrary._object_compiled_hook.__func__
+def compiled(cls, module, code):
+    pieces.append(1)
+    if len(pieces) in (1, 10):
+        signal.raise_signal(signal.SIGINT)
+    real(cls, module, code)
+codegen.JITCodeLibrary._object_compiled_hook = classmethod(compiled)
+import numpy as np, lowgemm
+x, hook, came = np.ones((30, 30), np.uint8), sys.unraisablehook, 0
+for _ in range(3):
+    try:
+        lowgemm.gemm(x, x)
+    except KeyboardInterrupt:
+        came += 1
+assert sys.unraisablehook is hook and len(pieces) > 10
+assert (lowgemm.gemm(x, x) == 30).all()
+print("interrupts", came)
+"""
+
+
 @pytest.mark.parametrize("system", child.systems())
 def test_interrupts_between_and_inside_calls(system):
     code = child.use(system) + RAISE + INTERRUPTED.replace("ROUNDS", "300")
@@ -164,5 +191,23 @@ def test_interrupted_compilation(tmp_path):
     assert int(out.split()[1]) >= 1
 
 
+def test_an_interrupt_inside_llvms_callback_is_raised(tmp_path):
+    assert "interrupts 2" in child.run(IN_CALLBACK, NUMBA_CACHE_DIR=str(tmp_path))
+
+
 def test_a_signal_handler_that_multiplies_during_compilation(tmp_path):
     assert "fine" in child.run(COMPILING_REENTERED, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+def test_other_unraisable_errors_are_told_as_before(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+
+    class Bad:
+        def __del__(self):
+            raise ValueError("in a finaliser")
+
+    with disk_cache._interrupts_kept():
+        bad = Bad()
+        del bad
+    assert told == [ValueError]

@@ -20,7 +20,7 @@ def bias(x, bias):
     return x + bias
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BiasAddition(Stage):
     """Add a vector: ``x + bias[column]`` (axis 1) or ``x + bias[row]`` (axis 0), modulo 2**32.
 

@@ -18,7 +18,7 @@ def clamp(x, low, high):
     return min(max(x, low), high)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Clamp(Stage):
     """``minimum(maximum(x, min), max)``; with min > max the answer is max, as in gemmlowp.
 

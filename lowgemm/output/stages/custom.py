@@ -24,7 +24,7 @@ def _importable(function: Any) -> bool:
     return found is function
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Custom(Stage):
     """A function of the user's own, compiled by Numba and run on each tile like any other stage.
 

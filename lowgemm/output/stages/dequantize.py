@@ -54,7 +54,7 @@ def store_affine_float(
             store_f32(offset(to, c * col_stride), 0, y * of_row + load_f32(biases, (col + c) * bias_step))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dequantize(Stage):
     """float32 result: ``float32(x) * float32(scale)``, times a scale of the row, plus a float bias.
 

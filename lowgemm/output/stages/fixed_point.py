@@ -11,7 +11,7 @@ from lowgemm.output.stages.scale import scale
 from lowgemm.output.tile_routine import Step
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class QuantizeDownInt32ByFixedPoint(Stage):
     """``RDP(SRDHM(x, multiplier), shift) + offset_after_shift``, the addition modulo 2**32.
 

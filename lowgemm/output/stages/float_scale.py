@@ -31,7 +31,7 @@ def scale_float64(x, scale, zero_point, low, high):
     return np.int64(round_even(min(max(y, np.float64(low)), np.float64(high))))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FloatScale(Stage):
     """``round(x * scale) + zero_point`` in float32, or ``round(x * scale + zero_point)`` in float64
     (`double`), half to even.

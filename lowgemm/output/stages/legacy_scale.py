@@ -21,7 +21,7 @@ def legacy_scale(x, offset, multiplier, shift):
     return fp.divide_by_pot(fp.wrap(fp.wrap(x + offset, 32) * multiplier, 32), shift)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class QuantizeDownInt32ToUint8Scale(Stage):
     """gemmlowp's first scheme: ``RDP((x + offset) * mult_int, shift)``, sum and product modulo 2**32.
 

@@ -18,7 +18,7 @@ def logistic(x, integer_bits):
     return fp.logistic(x, integer_bits, 32)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Logistic(Stage):
     """``1 / (1 + exp(-x))`` of a fixed-point value with `integer_bits`; the result is Q0.31.
 

@@ -21,7 +21,7 @@ def lut(x, table, low, high):
     return load_u8(table, min(max(x, low), high) - low)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Lut(Stage):
     """Replace 8-bit values by entries of a table: any activation, at the price of a load.
 

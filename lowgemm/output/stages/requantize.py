@@ -65,7 +65,7 @@ def quantize_multiplier(scale: float) -> tuple[int, int]:
     return multiplier, exponent
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Requantize(Stage):
     """Scale by a real number, add a zero point, saturate to 8 or 16 bits: ``round(x * scale) + zero_point``.
 

@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 from lowgemm.output.base import Stage, cast_dtype
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SaturatingCast(Stage):
     """Clip to the range of uint8, int8 or int16 and store as that.
 

@@ -43,7 +43,7 @@ def scale_saturating(x, multiplier, left, right, offset):
     return min(max(_fixed_point(x, multiplier, left, right) + offset, INT32_MIN), INT32_MAX)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ScaleInt32ByFixedPointAndExponent(Stage):
     """``RDP(SRDHM(saturate(x * 2**max(exponent, 0)), multiplier), max(-exponent, 0)) + offset_after_shift``.
 
@@ -100,7 +100,7 @@ class ScaleInt32ByFixedPointAndExponent(Stage):
         }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SaturatingScale(ScaleInt32ByFixedPointAndExponent):
     """gemmlowp's scale, except that the offset is added with saturation (to int32), not modulo 2**32."""
 

@@ -21,7 +21,7 @@ def scale_single(x, multiplier, shift, offset):
     return min(max(y + offset, INT32_MIN), INT32_MAX)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SingleRoundingScale(Stage):
     """``floor((x * multiplier + 2**(30 - exponent)) / 2**(31 - exponent)) + offset``: one rounding, ties
     upwards, saturating.

@@ -35,7 +35,7 @@ def tanh_constants(real_amplitude: int) -> tuple[int, int, int, int]:
     return first, -exponent, second, halvings
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Tanh(Stage):
     """Integer hyperbolic tangent of ``(x - real_zero) / real_amplitude``, times the amplitude, plus the zero.
 

@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 from lowgemm.output.base import Stage, cast_dtype
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TruncatingCast(Stage):
     """Keep the low 8 bits: ``x mod 256`` as uint8.
 
