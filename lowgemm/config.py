@@ -51,7 +51,7 @@ class _Settings(types.ModuleType):
 
 def _number(variable: str) -> int | None:
     text = os.environ.get(variable)
-    if text is None:
+    if not text:
         return None
     if not text.strip().isdecimal() or int(text) < 1:
         raise ValueError(f"{variable}: expected an integer of at least 1, got {text!r}")

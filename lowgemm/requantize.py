@@ -73,7 +73,8 @@ def _checked(key: Any, acc: Any, output: Any, out: Any) -> Any:
         raise TypeError("acc: masked elements have no value; fill them first")
     a = as_array(acc, "acc", "a rectangular array", np.int32)
     if a.dtype.newbyteorder("=") != np.int32:
-        raise TypeError(f"acc: expected dtype int32, got {a.dtype}")
+        advice = "; .astype(numpy.int32), if all values fit" if a.dtype.kind in "iu" else ""
+        raise TypeError(f"acc: expected dtype int32, got {a.dtype}{advice}")
     if not a.dtype.isnative or not a.flags.aligned:
         a = a.astype(np.int32)
     if a.ndim == 0:

@@ -27,13 +27,18 @@ def as_operand(value: Any, name: str) -> np.ndarray:
     """
     if is_masked(value):
         raise TypeError(f"{name}: masked elements have no product; fill them first")
+    if isinstance(value, tuple) and hasattr(value, "codes"):  # what `lowgemm.quantize` gives
+        raise TypeError(
+            f"{name}: expected an array, got {type(value).__name__}; give its .codes, and its .zero_point as {name}_zero_point"
+        )
     a = as_array(value, name, "a rectangular array")
     if a.dtype != np.uint8 and a.dtype != np.int8:
         a = _bytes_of_list(a, name) if isinstance(value, (list, tuple)) else widened(a)
         if a.dtype != np.uint8 and a.dtype != np.int8:
-            raise TypeError(
-                f"{name}: expected dtype uint8 or int8, got {a.dtype}{_ADVICE.get(a.dtype.kind, '')}"
+            got = (
+                type(value).__name__ if a.dtype.kind == "O" and not isinstance(value, np.ndarray) else a.dtype
             )
+            raise TypeError(f"{name}: expected dtype uint8 or int8, got {got}{_ADVICE.get(a.dtype.kind, '')}")
     if a.ndim == 0:
         raise ValueError(f"{name}: expected at least one dimension, got a scalar")
     return a
@@ -76,7 +81,7 @@ def as_zero_points(
     be 1. They come back as int32 of three dimensions or more, or as a scalar or vector where all matrices
     have the same.
     """
-    if isinstance(value, (numbers.Integral, np.generic)):
+    if value is None or isinstance(value, (numbers.Integral, np.generic)):
         return as_zero_point(value, name, size, unit)
     a = as_array(value, name, "an integer or a vector")
     if a.ndim < 3:

@@ -68,7 +68,8 @@ def integers(value: Any, name: str, low: int = INT32_MIN, high: int = INT32_MAX)
         return integer(value, name, low, high)
     a = as_array(value, name, "an integer or a vector")
     if a.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected an integer or a vector of integers, got {a.dtype}")
+        got = value if value is None else a.dtype
+        raise TypeError(f"{name}: expected an integer or a vector of integers, got {got}")
     if a.ndim == 0:
         return integer(a[()], name, low, high)
     if a.ndim != 1:

@@ -1,1 +1,1 @@
-"""The subcommands of `python -m lowgemm`, one a file."""
+"""The subcommands of `python -m lowgemm`, one per file."""

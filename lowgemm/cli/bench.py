@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     for option, path in (("--json", args.json), ("--plot", args.plot)):
         _check_writable(option, path)
     if args.plot:
-        _pyplot()
+        _check_picture(args.plot)
     if args.weights:
         if args.plot:
             raise ValueError("--plot: expected none with --weights")
@@ -312,6 +312,16 @@ def _pyplot() -> Any:
     from matplotlib import pyplot
 
     return pyplot
+
+
+def _check_picture(path: str) -> None:
+    """Refuse a name whose ending says no kind of picture, before anything is measured."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    _pyplot()
+    kind, known = os.path.splitext(path)[1][1:].lower(), sorted(FigureCanvasBase.get_supported_filetypes())
+    if kind and kind not in known:  # without an ending it is a png
+        raise ValueError(f"--plot: expected a name that ends in .{', .'.join(known)}, got {path}")
 
 
 def _plot(report: dict[str, Any], path: str) -> None:

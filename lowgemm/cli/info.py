@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         f"cores     {os.cpu_count()} seen, {numba.config.NUMBA_NUM_THREADS} threads for Numba",
         "caches    L1 {} KiB, L2 {} KiB, L3 {} KiB".format(*(size >> 10 for size in cache_sizes())),
         f"kernel    {selected.name}: {why_kernel(selected)}",
-        f"calls     {'arrays are read by compiled code' if usable() else 'NumPy is asked for addresses, 1 to 3 us a call: this Python or NumPy keeps arrays otherwise'}",
+        f"calls     {'arrays are read by compiled code' if usable() else 'NumPy is asked for addresses, 1 to 3 us per call: this Python or NumPy keeps arrays otherwise'}",
         f"layer     {numba.config.THREADING_LAYER} requested (priority {numba.config.THREADING_LAYER_PRIORITY})",
         f"jit       {'disabled by NUMBA_DISABLE_JIT' if numba.config.DISABLE_JIT else 'enabled'}; cache {cache}",
         f"threads   lowgemm.config.num_threads = {config.num_threads}",

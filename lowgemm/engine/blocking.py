@@ -2,7 +2,7 @@
 
 The microkernel reads one tile of the packed rhs (nr columns) and the packed lhs block past each other. Both
 come from L2 at no loss (per group of 4 depth steps an 8 x 48 tile loads 224 bytes in 24 cycles, where L2
-gives 32 bytes a cycle), so the depth is not split until an rhs tile outgrows 5/8 of L2. The lhs block may be
+gives 32 bytes per cycle), so the depth is not split until an rhs tile outgrows 5/8 of L2. The lhs block may be
 larger than L2: a tile of it takes 32 bytes in those cycles, which L3 gives too. It should be tall where the
 rhs is large, since the whole rhs passes by once for each block: from L3, or from memory, which gives a third
 of what the microkernel can take.
@@ -101,7 +101,7 @@ def block_sizes(k, m, n, depth, threads, batch, direct, on_the_fly):
     depth_blocks = max(1, -(-depth // kc))
 
     most = k.most_rows if direct and depth_blocks == 1 else k.most_rows_with_stages
-    # A kernel that reads rows takes twice the bytes a cycle, which L3 does not give.
+    # A kernel that reads rows takes twice the bytes per cycle, which L3 does not give.
     room = l2 * 5 // 8 if k.row_bytes else max(l2 // 4, l3 // 8)
     mc = max(min(room // (kc * size), most) // mr * mr, mr)
     mc = min(mc, up(m, mr))

@@ -92,7 +92,7 @@ class PackedRhs:
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> NoReturn:
         raise TypeError(
-            "a PackedRhs is no array: its elements lie in panels; .to_array() gives the matrix back, and pickle saves it"
+            "a PackedRhs is a packed right operand and no array; .to_array() gives the matrix back, pickle saves it"
         )
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **named: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The microkernels, one a file, and their registry.
+"""The microkernels, one per file, and their registry.
 
 Adding a kernel: one file with a description (see `framework/kernel.py`), one line in `_REGISTRY`. The order is the order
 of preference: the first one whose features Numba's target has is used.
@@ -205,7 +205,10 @@ def selected() -> Kernel:
 @functools.cache
 def _choice(forced: str | None) -> Kernel:
     if forced is not None:
-        return check_runs(forced)
+        try:
+            return check_runs(forced)
+        except ValueError as error:
+            raise ValueError(f"{error} (LOWGEMM_KERNEL, or lowgemm.config.kernel, asks for it)") from None
     return next(k for k in _REGISTRY if not why_not(k))
 
 

@@ -235,7 +235,9 @@ def convert(
         if not isinstance(layer, kinds):
             raise TypeError(f"layers[{i}]: expected a float layer, got {type(layer).__name__}")
     if isinstance(batches, np.ndarray) or not isinstance(batches, Sequence) or not batches:
-        raise TypeError("batches: expected a sequence of arrays")
+        raise TypeError(
+            f"batches: expected a list of arrays, got {type(batches).__name__}; of one array make [array]"
+        )
     real = [np.asarray(b, np.float32) for b in batches]
     options = {
         "per_channel": per_channel,

@@ -116,7 +116,7 @@ def dynamic_linear(
         weight if isinstance(weight, PackedRhs) else as_array(weight, "weight", "a matrix of int8", np.int8)
     )
     if packed.dtype != np.int8 or packed.ndim != 2:
-        raise TypeError(f"weight: expected an int8 matrix, got {packed.dtype}, shape {packed.shape}")
+        raise TypeError(_no_weights(packed))
     inputs, outputs = packed.shape
     if real.ndim == 0 or real.shape[-1] != inputs:
         raise ValueError(f"x: expected shape (..., {inputs}), got {real.shape}")
@@ -144,6 +144,15 @@ def dynamic_linear(
     if not result.size or result.ctypes.data != to.ctypes.data:
         to[...] = result
     return to
+
+
+def _no_weights(got: np.ndarray | PackedRhs) -> str:
+    advice = (
+        "; lowgemm.quantize(weight, axis=1, symmetric=True) gives codes and scales"
+        if got.dtype.kind == "f"
+        else ""
+    )
+    return f"weight: expected an int8 matrix, got {got.dtype}, shape {got.shape}{advice}"
 
 
 def _scales(value: Any, outputs: int) -> np.ndarray:
@@ -222,7 +231,7 @@ def weight_only_linear(
     real = np.ascontiguousarray(real_array(x), dtype=np.float32)
     w = as_array(weight, "weight", "a matrix of int8", np.int8)
     if w.dtype != np.int8 or w.ndim != 2:
-        raise TypeError(f"weight: expected an int8 matrix, got {w.dtype}, shape {w.shape}")
+        raise TypeError(_no_weights(w))
     if real.ndim == 0 or real.shape[-1] != w.shape[0]:
         raise ValueError(f"x: expected shape (..., {w.shape[0]}), got {real.shape}")
     scale = _scales(weight_scale, w.shape[1]).astype(np.float32)

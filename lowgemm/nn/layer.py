@@ -52,7 +52,8 @@ class Layer(ABC):
         """`x` as an array that fits."""
         a = as_array(x, "x", "an array of integers", self.input_qparams.dtype)
         if a.dtype != self.input_qparams.dtype:
-            raise TypeError(f"x: expected {self.input_qparams.dtype} (input_qparams), got {a.dtype}")
+            advice = "; quantize(x, input_qparams) makes it of floats" if a.dtype.kind == "f" else ""
+            raise TypeError(f"x: expected {self.input_qparams.dtype} (input_qparams), got {a.dtype}{advice}")
         self.output_shape(a.shape)
         return a
 
@@ -115,7 +116,7 @@ class Layer(ABC):
 def tensor_qparams(value: Any, name: str) -> QParams:
     """`value`, if it is an 8-bit `QParams` with one scale."""
     if not isinstance(value, QParams):
-        raise TypeError(f"{name}: expected QParams, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected QParams(scale, zero_point, dtype), got {type(value).__name__}")
     if value.dtype.itemsize != 1 or value.per_channel:
         raise ValueError(f"{name}: expected one scale and dtype int8 or uint8")
     return value

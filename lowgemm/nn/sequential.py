@@ -22,7 +22,9 @@ def check_chain(layers: Any, name: str) -> tuple[Layer, ...]:
         raise ValueError(f"{name}: expected at least one layer")
     for i, layer in enumerate(layers):
         if not isinstance(layer, Layer):
-            raise TypeError(f"{name}[{i}]: expected a layer, got {type(layer).__name__}")
+            raise TypeError(
+                f"{name}[{i}]: expected a quantized layer, got {type(layer).__name__}; lowgemm.nn.convert makes a network of float layers"
+            )
         if i and layer.input_qparams != layers[i - 1].output_qparams:
             raise ValueError(
                 f"{name}[{i}]: expected input_qparams equal to the output_qparams of the layer before it"

@@ -23,6 +23,10 @@ def packed(matrix: np.ndarray) -> Any:
     return matrix if numba.config.DISABLE_JIT else pack_rhs(matrix)
 
 
+def _floats(a: np.ndarray) -> str:
+    return "; from_float makes a layer of real numbers" if a.dtype.kind == "f" else ""
+
+
 class Weighted(Layer):
     """Layer with weights; the last axis of the weights runs along the outputs.
 
@@ -66,12 +70,14 @@ class Weighted(Layer):
     ) -> None:
         self.input_qparams = tensor_qparams(input_qparams, "input_qparams")
         if not isinstance(weight_qparams, QParams):
-            raise TypeError(f"weight_qparams: expected QParams, got {type(weight_qparams).__name__}")
+            raise TypeError(
+                f"weight_qparams: expected QParams(scale, zero_point, dtype), got {type(weight_qparams).__name__}"
+            )
         w = as_array(weight, "weight", "an array of integers", weight_qparams.dtype)
         if w.ndim != self.weight_ndim or 0 in w.shape:
             raise ValueError(f"weight: expected {self.weight_ndim} axes, none empty, got shape {w.shape}")
         if w.dtype != weight_qparams.dtype or w.dtype.itemsize != 1:
-            raise TypeError(f"weight: expected int8 or uint8 as in weight_qparams, got {w.dtype}")
+            raise TypeError(f"weight: expected int8 or uint8 as in weight_qparams, got {w.dtype}{_floats(w)}")
         outputs = w.shape[-1]
         if weight_qparams.per_channel and (
             weight_qparams.axis not in (-1, w.ndim - 1) or weight_qparams.scale.size != outputs
@@ -82,7 +88,7 @@ class Weighted(Layer):
         if bias is not None:
             bias = as_array(bias, "bias", "a vector of int32", np.int32)
             if bias.dtype != np.int32:
-                raise TypeError(f"bias: expected int32, got {bias.dtype}")
+                raise TypeError(f"bias: expected int32, got {bias.dtype}{_floats(bias)}")
             if bias.shape != (outputs,):
                 raise ValueError(f"bias: expected shape ({outputs},), got {bias.shape}")
             bias = bias.copy()

@@ -13,6 +13,7 @@ kept. It is cached on disk too, if all that the function refers to is the same i
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 import numba
@@ -151,7 +152,7 @@ def custom_routine(stage: Any) -> Any:
         try:
             _compiled[key] = CustomRoutine(function, arrays, same)
         except errors.NumbaError as error:
-            reason = str(error).strip()
+            reason = re.sub(r"\x1b\[\d*m", "", str(error)).strip()  # Numba colours it for a terminal
             raise TypeError(
                 f"function: Numba cannot compile it as (acc, row, col, *arrays): {reason}"
             ) from None

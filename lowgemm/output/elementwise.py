@@ -36,7 +36,7 @@ def tile_loop(read: Any, pick: Any, make: Any, by_channel: bool) -> Any:
     Parameters
     ----------
     read : callable
-        Compiled ``read(params) -> given``, called once a tile.
+        Compiled ``read(params) -> given``, called once per tile.
     pick : callable
         Compiled ``pick(given, channel) -> values``, called once for all that has the same channel.
     make : callable

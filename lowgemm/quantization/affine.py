@@ -27,7 +27,7 @@ def real_array(x: ArrayLike, name: str = "x") -> np.ndarray:
 def _checked(a: np.ndarray, qparams: Any, name: str) -> None:
     """That `qparams` fits the array."""
     if not isinstance(qparams, QParams):
-        raise TypeError(f"qparams: expected QParams, got {type(qparams).__name__}")
+        raise TypeError(f"qparams: expected QParams(scale, zero_point, dtype), got {type(qparams).__name__}")
     if qparams.axis is None:
         return
     if not -a.ndim <= qparams.axis < a.ndim:

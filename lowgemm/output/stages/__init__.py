@@ -1,4 +1,4 @@
-"""Output stages, one a file: fields, parameters, equation and what runs on a tile (docs/stages.md)."""
+"""Output stages, one per file: fields, parameters, equation and what runs on a tile (docs/stages.md)."""
 
 from lowgemm.output.base import Stage
 from lowgemm.output.stages.bias import BiasAddition

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lowgemm.checks.values import integers
+from lowgemm.checks.values import as_array, integers
 from lowgemm.output.base import Stage, axis_of
 from lowgemm.output.elementwise import elementwise
 from lowgemm.output.parameters import per_channel
@@ -49,6 +49,11 @@ class BiasAddition(Stage):
     channel_fields = ("bias",)
 
     def __post_init__(self) -> None:
+        if as_array(self.bias, "bias", "a vector of integers").dtype.kind == "f":
+            raise TypeError(
+                "bias: expected integers in units of the sums, got floats; divide by the scale of the sums and round, or "
+                "take lowgemm.Dequantize(scale, bias=...), which adds floats"
+            )
         bias = integers(self.bias, "bias")
         if not isinstance(bias, np.ndarray):
             raise TypeError("bias: expected a vector of integers, got a scalar")
