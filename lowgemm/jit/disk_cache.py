@@ -35,7 +35,7 @@ from typing import Any
 
 import llvmlite
 import numba
-from numba.core import caching, ccallback
+from numba.core import caching, ccallback, compiler_lock, registry
 
 from lowgemm.jit.captured import captured
 from lowgemm.jit.stamp import stamp_for
@@ -44,6 +44,8 @@ _MAGIC = b"lowgemm1"
 _warned = False
 #: Threads that are compiling (or loading) one of lowgemm's pieces.
 _compiling: set[int] = set()
+#: Not empty once Numba has loaded its declarations.
+_loaded: list[bool] = []
 
 
 @contextlib.contextmanager
@@ -57,10 +59,36 @@ def _compilation(name: str) -> Iterator[None]:
         )
     try:
         _compiling.add(me)
+        _load_numba()
         with _interrupts_kept():
             yield
     finally:
         _compiling.discard(me)
+
+
+def _load_numba() -> None:
+    """Have Numba load its declarations of types and functions, where Ctrl-C cannot stop it halfway.
+
+    Numba does that when it first compiles, and takes each declaration off a list before it is in use. An interrupt in the
+    middle loses some, and the process cannot compile any more. Signals reach the main thread alone, so another one does it.
+    """
+    if _loaded:
+        return
+    if threading.current_thread() is not threading.main_thread():
+        _load()
+        return
+    loader = threading.Thread(target=_load, name="lowgemm: Numba loads", daemon=True)
+    loader.start()
+    loader.join()
+
+
+def _load() -> None:
+    with (
+        contextlib.suppress(Exception),
+        compiler_lock.global_compiler_lock,
+    ):  # what is wrong, compiling meets again
+        registry.cpu_target.target_context.refresh()  # and its typing context
+        _loaded.append(True)
 
 
 @contextlib.contextmanager

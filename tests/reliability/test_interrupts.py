@@ -147,7 +147,7 @@ print("fine", len(right), len(refused))
 """
 
 
-#: Ctrl-C while LLVM calls back into Python, where no exception can be raised: in the first and in the tenth piece of code.
+#: Ctrl-C while LLVM calls back into Python, where no exception can be raised: in the first and in the third piece of code.
 IN_CALLBACK = """
 import signal, sys
 from numba.core import codegen
@@ -155,19 +155,57 @@ pieces = []
 real = codegen.JITCodeLibrary._object_compiled_hook.__func__
 def compiled(cls, module, code):
     pieces.append(1)
-    if len(pieces) in (1, 10):
+    if len(pieces) in (1, 3):
         signal.raise_signal(signal.SIGINT)
     real(cls, module, code)
 codegen.JITCodeLibrary._object_compiled_hook = classmethod(compiled)
-import numpy as np, lowgemm
-x, hook, came = np.ones((30, 30), np.uint8), sys.unraisablehook, 0
-for _ in range(3):
+import numba
+from lowgemm.jit import disk_cache
+@disk_cache.njit([numba.int64(numba.int64)])
+def one(x):
+    return x + 1
+@disk_cache.njit([numba.int64(numba.int64)])
+def two(x):
+    return x + 2
+hook, came = sys.unraisablehook, []
+for function in (one, one, two, two):
     try:
-        lowgemm.gemm(x, x)
+        function(1)
     except KeyboardInterrupt:
-        came += 1
-assert sys.unraisablehook is hook and len(pieces) > 10
-assert (lowgemm.gemm(x, x) == 30).all()
+        came.append(function.__name__)
+assert sys.unraisablehook is hook and one(1) == 2 and two(1) == 3
+print("interrupts", came, len(pieces))
+"""
+
+#: Ctrl-C while Numba loads its declarations, which it takes off a list one by one: none may be lost.
+LOADING = """
+import os, signal, time
+from numba.core.typing import templates
+items = []
+real = templates.BaseRegistryLoader.new_registrations
+def noted(self, name):
+    for item in real(self, name):
+        items.append(1)
+        if len(items) in (50, 300, 700):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)  # the main thread takes the signal, whoever this is
+        yield item
+templates.BaseRegistryLoader.new_registrations = noted
+import numba, numpy as np
+from lowgemm.jit import disk_cache
+came = 0
+def attempt(function, *args):
+    global came
+    while True:
+        try:
+            return function(*args)
+        except KeyboardInterrupt:
+            came += 1
+@disk_cache.njit([numba.float64(numba.float64[:])])
+def spread(x):
+    return np.sqrt(x.max()) - min(x.size, 3)
+assert attempt(spread, np.ones(4)) == -2
+assert len(items) > 700
 print("interrupts", came)
 """
 
@@ -192,7 +230,12 @@ def test_interrupted_compilation(tmp_path):
 
 
 def test_an_interrupt_inside_llvms_callback_is_raised(tmp_path):
-    assert "interrupts 2" in child.run(IN_CALLBACK, NUMBA_CACHE_DIR=str(tmp_path))
+    out = child.run(IN_CALLBACK, NUMBA_CACHE_DIR=str(tmp_path))
+    assert out.startswith("interrupts") and "'one'" in out and int(out.split()[-1]) > 3
+
+
+def test_an_interrupt_while_numba_loads_loses_nothing(tmp_path):
+    assert "interrupts 3" in child.run(LOADING, NUMBA_CACHE_DIR=str(tmp_path))
 
 
 def test_a_signal_handler_that_multiplies_during_compilation(tmp_path):
