@@ -17,7 +17,7 @@ is exact in any order.
 
 Nothing here reads or writes matrix memory: addresses are integers, and each piece that touches memory is a C
 function called through its address (see `jit/routine.py`). So this file is compiled once for all kernels and
-all output pipelines. Blocks are handed out by an atomic counter: a thread may come late, or not at all.
+all output pipelines. Blocks are handed out one by one (`jit/both_ends.py`): a thread may come late, or not at all.
 
 A call is described by two records (`records.py`): the plan `p`, made by `planner.py` and never written here,
 so that Python threads may share it, with the layout of the batch behind it; and the state `s` of this call.
@@ -47,14 +47,15 @@ from lowgemm.engine.records import (
     ItemAddresses,
     RhsAddresses,
 )
+from lowgemm.jit.both_ends import next_number
 from lowgemm.jit.memory import (
     arrive_field,
     atomic_add,
+    field_address,
     load_behind,
     load_field,
     pause,
     pointer_field,
-    take_field,
 )
 from lowgemm.jit.routine import call_address, inner
 from lowgemm.jit.scratch import ALIGNMENT
@@ -83,10 +84,10 @@ def rhs_addresses(p, s, number, space):
 
 
 @inner
-def rhs_scratch(p, s, number):
-    """Address of the scratch memory of distinct rhs number `number`; see `records.RhsAddresses`."""
+def rhs_scratch(p, s, number, worker):
+    """Address of the scratch memory of distinct rhs number `number` for a worker; see `records.RhsAddresses`."""
     each = 2 * p.col_bytes if p.packed else 3 * p.col_bytes + p.rhs_bytes
-    return s.scratch_of_rhs + number * each
+    return s.scratch_of_rhs + (worker if p.own_rhs != 0 else number) * each
 
 
 @inner
@@ -128,25 +129,29 @@ def prepare_columns(p, s, r, col, cols):
 
 
 @inner
-def prepare(p, s):
-    """Pack the rhs and make the column compensation, `pack_chunk` columns at a time, until no columns are
-    left and those that other threads took are done.
+def prepare(p, s, worker):
+    """Pack the rhs and make the column compensation: all of it for this worker alone, or `pack_chunk` columns at a
+    time, until no columns are left and those that other threads took are done.
     """
     if p.on_the_fly_at != 0:
         return
+    if p.own_rhs != 0:
+        prepare_columns(p, s, rhs_addresses(p, s, _NONE, rhs_scratch(p, s, _NONE, worker)), _NONE, p.n)
+        return
     n, chunk = p.n, p.pack_chunk
     chunks = (n + chunk - 1) // chunk
+    total, counters = p.distinct_rhs * chunks, field_address(s, "columns")
     while True:
-        task = take_field(s, "next_columns", 1)
-        number = task // chunks
-        if number >= p.distinct_rhs:
+        task = next_number(counters, worker, total)
+        if task < 0:
             break
+        number = task // chunks
         col = (task - number * chunks) * chunk
-        r = rhs_addresses(p, s, number, rhs_scratch(p, s, number))
+        r = rhs_addresses(p, s, number, rhs_scratch(p, s, number, worker))
         prepare_columns(p, s, r, col, min(chunk, n - col))
         arrive_field(s, "columns_done", 1)
     looks = 0
-    while load_field(s, "columns_done") < p.distinct_rhs * chunks:
+    while load_field(s, "columns_done") < total:
         looks += 1
         if looks % _LOOKS != 0:
             pause()
@@ -431,16 +436,17 @@ def compute_blocks(p, s, worker):
     row_blocks, col_blocks, splits = p.row_blocks, p.col_blocks, p.splits
     total = p.batch * row_blocks * col_blocks * splits
     space = s.scratch_of_workers + worker * p.worker_bytes
+    counters = field_address(s, "blocks")
     while True:
-        task = take_field(s, "next_block", 1)
-        if task >= total:
+        task = next_number(counters, worker, total)
+        if task < 0:
             break
         block = task // splits
         row_of_blocks = block // col_blocks
         b = row_of_blocks // row_blocks
         i, j = row_of_blocks % row_blocks, block % col_blocks
         rhs = load_behind(p, ITEM_SIZE * b + ITEM_RHS)
-        a = item_addresses(p, s, b, rhs_addresses(p, s, rhs, rhs_scratch(p, s, rhs)))
+        a = item_addresses(p, s, b, rhs_addresses(p, s, rhs, rhs_scratch(p, s, rhs, worker)))
         if splits == 1:
             whole_block(p, s, a, i, j, space)
         else:
