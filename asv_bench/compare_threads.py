@@ -9,7 +9,7 @@ then the call, in turn. NumPy's own time is taken in the same rounds. A peer run
 threads are not awake while others are timed.
 
 `--sweep` compares two threads with one in every shape of docs/performance.md, with a prepacked and with a fresh rhs,
-the result new in each call. `--threshold` does so for small products, where lowgemm would take one thread: this is where
+`out=` given. `--threshold` does so for small products, where lowgemm would take one thread: this is where
 `MACS_PER_THREAD` in `lowgemm/engine/threads.py` comes from. Both print one thread's time over two threads', and take
 the two in turn, some calls of the one and then some of the other.
 """
@@ -137,10 +137,11 @@ def compared(shape: tuple[int, ...], seconds: float) -> list[str]:
     import lowgemm
 
     a, b = operands(shape)
+    out = np.empty((*shape[:-2], shape[-1]), np.int32)
     cells = []
     for rhs in (lowgemm.pack_rhs(b), b):
         one, two = in_bunches(
-            [lambda rhs=rhs, t=t: lowgemm.gemm(a, rhs, num_threads=t) for t in (1, 2)], seconds
+            [lambda rhs=rhs, t=t: lowgemm.gemm(a, rhs, out=out, num_threads=t) for t in (1, 2)], seconds
         )
         used = lowgemm.explain(a, rhs, num_threads=2).threads
         cells.append(f"{one / two:.2f}" + ("" if used > 1 else " (1 thread)"))

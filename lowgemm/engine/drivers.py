@@ -6,6 +6,7 @@ team of threads, `begin` fills in the state of a call and `in_region` runs it in
 
 from __future__ import annotations
 
+import numpy as np
 from numba import prange, types
 
 from lowgemm.engine.records import ITEM_RHS, ITEM_SIZE, STATE, plan_at, state_at
@@ -120,4 +121,4 @@ def single(plan, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, 
         a = item_addresses(p, s, b, r)
         for row in range(p.row_blocks):
             for col in range(p.col_blocks):
-                whole_block(p, s, a, row, col, own)
+                whole_block(p, s, a, row, col, own, np.int64(col > 0))
