@@ -1,8 +1,8 @@
 """Running compiled code over many blocks on several threads.
 
 A job is a record of sizes and addresses, cut into tasks. The C function that does one of them is called by `work`, the loop of a worker:
-it asks for one task after another by an atomic counter in the job until none is left, so that any number of threads may run it at once
-and a late one costs nothing.
+it asks for one task after another (`jit/both_ends.py`) until none is left, so that any number of threads may run it at once and a late one
+costs nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import numpy as np
 
 from lowgemm.blockwise.records import Number, Pointer, Record, dtype_of
 from lowgemm.engine import threads
-from lowgemm.jit.memory import as_address, offset, pointer_field, take_field
+from lowgemm.jit.both_ends import next_number
+from lowgemm.jit.memory import as_address, field_address, offset, pointer_field
 from lowgemm.jit.routine import Routine, call_address, routine
 
 #: Elements below which a second thread costs more than it saves: handing work over takes about 30 us, in which one
@@ -29,8 +30,8 @@ class Job(Record):
     _fields_ = (
         # the C function of one task, and how many tasks there are: it is called with the job, memory of the worker's own, and a number
         ("task", Number), ("tasks", Number),
-        # tasks handed out so far
-        ("taken", Number),
+        # counters of `jit/both_ends.py`, by which tasks are handed out
+        ("given", Number), ("from_front", Number), ("from_back", Number),
         # 0, or what the task found to be wrong
         ("bad", Number),
         # memory of the first worker, and bytes from one worker's to the next one's
@@ -58,9 +59,10 @@ def work(job_address, _, worker):
     job = jobs[0]
     own = offset(pointer_field(job, "scratch"), worker * job.scratch_bytes)
     task, tasks, at, memory = job.task, job.tasks, as_address(job_address), as_address(own)
+    counters = field_address(job, "given")
     while True:
-        number = take_field(jobs, "taken", 1)
-        if number >= tasks:
+        number = next_number(counters, worker, tasks)
+        if number < 0:
             break
         call_address(task, (at, memory, number))
 
@@ -88,7 +90,7 @@ def divide(job: BlocksJob, n: int, blocksize: int, even: bool = False) -> None:
 
 def run(task: Routine, job: Job, workers: int, scratch_bytes: int = 0) -> None:
     """Do all tasks by so many threads, this one among them; each has `scratch_bytes` of memory, 64-byte aligned."""
-    job.task, job.taken = task.address, 0
+    job.task, job.given, job.from_front, job.from_back = task.address, 0, 0, 0
     workers = max(1, min(workers, job.tasks))
     if scratch_bytes:
         each = -(-scratch_bytes // 64) * 64

@@ -29,9 +29,10 @@ NC_DEPTH_BLOCKED = 480
 #: Blocks for each thread at least, so that a late thread costs a fraction of its share. (Four: 512 cubed on
 #: two threads 2 % slower.)
 BLOCKS_PER_THREAD = 2
-#: Multiply-accumulates of a block at most where several threads work, as long as it keeps so many rows (half a
-#: millisecond of a core). The last thread to finish keeps the others waiting for one block at most.
-BLOCK_MACS, BLOCK_ROWS = 1 << 28, 128
+#: Multiply-accumulates of a block at most where several threads work (0.4 ms of a core at 330 GMAC/s), as long as it keeps
+#: so many rows and columns. The last thread to finish keeps the others waiting for one block at most, and longer if
+#: another program takes its core.
+BLOCK_MACS, BLOCK_ROWS, BLOCK_COLUMNS = 1 << 27, 128, 512
 #: Depth of one split at least, where the depth is shared among threads (split-K). In 256 depth groups a tile
 #: takes long enough for the addition of the splits to be little beside it.
 SPLIT_DEPTH = 1024
@@ -111,6 +112,8 @@ def block_sizes(k, m, n, depth, threads, batch, direct, on_the_fly):
         mc = max(up(mc // 2, mr), 4 * mr)
     while threads > 1 and mc >= 2 * BLOCK_ROWS and mc * nc * kc > BLOCK_MACS:
         mc = up(mc // 2, mr)
+    while threads > 1 and nc >= 2 * BLOCK_COLUMNS and mc * nc * kc > BLOCK_MACS:
+        nc = up(nc // 2, nr)
     row_blocks = -(-m // mc)
     if row_blocks >= wanted > 1:
         # no thread gets one block more than another: 640 rows for two threads not as 5 x 128

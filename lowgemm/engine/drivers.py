@@ -6,6 +6,7 @@ team of threads, `begin` fills in the state of a call and `in_region` runs it in
 
 from __future__ import annotations
 
+import numpy as np
 from numba import prange, types
 
 from lowgemm.engine.records import ITEM_RHS, ITEM_SIZE, STATE, plan_at, state_at
@@ -15,11 +16,11 @@ from lowgemm.engine.tiles import (
     prepare,
     prepare_columns,
     rhs_addresses,
-    rhs_scratch,
     whole_block,
 )
 from lowgemm.jit import disk_cache
-from lowgemm.jit.memory import as_address, load_behind, pointer_field, stack, store_64
+from lowgemm.jit.both_ends import COUNTERS
+from lowgemm.jit.memory import as_address, field_address, load_behind, pointer_field, stack, store_64
 from lowgemm.jit.routine import call_address, inner, routine
 from lowgemm.jit.team import share
 
@@ -29,8 +30,10 @@ _STATE_BYTES = STATE.itemsize
 @inner
 def _begin(p, s, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros):
     """Fill in the state `s` of a call of the plan `p`; the other arguments are those of `single`."""
-    s.next_columns = 0
-    s.next_block = 0
+    columns, blocks = field_address(s, "columns"), field_address(s, "blocks")
+    for counter in range(COUNTERS):
+        store_64(columns, counter, 0)
+        store_64(blocks, counter, 0)
     s.columns_done = 0
     s.lhs = lhs
     s.rhs = rhs
@@ -65,7 +68,7 @@ def begin(plan, state, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_z
 def work(plan, state, worker):
     """What each worker of a product does: a job for `jit/team.py`, of the addresses of a plan and of a state."""
     p, s = plan_at(plan), state_at(state)
-    prepare(p, s)
+    prepare(p, s, worker)
     compute_blocks(p, s, worker)
 
 
@@ -79,7 +82,7 @@ def several(plan, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros,
     p, s = plan_at(plan), state_at(state)
     _begin(p, s, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros)
     _no_splits_done(p, s)
-    share(pointer_field(p, "team"), p.work, as_address(plan), as_address(state), p.workers)
+    share(pointer_field(p, "team"), p.work, as_address(plan), as_address(state), p.workers, p.long)
 
 
 @routine("nnn")
@@ -107,7 +110,7 @@ def single(plan, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, 
     """
     p, s = plan_at(plan), state_at(stack(_STATE_BYTES))
     _begin(p, s, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros)
-    own = rhs_scratch(p, s, 1)
+    own = s.scratch_of_workers
     last = -1
     for b in range(p.batch):
         number = load_behind(p, ITEM_SIZE * b + ITEM_RHS)
@@ -118,4 +121,4 @@ def single(plan, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, 
         a = item_addresses(p, s, b, r)
         for row in range(p.row_blocks):
             for col in range(p.col_blocks):
-                whole_block(p, s, a, row, col, own)
+                whole_block(p, s, a, row, col, own, np.int64(col > 0))

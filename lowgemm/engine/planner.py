@@ -39,6 +39,9 @@ Template = namedtuple("Template", TEMPLATE.names or ())  # type: ignore[misc]
 _kept: list[np.ndarray] = []
 
 
+#: Rows for each thread at least where each packs the whole rhs for itself. Reading what another core has packed takes longer than
+#: packing it, and nobody waits; but with few rows packing is much of the work. See `docs/scaling.md`.
+OWN_RHS_ROWS = 128
 #: Columns up to which an lhs always stays in place: rows that straddle cache lines take two reads each, once for every nr columns.
 COLUMNS_IN_PLACE = 64
 
@@ -192,8 +195,13 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.col_bytes = up(4 * cols, ALIGNMENT)
     p.rhs_bytes = 0 if on_the_fly else up(cols // k.lanes * p.rhs_panel_bytes, ALIGNMENT)
     bytes_of_an_rhs = 2 * p.col_bytes if p.packed else 3 * p.col_bytes + p.rhs_bytes
+    packs_once = p.distinct_rhs == 1 and not p.packed and not on_the_fly
+    p.own_rhs = 0
+    if packs_once and p.workers > 1 and p.rhs_bytes <= k.l2 // 2 and p.m >= OWN_RHS_ROWS * p.workers:
+        p.own_rhs = 1
     # one thread that takes the batch items in order needs one rhs at a time; see `drivers.single`
-    p.all_rhs_bytes = bytes_of_an_rhs if p.workers == 1 and in_order else bytes_of_an_rhs * p.distinct_rhs
+    copies = p.workers if p.own_rhs != 0 else p.distinct_rhs
+    p.all_rhs_bytes = bytes_of_an_rhs if p.workers == 1 and in_order else bytes_of_an_rhs * copies
     # memory of a split: row sums and a tile
     p.split_bytes = 0
     if splits > 1:

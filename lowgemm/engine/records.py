@@ -57,6 +57,7 @@ PLAN = record_type(
     "split_bytes",  # memory of one of the splits of a block: row sums and a tile of int32
     "col_bytes",  # one int32 for each column
     "rhs_bytes",  # the panels of one rhs
+    "own_rhs",  # each thread packs the whole rhs for itself
     "splits_bytes",  # memory of all splits
     "all_rhs_bytes scratch_bytes",  # memory of all rhs, and of the whole call
     # What it takes over from the kernel's template.
@@ -67,6 +68,7 @@ PLAN = record_type(
     # how several threads run it
     ("team", np.uint64),  # see `jit/team.py`; 0: there is none
     "work",  # address of `drivers.work`
+    "long",  # whether it is worth while to wake threads for it
     "give_way",  # address of a function that lets another thread run
     ("stage", np.int64, (MAX_STAGES, 2)),
 )
@@ -89,7 +91,8 @@ TEMPLATE_FIELDS = (
 TEMPLATE = record_type(*TEMPLATE_FIELDS)
 #: The state `s` of one call.
 STATE = record_type(
-    "next_columns next_block",  # what the next thread that asks is given: columns to pack, then blocks of the result
+    # counters of `jit/both_ends.py`, by which threads are given columns to pack, then blocks of the result
+    "columns columns_from_front columns_from_back blocks blocks_from_front blocks_from_back",
     "columns_done",  # pieces of columns that are packed
     "lhs rhs rhs_sums out",  # addresses of the operands, of the sums of a packed rhs, and of the result
     "scratch_of_rhs scratch_of_workers scratch_of_splits",  # addresses of scratch memory: of all rhs, all threads, all splits

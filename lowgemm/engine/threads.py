@@ -17,6 +17,9 @@ from lowgemm.jit.routine import Routine
 #: Multiply-accumulates for each thread at least. Measured on two cores of an Intel Xeon at 330 GMAC/s each: two threads were
 #: 0.9 times as fast as one at 128 cubed (2 million), 1.26 at 192 (7 million), 1.5 at 256 (17 million).
 MACS_PER_THREAD = 4_500_000
+#: Multiply-accumulates from which on it pays to wake a thread (0.1 ms at 330 GMAC/s): the caller spends 7 us on it, and
+#: the thread begins 20 to 45 us later.
+LONG_MACS = 1 << 25
 #: What reading a byte of the rhs counts for (500 GMAC/s, and 60 GB/s from L3).
 MACS_PER_BYTE = 8
 

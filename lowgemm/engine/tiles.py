@@ -17,7 +17,7 @@ is exact in any order.
 
 Nothing here reads or writes matrix memory: addresses are integers, and each piece that touches memory is a C
 function called through its address (see `jit/routine.py`). So this file is compiled once for all kernels and
-all output pipelines. Blocks are handed out by an atomic counter: a thread may come late, or not at all.
+all output pipelines. Blocks are handed out one by one (`jit/both_ends.py`): a thread may come late, or not at all.
 
 A call is described by two records (`records.py`): the plan `p`, made by `planner.py` and never written here,
 so that Python threads may share it, with the layout of the batch behind it; and the state `s` of this call.
@@ -47,14 +47,15 @@ from lowgemm.engine.records import (
     ItemAddresses,
     RhsAddresses,
 )
+from lowgemm.jit.both_ends import next_number
 from lowgemm.jit.memory import (
     arrive_field,
     atomic_add,
+    field_address,
     load_behind,
     load_field,
     pause,
     pointer_field,
-    take_field,
 )
 from lowgemm.jit.routine import call_address, inner
 from lowgemm.jit.scratch import ALIGNMENT
@@ -83,10 +84,10 @@ def rhs_addresses(p, s, number, space):
 
 
 @inner
-def rhs_scratch(p, s, number):
-    """Address of the scratch memory of distinct rhs number `number`; see `records.RhsAddresses`."""
+def rhs_scratch(p, s, number, worker):
+    """Address of the scratch memory of distinct rhs number `number` for a worker; see `records.RhsAddresses`."""
     each = 2 * p.col_bytes if p.packed else 3 * p.col_bytes + p.rhs_bytes
-    return s.scratch_of_rhs + number * each
+    return s.scratch_of_rhs + (worker if p.own_rhs != 0 else number) * each
 
 
 @inner
@@ -128,25 +129,29 @@ def prepare_columns(p, s, r, col, cols):
 
 
 @inner
-def prepare(p, s):
-    """Pack the rhs and make the column compensation, `pack_chunk` columns at a time, until no columns are
-    left and those that other threads took are done.
+def prepare(p, s, worker):
+    """Pack the rhs and make the column compensation: all of it for this worker alone, or `pack_chunk` columns at a
+    time, until no columns are left and those that other threads took are done.
     """
     if p.on_the_fly_at != 0:
         return
+    if p.own_rhs != 0:
+        prepare_columns(p, s, rhs_addresses(p, s, _NONE, rhs_scratch(p, s, _NONE, worker)), _NONE, p.n)
+        return
     n, chunk = p.n, p.pack_chunk
     chunks = (n + chunk - 1) // chunk
+    total, counters = p.distinct_rhs * chunks, field_address(s, "columns")
     while True:
-        task = take_field(s, "next_columns", 1)
-        number = task // chunks
-        if number >= p.distinct_rhs:
+        task = next_number(counters, worker, total)
+        if task < 0:
             break
+        number = task // chunks
         col = (task - number * chunks) * chunk
-        r = rhs_addresses(p, s, number, rhs_scratch(p, s, number))
+        r = rhs_addresses(p, s, number, rhs_scratch(p, s, number, worker))
         prepare_columns(p, s, r, col, min(chunk, n - col))
         arrive_field(s, "columns_done", 1)
     looks = 0
-    while load_field(s, "columns_done") < p.distinct_rhs * chunks:
+    while load_field(s, "columns_done") < total:
         looks += 1
         if looks % _LOOKS != 0:
             pause()
@@ -221,8 +226,9 @@ def _multiply(
 
 
 @inner
-def _pack_lhs(p, s, a, row0, rows, k0, depth, space, sums):
-    """Pack `rows` x `depth` of the lhs from (`row0`, `k0`) on to `space`, and its row sums to `sums`.
+def _pack_lhs(p, s, a, row0, rows, k0, depth, space, sums, kept):
+    """Pack `rows` x `depth` of the lhs from (`row0`, `k0`) on to `space`, and its row sums to `sums`, unless they are
+    `kept` there from the last time.
 
     Gives the address that the kernel reads, and the bytes from one panel, or row, to the next. An lhs that stays in place is summed only
     where its sums count.
@@ -231,7 +237,7 @@ def _pack_lhs(p, s, a, row0, rows, k0, depth, space, sums):
     in_place = p.lhs_in_place
     if in_place == WHERE_ALIGNED and (source % ALIGNMENT != 0 or p.lhs_row_stride % ALIGNMENT != 0):
         in_place = NEVER
-    if in_place == NEVER or p.bilinear != 0 or s.rhs_zero != 0:
+    if kept == 0 and (in_place == NEVER or p.bilinear != 0 or s.rhs_zero != 0):
         call_address(
             p.pack_lhs,
             (
@@ -272,15 +278,16 @@ def _add(p, count, values, to):
 
 
 @inner
-def _block(p, s, a, row0, rows, col0, cols, space):
+def _block(p, s, a, row0, rows, col0, cols, space, kept):
     """One block of the result, rows x cols at (row0, col0), in one depth block.
 
-    `space` is the thread's scratch memory.
+    `space` is the thread's scratch memory, where the packed rows may be `kept` from the block before.
     """
     sums, row_compensation, tile = space + p.row_sums_at, space + p.row_compensation_at, space + p.tile_at
     nr, lanes = p.nr, p.lanes
-    lhs, lhs_stride = _pack_lhs(p, s, a, row0, rows, _NONE, p.depth, space, sums)
-    _row_compensation(p, s, row0, rows, sums, _ONE, row_compensation)
+    lhs, lhs_stride = _pack_lhs(p, s, a, row0, rows, _NONE, p.depth, space, sums, kept)
+    if kept == 0:
+        _row_compensation(p, s, row0, rows, sums, _ONE, row_compensation)
     groups = (p.depth + p.kr - 1) // p.kr
     col, end = col0, col0 + cols
     while col < end:
@@ -346,7 +353,7 @@ def _deep_block(p, s, a, row0, rows, col0, cols, split, space, sums, tile):
         k0 = d * kc
         depth = min(kc, p.depth - k0)
         lhs, lhs_stride = _pack_lhs(
-            p, s, a, row0, rows, k0, depth, space, sums if d == first else sums_of_block
+            p, s, a, row0, rows, k0, depth, space, sums if d == first else sums_of_block, _NONE
         )
         if d > first:
             _add(p, rows, sums_of_block, sums)
@@ -391,12 +398,12 @@ def _block_in_place(p, s, a, row0, rows, col0, cols, space, sums, tile):
 
 
 @inner
-def whole_block(p, s, a, i, j, space):
-    """Block (i, j), the whole depth."""
+def whole_block(p, s, a, i, j, space, kept):
+    """Block (i, j), the whole depth; `kept` (0 or 1): the last block in `space` was of the same rows and batch item."""
     row0, col0 = i * p.mc, j * p.nc
     rows, cols = min(p.mc, p.m - row0), min(p.nc, p.n - col0)
     if p.depth_blocks == 1 and p.on_the_fly_at == 0:
-        _block(p, s, a, row0, rows, col0, cols, space)
+        _block(p, s, a, row0, rows, col0, cols, space, kept)
     else:
         sums, tile = space + p.row_sums_at, space + p.tile_at
         if p.in_place != 0:
@@ -431,17 +438,19 @@ def compute_blocks(p, s, worker):
     row_blocks, col_blocks, splits = p.row_blocks, p.col_blocks, p.splits
     total = p.batch * row_blocks * col_blocks * splits
     space = s.scratch_of_workers + worker * p.worker_bytes
+    counters, last_rows = field_address(s, "blocks"), np.int64(-1)
     while True:
-        task = take_field(s, "next_block", 1)
-        if task >= total:
+        task = next_number(counters, worker, total)
+        if task < 0:
             break
         block = task // splits
         row_of_blocks = block // col_blocks
         b = row_of_blocks // row_blocks
         i, j = row_of_blocks % row_blocks, block % col_blocks
         rhs = load_behind(p, ITEM_SIZE * b + ITEM_RHS)
-        a = item_addresses(p, s, b, rhs_addresses(p, s, rhs, rhs_scratch(p, s, rhs)))
+        a = item_addresses(p, s, b, rhs_addresses(p, s, rhs, rhs_scratch(p, s, rhs, worker)))
         if splits == 1:
-            whole_block(p, s, a, i, j, space)
+            whole_block(p, s, a, i, j, space, np.int64(row_of_blocks == last_rows))
+            last_rows = row_of_blocks
         else:
             _split(p, s, a, i, j, block, task % splits, space)

@@ -343,6 +343,17 @@ def pointer_field(typingctx, record, field):
     return _void(record, field), codegen
 
 
+@intrinsic(prefer_literal=True)
+def field_address(typingctx, record, field):
+    """Pointer to field `field` (a constant) of a record."""
+    at = record.offset(field.literal_value)
+
+    def codegen(context, builder, signature, values):
+        return builder.bitcast(_field(builder, values[0], at), _i8.as_pointer())
+
+    return _void(record, field), codegen
+
+
 @intrinsic
 def address(typingctx, array):
     """Pointer to an array's first element."""

@@ -25,6 +25,12 @@ caller waits.
   own clock, which stands still, and takes it over to its own core, which is free.
 * A helper with nothing to do looks for open jobs for `AWAKE` nanoseconds, then it sleeps on a futex. It does not give
   its core away while it looks (``sched_yield``): it would come back only long after the next job.
+* It looks for `AWAKE_IN_LOOP` once so many jobs as `LOOP` came one after the other with less than that between them,
+  so that a loop with some Python between its products does not wake a helper for each. If another library's thread
+  waits for the core meanwhile, that library's call takes longer than `AWAKE_IN_LOOP`, which ends the loop. So of its
+  calls at most one of `LOOP` waits.
+* Waking takes longer than some jobs last. Whoever opens a job says whether it is worth it. Sleeping helpers are
+  woken for another one only if the job before it ended less than `AWAKE_IN_LOOP` ago: then they are awake for the next.
 
 Who opens a job wakes up to two helpers, and each of these two more.
 
@@ -65,9 +71,11 @@ from lowgemm.jit.memory import (
 from lowgemm.jit.routine import call_address, call_for_address, inner, routine
 from lowgemm.jit.scratch import ALIGNMENT
 
-#: Nanoseconds for which a helper looks for work before it sleeps: calls of one program follow one another faster than
-#: that. Waking costs the caller 5 to 30 us. Another library whose thread waits for the core waits as long.
+#: Nanoseconds for which a helper looks for work before it sleeps. Another library whose thread waits for the core waits
+#: as long. Waking costs the caller 7 us at least, and the helper comes 45 us later on an idle core of a virtual machine.
 AWAKE = 15_000
+#: The same in a loop of jobs, and how many jobs make a loop.
+AWAKE_IN_LOOP, LOOP = 100_000, 32
 #: Nanoseconds for which a caller that has no more work looks whether the helpers are done before it sleeps, and after
 #: which it looks at their clocks.
 PATIENCE, CHECK = 1_000_000, 20_000
@@ -77,12 +85,13 @@ SLICE = 100_000
 PAUSES = 32
 
 #: Numbers of the head. First what does not change: addresses of C functions, numbers of system calls, seats. Those
-#: that change have cache lines of their own: threads started, and threads that calls are using.
+#: that change have cache lines of their own: threads started; threads that calls are using, when the last job ended, and
+#: how many jobs came soon after the one before.
 (
     PTHREAD_CREATE, PTHREAD_SIGMASK, SYSCALL, CLOCK_GETTIME, SCHED_GETCPU, SCHED_GETAFFINITY, SCHED_SETAFFINITY,
     HELPER, FUTEX, GETTID, GETATTR, SETATTR, SEATS,
 ) = range(13)  # fmt: skip
-STARTED, USED, HEAD = 16, 24, 32
+STARTED, USED, ENDED, FOLLOWED, HEAD = 16, 24, 25, 26, 32
 #: Numbers of a seat: what the helper does (a futex), its thread's number, the address of the team, whether its cores
 #: were changed, the address of the slot that it works for, its clock when a caller last looked, and a set of cores.
 DOES, THREAD, TEAM, MOVED, INSIDE_OF, CLOCK, CORES, SEAT = 0, 1, 2, 3, 4, 5, 8, 24
@@ -90,8 +99,8 @@ DOES, THREAD, TEAM, MOVED, INSIDE_OF, CLOCK, CORES, SEAT = 0, 1, 2, 3, 4, 5, 8, 
 STAYED, MOVING, AWAY = range(3)
 #: What a helper does. It is `CALLED` while a caller prepares its waking.
 WORKS, LOOKS, SLEEPS, CALLED = range(4)
-#: Numbers of a slot: its word (a futex), the job's routine and the two arguments.
-WORD, WORK, A, B, SLOT = 0, 1, 2, 3, 8
+#: Numbers of a slot: its word (a futex), the job's routine and the two arguments, whether sleeping helpers are woken.
+WORD, WORK, A, B, WAKES, SLOT = 0, 1, 2, 3, 4, 8
 #: Jobs that are open at once; a caller that finds no free slot works alone.
 SLOTS = 16
 #: Bits of a slot's word: helpers inside, places left, the caller sleeps, the slot is some caller's.
@@ -260,7 +269,7 @@ def _help_with(team, seat, slot):
         if atomic_replace(slot, WORD, word, word - PLACE + 1):
             break
     atomic_store(seat, INSIDE_OF, as_address(slot))
-    if places > 1:
+    if places > 1 and load_i64(slot, WAKES) != 0:
         _wake_helpers(team, places - 1)
     call_address(load_i64(slot, WORK), (load_i64(slot, A), load_i64(slot, B), places))
     atomic_store(seat, INSIDE_OF, 0)
@@ -273,7 +282,7 @@ def _help_with(team, seat, slot):
 @inner
 def _look(team):
     """Look for an open job for a while; whether there is one."""
-    until = _now(team) + AWAKE
+    until = _now(team) + (AWAKE_IN_LOOP if atomic_load(team, FOLLOWED) >= LOOP else AWAKE)
     while True:
         for _ in range(PAUSES):
             if _any_open(team):
@@ -398,11 +407,20 @@ def _fair_share(team, wanted):
 
 
 @inner
-def share(team, work, a, b, workers):
+def _follows(team):
+    """Whether a job that begins now comes soon after the one before, which is counted."""
+    soon = _now(team) - atomic_load(team, ENDED) < AWAKE_IN_LOOP
+    atomic_store(team, FOLLOWED, atomic_load(team, FOLLOWED) + 1 if soon else 0)
+    return soon
+
+
+@inner
+def share(team, work, a, b, workers, long):
     """Run a job on at most `workers` threads, this one among them.
 
     `work` is the address of a routine with the C signature of ``work(a, b, worker)``, `a` and `b` are 64-bit
-    integers. The caller must not hold Python's lock if the job may need it.
+    integers. `long`: whether sleeping helpers should be woken for it, if it is no part of a loop. The caller must not
+    hold Python's lock if the job may need it.
     """
     workers = _fair_share(team, workers)
     mine = _claim(team) if workers > 1 else -1
@@ -413,19 +431,23 @@ def share(team, work, a, b, workers):
         store_64(slot, WORK, work)
         store_64(slot, A, a)
         store_64(slot, B, b)
+        wakes = _follows(team) or long != 0
+        store_64(slot, WAKES, wakes)
         atomic_store(slot, WORD, OWNED + (workers - 1) * PLACE)
         if atomic_load(team, STARTED) < workers - 1:
             _start(team, workers - 1)
-        _wake_helpers(team, workers - 1)
+        if wakes:
+            _wake_helpers(team, workers - 1)
         call_address(work, (a, b, 0))
         _close(team, slot)
+        atomic_store(team, ENDED, _now(team))
     atomic_add(team, USED, -workers)
 
 
-@routine("pnnnn")
-def run(team, work, a, b, workers):
+@routine("pnnnnn")
+def run(team, work, a, b, workers, long):
     """`share`, for Python."""
-    share(team, work, a, b, workers)
+    share(team, work, a, b, workers, long)
 
 
 # ---- in Python --------------------------------------------------------------------------------------------
@@ -500,9 +522,9 @@ class Team(NotCopied):
         """Threads of the team."""
         return int(self.numbers[STARTED])
 
-    def run(self, work: int, a: int, b: int, workers: int) -> None:
+    def run(self, work: int, a: int, b: int, workers: int, long: bool = True) -> None:
         """Run a job on at most `workers` threads, this one among them; see `share`."""
-        run.ctypes(self.address, work, a, b, workers)
+        run.ctypes(self.address, work, a, b, workers, long)
 
 
 @functools.cache

@@ -81,7 +81,7 @@ def test_each_worker_has_memory_of_its_own(counting):
     job = Tally(tasks=3, done=done.ctypes.data, memory=memory.ctypes.data, task=counting.address)
     job.scratch, job.scratch_bytes = 4096, 128
     for worker in (2, 0, 1):
-        job.taken = 0
+        job.given = job.from_front = job.from_back = 0
         jobs.work.ctypes(job.address, 0, worker)
         assert memory.tolist() == [4096 + 128 * worker] * 3
 

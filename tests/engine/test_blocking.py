@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lowgemm import kernels
 from lowgemm.engine.blocking import (
+    BLOCK_COLUMNS,
     BLOCK_MACS,
     BLOCK_ROWS,
     BY_COLUMNS,
@@ -70,7 +71,7 @@ def test_more_threads_get_more_blocks():
 def test_blocks_stay_small_where_threads_wait_for_the_last(kernel):
     for threads in (2, 3, 8):
         b = blocks(kernel, 4096, 2048, 2048, threads=threads)
-        assert b.mc * b.nc * b.kc <= BLOCK_MACS or b.mc <= 2 * BLOCK_ROWS
+        assert b.mc * b.nc * b.kc <= BLOCK_MACS or (b.mc <= 2 * BLOCK_ROWS and b.nc <= 2 * BLOCK_COLUMNS)
 
 
 def test_threads_share_what_there_is():

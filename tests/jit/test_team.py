@@ -165,12 +165,35 @@ def test_who_is_inside_is_waited_for(four):
     job = job_of(1)
     caller = threading.Thread(target=four.run, args=(held.address, job.ctypes.data, 0, 2))
     caller.start()
-    wait_until(lambda: int(slots(four)[0]) & team.CALLER_SLEEPS)
+    wait_until(lambda: int(slots(four)[0]) & team.CALLER_SLEEPS or not caller.is_alive())
     time.sleep(0.05)
-    assert caller.is_alive() and slots(four)[0] & INSIDE == 1 and not job[DONE_AT]
+    waits, word = caller.is_alive(), int(slots(four)[0])
     job[GATE] = 1
     caller.join()
+    assert waits and word & INSIDE == 1
     assert job[DONE_AT] == 1 and not slots(four).any()
+
+
+@numba.cfunc(signature("pppp"), nopython=True)
+def try_to_enter(members, seat, slot, entered):
+    """What a helper does with a slot that it looks at."""
+    store_64(entered, 0, team._help_with(members, seat, slot))
+
+
+def test_a_closed_job_lets_nobody_in(four):
+    """Its caller waits for two helpers inside. A job with one place lets in one helper."""
+    job, entered = job_of(3), np.zeros(1, np.int64)
+    seat, slot = (four.address + 8 * (HEAD + SEAT * n) for n in (0, four.seats))
+    numbers = slots(four)
+    four.numbers[HEAD + SEAT * four.seats + team.WORK] = counting.address
+    four.numbers[HEAD + SEAT * four.seats + team.A] = job.ctypes.data
+    for word, enters in ((OWNED + 2, 0), (OWNED, 0), (0, 0), (OWNED + team.PLACE + 2, 1), (OWNED + 2, 0)):
+        numbers[0], entered[0] = word, -1
+        try_to_enter.ctypes(four.address, seat, slot, entered.ctypes.data)
+        assert entered[0] == enters
+        assert numbers[0] == word - enters * team.PLACE
+    assert job[CAME] == 1 and (job[DONE_AT : DONE_AT + 3] == 1).all()
+    four.forget()
 
 
 def test_helpers_sleep_and_wake(four):
@@ -181,6 +204,34 @@ def test_helpers_sleep_and_wake(four):
         job = job_of(4)
         four.run(meeting.address, job.ctypes.data, 0, 4)  # comes back only if all three wake
         assert job[CAME] == 4
+
+
+def test_short_jobs_wake_nobody_but_in_a_loop(four):
+    """Helpers that sleep are left asleep for a short job that comes alone; in a loop of them they are woken."""
+    job = job_of(4)
+    four.run(meeting.address, job.ctypes.data, 0, 4)
+    wait_until(lambda: does(four) == [SLEEPS] * 3)
+    for ended, woken in ((0, 0), (2**62, 3)):  # long ago; in the future, so that any time after it is soon
+        four.numbers[team.ENDED] = ended
+        job = job_of(1)
+        four.run(counting.address, job.ctypes.data, 0, 4, long=False)
+        if woken:
+            job = job_of(4)
+            four.numbers[team.ENDED] = ended
+            four.run(meeting.address, job.ctypes.data, 0, 4, long=False)  # comes back only if all three wake
+        else:
+            assert does(four) == [SLEEPS] * 3 and job[CAME] == 1
+
+
+def test_jobs_that_follow_one_another_are_counted(four):
+    """So that helpers look longer in a loop; a pause ends it."""
+    for ended, expected in ((2**62, 1), (2**62, 2), (2**62, 3), (0, 0), (2**62, 1)):
+        four.numbers[team.ENDED] = ended
+        job = job_of(3)
+        before = time.monotonic_ns()
+        four.run(counting.address, job.ctypes.data, 0, 2)
+        assert four.numbers[team.FOLLOWED] == expected
+        assert before <= four.numbers[team.ENDED] <= time.monotonic_ns()
 
 
 def test_a_woken_helper_has_its_cores_back(four):

@@ -19,11 +19,12 @@ def caches(small: bool) -> None:
     """Pretend to have small caches, or stop it; what `gemm` remembers is for others, so it is dropped."""
     planner.cache_sizes = (lambda: CACHES) if small else _REAL
     blocking.SPLIT_DEPTH = 16 if small else _SPLIT_DEPTH
+    planner.OWN_RHS_ROWS = 4 if small else _OWN_RHS_ROWS
     for seen in (sys.modules["lowgemm.engine.call"]._plans, sys.modules["lowgemm.gemm"]._calls):
         seen._entries.clear()
 
 
-_REAL, _SPLIT_DEPTH = planner.cache_sizes, blocking.SPLIT_DEPTH
+_REAL, _SPLIT_DEPTH, _OWN_RHS_ROWS = planner.cache_sizes, blocking.SPLIT_DEPTH, planner.OWN_RHS_ROWS
 
 
 @contextlib.contextmanager
