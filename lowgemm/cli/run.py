@@ -129,7 +129,7 @@ def _random(tensor: Any, dims: dict[str, int], g: np.random.Generator) -> np.nda
 
 
 def _spent(seconds: float, runs: int, whole: float) -> tuple[str, str]:
-    """Microseconds a run, and the share of all; dashes for nodes that are timed with others in the row `parts`."""
+    """Microseconds per run, and the share of all; dashes for nodes that are timed with others in the row `parts`."""
     if not runs or math.isnan(seconds):
         return "-", "-"
     return f"{seconds / runs * 1e6:.0f}", f"{seconds / whole:.0%}" if whole else "-"
@@ -169,7 +169,7 @@ def _compare(
             differ = f"{np.count_nonzero(~same)} of {a.size}"
             rows.append([label, name, differ, worst, f"{statistics.median(times) * 1e3:.2f}"])
     print()
-    print(text_table(["onnxruntime", "output", "values that differ", "by at most", "ms a run"], rows))
+    print(text_table(["onnxruntime", "output", "values that differ", "by at most", "ms per run"], rows))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -217,7 +217,7 @@ def run(args: argparse.Namespace) -> int:
     whole = sum(r.seconds for r in model.profile if not math.isnan(r.seconds))
     rows = [[r.op, r.runs_on, str(r.nodes), *_spent(r.seconds, len(times), whole)] for r in model.profile]
     print()
-    print(text_table(["operator", "runs on", "nodes", "us a run", "share"], rows))
+    print(text_table(["operator", "runs on", "nodes", "us per run", "share"], rows))
     if args.compare:
         _compare(args, feeds, [t.name for t in model.outputs], outputs)
     if args.output:

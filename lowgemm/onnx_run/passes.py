@@ -17,8 +17,10 @@ from numba.extending import intrinsic
 
 from lowgemm.compat.onnx_passes import empty_like
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.jit.memory import round_even
-from lowgemm.jit.routine import routine
+from lowgemm.jit.memory import offset, round_even
+from lowgemm.jit.routine import inner, routine, unpack_words
+from lowgemm.jit.target import target
+from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i8, i64, load, store, vec
 
 _u64 = np.uint64
 #: Axes of a pass over two operands, after those that can be are counted as one.
@@ -41,7 +43,7 @@ def fused(typingctx, a, b, c):
     return types.float32(types.float32, types.float32, types.float32), codegen
 
 
-@numba.njit(nogil=True)
+@inner
 def _byte(t, low, high):
     t = round_even(t)
     t = t if t > low else low  # a NaN too
@@ -49,7 +51,7 @@ def _byte(t, low, high):
     return np.uint8(np.int32(t) & np.int32(255))
 
 
-@numba.njit(nogil=True)
+@inner
 def _add_line(a, at_a, b, at_b, out, at, count, flip, ra, rb, fixed, low, high):
     p, q, r = _u64(at_a), _u64(at_b), _u64(at)
     for i in range(_u64(count)):
@@ -57,14 +59,14 @@ def _add_line(a, at_a, b, at_b, out, at, count, flip, ra, rb, fixed, low, high):
         out[r + i] = _byte(fused(np.float32(u), ra, fused(np.float32(v), rb, fixed)), low, high)
 
 
-@numba.njit(nogil=True)
+@inner
 def _add_one(a, at_a, part, out, at, count, flip, ra, low, high):
     p, r = _u64(at_a), _u64(at)
     for i in range(_u64(count)):
         out[r + i] = _byte(fused(np.float32((np.int32(a[p + i]) ^ flip) - flip), ra, part), low, high)
 
 
-@numba.njit(nogil=True)
+@inner
 def _one_add(b, at_b, first, out, at, count, flip, ra, rb, fixed, low, high):
     q, r = _u64(at_b), _u64(at)
     for i in range(_u64(count)):
@@ -72,7 +74,7 @@ def _one_add(b, at_b, first, out, at, count, flip, ra, rb, fixed, low, high):
         out[r + i] = _byte(fused(first, ra, fused(np.float32(v), rb, fixed)), low, high)
 
 
-@numba.njit(nogil=True)
+@inner
 def _mul_line(a, at_a, b, at_b, out, at, count, flip, za, zb, ratio, zero, low, high):
     p, q, r = _u64(at_a), _u64(at_b), _u64(at)
     for i in range(_u64(count)):
@@ -80,7 +82,7 @@ def _mul_line(a, at_a, b, at_b, out, at, count, flip, za, zb, ratio, zero, low, 
         out[r + i] = _byte(np.float32(u * v) * ratio + zero, low, high)
 
 
-@numba.njit(nogil=True)
+@inner
 def _mul_one(a, at_a, v, out, at, count, flip, za, ratio, zero, low, high):
     p, r = _u64(at_a), _u64(at)
     for i in range(_u64(count)):
@@ -170,12 +172,39 @@ def mul(params, first, second, dst):
                 at += count
 
 
+@intrinsic
+def _look_up_64(typingctx, args):
+    """64 bytes by a table of 256: (table, source, destination).
+
+    AVX512-VBMI looks up 64 bytes in 128 by one instruction; elsewhere each is loaded.
+    """
+
+    def codegen(context, b, signature, values):
+        table, src, dst = unpack_words(context, b, signature.args[0], values[0])
+        ty = vec(i8, 64)
+        if "avx512vbmi" not in target()[1]:
+            for i in range(64):
+                place = b.zext(b.load(at(b, src, i)), i64)
+                b.store(b.load(at(b, table, place)), at(b, dst, i))
+            return context.get_dummy_value()
+        places, parts = load(b, ty, src), [load(b, ty, at(b, table, 64 * i)) for i in range(4)]
+        name = "llvm.x86.avx512.vpermi2var.qi.512"
+        low, high = (call_intrinsic(b, name, ty, [parts[i], places, parts[i + 1]]) for i in (0, 2))
+        store(b, b.select(b.icmp_signed("<", places, const(ty, 0)), high, low), dst)
+        return context.get_dummy_value()
+
+    return types.void(args), codegen
+
+
 @routine("pppn")
 def look_up(table, src, dst, count):
     """Bytes by a table of 256."""
     t = numba.carray(table, (256,), np.uint8)
     x, out = numba.carray(src, (count,), np.uint8), numba.carray(dst, (count,), np.uint8)
-    for i in range(_u64(count)):
+    whole = count // 64
+    for i in range(whole):
+        _look_up_64((table, offset(src, 64 * i), offset(dst, 64 * i)))
+    for i in range(64 * whole, count):
         out[i] = t[x[i]]
 
 

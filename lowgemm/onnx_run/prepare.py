@@ -1,7 +1,8 @@
 """Nodes whose scales, zero points and weights are constants, prepared once: what is left for a run is the data.
 
-A maker takes (state, constants, attributes), the constants in the place of the inputs and None for the others, and returns a
-function of the inputs, or None where something that it needs is no constant. What it returns computes what the operator's
+A maker takes (state, constants, attributes, last), the constants in the place of the inputs and None for the others, and returns a
+function of the inputs, or None where something that it needs is no constant. `last`: the result's channels should be last in
+memory, because convolutions read it. What it returns computes what the operator's
 function in `operators.py` or `contrib.py` computes; those check everything at every call.
 """
 
@@ -14,7 +15,7 @@ import numba
 import numpy as np
 
 from lowgemm.compat import onnx_passes
-from lowgemm.onnx_run import convolution, elementwise, passes
+from lowgemm.onnx_run import convolution, dynamic, elementwise, passes, turned
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.operators import convolution_attributes
 from lowgemm.onnx_run.state import State
@@ -27,7 +28,7 @@ def _known(constants: Constants, *places: int) -> bool:
     return all(i < len(constants) and constants[i] is not None for i in places)
 
 
-def qlinear_conv(state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+def qlinear_conv(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
     """QLinearConv with the channels second."""
     if (
         attributes.get("channels_last")
@@ -53,7 +54,7 @@ def qlinear_conv(state: State, constants: Constants, attributes: dict[str, Any])
     return run
 
 
-def conv_integer(state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+def conv_integer(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
     """ConvInteger; the zero point of the images may come with them."""
     if (
         not _known(constants, 1)
@@ -82,7 +83,7 @@ def conv_integer(state: State, constants: Constants, attributes: dict[str, Any])
 
 
 def _binary(values: Callable[..., Any], routine: Any, record: np.dtype) -> Callable[..., Any]:
-    def make(state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+    def make(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
         if not _known(constants, 1, 4, 6) or any(len(constants) <= i for i in (2, 5)):
             return None
         zeros = [constants[i] if len(constants) > i else None for i in (2, 5, 7)]
@@ -113,7 +114,7 @@ def _one_scale(constants: Constants) -> bool:
     )
 
 
-def quantize_linear(state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+def quantize_linear(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
     """QuantizeLinear of float32 with one scale."""
     plain = not any(attributes.get(n) for n in ("block_size", "output_dtype", "precision"))
     if not plain or not _one_scale(constants) or len(constants) < 3 or constants[2].dtype not in _BYTES:
@@ -124,9 +125,27 @@ def quantize_linear(state: State, constants: Constants, attributes: dict[str, An
     scale, zero = constants[1].reshape(1).copy(), constants[2].reshape(1).astype(np.int32)
     info = np.iinfo(dtype)
     at, low, high = (scale.ctypes.data, zero.ctypes.data), int(info.min), int(info.max)
-    call = onnx_passes.quantize.ctypes
+    call, turn, point, real = (
+        onnx_passes.quantize.ctypes,
+        turned.quantized_last.ctypes,
+        int(zero[0]),
+        float(scale[0]),
+    )
 
     def run(x: np.ndarray, *_: Any) -> np.ndarray:
+        if (
+            last
+            and x.ndim > 2
+            and x.shape[1] > 1
+            and x.size
+            and x.dtype == np.float32
+            and x.flags.c_contiguous
+        ):
+            images, channels = x.shape[:2]
+            y, own = turned.empty_last(x.shape, dtype), np.array((real, 0, 0), np.float32)
+            pixels = x.size // (images * channels)
+            turn(x.ctypes.data, y.ctypes.data, own.ctypes.data, point, images, channels, pixels, low, high)
+            return y
         y = onnx_passes.empty_like(x, dtype) if x.dtype == np.float32 else None
         if y is None:
             return NotImplemented
@@ -137,7 +156,7 @@ def quantize_linear(state: State, constants: Constants, attributes: dict[str, An
     return run
 
 
-def dequantize_linear(state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+def dequantize_linear(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
     """DequantizeLinear of bytes with one scale."""
     if attributes.get("block_size") or attributes.get("output_dtype") or not _one_scale(constants):
         return None
@@ -151,14 +170,23 @@ def dequantize_linear(state: State, constants: Constants, attributes: dict[str, 
         onnx_passes.dequantize.ctypes,
     )
 
+    both = np.array((scale[0], zero[0]), np.float32)
+    turn, real, flip = turned.dequantized_second.ctypes, both.ctypes.data, 128 if dtype == np.int8 else 0
+
     def run(x: np.ndarray, *_: Any) -> np.ndarray:
+        found = turned.sizes(x) if x.dtype == dtype else None
+        if found is not None:  # the float node that reads it wants its channels second
+            images, channels, pixels = found
+            y = np.empty(x.shape, np.float32)
+            turn(x.ctypes.data, y.ctypes.data, real, flip, images, pixels, channels)
+            return y
         y = onnx_passes.empty_like(x, np.float32) if x.dtype == dtype else None
         if y is None:
             return NotImplemented
         call(x.ctypes.data, y.ctypes.data, *at, 1, 1, x.size, kind)
         return y
 
-    run.held = scale, zero  # type: ignore[attr-defined]  # the addresses point into them
+    run.held = scale, zero, both  # type: ignore[attr-defined]  # the addresses point into them
     return run
 
 
@@ -172,10 +200,13 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     (DOMAIN, "QuantizeLinear"): quantize_linear,
     ("", "DequantizeLinear"): dequantize_linear,
     (DOMAIN, "DequantizeLinear"): dequantize_linear,
+    **dynamic.MAKERS,
 }
 
 
-def prepared(key: tuple[str, str], state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+def prepared(
+    key: tuple[str, str], state: State, constants: Constants, attributes: dict[str, Any], last: bool = False
+) -> Any:
     """A function of a node's inputs, or None if the operator's own function has to do.
 
     What it returns may return NotImplemented, for inputs that need the operator's own function. Constants that do not
@@ -185,6 +216,6 @@ def prepared(key: tuple[str, str], state: State, constants: Constants, attribute
     if maker is None or numba.config.DISABLE_JIT:
         return None
     try:
-        return maker(state, constants, attributes)
+        return maker(state, constants, attributes, last)
     except (TypeError, ValueError):
         return None
