@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 from lowgemm.compat.onnx_passes import empty_like
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.memory import offset, round_even
-from lowgemm.jit.routine import inner, routine, unpack_words
+from lowgemm.jit.routine import inner, inner_dividing, routine, unpack_words
 from lowgemm.jit.target import target
 from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i8, i64, load, store, vec
 
@@ -208,6 +208,100 @@ def look_up(table, src, dst, count):
         out[i] = t[x[i]]
 
 
+@routine("ppppnnnn")
+def softmax(src, dst, table, params, rows, count, flip, high):
+    """QLinearSoftmax of (rows, count) bytes; `params` is float64: the number of steps of 1, and the zero point.
+
+    `table` has the power of each distance from the largest, from -255 to 0. A row's powers are added one after the other.
+    """
+    x, out = numba.carray(src, (rows * count,), np.uint8), numba.carray(dst, (rows * count,), np.uint8)
+    t, p, f = numba.carray(table, (256,), np.float32), numba.carray(params, (2,), np.float64), np.int32(flip)
+    whole, zero, limit = p[0], p[1], np.float64(high)
+    for r in range(rows):
+        begin, largest = _u64(r * count), np.int32(-128)
+        for i in range(_u64(count)):
+            largest = max(largest, (np.int32(x[begin + i]) ^ f) - f)
+        place, total = 255 - largest, np.float32(0)
+        for i in range(_u64(count)):
+            total += t[place + (np.int32(x[begin + i]) ^ f) - f]
+        for i in range(_u64(count)):
+            power = t[place + (np.int32(x[begin + i]) ^ f) - f]
+            steps = min(round_even(_quotient(np.float64(power), np.float64(total)) * whole) + zero, limit)
+            out[begin + i] = np.uint8(np.int32(steps) & np.int32(255))
+
+
+@inner_dividing
+def _quotient(a, b):
+    return a / b
+
+
+@routine("ppppnnnnnnnnn")
+def average_pool(
+    src, dst, places, params, images, height, width, channels, out_height, out_width, kh, kw, flip
+):
+    """QLinearAveragePool of images with their channels last.
+
+    `places` is int64: where windows begin, the step between them, and whether all places count, one each for rows and columns.
+    `params` is float32: zero point and scale before, zero point and scale after, and limits.
+    """
+    p, at = numba.carray(params, (6,), np.float32), numba.carray(places, (6,), np.int64)
+    x = numba.carray(src, (images * height * width * channels,), np.uint8)
+    out = numba.carray(dst, (images * out_height * out_width * channels,), np.uint8)
+    top, left, down, across, everywhere = at[0], at[1], at[2], at[3], at[4]
+    f, place = np.int32(flip), 0
+    total = np.empty(channels, np.float32)
+    for n in range(images):
+        for i in range(out_height):
+            for j in range(out_width):
+                for c in range(channels):
+                    total[c] = np.float32(0)
+                count = 0
+                for u in range(kh):
+                    row = i * down - top + u
+                    if row < 0 or row >= height:
+                        continue
+                    for v in range(kw):
+                        column = j * across - left + v
+                        if column >= 0 and column < width:
+                            _add_real(
+                                x,
+                                ((n * height + row) * width + column) * channels,
+                                total,
+                                channels,
+                                f,
+                                p[0],
+                                p[1],
+                            )
+                            count += 1
+                _mean(
+                    total,
+                    out,
+                    place,
+                    channels,
+                    np.float32(kh * kw if everywhere else count),
+                    p[2],
+                    p[3],
+                    p[4],
+                    p[5],
+                )
+                place += channels
+
+
+@inner
+def _add_real(x, begin, total, count, f, zero, scale):
+    b = _u64(begin)
+    for c in range(_u64(count)):
+        total[c] += (np.float32((np.int32(x[b + c]) ^ f) - f) - zero) * scale
+
+
+@inner_dividing
+def _mean(total, out, begin, channels, count, zero, scale, low, high):
+    b = _u64(begin)
+    for c in range(_u64(channels)):
+        # the zero point is added before rounding
+        out[b + c] = _byte(total[c] / count / scale + zero, low, high)
+
+
 @routine("ppnnnn")
 def sums(src, dst, rows, count, lanes, flip):
     """int32 sums over the middle axis of (rows, count, lanes) bytes."""
@@ -365,3 +459,31 @@ def sum_spatial(x: np.ndarray) -> np.ndarray:
         x = np.ascontiguousarray(x)
         sums.ctypes(x.ctypes.data, total.ctypes.data, images * channels, area, 1, flip)
     return total.astype(np.int64).reshape(images, channels, *(1,) * (x.ndim - 2))
+
+
+def averages(
+    x: np.ndarray, scales: tuple[Any, Any], zeros: tuple[Any, Any], g: Any, out: Any, everywhere: bool
+) -> np.ndarray:
+    """QLinearAveragePool of bytes with the channels second and two spatial axes; channels are last in the result's memory.
+
+    Parameters
+    ----------
+    x : ndarray
+        Images.
+    scales, zeros : tuple
+        Before and after.
+    g : Geometry
+        Of the windows.
+    out : sequence of int
+        Windows along both axes.
+    everywhere : bool
+        Whether places outside of the image count.
+    """
+    last = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    y, info = np.empty((x.shape[0], *out, x.shape[1]), zeros[1].dtype), np.iinfo(zeros[1].dtype)
+    places = np.array((*g.begin, *g.strides, everywhere, 0), np.int64)
+    (a, b), (p, q) = (v.reshape(()) for v in scales), (v.reshape(()) for v in zeros)
+    params = np.array((p, a, q, b, info.min, info.max), np.float32)
+    addresses = (v.ctypes.data for v in (last, y, places, params))
+    average_pool.ctypes(*addresses, *last.shape, *out, *g.kernel, 128 if x.dtype == np.int8 else 0)
+    return y.transpose(0, 3, 1, 2)

@@ -14,10 +14,13 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm.compat import onnx_passes
+from lowgemm.checks.onnx import result_zero_point
+from lowgemm.compat import onnx, onnx_passes
+from lowgemm.gemm import gemm
 from lowgemm.onnx_run import convolution, dynamic, elementwise, passes, turned
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.operators import convolution_attributes
+from lowgemm.onnx_run.pipelines import pipeline
 from lowgemm.onnx_run.state import State
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
@@ -190,10 +193,106 @@ def dequantize_linear(state: State, constants: Constants, attributes: dict[str, 
     return run
 
 
+def _coded_product(
+    state: State,
+    scales: Constants,
+    zeros: Constants,
+    b: Any,
+    bias: Any = None,
+    alpha: float = 1.0,
+    turned_b: bool = False,
+) -> Any:
+    """A function of `a` for a product whose operands but `a` are constants: scales and zero points of `a`, `b` and the result."""
+    if (
+        b is None
+        or b.dtype not in _BYTES
+        or b.ndim != 2
+        or not b.size
+        or scales[0] is None
+        or scales[1] is None
+    ):
+        return None
+    right = state.rhs(b, transposed=turned_b)
+    depth, count = right.shape
+    if isinstance(right, np.ndarray) or any(
+        s is not None and (s.dtype != np.float32 or not (s > 0).all()) for s in scales
+    ):
+        return None
+    if (
+        scales[0].size != 1
+        or scales[1].size not in (1, count)
+        or alpha <= 0
+        or (scales[2] is not None and scales[2].size != 1)
+    ):
+        return None
+    if zeros[0] is None or zeros[0].size != 1 or zeros[0].dtype not in _BYTES:
+        return None
+    points = onnx.zero_points(np.empty((1, depth), zeros[0].dtype), right, zeros[0], zeros[1])
+    scale = np.float32(alpha) * scales[0].reshape(()) * scales[1].reshape(-1)
+    code, dtype = 0, None
+    if scales[2] is not None:
+        scale = scale / scales[2].reshape(())
+        code, dtype = result_zero_point(zeros[2])
+    column = None
+    if bias is not None:
+        if bias.dtype != np.int32 or bias.size not in (1, count) or max(bias.shape, default=1) != bias.size:
+            return None
+        if bias.ndim and bias.shape[-1] != bias.size:
+            return None
+        column = np.broadcast_to(bias.reshape(-1), (count,))
+    stages = pipeline(scale if scale.size > 1 else scale.reshape(()), code, dtype, state.rounding, 1, column)
+    kind = zeros[0].dtype
+    for name, value in points.items():  # vectors of one value cost what a scalar costs
+        flat = np.reshape(value, -1)
+        points[name] = int(flat[0]) if (flat == flat[0]).all() else flat
+
+    def run(a: np.ndarray) -> Any:
+        if a.dtype != kind or a.ndim < 2 or a.shape[-1] != depth or not a.size:
+            return NotImplemented
+        rows = a if a.ndim == 2 else a.reshape(-1, depth)
+        y = gemm(rows, right, output=stages, num_threads=state.num_threads, **points)
+        return y if a.ndim == 2 else y.reshape(*a.shape[:-1], count)
+
+    return run
+
+
+def qlinear_matmul(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
+    """QLinearMatMul with a constant right-hand side."""
+    if not _known(constants, *range(1, 8)):
+        return None
+    _, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = constants
+    product = _coded_product(state, (a_scale, b_scale, y_scale), (a_zero, b_zero, y_zero), b)
+    return None if product is None else lambda a, *_: product(a)
+
+
+def qgemm(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
+    """QGemm with a constant right-hand side."""
+    _, a_scale, a_zero, b, b_scale, b_zero, bias, y_scale, y_zero = [*constants, *[None] * 9][:9]
+    if attributes.get("transA") or b_zero is None or (y_scale is None) != (y_zero is None):
+        return None
+    if any(len(constants) > i and constants[i] is None for i in (7, 8)):
+        return None
+    scales, zeros = (a_scale, b_scale, y_scale), (a_zero, b_zero, y_zero)
+    product = _coded_product(
+        state, scales, zeros, b, bias, attributes.get("alpha", 1.0), bool(attributes.get("transB"))
+    )
+    if product is None:
+        return None
+
+    def run(*inputs: Any) -> Any:
+        if bias is None and len(inputs) > 6 and inputs[6] is not None:
+            return NotImplemented
+        return product(inputs[0])
+
+    return run
+
+
 _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("", "QLinearConv"): qlinear_conv,
     (DOMAIN, "QLinearConv"): qlinear_conv,
     ("", "ConvInteger"): conv_integer,
+    ("", "QLinearMatMul"): qlinear_matmul,
+    (DOMAIN, "QGemm"): qgemm,
     (DOMAIN, "QLinearAdd"): _binary(elementwise.add_values, passes.add, passes.ADD),
     (DOMAIN, "QLinearMul"): _binary(elementwise.mul_values, passes.mul, passes.MUL),
     ("", "QuantizeLinear"): quantize_linear,

@@ -278,6 +278,25 @@ def empty_last(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return np.moveaxis(np.empty((shape[0], *shape[2:], shape[1]), dtype), -1, 1)
 
 
+def last(x: np.ndarray) -> np.ndarray:
+    """Bytes of images as (images, ..., channels), contiguous."""
+    y = np.moveaxis(x, 1, -1)
+    if y.flags.c_contiguous or not x.flags.c_contiguous or not x.size or numba.config.DISABLE_JIT:
+        return np.ascontiguousarray(y)
+    y = np.empty(y.shape, x.dtype)
+    moved.ctypes(x.ctypes.data, y.ctypes.data, x.shape[0], x.shape[1], x.size // (x.shape[0] * x.shape[1]))
+    return y
+
+
+def concatenated(parts: list[np.ndarray], axis: int) -> np.ndarray:
+    """Bytes one after the other; channels stay last in memory if they are in one part."""
+    if parts[0].ndim > 2 and any(sizes(p) is not None for p in parts):
+        axis = axis % parts[0].ndim
+        where = axis if axis == 0 else parts[0].ndim - 1 if axis == 1 else axis - 1
+        return np.moveaxis(np.concatenate([last(p) for p in parts], axis=where), -1, 1)
+    return np.concatenate(parts, axis=axis)
+
+
 def contiguous(x: np.ndarray) -> np.ndarray:
     """Bytes with their channels last in memory, in C order; other arrays as they are."""
     found = sizes(x) if x.dtype in (np.uint8, np.int8) and not numba.config.DISABLE_JIT else None

@@ -71,3 +71,19 @@ def test_contiguous(size):
     assert turned.contiguous(x) is x
     other = x.transpose(2, 1, 0)
     assert turned.contiguous(other) is other or turned.contiguous(other).flags.c_contiguous
+
+
+def test_concatenated():
+    """Along any axis, parts with their channels second or last."""
+    g = np.random.default_rng(2)
+    for _ in range(60):
+        axis, shape = int(g.integers(-4, 4)), [int(n) for n in g.integers(1, 20, 4)]
+        parts = []
+        for _ in range(3):
+            own = list(shape)
+            own[axis] = int(g.integers(1, 20))
+            x = g.integers(0, 256, own, dtype=np.uint8)
+            parts.append(
+                np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1) if g.random() < 0.5 else x
+            )
+        np.testing.assert_array_equal(turned.concatenated(parts, axis), np.concatenate(parts, axis=axis))
