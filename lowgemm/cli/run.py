@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -135,6 +137,33 @@ def _spent(seconds: float, runs: int, whole: float) -> tuple[str, str]:
     return f"{seconds / runs * 1e6:.0f}", f"{seconds / whole:.0%}" if whole else "-"
 
 
+def _their_times(
+    model: str, options: Any, names: list[str], feeds: dict[str, np.ndarray], runs: int
+) -> list[Any]:
+    """Each kind of operator of onnxruntime's, as it says itself: name, nodes, seconds of all runs; slowest first."""
+    import onnxruntime as ort
+
+    seconds: dict[str, float] = {}
+    nodes: dict[str, set[str]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        options.enable_profiling, options.profile_file_prefix = True, os.path.join(folder, "times")
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        for _ in range(runs + 1):
+            session.run(names, feeds)
+        with open(session.end_profiling(), encoding="utf-8") as f:
+            events = json.load(f)
+    seen: dict[str, int] = {}
+    for event in events:
+        op = event.get("args", {}).get("op_name")
+        if not op or not event["name"].endswith("_kernel_time"):
+            continue
+        seen[event["name"]] = seen.get(event["name"], 0) + 1
+        if seen[event["name"]] > 1:  # the first run is not like the others
+            seconds[op] = seconds.get(op, 0.0) + event["dur"] / 1e6
+            nodes.setdefault(op, set()).add(event["name"])
+    return sorted(((op, len(nodes[op]), seconds[op]) for op in seconds), key=lambda row: -row[2])
+
+
 def _compare(
     args: argparse.Namespace, feeds: dict[str, np.ndarray], names: list[str], ours: list[Any]
 ) -> None:
@@ -168,6 +197,16 @@ def _compare(
             worst = f"{apart[~same].max(initial=0):.3g}"
             differ = f"{np.count_nonzero(~same)} of {a.size}"
             rows.append([label, name, differ, worst, f"{statistics.median(times) * 1e3:.2f}"])
+    runs = max(1, args.repeat)
+    times_of_kinds = _their_times(args.model, options, names, feeds, runs)
+    whole = sum(seconds for _, _, seconds in times_of_kinds)
+    print()
+    print(
+        text_table(
+            ["operator", "runs on", "nodes", "us per run", "share"],
+            [[op, "onnxruntime alone", str(n), *_spent(s, runs, whole)] for op, n, s in times_of_kinds],
+        )
+    )
     print()
     print(text_table(["onnxruntime", "output", "values that differ", "by at most", "ms per run"], rows))
 
