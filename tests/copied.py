@@ -265,7 +265,7 @@ def filled(h: Any) -> Any:
 
 
 if importlib.util.find_spec("onnx") is not None:
-    from lowgemm.onnx_run import convolution, engines, geometry, model, passes, rewrite, state
+    from lowgemm.onnx_run import chains, convolution, engines, geometry, model, passes, rewrite, state, tables
     from lowgemm.onnx_run import program as onnx_program
 
     def onnx_model() -> Any:
@@ -299,6 +299,8 @@ if importlib.util.find_spec("onnx") is not None:
          lambda f: [p.to_array() for s in f.slices for p in s._packed]),
         ("geometry", geometry.Geometry, lambda: geometry.geometry((1, 3, 8, 8), (5, 3, 3, 3)), fields),
         ("coded tensor", rewrite.Coded, lambda: rewrite.Coded("a", "b", "c", np.ones(1), np.zeros(1), 0), tuple),
+        ("chain's nodes", chains.Group, lambda: chains.Group([], ["x"], ["y"], []), tuple),
+        ("table's nodes", tables.Table, lambda: tables.Table([], "x", "y"), tuple),
         ("rewriter", rewrite.Rewriter, lambda: rewrite.Rewriter(onnx_model()), lambda r: r.constants["w"]),
     ]  # fmt: skip
 
@@ -324,6 +326,8 @@ if importlib.util.find_spec("onnx") is not None:
     REFUSED[engines.Subgraph] = lambda: engines.Subgraph(
         [], [], [], {}, engines.Context("onnx.reference", {}, 8, None)
     )
+    REFUSED[chains.Chain] = lambda: chains.Chain(chains.Group([], [], [], []), {}, list)
+    REFUSED[tables.LookUp] = lambda: tables.LookUp(lambda x: x)
     REFUSED[passes.Binary] = lambda: passes.Binary(passes.add, passes.ADD, {"ra": 1.0})
     REFUSED[convolution.Convolution] = lambda: convolution.Convolution(
         convolution.PackedFilters(np.ones((4, 2, 3, 3), np.int8)), np.uint8, (None, None), {}

@@ -24,8 +24,7 @@ from lowgemm.output.check import check_pipeline
 from lowgemm.output.stages.requantize import Requantize
 from lowgemm.requantize import requantize
 
-#: Smallest scale. A smaller float32 is subnormal and has fewer bits.
-_SMALLEST = float(np.finfo(np.float32).tiny)
+_SMALLEST = passes.SMALLEST
 
 
 def _of_stack(a: np.ndarray, name: str, shape: tuple[int, ...], axis: int) -> np.ndarray:
@@ -455,6 +454,10 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.nd
     TypeError, ValueError
         If `x` is not float32, empty, or not finite.
 
+    Notes
+    -----
+    Zeros alone have the scale 1, as in onnxruntime; the onnx package gives 1 / 255. The values are the same.
+
     Examples
     --------
     >>> import numpy as np
@@ -467,7 +470,7 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.nd
         raise TypeError(f"x: expected float32, got {x.dtype}")
     high, low = _range(x)
     with np.errstate(over="ignore"):
-        scale = np.float32((high - low) / np.float32(255)) if high != low else np.float32(1 / 255)
+        scale = np.float32((high - low) / np.float32(255)) if high != low else np.float32(1)
     if (
         not np.isfinite(scale) or scale < _SMALLEST
     ):  # a range that float32 cannot hold, or steps too small for it

@@ -11,21 +11,28 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from lowgemm.jit.memory import round_even, store_32
-from lowgemm.jit.routine import routine
+from lowgemm.jit.routine import inner, inner_dividing, routine
 
 _u64 = np.uint64
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@inner_dividing
+def quantize_one(x, scale, zero, below, above):
+    """A number's step, between limits from which the zero point is taken away: they and the quotient are whole float32 numbers,
+    so nothing is rounded twice.
+    """
+    t = round_even(x / scale)
+    t = t if t > below else below  # a NaN too
+    t = t if t < above else above
+    return np.int32(t) + np.int32(zero)
+
+
+@inner_dividing
 def _quantize(x, out, begin, count, scale, zero, low, high, limit):
-    # limits before the zero point is added: they and the quotient are whole float32 numbers, so nothing is rounded twice
     b = _u64(begin)
     below, above = np.float32(low - zero), np.float32(high - zero)
     for i in range(_u64(count)):
-        t = round_even(x[b + i] / scale)
-        t = t if t > below else below  # a NaN too
-        t = t if t < above else above
-        out[b + i] = (np.int32(t) + np.int32(zero)) & limit
+        out[b + i] = quantize_one(x[b + i], scale, zero, below, above) & limit
 
 
 @routine("ppppnnnnnn")
@@ -44,7 +51,7 @@ def quantize(src, dst, scales, zeros, outer, channels, inner, low, high, item):
                 _quantize(x, out16, begin, inner, scale[c], zero[c], low, high, np.int32(0xFFFF))
 
 
-@numba.njit(nogil=True)
+@inner
 def _dequantize(x, out, begin, count, scale, zero):
     b, point = _u64(begin), np.float32(zero)
     for i in range(_u64(count)):
@@ -69,17 +76,56 @@ def dequantize(src, dst, scales, zeros, outer, channels, inner, kind):
                 _dequantize(s32, out, begin, inner, scale[c], zero[c])
 
 
-@routine("ppn")
-def extremes(src, dst, count):
-    """Smallest and largest float32, as int32 keys in the same order as the numbers; NaNs lie beyond the infinities."""
-    x = numba.carray(src, (count,), np.int32)
+@inner
+def _extremes(x, count):
     low, high = np.int32(0), np.int32(0)  # the key of 0, which the range includes
     for i in range(_u64(count)):
         bits = x[i]
         key = bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
         low, high = min(low, key), max(high, key)
+    return low, high
+
+
+@routine("ppn")
+def extremes(src, dst, count):
+    """Smallest and largest float32, as int32 keys in the same order as the numbers; NaNs lie beyond the infinities."""
+    low, high = _extremes(numba.carray(src, (count,), np.int32), count)
     store_32(dst, 0, low)
     store_32(dst, 1, high)
+
+
+#: Smallest scale. A smaller float32 is subnormal and has fewer bits.
+SMALLEST = float(np.finfo(np.float32).tiny)
+
+
+@inner_dividing
+def _scale_of(low, high):
+    """DynamicQuantizeLinear's scale and zero point of a range."""
+    scale = (high - low) / np.float32(255) if high != low else np.float32(1)
+    if not np.isfinite(scale) or scale < np.float32(SMALLEST):
+        # a range that float32 cannot hold, or steps too small for it
+        scale = np.float32(max((np.float64(high) - np.float64(low)) / 255.0, SMALLEST))
+    point = min(max(np.float32(0) - low / scale, np.float32(0)), np.float32(255))
+    return scale, np.int32(round_even(point))
+
+
+@routine("pppn")
+def dynamic_scale(src, real, whole, count):
+    """Scale (to `real`) and zero point (to `whole`, int32; -1 if a value is not finite) of float32 data."""
+    low, high = _extremes(numba.carray(src, (count,), np.int32), count)
+    ends, r, w = (
+        numba.carray(whole, (2,), np.int32),
+        numba.carray(real, (2,), np.float32),
+        numba.carray(whole, (2,), np.float32),
+    )
+    ends[0] = low ^ ((low >> np.int32(31)) & np.int32(0x7FFFFFFF))
+    ends[1] = high ^ ((high >> np.int32(31)) & np.int32(0x7FFFFFFF))
+    first, last = w[0], w[1]
+    if np.isfinite(first) and np.isfinite(last):
+        scale, point = _scale_of(first, last)
+        r[0], ends[0] = scale, point
+    else:
+        ends[0] = -1
 
 
 def empty_like(x: np.ndarray, dtype: DTypeLike) -> np.ndarray | None:

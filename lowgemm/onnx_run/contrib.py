@@ -12,11 +12,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 
 from lowgemm.compat import onnx as ox
 from lowgemm.gemm import gemm
-from lowgemm.onnx_run import operators, passes
+from lowgemm.onnx_run import operators, passes, turned
 from lowgemm.onnx_run.elementwise import qlinear_add, qlinear_mul
 from lowgemm.onnx_run.geometry import geometry
 from lowgemm.onnx_run.operators import (
@@ -134,9 +135,9 @@ def qlinear_average_pool(
     Elements are added one after the other in float32, and the zero point is added before rounding. With `count_include_pad` a
     window counts all its places, also those that `ceil_mode` adds behind the padding.
     """
-    real = _channels_first(_real(x, x_scale, x_zero), channels_last)
+    x = _channels_first(x, channels_last)
     kernel = tuple(kernel_shape)
-    g = geometry(real.shape, (1, real.shape[1], *kernel), auto_pad=auto_pad, pads=pads, strides=strides)
+    g = geometry(x.shape, (1, x.shape[1], *kernel), auto_pad=auto_pad, pads=pads, strides=strides)
     out, end = list(g.out), list(g.end)
     for i, (size, begin, step) in enumerate(zip(g.size, g.begin, g.strides, strict=True)):
         if (
@@ -146,6 +147,11 @@ def qlinear_average_pool(
         ):
             out[i] += 1  # a last window that begins inside of the image
         end[i] = max(0, (out[i] - 1) * step + kernel[i] - size - begin)
+    if len(kernel) == 2 and x.dtype in (np.uint8, np.int8) and x.size and not numba.config.DISABLE_JIT:
+        zeros = _zero_like(x, x_zero), _zero_like(x, y_zero)
+        y = passes.averages(x, (x_scale, y_scale), zeros, g, out, bool(count_include_pad))
+        return _channels_back(y, channels_last)
+    real = _real(x, x_scale, x_zero)
     around = [(0, 0), (0, 0), *zip(g.begin, end, strict=True)]
     padded, inside = np.pad(real, around), np.pad(np.ones(g.size, np.float32), around[2:])
     total, count = np.zeros((*real.shape[:2], *out), np.float32), np.zeros(out, np.float32)
@@ -171,7 +177,7 @@ def qlinear_reduce_mean(
 def qlinear_concat(state: State, y_scale, y_zero, *parts: Any, axis: int) -> np.ndarray:
     """QLinearConcat: (tensor, scale, zero point) for each part."""
     triples = zip(parts[::3], parts[1::3], parts[2::3], strict=True)
-    return np.concatenate([_recoded(state, *t, y_scale, y_zero) for t in triples], axis=axis)
+    return turned.concatenated([_recoded(state, *t, y_scale, y_zero) for t in triples], axis)
 
 
 @_by_table

@@ -16,6 +16,7 @@ import numpy as np
 from lowgemm import config
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run import mended
+from lowgemm.onnx_run.turned import contiguous
 
 #: Settings of `Model(float_nodes=...)`.
 CHOICES = ("auto", "onnxruntime", "onnx.reference")
@@ -200,6 +201,11 @@ class Subgraph(NotCopied):
 
         def call(*given: Any) -> Sequence[Any]:
             try:
+                # onnxruntime would copy them too, element by element
+                given = [
+                    v if v.__class__ is not np.ndarray or v.flags.c_contiguous else contiguous(v)
+                    for v in given
+                ]
                 return run(outputs, dict(zip(names, given)))  # noqa: B905 - the program counts them
             except Exception as error:
                 if [getattr(v, "ndim", None) for v in given] != kinds:
@@ -258,6 +264,17 @@ def _short(error: Exception) -> str:
         if not rest:
             break
     return text or str(error)
+
+
+def attributes_of(node: Any) -> dict[str, Any]:
+    """Attributes by name; texts as `str`."""
+    from onnx.helper import get_attribute_value
+
+    found = {}
+    for attribute in node.attribute:
+        value = get_attribute_value(attribute)
+        found[attribute.name] = value.decode() if isinstance(value, bytes) else value
+    return found
 
 
 def reads_of(node: Any) -> list[str]:

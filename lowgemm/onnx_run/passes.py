@@ -17,8 +17,10 @@ from numba.extending import intrinsic
 
 from lowgemm.compat.onnx_passes import empty_like
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.jit.memory import round_even
-from lowgemm.jit.routine import routine
+from lowgemm.jit.memory import offset, round_even
+from lowgemm.jit.routine import inner, inner_dividing, routine, unpack_words
+from lowgemm.jit.target import target
+from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i8, i64, load, store, vec
 
 _u64 = np.uint64
 #: Axes of a pass over two operands, after those that can be are counted as one.
@@ -41,7 +43,7 @@ def fused(typingctx, a, b, c):
     return types.float32(types.float32, types.float32, types.float32), codegen
 
 
-@numba.njit(nogil=True)
+@inner
 def _byte(t, low, high):
     t = round_even(t)
     t = t if t > low else low  # a NaN too
@@ -49,7 +51,7 @@ def _byte(t, low, high):
     return np.uint8(np.int32(t) & np.int32(255))
 
 
-@numba.njit(nogil=True)
+@inner
 def _add_line(a, at_a, b, at_b, out, at, count, flip, ra, rb, fixed, low, high):
     p, q, r = _u64(at_a), _u64(at_b), _u64(at)
     for i in range(_u64(count)):
@@ -57,14 +59,14 @@ def _add_line(a, at_a, b, at_b, out, at, count, flip, ra, rb, fixed, low, high):
         out[r + i] = _byte(fused(np.float32(u), ra, fused(np.float32(v), rb, fixed)), low, high)
 
 
-@numba.njit(nogil=True)
+@inner
 def _add_one(a, at_a, part, out, at, count, flip, ra, low, high):
     p, r = _u64(at_a), _u64(at)
     for i in range(_u64(count)):
         out[r + i] = _byte(fused(np.float32((np.int32(a[p + i]) ^ flip) - flip), ra, part), low, high)
 
 
-@numba.njit(nogil=True)
+@inner
 def _one_add(b, at_b, first, out, at, count, flip, ra, rb, fixed, low, high):
     q, r = _u64(at_b), _u64(at)
     for i in range(_u64(count)):
@@ -72,7 +74,7 @@ def _one_add(b, at_b, first, out, at, count, flip, ra, rb, fixed, low, high):
         out[r + i] = _byte(fused(first, ra, fused(np.float32(v), rb, fixed)), low, high)
 
 
-@numba.njit(nogil=True)
+@inner
 def _mul_line(a, at_a, b, at_b, out, at, count, flip, za, zb, ratio, zero, low, high):
     p, q, r = _u64(at_a), _u64(at_b), _u64(at)
     for i in range(_u64(count)):
@@ -80,7 +82,7 @@ def _mul_line(a, at_a, b, at_b, out, at, count, flip, za, zb, ratio, zero, low, 
         out[r + i] = _byte(np.float32(u * v) * ratio + zero, low, high)
 
 
-@numba.njit(nogil=True)
+@inner
 def _mul_one(a, at_a, v, out, at, count, flip, za, ratio, zero, low, high):
     p, r = _u64(at_a), _u64(at)
     for i in range(_u64(count)):
@@ -170,13 +172,134 @@ def mul(params, first, second, dst):
                 at += count
 
 
+@intrinsic
+def _look_up_64(typingctx, args):
+    """64 bytes by a table of 256: (table, source, destination).
+
+    AVX512-VBMI looks up 64 bytes in 128 by one instruction; elsewhere each is loaded.
+    """
+
+    def codegen(context, b, signature, values):
+        table, src, dst = unpack_words(context, b, signature.args[0], values[0])
+        ty = vec(i8, 64)
+        if "avx512vbmi" not in target()[1]:
+            for i in range(64):
+                place = b.zext(b.load(at(b, src, i)), i64)
+                b.store(b.load(at(b, table, place)), at(b, dst, i))
+            return context.get_dummy_value()
+        places, parts = load(b, ty, src), [load(b, ty, at(b, table, 64 * i)) for i in range(4)]
+        name = "llvm.x86.avx512.vpermi2var.qi.512"
+        low, high = (call_intrinsic(b, name, ty, [parts[i], places, parts[i + 1]]) for i in (0, 2))
+        store(b, b.select(b.icmp_signed("<", places, const(ty, 0)), high, low), dst)
+        return context.get_dummy_value()
+
+    return types.void(args), codegen
+
+
 @routine("pppn")
 def look_up(table, src, dst, count):
     """Bytes by a table of 256."""
     t = numba.carray(table, (256,), np.uint8)
     x, out = numba.carray(src, (count,), np.uint8), numba.carray(dst, (count,), np.uint8)
-    for i in range(_u64(count)):
+    whole = count // 64
+    for i in range(whole):
+        _look_up_64((table, offset(src, 64 * i), offset(dst, 64 * i)))
+    for i in range(64 * whole, count):
         out[i] = t[x[i]]
+
+
+@routine("ppppnnnn")
+def softmax(src, dst, table, params, rows, count, flip, high):
+    """QLinearSoftmax of (rows, count) bytes; `params` is float64: the number of steps of 1, and the zero point.
+
+    `table` has the power of each distance from the largest, from -255 to 0. A row's powers are added one after the other.
+    """
+    x, out = numba.carray(src, (rows * count,), np.uint8), numba.carray(dst, (rows * count,), np.uint8)
+    t, p, f = numba.carray(table, (256,), np.float32), numba.carray(params, (2,), np.float64), np.int32(flip)
+    whole, zero, limit = p[0], p[1], np.float64(high)
+    for r in range(rows):
+        begin, largest = _u64(r * count), np.int32(-128)
+        for i in range(_u64(count)):
+            largest = max(largest, (np.int32(x[begin + i]) ^ f) - f)
+        place, total = 255 - largest, np.float32(0)
+        for i in range(_u64(count)):
+            total += t[place + (np.int32(x[begin + i]) ^ f) - f]
+        for i in range(_u64(count)):
+            power = t[place + (np.int32(x[begin + i]) ^ f) - f]
+            steps = min(round_even(_quotient(np.float64(power), np.float64(total)) * whole) + zero, limit)
+            out[begin + i] = np.uint8(np.int32(steps) & np.int32(255))
+
+
+@inner_dividing
+def _quotient(a, b):
+    return a / b
+
+
+@routine("ppppnnnnnnnnn")
+def average_pool(
+    src, dst, places, params, images, height, width, channels, out_height, out_width, kh, kw, flip
+):
+    """QLinearAveragePool of images with their channels last.
+
+    `places` is int64: where windows begin, the step between them, and whether all places count, one each for rows and columns.
+    `params` is float32: zero point and scale before, zero point and scale after, and limits.
+    """
+    p, at = numba.carray(params, (6,), np.float32), numba.carray(places, (6,), np.int64)
+    x = numba.carray(src, (images * height * width * channels,), np.uint8)
+    out = numba.carray(dst, (images * out_height * out_width * channels,), np.uint8)
+    top, left, down, across, everywhere = at[0], at[1], at[2], at[3], at[4]
+    f, place = np.int32(flip), 0
+    total = np.empty(channels, np.float32)
+    for n in range(images):
+        for i in range(out_height):
+            for j in range(out_width):
+                for c in range(channels):
+                    total[c] = np.float32(0)
+                count = 0
+                for u in range(kh):
+                    row = i * down - top + u
+                    if row < 0 or row >= height:
+                        continue
+                    for v in range(kw):
+                        column = j * across - left + v
+                        if column >= 0 and column < width:
+                            _add_real(
+                                x,
+                                ((n * height + row) * width + column) * channels,
+                                total,
+                                channels,
+                                f,
+                                p[0],
+                                p[1],
+                            )
+                            count += 1
+                _mean(
+                    total,
+                    out,
+                    place,
+                    channels,
+                    np.float32(kh * kw if everywhere else count),
+                    p[2],
+                    p[3],
+                    p[4],
+                    p[5],
+                )
+                place += channels
+
+
+@inner
+def _add_real(x, begin, total, count, f, zero, scale):
+    b = _u64(begin)
+    for c in range(_u64(count)):
+        total[c] += (np.float32((np.int32(x[b + c]) ^ f) - f) - zero) * scale
+
+
+@inner_dividing
+def _mean(total, out, begin, channels, count, zero, scale, low, high):
+    b = _u64(begin)
+    for c in range(_u64(channels)):
+        # the zero point is added before rounding
+        out[b + c] = _byte(total[c] / count / scale + zero, low, high)
 
 
 @routine("ppnnnn")
@@ -336,3 +459,31 @@ def sum_spatial(x: np.ndarray) -> np.ndarray:
         x = np.ascontiguousarray(x)
         sums.ctypes(x.ctypes.data, total.ctypes.data, images * channels, area, 1, flip)
     return total.astype(np.int64).reshape(images, channels, *(1,) * (x.ndim - 2))
+
+
+def averages(
+    x: np.ndarray, scales: tuple[Any, Any], zeros: tuple[Any, Any], g: Any, out: Any, everywhere: bool
+) -> np.ndarray:
+    """QLinearAveragePool of bytes with the channels second and two spatial axes; channels are last in the result's memory.
+
+    Parameters
+    ----------
+    x : ndarray
+        Images.
+    scales, zeros : tuple
+        Before and after.
+    g : Geometry
+        Of the windows.
+    out : sequence of int
+        Windows along both axes.
+    everywhere : bool
+        Whether places outside of the image count.
+    """
+    last = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    y, info = np.empty((x.shape[0], *out, x.shape[1]), zeros[1].dtype), np.iinfo(zeros[1].dtype)
+    places = np.array((*g.begin, *g.strides, everywhere, 0), np.int64)
+    (a, b), (p, q) = (v.reshape(()) for v in scales), (v.reshape(()) for v in zeros)
+    params = np.array((p, a, q, b, info.min, info.max), np.float32)
+    addresses = (v.ctypes.data for v in (last, y, places, params))
+    average_pool.ctypes(*addresses, *last.shape, *out, *g.kernel, 128 if x.dtype == np.int8 else 0)
+    return y.transpose(0, 3, 1, 2)

@@ -1,7 +1,8 @@
 """Nodes whose scales, zero points and weights are constants, prepared once: what is left for a run is the data.
 
-A maker takes (state, constants, attributes), the constants in the place of the inputs and None for the others, and returns a
-function of the inputs, or None where something that it needs is no constant. What it returns computes what the operator's
+A maker takes (state, constants, attributes, last), the constants in the place of the inputs and None for the others, and returns a
+function of the inputs, or None where something that it needs is no constant. `last`: the result's channels should be last in
+memory, because convolutions read it. What it returns computes what the operator's
 function in `operators.py` or `contrib.py` computes; those check everything at every call.
 """
 
@@ -13,10 +14,13 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm.compat import onnx_passes
-from lowgemm.onnx_run import convolution, elementwise, passes
+from lowgemm.checks.onnx import result_zero_point
+from lowgemm.compat import onnx, onnx_passes
+from lowgemm.gemm import gemm
+from lowgemm.onnx_run import convolution, dynamic, elementwise, passes, turned
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.operators import convolution_attributes
+from lowgemm.onnx_run.pipelines import pipeline
 from lowgemm.onnx_run.state import State
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
@@ -27,7 +31,7 @@ def _known(constants: Constants, *places: int) -> bool:
     return all(i < len(constants) and constants[i] is not None for i in places)
 
 
-def qlinear_conv(state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+def qlinear_conv(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
     """QLinearConv with the channels second."""
     if (
         attributes.get("channels_last")
@@ -53,7 +57,7 @@ def qlinear_conv(state: State, constants: Constants, attributes: dict[str, Any])
     return run
 
 
-def conv_integer(state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+def conv_integer(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
     """ConvInteger; the zero point of the images may come with them."""
     if (
         not _known(constants, 1)
@@ -82,7 +86,7 @@ def conv_integer(state: State, constants: Constants, attributes: dict[str, Any])
 
 
 def _binary(values: Callable[..., Any], routine: Any, record: np.dtype) -> Callable[..., Any]:
-    def make(state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+    def make(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
         if not _known(constants, 1, 4, 6) or any(len(constants) <= i for i in (2, 5)):
             return None
         zeros = [constants[i] if len(constants) > i else None for i in (2, 5, 7)]
@@ -113,7 +117,7 @@ def _one_scale(constants: Constants) -> bool:
     )
 
 
-def quantize_linear(state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+def quantize_linear(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
     """QuantizeLinear of float32 with one scale."""
     plain = not any(attributes.get(n) for n in ("block_size", "output_dtype", "precision"))
     if not plain or not _one_scale(constants) or len(constants) < 3 or constants[2].dtype not in _BYTES:
@@ -124,9 +128,27 @@ def quantize_linear(state: State, constants: Constants, attributes: dict[str, An
     scale, zero = constants[1].reshape(1).copy(), constants[2].reshape(1).astype(np.int32)
     info = np.iinfo(dtype)
     at, low, high = (scale.ctypes.data, zero.ctypes.data), int(info.min), int(info.max)
-    call = onnx_passes.quantize.ctypes
+    call, turn, point, real = (
+        onnx_passes.quantize.ctypes,
+        turned.quantized_last.ctypes,
+        int(zero[0]),
+        float(scale[0]),
+    )
 
     def run(x: np.ndarray, *_: Any) -> np.ndarray:
+        if (
+            last
+            and x.ndim > 2
+            and x.shape[1] > 1
+            and x.size
+            and x.dtype == np.float32
+            and x.flags.c_contiguous
+        ):
+            images, channels = x.shape[:2]
+            y, own = turned.empty_last(x.shape, dtype), np.array((real, 0, 0), np.float32)
+            pixels = x.size // (images * channels)
+            turn(x.ctypes.data, y.ctypes.data, own.ctypes.data, point, images, channels, pixels, low, high)
+            return y
         y = onnx_passes.empty_like(x, dtype) if x.dtype == np.float32 else None
         if y is None:
             return NotImplemented
@@ -137,7 +159,7 @@ def quantize_linear(state: State, constants: Constants, attributes: dict[str, An
     return run
 
 
-def dequantize_linear(state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+def dequantize_linear(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
     """DequantizeLinear of bytes with one scale."""
     if attributes.get("block_size") or attributes.get("output_dtype") or not _one_scale(constants):
         return None
@@ -151,14 +173,117 @@ def dequantize_linear(state: State, constants: Constants, attributes: dict[str, 
         onnx_passes.dequantize.ctypes,
     )
 
+    both = np.array((scale[0], zero[0]), np.float32)
+    turn, real, flip = turned.dequantized_second.ctypes, both.ctypes.data, 128 if dtype == np.int8 else 0
+
     def run(x: np.ndarray, *_: Any) -> np.ndarray:
+        found = turned.sizes(x) if x.dtype == dtype else None
+        if found is not None:  # the float node that reads it wants its channels second
+            images, channels, pixels = found
+            y = np.empty(x.shape, np.float32)
+            turn(x.ctypes.data, y.ctypes.data, real, flip, images, pixels, channels)
+            return y
         y = onnx_passes.empty_like(x, np.float32) if x.dtype == dtype else None
         if y is None:
             return NotImplemented
         call(x.ctypes.data, y.ctypes.data, *at, 1, 1, x.size, kind)
         return y
 
-    run.held = scale, zero  # type: ignore[attr-defined]  # the addresses point into them
+    run.held = scale, zero, both  # type: ignore[attr-defined]  # the addresses point into them
+    return run
+
+
+def _coded_product(
+    state: State,
+    scales: Constants,
+    zeros: Constants,
+    b: Any,
+    bias: Any = None,
+    alpha: float = 1.0,
+    turned_b: bool = False,
+) -> Any:
+    """A function of `a` for a product whose operands but `a` are constants: scales and zero points of `a`, `b` and the result."""
+    if (
+        b is None
+        or b.dtype not in _BYTES
+        or b.ndim != 2
+        or not b.size
+        or scales[0] is None
+        or scales[1] is None
+    ):
+        return None
+    right = state.rhs(b, transposed=turned_b)
+    depth, count = right.shape
+    if isinstance(right, np.ndarray) or any(
+        s is not None and (s.dtype != np.float32 or not (s > 0).all()) for s in scales
+    ):
+        return None
+    if (
+        scales[0].size != 1
+        or scales[1].size not in (1, count)
+        or alpha <= 0
+        or (scales[2] is not None and scales[2].size != 1)
+    ):
+        return None
+    if zeros[0] is None or zeros[0].size != 1 or zeros[0].dtype not in _BYTES:
+        return None
+    points = onnx.zero_points(np.empty((1, depth), zeros[0].dtype), right, zeros[0], zeros[1])
+    scale = np.float32(alpha) * scales[0].reshape(()) * scales[1].reshape(-1)
+    code, dtype = 0, None
+    if scales[2] is not None:
+        scale = scale / scales[2].reshape(())
+        code, dtype = result_zero_point(zeros[2])
+    column = None
+    if bias is not None:
+        if bias.dtype != np.int32 or bias.size not in (1, count) or max(bias.shape, default=1) != bias.size:
+            return None
+        if bias.ndim and bias.shape[-1] != bias.size:
+            return None
+        column = np.broadcast_to(bias.reshape(-1), (count,))
+    stages = pipeline(scale if scale.size > 1 else scale.reshape(()), code, dtype, state.rounding, 1, column)
+    kind = zeros[0].dtype
+    for name, value in points.items():  # vectors of one value cost what a scalar costs
+        flat = np.reshape(value, -1)
+        points[name] = int(flat[0]) if (flat == flat[0]).all() else flat
+
+    def run(a: np.ndarray) -> Any:
+        if a.dtype != kind or a.ndim < 2 or a.shape[-1] != depth or not a.size:
+            return NotImplemented
+        rows = a if a.ndim == 2 else a.reshape(-1, depth)
+        y = gemm(rows, right, output=stages, num_threads=state.num_threads, **points)
+        return y if a.ndim == 2 else y.reshape(*a.shape[:-1], count)
+
+    return run
+
+
+def qlinear_matmul(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
+    """QLinearMatMul with a constant right-hand side."""
+    if not _known(constants, *range(1, 8)):
+        return None
+    _, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = constants
+    product = _coded_product(state, (a_scale, b_scale, y_scale), (a_zero, b_zero, y_zero), b)
+    return None if product is None else lambda a, *_: product(a)
+
+
+def qgemm(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
+    """QGemm with a constant right-hand side."""
+    _, a_scale, a_zero, b, b_scale, b_zero, bias, y_scale, y_zero = [*constants, *[None] * 9][:9]
+    if attributes.get("transA") or b_zero is None or (y_scale is None) != (y_zero is None):
+        return None
+    if any(len(constants) > i and constants[i] is None for i in (7, 8)):
+        return None
+    scales, zeros = (a_scale, b_scale, y_scale), (a_zero, b_zero, y_zero)
+    product = _coded_product(
+        state, scales, zeros, b, bias, attributes.get("alpha", 1.0), bool(attributes.get("transB"))
+    )
+    if product is None:
+        return None
+
+    def run(*inputs: Any) -> Any:
+        if bias is None and len(inputs) > 6 and inputs[6] is not None:
+            return NotImplemented
+        return product(inputs[0])
+
     return run
 
 
@@ -166,16 +291,21 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("", "QLinearConv"): qlinear_conv,
     (DOMAIN, "QLinearConv"): qlinear_conv,
     ("", "ConvInteger"): conv_integer,
+    ("", "QLinearMatMul"): qlinear_matmul,
+    (DOMAIN, "QGemm"): qgemm,
     (DOMAIN, "QLinearAdd"): _binary(elementwise.add_values, passes.add, passes.ADD),
     (DOMAIN, "QLinearMul"): _binary(elementwise.mul_values, passes.mul, passes.MUL),
     ("", "QuantizeLinear"): quantize_linear,
     (DOMAIN, "QuantizeLinear"): quantize_linear,
     ("", "DequantizeLinear"): dequantize_linear,
     (DOMAIN, "DequantizeLinear"): dequantize_linear,
+    **dynamic.MAKERS,
 }
 
 
-def prepared(key: tuple[str, str], state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+def prepared(
+    key: tuple[str, str], state: State, constants: Constants, attributes: dict[str, Any], last: bool = False
+) -> Any:
     """A function of a node's inputs, or None if the operator's own function has to do.
 
     What it returns may return NotImplemented, for inputs that need the operator's own function. Constants that do not
@@ -185,6 +315,6 @@ def prepared(key: tuple[str, str], state: State, constants: Constants, attribute
     if maker is None or numba.config.DISABLE_JIT:
         return None
     try:
-        return maker(state, constants, attributes)
+        return maker(state, constants, attributes, last)
     except (TypeError, ValueError):
         return None

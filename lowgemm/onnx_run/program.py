@@ -13,12 +13,17 @@ from typing import Any
 import numpy as np
 
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.onnx_run.engines import Context, Subgraph, reads_of
+from lowgemm.onnx_run import chains, dynamic, tables
+from lowgemm.onnx_run.engines import Context, Subgraph, attributes_of, reads_of
 from lowgemm.onnx_run.prepare import prepared
 from lowgemm.onnx_run.state import NotOurs, State
 
 #: A node is lowgemm's ("ours"), the engine's ("theirs"), or whoever's is at hand ("either").
 OURS, THEIRS, EITHER = "ours", "theirs", "either"
+#: Operators whose first operand is an image.
+CONVOLUTIONS = ("QLinearConv", "ConvInteger", "ConvIntegerToFloat")
+#: Operators that bring sums to float32, into memory that they make.
+FLOAT_PRODUCTS = ("ConvIntegerToFloat", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 
 
 def phases(nodes: Sequence[Any], kinds: Sequence[str]) -> list[tuple[str, list[int]]]:
@@ -83,18 +88,7 @@ class _Step:
 
     def owners(self) -> list[str]:
         """Who runs each of the nodes."""
-        return [self.runs_on] if self.part is None else self.part.runs_on
-
-
-def attributes_of(node: Any) -> dict[str, Any]:
-    """Attributes by name; texts as `str`."""
-    from onnx.helper import get_attribute_value
-
-    found = {}
-    for attribute in node.attribute:
-        value = get_attribute_value(attribute)
-        found[attribute.name] = value.decode() if isinstance(value, bytes) else value
-    return found
+        return [self.runs_on] * len(self.nodes) if self.part is None else self.part.runs_on
 
 
 def label_of(node: Any) -> str:
@@ -143,6 +137,11 @@ class Program(NotCopied):
         self.constants = dict(constants)
         self._number: dict[str, int] = {"": 0}
         nodes = self._folded(list(nodes))
+        self._chains: dict[str, chains.Group] = {}
+        self._tables: dict[str, tables.Table] = {}
+        if context.optimize:
+            nodes = self._chained(self._tabled(nodes))
+        self._last = self._convolved(nodes)
         self.steps: list[_Step] = []
         turns = phases(nodes, [self._kind(n) for n in nodes])
         for t, (side, taken) in enumerate(turns):
@@ -156,11 +155,79 @@ class Program(NotCopied):
     # ---- making it ----------------------------------------------------------------------------------------
     def _kind(self, node: Any) -> str:
         key = (node.domain, node.op_type)
-        if key in self.table:
+        if key in self.table or key in ((dynamic.OWN, "Chain"), (dynamic.OWN, "Table")):
             return OURS
         if key in self.either:
             return EITHER
         return OURS if key == ("", "If") and self._holds_ours(node) else THEIRS
+
+    def _tabled(self, nodes: list[Any]) -> list[Any]:
+        """Nodes with what is a table of 256 as one node."""
+        from onnx import helper
+
+        kept, found = tables.find(nodes, self.constants, self.outputs)
+        self._tables = {t.output: t for t in found}
+        return [
+            helper.make_node("Table", [n.source], [n.output], domain=dynamic.OWN)
+            if isinstance(n, tables.Table)
+            else n
+            for n in kept
+        ]
+
+    def _table(self, node: Any) -> _Step:
+        table = self._tables[node.output[0]]
+        program = Program(
+            table.nodes, self.constants, [table.source], [table.output], table=self.table, either=self.either,
+            state=self.state, context=self.context._replace(optimize=False),
+        )  # fmt: skip
+        step = _Step(
+            tables.LookUp(lambda x: program.run([x])[0]), table.nodes,
+            f"table of {len(table.nodes)} nodes from {label_of(table.nodes[0])}",
+        )  # fmt: skip
+        step.inputs, step.outputs = self._numbers(node.input), self._numbers(node.output)
+        return step
+
+    def _chained(self, nodes: list[Any]) -> list[Any]:
+        """Nodes with each chain of float operators as one node, in the place of its last."""
+        from onnx import helper
+
+        made = {o for n in nodes if n.op_type in FLOAT_PRODUCTS and n.domain for o in n.output}
+        place, gone = {}, set()
+        for group in chains.find(nodes, self.constants, made, made, set(self.outputs)):
+            inputs = [n for n in group.inputs if n not in self.constants]
+            node = helper.make_node("Chain", inputs, group.outputs, domain=dynamic.OWN)
+            self._chains[group.outputs[0]] = group
+            place[id(group.nodes[-1])] = node
+            gone.update(id(n) for n in group.nodes)
+        return [place.get(id(n), n) for n in nodes if id(n) in place or id(n) not in gone]
+
+    def _chain(self, node: Any) -> _Step:
+        group = self._chains[node.output[0]]
+        constants = {n: self.constants[n] for n in group.inputs if n in self.constants}
+        part = Subgraph(group.nodes, list(node.input), group.outputs, constants, self.context)
+
+        def otherwise(*values: Any) -> Sequence[Any]:
+            results = part(*values)
+            step.runs_on = part.runs_on[0]
+            return results
+
+        step = _Step(
+            chains.Chain(group, self.constants, otherwise),
+            group.nodes,
+            f"chain of {len(group.nodes)} nodes from {label_of(group.nodes[0])}",
+        )
+        step.inputs, step.outputs = self._numbers(node.input), self._numbers(node.output)
+        return step
+
+    def _convolved(self, nodes: list[Any]) -> set[str]:
+        """Values that convolutions and other operators of lowgemm's alone read: their channels should be last in memory."""
+        convolved, others = set(), set(self.outputs)
+        for node in nodes:
+            if (node.domain, node.op_type) not in self.table and node.op_type != "Table":
+                others.update(reads_of(node))
+            elif node.op_type in CONVOLUTIONS and not node.domain.startswith("com"):
+                convolved.add(node.input[0])
+        return convolved - others
 
     def _holds_ours(self, node: Any) -> bool:
         """Whether the subgraphs of a node have operators of lowgemm's."""
@@ -199,16 +266,19 @@ class Program(NotCopied):
     def _own(self, node: Any) -> _Step:
         if node.op_type == "If":
             return self._branch(node)
+        if node.domain == dynamic.OWN and node.op_type in ("Chain", "Table"):
+            return self._chain(node) if node.op_type == "Chain" else self._table(node)
         function = self.table.get((node.domain, node.op_type)) or self.either[node.domain, node.op_type]
         attributes, state = attributes_of(node), self.state
         constants = [self.constants.get(n) for n in node.input]
-        fast = prepared((node.domain, node.op_type), state, constants, attributes)
+        last = node.output[0] in self._last
+        fast = prepared((node.domain, node.op_type), state, constants, attributes, last)
 
         def run(*inputs: Any) -> tuple[Any, ...]:
             if fast is not None:
                 result = fast(*inputs)
                 if result is not NotImplemented:
-                    return (result,)
+                    return result if type(result) is tuple else (result,)
             try:
                 result = function(state, *inputs, **attributes)
             except NotOurs:

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lowgemm.checks.values import INT32_MAX
+from lowgemm.onnx_run import dynamic
 from lowgemm.onnx_run.contrib import DOMAIN
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
@@ -254,7 +255,7 @@ class Rewriter:
             inputs.append(bias)
         if not self._fits(a, b, bias, lambda ndim: tuple(range(1, ndim))):
             return False
-        self._replace(node, chain, "QLinearConv", "", inputs, coded.name, list(node.attribute))
+        self.replace(node, chain, "QLinearConv", "", inputs, coded.name, list(node.attribute))
         return True
 
     def product(self, node: Any) -> bool:
@@ -268,7 +269,7 @@ class Rewriter:
         coded, chain = self.quantized(node.output[0])
         if coded is None:
             inputs = [a.name, b.name, a.scale_name, b.scale_name, a.zero_name, b.zero_name]
-            self._replace(node, [], "MatMulIntegerToFloat", DOMAIN, inputs, node.output[0], [])
+            self.replace(node, [], "MatMulIntegerToFloat", DOMAIN, inputs, node.output[0], [])
             return True
         inputs = [
             a.name,
@@ -280,7 +281,7 @@ class Rewriter:
             coded.scale_name,
             coded.zero_name,
         ]
-        self._replace(node, chain, "QLinearMatMul", "", inputs, coded.name, [])
+        self.replace(node, chain, "QLinearMatMul", "", inputs, coded.name, [])
         return True
 
     def gemm(self, node: Any) -> bool:
@@ -308,7 +309,7 @@ class Rewriter:
             inputs += [coded.scale_name, coded.zero_name]
         kept = [x for x in node.attribute if x.name != "beta"]
         output = node.output[0] if coded is None else coded.name
-        self._replace(node, chain, "QGemm", DOMAIN, inputs, output, kept)
+        self.replace(node, chain, "QGemm", DOMAIN, inputs, output, kept)
         return True
 
     def binary(self, node: Any) -> bool:
@@ -319,7 +320,7 @@ class Rewriter:
             return False
         inputs = [a.name, a.scale_name, a.zero_name, b.name, b.scale_name, b.zero_name]
         inputs += [coded.scale_name, coded.zero_name]
-        self._replace(node, chain, f"QLinear{node.op_type}", DOMAIN, inputs, coded.name, [])
+        self.replace(node, chain, f"QLinear{node.op_type}", DOMAIN, inputs, coded.name, [])
         return True
 
     def unary(self, node: Any) -> bool:
@@ -329,7 +330,7 @@ class Rewriter:
         if a is None or coded is None or not _alike(a, coded):
             return False
         inputs = [a.name, a.scale_name, a.zero_name, coded.scale_name, coded.zero_name]
-        self._replace(node, chain, f"QLinear{node.op_type}", DOMAIN, inputs, coded.name, list(node.attribute))
+        self.replace(node, chain, f"QLinear{node.op_type}", DOMAIN, inputs, coded.name, list(node.attribute))
         return True
 
     def concat(self, node: Any) -> bool:
@@ -341,7 +342,7 @@ class Rewriter:
         inputs = [coded.scale_name, coded.zero_name]
         for part in parts:
             inputs += [part.name, part.scale_name, part.zero_name]  # type: ignore[union-attr]
-        self._replace(node, chain, "QLinearConcat", DOMAIN, inputs, coded.name, list(node.attribute))
+        self.replace(node, chain, "QLinearConcat", DOMAIN, inputs, coded.name, list(node.attribute))
         return True
 
     def moved(self, node: Any) -> bool:
@@ -358,10 +359,10 @@ class Rewriter:
             if padded or self.opset < 12 or not a.scale.reshape(()) > 0:
                 return False
         inputs = [a.name, *node.input[1:]]
-        self._replace(node, chain, node.op_type, "", inputs, coded.name, list(node.attribute))
+        self.replace(node, chain, node.op_type, "", inputs, coded.name, list(node.attribute))
         return True
 
-    def _replace(
+    def replace(
         self,
         node: Any,
         chain: list[Any],
@@ -384,10 +385,16 @@ class Rewriter:
         self.index()
 
     def drop_unread(self) -> None:
-        """Remove dequantizers that nothing reads any more."""
-        for node in [n for n in self.graph.node if n.op_type == "DequantizeLinear"]:
-            if not any(o in self.readers or o in self.visible for o in node.output):
-                self.graph.node.remove(node)
+        """Remove nodes that nothing reads any more."""
+        read, kept = set(self.visible), []
+        for node in reversed(self.graph.node):
+            if any(o in read for o in node.output):
+                kept.append(node)
+                read.update(node.input)
+        if len(kept) != len(self.graph.node):
+            kept = [_copy(n) for n in reversed(kept)]
+            del self.graph.node[:]
+            self.graph.node.extend(kept)
         self.index()
 
     def run(self) -> Counter[str]:
@@ -396,6 +403,7 @@ class Rewriter:
         rules |= dict.fromkeys(("Add", "Mul"), self.binary)
         rules |= dict.fromkeys(("Sigmoid", "LeakyRelu", "GlobalAveragePool"), self.unary)
         rules |= dict.fromkeys(_MOVING, self.moved)
+        rules |= dict.fromkeys(("ConvInteger", "MatMulInteger"), lambda node: dynamic.to_float(self, node))
         for node in list(self.graph.node):
             if node.op_type in rules and node.domain in ("", "ai.onnx"):
                 rules[node.op_type](node)

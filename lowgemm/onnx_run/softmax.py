@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import math
 
+import numba
 import numpy as np
 
 from lowgemm.checks.onnx import scale_argument
 from lowgemm.checks.values import integer
+from lowgemm.onnx_run import passes
 from lowgemm.onnx_run.operators import need_bytes
 from lowgemm.onnx_run.state import State
 
@@ -43,11 +45,21 @@ def qlinear_softmax(
     if x.size == 0:
         return x.copy()
     whole = x.reshape(*x.shape[:axis], -1) if opset < 13 else np.moveaxis(np.atleast_1d(x), axis, -1)
+    info = np.iinfo(x.dtype)
+    zero = 0 if y_zero is None else int(y_zero.reshape(()))
+    if not numba.config.DISABLE_JIT and np.floor(np.float32(1) / step) < 2**30:
+        whole = np.ascontiguousarray(whole)
+        y, count = np.empty_like(whole), whole.shape[-1]
+        params = np.array((np.floor(np.float32(1) / step), zero), np.float64)
+        powers = _powers(scale, count)
+        addresses = (v.ctypes.data for v in (whole, y, powers, params))
+        passes.softmax.ctypes(
+            *addresses, whole.size // count, count, 128 if x.dtype == np.int8 else 0, info.max
+        )
+        return (y if opset < 13 else np.moveaxis(y, -1, axis)).reshape(x.shape)
     below = whole.astype(np.int64) - whole.max(axis=-1, keepdims=True)
     powers = _powers(scale, whole.shape[-1])[255 + below]
     sums = np.add.accumulate(powers, axis=-1)[..., -1:]
     steps = np.rint(powers.astype(np.float64) / sums * np.floor(np.float32(1) / step))
-    info = np.iinfo(x.dtype)
-    zero = 0 if y_zero is None else int(y_zero.reshape(()))
     y = np.minimum(steps + zero, info.max).astype(x.dtype)
     return (y if opset < 13 else np.moveaxis(y, -1, axis)).reshape(x.shape)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lowgemm.compat import onnx as ox
-from lowgemm.onnx_run import elementwise, passes
+from lowgemm.onnx_run import contrib, elementwise, passes
+from lowgemm.onnx_run.softmax import qlinear_softmax
 from lowgemm.onnx_run.state import State
 
 STATE = State()
@@ -130,3 +131,38 @@ def test_tables_and_sums(slowly):
         table = g.integers(0, 256, 256, dtype=np.uint8).view(dtype)
         same([passes.by_table(table, x)], [table[np.ascontiguousarray(x).view(np.uint8)]])
         same([passes.sum_spatial(x)], [slowly(passes.sum_spatial, x)])
+
+
+def test_softmax(slowly):
+    """Lengths around the table's, both types, any axis, ties and long rows."""
+    g = np.random.default_rng(5)
+    for trial in range(60):
+        dtype, opset = g.choice([np.uint8, np.int8]), int(g.choice([11, 13]))
+        x = laid_out(g, tuple(map(int, g.integers(1, 300 if trial % 5 == 0 else 9, g.integers(1, 4)))), dtype)
+        scales = [np.float32(10 ** g.uniform(-4, 0)) for _ in range(2)]
+        zero = np.asarray(g.integers(0, 256, dtype=np.uint8)).view(dtype)
+        arguments = x, scales[0], np.zeros((), dtype), scales[1] if trial % 2 else np.float32(1 / 256), zero
+        more = {"axis": int(g.integers(-x.ndim, x.ndim)), "opset": opset}
+        same(
+            [qlinear_softmax(STATE, *arguments, **more)], [slowly(qlinear_softmax, STATE, *arguments, **more)]
+        )
+
+
+def test_average_pool(slowly):
+    """Kernels, strides, padding, windows that are counted whole or not, channels second or last."""
+    g = np.random.default_rng(6)
+    for _ in range(80):
+        dtype = g.choice([np.uint8, np.int8])
+        kernel = [int(n) for n in g.integers(1, 4, 2)]
+        x = laid_out(g, (*map(int, g.integers(1, 20, 2)), *(int(n) for n in g.integers(4, 12, 2))), dtype)
+        scales = [np.float32(10 ** g.uniform(-3, 0)) for _ in range(2)]
+        zeros = [np.asarray(g.integers(0, 256, dtype=np.uint8)).view(dtype) for _ in range(2)]
+        more = {
+            "kernel_shape": kernel, "strides": [int(n) for n in g.integers(1, 3, 2)], "ceil_mode": int(g.integers(2)),
+            "pads": [int(n) for n in (g.random(4) * [*kernel, *kernel])], "count_include_pad": int(g.integers(2)),
+        }  # fmt: skip
+        arguments = x, scales[0], zeros[0], scales[1], zeros[1]
+        same(
+            [contrib.qlinear_average_pool(STATE, *arguments, **more)],
+            [slowly(contrib.qlinear_average_pool, STATE, *arguments, **more)],
+        )

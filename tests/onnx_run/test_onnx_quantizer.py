@@ -64,7 +64,8 @@ def test_fused(case):
     model = Model(proto)
     got = model.run({"x": x})[0]
     nodes = integer_nodes(model)
-    products = {"QGemm", "QLinearMatMul", "QLinearConv", "MatMulInteger", "ConvInteger"} & set(nodes)
+    names = {"QGemm", "QLinearMatMul", "QLinearConv", "MatMulIntegerToFloat", "ConvIntegerToFloat"}
+    products = names & set(nodes)
     assert products and all(nodes[p] == "lowgemm" for p in products)
     assert not {"Conv", "Gemm", "MatMul"} & set(nodes), nodes
     basic = om.onnxruntime_run(proto, {"x": x}, "ORT_ENABLE_BASIC")["y"]

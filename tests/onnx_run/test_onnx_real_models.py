@@ -1,6 +1,6 @@
 """Real models that packages ship (extra `models`), quantized here by onnxruntime's tool, beside onnxruntime.
 
-QOperator and dynamic models: equal to onnxruntime's run of the model as written. Quantize-dequantize models: the same without
+QOperator and dynamic models, and those that are shipped in int8: equal to onnxruntime's run of the model as written, fused too. Quantize-dequantize models: the same without
 fusion; with it, differences are counted, and a step of a few of them has one cause: float sums round, integer sums do not.
 """
 
@@ -24,6 +24,12 @@ MODELS = {
     "text direction": ("rapidocr_onnxruntime", "models/ch_ppocr_mobile_v2.0_cls_infer.onnx", (1, 3, 48, 192)),
     "text detection": ("rapidocr_onnxruntime", "models/ch_PP-OCRv4_det_infer.onnx", (1, 3, 96, 96)),
     "file type": ("magika", "models/standard_v3_3/model.onnx", (1, 2048)),
+}
+
+#: Models that are shipped in int8: package, file, name of the input. They hold DynamicQuantizeLSTM.
+SHIPPED = {
+    "vowel signs": ("text2tashkeel", "models/rawi_v3.int8.onnx", "input"),
+    "vowel signs, three layers": ("text2tashkeel", "models/bilstm.int8.onnx", "input_ids"),
 }
 
 #: Error of onnxruntime's sigmoid, a quotient of polynomials: below 1e-7 it has 0 where the function has not.
@@ -82,15 +88,16 @@ def test_as_written(real, kind, tmp_path):
     proto, draw = real
     model, feeds = quantize(proto, draw, tmp_path, kind), draw()
     want = om.onnxruntime_run(model, feeds, "ORT_DISABLE_ALL")
-    ours = Model(model, fuse=False)
-    for _ in range(2):  # the second run is that of prepared nodes
-        got = dict(zip([t.name for t in ours.outputs], ours.run(None, feeds), strict=True))
-        for name, value in want.items():
-            # the detector on noise gives probabilities of 1e-9, and a step of that size as its scale
-            atol = SIGMOID if "sigmoid" in name else 0
-            np.testing.assert_allclose(got[name], value, rtol=0, atol=atol, err_msg=name)
-    owners = {r.runs_on for r in ours.profile}
-    assert owners == {"lowgemm", "onnxruntime"}
+    for fuse in (False,) if kind == "qdq" else (False, True):
+        ours = Model(model, fuse=fuse)
+        for _ in range(2):  # the second run is that of prepared nodes
+            got = dict(zip([t.name for t in ours.outputs], ours.run(None, feeds), strict=True))
+            for name, value in want.items():
+                # the detector on noise gives probabilities of 1e-9, and a step of that size as its scale
+                atol = SIGMOID if "sigmoid" in name else 0
+                np.testing.assert_allclose(got[name], value, rtol=0, atol=atol, err_msg=name)
+        owners = {r.runs_on for r in ours.profile}
+        assert owners == {"lowgemm", "onnxruntime"}
 
 
 def test_fused(real, tmp_path):
@@ -105,3 +112,19 @@ def test_fused(real, tmp_path):
         print(f"\n{name}: {differ} of {value.size} differ, by {np.abs(got[name] - value).max():.1e} at most")
         assert differ <= max(2, value.size // 50)
     assert ours.rewritten
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped(name):
+    """As it is shipped, fused and not, on texts of several lengths: equal to onnxruntime's run of the model as written."""
+    peers.need("onnxruntime")
+    package, file, names = SHIPPED[name]
+    proto, g = onnx.load(found(package, file)), np.random.default_rng(1)
+    models = [Model(proto), Model(proto, fuse=False)]
+    for length in (1, 7, 40):
+        feeds = {names: g.integers(1, 30, (1, length))}
+        want = om.onnxruntime_run(proto, feeds, "ORT_DISABLE_ALL")
+        for model in models:
+            for t, got in zip(model.outputs, model.run(None, feeds), strict=True):
+                np.testing.assert_array_equal(got, want[t.name], err_msg=t.name)
+    assert {r.runs_on for r in models[0].profile} == {"lowgemm", "onnxruntime"}

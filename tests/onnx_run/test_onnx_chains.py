@@ -1,0 +1,162 @@
+"""Chains of float operators beside onnxruntime's run of the model as written, bit for bit; and what is no chain."""
+
+from __future__ import annotations
+
+import numpy as np
+import peers
+import pytest
+
+pytest.importorskip("onnx", reason="the package onnx is not installed (extra `test`)")
+import onnx
+import onnx_models as om
+from onnx import helper as h
+
+from lowgemm.onnx_run import Model, chains
+
+
+@pytest.fixture(autouse=True)
+def _needs():
+    peers.need("onnxruntime")
+
+
+def conv_then(nodes, outputs, constants, channels=5, more=()):
+    """A model of a dynamically quantized convolution of `x` to `c`, and what follows."""
+    g = np.random.default_rng(7)
+    made = {
+        "w": g.integers(0, 256, (channels, 3, 3, 3), dtype=np.uint8), "wz": np.uint8(120), "ws": np.float32(0.02),
+        **constants,
+    }  # fmt: skip
+    head = [
+        h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        h.make_node("ConvInteger", ["q", "w", "z", "wz"], ["sums"], pads=[1, 1, 1, 1]),
+        h.make_node("Cast", ["sums"], ["real"], to=1),
+        h.make_node("Mul", ["s", "ws"], ["scale"]),
+        h.make_node("Mul", ["real", "scale"], ["c"]),
+    ]
+    info = onnx.helper.make_tensor_value_info
+    inputs = [info("x", 1, [None, 3, None, None]), *(info(n, 1, None) for n in more)]
+    graph = h.make_graph(
+        head + nodes, "g", inputs, [info(o, 1, None) for o in outputs],
+        [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in made.items()],
+    )  # fmt: skip
+    return h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
+
+
+def compared(model, feeds, kinds=True):
+    """Ours equals onnxruntime's of the model as written; the model."""
+    ours, want = Model(model), om.onnxruntime_run(model, feeds, "ORT_DISABLE_ALL")
+    for _ in range(2):
+        for t, got in zip(ours.outputs, ours.run(None, feeds), strict=True):
+            np.testing.assert_array_equal(got, want[t.name], err_msg=t.name)
+    if kinds:
+        assert not any(r.runs_on == "onnxruntime" for r in ours.profile), ours.profile
+    return ours
+
+
+def drawn(g, nodes, channels):
+    """Random operators on `c` and what they make; constants; names of all values."""
+    values, constants = ["c"], {}
+    made = []
+    for i in range(nodes):
+        kind, out = g.choice(["Add", "Sub", "Mul", "Div", "Relu", "HardSigmoid", "Clip"]), f"v{i}"
+        first = str(g.choice(values))
+        if kind in ("Add", "Sub", "Mul", "Div"):
+            which = g.integers(4)
+            if which == 0:
+                second = str(g.choice(values))
+            else:
+                shape = [(), (1, channels, 1, 1), (channels, 1, 1), (1,)][g.integers(4)]
+                second = f"k{i}"
+                constants[second] = (g.standard_normal(shape) + np.float32(0.1)).astype(np.float32)
+            both = [first, second]
+            g.shuffle(both)
+            made.append(h.make_node(kind, both, [out]))
+        elif kind == "Clip":
+            constants[f"l{i}"], constants[f"h{i}"] = np.float32(-g.random()), np.float32(g.random() * 6)
+            made.append(h.make_node(kind, [first, f"l{i}", f"h{i}"], [out]))
+        else:
+            made.append(h.make_node(kind, [first], [out]))
+        values.append(out)
+    return made, constants, values
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_chains(seed):
+    """Any graph of these operators, several outputs, operands of one number, one a channel and all, infinities and NaN."""
+    g = np.random.default_rng(seed)
+    channels = int(g.integers(1, 20))
+    nodes, constants, values = drawn(g, int(g.integers(1, 12)), channels)
+    outputs = [values[-1], *(str(v) for v in g.choice(values[1:], 1) if v != values[-1])]
+    model = conv_then(nodes, outputs, constants, channels)
+    for size in ((1, 7), (24, 31)):
+        x = g.standard_normal((int(g.integers(1, 3)), 3, *size)).astype(np.float32)
+        # zero divided by zero is a NaN of any sign, which `assert_array_equal` takes for one
+        compared(model, {"x": x})
+
+
+def test_gate():
+    """A gate of one number a channel that comes from elsewhere, and a residual sum."""
+    nodes = [
+        h.make_node("Mul", ["c", "gate"], ["m"]), h.make_node("Add", ["m", "beside"], ["y"]), h.make_node("Relu", ["y"], ["r"]),
+    ]  # fmt: skip
+    model = conv_then(nodes, ["r"], {}, more=("gate", "beside"))
+    g = np.random.default_rng(1)
+    x = g.standard_normal((2, 3, 9, 9)).astype(np.float32)
+    for shape in ((1, 5, 1, 1), (2, 5, 9, 9), (1, 1, 1, 1), (1,)):
+        feeds = {"x": x, "gate": g.random(shape, np.float32), "beside": g.random((2, 5, 9, 9), np.float32)}
+        compared(model, feeds)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 1, 1), (2, 1, 9, 9), (1, 5, 9, 9), (9,), (1, 2, 5, 9, 9)])
+def test_other_shapes_run_in_the_engine(shape):
+    """Operands that are repeated in another way, and those that make the result larger."""
+    model = conv_then(
+        [h.make_node("Mul", ["c", "gate"], ["m"]), h.make_node("Relu", ["m"], ["r"])],
+        ["r"],
+        {},
+        more=("gate",),
+    )
+    g = np.random.default_rng(2)
+    x = g.standard_normal((2, 3, 9, 9)).astype(np.float32)
+    ours = compared(model, {"x": x, "gate": g.standard_normal(shape).astype(np.float32)}, kinds=False)
+    assert any(r.runs_on == "onnxruntime" for r in ours.profile)
+
+
+def test_inputs_are_not_changed():
+    """Results lie in the memory of what nothing reads later, and of nothing else."""
+    nodes = [
+        h.make_node("Add", ["c", "beside"], ["a"]),
+        h.make_node("Mul", ["a", "c"], ["b"]),
+        h.make_node("Sub", ["b", "beside"], ["y"]),
+    ]
+    model = conv_then(nodes, ["y", "a", "c"], {}, more=("beside",))
+    g = np.random.default_rng(3)
+    beside = g.random((1, 5, 40, 40), np.float32)
+    kept = beside.copy()
+    compared(model, {"x": g.standard_normal((1, 3, 40, 40)).astype(np.float32), "beside": beside})
+    np.testing.assert_array_equal(beside, kept)
+
+
+def test_a_chain_does_not_wait_for_itself():
+    """What depends on a chain by way of another node is no part of it."""
+    nodes = [
+        h.make_node("Relu", ["c"], ["r"]), h.make_node("Sigmoid", ["r"], ["g"]), h.make_node("Mul", ["r", "g"], ["m"]),
+        h.make_node("Add", ["m", "r"], ["y"]),
+    ]  # fmt: skip
+    model = conv_then(nodes, ["y"], {})
+    found = chains.find(model.graph.node, {}, {"c"}, {"c"}, {"y"})
+    assert [[n.op_type for n in c.nodes] for c in found] == [["Relu"]]
+    compared(
+        model, {"x": np.random.default_rng(4).standard_normal((1, 3, 6, 6)).astype(np.float32)}, kinds=False
+    )
+
+
+def test_integers_are_no_chain():
+    """Sums of other types are left to the engine."""
+    nodes = [
+        h.make_node("Shape", ["c"], ["n"]),
+        h.make_node("Add", ["n", "n"], ["two"]),
+        h.make_node("Cast", ["two"], ["y"], to=1),
+    ]
+    model = conv_then(nodes, ["y"], {})
+    compared(model, {"x": np.ones((1, 3, 6, 6), np.float32)}, kinds=False)
