@@ -186,6 +186,8 @@ def explain(
         stages = "scale, clamp and cast in the kernel's registers (edges through a tile)"
     elif plan.p.direct and whole:
         stages = "none: the kernel stores int32 sums itself (edges through a tile)"
+    elif plan.p.stream:
+        stages = "none: blocks of int32 sums are stored past the caches"
     else:
         stages = " -> ".join(steps) + " on each tile in cache"
     if folded:

@@ -9,7 +9,7 @@ import numpy as np
 import test_golden_gemm
 
 import lowgemm
-from lowgemm import kernels
+from lowgemm import blockwise, kernels
 from lowgemm.jit.target import target
 from lowgemm.kernels.tools import verify
 
@@ -30,8 +30,21 @@ def wrong_elements(rng: np.random.Generator) -> int:
                         for d, shape in ((left, (m, k)), (right, (k, n)))
                     )
                     exact = a.astype(np.int64) @ b.astype(np.int64)
-                    for rhs in (b, lowgemm.pack_rhs(b)):
+                    for rhs in (b, np.asfortranarray(b), lowgemm.pack_rhs(b)):
                         wrong += int(np.count_nonzero(lowgemm.gemm(a, rhs) != exact))
+    return wrong
+
+
+def wrong_coded(rng: np.random.Generator) -> int:
+    """Wrong elements of products with 4-bit and 2-bit weights, of few and of many rows, against the definition."""
+    wrong = 0
+    for name, zero_points in (("nf4", False), ("int4", True), ("ternary", False)):
+        w = blockwise.pack_rhs_lowbit(rng.standard_normal((200, 70)), name, group=64, zero_points=zero_points)
+        for m in (1, 7, 40):
+            x = rng.integers(0, 256, (m, 200), dtype=np.uint8)
+            expected = blockwise.reference.gemm_4bit(x, w.integers(), w.group_scales(), w.group, 131)
+            found = blockwise.gemm_lowbit(x, w, lhs_zero_point=131)
+            wrong += int(np.count_nonzero(found.view(np.int32) != expected.view(np.int32)))
     return wrong
 
 
@@ -45,7 +58,7 @@ def main() -> None:
             continue
         lowgemm.config.kernel = kernel.name
         contract = verify.verify_native(kernel, count=60)
-        wrong = wrong_elements(np.random.default_rng(0))
+        wrong = wrong_elements(np.random.default_rng(0)) + wrong_coded(np.random.default_rng(1))
         counts = test_golden_gemm.run_all(lowgemm.gemm)
         test_golden_gemm.check(counts)
         unruly = nonfinite.wrong()  # some of them run on the kernel

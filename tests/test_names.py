@@ -30,6 +30,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "blockwise/packed4": ("blockwise/test_four_bit.py", "packs the weights of that product"),
     "blockwise/product4": ("blockwise/test_four_bit.py", "is that product"),
     "blockwise/rowjob": ("blockwise/test_four_bit.py", "hands out the columns of that product"),
+    "blockwise/rowstore": ("blockwise/test_four_bit.py", "is the end of that product"),
     "blockwise/rowtile": ("blockwise/test_four_bit.py", "is the emitted code of that product, compared on every kernel"),
     "blockwise/reference": ("blockwise/test_coding.py", "is the definition that coding is compared with"),
     "blockwise/reference_optimizers": ("blockwise/test_optimizers.py", "is the definition of the steps"),

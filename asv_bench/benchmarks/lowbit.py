@@ -1,4 +1,5 @@
-"""Products that wait for memory: float32 rows by 4-bit and ternary weights, and few rows by int8 weights that are not packed. One thread.
+"""Products that wait for memory: float32 rows by 4-bit and ternary weights, few rows by int8 weights that are not packed, and results
+that are large beside their depth. One thread.
 
 Weights are taken in turn, so that the second-level cache holds none of those that come next.
 """
@@ -17,7 +18,10 @@ TURNS = 16
 
 
 class LowBit:
-    params = (["1x4096x4096", "4x4096x4096", "16x4096x4096"], ["int4", "nf4", "ternary"])
+    params = (
+        ["1x4096x4096", "4x4096x4096", "16x4096x4096"],
+        ["int4", "int4 with zero points", "nf4", "ternary"],
+    )
     param_names = ("shape", "weights")
 
     def setup(self, shape, book):
@@ -31,7 +35,9 @@ class LowBit:
             rng.standard_normal((m, k), dtype=np.float32),
             rng.standard_normal((k, n), dtype=np.float32),
         )
-        coded = [pack(weight, book, group=64 if book == "nf4" else 128)]
+        name, _, more = book.partition(" ")
+        options = {"zero_points": True} if more else {}  # which older versions do not have
+        coded = [pack(weight, name, group=64 if name == "nf4" else 128, **options)]
         coded += [coded[0].__class__.__new__(coded[0].__class__) for _ in range(TURNS - 1)]
         for other in coded[1:]:
             other.__setstate__(coded[0].__getstate__())
@@ -69,5 +75,28 @@ class InPlace:
 
     @float32_ratio
     def track_time_ratio_to_float32(self, shape, contiguous):
+        with hold_blas():
+            return ratio(self.call, self.base)
+
+
+class Skinny:
+    params = ["100000x16x64", "20000x64x500"]
+    param_names = ("shape",)
+
+    def setup(self, shape):
+        m, k, n = shape_of(shape)
+        rng = np.random.default_rng(0)
+        x, w = operand(rng, "uint8", (m, k)), lowgemm.pack_rhs(operand(rng, "int8", (k, n)))
+        f_x, f_w = x.astype(np.float32), rng.standard_normal((k, n), dtype=np.float32)
+        out, f_out = np.empty((m, n), np.int32), np.empty((m, n), np.float32)
+        self.call = lambda: lowgemm.gemm(x, w, out=out, num_threads=1)
+        self.base = lambda: np.matmul(f_x, f_w, out=f_out)
+        self.call()
+
+    def time_product(self, shape):
+        self.call()
+
+    @float32_ratio
+    def track_time_ratio_to_float32(self, shape):
         with hold_blas():
             return ratio(self.call, self.base)

@@ -7,7 +7,7 @@ from lowgemm.blockwise.mixed import MixedWeight, mixed_linear
 from lowgemm.blockwise.optimizer import Optimizer
 from lowgemm.blockwise.optimizers import LAMB, LARS, SGD, Adagrad, Adam, AdamW, AdEMAMix, Lion, RMSprop
 from lowgemm.blockwise.packed4 import PackedRhs4bit as PackedRhs4bit  # the name it had
-from lowgemm.blockwise.packed4 import PackedRhsLowbit, pack_rhs_4bit, pack_rhs_lowbit
+from lowgemm.blockwise.packed4 import PackedRhsLowbit, pack_rhs_4bit, pack_rhs_codes, pack_rhs_lowbit
 from lowgemm.blockwise.product4 import gemm_4bit, gemm_lowbit
 from lowgemm.blockwise.vectorwise import quantize_vectorwise
 
@@ -33,6 +33,7 @@ __all__ = [
     "gemm_lowbit",
     "mixed_linear",
     "pack_rhs_4bit",
+    "pack_rhs_codes",
     "pack_rhs_lowbit",
     "quantize_blockwise",
     "quantize_vectorwise",

@@ -17,10 +17,10 @@ from lowgemm.blockwise import rowtile
 from lowgemm.blockwise.codebook import CodeBook, as_codebook
 from lowgemm.blockwise.coded import BlockwiseArray, is_packed
 from lowgemm.blockwise.coding import block_scales, quantize_blockwise
-from lowgemm.blockwise.levels import STEP_BYTES, integer_levels, step_of
+from lowgemm.blockwise.levels import BITS, STEP_BYTES, integer_levels, step_of
 from lowgemm.blockwise.reference import unpack4
 from lowgemm.checks.arguments import as_num_threads
-from lowgemm.checks.arrays import as_floats
+from lowgemm.checks.arrays import as_floats, to_numpy
 from lowgemm.checks.values import integer
 from lowgemm.engine import packing
 from lowgemm.jit.scratch import aligned_empty
@@ -46,6 +46,8 @@ class PackedRhsLowbit:
     book : CodeBook
     levels, denominator : ndarray of int8, int
         A code stands for ``levels[code] / denominator``: see `lowgemm.blockwise.levels.integer_levels`.
+    zeros : ndarray of int8 or None
+        The level that stands for 0 in each group and column, as the kernel takes it; None: 0 everywhere. See `zero_points`.
     kernel : str
         Name of the kernel whose layout this is.
     nbytes : int
@@ -54,7 +56,7 @@ class PackedRhsLowbit:
 
     def __init__(
         self, codes: np.ndarray, scales: np.ndarray, depth: int, group: int, book: CodeBook, kernel: Kernel,
-        bits: int = 4,
+        bits: int = 4, zero_points: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         n, groups = scales.shape
         self.shape, self.group, self.book, self.kernel = (depth, n), group, book, kernel.name
@@ -80,11 +82,13 @@ class PackedRhsLowbit:
             together |= flat[:, field] << np.uint8(bits * field)
         self.panels[...] = together.reshape(-1)
         real = np.arange(groups * group).reshape(groups, group) < depth
-        sums = (self.levels[codes].astype(np.int32).reshape(n, groups, group) * real).sum(
-            axis=2, dtype=np.int32
-        )
+        integers = self.levels[codes].astype(np.int32).reshape(n, groups, group)
+        if zero_points is not None:
+            integers -= zero_points[:, :, None]
+        sums = (integers * real).sum(axis=2, dtype=np.int32)
         self.scales = self._by_chunk((scales / np.float32(self.denominator)).astype(np.float32), nr)
         self.sums = self._by_chunk(sums, nr)
+        self.zeros = None if zero_points is None else self._by_chunk(zero_points.astype(np.int8), nr)
 
     def _by_chunk(self, a: np.ndarray, nr: int) -> np.ndarray:
         """(n, groups) to (chunks, groups, nr), filled up with zeros."""
@@ -115,24 +119,39 @@ class PackedRhsLowbit:
         full = full.transpose(0, 2, 4, 1, 3, 5).reshape(-1, self.groups, padded)
         return full[:n, :, : self.group].reshape(n, -1)
 
+    def _by_group(self, a: np.ndarray) -> np.ndarray:
+        """(chunks, groups, nr) to (groups, n)."""
+        return a.transpose(1, 0, 2).reshape(self.groups, self.chunks * a.shape[2])[:, : self.shape[1]]
+
     def group_scales(self) -> np.ndarray:
         """What a level counts in each group and column: float32, shape (groups, n)."""
-        return self.scales.transpose(1, 0, 2).reshape(self.groups, self.chunks * self.scales.shape[2])[
-            :, : self.shape[1]
-        ]
+        return self._by_group(self.scales)
+
+    def zero_points(self) -> np.ndarray | None:
+        """The level that stands for 0 in each group and column: int8, shape (groups, n); None: 0 everywhere."""
+        return None if self.zeros is None else self._by_group(self.zeros)
+
+    def integers(self) -> np.ndarray:
+        """What the product multiplies by, whole numbers of shape (depth, n): the levels of the codes less their zero points."""
+        levels, zeros = self.levels[self.codes()], self.zero_points()
+        if zeros is None:
+            return levels
+        return levels - np.repeat(zeros.astype(np.int16), self.group, axis=0)[: self.shape[0]]
 
     def to_array(self) -> np.ndarray:
-        """The matrix that the product uses, float32: ``levels[codes] * group_scales``."""
+        """The matrix that the product uses, float32: ``integers() * group_scales``."""
         scales = np.repeat(self.group_scales(), self.group, axis=0)[: self.shape[0]]
-        return self.levels[self.codes()].astype(np.float32) * scales
+        return self.integers().astype(np.float32) * scales
 
     def repacked(self, kernel: Kernel) -> PackedRhsLowbit:
         """The same in the layout of `kernel`."""
         if self.kernel == kernel.name:
             return self
+        zeros = self.zero_points()
         new = PackedRhsLowbit(
-            self._padded_codes(), self._raw_scales(), self.shape[0], self.group, self.book, kernel, self.bits
-        )
+            self._padded_codes(), self._raw_scales(), self.shape[0], self.group, self.book, kernel, self.bits,
+            None if zeros is None else zeros.T,
+        )  # fmt: skip
         new._keep_scales(self.group_scales())
         return new
 
@@ -146,15 +165,16 @@ class PackedRhsLowbit:
     def __getstate__(self) -> dict[str, Any]:
         return {
             "codes": self._padded_codes(), "scales": self.group_scales(), "depth": self.shape[0],
-            "group": self.group, "book": self.book.values, "bits": self.bits,
+            "group": self.group, "book": self.book.values, "bits": self.bits, "zero_points": self.zero_points(),
         }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # the layout is that of the reading machine's kernel
-        scales, book = state["scales"], CodeBook(state["book"])
+        scales, book, zeros = state["scales"], CodeBook(state["book"]), state.get("zero_points")
         self.__init__(  # type: ignore[misc]
             state["codes"], scales.T, state["depth"], state["group"], book, rhs_packer(selected()),
             state.get("bits", 4),  # what was saved before there were others
+            None if zeros is None else zeros.T,
         )  # fmt: skip
         self._keep_scales(scales)
 
@@ -200,7 +220,11 @@ PackedRhs4bit = PackedRhsLowbit
 
 
 def pack_rhs_lowbit(
-    weight: ArrayLike, format: str | CodeBook | ArrayLike | None = None, *, group: int | None = None
+    weight: ArrayLike,
+    format: str | CodeBook | ArrayLike | None = None,
+    *,
+    group: int | None = None,
+    zero_points: bool = False,
 ) -> PackedRhsLowbit:
     """Code and pack the right-hand side of `gemm_lowbit` once, for many products.
 
@@ -213,6 +237,9 @@ def pack_rhs_lowbit(
         one's own. Only for a float matrix. Codes of a book of at most four values have 2 bits, others 4.
     group : int, optional
         Depth steps that share a scale, at least 1; the default is 64. The last group may be short. Only for a float matrix.
+    zero_points : bool
+        Whether each group and column has a zero point too, so that its codes reach from its smallest to its largest value (or to 0, if
+        that lies outside). Only for a float matrix in "int4" or "int2".
 
     Returns
     -------
@@ -234,7 +261,121 @@ def pack_rhs_lowbit(
     >>> print(w.bits, w.to_array().tolist())
     2 [[1.0, 0.0], [-1.0, 0.25]]
     """
-    return _pack(weight, format, group, "format", None)
+    if not isinstance(zero_points, (bool, np.bool_)):
+        raise TypeError(f"zero_points: expected True or False, got {type(zero_points).__name__}")
+    if not zero_points:
+        return _pack(weight, format, group, "format", None)
+    if isinstance(weight, BlockwiseArray) or format not in ("int4", "int2"):
+        raise ValueError(
+            f"zero_points: expected False but for a float matrix in 'int4' or 'int2', got format {format!r}"
+        )
+    a, size = _matrix(weight, group)
+    full, bits = _in_groups(a, size), {"int4": 4, "int2": 2}[format]
+    highest = 2**bits - 1
+    blocks = full.reshape(a.shape[1], -1, size).astype(np.float64)
+    low, high = np.minimum(blocks.min(axis=2), 0), np.maximum(blocks.max(axis=2), 0)
+    scales = ((high - low) / highest).astype(np.float32)
+    if not np.isfinite(scales).all():
+        raise ValueError("weight: expected finite numbers (of float32), got NaN or infinity")
+    steps = np.where(scales > 0, scales, 1).astype(np.float64)
+    zeros = np.clip(np.rint(-low / steps), 0, highest)
+    codes = np.clip(np.rint(blocks / steps[:, :, None]) + zeros[:, :, None], 0, highest).astype(np.uint8)
+    return _of_codes(codes.reshape(full.shape), scales, zeros, a.shape[0], size, bits)
+
+
+def pack_rhs_codes(
+    codes: ArrayLike,
+    scales: ArrayLike,
+    zero_points: ArrayLike | None = None,
+    *,
+    group: int,
+    bits: int = 4,
+) -> PackedRhsLowbit:
+    """Pack integer codes that another tool made, with its scales and zero points, as the right-hand side of `gemm_lowbit`.
+
+    Parameters
+    ----------
+    codes : array_like of int, shape (depth, n)
+        0 to 15, or 0 to 3 with 2 bits. A code stands for ``(code - zero_point) * scale``.
+    scales : array_like of float, shape (groups, n)
+        Of each group of depth and each column; rounded to float32.
+    zero_points : array_like of int, shape (groups, n), optional
+        0 to 15, or 0 to 3; the default is 8, or 2.
+    group : int
+        Depth steps that share a scale, at least 1. The last group may be short.
+    bits : int
+        Of a code: 4 or 2.
+
+    Returns
+    -------
+    PackedRhsLowbit
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names it.
+
+    Notes
+    -----
+    GPTQ, AWQ and ONNX's MatMulNBits store weights so, each with an order of its own for the codes in a word.
+
+    Examples
+    --------
+    >>> w = pack_rhs_codes([[0], [15]], [[0.5]], [[3]], group=2)
+    >>> print(w.to_array().tolist())
+    [[-1.5], [6.0]]
+    """
+    bits = integer(bits, "bits", 2, 4)
+    if bits not in BITS:
+        raise ValueError(f"bits: expected 2 or 4, got {bits}")
+    size = integer(group, "group", 1, 2**31 - 1)
+    q = _whole_numbers(codes, "codes", 2**bits)
+    if q.ndim != 2:
+        raise ValueError(f"codes: expected shape (depth, n), got {q.shape}")
+    depth, n = q.shape
+    size = min(size, max(depth, 1))
+    shape = -(-depth // size), n
+    factors = as_floats(scales, "scales", "an array of floats")
+    if factors.dtype.kind not in "iuf":
+        raise TypeError(f"scales: expected real numbers, got {factors.dtype}")
+    if factors.shape != shape:
+        raise ValueError(f"scales: expected shape {shape}, got {factors.shape}")
+    with np.errstate(over="ignore"):  # refused as infinity
+        factors = factors.astype(np.float32)
+    if not np.isfinite(factors).all():
+        raise ValueError("scales: expected finite numbers (of float32), got NaN or infinity")
+    zeros = None
+    if zero_points is not None:
+        zeros = _whole_numbers(zero_points, "zero_points", 2**bits)
+        if zeros.shape != shape:
+            raise ValueError(f"zero_points: expected shape {shape}, got {zeros.shape}")
+        zeros = zeros.T
+    full = np.zeros((n, shape[0] * size), np.uint8)
+    full[:, :depth] = q.T
+    return _of_codes(full, factors.T, zeros, depth, size, bits)
+
+
+def _whole_numbers(value: Any, name: str, end: int) -> np.ndarray:
+    a = to_numpy(value, name, "an array of integers")
+    if a.dtype.kind not in "iu" and a.size:
+        raise TypeError(f"{name}: expected integers, got {a.dtype}")
+    if a.size and not (int(a.min()) >= 0 and int(a.max()) < end):
+        raise ValueError(f"{name}: expected 0 to {end - 1}, got {a.min()} to {a.max()}")
+    return a.astype(np.uint8)
+
+
+def _of_codes(
+    codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, depth: int, group: int, bits: int
+) -> PackedRhsLowbit:
+    """Of codes that stand for ``(code - zero) * scale``: shapes (n, groups * group) and, of scales and zeros, (n, groups)."""
+    book = as_codebook("int4" if bits == 4 else "int2", "format")
+    middle = -int(integer_levels(book)[0][0])  # the code whose level is 0
+    new = PackedRhsLowbit(
+        codes, scales, depth, group, book, rhs_packer(selected()), bits,
+        None if zeros is None else zeros.astype(np.int16) - middle,
+    )  # fmt: skip
+    new._keep_scales(scales.T)
+    return new
 
 
 def pack_rhs_4bit(
@@ -288,29 +429,40 @@ def _bits_of(book: CodeBook) -> int:
 def _pack(weight: Any, code: Any, group: Any, name: str, bits: int | None) -> PackedRhsLowbit:
     if isinstance(weight, BlockwiseArray):
         return _from_coded(weight, code, group, name, bits)
-    a = as_floats(weight, "weight", "a matrix of floats")
     book = as_codebook("nf4" if code is None else code, name)
     if not is_packed(book):
         raise ValueError(f"{name}: expected a book of at most 16 values, got {book.values.size}")
-    size = integer(64 if group is None else group, "group", 1, 2**31 - 1)
-    if a.ndim != 2:
-        raise ValueError(f"weight: expected shape (depth, n), got {a.shape}")
-    if a.dtype.kind != "f" or a.dtype.itemsize > 8:
-        raise TypeError(f"weight: expected dtype float32, float64, float16 or bfloat16, got {a.dtype}")
-    depth, n = a.shape
-    size = min(size, max(depth, 1))
-    groups = -(-depth // size)
-    full = np.zeros((n, groups * size), np.float32)
-    with np.errstate(over="ignore"):  # refused as infinity
-        full[:, :depth] = a.T
+    a, size = _matrix(weight, group)
+    full = _in_groups(a, size)
     try:
         q = quantize_blockwise(full, book, blocksize=size)
     except ValueError as error:
         raise ValueError(str(error).replace("x:", "weight:", 1)) from None
     codes = unpack4(q.codes, full.size).reshape(full.shape)
     return PackedRhsLowbit(
-        codes, q.scales.reshape(n, groups), depth, size, book, rhs_packer(selected()), bits or _bits_of(book)
-    )
+        codes, q.scales.reshape(full.shape[0], full.shape[1] // size), a.shape[0], size, book,
+        rhs_packer(selected()), bits or _bits_of(book),
+    )  # fmt: skip
+
+
+def _matrix(weight: Any, group: Any) -> tuple[np.ndarray, int]:
+    """The checked matrix, and the depth steps of a group."""
+    a = as_floats(weight, "weight", "a matrix of floats")
+    size = integer(64 if group is None else group, "group", 1, 2**31 - 1)
+    if a.ndim != 2:
+        raise ValueError(f"weight: expected shape (depth, n), got {a.shape}")
+    if a.dtype.kind != "f" or a.dtype.itemsize > 8:
+        raise TypeError(f"weight: expected dtype float32, float64, float16 or bfloat16, got {a.dtype}")
+    return a, min(size, max(a.shape[0], 1))
+
+
+def _in_groups(a: np.ndarray, size: int) -> np.ndarray:
+    """A matrix of shape (depth, n) as float32 of shape (n, groups * size), filled up with zeros."""
+    depth, n = a.shape
+    full = np.zeros((n, -(-depth // size) * size), np.float32)
+    with np.errstate(over="ignore"):  # refused as infinity
+        full[:, :depth] = a.T
+    return full
 
 
 def _from_coded(q: BlockwiseArray, code: Any, group: Any, name: str, bits: int | None) -> PackedRhsLowbit:

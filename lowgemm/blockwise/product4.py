@@ -22,6 +22,7 @@ from lowgemm.blockwise.levels import expand_levels, step_of
 from lowgemm.blockwise.mixed import as_bias
 from lowgemm.blockwise.packed4 import PackedRhsLowbit
 from lowgemm.blockwise.records import Number, Pointer, dtype_of
+from lowgemm.blockwise.rowstore import store_rows
 from lowgemm.blockwise.vectorwise import as_rows, code_rows
 from lowgemm.checks.arguments import as_num_threads, as_operand, check_out
 from lowgemm.checks.arrays import as_floats
@@ -55,8 +56,8 @@ class ProductJob(Job):
         ("pack", Number), ("microkernel", Number), ("chunk", Number),
         # packed 4-bit codes, bytes of a panel, the level of each code; int32 sums of levels and float32 scales by group and column
         ("panels", Pointer), ("panel_bytes", Number), ("levels", Pointer), ("sums", Pointer), ("scales", Pointer),
-        # zero point of the packed lhs
-        ("zero", Number),
+        # zero point of the packed lhs; int8 zero points of the levels by group and column, or none
+        ("zero", Number), ("zeros", Pointer),
         # float32 result, a scale for each row or none, a bias for each column or none
         ("out", Pointer), ("row_scales", Pointer), ("bias", Pointer),
     )  # fmt: skip
@@ -132,12 +133,10 @@ def _make_product(
             sums = numba.carray(offset(pointer_field(job, "sums"), 4 * at * nr), (nr,), np.int32)
             for c in range(nr):
                 col_compensation[c] = np.int32(-job.zero * sums[c])
+            row_sums = numba.carray(
+                offset(pointer_field(job, "row_sums"), 4 * (g * padded_rows + row)), (rows,), np.int32
+            )
             if shift != 0:
-                row_sums = numba.carray(
-                    offset(pointer_field(job, "row_sums"), 4 * (g * padded_rows + row)),
-                    (rows,),
-                    np.int32,
-                )
                 for r in range(rows):
                     row_compensation[r] = np.int32(shift * row_sums[r])
             for k in range(0, size, EXPANDED):
@@ -160,6 +159,11 @@ def _make_product(
                         0 if first else 1, 0, 0,
                     ),
                 )  # fmt: skip
+            if job.zeros != 0:
+                levels_zeros = numba.carray(offset(pointer_field(job, "zeros"), at * nr), (nr,), np.int8)
+                for r in range(rows):
+                    for c in range(nr):
+                        tile[r * nr + c] -= np.int32(levels_zeros[c]) * row_sums[r]
             scales = numba.carray(offset(pointer_field(job, "scales"), 4 * at * nr), (nr,), np.float32)
             for r in range(rows):
                 if g == 0:
@@ -168,21 +172,7 @@ def _make_product(
                 else:
                     for c in range(nr):
                         total[r * nr + c] += np.float32(tile[r * nr + c]) * scales[c]
-        for r in range(rows):
-            out = numba.carray(
-                offset(pointer_field(job, "out"), 4 * ((row + r) * job.cols + chunk * nr)),
-                (cols,),
-                np.float32,
-            )
-            factor = np.float32(1)
-            if job.row_scales != 0:
-                factor = numba.carray(pointer_field(job, "row_scales"), (m,), np.float32)[row + r]
-            for c in range(cols):
-                out[c] = total[r * nr + c] * factor
-            if job.bias != 0:
-                bias = numba.carray(offset(pointer_field(job, "bias"), 4 * chunk * nr), (cols,), np.float32)
-                for c in range(cols):
-                    out[c] += bias[c]
+        store_rows(job, total, nr, row, rows, chunk * nr, cols)
 
     return product, zeros_at + 4 * max(nr, block_rows)
 
@@ -223,7 +213,7 @@ def gemm_lowbit(
     -------
     ndarray of float32, shape (..., n)
         ``(float32(s0) * scales[0] + float32(s1) * scales[1] + ...) * lhs_scale + bias`` with the exact int32 sums s0, s1,
-        ... of the groups, ``sum_k (lhs - lhs_zero_point) * levels[codes]`` (modulo 2**32: it cannot pass it for groups
+        ... of the groups, ``sum_k (lhs - lhs_zero_point) * rhs.integers()`` (modulo 2**32: it cannot pass it for groups
         below 65,000), and ``scales = rhs.group_scales()``; groups ascending, each operation rounded to float32. The same
         bits on every CPU and for any number of threads. `out` if that is given.
 
@@ -341,8 +331,9 @@ def _multiply(
             x, scales, _ = code_rows(x, 0.0, num_threads, "lhs")
             factors = scales / np.float32(127)
         if numba.config.DISABLE_JIT or rhs.shape[0] == 0:
-            levels = rhs.levels[rhs.codes()]
-            out[...] = reference.gemm_4bit(x, levels, rhs.group_scales(), rhs.group, zero, factors, bias)
+            out[...] = reference.gemm_4bit(
+                x, rhs.integers(), rhs.group_scales(), rhs.group, zero, factors, bias
+            )
         else:
             _run(x, rhs.repacked(rhs_packer(selected())), zero, factors, bias, out, num_threads)
     else:
@@ -373,7 +364,7 @@ def _run(
         lhs_group=panels * panel_bytes, lhs_panel=panel_bytes, row_sums=row_sums.ctypes.data,
         pack=packing.pack_routine(kernel, "lhs").address, microkernel=microkernel(kernel).address, chunk=chunk,
         panels=w.panels.ctypes.data, panel_bytes=w.panel_bytes, levels=levels.ctypes.data, sums=w.sums.ctypes.data,
-        scales=w.scales.ctypes.data, zero=zero - shift, out=out.ctypes.data,
+        scales=w.scales.ctypes.data, zero=zero - shift, zeros=0 if w.zeros is None else w.zeros.ctypes.data, out=out.ctypes.data,
         row_scales=0 if factors is None else factors.ctypes.data, bias=0 if bias is None else bias.ctypes.data,
     )  # fmt: skip
     job.tasks = -(-panels // chunk)
@@ -389,10 +380,9 @@ def _run_decoded(
     """By levels decoded in registers; float rows are coded while they are copied."""
     m = x.shape[0]
     ready = w.ready.pop(m, None) or rowjob.Ready(w, m)  # another thread's call makes its own
-    bad = ready.run(
-        x, zero, factors, bias, out, jobs.choose_threads(num_threads, x.size), w.threads_for(m, num_threads)
-    )
+    finite = ready.run(x, zero, factors, bias, out, w.threads_for(m, num_threads))
     if m <= ROWS_KEPT:
         w.ready[m] = ready
-    if bad:
-        raise ValueError(f"lhs: expected finite numbers (of float32), got NaN or infinity in row {bad - 1}")
+    if not finite:
+        row = int(np.isfinite(x).all(axis=1).argmin())
+        raise ValueError(f"lhs: expected finite numbers (of float32), got NaN or infinity in row {row}")

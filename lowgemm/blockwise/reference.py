@@ -234,7 +234,8 @@ def gemm_4bit(
     Parameters
     ----------
     lhs : ndarray of int8 or uint8, shape (m, depth)
-    levels : ndarray of int8, shape (depth, n)
+    levels : ndarray of integers, shape (depth, n)
+        Less their zero points, if they have some.
     scales : ndarray of float32, shape (groups, n)
     group : int
         Depth steps of a group; the last may be short.

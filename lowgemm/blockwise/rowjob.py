@@ -6,9 +6,7 @@ emits what is done with them.
 
 from __future__ import annotations
 
-import ctypes
 import functools
-from typing import Any
 
 import numba
 import numpy as np
@@ -19,14 +17,19 @@ from lowgemm.blockwise.job import ELEMENTS_PER_TASK, Job
 from lowgemm.blockwise.levels import STEP_BYTES
 from lowgemm.blockwise.packed4 import PackedRhsLowbit
 from lowgemm.blockwise.records import Number, Pointer, dtype_of
+from lowgemm.blockwise.rowstore import store_rows
 from lowgemm.blockwise.rowtile import RAISED, covered, multiply_codes, raises
+from lowgemm.engine import threads
 from lowgemm.fixedpoint.rows import INFINITY_BITS, TINY, largest_magnitude
+from lowgemm.jit import team
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.jit.memory import as_address, load_s8, offset, pointer_field
-from lowgemm.jit.routine import Routine, call_address, routine
+from lowgemm.jit.memory import arrive_field, as_address, load_field, load_s8, offset, pause, pointer_field
+from lowgemm.jit.routine import Routine, call_address, inner, routine
 from lowgemm.jit.scratch import aligned_empty
 from lowgemm.kernels import Kernel, by_name, id_of, stamp_of
 
+#: Looks at a thread that still copies before a waiting one gives way: about 10 us.
+LOOKS = 300
 #: Rows of a block, a multiple of every tile's height: their float32 sums of 48 columns are 12 KB, their codes of a group of 128 are 8.
 BLOCK_ROWS = 64
 
@@ -49,26 +52,16 @@ class RowsProductJob(Job):
         ("panels", Pointer), ("panel_bytes", Number), ("levels", Pointer), ("sums", Pointer), ("scales", Pointer),
         # zero point of the copy
         ("zero", Number),
+        # int32 sums of each row and group, int8 zero points by group and column; or none
+        ("row_sums", Pointer), ("zeros", Pointer),
         # float32 result, a scale for each row or none, a bias for each column or none
         ("out", Pointer), ("row_scales", Pointer), ("bias", Pointer),
-        # tasks of the copy and address of the routine that does one
-        ("copies", Number), ("copy", Number),
+        # tasks of the copy, those that are done, and address of the routine that does one; of one that lets another thread run, or 0
+        ("copies", Number), ("copied", Number), ("copy", Number), ("give_way", Number),
     )  # fmt: skip
 
 
 ROWS_PRODUCT = dtype_of(RowsProductJob)
-
-
-@routine("p")
-def serial(job_address):
-    """All of a job on one thread: the copies, and then the product, unless a row is not finite."""
-    job = numba.carray(job_address, (1,), ROWS_PRODUCT)[0]
-    at, memory = as_address(job_address), as_address(pointer_field(job, "scratch"))
-    for task in range(job.copies):
-        call_address(job.copy, (at, memory, task))
-    if job.bad == 0:
-        for task in range(job.tasks):
-            call_address(job.task, (at, memory, task))
 
 
 def _make_copy(element: types.Integer, raised: int) -> Routine:
@@ -89,7 +82,7 @@ def _make_copy(element: types.Integer, raised: int) -> Routine:
                 bits = numba.carray(at, (depth,), np.int32)
                 largest = largest_magnitude(bits)
                 if largest >= INFINITY_BITS:
-                    job.bad = r + 1
+                    job.bad = 1
                     continue
                 as_bits = numba.carray(pointer_field(job, "row_scales"), (job.rows,), np.int32)
                 as_bits[r] = largest
@@ -129,18 +122,43 @@ def _make_copy(element: types.Integer, raised: int) -> Routine:
                 for k in range(size, row_elements):
                     to[k] = np.int32(0)
                 terms[g * job.held_rows + r] = np.int32(-raised * total)
+                if job.row_sums != 0:
+                    sums = numba.carray(pointer_field(job, "row_sums"), (groups * job.held_rows,), np.int32)
+                    sums[g * job.held_rows + r] = total
 
     return copy
 
 
-def _make_multiply(kernel_id: int, key: int, bits: int, lanes: int, wide: int) -> tuple[Routine, int]:
+@inner
+def _wait_for_copies(job):
+    """Wait until no thread copies any more."""
+    looks = 0
+    while load_field(job, "copied") < job.copies:
+        looks += 1
+        if looks % LOOKS != 0:
+            pause()
+        elif job.give_way != 0:
+            call_address(job.give_way, ())
+
+
+def _make_multiply(
+    kernel_id: int, key: int, bits: int, zero_points: int, lanes: int, wide: int
+) -> tuple[Routine, int]:
     nr = lanes * wide
     cols_at = 4 * BLOCK_ROWS * nr
 
     @routine("ppn", key)
     def multiply(job_address, scratch, task):
-        """A block of rows by a chunk of columns."""
+        """One of the copies, which come first, or a block of rows by a chunk of columns."""
         job = numba.carray(job_address, (1,), ROWS_PRODUCT)[0]
+        if task < job.copies:
+            call_address(job.copy, (as_address(job_address), as_address(scratch), task))
+            arrive_field(job, "copied", 1)
+            return
+        _wait_for_copies(job)
+        if job.bad != 0:
+            return
+        task -= job.copies
         m, groups = job.rows, job.groups
         blocks = (m + BLOCK_ROWS - 1) // BLOCK_ROWS
         chunk, row = task // blocks, task % blocks * BLOCK_ROWS
@@ -159,41 +177,31 @@ def _make_multiply(kernel_id: int, key: int, bits: int, lanes: int, wide: int) -
                 sums = numba.carray(offset(pointer_field(job, "sums"), 4 * at * nr), (nr,), np.int32)
                 for c in range(nr):
                     col_terms[c] = np.int32(-job.zero * sums[c])
-            for v in range(nv):
-                multiply_codes(
-                    kernel_id, bits,
-                    (
-                        rows, offset(pointer_field(job, "panels"), (at * wide + v) * job.panel_bytes),
-                        job.panel_bytes // STEP_BYTES, pointer_field(job, "levels"),
-                        offset(lhs, g * job.lhs_group + row * job.lhs_row), job.lhs_row,
-                        offset(row_terms, 4 * (g * job.held_rows + row)),
-                        offset(scratch, cols_at + 4 * lanes * v),
-                        offset(pointer_field(job, "scales"), 4 * (at * nr + v * lanes)),
-                        offset(scratch, 4 * lanes * v), 4 * nr,
-                    ),
-                )  # fmt: skip
-        for r in range(rows):
-            place = 4 * ((row + r) * job.cols + chunk * nr)
-            out = numba.carray(offset(pointer_field(job, "out"), place), (cols,), np.float32)
-            factor = np.float32(1)
-            if job.row_scales != 0:
-                factor = numba.carray(pointer_field(job, "row_scales"), (m,), np.float32)[row + r]
-            for c in range(cols):
-                out[c] = total[r * nr + c] * factor
-            if job.bias != 0:
-                bias = numba.carray(offset(pointer_field(job, "bias"), 4 * chunk * nr), (cols,), np.float32)
-                for c in range(cols):
-                    out[c] += bias[c]
+            multiply_codes(
+                kernel_id, bits, zero_points,
+                (
+                    rows, nv, offset(pointer_field(job, "panels"), at * wide * job.panel_bytes), job.panel_bytes,
+                    job.panel_bytes // STEP_BYTES, pointer_field(job, "levels"),
+                    offset(lhs, g * job.lhs_group + row * job.lhs_row), job.lhs_row,
+                    offset(row_terms, 4 * (g * job.held_rows + row)), offset(scratch, cols_at),
+                    offset(pointer_field(job, "scales"), 4 * at * nr), scratch, 4 * nr,
+                    offset(pointer_field(job, "row_sums"), 4 * (g * job.held_rows + row)),
+                    offset(pointer_field(job, "zeros"), at * nr),
+                ),
+            )  # fmt: skip
+        store_rows(job, total, nr, row, rows, chunk * nr, cols)
 
     return multiply, cols_at + 4 * nr
 
 
 @functools.cache
-def routines(kernel: Kernel, bits: int) -> tuple[Routine, Routine, int]:
+def routines(kernel: Kernel, bits: int, zero_points: bool = False) -> tuple[Routine, Routine, int]:
     """Tasks that copy the lhs and multiply, and the bytes of a worker's memory."""
     element = types.int16 if kernel.element_bytes == 2 else types.int8
     copy = _make_copy(element, RAISED if raises(kernel) else 0)
-    multiply, scratch = _make_multiply(id_of(kernel), stamp_of(kernel), bits, kernel.lanes, kernel.max_nv)
+    multiply, scratch = _make_multiply(
+        id_of(kernel), stamp_of(kernel), bits, int(zero_points), kernel.lanes, kernel.max_nv
+    )
     return copy, multiply, scratch
 
 
@@ -207,30 +215,34 @@ class Ready(NotCopied):
 
     def __init__(self, w: PackedRhsLowbit, rows: int) -> None:
         kernel = by_name(w.kernel)
-        copy, self.multiply, self.scratch_bytes = routines(kernel, w.bits)
+        with_zeros = w.zeros is not None
+        self.copy, self.multiply, scratch = routines(kernel, w.bits, with_zeros)
+        self.scratch_bytes = -(-scratch // 64) * 64
         depth, cols = w.shape
         held = held_rows(kernel, rows)
         row_bytes = w.panel_bytes * 8 // w.bits // kernel.lanes * kernel.element_bytes
         self.space = aligned_empty(w.groups * held * row_bytes)
         self.terms = np.empty(w.groups * held, np.int32)
-        self.scratch = aligned_empty(self.scratch_bytes)
+        self.row_sums = np.empty(w.groups * held if with_zeros else 0, np.int32)
+        self.scratch = aligned_empty(0)
         self.scales = np.empty(rows, np.float32)
         self.levels = w.levels.view(np.uint8) ^ np.uint8(0x80) if raises(kernel) else w.levels
-        self.copy = copy
         chunk = max(1, ELEMENTS_PER_TASK // depth)
-        self.tasks = w.chunks * -(-rows // BLOCK_ROWS)
+        copies = -(-rows // chunk)
         self.job = RowsProductJob(
             rows=rows, cols=cols, depth=depth, group=w.group, groups=w.groups, lhs=self.space.ctypes.data,
             lhs_group=held * row_bytes, lhs_row=row_bytes, row_terms=self.terms.ctypes.data, held_rows=held, chunk=chunk,
             panels=w.panels.ctypes.data, panel_bytes=w.panel_bytes, levels=self.levels.ctypes.data, sums=w.sums.ctypes.data,
-            scales=w.scales.ctypes.data, copies=-(-rows // chunk), copy=copy.address,
+            scales=w.scales.ctypes.data, copies=copies, copy=self.copy.address, give_way=team.give_way(),
+            task=self.multiply.address, tasks=copies + w.chunks * -(-rows // BLOCK_ROWS), scratch_bytes=self.scratch_bytes,
+            row_sums=self.row_sums.ctypes.data if with_zeros else 0, zeros=w.zeros.ctypes.data if with_zeros else 0,
         )  # fmt: skip
 
     def run(
         self, x: np.ndarray, zero: int, factors: np.ndarray | None, bias: np.ndarray | None, out: np.ndarray,
-        copiers: int, workers: int,
-    ) -> int:  # fmt: skip
-        """Multiply; gives 0, or the number of a row that is not finite, plus one."""
+        workers: int,
+    ) -> bool:  # fmt: skip
+        """Multiply; whether all rows are finite."""
         job, kind = self.job, x.dtype.kind
         job.source, job.out = x.ctypes.data, out.ctypes.data
         job.row_stride, job.depth_stride = x.strides
@@ -241,23 +253,13 @@ class Ready(NotCopied):
         job.flip, job.zero = (0x80, zero - 128) if kind == "u" else (0, zero)
         job.row_scales = 0 if factors is None else factors.ctypes.data
         job.bias = 0 if bias is None else bias.ctypes.data
-        job.bad = 0
-        if workers == 1:
-            job.task, job.tasks, job.scratch = self.multiply.address, self.tasks, self.scratch.ctypes.data
-            _serial()(job.address)
-            return job.bad
-        job.tasks = job.copies
-        jobs.run(self.copy, job, copiers)
-        if not job.bad:
-            job.tasks = self.tasks
-            jobs.run(self.multiply, job, workers, self.scratch_bytes)
-        return job.bad
-
-
-@functools.cache
-def _serial() -> Any:
-    """`serial` for `ctypes`, which lets go of the interpreter's lock during the call."""
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(serial.address)
+        job.bad = job.taken = job.copied = 0
+        workers = min(workers, job.tasks - job.copies)
+        if self.scratch.size < workers * self.scratch_bytes:
+            self.scratch = aligned_empty(workers * self.scratch_bytes)
+            job.scratch = self.scratch.ctypes.data
+        threads.run(jobs.work, job.address, 0, workers)
+        return not job.bad
 
 
 def held_rows(kernel: Kernel, rows: int) -> int:

@@ -12,6 +12,8 @@ would have to be read from memory like the codes, are needed only for a zero poi
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from llvmlite import ir
@@ -31,6 +33,8 @@ from lowgemm.kernels.framework.irtools import (
     i32,
     i64,
     load,
+    prefetch,
+    repeat,
     shuffle,
     splat,
     store,
@@ -41,6 +45,8 @@ from lowgemm.kernels.framework.irtools import (
 HEIGHTS = (16, 8, 4, 2, 1)
 #: The same with 16 registers.
 FEW_REGISTERS = (8, 4, 2, 1)
+#: Sums of a tile at least, if its rows and panels have so many.
+SUMS = 8
 #: How far ahead of the codes in use memory is asked for, into the second-level cache. On Sapphire Rapids, 1 x 4096 x 4096, INT4 in
 #: groups of 128 that no cache held: 0.58 ms; 2048 bytes ahead 0.61, into the first-level cache 0.63, not at all 0.77.
 AHEAD = 8192
@@ -102,17 +108,32 @@ def covered(rows: int, kernel: Kernel) -> int:
     return done
 
 
-class _Tile:
-    """Emits a tile of `rows` rows by a panel."""
+def panels_at_once(rows: int, most: int) -> int:
+    """Panels that a tile of so many rows multiplies together: all `most` of a chunk, or one.
 
-    def __init__(self, kernel: Kernel, bits: int, b: ir.IRBuilder, args: dict[str, ir.Value]) -> None:
-        self.k, self.bits, self.b, self.args = kernel.at_height(1), bits, b, args
+    A product waits four or five cycles for the one before it into the same sum, so there should be some eight sums.
+    """
+    return most if rows * most <= SUMS else 1
+
+
+class _Tile:
+    """Emits tiles: some rows by one panel of codes or by all panels of a chunk, along the depth of one group."""
+
+    def __init__(
+        self, kernel: Kernel, bits: int, zero_points: bool, b: ir.IRBuilder, args: dict[str, ir.Value]
+    ) -> None:
+        self.k, self.bits, self.zero_points, self.b, self.args = (
+            kernel.at_height(1),
+            bits,
+            zero_points,
+            b,
+            args,
+        )
         self.width = kernel.rhs_group_bytes
         self.bytes = vec(i8, self.width)
         found = look_up(self.width)
         assert found is not None
         self.name = found[0]
-        self.arm = found == _ARM_LOOK_UP
         self.table = shuffle(
             b, load(b, vec(i8, 16), args["levels"]), None, list(range(16)) * (self.width // 16)
         )
@@ -124,8 +145,7 @@ class _Tile:
             words = b.bitcast(x, vec(i16, self.width // 2))
             x = b.bitcast(b.lshr(words, const(words.type, self.bits * field)), self.bytes)
         index = b.and_(x, const(self.bytes, 2**self.bits - 1))
-        order = [self.table, index]
-        found = call_intrinsic(b, self.name, self.bytes, order)
+        found = call_intrinsic(b, self.name, self.bytes, [self.table, index])
         if k.element_bytes == 2:
             half = self.width // 2
             parts = [shuffle(b, found, None, list(range(i, i + half))) for i in (0, half)]
@@ -137,133 +157,157 @@ class _Tile:
             return self.k.product(self.b, acc, levels, left)
         return self.k.product(self.b, acc, left, levels)
 
-    def emit(self, rows: int, row: ir.Value) -> None:
-        """The depth of one group, then the sums of the tile."""
-        b, k, args, fn = self.b, self.k, self.args, self.b.function
+    def emit(self, rows: int, row: ir.Value, panels: list[ir.Value]) -> None:
+        """The depth of one group, then the sums of the tile: of `rows` rows from `row` on and of the panels of these numbers."""
+        b, k, args = self.b, self.k, self.args
         fields = 8 // self.bits
         loads = STEP_BYTES // self.width
         each = 2 if k.element_bytes == 2 else 1  # products of a look-up
-        products = fields * loads * each  # of each row in a step
-        # a product waits four or five cycles for the one before it into the same sum
-        chains = max(1, min(products, 8 // rows))
+        products = fields * loads * each  # of each row and panel in a step
+        chains = max(1, min(products, SUMS // (rows * len(panels))))
         step_bytes = products * k.kr * k.element_bytes  # of a row
         lhs = at(b, args["lhs"], b.mul(row, args["lhs_stride"]))
-        starts = self._starts(rows, chains, row)
-        entry, body, done = b.block, fn.append_basic_block("step"), fn.append_basic_block("stepped")
-        b.branch(body)
-        b.position_at_end(body)
-        step = b.phi(i64)
-        step.add_incoming(const(i64, 0), entry)
-        phis = [tuple(b.phi(a.type) for a in acc) for acc in starts]
-        for phi, start in zip(phis, starts, strict=True):
-            for p, s in zip(phi, start, strict=True):
-                p.add_incoming(s, entry)
-        now: list[tuple] = list(phis)
-        source = at(b, args["codes"], b.mul(step, const(i64, STEP_BYTES)))
-        left_at = at(b, lhs, b.mul(step, const(i64, step_bytes)))
-        call_intrinsic(
-            b, "llvm.prefetch.p0", ir.VoidType(),
-            [at(b, source, AHEAD), const(i32, 0), const(i32, 2), const(i32, 1)],
-        )  # fmt: skip
-        for i in range(loads):
-            x = load(b, self.bytes, at(b, source, i * self.width), self.width)
-            for field in range(fields):
-                for j, levels in enumerate(self._levels(x, field)):
-                    # where in the depth of the step: a field holds STEP_BYTES levels, a load `width` of them
-                    place = (field * loads + i) * each + j
-                    for r in range(rows):
-                        left = k.load_lhs(
-                            b,
-                            at(b, at(b, left_at, place * k.kr * k.element_bytes), self._row(r)),
-                        )
-                        c = r * chains + place % chains
-                        now[c] = self._product(now[c], left, levels)
-        following = b.add(step, const(i64, 1), flags=["nuw", "nsw"])
-        step.add_incoming(following, body)
-        for phi, after in zip(phis, now, strict=True):
-            for p, a in zip(phi, after, strict=True):
-                p.add_incoming(a, body)
-        b.cbranch(b.icmp_signed("<", following, args["steps"]), body, done)
-        b.position_at_end(done)
-        self._add(rows, row, [now[r * chains : (r + 1) * chains] for r in range(rows)])
+        sources = [at(b, args["codes"], b.mul(p, args["panel_bytes"])) for p in panels]
+        starts = [
+            acc for p in panels for r in range(rows) for acc in self._starts(chains, self._plus(row, r), p)
+        ]
+        registers = len(k.zero())
 
-    def _row(self, r: int) -> ir.Value:
-        return self.b.mul(self.args["lhs_stride"], const(i64, r))
+        def turn(step: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
+            now = [tuple(values[i : i + registers]) for i in range(0, len(values), registers)]
+            left_at = at(b, lhs, b.mul(step, const(i64, step_bytes)))
+            for p, start in enumerate(sources):
+                source = at(b, start, b.mul(step, const(i64, STEP_BYTES)))
+                prefetch(b, at(b, source, AHEAD))
+                for i in range(loads):
+                    x = load(b, self.bytes, at(b, source, i * self.width), self.width)
+                    for field in range(fields):
+                        for j, levels in enumerate(self._levels(x, field)):
+                            # where in the depth of the step: a field holds STEP_BYTES levels, a load `width` of them
+                            place = (field * loads + i) * each + j
+                            for r in range(rows):
+                                at_row = at(b, left_at, b.mul(args["lhs_stride"], const(i64, r)))
+                                left = k.load_lhs(b, at(b, at_row, place * k.kr * k.element_bytes))
+                                c = (p * rows + r) * chains + place % chains
+                                now[c] = self._product(now[c], left, levels)
+            return [value for acc in now for value in acc]
+
+        values = repeat(b, args["steps"], [value for acc in starts for value in acc], turn)
+        sums = [tuple(values[i : i + registers]) for i in range(0, len(values), registers)]
+        totals: Iterable[tuple[ir.Value, ir.Value]] = (
+            self._added(p, self._plus(row, r), sums[c : c + chains])
+            for c, (p, r) in zip(
+                range(0, len(sums), chains), itertools.product(panels, range(rows)), strict=True
+            )
+        )
+        if len(panels) > 1:
+            totals = list(totals)  # all are added before any is stored: a panel may have come more than once
+        for total, place in totals:
+            store(b, total, place, 4)
+
+    def _plus(self, row: ir.Value, r: int) -> ir.Value:
+        return self.b.add(row, const(i64, r))
+
+    def _of_panel(self, name: str, panel: ir.Value, element_bytes: int = 4) -> ir.Value:
+        """Where a panel's elements of an argument begin that has one for each column."""
+        return at(self.b, self.args[name], self.b.mul(panel, const(i64, element_bytes * self.k.lanes)))
 
     @property
     def _starts_with_terms(self) -> bool:
         """Whether a sum is one register, which may begin with the terms: an instruction less for each row and group."""
         return len(self.k.zero()) == 1
 
-    def _terms(self, at_row: ir.Value) -> ir.Value:
-        b, args = self.b, self.args
-        one = load(b, i32, at(b, args["row_terms"], b.mul(at_row, const(i64, 4))), 4)
-        columns = load(b, vec(i32, self.k.lanes), args["col_terms"], 4)
-        return b.add(columns, splat(b, one, self.k.lanes))
+    def _terms(self, row: ir.Value, panel: ir.Value) -> ir.Value:
+        b, args, lanes = self.b, self.args, self.k.lanes
+        words, place = vec(i32, lanes), b.mul(row, const(i64, 4))
+        one = load(b, i32, at(b, args["row_terms"], place), 4)
+        terms = b.add(load(b, words, self._of_panel("col_terms", panel), 4), splat(b, one, lanes))
+        if not self.zero_points:
+            return terms
+        total = splat(b, load(b, i32, at(b, args["row_sums"], place), 4), lanes)
+        zeros = b.sext(load(b, vec(i8, lanes), self._of_panel("zeros", panel, 1)), words)
+        return b.sub(terms, b.mul(zeros, total))
 
-    def _starts(self, rows: int, chains: int, row: ir.Value) -> list[tuple]:
-        starts = [self.k.zero()] * (rows * chains)
+    def _starts(self, chains: int, row: ir.Value, panel: ir.Value) -> list[tuple]:
+        starts = [self.k.zero()] * chains
         if self._starts_with_terms:
-            for r in range(rows):
-                starts[r * chains] = (self._terms(self.b.add(row, const(i64, r))),)
+            starts[0] = (self._terms(row, panel),)
         return starts
 
-    def _add(self, rows: int, row: ir.Value, sums: list[list[tuple]]) -> None:
-        """``total = total + float32(sum) * scale``, each operation rounded."""
+    def _added(self, panel: ir.Value, row: ir.Value, sums: list[tuple]) -> tuple[ir.Value, ir.Value]:
+        """``total + float32(sum) * scale``, each operation rounded, of a row and a panel; and where the total lies."""
         b, k, args = self.b, self.k, self.args
         floats = vec(_f32, k.lanes)
-        scales = load(b, floats, args["scales"], 4)
-        for r in range(rows):
-            at_row = b.add(row, const(i64, r))
-            values = [k.finalize(b, acc)[0] for acc in sums[r]]
-            value = values[0] if self._starts_with_terms else b.add(values[0], self._terms(at_row))
-            for other in values[1:]:
-                value = b.add(value, other)
-            place = at(b, args["totals"], b.mul(at_row, args["total_stride"]))
-            added = b.fmul(b.sitofp(value, floats), scales)
-            store(b, b.fadd(load(b, floats, place, 4), added), place, 4)
+        values = [k.finalize(b, acc)[0] for acc in sums]
+        value = values[0] if self._starts_with_terms else b.add(values[0], self._terms(row, panel))
+        for other in values[1:]:
+            value = b.add(value, other)
+        place = at(b, self._of_panel("totals", panel), b.mul(row, args["total_stride"]))
+        scales = load(b, floats, self._of_panel("scales", panel), 4)
+        return b.fadd(load(b, floats, place, 4), b.fmul(b.sitofp(value, floats), scales)), place
 
 
-#: What `multiply_codes` takes after its two constants.
+#: What `multiply_codes` takes after its constants.
 ARGUMENTS = (
-    "rows", "codes", "steps", "levels", "lhs", "lhs_stride", "row_terms", "col_terms", "scales", "totals", "total_stride",
+    "rows", "panels", "codes", "panel_bytes", "steps", "levels", "lhs", "lhs_stride", "row_terms", "col_terms", "scales",
+    "totals", "total_stride", "row_sums", "zeros",
 )  # fmt: skip
-_POINTERS = {"codes", "levels", "lhs", "row_terms", "col_terms", "scales", "totals"}
+_POINTERS = {"codes", "levels", "lhs", "row_terms", "col_terms", "scales", "totals", "row_sums", "zeros"}
 _TYPES = tuple(types.voidptr if a in _POINTERS else types.intp for a in ARGUMENTS)
 
 
 @intrinsic(prefer_literal=True)
-def multiply_codes(typingctx, kernel_id, bits, args):
-    """``totals[r] += float32(sum of group) * scales`` for all rows and one panel of codes of one group.
+def multiply_codes(typingctx, kernel_id, bits, zero_points, args):
+    """``totals[r] += float32(sum of group) * scales`` for all rows and the panels of a chunk, codes of one group.
 
-    `kernel_id` and `bits` are constants, `args` is a tuple as `ARGUMENTS` says: rows; packed codes, their steps, the level of each code;
-    rows of the lhs and their stride in bytes; int32 for each row and for each column that are added to the integer sums; float32
-    scales; float32 sums and the stride of their rows in bytes. Of lhs, row terms and totals there are as many rows as `covered` says.
+    The other three are constants, `args` is a tuple as `ARGUMENTS` says: rows and panels; packed codes, bytes from a panel to the next,
+    steps of a panel, the level of each code; rows of the lhs and their stride in bytes; int32 for each row and for each column that are
+    added to the integer sums; float32 scales; float32 sums and the stride of their rows in bytes. With `zero_points` also the int32 sum
+    of each row and an int8 zero point of each column, whose product is subtracted from the integer sum. Of all that is by rows there are
+    as many as `covered` says.
     """
     kernel = by_id(kernel_id.literal_value)
-    width = bits.literal_value
+    width, with_zeros = bits.literal_value, bool(zero_points.literal_value)
 
     def codegen(context, builder, signature, values):
-        items = cgutils.unpack_tuple(builder, values[2])
+        items = cgutils.unpack_tuple(builder, values[3])
         named = dict(zip(ARGUMENTS, items, strict=True))
-        fn, b = builder.function, builder
-        tile = _Tile(kernel, width, b, named)
+        b = builder
+        tile = _Tile(kernel, width, with_zeros, b, named)
+
+        def multiply(height: int, row: ir.Value) -> None:
+            count = panels_at_once(height, kernel.max_nv)
+            if count == 1:
+                with cgutils.for_range(b, named["panels"]) as loop:
+                    tile.emit(height, row, [loop.index])
+                return
+            # where a chunk has less, the last one's numbers once more
+            last = b.sub(named["panels"], const(i64, 1))
+            numbers: list[ir.Value] = [const(i64, p) for p in range(count)]
+            tile.emit(height, row, [b.select(b.icmp_signed("<", p, last), p, last) for p in numbers])
+
         row: ir.Value = const(i64, 0)
         for height in heights(kernel):
-            head, body, after = (fn.append_basic_block(f"{n}_{height}") for n in ("rows", "tile", "after"))
-            came = b.block
-            b.branch(head)
-            b.position_at_end(head)
-            now = b.phi(i64)
-            now.add_incoming(row, came)
-            left = b.sub(named["rows"], now)
-            b.cbranch(b.icmp_signed(">=", left, const(i64, least_rows(height))), body, after)
-            b.position_at_end(body)
-            tile.emit(height, now)
-            now.add_incoming(b.add(now, const(i64, height)), b.block)
-            b.branch(head)
-            b.position_at_end(after)
-            row = now
+            row = _while_left(b, named["rows"], row, height, multiply)
         return context.get_dummy_value()
 
-    return types.void(kernel_id, bits, types.Tuple(_TYPES)), codegen
+    return types.void(kernel_id, bits, zero_points, types.Tuple(_TYPES)), codegen
+
+
+def _while_left(
+    b: ir.IRBuilder, rows: ir.Value, row: ir.Value, height: int, emit: Callable[[int, ir.Value], None]
+) -> ir.Value:
+    """Tiles of one height, from a row on, as long as `least_rows` of it are left; the row after them."""
+    came = b.block
+    head, body, after = (b.function.append_basic_block(f"{n}_{height}") for n in ("rows", "tile", "after"))
+    b.branch(head)
+    b.position_at_end(head)
+    now = b.phi(i64)
+    now.add_incoming(row, came)
+    b.cbranch(b.icmp_signed(">=", b.sub(rows, now), const(i64, least_rows(height))), body, after)
+    b.position_at_end(body)
+    emit(height, now)
+    now.add_incoming(b.add(now, const(i64, height)), b.block)
+    b.branch(head)
+    b.position_at_end(after)
+    return now

@@ -7,7 +7,7 @@ outgrow the last-level cache twice, and takes them in turn.
 from __future__ import annotations
 
 import argparse
-import copy
+import concurrent.futures
 import json
 import statistics
 import time
@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.blockwise import gemm_lowbit, pack_rhs_lowbit
+from lowgemm.blockwise import PackedRhsLowbit, gemm_lowbit, pack_rhs_lowbit
 from lowgemm.jit.caches import cache_sizes
+from lowgemm.jit.scratch import aligned_empty
 from lowgemm.kernels import selected
 from lowgemm.kernels.tools import limits
-from lowgemm.kernels.tools.timing import Progress, blas_threads, interleave, text_table
+from lowgemm.kernels.tools.timing import Progress, TableWriter, blas_threads, interleave
 
 #: Shapes, if none are given: a decoding step, some sequences at once, and a prompt.
 SHAPES = [
@@ -40,9 +41,19 @@ MOST_BYTES = 1 << 30
 Candidate = tuple[Callable[[int], Any], int, np.ndarray]
 
 
+def _twin(w: PackedRhsLowbit) -> PackedRhsLowbit:
+    """The same weight in memory of its own; a copy by `copy` would pack it anew, which takes a second."""
+    new = object.__new__(type(w))
+    new.__dict__.update(w.__dict__)
+    new.panels = aligned_empty(w.panels.size)
+    new.panels[...] = w.panels
+    new.scales, new.sums, new.ready = w.scales.copy(), w.sums.copy(), {}
+    return new
+
+
 def _lowgemm(x: np.ndarray, weight: np.ndarray, book: str, group: int, total: int, threads: int) -> Candidate:
     first = pack_rhs_lowbit(weight, book, group=group)
-    weights = [first] + [copy.deepcopy(first) for _ in range(total // max(first.nbytes, 1))]
+    weights = [first] + [_twin(first) for _ in range(total // max(first.nbytes, 1))]
     read = first.panels.nbytes + first.scales.nbytes  # the sums are for zero points
     return lambda i: gemm_lowbit(x, weights[i % len(weights)], num_threads=threads), read, first.to_array()
 
@@ -50,6 +61,20 @@ def _lowgemm(x: np.ndarray, weight: np.ndarray, book: str, group: int, total: in
 def _numpy(x: np.ndarray, weight: np.ndarray, book: str, group: int, total: int, threads: int) -> Candidate:
     weights = [weight.copy() for _ in range(1 + total // max(weight.nbytes, 1))]
     return lambda i: x @ weights[i % len(weights)], weight.nbytes, weight
+
+
+def _int4(weight: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes 0 to 15 of shape (n, groups, group), which stand for -8 to 7, and their scales."""
+    depth, n = weight.shape
+    blocks = weight.T.reshape(n, depth // group, group)
+    scales = (np.abs(blocks).max(axis=2) / 8).astype(np.float32)
+    codes = np.clip(np.rint(blocks / np.where(scales, scales, 1)[:, :, None]) + 8, 0, 15).astype(np.uint8)
+    return codes, scales
+
+
+def _matrix(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """What the codes of `_int4` stand for, of shape (depth, n)."""
+    return ((codes.astype(np.float32) - 8) * scales[:, :, None]).reshape(codes.shape[0], -1).T
 
 
 def _onnxruntime(
@@ -62,9 +87,7 @@ def _onnxruntime(
     depth, n = weight.shape
     if book != "int4" or group not in (16, 32, 64, 128, 256) or depth % group:
         raise ValueError("onnxruntime's MatMulNBits is INT4 in groups of 16 to 256 that divide the depth")
-    blocks = weight.T.reshape(n, depth // group, group)
-    scales = (np.abs(blocks).max(axis=2) / 8).astype(np.float32)
-    codes = np.clip(np.rint(blocks / np.where(scales, scales, 1)[:, :, None]) + 8, 0, 15).astype(np.uint8)
+    codes, scales = _int4(weight, group)
     packed = codes[:, :, ::2] | codes[:, :, 1::2] << 4
     node = helper.make_node(
         "MatMulNBits", ["x", "b", "s"], ["y"], domain="com.microsoft", K=depth, N=n, bits=4, block_size=group, accuracy_level=4,
@@ -85,8 +108,31 @@ def _onnxruntime(
         ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         for _ in range(1 + total // nbytes)
     ]
-    real = ((codes.astype(np.float32) - 8) * scales[:, :, None]).reshape(n, depth).T
-    return lambda i: sessions[i % len(sessions)].run(None, {"x": x})[0], nbytes, real
+    return lambda i: sessions[i % len(sessions)].run(None, {"x": x})[0], nbytes, _matrix(codes, scales)
+
+
+def _torch(x: np.ndarray, weight: np.ndarray, book: str, group: int, total: int, threads: int) -> Candidate:
+    import torch
+
+    depth, n = weight.shape
+    if book != "int4" or group not in (32, 64, 128, 256) or depth % group or n % 16:
+        raise ValueError("torch's product is INT4 in groups of 32 to 256 that divide the depth")
+    torch.set_num_threads(threads)
+    codes, scales = _int4(weight, group)
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(
+        torch.from_numpy(codes.reshape(n, depth).astype(np.int32)), 2
+    )
+    both = torch.zeros(depth // group, n, 2)  # scales and zero points, which are counted from the code 8
+    both[:, :, 0] = torch.from_numpy(scales.T.copy())
+    nbytes = packed.numel() + scales.nbytes * 2
+    made = [(packed.clone(), both.clone()) for _ in range(1 + total // nbytes)]
+    left, product = torch.from_numpy(x), torch.ops.aten._weight_int4pack_mm_for_cpu
+
+    def call(i: int) -> np.ndarray:
+        one, factors = made[i % len(made)]
+        return product(left, one, group, factors).numpy()
+
+    return call, nbytes, _matrix(codes, scales)
 
 
 def _bitsandbytes(
@@ -111,7 +157,8 @@ def _bitsandbytes(
 
 
 CANDIDATES = {
-    "lowgemm": _lowgemm, "onnxruntime MatMulNBits": _onnxruntime, "bitsandbytes": _bitsandbytes, "NumPy float32": _numpy,
+    "lowgemm": _lowgemm, "onnxruntime MatMulNBits": _onnxruntime, "torch int4": _torch, "bitsandbytes": _bitsandbytes,
+    "NumPy float32": _numpy,
 }  # fmt: skip
 
 
@@ -174,40 +221,72 @@ def measure(shape: tuple[int, ...], args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def read_speed(mebibytes: int, threads: int) -> float:
+    """Bytes a second that so many threads read, each from a part of a buffer that no cache holds."""
+    calls = [limits.read_call(max(1, mebibytes // threads)) for _ in range(threads)]
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        seconds = interleave({"read": lambda: list(pool.map(lambda c: c[0](), calls))}, seconds=0.5)["read"]
+    return sum(nbytes for _, nbytes in calls) / seconds
+
+
+#: Headings of the table that is printed.
+HEADER = ["M x K x N", "library", "ms", "GB/s", "of the read speed", "time / lowgemm", "error to float64"]
+
+
+def _rows(one: dict[str, Any], bandwidth: float) -> list[list[str]]:
+    """Rows of the table for what `measure` found."""
+    rows = []
+    shape, own = " x ".join(map(str, one["shape"])), one["seconds"]["lowgemm"]
+    for name in CANDIDATES:
+        if name not in one["seconds"]:
+            rows.append([shape, name, "-", "-", "-", "-", one["notes"][name]])
+            continue
+        seconds, size = one["seconds"][name], one["bytes"][name]
+        rows.append([
+            shape, name, f"{seconds * 1e3:.3f}", f"{size / seconds / 1e9:.1f}", f"{100 * size / seconds / bandwidth:.0f} %",
+            f"{seconds / own:.2f}", f"{one['error'][name]:.1e}",
+        ])  # fmt: skip
+    return rows
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    total = _rotated(args.rotate)
-    read, nbytes = limits.read_call(max(64, total >> 20))  # no cache holds that either
-    bandwidth = nbytes / interleave({"read": read}, seconds=0.5)["read"]
-    del read
-    shapes = args.shapes or (SHAPES[:1] if args.quick else SHAPES)
-    progress = Progress(len(shapes))
     report: dict[str, Any] = {
-        "weights": args.weights, "threads": args.threads, "read_gbytes": bandwidth / 1e9, "kernel": selected().name, "shapes": [],
+        "weights": args.weights, "threads": args.threads, "kernel": selected().name, "shapes": [],
     }  # fmt: skip
-    rows = []
-    with blas_threads(args.threads) as how:
-        for shape in shapes:
-            progress.step(" x ".join(map(str, shape)))
-            one = measure(shape, args)
-            report["shapes"].append(one)
-            own = one["seconds"]["lowgemm"]
-            for name in CANDIDATES:
-                first = [" x ".join(map(str, shape)), name]
-                if name not in one["seconds"]:
-                    rows.append([*first, "-", "-", "-", "-", one["notes"][name]])
-                    continue
-                seconds, size = one["seconds"][name], one["bytes"][name]
-                rows.append([
-                    *first, f"{seconds * 1e3:.3f}", f"{size / seconds / 1e9:.1f}", f"{100 * size / seconds / bandwidth:.0f} %",
-                    f"{seconds / own:.2f}", f"{one['error'][name]:.1e}",
-                ])  # fmt: skip
-    progress.close()
-    print(f"kernel {report['kernel']}, {args.threads} thread(s), weights {args.weights}; float32: {how}")
-    print(f"memory read, one thread: {bandwidth / 1e9:.1f} GB/s\n")
-    header = ["M x K x N", "library", "ms", "GB/s", "of the read speed", "time / lowgemm", "error to float64"]
-    print(text_table(header, rows))
+    status = 0
+    try:
+        _measure_all(args, report)
+    except KeyboardInterrupt:
+        print("\ninterrupted: this is what was measured until then")
+        status = 130
     if args.json:
         with open(args.json, "w") as f:
             json.dump(report, f, indent=1)
-    return 0
+    return status
+
+
+def _measure_all(args: argparse.Namespace, report: dict[str, Any]) -> None:
+    """Fill the report, and print the rows of a shape when it is measured."""
+    total = _rotated(args.rotate)
+    shapes = args.shapes or (SHAPES[:1] if args.quick else SHAPES)
+    progress = Progress(len(shapes) + 1)
+    with blas_threads(args.threads) as blas:
+        print(
+            f"kernel {report['kernel']}, {args.threads} thread(s), weights {args.weights}; float32: {blas.text}"
+        )
+        progress.step("read speed")
+        bandwidth = read_speed(max(64, total >> 20), args.threads)  # no cache holds that either
+        report["read_gbytes"] = bandwidth / 1e9
+        progress.clear()
+        print(f"memory read, {args.threads} thread(s): {bandwidth / 1e9:.1f} GB/s")
+        print(f"weights taken in turn: {total >> 20} MiB\n")
+        first = max(len(" x ".join(map(str, shape))) for shape in shapes)
+        table = TableWriter([*HEADER[:1], HEADER[1].ljust(max(map(len, CANDIDATES))), *HEADER[2:]], first)
+        for shape in shapes:
+            progress.step(" x ".join(map(str, shape)))
+            report["shapes"].append(measure(shape, args))
+            progress.clear()
+            for row in _rows(report["shapes"][-1], bandwidth):
+                table.row(row)
+        progress.close()

@@ -11,6 +11,7 @@ Sums of columns are the products with a row of ones: one more row.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numba
 import numpy as np
@@ -31,6 +32,8 @@ from lowgemm.kernels.framework.irtools import (
     i32,
     i64,
     load,
+    prefetch,
+    repeat,
     shuffle,
     splat,
     store,
@@ -38,11 +41,14 @@ from lowgemm.kernels.framework.irtools import (
 )
 
 #: Rows of the rhs that pass over the columns together, where rows are contiguous.
-DEPTH_AT_A_TIME = 32
+DEPTH_AT_A_TIME = 16
 #: Columns that are read together, where columns are contiguous.
 COLUMNS_AT_A_TIME = 4
+#: Runs of a copy of what is left at the end of the depth: 4 depth steps, or as many columns as are read together.
+EDGE_RUNS = 4
 #: How far ahead memory is asked for, in bytes of a row and of a column of the rhs. At the end of a block's piece of a row that is in vain.
 ROW_AHEAD, COLUMN_AHEAD = 512, 1024
+MOST_AHEAD = 1 << 19
 
 
 def rows_in_place(kernel: Kernel) -> int:
@@ -73,127 +79,121 @@ def _interleaved(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
     return [b.bitcast(x, vec(i32, width // 4)) for x in found]
 
 
-def _ask(b: ir.IRBuilder, address: ir.Value) -> None:
-    args = [address, const(i32, 0), const(i32, 2), const(i32, 1)]
-    call_intrinsic(b, "llvm.prefetch.p0", ir.VoidType(), args)
+def _for_each_count(b: ir.IRBuilder, count: ir.Value, most: int, emit: Callable[[int], None]) -> None:
+    """Code for 1, 2, ... `most` rows, of which that for `count` runs."""
+    after = b.function.append_basic_block("counted")
+    switch = b.switch(count, after)
+    for number in range(1, most + 1):
+        block = b.function.append_basic_block(f"rows_{number}")
+        switch.add_case(const(i64, number), block)
+        b.position_at_end(block)
+        emit(number)
+        b.branch(after)
+    b.position_at_end(after)
+
+
+def _taken(b: ir.IRBuilder, ty: ir.Type, source: ir.Value, flips: ir.Value, ahead: ir.Value) -> ir.Value:
+    """A register of the rhs, flipped; memory is asked for what lies `ahead` bytes behind it."""
+    prefetch(b, at(b, source, ahead))
+    return b.xor(load(b, ty, source), flips)
+
+
+#: What `_by_rows` and `_by_columns` take: how many rows of the lhs there are and how many turns of the loop; where the rhs begins, from
+#: one of its rows (or columns) to the next, the byte to flip it by, and how far ahead memory is asked for; the lhs and its row stride;
+#: int32 sums, for each row and then for the ones, and from one to the next.
+_ARGUMENTS = types.Tuple(
+    [types.voidptr if a in ("rhs", "lhs", "sums") else types.intp for a in
+     ("rows", "turns", "rhs", "rhs_stride", "flip", "ahead", "lhs", "lhs_stride", "sums", "sums_stride")]
+)  # fmt: skip
 
 
 @intrinsic(prefer_literal=True)
-def _by_rows(typingctx, kernel_id, rows, args):
+def _by_rows(typingctx, kernel_id, most, args):
     """One register's width of columns by some groups of 4 depth steps, added to sums in the order of `_interleaved`.
 
-    `args`: groups, first group's address in the rhs and its row stride, the byte to flip by, the lhs and its row stride, the sums (for
-    each row, and for the ones, 4 registers) and their row stride.
+    `args` is as `_ARGUMENTS` says; sums are 4 registers for each row.
     """
-    kernel, count = by_id(kernel_id.literal_value), rows.literal_value
+    kernel, highest = by_id(kernel_id.literal_value), most.literal_value
     lanes, width = kernel.lanes, 4 * kernel.lanes
 
     def codegen(context, builder, signature, values):
         b = builder
-        groups, rhs, rhs_stride, flip, lhs, lhs_stride, sums, sums_stride = cgutils.unpack_tuple(b, values[2])
-        ty, words = vec(i8, width), vec(i32, lanes)
-        flips = splat(b, b.trunc(flip, i8), width)
-        ones = const(words, 0x01010101)
-        places = [
-            at(b, at(b, sums, b.mul(sums_stride, const(i64, r))), j * width)
-            for r in range(count + 1)
-            for j in range(4)
-        ]
-        starts = [load(b, words, p, 4) for p in places]
-        entry, body, done = (
-            b.block,
-            b.function.append_basic_block("groups"),
-            b.function.append_basic_block("summed"),
+        rows, groups, rhs, rhs_stride, flip, ahead, lhs, lhs_stride, sums, sums_stride = cgutils.unpack_tuple(
+            b, values[2]
         )
-        b.branch(body)
-        b.position_at_end(body)
-        step = b.phi(i64)
-        step.add_incoming(const(i64, 0), entry)
-        phis = [b.phi(words) for _ in starts]
-        for phi, start in zip(phis, starts, strict=True):
-            phi.add_incoming(start, entry)
-        first = at(b, rhs, b.mul(rhs_stride, b.mul(step, const(i64, 4))))
-        taken = []
-        for i in range(4):
-            source = at(b, first, b.mul(rhs_stride, const(i64, i)))
-            _ask(b, at(b, source, ROW_AHEAD))
-            taken.append(b.xor(load(b, ty, source), flips))
-        columns = _interleaved(b, taken)
-        after = []
-        for r in range(count + 1):
-            left = ones
-            if r < count:
-                row = at(b, at(b, lhs, b.mul(lhs_stride, const(i64, r))), b.mul(step, const(i64, 4)))
-                left = kernel.load_lhs(b, row)
-            after += [kernel.product(b, (phis[4 * r + j],), left, columns[j])[0] for j in range(4)]
-        following = b.add(step, const(i64, 1))
-        step.add_incoming(following, body)
-        for phi, x in zip(phis, after, strict=True):
-            phi.add_incoming(x, body)
-        b.cbranch(b.icmp_signed("<", following, groups), body, done)
-        b.position_at_end(done)
-        for place, x in zip(places, after, strict=True):
-            store(b, x, place, 4)
+        ty, words = vec(i8, width), vec(i32, lanes)
+        flips, ones = splat(b, b.trunc(flip, i8), width), const(words, 0x01010101)
+
+        def emit(count: int) -> None:
+            starts = [at(b, sums, b.mul(sums_stride, const(i64, r))) for r in range(count + 1)]
+            places = [at(b, start, j * width) for start in starts for j in range(4)]
+
+            def turn(number: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
+                depth = b.mul(number, const(i64, 4))
+                sources = [at(b, rhs, b.mul(rhs_stride, b.add(depth, const(i64, i)))) for i in range(4)]
+                columns = _interleaved(b, [_taken(b, ty, source, flips, ahead) for source in sources])
+                lefts = [
+                    kernel.load_lhs(b, at(b, at(b, lhs, b.mul(lhs_stride, const(i64, r))), depth))
+                    for r in range(count)
+                ]
+                pairs = [(left, column) for left in [*lefts, ones] for column in columns]
+                return [kernel.product(b, (t,), *pair)[0] for t, pair in zip(totals, pairs, strict=True)]
+
+            totals = repeat(b, groups, [load(b, words, p, 4) for p in places], turn)
+            for place, total in zip(places, totals, strict=True):
+                store(b, total, place, 4)
+
+        _for_each_count(b, rows, highest, emit)
         return context.get_dummy_value()
 
-    v, n = types.voidptr, types.intp
-    return types.void(kernel_id, rows, types.Tuple((n, v, n, n, v, n, v, n))), codegen
+    return types.void(kernel_id, most, _ARGUMENTS), codegen
 
 
 @intrinsic(prefer_literal=True)
-def _by_columns(typingctx, kernel_id, rows, columns, args):
-    """Some columns along the depth, a register at a time, added to int32 sums.
+def _by_columns(typingctx, kernel_id, most, args, columns):
+    """`COLUMNS_AT_A_TIME` columns along the depth, a register at a time, added to int32 sums.
 
-    `args`: registers of depth, first column's address and the column stride, the byte to flip by, the lhs and its row stride, the
-    sums (for each row, and for the ones, `columns` of them) and their row stride.
+    `args` is as `_ARGUMENTS` says; sums are one for each column. Of less `columns` the last one takes the others' places.
     """
-    kernel, count, wide = by_id(kernel_id.literal_value), rows.literal_value, columns.literal_value
-    lanes, width = kernel.lanes, 4 * kernel.lanes
+    kernel, highest = by_id(kernel_id.literal_value), most.literal_value
+    lanes, width, wide = kernel.lanes, 4 * kernel.lanes, COLUMNS_AT_A_TIME
 
     def codegen(context, builder, signature, values):
         b = builder
-        steps, rhs, rhs_stride, flip, lhs, lhs_stride, sums, sums_stride = cgutils.unpack_tuple(b, values[3])
-        ty, words = vec(i8, width), vec(i32, lanes)
-        flips = splat(b, b.trunc(flip, i8), width)
-        zero, ones = const(words, 0), const(words, 0x01010101)
-        entry, body, done = (
-            b.block,
-            b.function.append_basic_block("steps"),
-            b.function.append_basic_block("summed"),
+        rows, steps, rhs, rhs_stride, flip, ahead, lhs, lhs_stride, sums, sums_stride = cgutils.unpack_tuple(
+            b, values[2]
         )
-        b.branch(body)
-        b.position_at_end(body)
-        step = b.phi(i64)
-        step.add_incoming(const(i64, 0), entry)
-        phis = [b.phi(words) for _ in range((count + 1) * wide)]
-        for phi in phis:
-            phi.add_incoming(zero, entry)
-        place = b.mul(step, const(i64, width))
-        right = []
+        ty, words = vec(i8, width), vec(i32, lanes)
+        flips, ones = splat(b, b.trunc(flip, i8), width), const(words, 0x01010101)
+        starts = []
         for c in range(wide):
-            source = at(b, at(b, rhs, b.mul(rhs_stride, const(i64, c))), place)
-            _ask(b, at(b, source, COLUMN_AHEAD))
-            right.append(b.bitcast(b.xor(load(b, ty, source), flips), words))
-        after = []
-        for r in range(count + 1):
-            left = ones
-            if r < count:
-                left = load(b, words, at(b, at(b, lhs, b.mul(lhs_stride, const(i64, r))), place))
-            after += [kernel.product(b, (phis[wide * r + c],), left, right[c])[0] for c in range(wide)]
-        following = b.add(step, const(i64, 1))
-        step.add_incoming(following, body)
-        for phi, x in zip(phis, after, strict=True):
-            phi.add_incoming(x, body)
-        b.cbranch(b.icmp_signed("<", following, steps), body, done)
-        b.position_at_end(done)
-        for i, x in enumerate(after):
-            total = call_intrinsic(b, f"llvm.vector.reduce.add.v{lanes}i32", i32, [x])
-            to = at(b, at(b, sums, b.mul(sums_stride, const(i64, i // wide))), 4 * (i % wide))
-            store(b, b.add(load(b, i32, to, 4), total), to, 4)
+            there = b.icmp_signed("<", const(i64, c), values[3])
+            column = b.select(there, const(i64, c), b.sub(values[3], const(i64, 1)))
+            starts.append(at(b, rhs, b.mul(rhs_stride, column)))
+
+        def emit(count: int) -> None:
+            def turn(number: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
+                place = b.mul(number, const(i64, width))
+                rights = [
+                    b.bitcast(_taken(b, ty, at(b, start, place), flips, ahead), words) for start in starts
+                ]
+                lefts = [
+                    load(b, words, at(b, at(b, lhs, b.mul(lhs_stride, const(i64, r))), place))
+                    for r in range(count)
+                ]
+                pairs = [(left, right) for left in [*lefts, ones] for right in rights]
+                return [kernel.product(b, (t,), *pair)[0] for t, pair in zip(totals, pairs, strict=True)]
+
+            totals = repeat(b, steps, [const(words, 0)] * ((count + 1) * wide), turn)
+            for i, x in enumerate(totals):
+                total = call_intrinsic(b, f"llvm.vector.reduce.add.v{lanes}i32", i32, [x])
+                to = at(b, at(b, sums, b.mul(sums_stride, const(i64, i // wide))), 4 * (i % wide))
+                store(b, b.add(load(b, i32, to, 4), total), to, 4)
+
+        _for_each_count(b, rows, highest, emit)
         return context.get_dummy_value()
 
-    v, n = types.voidptr, types.intp
-    return types.void(kernel_id, rows, columns, types.Tuple((n, v, n, n, v, n, v, n))), codegen
+    return types.void(kernel_id, most, _ARGUMENTS, types.intp), codegen
 
 
 @inner
@@ -222,11 +222,12 @@ def _copy_rows(source, row_stride, k_stride, rows, depth, padded, flip, to, sums
 
 
 @inner
-def _edge(source, stride, count, size, wide, flip, to):
-    """`count` runs of `size` bytes, `stride` apart, as runs of `wide` bytes; what is added is zero once it is flipped."""
-    for i in range(count):
+def _edge(source, stride, runs, size, wide, flip, to):
+    """`runs` runs of `size` bytes, `stride` apart, as `EDGE_RUNS` runs of `wide` bytes; what is added is zero once it is flipped."""
+    for i in range(EDGE_RUNS):
         for k in range(wide):
-            store_8(to, i * wide + k, load_u8(source, i * stride + k) if k < size else flip)
+            there = i < runs and k < size
+            store_8(to, i * wide + k, load_u8(source, i * stride + k) if there else flip)
 
 
 @register_jitable
@@ -236,119 +237,105 @@ def space_bytes(lanes, rows, cols, depth):
     return rows * up(depth, width) + 4 * (rows + 1) * (up(cols, width) + width) + 4 * width + 256
 
 
-def _make(kernel_id: int, key: int, lanes: int, most: int) -> Routine:
-    width = 4 * lanes
-    wide = COLUMNS_AT_A_TIME
-    three = min(3, most)
+#: Of the routines that `in_place_routine` describes.
+_SIGNATURE = signature("pnnnnnpnnnnppnpp")
 
-    @routine(signature("pnnnnnpnnnnppnpp"), key)
-    def multiply(
+
+def _make_by_rows(kernel_id: int, key: int, lanes: int, most: int) -> Routine:
+    width = 4 * lanes
+
+    @routine(_SIGNATURE, key)
+    def by_rows(
         lhs, lhs_row_stride, lhs_k_stride, rows, depth, lhs_flip, rhs, rhs_k_stride, rhs_n_stride, cols, rhs_flip, space, tile,
         ld, row_sums, col_sums,
     ):  # fmt: skip
-        """Int32 products of the flipped operands to `tile`, whose rows are `ld` elements apart, and sums of rows and columns."""
+        """By an rhs whose rows are contiguous."""
         padded = (depth + width - 1) // width * width
         _copy_rows(lhs, lhs_row_stride, lhs_k_stride, rows, depth, padded, lhs_flip, space, row_sums)
         block = offset(space, rows * padded)
         sums = offset(block, 4 * width + (-(rows * padded + 4 * width)) % 64)
-        if rhs_k_stride == 1:
-            # at the end of the depth, a padded copy
-            whole = depth // width
-            left = depth - whole * width
-            for col in range(0, cols, wide):
-                count = min(wide, cols - col)
-                for i in range((rows + 1) * wide):
-                    store_32(sums, i, 0)
-                source = offset(rhs, col * rhs_n_stride)
-                for c in range(0, count, wide if count == wide else 1):
-                    start, to = offset(source, c * rhs_n_stride), offset(sums, 4 * c)
-                    for part in range(2):
-                        steps = whole if part == 0 else min(left, 1)
-                        if steps == 0:
-                            continue
-                        from_, stride, row = start, rhs_n_stride, space
-                        if part == 1:
-                            _edge(
-                                offset(start, whole * width), rhs_n_stride, wide if count == wide else 1, left, width, rhs_flip,
-                                block,
-                            )  # fmt: skip
-                            from_, stride, row = block, width, offset(space, whole * width)
-                        args = (steps, from_, stride, rhs_flip, row, padded, to, 4 * wide)
-                        if count == wide:
-                            if rows == 1:
-                                _by_columns(kernel_id, 1, wide, args)
-                            elif rows == 2:
-                                _by_columns(kernel_id, 2, wide, args)
-                            elif most > 2 and rows == 3:
-                                _by_columns(kernel_id, three, wide, args)
-                            elif most > 2:
-                                _by_columns(kernel_id, most, wide, args)
-                        elif rows == 1:
-                            _by_columns(kernel_id, 1, 1, args)
-                        elif rows == 2:
-                            _by_columns(kernel_id, 2, 1, args)
-                        elif most > 2 and rows == 3:
-                            _by_columns(kernel_id, three, 1, args)
-                        elif most > 2:
-                            _by_columns(kernel_id, most, 1, args)
-                for c in range(count):
-                    for r in range(rows):
-                        store_32(tile, r * ld + col + c, load_i32(sums, r * wide + c))
-                    store_32(col_sums, col + c, load_i32(sums, rows * wide + c))
-        else:
-            blocks = (cols + width - 1) // width
-            stride = 4 * width * blocks
-            for i in range((rows + 1) * width * blocks):
-                store_32(sums, i, 0)
-            for k in range(0, depth, DEPTH_AT_A_TIME):
-                steps = min(DEPTH_AT_A_TIME, depth - k)
-                for i in range(blocks):
-                    # the last registers reach back over columns that were taken before
-                    col = min(i * width, cols - width)
-                    to = offset(sums, 4 * width * i)
-                    start = offset(rhs, k * rhs_k_stride + col)
-                    for part in range(2):
-                        groups = steps // 4 if part == 0 else min(steps % 4, 1)
-                        if groups == 0:
-                            continue
-                        from_, step, row = start, rhs_k_stride, offset(space, k)
-                        if part == 1:
-                            done = steps // 4 * 4
-                            for j in range(4 * width):
-                                store_8(block, j, rhs_flip)
-                            _edge(
-                                offset(start, done * rhs_k_stride),
-                                rhs_k_stride,
-                                steps - done,
-                                width,
-                                width,
-                                rhs_flip,
-                                block,
-                            )
-                            from_, step, row = block, width, offset(space, k + done)
-                        args = (groups, from_, step, rhs_flip, row, padded, to, stride)
-                        if rows == 1:
-                            _by_rows(kernel_id, 1, args)
-                        elif rows == 2:
-                            _by_rows(kernel_id, 2, args)
-                        elif most > 2 and rows == 3:
-                            _by_rows(kernel_id, three, args)
-                        elif most > 2:
-                            _by_rows(kernel_id, most, args)
+        blocks = (cols + width - 1) // width
+        stride = 4 * width * blocks
+        for i in range((rows + 1) * width * blocks):
+            store_32(sums, i, 0)
+        whole = depth // 4 * 4
+        # the same columns, when their turn comes again
+        ahead = DEPTH_AT_A_TIME * rhs_k_stride if DEPTH_AT_A_TIME * cols <= MOST_AHEAD else ROW_AHEAD
+        for k in range(0, whole, DEPTH_AT_A_TIME):
+            groups = min(DEPTH_AT_A_TIME, whole - k) // 4
             for i in range(blocks):
-                col = min(i * width, cols - width)
-                for r in range(rows + 1):
-                    at_row = offset(sums, r * stride + 4 * width * i)
-                    to = offset(tile, 4 * (r * ld + col)) if r < rows else offset(col_sums, 4 * col)
-                    # column 16 l + 4 j + e is element 4 l + e of register j
-                    for j in range(4):
-                        for lane in range(lanes // 4):
-                            for e in range(4):
-                                store_32(
-                                    to, 16 * lane + 4 * j + e, load_i32(at_row, lanes * j + 4 * lane + e)
-                                )
+                # the last registers reach back over columns that were taken before
+                start = offset(rhs, k * rhs_k_stride + min(i * width, cols - width))
+                to = offset(sums, 4 * width * i)
+                args = (
+                    rows,
+                    groups,
+                    start,
+                    rhs_k_stride,
+                    rhs_flip,
+                    ahead,
+                    offset(space, k),
+                    padded,
+                    to,
+                    stride,
+                )
+                _by_rows(kernel_id, most, args)
+        if whole < depth:
+            for i in range(blocks):
+                start = offset(rhs, whole * rhs_k_stride + min(i * width, cols - width))
+                _edge(start, rhs_k_stride, depth - whole, width, width, rhs_flip, block)
+                to = offset(sums, 4 * width * i)
+                args = (rows, 1, block, width, rhs_flip, 0, offset(space, whole), padded, to, stride)
+                _by_rows(kernel_id, most, args)
+        for i in range(blocks):
+            col = min(i * width, cols - width)
+            for r in range(rows + 1):
+                at_row = offset(sums, r * stride + 4 * width * i)
+                to = offset(tile, 4 * (r * ld + col)) if r < rows else offset(col_sums, 4 * col)
+                # column 16 l + 4 j + e is element 4 l + e of register j
+                for j in range(4):
+                    for lane in range(lanes // 4):
+                        for e in range(4):
+                            store_32(to, 16 * lane + 4 * j + e, load_i32(at_row, lanes * j + 4 * lane + e))
 
-    return multiply
+    return by_rows
+
+
+def _make_by_columns(kernel_id: int, key: int, lanes: int, most: int) -> Routine:
+    width = 4 * lanes
+    wide = COLUMNS_AT_A_TIME
+
+    @routine(_SIGNATURE, key)
+    def by_columns(
+        lhs, lhs_row_stride, lhs_k_stride, rows, depth, lhs_flip, rhs, rhs_k_stride, rhs_n_stride, cols, rhs_flip, space, tile,
+        ld, row_sums, col_sums,
+    ):  # fmt: skip
+        """By an rhs whose columns are contiguous."""
+        padded = (depth + width - 1) // width * width
+        _copy_rows(lhs, lhs_row_stride, lhs_k_stride, rows, depth, padded, lhs_flip, space, row_sums)
+        block = offset(space, rows * padded)
+        sums = offset(block, 4 * width + (-(rows * padded + 4 * width)) % 64)
+        steps, whole = depth // width, depth // width * width
+        # the same place of the next columns
+        ahead = wide * rhs_n_stride if wide * depth <= MOST_AHEAD else COLUMN_AHEAD
+        for col in range(0, cols, wide):
+            count = min(wide, cols - col)
+            start = offset(rhs, col * rhs_n_stride)
+            for i in range((rows + 1) * wide):
+                store_32(sums, i, 0)
+            if steps > 0:
+                args = (rows, steps, start, rhs_n_stride, rhs_flip, ahead, space, padded, sums, 4 * wide)
+                _by_columns(kernel_id, most, args, count)
+            if whole < depth:
+                _edge(offset(start, whole), rhs_n_stride, count, depth - whole, width, rhs_flip, block)
+                args = (rows, 1, block, width, rhs_flip, 0, offset(space, whole), padded, sums, 4 * wide)
+                _by_columns(kernel_id, most, args, count)
+            for c in range(count):
+                for r in range(rows):
+                    store_32(tile, r * ld + col + c, load_i32(sums, r * wide + c))
+                store_32(col_sums, col + c, load_i32(sums, rows * wide + c))
+
+    return by_columns
 
 
 @routine("pnnnpp")
@@ -363,11 +350,12 @@ def add_compensation(tile, ld, rows, cols, for_rows, for_cols):
 
 
 @functools.cache
-def in_place_routine(kernel: Kernel) -> Routine:
-    """The routine for a kernel whose `rows_in_place` is not 0.
+def in_place_routine(kernel: Kernel, by_columns: bool) -> Routine:
+    """The routine for a kernel whose `rows_in_place` is not 0, and for an rhs whose rows or columns are contiguous.
 
-    Arguments: the lhs, its row and depth strides, rows, depth, the byte to flip it by; the rhs, its depth and column strides, columns,
-    the byte to flip it by; memory (`space_bytes`); the tile and its row stride in elements; int32 sums of rows and of columns. One of
-    the strides of the rhs is 1; with contiguous rows `cols` is at least a register's bytes.
+    It stores int32 products of the flipped operands, and sums of their rows and columns. Arguments: the lhs, its row and depth strides,
+    rows, depth, the byte to flip it by; the rhs, its depth and column strides, columns, the byte to flip it by; memory (`space_bytes`);
+    the tile and its row stride in elements; int32 sums of rows and of columns. With contiguous rows `cols` is at least a register's bytes.
     """
-    return _make(id_of(kernel), stamp_of(kernel), kernel.lanes, rows_in_place(kernel))
+    make = _make_by_columns if by_columns else _make_by_rows
+    return make(id_of(kernel), stamp_of(kernel), kernel.lanes, rows_in_place(kernel))

@@ -16,7 +16,7 @@ from lowgemm.engine import drivers, entry, threads
 from lowgemm.engine.batch import Batch
 from lowgemm.engine.blocking import Blocking
 from lowgemm.engine.in_place import rows_in_place
-from lowgemm.engine.planner import fill_plan, reads_in_place, template_of
+from lowgemm.engine.planner import fill_plan, reads_in_place, stores_past_caches, template_of
 from lowgemm.engine.records import (
     MAX_STAGES,
     STAGES_AT,
@@ -137,9 +137,17 @@ class Plan(NotCopied):
             row_bias=0 if row_bias is None else row_bias.ctypes.data, has_row_bias=row_bias is not None,
             stages=len(stages) // 2,
         )  # fmt: skip
+        in_place = (
+            (bool(plan.rhs_k_stride == 1),) if reads_in_place(plan, rows_in_place(runs), runs.lanes) else ()
+        )
         fill_plan(
             plan,
-            template_of(runs, reads_in_place(plan, rows_in_place(runs), runs.lanes), (lhs.kind == "i",)),
+            template_of(
+                runs,
+                in_place,
+                stores_past_caches(plan, runs, pipeline.direct),
+                (lhs.kind == "i",),
+            ),
             int(lhs.kind == "i"),
             int(rhs.kind == "i"),
             pipeline.direct,

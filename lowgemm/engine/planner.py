@@ -28,6 +28,7 @@ from lowgemm.engine.blocking import (
 from lowgemm.engine.in_place import add_compensation, in_place_routine, rows_in_place, space_bytes
 from lowgemm.engine.packing import CHUNK_BYTES, LINE
 from lowgemm.engine.records import ALWAYS, NEVER, TEMPLATE, WHERE_ALIGNED
+from lowgemm.engine.stream import register_bytes, stream
 from lowgemm.jit.caches import CacheSizes, cache_sizes
 from lowgemm.jit.scratch import ALIGNMENT
 from lowgemm.kernels import Kernel, microkernel
@@ -42,14 +43,26 @@ _kept: list[np.ndarray] = []
 #: Rows for each thread at least where each packs the whole rhs for itself. Reading what another core has packed takes longer than
 #: packing it, and nobody waits; but with few rows packing is much of the work. See `docs/scaling.md`.
 OWN_RHS_ROWS = 128
+#: Depth up to which a result may be stored past the caches: that of 1000 x 64 x 1000 takes 0.4 ms to store and 0.2 to compute.
+STREAM_DEPTH = 128
+#: Columns of a block of such a result, and columns from which its rows need not follow one another: the lines at both ends of a row of a
+#: block are stored in parts.
+STREAM_COLUMNS = 144
+#: Bytes of L3 up to which it is near enough to keep a result that fits it. A larger one is that of many cores, whose lines travel as long
+#: as memory's; then a result may be as large as this times L2.
+NEAR_L3, STREAM_L2 = 1 << 26, 4
 #: Columns up to which an lhs always stays in place: rows that straddle cache lines take two reads each, once for every nr columns.
 COLUMNS_IN_PLACE = 64
 
 
-def template_of(kernel: Kernel, in_place: bool = False, lhs_signs: tuple[bool, ...] = (False, True)) -> Any:
+def template_of(
+    kernel: Kernel, in_place: tuple[bool, ...] = (), streamed: bool = False,
+    lhs_signs: tuple[bool, ...] = (False, True),
+) -> Any:  # fmt: skip
     """What the planner needs to know of a kernel here; compiles the routines that every plan calls.
 
-    With `in_place` also those that multiply an rhs where it lies, which few plans call. The microkernel is compiled for an lhs of the
+    `in_place`: for which rhs also those that multiply it where it lies, which few plans call: one whose rows are contiguous (False),
+    whose columns are (True). `streamed`: likewise for the routine that stores past the caches. The microkernel is compiled for an lhs of the
     signs in `lhs_signs` (a plan has one); its other address is 0.
     """
     addresses = tuple(
@@ -58,8 +71,13 @@ def template_of(kernel: Kernel, in_place: bool = False, lhs_signs: tuple[bool, .
     fields = dict(zip(TEMPLATE.names or (), _template(kernel, cache_sizes()), strict=True))
     fields["kernel"] = addresses
     if in_place:
-        fields["in_place"] = in_place_routine(kernel).address
+        fields["in_place"] = tuple(
+            in_place_routine(kernel, by_columns).address if by_columns in in_place else 0
+            for by_columns in (False, True)
+        )
         fields["in_place_compensation"] = add_compensation.address
+    if streamed and register_bytes():
+        fields["stream"] = stream.address
     return Template(**fields)
 
 
@@ -99,8 +117,9 @@ def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
         single=drivers.single.address,
         no_compensation=zeros.ctypes.data,
         in_place_rows=rows_in_place(kernel),
-        in_place=0,
+        in_place=(0, 0),
         in_place_compensation=0,
+        stream=0,
     )
 
 
@@ -115,6 +134,25 @@ def reads_in_place(p, most, lanes):
 
 
 @register_jitable
+def streams(p, lanes, l2, l3, plain):
+    """Whether the result of a plan, whose asked fields are set, is stored past the caches: int32 that no cache keeps, of so little depth
+    that storing them takes longest, with whole lines to store.
+    """
+    if not plain or p.accumulate != 0 or p.depth > STREAM_DEPTH or p.m <= ON_THE_FLY_ROWS:
+        return False
+    kept = l3 if l3 <= NEAR_L3 else STREAM_L2 * l2
+    if 4 * p.batch * p.m * p.n < kept or p.out_col_stride != 4:
+        return False
+    return p.n >= STREAM_COLUMNS or (p.n % lanes == 0 and p.out_row_stride == 4 * p.n)
+
+
+def stores_past_caches(p: Any, kernel: Kernel, plain: bool) -> bool:
+    """`streams` on this machine."""
+    sizes = cache_sizes()
+    return bool(streams(p, kernel.lanes, sizes.l2, sizes.l3, plain))
+
+
+@register_jitable
 def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     """Fill in what is decided of the plan `p`, whose asked fields are set, for the kernel of template `k`.
 
@@ -122,16 +160,23 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     `threads`: how many there are at most. `in_order`: batch items with one rhs follow one another.
     """
     p.direct = 0
-    if p.fused != 0 or (plain and p.out_col_stride == 4 and p.out_row_stride % 4 == 0):
+    p.stream = k.stream if streams(p, k.lanes, k.l2, k.l3, plain) else 0
+    if p.stream == 0 and (p.fused != 0 or (plain and p.out_col_stride == 4 and p.out_row_stride % 4 == 0)):
         p.direct = 1
     on_the_fly = NOT_ON_THE_FLY
     if not p.packed and p.batch == p.distinct_rhs:
-        on_the_fly = BY_COLUMNS if p.rhs_k_stride == 1 else BY_ROWS
-        if k.in_place != 0 and reads_in_place(p, k.in_place_rows, k.lanes):
-            on_the_fly = IN_PLACE_BY_COLUMNS if p.rhs_k_stride == 1 else IN_PLACE_BY_ROWS
+        by_columns = p.rhs_k_stride == 1
+        on_the_fly = BY_COLUMNS if by_columns else BY_ROWS
+        if k.in_place[int(by_columns)] != 0 and reads_in_place(p, k.in_place_rows, k.lanes):
+            on_the_fly = IN_PLACE_BY_COLUMNS if by_columns else IN_PLACE_BY_ROWS
     mc, nc, kc, row_blocks, col_blocks, depth_blocks, splits, on_the_fly = block_sizes(
         k, p.m, p.n, p.depth, threads, p.batch, p.direct, on_the_fly
     )
+    if splits > 1:
+        p.stream = 0
+    if p.stream != 0:
+        nc = min(nc, up(STREAM_COLUMNS, k.nr))
+        col_blocks = -(-p.n // nc)
     blocks = p.batch * row_blocks * col_blocks
     p.workers = min(threads, blocks * splits)
     p.mc = mc
@@ -157,8 +202,8 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.col_compensation_routine = k.col_compensation_routine
     p.row_compensation_routine = k.row_compensation_routine
     p.single = k.single
-    p.in_place = k.in_place if on_the_fly >= IN_PLACE_BY_ROWS else 0
-    p.in_place_compensation = k.in_place_compensation if on_the_fly >= IN_PLACE_BY_ROWS else 0
+    p.in_place = k.in_place[on_the_fly - IN_PLACE_BY_ROWS] if on_the_fly >= IN_PLACE_BY_ROWS else 0
+    p.in_place_compensation = k.in_place_compensation
     p.no_compensation = k.no_compensation
 
     # panels
@@ -180,7 +225,7 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.row_sums_at = lhs_bytes
     p.row_compensation_at = p.row_sums_at + 8 * mc
     p.tile_at = up(p.row_compensation_at + 4 * mc, ALIGNMENT)
-    tile_cols = k.nr if depth_blocks == 1 and not on_the_fly else up(nc, k.lanes)
+    tile_cols = k.nr if depth_blocks == 1 and not on_the_fly and p.stream == 0 else up(nc, k.lanes)
     end = up(p.tile_at + 4 * mc * tile_cols, ALIGNMENT)
     p.on_the_fly_at = 0
     if on_the_fly:

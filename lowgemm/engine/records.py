@@ -52,7 +52,8 @@ PLAN = record_type(
     "lhs_in_place",  # whether an lhs that is read as rows stays where it lies: NEVER, WHERE_ALIGNED or ALWAYS
     "row_sums_at row_compensation_at tile_at",  # in a thread's memory, which begins with its lhs panels
     "on_the_fly_at",  # likewise, panels and sums of an rhs block that is packed on the fly; 0: the rhs is packed before
-    "in_place in_place_compensation",  # routines that multiply an rhs where it lies and that complete the tile, or 0; its memory is there
+    "in_place in_place_compensation",  # routine that multiplies an rhs where it lies, or 0, its memory being there; and that completes the tile
+    "stream",  # routine that stores a block of int32 past the caches, whose tile has all its columns; 0: the microkernel or stages store
     "worker_bytes",  # memory of a thread
     "split_bytes",  # memory of one of the splits of a block: row sums and a tile of int32
     "col_bytes",  # one int32 for each column
@@ -86,7 +87,12 @@ TEMPLATE_FIELDS = (
     # as in the plan
     "lanes kr rhs_group_bytes pack_chunk pack_lhs pack_rhs col_compensation_routine row_compensation_routine single no_compensation",
     "in_place_rows",  # for how many rows at most an rhs may be multiplied where it lies
-    "in_place in_place_compensation",  # 0 where that is not wanted
+    (
+        "in_place",
+        np.int64,
+        (2,),
+    ),  # of an rhs whose rows and whose columns are contiguous; 0 where that is not wanted
+    "in_place_compensation stream",  # routines, as in the plan
 )
 TEMPLATE = record_type(*TEMPLATE_FIELDS)
 #: The state `s` of one call.

@@ -345,7 +345,7 @@ def _deep_block(p, s, a, row0, rows, col0, cols, split, space, sums, tile):
     to `sums` (addresses).
     """
     row_compensation, sums_of_block = space + p.row_compensation_at, space + p.row_sums_at + 4 * p.mc
-    nr, lanes, kc = p.nr, p.lanes, p.kc
+    lanes, kc = p.lanes, p.kc
     ld = (cols + lanes - 1) // lanes * lanes
     each = (p.depth_blocks + p.splits - 1) // p.splits
     first, end = split * each, min((split + 1) * each, p.depth_blocks)
@@ -368,13 +368,15 @@ def _deep_block(p, s, a, row0, rows, col0, cols, split, space, sums, tile):
             _row_compensation(p, s, row0, rows, sums, np.int64(d + 1 == p.depth_blocks), row_compensation)
             for_rows = row_compensation
         groups = (depth + p.kr - 1) // p.kr
-        for j in range(0, cols, nr):
-            width = min(nr, cols - j)
+        j = 0
+        while j < cols:
+            width = _tile_width(p, cols - j)
             for_cols = a.compensation + 4 * (col0 + j) if d + 1 == p.depth_blocks else p.no_compensation
             _multiply(
                 p, a, rows, col0 + j, width, groups, lhs, lhs_stride, for_rows, for_cols, rhs_at, tile + 4 * j, ld,
                 np.int64(d > first), _NONE,
             )  # fmt: skip
+            j += width
 
 
 @inner
@@ -402,7 +404,7 @@ def whole_block(p, s, a, i, j, space, kept):
     """Block (i, j), the whole depth; `kept` (0 or 1): the last block in `space` was of the same rows and batch item."""
     row0, col0 = i * p.mc, j * p.nc
     rows, cols = min(p.mc, p.m - row0), min(p.nc, p.n - col0)
-    if p.depth_blocks == 1 and p.on_the_fly_at == 0:
+    if p.depth_blocks == 1 and p.on_the_fly_at == 0 and p.stream == 0:
         _block(p, s, a, row0, rows, col0, cols, space, kept)
     else:
         sums, tile = space + p.row_sums_at, space + p.tile_at
@@ -411,7 +413,11 @@ def whole_block(p, s, a, i, j, space, kept):
         else:
             _deep_block(p, s, a, row0, rows, col0, cols, _NONE, space, sums, tile)
         ld = (cols + p.lanes - 1) // p.lanes * p.lanes
-        _finish(p, s, a, tile, ld, rows, cols, row0, col0, sums)
+        if p.stream != 0:
+            to = a.out + row0 * p.out_row_stride + 4 * col0
+            call_address(p.stream, (tile, ld, rows, cols, to, p.out_row_stride))
+        else:
+            _finish(p, s, a, tile, ld, rows, cols, row0, col0, sums)
 
 
 @inner

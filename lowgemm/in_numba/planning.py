@@ -55,7 +55,15 @@ def kernel_record(kernel: kernels.Kernel) -> np.ndarray:
     )  # fmt: skip
     pair = kernel, kernels.by_name(kernel.fallback) if kernel.fallback else kernel
     return np.array(
-        [(*template_of(k, rows_in_place(k) > 0), *stages, k.least_rows, k.least_depth) for k in pair],
+        [
+            (
+                *template_of(k, (False, True) if rows_in_place(k) else (), True),
+                *stages,
+                k.least_rows,
+                k.least_depth,
+            )
+            for k in pair
+        ],
         dtype=KERNEL,
     )
 

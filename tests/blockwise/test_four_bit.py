@@ -19,6 +19,7 @@ from lowgemm.blockwise import (
     gemm_lowbit,
     levels,
     pack_rhs_4bit,
+    pack_rhs_codes,
     pack_rhs_lowbit,
     quantize_blockwise,
     reference,
@@ -31,7 +32,7 @@ RUNNABLE = [k.name for k in kernels.all_kernels() if not kernels.why_not(k)]
 def definition(lhs, w, zero=0, scale=None, bias=None):
     scale = None if scale is None else np.broadcast_to(np.float32(scale), lhs.shape[:1])
     bias = None if bias is None else np.float32(bias)
-    return reference.gemm_4bit(lhs, w.levels[w.codes()], w.group_scales(), w.group, zero, scale, bias)
+    return reference.gemm_4bit(lhs, w.integers(), w.group_scales(), w.group, zero, scale, bias)
 
 
 @pytest.mark.parametrize("kernel", RUNNABLE)
@@ -68,6 +69,78 @@ def test_any_shape(m, depth, n, group, code, more, seed):
     for threads in (1, 2):
         found = gemm_4bit(lhs, w, lhs_zero_point=zero, lhs_scale=scale, bias=bias, num_threads=threads)
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kernel", RUNNABLE)
+def test_zero_points(kernel, monkeypatch):
+    """Codes with a zero point for each group and column, against what they stand for, by both paths and from a pickle."""
+    monkeypatch.setattr(config, "kernel", kernel)
+    rng = np.random.default_rng(20)
+    for m, depth, n, group in (
+        (1, 256, 33, 128), (3, 100, 50, 32), (70, 40, 9, 7), (16, 2048, 5, 1024)
+    ):  # fmt: skip
+        bits, groups = 4, -(-depth // group)
+        codes = rng.integers(0, 2**bits, (depth, n))
+        scales = rng.standard_normal((groups, n)).astype(np.float32)
+        zeros = rng.integers(0, 2**bits, (groups, n))
+        w = pack_rhs_codes(codes, scales, zeros, group=group, bits=bits)
+        each = np.repeat(np.arange(groups), group)[:depth]
+        real = (codes - zeros[each]).astype(np.float32) * scales[each]
+        np.testing.assert_array_equal(w.to_array(), real)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(w)).to_array(), real)
+        u = rng.integers(0, 256, (m, depth), dtype=np.uint8)
+        u[0] = 255
+        x = rng.standard_normal((m, depth)).astype(np.float32)
+        coded, factors, _ = reference.vectorwise(x)
+        expected = (
+            definition(u, w, 131),
+            reference.gemm_4bit(coded, w.integers(), w.group_scales(), w.group, 0, factors / np.float32(127)),
+        )
+        for able in (rowtile.decodes, lambda kernel: False):
+            with monkeypatch.context() as patch:
+                patch.setattr(rowtile, "decodes", able)
+                for threads in (1, 2):
+                    found = (
+                        gemm_lowbit(u, w, lhs_zero_point=131, num_threads=threads),
+                        gemm_lowbit(x, w, num_threads=threads),
+                    )
+                    for one, other in zip(found, expected, strict=True):
+                        np.testing.assert_array_equal(one, other)
+
+
+@given(
+    st.integers(1, 9), st.integers(0, 90), st.integers(0, 40), st.integers(1, 100), st.sampled_from([2, 4]), st.booleans(),
+    st.integers(0, 2**32 - 1),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_codes_of_others_in_any_shape(m, depth, n, group, bits, with_zeros, seed):
+    rng = np.random.default_rng(seed)
+    groups = -(-depth // min(group, max(depth, 1)))
+    codes = rng.integers(0, 2**bits, (depth, n), dtype=np.uint8)
+    zeros = rng.integers(0, 2**bits, (groups, n)) if with_zeros else None
+    w = pack_rhs_codes(codes, rng.random((groups, n)), zeros, group=group, bits=bits)
+    x = rng.integers(-128, 128, (m, depth), dtype=np.int8)
+    zero = int(rng.integers(-(2**31), 2**31))
+    np.testing.assert_array_equal(gemm_lowbit(x, w, lhs_zero_point=zero), definition(x, w, zero))
+
+
+@pytest.mark.parametrize(("book", "bits"), [("int4", 4), ("int2", 2)])
+def test_coding_with_zero_points(book, bits):
+    """Each value is at most half a step off, and steps are those of the range of its group; 0 stays 0."""
+    rng = np.random.default_rng(21)
+    weight = rng.standard_normal((96, 20)).astype(np.float32) + np.float32(1.5)
+    weight[:, 4] = -np.abs(weight[:, 4])
+    weight[5], weight[:, 3] = 0, 0
+    w = pack_rhs_lowbit(weight, book, group=32, zero_points=True)
+    for g in range(3):
+        part = weight[32 * g : 32 * g + 32]
+        step = (np.maximum(part.max(axis=0), 0) - np.minimum(part.min(axis=0), 0)) / (2**bits - 1)
+        np.testing.assert_allclose(w.group_scales()[g], step, rtol=1e-6)
+    # a zero point is rounded, which moves both ends by up to half a step
+    assert (np.abs(w.to_array() - weight) <= 1.001 * np.repeat(w.group_scales(), 32, axis=0)).all()
+    assert not w.to_array()[5].any() and not w.to_array()[:, 3].any()
+    plain = pack_rhs_lowbit(weight, book, group=32)
+    assert np.abs(w.to_array() - weight).mean() < np.abs(plain.to_array() - weight).mean()
 
 
 def test_threads(monkeypatch):
@@ -265,6 +338,22 @@ PACKED = pack_rhs_4bit(W)
         (lambda: pack_rhs_4bit(quantize_blockwise(W, "nf4"), group=4), ValueError, "code, group"),
         (lambda: pack_rhs_lowbit(W, "dynamic"), ValueError, "format"),
         (lambda: pack_rhs_lowbit(quantize_blockwise(W, "nf4"), "nf4"), ValueError, "format, group"),
+        (lambda: pack_rhs_lowbit(W, "nf4", zero_points=True), ValueError, "zero_points"),
+        (lambda: pack_rhs_lowbit(W, "int4", zero_points=1), TypeError, "zero_points"),
+        (lambda: pack_rhs_lowbit(W * np.inf, "int4", zero_points=True), ValueError, "weight"),
+        (lambda: pack_rhs_lowbit(W * np.nan, "int4", zero_points=True), ValueError, "weight"),
+        (lambda: pack_rhs_codes(W, W, group=1), TypeError, "codes"),
+        (lambda: pack_rhs_codes([[16]], [[1.0]], group=1), ValueError, "codes"),
+        (lambda: pack_rhs_codes([4], [1.0], group=1), ValueError, "codes"),
+        (lambda: pack_rhs_codes([[4]], [[1.0]], group=1, bits=2), ValueError, "codes"),
+        (lambda: pack_rhs_codes([[4]], [[1.0]], group=1, bits=3), ValueError, "bits"),
+        (lambda: pack_rhs_codes([[4]], [[1.0]], group=0), ValueError, "group"),
+        (lambda: pack_rhs_codes([[4]], [1.0], group=1), ValueError, "scales"),
+        (lambda: pack_rhs_codes([[4]], [[1e39]], group=1), ValueError, "scales"),
+        (lambda: pack_rhs_codes([[4]], [["x"]], group=1), TypeError, "scales"),
+        (lambda: pack_rhs_codes([[4]], [[1.0]], [[-1]], group=1), ValueError, "zero_points"),
+        (lambda: pack_rhs_codes([[4]], [[1.0]], [[1], [2]], group=1), ValueError, "zero_points"),
+        (lambda: pack_rhs_codes([[4]], [[1.0]], [[1.5]], group=1), TypeError, "zero_points"),
         (lambda: gemm_4bit(np.ones((1, 4), np.int8), W), TypeError, "rhs"),
         (lambda: gemm_4bit(np.ones((1, 3), np.int8), PACKED), ValueError, "lhs"),
         (lambda: gemm_4bit(np.ones((1, 4), np.int16), PACKED), TypeError, "lhs"),

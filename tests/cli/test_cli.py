@@ -132,6 +132,29 @@ def test_bench_of_weights(book, tmp_path, capsys):
         assert main(["bench", "--weights", book, *options, *wrong]) == 2
 
 
+def test_bench_of_weights_prints_shapes_as_they_come_and_keeps_them_when_interrupted(
+    tmp_path, capsys, monkeypatch
+):
+    path, seen = tmp_path / "figures.json", []
+
+    def measured(shape, args):
+        seen.append(capsys.readouterr().out)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        names = dict.fromkeys(weights.CANDIDATES, 0.5)
+        return {"shape": list(shape), "seconds": names, "bytes": names, "error": names, "notes": {}}
+
+    monkeypatch.setattr(weights, "read_speed", lambda mebibytes, threads: 2.0)
+    monkeypatch.setattr(weights, "measure", measured)
+    options = ["--shapes", "1x16x24,2x16x24,3x16x24", "--rotate", "0", "--json", str(path)]
+    assert main(["bench", "--weights", "int4", *options]) == 130
+    assert "1 x 16 x 24  " in seen[1] and "2 x 16 x 24  " in seen[2]
+    assert "interrupted" in capsys.readouterr().out
+    figures = json.loads(path.read_text())
+    assert [s["shape"] for s in figures["shapes"]] == [[1, 16, 24], [2, 16, 24]]
+    assert figures["read_gbytes"] == 2e-9
+
+
 PIPELINES = """
 import numpy as np, lowgemm as lg
 rng = np.random.default_rng(0)

@@ -148,15 +148,16 @@ def low_bits(r: random.Random, g: np.random.Generator, layout: str, at_end: bool
 
     rowjob.aligned_empty = guarded_scratch
     m, k, n = (r.choice(SIZES[:limit]) for _ in range(3))
-    w = pack_rhs_lowbit(
-        g.standard_normal((k, n)), r.choice(("int4", "nf4", "ternary")), group=r.choice((8, 32, k))
-    )
-    for name in ("panels", "scales", "sums"):
+    book, zero_points = r.choice((("int4", False), ("int4", True), ("nf4", False), ("ternary", False)))
+    w = pack_rhs_lowbit(g.standard_normal((k, n)), book, group=r.choice((8, 32, k)), zero_points=zero_points)
+    for name in ("panels", "scales", "sums", "zeros"):
         old = getattr(w, name)
+        if old is None:
+            continue
         new = guard.region(old.nbytes, at_end=True, align=64).view(old.dtype).reshape(old.shape)
         new[...] = old
         setattr(w, name, new)
-    levels = w.levels[w.codes()]
+    levels = w.integers()
     x = g.integers(0, 256, (m, k), dtype=np.uint8)
     floats = g.standard_normal((m, k)).astype(np.float32)
     codes, scales, _ = reference.vectorwise(floats)

@@ -71,36 +71,58 @@ def blocks(s: Any) -> None:
         s.expect(bool((error <= best + 1e-6 * scale).all()), f"quantize_blockwise: not the nearest of {name}")
 
 
+def _coded_weight(s: Any, weight: np.ndarray) -> Any:
+    """A weight in 4 or 2 bits, by any of the functions that make one, with or without zero points."""
+    r, group = s.r, s.r.choice((None, 8, 33))
+    which = r.randrange(4)
+    if which == 0:
+        return s.call(
+            "blockwise", bw.pack_rhs_4bit, spaced(r, weight)[0], r.choice(("nf4", "int4")), group=group
+        )
+    if which == 1:
+        name = r.choice(("fp4", "ternary", "int2", "af4"))
+        return s.call("blockwise", bw.pack_rhs_lowbit, spaced(r, weight)[0], name, group=group)
+    if which == 2:
+        name = r.choice(("int4", "int2"))
+        return s.call(
+            "blockwise", bw.pack_rhs_lowbit, spaced(r, weight)[0], name, group=group, zero_points=True
+        )
+    (k, n), bits, size = weight.shape, r.choice((2, 4)), group or 64
+    shape = -(-k // min(size, k)), n
+    codes, zeros = (s.g.integers(0, 2**bits, of, dtype=np.uint8) for of in ((k, n), shape))
+    scales = s.g.standard_normal(shape).astype(np.float32)
+    zeros = r.choice((None, zeros))
+    return s.call("blockwise", bw.pack_rhs_codes, spaced(r, codes)[0], scales, zeros, group=size, bits=bits)
+
+
 def four_bit(s: Any) -> None:
-    """`gemm_4bit` and `mixed_linear`, bit for bit as defined."""
+    """`gemm_lowbit` and `mixed_linear`, bit for bit as defined."""
     r = s.r
     m, k, n = (max(1, s.size()) for _ in range(3))
     weight, threads = floats(s, k * n).reshape(k, n), r.choice((None, 1, 2))
     bias = r.choice((None, floats(s, n)))
     if r.random() < 0.5:
-        w = s.call(
-            "blockwise",
-            bw.pack_rhs_4bit,
-            spaced(r, weight)[0],
-            r.choice(("nf4", "int4")),
-            group=r.choice((None, 8, 33)),
-        )
-        lhs = integers(r, s.g, r.choice((np.int8, np.uint8)), (m, k))
-        zero, scale = r.choice((0, 128, -77)), r.choice((None, s.g.uniform(0.01, 1, m).astype(np.float32)))
+        w = _coded_weight(s, weight)
+        coded = floating = None
+        zero, scale = 0, None
+        if r.random() < 0.5:
+            floating = floats(s, m * k).reshape(m, k)
+            coded, scale, _ = definition.vectorwise(floating)
+            scale = scale / np.float32(127)
+        else:
+            coded = integers(r, s.g, r.choice((np.int8, np.uint8)), (m, k))
+            zero, scale = (
+                r.choice((0, 128, -77)),
+                r.choice((None, s.g.uniform(0.01, 1, m).astype(np.float32))),
+            )
+        out = r.choice((None, spaced(r, np.zeros((m, n), np.float32))[0]))
         got = s.call(
-            "blockwise",
-            bw.gemm_4bit,
-            dressed(r, lhs),
-            w,
-            lhs_zero_point=zero,
-            lhs_scale=scale,
-            bias=bias,
-            num_threads=threads,
-        )
-        expected = definition.gemm_4bit(
-            lhs, w.levels[w.codes()], w.group_scales(), w.group, zero, scale, bias
-        )
-        s.expect(bool(np.array_equal(got, expected)) and got.dtype == np.float32, "gemm_4bit")
+            "blockwise", r.choice((bw.gemm_4bit, bw.gemm_lowbit)), dressed(r, coded if floating is None else floating), w,
+            lhs_zero_point=zero, lhs_scale=scale if floating is None else None, bias=bias, out=out, num_threads=threads,
+        )  # fmt: skip
+        expected = definition.gemm_4bit(coded, w.integers(), w.group_scales(), w.group, zero, scale, bias)
+        s.expect(bool(np.array_equal(got, expected)) and got.dtype == np.float32, "gemm_lowbit")
+        s.expect(out is None or got is out, "gemm_lowbit: out")
         return
     x = floats(s, m * k).reshape(m, k)
     mixed = s.call("blockwise", bw.MixedWeight, weight)
@@ -157,6 +179,9 @@ def _calls(s: Any) -> list[tuple[str, Callable[..., Any], list[Any], dict[str, A
         ("blockwise", bw.pack_rhs_4bit, [w, "nf4"], {"group": None}),
         ("blockwise", bw.gemm_4bit, [np.ones((2, 4), np.int8), bw.pack_rhs_4bit(w)],
          {"lhs_zero_point": 0, "lhs_scale": None, "bias": None, "num_threads": None}),
+        ("blockwise", bw.pack_rhs_lowbit, [w, "int4"], {"group": None, "zero_points": False}),
+        ("blockwise", bw.pack_rhs_codes, [np.ones((4, 4), np.uint8), w[:2], np.ones((2, 4), np.uint8)], {"group": 2, "bits": 4}),
+        ("blockwise", bw.gemm_lowbit, [w, bw.pack_rhs_lowbit(w, "ternary")], {"bias": None, "out": None, "num_threads": None}),
         ("blockwise", bw.mixed_linear, [w, w], {"bias": None, "threshold": 6.0, "scale_without": "elements", "num_threads": None}),
         ("blockwise", bw.quantize_vectorwise, [w], {"threshold": 0.0, "scale_without": "elements", "num_threads": None}),
         ("blockwise", bw.block_scales, [coded], {}),

@@ -20,11 +20,13 @@ def caches(small: bool) -> None:
     planner.cache_sizes = (lambda: CACHES) if small else _REAL
     blocking.SPLIT_DEPTH = 16 if small else _SPLIT_DEPTH
     planner.OWN_RHS_ROWS = 4 if small else _OWN_RHS_ROWS
+    planner.NEAR_L3, planner.STREAM_L2 = (0, 0) if small else _STREAM  # no cache keeps a result
     for seen in (sys.modules["lowgemm.engine.call"]._plans, sys.modules["lowgemm.gemm"]._calls):
         seen._entries.clear()
 
 
 _REAL, _SPLIT_DEPTH, _OWN_RHS_ROWS = planner.cache_sizes, blocking.SPLIT_DEPTH, planner.OWN_RHS_ROWS
+_STREAM = planner.NEAR_L3, planner.STREAM_L2
 
 
 @contextlib.contextmanager

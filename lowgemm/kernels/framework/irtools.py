@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llvmlite import ir
 from numba.core import cgutils
 
@@ -57,3 +59,38 @@ def at(builder: ir.IRBuilder, base: ir.Value, offset: int | ir.Value) -> ir.Valu
             return base
         offset = const(i64, offset)
     return builder.gep(base, [offset])
+
+
+def prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
+    """Ask for the cache line at an address, which need not be there, to be read into the second-level cache."""
+    call_intrinsic(
+        builder, "llvm.prefetch.p0", ir.VoidType(), [address, const(i32, 0), const(i32, 2), const(i32, 1)]
+    )
+
+
+def repeat(
+    builder: ir.IRBuilder,
+    count: ir.Value,
+    starts: list[ir.Value],
+    turn: Callable[[ir.Value, list[ir.Value]], list[ir.Value]],
+) -> list[ir.Value]:
+    """A loop of `count` turns, at least one, that hands values on; what they are after the last turn.
+
+    `turn` emits a turn: from its number and the values to the values of the next one.
+    """
+    entry, body = builder.block, builder.function.append_basic_block("turn")
+    done = builder.function.append_basic_block("turned")
+    builder.branch(body)
+    builder.position_at_end(body)
+    number = builder.phi(i64)
+    number.add_incoming(const(i64, 0), entry)
+    values = [builder.phi(start.type) for start in starts]
+    after = turn(number, list(values))
+    following = builder.add(number, const(i64, 1), flags=["nuw", "nsw"])
+    number.add_incoming(following, builder.block)
+    for value, start, new in zip(values, starts, after, strict=True):
+        value.add_incoming(start, entry)
+        value.add_incoming(new, builder.block)
+    builder.cbranch(builder.icmp_signed("<", following, count), body, done)
+    builder.position_at_end(done)
+    return after
