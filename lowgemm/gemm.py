@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from lowgemm import config
 from lowgemm.checks.arguments import as_operand
 from lowgemm.checks.values import as_array
+from lowgemm.engine import entry
 from lowgemm.engine.call import Call
 from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.engine.planned import Pattern, PlannedGemm, planned
@@ -26,6 +27,9 @@ from lowgemm.engine.zero_points import zero_key
 from lowgemm.output.base import Stage
 
 _calls = Seen()
+#: Kinds of call that came once before Python's way into compiled code was compiled. A program that makes a product of a
+#: kind once does not wait for that.
+_once = Seen()
 #: Settings as they are read in every call: 0.03 us less than as attributes of a module that checks what is assigned.
 _settings = vars(config)
 
@@ -155,10 +159,13 @@ def _checked(
     plan = call.run()
     plain_types = {type(lhs), type(rhs)} <= {np.ndarray, PackedRhs}
     if key is not None and plan is not None and plain_types and call.overflow == "wrap":
-        remembered = ready(call, plan, lhs_zero, rhs_zero)
-        if remembered is not None:
-            _calls.add(key, remembered)
-            remember_list(output)
+        if entry.is_made() or _once.get(key):
+            remembered = ready(call, plan, lhs_zero, rhs_zero)
+            if remembered is not None:
+                _calls.add(key, remembered)
+                remember_list(output)
+        else:
+            _once.add(key, True)
     return call.out[()] if out is None and call.out.ndim == 0 else call.out
 
 

@@ -190,6 +190,11 @@ def enter() -> Any:
     return built_in(b"enter", _enter)
 
 
+def is_made() -> bool:
+    """Whether `enter` was asked for before, so that asking again takes no time."""
+    return enter.cache_info().currsize > 0
+
+
 def pattern_of(*arrays: Any) -> np.ndarray:
     """What `alike` compares with: plain arrays of the shapes and strides of these, and of their dtypes as
     NumPy makes them.

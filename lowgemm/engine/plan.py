@@ -8,6 +8,7 @@ Next files to open: `planner.py`, which decides; `packing.py`.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,9 +26,9 @@ from lowgemm.engine.records import (
     plan_numbers,
     plan_of,
 )
-from lowgemm.jit import scratch
+from lowgemm.jit import host, scratch
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.jit.team import give_way, the_team
+from lowgemm.jit.team import the_team
 from lowgemm.kernels import Kernel, suited
 from lowgemm.output.pipeline import compile_pipeline, raise_failures
 
@@ -161,7 +162,7 @@ class Plan(NotCopied):
             team = the_team()
             self.way = drivers.several if team else None
             plan.team = team.address if team else 0
-            plan.work, plan.give_way = drivers.work.address, give_way()
+            plan.work, plan.give_way = drivers.work.address, host.give_way()
             plan.long = work >= threads.LONG_MACS
         self.numbers = plan_numbers(plan, stages, layout)
         self.p = plan_of(self.numbers)
@@ -175,9 +176,12 @@ class Plan(NotCopied):
             plan.scratch_bytes,
         )
         self.lhs_shift, self.rhs_shift = plan.lhs_shift, plan.rhs_shift
-        #: Python's way in (`entry.py`), or None.
-        self.enter = entry.enter() if self.way else None
         self.macs = macs
+
+    @functools.cached_property
+    def enter(self) -> Any:
+        """Python's way in (`entry.py`), or None. It is compiled when it is first asked for."""
+        return entry.enter() if self.way else None
 
     def serves(self) -> bool:
         """Whether the thread settings are still those that the plan was made for."""

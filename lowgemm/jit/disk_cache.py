@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import hashlib
 import os
 import pathlib
@@ -38,6 +39,7 @@ import numba
 from numba.core import caching, ccallback, compiler_lock, registry
 
 from lowgemm.jit.captured import captured
+from lowgemm.jit.part import RoutineCompiler
 from lowgemm.jit.stamp import stamp_for
 
 _MAGIC = b"lowgemm1"
@@ -50,20 +52,28 @@ _loaded: list[bool] = []
 
 @contextlib.contextmanager
 def _compilation(name: str) -> Iterator[None]:
-    """Refuse to compile in a signal handler that interrupted a compilation: LLVM corrupts its memory then."""
+    """Refuse to compile in a signal handler that interrupted a compilation: LLVM corrupts its memory then.
+
+    Python's collector of garbage rests meanwhile. It would look through all of Numba's objects several times and find nothing, which
+    takes a twelfth of the time.
+    """
     me = threading.get_ident()
     if me in _compiling:
         raise RuntimeError(
             f"lowgemm: {name} is not compiled yet, and this signal handler interrupted a compilation; make one such "
             "call before the handler is set"
         )
+    collects = gc.isenabled()
     try:
         _compiling.add(me)
         _load_numba()
+        gc.disable()
         with _interrupts_kept():
             yield
     finally:
         _compiling.discard(me)
+        if collects:
+            gc.enable()
 
 
 def _load_numba() -> None:
@@ -325,7 +335,9 @@ def cfunc(function: Callable[..., Any], signature: Any, key: Hashable = (), on_d
     `key` says what the code depends on beside the sources and the values that the function captures. Without
     `on_disk` it is neither looked for nor saved: what it depends on cannot be said.
     """
-    callback = ccallback.CFunc(function, (signature.args, signature.return_type), {}, {"nopython": True})
+    callback = ccallback.CFunc(
+        function, (signature.args, signature.return_type), {}, {"nopython": True}, RoutineCompiler
+    )
     if on_disk:
         callback._cache = _cache(function, key)
     with _compilation(function.__name__):

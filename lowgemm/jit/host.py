@@ -1,4 +1,4 @@
-"""What only the operating system knows, each system's way: all of the package that is written for one system lies here.
+"""What only the operating system knows, each system's way.
 
 | | Linux | macOS | Windows |
 | --- | --- | --- | --- |
@@ -6,15 +6,21 @@
 | instructions of an Arm CPU | auxiliary vector | ``sysctlbyname`` | not asked: LLVM's name decides |
 | threads of this process | ``/proc/self/task`` | ``proc_pidinfo`` | not asked: there is no fork |
 | a hook in a forked child | ``os.register_at_fork`` | the same | no fork |
+| let another thread have the core | ``sched_yield`` | ``sched_yield`` | ``SwitchToThread`` |
 
 Each question has an answer that says "not known": a system that is none of these, or one that hides it (a container without ``/proc``),
 costs speed or a diagnosis, never a right result.
+
+Two more files are written for one system, Linux, and step aside elsewhere: `team.py`, whose threads sleep on Linux's futexes
+(elsewhere Numba's parallel regions serve), and `kernels/framework/tile_permission.py`, which asks Linux for tile registers. There
+is no fourth (`tests/jit/test_host.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import pathlib
 import struct
@@ -145,3 +151,13 @@ def after_fork_in_child(function: Callable[[], None]) -> bool:
         return False
     os.register_at_fork(after_in_child=function)
     return True
+
+
+@functools.cache
+def give_way() -> int:
+    """Address of a C function without arguments that lets another thread have this one's core; 0 if there is none."""
+    try:
+        function = _kernel32().SwitchToThread if sys.platform == "win32" else _libc().sched_yield
+        return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
+    except (OSError, AttributeError):
+        return 0

@@ -42,7 +42,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import platform
 import sys
 
@@ -539,17 +538,3 @@ def _after_fork_in_child() -> None:
 
 
 host.after_fork_in_child(_after_fork_in_child)
-
-
-@functools.cache
-def give_way() -> int:
-    """Address of a C function without arguments that lets another thread have this one's core; 0 if there is none."""
-    try:
-        library, name = (
-            (ctypes.CDLL("kernel32"), "SwitchToThread")
-            if os.name == "nt"
-            else (ctypes.CDLL(None), "sched_yield")
-        )
-        return int(ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0)
-    except (OSError, AttributeError):
-        return 0

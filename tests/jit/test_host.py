@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import pathlib
 import platform
+import re
 import struct
 import sys
 import threading
 
 import pytest
 
+import lowgemm
 from lowgemm.jit import host
 
 
@@ -187,3 +190,43 @@ def test_instructions_of_this_arm_cpu():
 def test_hook_where_nothing_forks(monkeypatch):
     monkeypatch.delattr(os, "register_at_fork", raising=False)
     assert host.after_fork_in_child(lambda: None) is False
+
+
+def test_who_lets_another_thread_run(pretend):
+    """Each system's function; none where there is none, which only makes waiting threads slower."""
+    library = ctypes.CDLL(None) if sys.platform != "win32" else None
+
+    class Named:
+        SwitchToThread = sched_yield = library and library.getpid
+
+    asked = host.give_way.__wrapped__
+    for name in ("win32", "darwin", "linux") if library else ():
+        pretend(name, Named)
+        assert asked() == ctypes.cast(library.getpid, ctypes.c_void_p).value
+    pretend("sunos5", object())
+    assert asked() == 0
+
+
+#: Questions whose answers differ from system to system, and what some systems lack.
+OF_ONE_SYSTEM = re.compile(
+    r"""sys\.platform|os\.name\b|platform\.(?:system|machine)\(|["']/(?:proc|sys|dev)/|os\.(?:fork|sched_|symlink|getuid|mkfifo)|"""
+    r"""\b(?:mprotect|fcntl|resource|msvcrt|winreg|pwd)\b *(?:\.|$)|register_at_fork|WinDLL|CDLL\(|signal\.(?:SIG|setitimer|pthread)"""
+)
+#: Where they may stand, and why.
+WRITTEN_FOR_SYSTEMS = {
+    "jit/host.py": "the one place",
+    "jit/team.py": "threads of Linux; elsewhere Numba's parallel regions",
+    "kernels/framework/tile_permission.py": "Linux's permission for tile registers; elsewhere the AMX kernel is not offered",
+    "kernels/tools/timing.py": "a tool that counts the cores it may use where the system says",
+    "cli/bench.py": "notes the machine's name beside figures",
+}
+
+
+def test_what_is_written_for_one_system_stands_in_named_places():
+    package = pathlib.Path(lowgemm.__file__).parent
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if any(OF_ONE_SYSTEM.search(line.split("#")[0]) for line in path.read_text("utf-8").splitlines())
+    }
+    assert found == set(WRITTEN_FOR_SYSTEMS)
