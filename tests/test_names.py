@@ -51,7 +51,6 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "engine/batch": ("test_gemm.py", CHAIN),
     "engine/call": ("test_gemm.py", CHAIN),
     "engine/compensation": ("test_gemm.py", CHAIN),
-    "engine/drivers": ("jit/test_routine.py", "are the entries of compiled code, also on Arm"),
     "engine/entry": ("engine/test_ready.py", "is Python's way into a remembered call"),
     "engine/packing": ("engine/test_packed_rhs.py", "what is packed is unpacked again, on every kernel"),
     "engine/packing_ir": ("test_gemm.py", CHAIN),
