@@ -43,14 +43,16 @@ _kept: list[np.ndarray] = []
 COLUMNS_IN_PLACE = 64
 
 
-def template_of(kernel: Kernel, in_place: bool = False, lhs_signs: tuple[bool, ...] = (False, True)) -> Any:
+def template_of(
+    kernel: Kernel, in_place: bool = False, lhs_signs: tuple[bool, ...] = (False, True), scale: int = 0
+) -> Any:
     """What the planner needs to know of a kernel here; compiles the routines that every plan calls.
 
     With `in_place` also those that multiply an rhs where it lies, which few plans call. The microkernel is compiled for an lhs of the
-    signs in `lhs_signs` (a plan has one); its other address is 0.
+    signs in `lhs_signs` (a plan has one); its other address is 0. `scale` is the number of the scale that it does.
     """
     addresses = tuple(
-        microkernel(kernel, signed).address if signed in lhs_signs else 0 for signed in (False, True)
+        microkernel(kernel, signed, scale).address if signed in lhs_signs else 0 for signed in (False, True)
     )
     fields = dict(zip(TEMPLATE.names or (), _template(kernel, cache_sizes()), strict=True))
     fields["kernel"] = addresses
@@ -166,7 +168,8 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
         p.lhs_panel_bytes = up(kc * k.element_bytes, CHUNK_BYTES) * k.mr
         lhs_bytes = mc // k.mr * p.lhs_panel_bytes
     else:
-        if p.lhs_k_stride == 1 and p.depth % k.row_bytes == 0 and kc % k.row_bytes == 0:
+        in_rows = p.lhs_k_stride == 1 and p.image == 0
+        if in_rows and p.depth % k.row_bytes == 0 and kc % k.row_bytes == 0:
             p.lhs_in_place = WHERE_ALIGNED if nc > COLUMNS_IN_PLACE else ALWAYS
         # an odd number of lines from row to row, so that the rows of a tile do not evict each other from L1
         p.lhs_panel_bytes = up(kc, k.row_bytes)
@@ -179,6 +182,9 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.tile_at = up(p.row_compensation_at + 4 * mc, ALIGNMENT)
     tile_cols = k.nr if depth_blocks == 1 and not on_the_fly else up(nc, k.lanes)
     end = up(p.tile_at + 4 * mc * tile_cols, ALIGNMENT)
+    p.patches_at = end
+    if p.image != 0 and k.row_bytes == 0:
+        end = up(end + k.mr * up(kc, LINE), ALIGNMENT)
     p.on_the_fly_at = 0
     if on_the_fly:
         p.on_the_fly_at = end
