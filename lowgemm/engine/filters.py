@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lowgemm.engine.batch import Batch
+from lowgemm.engine.depthwise_plan import DepthwisePlan, DepthwiseWeights
 from lowgemm.engine.image import Windows
 from lowgemm.engine.packed_rhs import PackedRhs, pack_rhs, repacked
 from lowgemm.engine.plan import Operand, Plan
@@ -36,6 +37,7 @@ class PackedFilters:
         self.shape, self.groups, self.dtype = filters.shape, groups, filters.dtype
         self._filters = filters
         self._packed: PackedRhs | None = None
+        self._weights: tuple[Any, DepthwiseWeights | None] = (None, None)
 
     @property
     def axes(self) -> int:
@@ -65,7 +67,8 @@ class PackedFilters:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self._filters.nbytes + (0 if self._packed is None else self._packed.nbytes)
+        held = (self._packed, self._weights[1])
+        return self._filters.nbytes + sum(0 if part is None else part.nbytes for part in held)
 
     def __repr__(self) -> str:
         return f"PackedFilters(shape={self.shape}, dtype={self.dtype}, groups={self.groups})"
@@ -91,6 +94,20 @@ class PackedFilters:
         return self._packed
 
 
+    def rhs(self, kernel: Kernel, zero: int | np.ndarray) -> PackedRhs | DepthwiseWeights:
+        """What a plan for these filters multiplies with, given their zero point."""
+        return self.depthwise_weights(kernel, zero) if self.depthwise else self.packed_for(kernel)
+
+    def depthwise_weights(self, kernel: Kernel, zero: int | np.ndarray) -> DepthwiseWeights:
+        """The filters of a depthwise convolution less their zero point; those of the last zero point are kept."""
+        key = kernel.name, zero.tobytes() if isinstance(zero, np.ndarray) else zero
+        known, weights = self._weights
+        if known != key or weights is None:
+            weights = DepthwiseWeights(self._filters, zero, kernel)
+            self._weights = key, weights  # one assignment, so threads see a pair that fits
+        return weights
+
+
 def convolution_plan(
     filters: PackedFilters,
     windows: Windows,
@@ -100,7 +117,7 @@ def convolution_plan(
     stages: tuple[Any, ...],
     result: np.dtype,
     out_row_stride: int,
-    bilinear: bool,
+    filter_zero: int | np.ndarray,
     num_threads: int | None,
 ) -> Plan:
     """Plan of a convolution: its lhs is the first image, its rhs the packed filters, its result one row a window.
@@ -121,12 +138,17 @@ def convolution_plan(
         Of the result.
     out_row_stride : int
         Bytes from one window's result to the next.
-    bilinear : bool
-        The filters' zero points differ.
+    filter_zero : int or ndarray of shape (outputs,)
+        The filters' zero point. Another of the same kind may be given to the plan where it is a product.
     num_threads : int or None
         As in `gemm`.
     """
     kernel = selected()
+    if filters.depthwise:
+        weights = filters.depthwise_weights(kernel, filter_zero)
+        return DepthwisePlan(
+            kernel, weights, windows, strides, kind, stages, result, out_row_stride, num_threads
+        )
     packed = filters.packed_for(kernel)
     groups, depth, columns = packed.shape
     m = windows.images * math.prod(windows.out)
@@ -148,7 +170,7 @@ def convolution_plan(
         out_strides=(out_row_stride, result.itemsize),
         batch=batch,
         packed=True,
-        bilinear=bilinear,
+        bilinear=isinstance(filter_zero, np.ndarray),
         output=stages,
         num_threads=num_threads,
         image=image,

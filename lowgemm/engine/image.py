@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from lowgemm.engine.records import record_type
-from lowgemm.jit.memory import as_address, copy_bytes, load_u8, offset, record_at, store_8
+from lowgemm.jit.memory import as_address, copy_bytes, is_null, load_i32, load_u8, offset, record_at, store_8
 from lowgemm.jit.routine import call_address, inner, routine
 
 #: What `pack_image` needs to know of an image and its windows. Sizes and steps are in pixels, strides in bytes.
@@ -30,6 +30,7 @@ IMAGE = record_type(
     "apart_z apart_y apart_x",  # from one tap to the next
     "front top left",  # padding before the image
     "run",  # bytes of a tap: the channels of a group
+    "room",  # bytes from the first tap's to the end of the last pixel's
     "row_bytes",  # what rows of the lhs are padded to, for a kernel that reads them as rows; or 0
     "panel_rows panel_bytes",  # rows that are packed at a time for a kernel that reads panels, and bytes of the memory of such a row
 )
@@ -72,7 +73,7 @@ class Windows(NamedTuple):
         """Whether the windows are the pixels, one by one."""
         return self.taps == self.step == (1, 1, 1) and self.out == self.size and not any(self.before)
 
-    def record(self, strides: tuple[int, ...], run: int, **more: int) -> np.ndarray:
+    def record(self, strides: tuple[int, ...], run: int) -> np.ndarray:
         """The record of images with these strides, for the channels of one group, as an array of one."""
         made = np.zeros(1, IMAGE)
         values = dict(zip(("image_stride", "depth_stride", "height_stride", "width_stride"), strides, strict=True))
@@ -85,7 +86,8 @@ class Windows(NamedTuple):
             ("front top left", self.before),
         ):
             values.update(zip(names.split(), numbers, strict=True))
-        for name, value in {**values, "run": run, **more}.items():
+        last = sum((n - 1) * stride for n, stride in zip((self.images, *self.size), strides, strict=True))
+        for name, value in {**values, "run": run, "room": last + run}.items():
             made[name] = value
         return made
 
@@ -106,55 +108,48 @@ def _fill_bytes(typingctx, to, value, size):
     return types.void(types.voidptr, types.int64, size), codegen
 
 
-# A run is copied in whole vectors, of which the last overlaps the one before. So nothing is read or written beside it.
+#: Bytes behind a row of patches that copying may write: runs are copied in whole vectors, from left to right, so that the next run covers
+#: what the one before wrote too much.
+SLACK = 64
+
+
 @inner
-def copy_runs(dst, dst_stride, src, src_stride, count, run):
-    """Copy `count` runs of `run` bytes; the strides are from one to the next."""
-    if run >= 64:
-        last = run - 64
+def _copy_wide(dst, dst_stride, src, src_stride, count, run):
+    """Copy `count` runs of `run` bytes in vectors, of which the last reads and writes too much."""
+    if run <= 16:
         for r in range(count):
-            to, source = offset(dst, r * dst_stride), offset(src, r * src_stride)
-            for j in range(0, last, 64):
-                copy_bytes(offset(to, j), offset(source, j), 64)
-            copy_bytes(offset(to, last), offset(source, last), 64)
-    elif run >= 32:
-        last = run - 32
+            copy_bytes(offset(dst, r * dst_stride), offset(src, r * src_stride), 16)
+    elif run <= 32:
         for r in range(count):
-            to, source = offset(dst, r * dst_stride), offset(src, r * src_stride)
-            copy_bytes(to, source, 32)
-            copy_bytes(offset(to, last), offset(source, last), 32)
-    elif run >= 16:
-        last = run - 16
-        for r in range(count):
-            to, source = offset(dst, r * dst_stride), offset(src, r * src_stride)
-            copy_bytes(to, source, 16)
-            copy_bytes(offset(to, last), offset(source, last), 16)
-    elif run >= 4:
-        last = run - 4
-        for r in range(count):
-            to, source = offset(dst, r * dst_stride), offset(src, r * src_stride)
-            for j in range(0, last, 4):
-                copy_bytes(offset(to, j), offset(source, j), 4)
-            copy_bytes(offset(to, last), offset(source, last), 4)
+            copy_bytes(offset(dst, r * dst_stride), offset(src, r * src_stride), 32)
     else:
         for r in range(count):
-            for j in range(run):
-                store_8(dst, r * dst_stride + j, load_u8(src, r * src_stride + j))
+            to, source = offset(dst, r * dst_stride), offset(src, r * src_stride)
+            for j in range(0, run, 64):
+                copy_bytes(offset(to, j), offset(source, j), 64)
+
+
+@inner
+def copy_runs(dst, dst_stride, src, src_stride, count, run, room):
+    """Copy `count` runs of `run` bytes; the strides are from one to the next, `room` is how many bytes there are from `src` on.
+
+    Behind each run up to `SLACK` bytes are written.
+    """
+    wide = 16 if run <= 16 else 32 if run <= 32 else (run + 63) // 64 * 64
+    safe = min(count, max((room - wide + src_stride) // src_stride, 0)) if src_stride > 0 else 0
+    _copy_wide(dst, dst_stride, src, src_stride, safe, run)
+    for r in range(safe, count):
+        for j in range(run):
+            store_8(dst, r * dst_stride + j, load_u8(src, r * src_stride + j))
 
 
 @inner
 def fill_runs(dst, dst_stride, value, count, run):
-    """Fill `count` runs of `run` bytes."""
+    """Fill `count` runs of `run` bytes, and up to 15 behind each."""
     for r in range(count):
         to = offset(dst, r * dst_stride)
-        if run >= 16:
-            last = run - 16
-            for j in range(0, last, 16):
-                _fill_bytes(offset(to, j), value, 16)
-            _fill_bytes(offset(to, last), value, 16)
-        else:
-            for j in range(run):
-                store_8(to, j, value)
+        for j in range(0, run, 16):
+            _fill_bytes(offset(to, j), value, 16)
 
 
 @inner
@@ -170,26 +165,27 @@ def end_inside(shift, step, size):
 
 
 @inner
-def _tap(w, line, shift, first, count, zero, dst, dst_stride, begin, size):
+def _tap(w, line, room, shift, first, count, zero, dst, dst_stride, begin, size):
     """Bytes `begin` to ``begin + size`` of one tap for `count` windows of a line from window `first` on.
 
-    `line` points to the image's line, `shift` is where the tap of window 0 lies in it.
+    `line` points to the image's line, from which on there are `room` bytes; `shift` is where the tap of window 0 lies in it.
     """
     low = min(max(first_inside(shift, w.step_x), first), first + count)
     high = max(min(end_inside(shift, w.step_x, w.width), first + count), low)
     if low > first:
         fill_runs(dst, dst_stride, zero, low - first, size)
     if high > low:
-        source = offset(line, (low * w.step_x + shift) * w.width_stride + begin)
+        at = (low * w.step_x + shift) * w.width_stride + begin
         copy_runs(
-            offset(dst, (low - first) * dst_stride), dst_stride, source, w.step_x * w.width_stride, high - low, size
-        )
+            offset(dst, (low - first) * dst_stride), dst_stride, offset(line, at), w.step_x * w.width_stride, high - low,
+            size, room - at,
+        )  # fmt: skip
     if first + count > high:
         fill_runs(offset(dst, (high - first) * dst_stride), dst_stride, zero, first + count - high, size)
 
 
 @inner
-def _line_of_taps(w, line, first, count, zero, dst, dst_stride, k0, k1):
+def _line_of_taps(w, line, room, first, count, zero, dst, dst_stride, k0, k1):
     """All taps of a filter line for `count` windows of a line; only bytes `k0` to `k1` of what they give."""
     taps, run = w.taps_x, w.run
     left, right = 0 - w.left, (taps - 1) * w.apart_x - w.left
@@ -198,21 +194,22 @@ def _line_of_taps(w, line, first, count, zero, dst, dst_stride, k0, k1):
         # taps lie side by side: one run, for windows that are all inside
         low = min(max(first_inside(left, w.step_x), first), first + count)
         high = max(min(end_inside(right, w.step_x, w.width), first + count), low)
-        source = offset(line, (low * w.step_x + left) * run)
+        at = (low * w.step_x + left) * run
         copy_runs(
-            offset(dst, (low - first) * dst_stride), dst_stride, source, w.step_x * run, high - low, taps * run
-        )
+            offset(dst, (low - first) * dst_stride), dst_stride, offset(line, at), w.step_x * run, high - low, taps * run,
+            room - at,
+        )  # fmt: skip
     for x in range(taps):
         begin, end = max(k0, x * run), min(k1, (x + 1) * run)
         if begin < end:
             to, shift = offset(dst, begin - k0), x * w.apart_x - w.left
             within, size = begin - x * run, end - begin
             if low == high:
-                _tap(w, line, shift, first, count, zero, to, dst_stride, within, size)
+                _tap(w, line, room, shift, first, count, zero, to, dst_stride, within, size)
             else:
-                _tap(w, line, shift, first, low - first, zero, to, dst_stride, within, size)
+                _tap(w, line, room, shift, first, low - first, zero, to, dst_stride, within, size)
                 _tap(
-                    w, line, shift, high, first + count - high, zero, offset(to, (high - first) * dst_stride), dst_stride,
+                    w, line, room, shift, high, first + count - high, zero, offset(to, (high - first) * dst_stride), dst_stride,
                     within, size,
                 )  # fmt: skip
 
@@ -237,25 +234,28 @@ def gather_rows(w, image, row, rows, k0, depth, zero, dst, dst_stride):
                 if at_z < 0 or at_z >= w.depth or at_y < 0 or at_y >= w.height:
                     fill_runs(place, dst_stride, zero, count, end - begin)
                 else:
-                    line = offset(
-                        image, number * w.image_stride + at_z * w.depth_stride + at_y * w.height_stride
-                    )
+                    at = number * w.image_stride + at_z * w.depth_stride + at_y * w.height_stride
                     first = tap * line_bytes
-                    _line_of_taps(w, line, x, count, zero, place, dst_stride, begin - first, end - first)
+                    _line_of_taps(
+                        w, offset(image, at), w.room - at, x, count, zero, place, dst_stride, begin - first, end - first
+                    )
         done += count
 
 
-@routine("ppnnnnnnppnppn")
+@routine("ppnnnnnnpppnppn")
 def pack_image(
-    image, windows, row, rows, k0, depth, flip, zero, pack, dst, dst_stride, patches, sums, summed
+    image, windows, row, rows, k0, depth, flip, zero, zeros, pack, dst, dst_stride, patches, sums, summed
 ):
     """Pack `rows` x `depth` of the lhs from (`row`, `k0`) on.
 
-    `image` points to the first image, `windows` to its `IMAGE`. `zero` is what padding is, as a number of 8 bits. `pack` points to the
+    `image` points to the first image, `windows` to its `IMAGE`. `zero` is what padding is, as a number of 8 bits; where the filters'
+    zero points differ, `zeros` points to int32 that it is to be added to, all alike. `pack` points to the
     kernel's packing routine; `flip`, `dst`, `dst_stride` and `sums` are its arguments. `patches` points to memory for the rows of a panel.
     Rows that the kernel reads as they are come to `dst` at once; their sums are made if `summed` is not 0.
     """
     w = image_at(windows)
+    if not is_null(zeros):
+        zero += load_i32(zeros, 0)
     if w.row_bytes != 0:
         gather_rows(w, image, row, rows, k0, depth, zero, dst, dst_stride)
         padded = (depth + w.row_bytes - 1) // w.row_bytes * w.row_bytes

@@ -15,7 +15,7 @@ import numpy as np
 from lowgemm.engine import drivers, entry, threads
 from lowgemm.engine.batch import Batch
 from lowgemm.engine.blocking import Blocking, up
-from lowgemm.engine.image import pack_image
+from lowgemm.engine.image import SLACK, pack_image
 from lowgemm.engine.in_place import rows_in_place
 from lowgemm.engine.packing import LINE
 from lowgemm.engine.planner import fill_plan, reads_in_place, template_of
@@ -164,15 +164,17 @@ class Plan(NotCopied):
             in_order,
         )
         if image is not None:
-            image["row_bytes"], image["panel_rows"], image["panel_bytes"] = runs.row_bytes, runs.mr, up(plan.kc, LINE)
+            image["row_bytes"], image["panel_rows"], image["panel_bytes"] = runs.row_bytes, runs.mr, up(plan.kc, LINE) + SLACK
         self.threads, self.one_by_one = plan.workers, plan.workers == 1 and in_order
+        #: What each worker does.
+        self.work = drivers.work
         #: The routine that runs this plan; None: there is no team, so Numba's parallel regions do.
         self.way = drivers.single
         if not self.one_by_one:
             team = the_team()
             self.way = drivers.several if team else None
             plan.team = team.address if team else 0
-            plan.work, plan.give_way = drivers.work.address, give_way()
+            plan.work, plan.give_way = self.work.address, give_way()
         self.numbers = plan_numbers(plan, stages, layout)
         self.p = plan_of(self.numbers)
         self.blocking = Blocking(
@@ -241,7 +243,7 @@ class Plan(NotCopied):
         if self.bilinear:
             keep = self.zero_vectors(lhs_zero, rhs_zero)
             vectors = [v.ctypes.data for v in keep]
-            lhs_zero, rhs_zero = 0 if self.image is None else lhs_zero, 0  # padding is filled with it
+            lhs_zero = rhs_zero = 0
         numbers, watches = self.watched()
         space = scratch.borrow(self.scratch_bytes)
         at = space.ctypes.data
@@ -251,6 +253,6 @@ class Plan(NotCopied):
         else:
             state = np.zeros(STATE_SIZE, dtype=np.int64)
             drivers.begin.ctypes(numbers.ctypes.data, state.ctypes.data, *arguments)
-            threads.run(drivers.work, numbers.ctypes.data, state.ctypes.data, self.threads)
+            threads.run(self.work, numbers.ctypes.data, state.ctypes.data, self.threads)
         scratch.give_back(space)
         raise_failures(watches)

@@ -25,6 +25,7 @@ from lowgemm.engine.blocking import (
     block_sizes,
     up,
 )
+from lowgemm.engine.image import SLACK
 from lowgemm.engine.in_place import add_compensation, in_place_routine, rows_in_place, space_bytes
 from lowgemm.engine.packing import CHUNK_BYTES, LINE
 from lowgemm.engine.records import ALWAYS, NEVER, TEMPLATE, WHERE_ALIGNED
@@ -172,7 +173,7 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
         if in_rows and p.depth % k.row_bytes == 0 and kc % k.row_bytes == 0:
             p.lhs_in_place = WHERE_ALIGNED if nc > COLUMNS_IN_PLACE else ALWAYS
         # an odd number of lines from row to row, so that the rows of a tile do not evict each other from L1
-        p.lhs_panel_bytes = up(kc, k.row_bytes)
+        p.lhs_panel_bytes = up(kc, k.row_bytes) + (SLACK if p.image != 0 else 0)
         if p.lhs_panel_bytes % (2 * LINE) == 0:
             p.lhs_panel_bytes += LINE
         lhs_bytes = mc * p.lhs_panel_bytes
@@ -184,7 +185,7 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     end = up(p.tile_at + 4 * mc * tile_cols, ALIGNMENT)
     p.patches_at = end
     if p.image != 0 and k.row_bytes == 0:
-        end = up(end + k.mr * up(kc, LINE), ALIGNMENT)
+        end = up(end + k.mr * (up(kc, LINE) + SLACK), ALIGNMENT)
     p.on_the_fly_at = 0
     if on_the_fly:
         p.on_the_fly_at = end

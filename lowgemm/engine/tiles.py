@@ -235,8 +235,9 @@ def _pack_lhs(p, s, a, row0, rows, k0, depth, space, sums):
         call_address(
             p.pack_image,
             (
-                a.lhs, p.image, row0, rows, k0, depth, p.lhs_flip, s.lhs_zero + p.lhs_shift, p.pack_lhs, space, p.lhs_panel_bytes,
-                space + p.patches_at, sums, summed,
+                a.lhs, p.image, row0, rows, k0, depth, p.lhs_flip,
+                s.lhs_zero + p.lhs_shift * (1 + p.bilinear), s.lhs_zeros, p.pack_lhs, space,
+                p.lhs_panel_bytes, space + p.patches_at, sums, summed,
             ),
         )  # fmt: skip
         return space, p.lhs_panel_bytes
