@@ -189,6 +189,7 @@ _OBJECTS: list[tuple[str, type, Any, Any]] = [
     ("single rounding", single_rounding.SingleRoundingScale, *stage(single_rounding.SingleRoundingScale(2**30, -3, 1))),
     ("saturating scale", scale.SaturatingScale, *stage(scale.SaturatingScale(2**30, 3, 5))),
     ("scale and store", scale_and_store.OnePass, lambda: scale_and_store.one_pass([2**30, 5], -3, 1), tuple),
+    ("scale in float32 and store", scale_and_store.FloatOnePass, lambda: scale_and_store.FloatOnePass(np.float32([1, 2]), 3, 0, 255, False), tuple),
     ("elementwise", elementwise.Elementwise, lambda: clamp.clamp, lambda r: (r.__name__, r.step(low=1, high=2).record.tolist())),
     ("records", parameters.Filler, lambda: parameters.Filler(parameters.described(low=parameters.NUMBER)), lambda f: f({"low": 3})[0].tolist()),
     ("function of a module", lowgemm.Custom, *stage(lowgemm.Custom(module_function))),

@@ -28,7 +28,7 @@ _STATE_BYTES = STATE.itemsize
 
 
 @inner
-def _begin(p, s, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros):
+def begin_state(p, s, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros):
     """Fill in the state `s` of a call of the plan `p`; the other arguments are those of `single`."""
     columns, blocks = field_address(s, "columns"), field_address(s, "blocks")
     for counter in range(COUNTERS):
@@ -60,7 +60,7 @@ def _no_splits_done(p, s):
 def begin(plan, state, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros):
     """Fill in the state at `state`; the other arguments are those of `single`."""
     p, s = plan_at(plan), state_at(state)
-    _begin(p, s, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros)
+    begin_state(p, s, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros)
     _no_splits_done(p, s)
 
 
@@ -80,7 +80,7 @@ def several(plan, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros,
     """
     state = stack(_STATE_BYTES)
     p, s = plan_at(plan), state_at(state)
-    _begin(p, s, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros)
+    begin_state(p, s, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros)
     _no_splits_done(p, s)
     share(pointer_field(p, "team"), p.work, as_address(plan), as_address(state), p.workers, p.long)
 
@@ -109,7 +109,7 @@ def single(plan, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, 
     `rhs_zeros` instead: addresses of int32, one for each row or column, with the plan's shifts subtracted.
     """
     p, s = plan_at(plan), state_at(stack(_STATE_BYTES))
-    _begin(p, s, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros)
+    begin_state(p, s, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros)
     own = s.scratch_of_workers
     last = -1
     for b in range(p.batch):

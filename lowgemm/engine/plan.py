@@ -15,8 +15,10 @@ import numpy as np
 
 from lowgemm.engine import drivers, entry, threads
 from lowgemm.engine.batch import Batch
-from lowgemm.engine.blocking import Blocking
+from lowgemm.engine.blocking import Blocking, up
+from lowgemm.engine.image import SLACK, pack_image
 from lowgemm.engine.in_place import rows_in_place
+from lowgemm.engine.packing import LINE
 from lowgemm.engine.planner import fill_plan, reads_in_place, stores_past_caches, template_of
 from lowgemm.engine.records import (
     MAX_STAGES,
@@ -66,6 +68,10 @@ class Plan(NotCopied):
         Add to the result.
     num_threads : int or None
         As in `gemm`.
+    image : ndarray of one `image.IMAGE`, optional
+        The lhs is gathered from an image: its rows are the patches that this describes. What depends on the kernel is filled in.
+    own_channels : bool
+        Each distinct rhs has its own columns of the bias, the zero points and the stages' parameters, one behind the other.
 
     Attributes
     ----------
@@ -99,6 +105,8 @@ class Plan(NotCopied):
         output: tuple[Any, ...] = (),
         accumulate: bool = False,
         num_threads: int | None = None,
+        image: np.ndarray | None = None,
+        own_channels: bool = False,
     ) -> None:
         (m, depth), n = lhs.shape, rhs.shape[1]
         #: What multiplies: the kernel, or where that would not pay its fallback, which reads the same packed rhs.
@@ -106,20 +114,22 @@ class Plan(NotCopied):
         items, distinct_rhs = batch.count, batch.distinct_rhs
         self.kernel, self.packed, self.distinct_rhs, self.batch = kernel, packed, distinct_rhs, items
         self.m, self.n, self.depth, self.result = m, n, depth, np.dtype(result)
-        self.bilinear, self.output, self.num_threads = bilinear, output, num_threads
+        self.bilinear, self.output, self.num_threads, self.image = bilinear, output, num_threads, image
+        #: Columns of the bias, the zero points and the stages' parameters.
+        self.channels = n * distinct_rhs if own_channels else n
         self.pipeline = pipeline = compile_pipeline(
             output,
             result,
             accumulate=accumulate,
             bilinear=bilinear,
-            size=(m, n),
+            size=(m, self.channels),
             contiguous=out_strides[1] == self.result.itemsize,
         )
         stages = pipeline.addresses()
         if len(stages) > 2 * MAX_STAGES:
             raise ValueError(f"output: at most {MAX_STAGES} stages after merging, got {len(stages) // 2}")
-        #: The kernel scales and stores bytes itself: the only step left is the scale that it can fuse.
-        self.fused = runs.fuses_requantize and pipeline.fusable
+        #: The kernel scales and stores bytes itself: the only step left is a scale that it can fuse.
+        self.fused = runs.fuses_requantize and pipeline.fusable is not None
 
         macs = items * m * n * depth
         # with few rows it takes longer to read the rhs than to multiply
@@ -136,7 +146,9 @@ class Plan(NotCopied):
             bilinear=bilinear, accumulate=accumulate, fused=stages[1] if self.fused else 0,
             col_bias=0 if col_bias is None else col_bias.ctypes.data, has_col_bias=col_bias is not None,
             row_bias=0 if row_bias is None else row_bias.ctypes.data, has_row_bias=row_bias is not None,
-            stages=len(stages) // 2,
+            stages=len(stages) // 2, channels_apart=n if own_channels else 0,
+            image=0 if image is None else image.ctypes.data,
+            pack_image=0 if image is None else pack_image.address,
         )  # fmt: skip
         in_place = (
             (bool(plan.rhs_k_stride == 1),) if reads_in_place(plan, rows_in_place(runs), runs.lanes) else ()
@@ -148,6 +160,7 @@ class Plan(NotCopied):
                 in_place,
                 stores_past_caches(plan, runs, pipeline.direct),
                 (lhs.kind == "i",),
+                pipeline.fusable or 0,
             ),
             int(lhs.kind == "i"),
             int(rhs.kind == "i"),
@@ -155,14 +168,22 @@ class Plan(NotCopied):
             threads.choose_threads(num_threads, work),
             in_order,
         )
+        if image is not None:
+            image["row_bytes"], image["panel_rows"], image["panel_bytes"] = (
+                runs.row_bytes,
+                runs.mr,
+                up(plan.kc, LINE) + SLACK,
+            )
         self.threads, self.one_by_one = plan.workers, plan.workers == 1 and in_order
+        #: What each worker does.
+        self.work = drivers.work
         #: The routine that runs this plan; None: there is no team, so Numba's parallel regions do.
         self.way = drivers.single
         if not self.one_by_one:
             team = the_team()
             self.way = drivers.several if team else None
             plan.team = team.address if team else 0
-            plan.work, plan.give_way = drivers.work.address, host.give_way()
+            plan.work, plan.give_way = self.work.address, host.give_way()
             plan.long = work >= threads.LONG_MACS
         self.numbers = plan_numbers(plan, stages, layout)
         self.p = plan_of(self.numbers)
@@ -196,7 +217,10 @@ class Plan(NotCopied):
     def zero_vectors(self, lhs_zero: int | np.ndarray, rhs_zero: int | np.ndarray) -> list[np.ndarray]:
         """Zero points as a bilinear plan wants them: one for each row and column, less what packing adds."""
         found = []
-        for zero, shift, size in ((lhs_zero, self.lhs_shift, self.m), (rhs_zero, self.rhs_shift, self.n)):
+        for zero, shift, size in (
+            (lhs_zero, self.lhs_shift, self.m),
+            (rhs_zero, self.rhs_shift, self.channels),
+        ):
             wide = np.broadcast_to(np.asarray(zero, dtype=np.int64), (size,)) - shift
             found.append(wide.astype(np.int32))  # wraps, as all of this arithmetic does
         return found
@@ -242,6 +266,6 @@ class Plan(NotCopied):
         else:
             state = np.zeros(STATE_SIZE, dtype=np.int64)
             drivers.begin.ctypes(numbers.ctypes.data, state.ctypes.data, *arguments)
-            threads.run(drivers.work, numbers.ctypes.data, state.ctypes.data, self.threads)
+            threads.run(self.work, numbers.ctypes.data, state.ctypes.data, self.threads)
         scratch.give_back(space)
         raise_failures(watches)

@@ -25,6 +25,7 @@ from lowgemm.engine.blocking import (
     block_sizes,
     up,
 )
+from lowgemm.engine.image import SLACK
 from lowgemm.engine.in_place import add_compensation, in_place_routine, rows_in_place, space_bytes
 from lowgemm.engine.packing import CHUNK_BYTES, LINE
 from lowgemm.engine.records import ALWAYS, NEVER, TEMPLATE, WHERE_ALIGNED
@@ -57,16 +58,16 @@ COLUMNS_IN_PLACE = 64
 
 def template_of(
     kernel: Kernel, in_place: tuple[bool, ...] = (), streamed: bool = False,
-    lhs_signs: tuple[bool, ...] = (False, True),
+    lhs_signs: tuple[bool, ...] = (False, True), scale: int = 0,
 ) -> Any:  # fmt: skip
     """What the planner needs to know of a kernel here; compiles the routines that every plan calls.
 
     `in_place`: for which rhs also those that multiply it where it lies, which few plans call: one whose rows are contiguous (False),
     whose columns are (True). `streamed`: likewise for the routine that stores past the caches. The microkernel is compiled for an lhs of the
-    signs in `lhs_signs` (a plan has one); its other address is 0.
+    signs in `lhs_signs` (a plan has one); its other address is 0. `scale` is the number of the scale that it does.
     """
     addresses = tuple(
-        microkernel(kernel, signed).address if signed in lhs_signs else 0 for signed in (False, True)
+        microkernel(kernel, signed, scale).address if signed in lhs_signs else 0 for signed in (False, True)
     )
     fields = dict(zip(TEMPLATE.names or (), _template(kernel, cache_sizes()), strict=True))
     fields["kernel"] = addresses
@@ -214,10 +215,11 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
         p.lhs_panel_bytes = up(kc * k.element_bytes, CHUNK_BYTES) * k.mr
         lhs_bytes = mc // k.mr * p.lhs_panel_bytes
     else:
-        if p.lhs_k_stride == 1 and p.depth % k.row_bytes == 0 and kc % k.row_bytes == 0:
+        in_rows = p.lhs_k_stride == 1 and p.image == 0
+        if in_rows and p.depth % k.row_bytes == 0 and kc % k.row_bytes == 0:
             p.lhs_in_place = WHERE_ALIGNED if nc > COLUMNS_IN_PLACE else ALWAYS
         # an odd number of lines from row to row, so that the rows of a tile do not evict each other from L1
-        p.lhs_panel_bytes = up(kc, k.row_bytes)
+        p.lhs_panel_bytes = up(kc, k.row_bytes) + (SLACK if p.image != 0 else 0)
         if p.lhs_panel_bytes % (2 * LINE) == 0:
             p.lhs_panel_bytes += LINE
         lhs_bytes = mc * p.lhs_panel_bytes
@@ -227,6 +229,9 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.tile_at = up(p.row_compensation_at + 4 * mc, ALIGNMENT)
     tile_cols = k.nr if depth_blocks == 1 and not on_the_fly and p.stream == 0 else up(nc, k.lanes)
     end = up(p.tile_at + 4 * mc * tile_cols, ALIGNMENT)
+    p.patches_at = end
+    if p.image != 0 and k.row_bytes == 0:
+        end = up(end + k.mr * (up(kc, LINE) + SLACK), ALIGNMENT)
     p.on_the_fly_at = 0
     if on_the_fly:
         p.on_the_fly_at = end

@@ -77,7 +77,7 @@ class Ready(NotCopied):
         self._packed, self._customs = plan.packed, bool(plan.pipeline.customs)
         self._enter, self._pattern = plan.enter, pattern
         self._zeros = Zeros(
-            (plan.m, plan.n),
+            (plan.m, plan.channels),
             (plan.lhs_shift, plan.rhs_shift),
             plan.bilinear,
             (lhs_zero, rhs_zero),

@@ -40,6 +40,8 @@ PLAN = record_type(
     "accumulate",  # add to the result
     "fused",  # parameters of the scale that the kernel does itself, or 0
     "col_bias row_bias has_col_bias has_row_bias",  # int32 that the compensation begins with
+    "channels_apart",  # where each rhs has its own columns of the bias, the zero points and the stages' parameters: how many; else 0
+    "image pack_image",  # of an lhs that is gathered from an image: address of its `image.IMAGE`, and the routine that packs it; else 0
     "stages",  # output stages; for each, `stage` below has the routine and the address of its parameters
     # What the planner decides.
     "workers",  # threads at most
@@ -51,6 +53,7 @@ PLAN = record_type(
     "lhs_panel_bytes rhs_panel_bytes",  # from one packed panel to the next, or from row to row
     "lhs_in_place",  # whether an lhs that is read as rows stays where it lies: NEVER, WHERE_ALIGNED or ALWAYS
     "row_sums_at row_compensation_at tile_at",  # in a thread's memory, which begins with its lhs panels
+    "patches_at",  # likewise, rows of a panel that are gathered from an image
     "on_the_fly_at",  # likewise, panels and sums of an rhs block that is packed on the fly; 0: the rhs is packed before
     "in_place in_place_compensation",  # routine that multiplies an rhs where it lies, or 0, its memory being there; and that completes the tile
     "stream",  # routine that stores a block of int32 past the caches, whose tile has all its columns; 0: the microkernel or stages store
@@ -130,7 +133,8 @@ class RhsAddresses(NamedTuple):
     """Of a distinct rhs: its elements (0: packed already), panels, column sums, column compensation, column
     factors.
 
-    The factors are what `output/bilinear.py` multiplies the lhs zero points by.
+    The factors are what `output/bilinear.py` multiplies the lhs zero points by. `channel` is the number of column 0 in what is per column:
+    bias, zero points, parameters of the stages.
     """
 
     source: int
@@ -138,6 +142,7 @@ class RhsAddresses(NamedTuple):
     sums: int
     compensation: int
     factors: int
+    channel: int
 
 
 class ItemAddresses(NamedTuple):
@@ -150,6 +155,7 @@ class ItemAddresses(NamedTuple):
     sums: int
     compensation: int
     factors: int
+    channel: int
 
 
 _NUMBERS = [name for name in PLAN.names or () if name != "stage"]

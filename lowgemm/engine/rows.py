@@ -11,7 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lowgemm.jit.memory import load_u8, offset, store_8
+from lowgemm.jit.memory import is_null, load_u8, offset, store_8
 from lowgemm.jit.routine import Routine, routine, signature, unpack_words
 from lowgemm.kernels import Kernel, by_id
 from lowgemm.kernels.framework.kernel import (
@@ -95,14 +95,6 @@ def rows_of(typingctx, kernel_id, copy, args):
 
 
 @intrinsic
-def _is_null(typingctx, pointer):
-    def codegen(context, builder, sig, values):
-        return builder.icmp_unsigned("==", builder.ptrtoint(values[0], i64), const(i64, 0))
-
-    return types.boolean(types.voidptr), codegen
-
-
-@intrinsic
 def _turn(typingctx, src, k_stride, dst, dst_stride):
     """Transpose 16 x 16 bytes: 16 depth steps of 16 adjacent rows become 16 rows of 16 adjacent depth steps."""
 
@@ -127,7 +119,7 @@ def make_rows(kernel_id: int, row_bytes: int, key: int) -> Routine:
 
     @routine(_SIGNATURE, key)
     def pack_rows(src, mn_stride, k_stride, mn, depth, flip, dst, dst_stride, sums):
-        if _is_null(dst):
+        if is_null(dst):
             rows_of(kernel_id, 0, (src, mn_stride, depth, flip, dst, dst_stride, mn, sums))
             return
         if k_stride == 1:

@@ -75,12 +75,13 @@ def rhs_addresses(p, s, number, space):
     first = ITEM_SIZE * p.batch + RHS_SIZE * number
     rhs = s.rhs + load_behind(p, first + RHS_AT)
     compensation, factors = space, space + p.col_bytes
+    channel = number * p.channels_apart
     if p.packed:
         return RhsAddresses(
-            np.int64(0), rhs, s.rhs_sums + load_behind(p, first + RHS_SUMS_AT), compensation, factors
+            np.int64(0), rhs, s.rhs_sums + load_behind(p, first + RHS_SUMS_AT), compensation, factors, channel
         )
     sums = factors + p.col_bytes
-    return RhsAddresses(rhs, sums + p.col_bytes, sums, compensation, factors)
+    return RhsAddresses(rhs, sums + p.col_bytes, sums, compensation, factors, channel)
 
 
 @inner
@@ -95,18 +96,19 @@ def item_addresses(p, s, b, r):
     """The `ItemAddresses` of batch item number `b`, given the `RhsAddresses` of its rhs."""
     first = ITEM_SIZE * b
     lhs, out = s.lhs + load_behind(p, first + ITEM_LHS_AT), s.out + load_behind(p, first + ITEM_OUT_AT)
-    return ItemAddresses(lhs, out, r.source, r.panels, r.sums, r.compensation, r.factors)
+    return ItemAddresses(lhs, out, r.source, r.panels, r.sums, r.compensation, r.factors, r.channel)
 
 
 # ---- phase 0 ----------------------------------------------------------------------------------------------
 @inner
-def _col_compensation(p, s, sums, compensation, factors, col, cols):
-    """Make the compensation of `cols` columns from `col` on; the three addresses are those of column 0."""
+def _col_compensation(p, s, r, col, cols):
+    """Make the compensation of `cols` columns from `col` on of an rhs, by its `RhsAddresses` or an item's `ItemAddresses`."""
+    channel = r.channel + col
     call_address(
         p.col_compensation_routine,
         (
-            cols, p.depth, sums + 4 * col, s.lhs_zero, s.rhs_zero, p.bilinear, s.rhs_zeros + 4 * col,
-            p.col_bias + 4 * col, p.has_col_bias, compensation + 4 * col, factors + 4 * col,
+            cols, p.depth, r.sums + 4 * col, s.lhs_zero, s.rhs_zero, p.bilinear, s.rhs_zeros + 4 * channel,
+            p.col_bias + 4 * channel, p.has_col_bias, r.compensation + 4 * col, r.factors + 4 * col,
         ),
     )  # fmt: skip
 
@@ -125,7 +127,7 @@ def prepare_columns(p, s, r, col, cols):
                 r.sums + 4 * col,
             ),
         )  # fmt: skip
-    _col_compensation(p, s, r.sums, r.compensation, r.factors, col, cols)
+    _col_compensation(p, s, r, col, cols)
 
 
 @inner
@@ -167,12 +169,13 @@ def _finish(p, s, a, tile, ld, rows, cols, row, col, row_sums):
     `tile` is the address of `rows` x `cols` int32, whose rows are `ld` elements apart; its corner is element
     (`row`, `col`) of the result. `row_sums` is the address of the sums of these rows of the lhs.
     """
+    channel = a.channel + col
     for i in range(p.stages):
         call_address(
             p.stage[i, 0],
             (
-                tile, ld, rows, cols, row, col, p.stage[i, 1],
-                row_sums, a.factors + 4 * col, s.lhs_zeros + 4 * row, s.rhs_zeros + 4 * col,
+                tile, ld, rows, cols, row, channel, p.stage[i, 1],
+                row_sums, a.factors + 4 * col, s.lhs_zeros + 4 * row, s.rhs_zeros + 4 * channel,
                 a.out + row * p.out_row_stride + col * p.out_col_stride,
                 p.out_row_stride, p.out_col_stride,
             ),
@@ -220,7 +223,7 @@ def _multiply(
         (
             rows, (cols + lanes - 1) // lanes, groups, lhs, lhs_stride,
             a.panels + col // lanes * p.rhs_panel_bytes + rhs_at, p.rhs_panel_bytes, c, ldc,
-            row_compensation, col_compensation, add_c, requant, col,
+            row_compensation, col_compensation, add_c, requant, a.channel + col,
         ),
     )  # fmt: skip
 
@@ -231,13 +234,25 @@ def _pack_lhs(p, s, a, row0, rows, k0, depth, space, sums, kept):
     `kept` there from the last time.
 
     Gives the address that the kernel reads, and the bytes from one panel, or row, to the next. An lhs that stays in place is summed only
-    where its sums count.
+    where its sums count. One that is an image is gathered (`image.py`).
     """
+    summed = p.bilinear != 0 or s.rhs_zero != 0
+    if p.image != 0:
+        if kept == 0:
+            call_address(
+                p.pack_image,
+                (
+                    a.lhs, p.image, row0, rows, k0, depth, p.lhs_flip,
+                    s.lhs_zero + p.lhs_shift * (1 + p.bilinear), s.lhs_zeros, p.pack_lhs, space,
+                    p.lhs_panel_bytes, space + p.patches_at, sums, summed,
+                ),
+            )  # fmt: skip
+        return space, p.lhs_panel_bytes
     source = a.lhs + row0 * p.lhs_row_stride + k0 * p.lhs_k_stride
     in_place = p.lhs_in_place
     if in_place == WHERE_ALIGNED and (source % ALIGNMENT != 0 or p.lhs_row_stride % ALIGNMENT != 0):
         in_place = NEVER
-    if kept == 0 and (in_place == NEVER or p.bilinear != 0 or s.rhs_zero != 0):
+    if kept == 0 and (in_place == NEVER or summed):
         call_address(
             p.pack_lhs,
             (
@@ -334,9 +349,9 @@ def _pack_on_the_fly(p, s, a, col0, cols, k0, depth, space):
     if k0 > 0:
         _add(p, cols, sums_of_block, sums)
     if k0 + depth == p.depth:
-        _col_compensation(p, s, a.sums, a.compensation, a.factors, col0, cols)
+        _col_compensation(p, s, a, col0, cols)
     first = panels - col0 // lanes * p.rhs_panel_bytes
-    return ItemAddresses(a.lhs, a.out, a.source, first, a.sums, a.compensation, a.factors)
+    return ItemAddresses(a.lhs, a.out, a.source, first, a.sums, a.compensation, a.factors, a.channel)
 
 
 @inner
@@ -394,7 +409,7 @@ def _block_in_place(p, s, a, row0, rows, col0, cols, space, sums, tile):
             space + p.on_the_fly_at, tile, ld, sums, a.sums + 4 * col0,
         ),
     )  # fmt: skip
-    _col_compensation(p, s, a.sums, a.compensation, a.factors, col0, cols)
+    _col_compensation(p, s, a, col0, cols)
     _row_compensation(p, s, row0, rows, sums, _ONE, row_compensation)
     call_address(p.in_place_compensation, (tile, ld, rows, cols, row_compensation, a.compensation + 4 * col0))
 

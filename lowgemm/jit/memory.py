@@ -118,6 +118,16 @@ def offset(typingctx, base, count):
     return _void(_void, types.intp), codegen
 
 
+@intrinsic
+def is_null(typingctx, pointer):
+    """Whether a pointer is 0."""
+
+    def codegen(context, builder, signature, values):
+        return builder.icmp_unsigned("==", builder.ptrtoint(values[0], _i64), _i64(0))
+
+    return types.boolean(_void), codegen
+
+
 @intrinsic(prefer_literal=True)
 def copy_bytes(typingctx, to, source, size):
     """Copy `size` (a constant) bytes in one vector, of any alignment."""

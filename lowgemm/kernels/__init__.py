@@ -32,6 +32,7 @@ from lowgemm.kernels import (
     x86_sse2,
 )
 from lowgemm.kernels.framework.kernel import ARGUMENTS, EITHER, SIGNATURE, Kernel
+from lowgemm.kernels.framework.requant import SCALES
 from lowgemm.kernels.framework.unroll import emit_microkernel
 
 _REGISTRY: list[Kernel] = [
@@ -213,19 +214,20 @@ def _choice(forced: str | None) -> Kernel:
 
 
 @intrinsic(prefer_literal=True)
-def microkernel_body(typingctx, kernel_id, lhs_signed, args):
-    """Body of the microkernel number `kernel_id` of the registry."""
+def microkernel_body(typingctx, kernel_id, lhs_signed, scale, args):
+    """Body of the microkernel number `kernel_id` of the registry, with scale number `scale`."""
     kernel, signed = by_id(kernel_id.literal_value), bool(lhs_signed.literal_value)
+    scaling = SCALES[scale.literal_value]
 
     def codegen(context, builder, signature, values):
-        items = unpack_words(context, builder, signature.args[2], values[2])
-        emit_microkernel(kernel, builder, dict(zip(ARGUMENTS, items, strict=True)), signed)
+        items = unpack_words(context, builder, signature.args[3], values[3])
+        emit_microkernel(kernel, builder, dict(zip(ARGUMENTS, items, strict=True)), signed, scaling)
         return context.get_dummy_value()
 
-    return types.void(kernel_id, lhs_signed, args), codegen
+    return types.void(kernel_id, lhs_signed, scale, args), codegen
 
 
-def _make(kernel_id: int, lhs_signed: int, key: int) -> Routine:
+def _make(kernel_id: int, lhs_signed: int, scale: int, key: int) -> Routine:
     @routine(SIGNATURE, key)
     def microkernel(
         m,
@@ -247,6 +249,7 @@ def _make(kernel_id: int, lhs_signed: int, key: int) -> Routine:
         microkernel_body(
             kernel_id,
             lhs_signed,
+            scale,
             (
                 m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_compensation, col_compensation, add_c, requant, col,
             ),
@@ -256,8 +259,9 @@ def _make(kernel_id: int, lhs_signed: int, key: int) -> Routine:
 
 
 @functools.cache
-def microkernel(kernel: Kernel, lhs_signed: bool = False) -> Any:
-    """The microkernel, a `Routine` (its contract is in `framework/kernel.py`); `lhs_signed` tells those apart that take both signs.
+def microkernel(kernel: Kernel, lhs_signed: bool = False, scale: int = 0) -> Any:
+    """The microkernel, a `Routine` (its contract is in `framework/kernel.py`); `lhs_signed` tells those apart that take both signs,
+    `scale` is the number (in `framework/requant.py`) of the scale that it does, if it can do one.
 
     Raises
     ------
@@ -270,4 +274,5 @@ def microkernel(kernel: Kernel, lhs_signed: bool = False) -> Any:
     compile_own = getattr(kernel, "compile", None)
     if compile_own is not None:
         return compile_own(id_of(kernel), stamp_of(kernel))
-    return _make(id_of(kernel), int(lhs_signed and kernel.lhs_type == EITHER), stamp_of(kernel))
+    signed = int(lhs_signed and kernel.lhs_type == EITHER)
+    return _make(id_of(kernel), signed, scale if kernel.fuses_requantize else 0, stamp_of(kernel))

@@ -30,7 +30,7 @@ from llvmlite import ir
 from lowgemm.kernels.framework import tile_permission
 from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i8, i32, i64, load, splat, store, vec
 from lowgemm.kernels.framework.kernel import Kernel, Target
-from lowgemm.kernels.framework.requant import requantize_constants, requantized
+from lowgemm.kernels.framework.requant import constants_at
 from lowgemm.kernels.framework.tile_machine import SoftwareTiles
 from lowgemm.kernels.vnni import byte_sums
 
@@ -120,11 +120,11 @@ class AmxInt8(Kernel):
         self._instruction(b, "tilerelease")
 
     # ---- the loop ----------------------------------------------------------------------------------------------
-    def emit(self, builder: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool) -> bool:
+    def emit(self, builder: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool, scaling: Any) -> bool:
         """Emit the whole microkernel."""
         b, fn = builder, builder.function
         end = fn.append_basic_block("end")
-        state = _Call(self, b, args, lhs_signed)
+        state = _Call(self, b, args, lhs_signed, scaling)
         fused = b.icmp_unsigned("!=", b.ptrtoint(args["requant"], i64), const(i64, 0))
         for nv in range(self.max_nv, 0, -1):
             here, other = fn.append_basic_block(f"nv{nv}"), fn.append_basic_block(f"not_nv{nv}")
@@ -173,8 +173,10 @@ class _OnSoftware(SoftwareTiles, AmxInt8):
 class _Call:
     """Emits the parts of one microkernel."""
 
-    def __init__(self, k: AmxInt8, b: ir.IRBuilder, args: dict[str, ir.Value], signed: bool) -> None:
-        self.k, self.b, self.args, self.signed = k, b, args, signed
+    def __init__(
+        self, k: AmxInt8, b: ir.IRBuilder, args: dict[str, ir.Value], signed: bool, scaling: Any
+    ) -> None:
+        self.k, self.b, self.args, self.signed, self.scaling = k, b, args, signed, scaling
         self.height = 2 * ROWS
         self.row_bytes = 4 * k.nr
         self.config = self._buffer(BYTES)
@@ -330,22 +332,17 @@ class _Call:
     def bytes_of(self, nv: int) -> Any:
         """The same for sums that are scaled, clamped and stored as bytes."""
         k, b, args = self.k, self.b, self.args
-        params, vector = args["requant"], vec(i32, k.lanes)
-        words = [load(b, i64, at(b, params, 8 * i), 8) for i in range(5)]
-        pointers = [load(b, i8.as_pointer(), at(b, params, 8 * i), 8) for i in range(2)]
-        low, high = (splat(b, b.trunc(words[i], i32), k.lanes) for i in (3, 4))
         cols, constants = self._cols(nv), []
         for v in range(nv):
-            at_col = b.mul(b.add(args["col"], const(i64, v * k.lanes)), const(i64, 4))
-            multiplier, right = (load(b, vector, at(b, p, at_col), 4) for p in pointers)
-            constants.append(requantize_constants(b, multiplier, right, words[2]))
+            col = b.add(args["col"], const(i64, v * k.lanes))
+            constants.append(constants_at(b, self.scaling, args["requant"], col, k.lanes))
 
         def finish(first: ir.Value, sums: ir.Value, count: int) -> None:
             for r in range(count):
                 row = b.add(first, const(i64, r))
                 c = at(b, args["c"], b.mul(row, args["ldc"]))
                 for v, x in enumerate(self._compensated(cols, row, at(b, sums, r * self.row_bytes))):
-                    store(b, requantized(b, x, constants[v], low, high, 8), at(b, c, v * k.lanes))
+                    store(b, self.scaling.result(b, x, constants[v], 8), at(b, c, v * k.lanes))
 
         return finish
 

@@ -24,6 +24,7 @@ from lowgemm.checks.values import INT32_MAX, INT32_MIN
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.output.base import Stage
 from lowgemm.output.bilinear import bilinear as bilinear_routine
+from lowgemm.output.scale_and_store import FUSED
 from lowgemm.output.stages.clamp import clamp
 from lowgemm.output.store import store8, store16, store32
 from lowgemm.output.tile_routine import Step
@@ -54,9 +55,9 @@ class CompiledPipeline(NotCopied):
     direct: bool = False
 
     @property
-    def fusable(self) -> bool:
-        """Nothing but a scale with the store of bytes is left, which some kernels do themselves."""
-        return [step.name for step in self.steps] == ["requantize_store8"]
+    def fusable(self) -> int | None:
+        """Number of the scale, if nothing but a scale with the store of bytes is left, which some kernels do themselves."""
+        return FUSED.get(self.steps[0].name) if len(self.steps) == 1 else None
 
     @property
     def customs(self) -> list[int]:

@@ -347,7 +347,8 @@ def test_scaling_overlaps_with_the_depth_loop(name):
     assert not cross.spills(both[0])
 
 
-def test_fused_and_tiled_requantization_agree(monkeypatch):
+@pytest.mark.parametrize("rounding", ["gemmlowp", "onnx"])
+def test_fused_and_tiled_requantization_agree(monkeypatch, rounding):
     """The same bytes from the kernel's registers and from the routine on a tile."""
     fused = [k for k in kernels.all_kernels() if k.fuses_requantize and not kernels.why_not(k)]
     if not fused:
@@ -356,10 +357,7 @@ def test_fused_and_tiled_requantization_agree(monkeypatch):
     a, b = rng.integers(0, 256, (45, 77), dtype=np.uint8), rng.integers(-128, 128, (77, 130), dtype=np.int8)
     output = [
         lowgemm.BiasAddition(rng.integers(-5000, 5000, 130)),
-        lowgemm.ScaleInt32ByFixedPointAndExponent(
-            rng.integers(2**30, 2**31, 130), rng.integers(-12, -1, 130), 9
-        ),
-        lowgemm.SaturatingCast(np.int8),
+        lowgemm.Requantize(2.0 ** -rng.uniform(5, 12, 130), 9, np.int8, rounding=rounding),
     ]
     expected = lowgemm.requantize(lowgemm.gemm(a, b), output)
     for kernel in fused:

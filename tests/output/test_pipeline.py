@@ -222,6 +222,28 @@ def test_scale_and_store_in_one_pass(data, seed, dtype):
     np.testing.assert_array_equal(lowgemm.requantize(acc, stages), reference.apply_pipeline(acc, checked))
 
 
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), seed=st.integers(0, 2**32), dtype=st.sampled_from([np.uint8, np.int8, np.int16]))
+def test_scale_in_float32_and_store_in_one_pass(data, seed, dtype):
+    """Ties, zero points and bounds of either kind, edges of every width."""
+    rng = np.random.default_rng(seed)
+    m, n = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 70))
+    axis, info = data.draw(AXIS), np.iinfo(dtype)
+    size = m if axis == 0 else n
+    scale = 2.0 ** rng.integers(-31, 10, size) * rng.choice([1, 0.75, 0.1], size)
+    low, high = sorted(rng.integers(info.min, info.max, 2, endpoint=True).tolist())
+    acc = rng.integers(-(2**31), 2**31, (m, n)).astype(np.int32)
+    acc[0] = rng.integers(-600, 600, n)
+    stages = [
+        lowgemm.Requantize(
+            scale if data.draw(st.booleans()) else float(scale[0]), int(rng.integers(info.min, info.max)), dtype,
+            rounding=data.draw(st.sampled_from(["onnx", "torch"])), axis=axis, min=low, max=high,
+        )
+    ]  # fmt: skip
+    checked, _ = check_pipeline(stages, m, n)
+    np.testing.assert_array_equal(lowgemm.requantize(acc, stages), reference.apply_pipeline(acc, checked))
+
+
 def test_which_pipelines_take_one_pass():
     x = np.zeros((4, 40), np.uint8)
     cast = lowgemm.SaturatingCast(np.uint8)
@@ -236,6 +258,11 @@ def test_which_pipelines_take_one_pass():
     assert steps(lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 0, 3)) == ["scale", "store8"]
     assert steps(lowgemm.QuantizeDownInt32ByFixedPoint(-1, 5, 3)) == ["scale", "store8"]
     assert steps(lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 25, 128)) == ["scale", "store8"]
+    for axis, name in ((1, "float_requantize_store8"), (0, "float_requantize_store8_by_row")):
+        scale = lowgemm.Requantize([0.5] * 4, 3, np.uint8, rounding="onnx", axis=axis)
+        assert [s.name for s in lowgemm.explain(x, x.T, output=scale).plan.pipeline.steps] == [name]
+    double = lowgemm.Requantize(0.5, 3, np.uint8, rounding="onnx_reference")
+    assert len(lowgemm.explain(x, x.T, output=double).plan.pipeline.steps) == 2
 
 
 @given(st.integers(1, 2**31 - 1))

@@ -14,21 +14,18 @@ from typing import Any
 
 from llvmlite import ir
 
-from lowgemm.kernels.framework.irtools import at, const, i8, i32, i64, load, splat, store, vec
-from lowgemm.kernels.framework.requant import requantize_constants, requantized
-
-#: Vectors of constants kept for each panel: two of multipliers, two of roundings, the shift, two bounds.
-_CONSTANTS = 7
+from lowgemm.kernels.framework.irtools import at, const, i8, i32, i64, load, store, vec
+from lowgemm.kernels.framework.requant import constants_at
 
 
 class Deferred:
-    """Emits the parts; `params` is the address of what `requantize_store8` of the output routines has."""
+    """Emits the parts, for a scale of `requant.py`; `params` is the address of its record."""
 
-    def __init__(self, k: Any, b: ir.IRBuilder, params: ir.Value) -> None:
-        self.k, self.params = k, params
+    def __init__(self, k: Any, b: ir.IRBuilder, params: ir.Value, scaling: Any) -> None:
+        self.k, self.params, self.scaling = k, params, scaling
         self.mr, self.size = k.row_tiles[0], 4 * k.lanes
         self.sums = self._buffer(b, self.mr * k.max_nv)
-        self.constants = self._buffer(b, _CONSTANTS * k.max_nv)
+        self.constants = self._buffer(b, scaling.kept * k.max_nv)
 
     def _buffer(self, b: ir.IRBuilder, registers: int) -> ir.Value:
         with b.goto_entry_block():  # not `cgutils.alloca_once`, which clears it: 60 cycles a call
@@ -38,32 +35,23 @@ class Deferred:
 
     def prepare(self, b: ir.IRBuilder, nv: int, col: ir.Value) -> None:
         """Emit: the constants of `nv` panels from column `col` on, to memory; registers are for sums."""
-        words = [load(b, i64, at(b, self.params, 8 * i), 8) for i in range(5)]
-        pointers = [load(b, i8.as_pointer(), at(b, self.params, 8 * i), 8) for i in range(2)]
-        vector = vec(i32, self.k.lanes)
-        bounds = [splat(b, b.trunc(words[i], i32), self.k.lanes) for i in (3, 4)]
         for v in range(nv):
-            first = b.mul(b.add(col, const(i64, v * self.k.lanes)), const(i64, 4))
-            multiplier, right = (load(b, vector, at(b, p, first), 4) for p in pointers)
-            (even, odd), roundings, shift = requantize_constants(b, multiplier, right, words[2])
-            for i, x in enumerate((even, odd, *roundings, shift, *bounds)):
-                store(b, x, at(b, self.constants, (_CONSTANTS * v + i) * self.size), self.size)
+            first = b.add(col, const(i64, v * self.k.lanes))
+            for i, x in enumerate(constants_at(b, self.scaling, self.params, first, self.k.lanes)):
+                store(b, x, at(b, self.constants, (self.scaling.kept * v + i) * self.size), self.size)
 
     def keep(self, b: ir.IRBuilder, values: dict[tuple[int, int], ir.Value]) -> None:
         """Emit: store a finished tile's sums, one panel after the other."""
         for (r, v), x in sorted(values.items(), key=lambda item: (item[0][1], item[0][0])):
             store(b, x, at(b, self.sums, (v * self.mr + r) * self.size), self.size)
 
-    def _constants(self, b: ir.IRBuilder, v: ir.Value) -> tuple:
-        """Emit: load what `requantized` takes for panel `v`."""
-        half, vector = vec(i64, self.k.lanes // 2), vec(i32, self.k.lanes)
-        first = at(b, self.constants, b.mul(v, const(i64, _CONSTANTS * self.size)))
-        even, odd, *roundings = (load(b, half, at(b, first, i * self.size), self.size) for i in range(4))
-        shift, low, high = (load(b, vector, at(b, first, i * self.size), self.size) for i in (4, 5, 6))
-        # says that these are 32-bit numbers, or LLVM would take the full 64-bit product
-        word = const(half, 32)
-        multipliers = [b.ashr(b.shl(m, word), word) for m in (even, odd)]
-        return (multipliers, roundings, shift), low, high, 8
+    def _constants(self, b: ir.IRBuilder, v: ir.Value) -> list[ir.Value]:
+        """Emit: load the constants of panel `v`."""
+        first = at(b, self.constants, b.mul(v, const(i64, self.scaling.kept * self.size)))
+        types = enumerate(self.scaling.types(self.k.lanes))
+        return self.scaling.loaded(
+            b, [load(b, ty, at(b, first, i * self.size), self.size) for i, ty in types]
+        )
 
     def scale(self, b: ir.IRBuilder, index: ir.Value, nv: int, c: ir.Value, ldc: ir.Value) -> None:
         """Emit: scale and store register number `index` of the full tile, `nv` panels wide, that begins at `c`."""
@@ -73,7 +61,7 @@ class Deferred:
         else:
             v, r = b.udiv(index, const(i64, self.mr)), b.urem(index, const(i64, self.mr))
         x = load(b, vec(i32, self.k.lanes), at(b, self.sums, b.mul(index, const(i64, self.size))), self.size)
-        y = requantized(b, x, *self._constants(b, v))
+        y = self.scaling.result(b, x, self._constants(b, v), 8)
         store(b, y, at(b, at(b, c, b.mul(ldc, r)), b.mul(v, const(i64, self.k.lanes))))
 
     def _loop(self, b: ir.IRBuilder, start: ir.Value, stop: int, body: Any) -> None:
@@ -105,7 +93,7 @@ class Deferred:
             to = at(b, c, b.mul(v, const(i64, self.k.lanes)))
             for r in range(rows):
                 x = load(b, vector, at(b, sums, r * self.size), self.size)
-                store(b, requantized(b, x, *constants), at(b, to, b.mul(ldc, const(i64, r))))
+                store(b, self.scaling.result(b, x, constants, 8), at(b, to, b.mul(ldc, const(i64, r))))
 
         start = const(i64, 0) if skip is None else b.select(skip, const(i64, nv), const(i64, 0))
         self._loop(b, start, nv, panel)

@@ -9,8 +9,9 @@ Every microkernel computes, for `m` rows and `nv` adjacent packed rhs panels of 
 
 modulo 2**32, for r < m and n < nv * lanes. `row_compensation` and `col_compensation` carry zero points, bias and the
 compensation for flipped signs, so that a plain int32 product is stored once and never read again. If `requant` is
-not null (only for kernels with `fuses_requantize`), the sums are scaled, clamped and stored as bytes instead, by the
-parameters of the output routine `requantize_store8`, and `ldc` counts bytes; `col` is the column of c[0, 0] in them.
+not null (only for kernels with `fuses_requantize`), the sums are scaled, clamped and stored as bytes instead, and `ldc` counts
+bytes; `col` is the column of c[0, 0] in the parameters. The scale is fixed when the kernel is compiled: that of the output routine
+`requantize_store8`, or that of `float_requantize_store8`.
 
 Its arguments, in this order (`ARGUMENTS`):
 
@@ -18,7 +19,7 @@ Its arguments, in this order (`ARGUMENTS`):
 * `lhs`, `rhs`: pointers to the first packed panel, 64-byte aligned. `lhs_stride`, `rhs_stride`: bytes from one panel to the next.
 * `c`: pointer to c[0, 0]. `ldc`: elements from one row of c to the next (bytes with `requant`).
 * `row_compensation`, `col_compensation`: pointers to one int32 for each row, and for each column.
-* `add_c`: 1 or 0. `requant`: null, or pointer to the record of `requantize_store8`. `col`: see above.
+* `add_c`: 1 or 0. `requant`: null, or pointer to the record of the scale's output routine. `col`: see above.
 
 The packed panels (one group is `kr` consecutive depth steps, here 4):
 
@@ -238,8 +239,11 @@ class Kernel:
         """The same program for any CPU, on a machine in software, or None; it needs to be registered."""
         return None
 
-    def emit(self, builder: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool) -> bool:
-        """Emit the whole microkernel, for a kernel that writes its loop itself; false: `unroll.py` does, from the hooks below."""
+    def emit(self, builder: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool, scaling: Any) -> bool:
+        """Emit the whole microkernel, for a kernel that writes its loop itself; false: `unroll.py` does, from the hooks below.
+
+        `scaling` is the scale of `requant.py` that it does where `requant` is not null.
+        """
         return False
 
     def emit_products(self, builder: ir.IRBuilder, steps: ir.Value, source: ir.Value) -> bool:

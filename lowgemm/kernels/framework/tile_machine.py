@@ -12,6 +12,7 @@ no test of results can miss it; `faults()` says what it was.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import llvmlite.binding as llvm
 import numba
@@ -197,14 +198,14 @@ class SoftwareTiles:
         """Plain code, for any CPU."""
         return None
 
-    def emit(self, builder: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool) -> bool:
+    def emit(self, builder: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool, scaling: Any) -> bool:
         """The program, between the start of a machine and the check that it was released."""
         with builder.goto_entry_block():
             state = builder.alloca(ir.ArrayType(i8, _SIZE))
         state.align = 64
         builder.function.tile_state = builder.bitcast(state, i8.as_pointer())
         self._call(builder, "begin")
-        super().emit(builder, args, lhs_signed)  # type: ignore[misc]
+        super().emit(builder, args, lhs_signed, scaling)  # type: ignore[misc]
         module = builder.module
         log = module.globals.get(_LOG_SYMBOL)
         if log is None:

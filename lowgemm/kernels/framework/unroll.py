@@ -13,6 +13,7 @@ from llvmlite import ir
 from lowgemm.kernels.framework.deferred import Deferred
 from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i32, i64, load, splat, store, vec
 from lowgemm.kernels.framework.kernel import Kernel
+from lowgemm.kernels.framework.requant import FIXED_POINT
 
 
 def _prefetch_c(b: ir.IRBuilder, c: ir.Value, ldc_bytes: ir.Value, mr: int, row_bytes: int) -> None:
@@ -217,13 +218,21 @@ class _Rows:
             row = self._loop(mr, row, small)
 
 
-def emit_microkernel(k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool = False) -> None:
-    """Emit the whole microkernel: row loop, one depth loop per tile shape, stores. `lhs_signed` is for kernels that take both signs."""
-    if k.emit(b, args, lhs_signed):
+def emit_microkernel(
+    k: Kernel,
+    b: ir.IRBuilder,
+    args: dict[str, ir.Value],
+    lhs_signed: bool = False,
+    scaling: Any = FIXED_POINT,
+) -> None:
+    """Emit the whole microkernel: row loop, one depth loop per tile shape, stores. `lhs_signed` is for kernels that take both signs,
+    `scaling` the scale of those that can do one.
+    """
+    if k.emit(b, args, lhs_signed, scaling):
         return
     fn = b.function
     end = fn.append_basic_block("end")
-    deferred = Deferred(k, b, args["requant"]) if k.fuses_requantize else None
+    deferred = Deferred(k, b, args["requant"], scaling) if k.fuses_requantize else None
     fused = b.icmp_unsigned("!=", b.ptrtoint(args["requant"], i64), const(i64, 0))
     add_c = b.icmp_signed("!=", args["add_c"], const(i64, 0))
     for n in range(k.max_nv, 0, -1):

@@ -38,6 +38,30 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class FloatScale:
+    """The other scale that kernels fuse: for each column a float32, the zero point of the bytes, and their bounds."""
+
+    scale: np.ndarray
+    offset: int
+    low: int
+    high: int
+    col: int
+
+    def of(self, sums: np.ndarray) -> np.ndarray:
+        """The bytes, by definition."""
+        y = sums.astype(np.float32) * self.scale[self.col : self.col + sums.shape[1]]
+        return (
+            np.clip(np.rint(y).astype(np.float64) + self.offset, self.low, self.high)
+            .astype(np.int64)
+            .astype(np.uint8)
+        )
+
+    def record(self) -> np.ndarray:
+        """What the kernel reads: an address and three numbers."""
+        return np.array([self.scale.ctypes.data, self.offset, self.low, self.high], np.int64)
+
+
+@dataclass(frozen=True)
 class Case:
     """One call of a microkernel: sizes, packed panels, compensation, what `c` holds before, and the right `c` after."""
 
@@ -55,7 +79,7 @@ class Case:
     c: np.ndarray
     expected: np.ndarray
     lhs_signed: bool = False
-    scale: Scale | None = None
+    scale: Scale | FloatScale | None = None
 
     @property
     def cols(self) -> int:
@@ -126,8 +150,8 @@ def _rows(
     return rows, rows[:, :depth].astype(np.int64), rows.strides[0]
 
 
-def scaled(kernel: Kernel, seed: int = 1, count: int = 60) -> Iterator[Case]:
-    """The same calls with a scale, for kernels with `fuses_requantize`: multipliers, shifts, offsets and bounds at their ends too."""
+def scaled(kernel: Kernel, seed: int = 1, count: int = 60, float32: bool = False) -> Iterator[Case]:
+    """The same calls with a scale, in fixed point or in float32, for kernels with `fuses_requantize`: multipliers, shifts, offsets and bounds at their ends too."""
     rng = np.random.default_rng(seed)
     for v in cases(kernel, seed, count):
         col = int(rng.integers(0, 4)) * kernel.lanes
@@ -136,7 +160,12 @@ def scaled(kernel: Kernel, seed: int = 1, count: int = 60) -> Iterator[Case]:
         right = rng.integers(1, 32, total) if rng.random() < 0.5 else rng.integers(1, 12, total)
         offset = int(rng.integers(-128, 256)) if right.max() < 22 else 0
         low, high = [(0, 255), (-128, 127), (3, 100)][int(rng.integers(0, 3))]
-        scale = Scale(multiplier.astype(np.int32), right.astype(np.int32), offset, low, high, col)
+        scale: Scale | FloatScale = Scale(
+            multiplier.astype(np.int32), right.astype(np.int32), offset, low, high, col
+        )
+        if float32:
+            factors = np.float32(2.0) ** rng.integers(-25, 5, total) * rng.choice([1, 1.5, 0.7071], total)
+            scale = FloatScale(factors.astype(np.float32), int(rng.integers(low, high + 1)), low, high, col)
         sums = v.expected[:, : v.cols]
         if v.add_c:
             sums = (

@@ -17,7 +17,7 @@ import numpy as np
 
 from lowgemm.kernels import microkernel
 from lowgemm.kernels.framework.kernel import Kernel
-from lowgemm.kernels.tools.cases import Case, cases, scaled
+from lowgemm.kernels.tools.cases import Case, FloatScale, cases, scaled
 from lowgemm.kernels.tools.cross import compile_for
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
@@ -81,15 +81,15 @@ def _missing(compiler: str, emulator: str) -> tuple[str, ...]:
 
 
 def verify_native(kernel: Kernel, count: int = 200) -> int:
-    """Wrong elements over `count` calls of the kernel as Numba compiled it, and as many with a fused scale if it has one."""
+    """Wrong elements over `count` calls of the kernel as Numba compiled it, and as many with each fused scale if it has them."""
     from lowgemm.jit.scratch import aligned_empty
 
-    calls = {signed: microkernel(kernel, signed).ctypes for signed in (False, True)}
     wrong = 0
     todo = [cases(kernel, count=count)]
     if kernel.fuses_requantize:
-        todo.append(scaled(kernel, count=count))
+        todo += [scaled(kernel, count=count), scaled(kernel, count=count, float32=True)]
     for v in itertools.chain(*todo):
+        call = microkernel(kernel, v.lhs_signed, int(isinstance(v.scale, FloatScale))).ctypes
         placed = []
         for a in (v.lhs, v.rhs):  # panels are 64-byte aligned by contract
             buffer = aligned_empty(a.nbytes)
@@ -97,7 +97,7 @@ def verify_native(kernel: Kernel, count: int = 200) -> int:
             placed.append(buffer)
         c = v.c.copy()
         record = None if v.scale is None else v.scale.record()
-        calls[v.lhs_signed](
+        call(
             v.m, v.nv, v.groups, placed[0].ctypes.data, v.lhs_stride, placed[1].ctypes.data, v.rhs_stride,
             c.ctypes.data, v.ldc, v.row_compensation.ctypes.data, v.col_compensation.ctypes.data, v.add_c,
             None if record is None else record.ctypes.data, 0 if v.scale is None else v.scale.col,

@@ -11,6 +11,7 @@ from lowgemm.jit.memory import round_even
 from lowgemm.output.base import Stage
 from lowgemm.output.elementwise import elementwise
 from lowgemm.output.parameters import NUMBER, per_channel
+from lowgemm.output.scale_and_store import FloatOnePass
 from lowgemm.output.tile_routine import Step
 
 
@@ -52,3 +53,10 @@ class FloatScale(Stage):
         return routine.step(
             self.axis, scale=self.scale, zero_point=self.zero_point, low=self.low, high=self.high
         )
+
+    def one_pass(self) -> FloatOnePass | None:
+        """Scale and store in one pass, in float32."""
+        if self.double or np.size(self.scale) == 0:
+            return None
+        scale = np.asarray(self.scale, np.float32)
+        return FloatOnePass(scale, self.zero_point, self.low, self.high, self.axis == 0 and scale.ndim == 1)

@@ -1,0 +1,187 @@
+"""Filters of a convolution that are packed once, and plans of convolutions with them.
+
+A convolution is a product of patches and filters, and runs on the engine of all products (`image.py` says how the patches come in). Groups
+are the items of a batch. Where a window is a pixel the image itself is the lhs. Where each channel has a filter of its own, a product would
+have a single column: such convolutions run on a loop of their own, `depthwise.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from lowgemm.engine.batch import Batch
+from lowgemm.engine.depthwise_plan import DepthwisePlan, DepthwiseWeights
+from lowgemm.engine.image import Windows
+from lowgemm.engine.packed_rhs import PackedRhs, pack_rhs, repacked
+from lowgemm.engine.plan import Operand, Plan
+from lowgemm.kernels import Kernel, selected
+
+
+class PackedFilters:
+    """Packed filters of a convolution, made by `pack_filters`.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (sizes along the spatial axes ..., channels of a group, outputs).
+    groups : int
+        Groups of channels.
+    dtype : dtype
+        uint8 or int8.
+    """
+
+    def __init__(self, filters: np.ndarray, groups: int) -> None:
+        self.shape, self.groups, self.dtype = filters.shape, groups, filters.dtype
+        self._filters = filters
+        self._packed: PackedRhs | None = None
+        self._weights: tuple[Any, DepthwiseWeights | None] = (None, None)
+
+    @property
+    def axes(self) -> int:
+        """Number of spatial axes."""
+        return len(self.shape) - 2
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return self.shape[-2] * self.groups
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the result."""
+        return self.shape[-1]
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each channel has one filter of its own."""
+        return self.groups > 1 and self.shape[-2] == 1 and self.outputs == self.groups
+
+    @property
+    def depth(self) -> int:
+        """Depth of the product: taps times channels of a group."""
+        return math.prod(self.shape[:-1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        held = (self._packed, self._weights[1])
+        return self._filters.nbytes + sum(0 if part is None else part.nbytes for part in held)
+
+    def __repr__(self) -> str:
+        return f"PackedFilters(shape={self.shape}, dtype={self.dtype}, groups={self.groups})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # as a packed rhs: the plain filters, which are right on a machine with another kernel
+        return {"filters": self._filters, "groups": self.groups}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["filters"], state["groups"])  # type: ignore[misc]
+
+    def to_array(self) -> np.ndarray:
+        """The filters, in the order of `shape`."""
+        return self._filters.copy()
+
+    def packed_for(self, kernel: Kernel) -> PackedRhs:
+        """The filters of each group as the rhs of a product: shape (groups, depth, outputs of a group)."""
+        if self._packed is None:
+            flat = self._filters.reshape(self.depth, self.groups, -1).transpose(1, 0, 2)
+            self._packed = pack_rhs(flat)
+        if self._packed.kernel != kernel.name:
+            self._packed = repacked(self._packed, kernel)
+        return self._packed
+
+    def rhs(self, kernel: Kernel, zero: int | np.ndarray) -> PackedRhs | DepthwiseWeights:
+        """What a plan for these filters multiplies with, given their zero point."""
+        return self.depthwise_weights(kernel, zero) if self.depthwise else self.packed_for(kernel)
+
+    def depthwise_weights(self, kernel: Kernel, zero: int | np.ndarray) -> DepthwiseWeights:
+        """The filters of a depthwise convolution less their zero point; those of the last zero point are kept."""
+        key = kernel.name, zero.tobytes() if isinstance(zero, np.ndarray) else zero
+        known, weights = self._weights
+        if known != key or weights is None:
+            weights = DepthwiseWeights(self._filters, zero, kernel)
+            self._weights = key, weights  # one assignment, so threads see a pair that fits
+        return weights
+
+
+def convolution_plan(
+    filters: PackedFilters,
+    windows: Windows,
+    strides: tuple[int, int, int, int],
+    kind: str,
+    *,
+    stages: tuple[Any, ...],
+    result: np.dtype,
+    out_row_stride: int,
+    filter_zero: int | np.ndarray,
+    num_threads: int | None,
+) -> Plan:
+    """Plan of a convolution: its lhs is the first image, its rhs the packed filters, its result one row a window.
+
+    Parameters
+    ----------
+    filters : PackedFilters
+        The filters.
+    windows : Windows
+        Where their windows lie on the images.
+    strides : tuple of int
+        Bytes from image to image, and from pixel to pixel along each axis.
+    kind : str
+        "u" or "i", of the images.
+    stages : tuple of stages
+        Checked.
+    result : dtype
+        Of the result.
+    out_row_stride : int
+        Bytes from one window's result to the next.
+    filter_zero : int or ndarray of shape (outputs,)
+        The filters' zero point. Another of the same kind may be given to the plan where it is a product.
+    num_threads : int or None
+        As in `gemm`.
+    """
+    kernel = selected()
+    if filters.depthwise:
+        weights = filters.depthwise_weights(kernel, filter_zero)
+        return DepthwisePlan(
+            kernel, weights, windows, strides, kind, stages, result, out_row_stride, num_threads
+        )
+    packed = filters.packed_for(kernel)
+    groups, depth, columns = packed.shape
+    m = windows.images * math.prod(windows.out)
+    image, lhs_strides = None, (strides[3], 1)
+    if not (windows.pointwise and _in_rows(windows, strides)):
+        image, lhs_strides = windows.record(strides, filters.shape[-2]), (0, 0)
+    batch = Batch()
+    if groups > 1:
+        panels, sums = packed.batch_strides()
+        of_group = (groups,)
+        batch = Batch(
+            of_group, (of_group, (filters.shape[-2],)), (of_group, panels), (columns * result.itemsize,), sums
+        )
+    return Plan(
+        kernel,
+        Operand((m, depth), lhs_strides, kind),
+        Operand((depth, columns), (0, 0), packed.dtype.kind),
+        result=result,
+        out_strides=(out_row_stride, result.itemsize),
+        batch=batch,
+        packed=True,
+        bilinear=isinstance(filter_zero, np.ndarray),
+        output=stages,
+        num_threads=num_threads,
+        image=image,
+        own_channels=groups > 1,
+    )
+
+
+def _in_rows(windows: Windows, strides: tuple[int, ...]) -> bool:
+    """Whether all pixels of all images follow one another with one stride."""
+    step = strides[3]
+    for size, stride in zip((windows.size[2], windows.size[1], windows.size[0]), strides[2::-1], strict=True):
+        step *= size
+        if stride != step:
+            return False
+    return True

@@ -1,0 +1,289 @@
+"""An lhs whose rows are the patches of an image: they are gathered while the lhs is packed (implicit GEMM).
+
+A convolution is a product: a row of its lhs is what one window sees, filter line by filter line, each tap with its channels; the rhs holds
+the filters in the same order. That lhs is never in memory as a whole. Where the tile loop packs a block of an lhs, it calls `pack_image`,
+which copies the block's rows from the image, writes the zero point where a window hangs over the edge, and packs that.
+
+Images have up to three spatial axes, here depth, height and width; missing ones have a size of 1. Channels are last and side by side.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from lowgemm.engine.records import record_type
+from lowgemm.jit.memory import as_address, copy_bytes, is_null, load_i32, load_u8, offset, record_at, store_8
+from lowgemm.jit.routine import call_address, inner, routine
+
+#: What `pack_image` needs to know of an image and its windows. Sizes and steps are in pixels, strides in bytes.
+IMAGE = record_type(
+    "depth height width",  # of an image
+    "image_stride depth_stride height_stride width_stride",
+    "out_depth out_height out_width",  # windows along each axis
+    "taps_z taps_y taps_x",  # size of a window
+    "step_z step_y step_x",  # from one window to the next
+    "apart_z apart_y apart_x",  # from one tap to the next
+    "front top left",  # padding before the image
+    "run",  # bytes of a tap: the channels of a group
+    "room",  # bytes from the first tap's to the end of the last pixel's
+    "row_bytes",  # what rows of the lhs are padded to, for a kernel that reads them as rows; or 0
+    "panel_rows panel_bytes",  # rows that are packed at a time for a kernel that reads panels, and bytes of the memory of such a row
+)
+image_at = record_at(IMAGE)
+
+
+class Windows(NamedTuple):
+    """Where the windows of a convolution lie; every tuple has three entries, for depth, height and width.
+
+    Attributes
+    ----------
+    images : int
+        Number of images.
+    size, out, taps, step, apart, before : tuple of int
+        Size of an image, windows along each axis, taps of a window, pixels from one window to the next and from one tap to the next, padding
+        before the image.
+    channels : int
+        Channels of an image.
+    """
+
+    images: int
+    size: tuple[int, int, int]
+    out: tuple[int, int, int]
+    taps: tuple[int, int, int]
+    step: tuple[int, int, int]
+    apart: tuple[int, int, int]
+    before: tuple[int, int, int]
+    channels: int
+
+    @property
+    def inside(self) -> bool:
+        """Whether no window reaches into padding."""
+        ends = zip(self.out, self.step, self.taps, self.apart, self.before, self.size, strict=True)
+        return not any(self.before) and all(
+            (o - 1) * s + (t - 1) * a - b < size for o, s, t, a, b, size in ends
+        )
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether the windows are the pixels, one by one."""
+        return self.taps == self.step == (1, 1, 1) and self.out == self.size and not any(self.before)
+
+    def record(self, strides: tuple[int, ...], run: int) -> np.ndarray:
+        """The record of images with these strides, for the channels of one group, as an array of one."""
+        made = np.zeros(1, IMAGE)
+        values = dict(
+            zip(("image_stride", "depth_stride", "height_stride", "width_stride"), strides, strict=True)
+        )
+        for names, numbers in (
+            ("depth height width", self.size),
+            ("out_depth out_height out_width", self.out),
+            ("taps_z taps_y taps_x", self.taps),
+            ("step_z step_y step_x", self.step),
+            ("apart_z apart_y apart_x", self.apart),
+            ("front top left", self.before),
+        ):
+            values.update(zip(names.split(), numbers, strict=True))
+        last = sum((n - 1) * stride for n, stride in zip((self.images, *self.size), strides, strict=True))
+        for name, value in {**values, "run": run, "room": last + run}.items():
+            made[name] = value
+        return made
+
+
+@intrinsic(prefer_literal=True)
+def _fill_bytes(typingctx, to, value, size):
+    """Write `size` (a constant) bytes of one value, of any alignment."""
+    ty = ir.VectorType(ir.IntType(8), size.literal_value)
+
+    def codegen(context, builder, signature, values):
+        byte = builder.trunc(values[1], ir.IntType(8))
+        one = builder.insert_element(ir.Constant(ty, ir.Undefined), byte, ir.IntType(32)(0))
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), size.literal_value), [0] * size.literal_value)
+        whole = builder.shuffle_vector(one, ir.Constant(ty, ir.Undefined), mask)
+        builder.store(whole, builder.bitcast(values[0], ty.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.voidptr, types.int64, size), codegen
+
+
+#: Bytes behind a row of patches that copying may write: runs are copied in whole vectors, from left to right, so that the next run covers
+#: what the one before wrote too much.
+SLACK = 64
+
+
+@inner
+def _copy_wide(dst, dst_stride, src, src_stride, count, run):
+    """Copy `count` runs of `run` bytes in vectors, of which the last reads and writes too much."""
+    if run <= 16:
+        for r in range(count):
+            copy_bytes(offset(dst, r * dst_stride), offset(src, r * src_stride), 16)
+    elif run <= 32:
+        for r in range(count):
+            copy_bytes(offset(dst, r * dst_stride), offset(src, r * src_stride), 32)
+    else:
+        for r in range(count):
+            to, source = offset(dst, r * dst_stride), offset(src, r * src_stride)
+            for j in range(0, run, 64):
+                copy_bytes(offset(to, j), offset(source, j), 64)
+
+
+@inner
+def copy_runs(dst, dst_stride, src, src_stride, count, run, room):
+    """Copy `count` runs of `run` bytes; the strides are from one to the next, `room` is how many bytes there are from `src` on.
+
+    Behind each run up to `SLACK` bytes are written.
+    """
+    wide = 16 if run <= 16 else 32 if run <= 32 else (run + 63) // 64 * 64
+    safe = min(count, max((room - wide + src_stride) // src_stride, 0)) if src_stride > 0 else 0
+    _copy_wide(dst, dst_stride, src, src_stride, safe, run)
+    for r in range(safe, count):
+        for j in range(run):
+            store_8(dst, r * dst_stride + j, load_u8(src, r * src_stride + j))
+
+
+@inner
+def fill_runs(dst, dst_stride, value, count, run):
+    """Fill `count` runs of `run` bytes, and up to 15 behind each."""
+    for r in range(count):
+        to = offset(dst, r * dst_stride)
+        for j in range(0, run, 16):
+            _fill_bytes(offset(to, j), value, 16)
+
+
+@inner
+def first_inside(shift, step):
+    """The first window whose tap, at ``window * step + shift``, is not before the image."""
+    return (-shift + step - 1) // step if shift < 0 else 0
+
+
+@inner
+def end_inside(shift, step, size):
+    """The window behind the last whose tap is not behind an image of `size` pixels."""
+    return (size - shift + step - 1) // step if size > shift else 0
+
+
+@inner
+def _tap(w, line, room, shift, first, count, zero, dst, dst_stride, begin, size):
+    """Bytes `begin` to ``begin + size`` of one tap for `count` windows of a line from window `first` on.
+
+    `line` points to the image's line, from which on there are `room` bytes; `shift` is where the tap of window 0 lies in it.
+    """
+    low = min(max(first_inside(shift, w.step_x), first), first + count)
+    high = max(min(end_inside(shift, w.step_x, w.width), first + count), low)
+    if low > first:
+        fill_runs(dst, dst_stride, zero, low - first, size)
+    if high > low:
+        at = (low * w.step_x + shift) * w.width_stride + begin
+        copy_runs(
+            offset(dst, (low - first) * dst_stride), dst_stride, offset(line, at), w.step_x * w.width_stride, high - low,
+            size, room - at,
+        )  # fmt: skip
+    if first + count > high:
+        fill_runs(offset(dst, (high - first) * dst_stride), dst_stride, zero, first + count - high, size)
+
+
+@inner
+def _line_of_taps(w, line, room, first, count, zero, dst, dst_stride, k0, k1):
+    """All taps of a filter line for `count` windows of a line; only bytes `k0` to `k1` of what they give."""
+    taps, run = w.taps_x, w.run
+    left, right = 0 - w.left, (taps - 1) * w.apart_x - w.left
+    low, high = first, first
+    if taps > 1 and w.apart_x == 1 and w.width_stride == run and k0 == 0 and k1 == taps * run:
+        # taps lie side by side: one run, for windows that are all inside
+        low = min(max(first_inside(left, w.step_x), first), first + count)
+        high = max(min(end_inside(right, w.step_x, w.width), first + count), low)
+        at = (low * w.step_x + left) * run
+        copy_runs(
+            offset(dst, (low - first) * dst_stride), dst_stride, offset(line, at), w.step_x * run, high - low, taps * run,
+            room - at,
+        )  # fmt: skip
+    for x in range(taps):
+        begin, end = max(k0, x * run), min(k1, (x + 1) * run)
+        if begin < end:
+            to, shift = offset(dst, begin - k0), x * w.apart_x - w.left
+            within, size = begin - x * run, end - begin
+            if low == high:
+                _tap(w, line, room, shift, first, count, zero, to, dst_stride, within, size)
+            else:
+                _tap(w, line, room, shift, first, low - first, zero, to, dst_stride, within, size)
+                _tap(
+                    w, line, room, shift, high, first + count - high, zero, offset(to, (high - first) * dst_stride), dst_stride,
+                    within, size,
+                )  # fmt: skip
+
+
+@inner
+def gather_rows(w, image, row, rows, k0, depth, zero, dst, dst_stride):
+    """Bytes `k0` to ``k0 + depth`` of `rows` rows of the lhs from row `row` on, to `dst`."""
+    line_bytes = w.taps_x * w.run
+    done = 0
+    while done < rows:
+        line_of_windows, x = (row + done) // w.out_width, (row + done) % w.out_width
+        count = min(w.out_width - x, rows - done)
+        plane, y = line_of_windows // w.out_height, line_of_windows % w.out_height
+        number, z = plane // w.out_depth, plane % w.out_depth
+        to = offset(dst, done * dst_stride)
+        for tap in range(w.taps_z * w.taps_y):
+            begin, end = max(k0, tap * line_bytes), min(k0 + depth, (tap + 1) * line_bytes)
+            if begin < end:
+                at_z = z * w.step_z + tap // w.taps_y * w.apart_z - w.front
+                at_y = y * w.step_y + tap % w.taps_y * w.apart_y - w.top
+                place = offset(to, begin - k0)
+                if at_z < 0 or at_z >= w.depth or at_y < 0 or at_y >= w.height:
+                    fill_runs(place, dst_stride, zero, count, end - begin)
+                else:
+                    at = number * w.image_stride + at_z * w.depth_stride + at_y * w.height_stride
+                    first = tap * line_bytes
+                    _line_of_taps(
+                        w,
+                        offset(image, at),
+                        w.room - at,
+                        x,
+                        count,
+                        zero,
+                        place,
+                        dst_stride,
+                        begin - first,
+                        end - first,
+                    )
+        done += count
+
+
+@routine("ppnnnnnnpppnppn")
+def pack_image(
+    image, windows, row, rows, k0, depth, flip, zero, zeros, pack, dst, dst_stride, patches, sums, summed
+):
+    """Pack `rows` x `depth` of the lhs from (`row`, `k0`) on.
+
+    `image` points to the first image, `windows` to its `IMAGE`. `zero` is what padding is, as a number of 8 bits; where the filters'
+    zero points differ, `zeros` points to int32 that it is to be added to, all alike. `pack` points to the
+    kernel's packing routine; `flip`, `dst`, `dst_stride` and `sums` are its arguments. `patches` points to memory for the rows of a panel.
+    Rows that the kernel reads as they are come to `dst` at once; their sums are made if `summed` is not 0.
+    """
+    w = image_at(windows)
+    if not is_null(zeros):
+        zero += load_i32(zeros, 0)
+    if w.row_bytes != 0:
+        gather_rows(w, image, row, rows, k0, depth, zero, dst, dst_stride)
+        padded = (depth + w.row_bytes - 1) // w.row_bytes * w.row_bytes
+        if padded > depth:
+            fill_runs(offset(dst, depth), dst_stride, 0, rows, padded - depth)
+        if summed != 0:
+            call_address(as_address(pack), (dst, dst_stride, 1, rows, depth, flip, 0, 0, sums))
+        return
+    at = 0
+    while at < rows:
+        count = min(w.panel_rows, rows - at)
+        gather_rows(w, image, row + at, count, k0, depth, zero, patches, w.panel_bytes)
+        call_address(
+            as_address(pack),
+            (
+                patches, w.panel_bytes, 1, count, depth, flip, offset(dst, at // w.panel_rows * dst_stride), dst_stride,
+                offset(sums, 4 * at),
+            ),
+        )  # fmt: skip
+        at += w.panel_rows
