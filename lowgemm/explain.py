@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numba
 import numpy as np
@@ -19,9 +19,6 @@ from lowgemm.jit.caches import cache_sizes
 from lowgemm.jit.target import target
 from lowgemm.kernels import Kernel, refused_before, selected
 from lowgemm.output.base import Stage
-
-if TYPE_CHECKING:  # it is loaded when somebody asks for it
-    from lowgemm.blockwise.packed4 import PackedRhsLowbit
 
 #: Packed bytes for each multiply-accumulate's worth of time, from measurements on Zen 4: packing moves 20 bytes
 #: a nanosecond while the AVX512-VNNI kernel does 230 multiply-accumulates, and a finished int32 tile costs a store of 4
@@ -64,6 +61,13 @@ class Explanation:
         return self.text
 
     __repr__ = __str__  # at a prompt the report is what one wants to see
+
+
+class TellsItself(Protocol):
+    """A right operand that `gemm` does not take and that knows its own product: `PackedRhsLowbit` of `lowgemm.blockwise`."""
+
+    def explain_product(self, lhs: ArrayLike, num_threads: int | None = None) -> tuple[str, int, float, str]:
+        """Kernel, threads, share of the peak, and the report."""
 
 
 def why_kernel(kernel: Kernel) -> str:
@@ -112,7 +116,7 @@ def _how_lhs(plan: Plan) -> str:
 
 def explain(
     lhs: ArrayLike,
-    rhs: ArrayLike | PackedRhs | PackedRhsLowbit,
+    rhs: ArrayLike | PackedRhs | TellsItself,
     *,
     lhs_zero_point: ArrayLike = 0,
     rhs_zero_point: ArrayLike = 0,

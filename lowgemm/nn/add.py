@@ -66,6 +66,10 @@ class QuantizedAdd:
         right = np.arange(256, dtype=np.uint8).view(self.b_qparams.dtype)
         self.table = self._sum(left[:, None], right[None, :]).ravel()
 
+    def __repr__(self) -> str:
+        dtypes = f"{self.a_qparams.dtype}, {self.b_qparams.dtype} -> {self.output_qparams.dtype}"
+        return f"{type(self).__name__}(activation={self.activation!r}, {dtypes})"
+
     def _sum(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         y = reference.add(a, b, self.zeros, self.factors, self.low, self.high)
         return y.astype(self.output_qparams.dtype)

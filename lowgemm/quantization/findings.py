@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lowgemm.checks.shown import fields_shown
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -30,7 +32,7 @@ class Finding:
     channels: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TensorReport:
     """Figures of one tensor; all ratios (SQNR) in decibels.
 
@@ -73,6 +75,9 @@ class TensorReport:
     channel_sqnr: np.ndarray
     channel_sqnr_own: np.ndarray
     findings: list[Finding] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return fields_shown(self)
 
     @property
     def channel_magnitude(self) -> np.ndarray:

@@ -19,7 +19,7 @@ from lowgemm.checks.shown import fields_shown, shown
         (np.array(3), "3"),
         ((np.int8(1).dtype, None), "(int8, None)"),
         ((1,), "(1,)"),
-        ([1, 2, 3], "3 layers"),
+        ([1, 2, 3], "list of 3"),
         ("rows", "'rows'"),
     ],
 )
