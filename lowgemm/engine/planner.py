@@ -204,7 +204,7 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.row_compensation_routine = k.row_compensation_routine
     p.single = k.single
     p.in_place = k.in_place[on_the_fly - IN_PLACE_BY_ROWS] if on_the_fly >= IN_PLACE_BY_ROWS else 0
-    p.in_place_compensation = k.in_place_compensation
+    p.in_place_compensation = k.in_place_compensation if p.in_place != 0 else 0
     p.no_compensation = k.no_compensation
 
     # panels
