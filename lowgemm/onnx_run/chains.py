@@ -2,8 +2,8 @@
 
 An engine reads and writes the whole tensor for each of them. Here a list of instructions is carried out on blocks that stay in
 the first level of the caches. Only operators that are defined to the last bit are taken, so the result is the model's as
-it is written, on every CPU: sums, products, quotients, smaller and larger of two, as IEEE 754 has them, and the sigmoid, as
-onnxruntime has it. A chain begins at a result of lowgemm's that is
+it is written, on every CPU: sums, products, quotients, smaller and larger of two, as IEEE 754 has them, and sigmoid and
+tanh, as onnxruntime has them. A chain begins at a result of lowgemm's that is
 float32; what it reads besides may be of the same shape, one number a channel, or one number. Anything else runs in the engine.
 """
 
@@ -19,30 +19,20 @@ from numba import types
 from numba.extending import intrinsic
 
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.jit.memory import load_f32, offset, pointer_at, stack, store_f32
+from lowgemm.jit.memory import load_f32, offset, pointer_at, store_f32
 from lowgemm.jit.routine import inner, inner_dividing, routine, unpack_words
-from lowgemm.kernels.framework.irtools import call_intrinsic, load, store, vec
+from lowgemm.kernels.framework.irtools import load, store, vec
+from lowgemm.onnx_run import activations
+from lowgemm.onnx_run.activations import LANES
 from lowgemm.onnx_run.engines import attributes_of, reads_of
 
 #: Numbers of a block: with eight registers, a third of a first level of 48 KiB.
 BLOCK = 512
-#: Numbers of a vector, and registers at most.
-LANES, REGISTERS = 16, 24
+#: Registers at most.
+REGISTERS = 24
 #: Shapes of inputs whose plans a chain keeps.
 SHAPES = 32
-ADD, SUB, MUL, DIV, MAX, MIN, SIGMOID = range(7)
-#: The sigmoid as onnxruntime has it where there is a fused multiply-add: 0.5 more than x P(x*x) / Q(x*x) of x within the bound. The
-#: coefficients, highest power first, are those of the rational approximation that Eigen and other libraries share.
-BOUND = 18.0
-P = (
-    4.37031012579801e-11,
-    1.15627324459942e-07,
-    6.08574864600143e-05,
-    8.51377133304701e-03,
-    2.48287947061529e-01,
-)
-Q = (6.10247389755681e-13, 5.76102136993427e-09, 6.29106785017040e-06, 1.70198817374094e-03, 1.16817656904453e-01,
-     9.93151921023180e-01)  # fmt: skip
+ADD, SUB, MUL, DIV, MAX, MIN, SIGMOID, TANH = range(8)
 
 
 def _vector(emit: Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]) -> Any:
@@ -67,27 +57,6 @@ _max = _vector(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), y, x))
 _min = _vector(lambda b, x, y: b.select(b.fcmp_ordered("<", y, x), y, x))
 
 
-def _polynomial(b: ir.IRBuilder, x: ir.Value, coefficients: Sequence[float]) -> ir.Value:
-    ty = x.type
-    numbers = [ir.Constant(ty, [float(np.float32(c))] * LANES) for c in coefficients]
-    found = numbers[0]
-    for number in numbers[1:]:
-        found = call_intrinsic(b, f"llvm.fma.v{LANES}f32", ty, [found, x, number])
-    return found
-
-
-def _emit_sigmoid(b: ir.IRBuilder, x: ir.Value, _: ir.Value) -> ir.Value:
-    bound, low, half, none = (ir.Constant(x.type, [v] * LANES) for v in (BOUND, -BOUND, 0.5, 0.0))
-    x = b.select(b.fcmp_ordered("<", x, low), low, x)  # a NaN stays
-    x = b.select(b.fcmp_ordered(">", x, bound), bound, x)
-    square = b.fmul(x, x)
-    y = b.fadd(b.fdiv(b.fmul(_polynomial(b, square, P), x), _polynomial(b, square, Q)), half)
-    return b.select(b.fcmp_ordered("<", y, none), none, y)
-
-
-_sigmoid = _vector(_emit_sigmoid)
-
-
 @inner_dividing
 def _one(code, x, y):
     if code == ADD:
@@ -105,6 +74,12 @@ def _one(code, x, y):
 
 @inner
 def _apply(code, to, a, b, count):
+    if code == SIGMOID:
+        activations.sigmoid(to, a, count)
+        return
+    if code == TANH:
+        activations.tanh(to, a, count)
+        return
     whole = count // LANES
     for i in range(whole):
         j = 4 * LANES * i
@@ -119,19 +94,8 @@ def _apply(code, to, a, b, count):
             _div(args)
         elif code == MAX:
             _max(args)
-        elif code == MIN:
-            _min(args)
         else:
-            _sigmoid(args)
-    rest = count - whole * LANES
-    if code == SIGMOID and rest:
-        space = stack(4 * LANES)
-        for i in range(LANES):
-            store_f32(space, i, load_f32(a, whole * LANES + min(i, rest - 1)))
-        _sigmoid((space, space, space))
-        for i in range(rest):
-            store_f32(to, whole * LANES + i, load_f32(space, i))
-        return
+            _min(args)
     for i in range(whole * LANES, count):
         store_f32(to, i, _one(code, load_f32(a, i), load_f32(b, i)))
 
@@ -189,8 +153,8 @@ def steps_of(node: Any, constants: Mapping[str, np.ndarray]) -> list[tuple[int, 
     numbers = attributes_of(node)
     if node.op_type == "Relu":
         return [(MAX, 0.0)]
-    if node.op_type == "Sigmoid":
-        return [(SIGMOID, 0.0)]
+    if node.op_type in ("Sigmoid", "Tanh"):
+        return [(SIGMOID if node.op_type == "Sigmoid" else TANH, 0.0)]
     if node.op_type == "HardSigmoid":
         alpha, beta = (np.float32(numbers.get(n, d)) for n, d in (("alpha", 0.2), ("beta", 0.5)))
         return [(MUL, float(alpha)), (ADD, float(beta)), (MIN, 1.0), (MAX, 0.0)]

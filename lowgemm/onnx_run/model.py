@@ -283,7 +283,7 @@ class Model:
 
     def _prepare(self, model: Any, fuse: bool) -> None:
         """Rewrite the model, refuse what cannot run, and make the program."""
-        from lowgemm.onnx_run import contrib, dynamic, operators, rewrite, views
+        from lowgemm.onnx_run import contrib, dynamic, lstm, operators, rewrite, views
 
         model = _plain(model)
         rewrite.constants_to_initializers(model)
@@ -294,7 +294,7 @@ class Model:
         given = {i.name for i in model.graph.input}
         self._overridable = {n: v for n, v in constants.items() if n in given}
         self.outputs = [_tensor(o) for o in model.graph.output]
-        table = operators.OPERATORS | contrib.OPERATORS | dynamic.OPERATORS
+        table = operators.OPERATORS | contrib.OPERATORS | dynamic.OPERATORS | lstm.OPERATORS
         self._refuse_unknown(model, table)
         model, self._large = _without(model, constants)
         self._proto = model
