@@ -1,9 +1,9 @@
 """Quantized ONNX models beside onnxruntime: time, who takes it, values that differ, memory.
 
-    python asv_bench/compare_onnx.py MODEL.onnx[=INPUTS.npz] ... [--threads 1] [--repeat 15]
+    python asv_bench/compare_onnx.py MODEL.onnx[=INPUTS.npz] ... [--repeat 15] [--memory]
 
-Both run in turns in one process; the times are medians of CPU time (of wall time with more threads than one). Memory is what
-a process of its own has grown by at its peak, from before the model is loaded to after three runs.
+Both run in turns in one process, on one and on two threads; the times are medians of CPU time, with two threads of wall time.
+Memory is what a process of its own has grown by, from before the model is loaded to after three runs.
 """
 
 from __future__ import annotations
@@ -92,61 +92,74 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**
     return float(out.split()[1])
 
 
-def compare(path: str, given: str, threads: int, repeat: int, memory: bool) -> str:
+def times_of(path: str, feeds: dict[str, np.ndarray], threads: int, repeat: int) -> tuple[float, float]:
+    """Median milliseconds of both, CPU time on one thread and wall time on more."""
+    from lowgemm.onnx_run import Model
+
+    ours, theirs = Model(path, num_threads=threads), session(path, threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
+    calls = [lambda: ours.run(None, feeds), lambda: theirs.run(None, feeds)]
+    for call in calls * 2:
+        call()
+    mine, other = alternate(calls, repeat, clock)
+    return mine, other
+
+
+def shares_of(model, feeds: dict[str, np.ndarray]) -> str:
+    """Hundredths of the time that products, other operators of lowgemm's, and onnxruntime's float operators take."""
+    for _ in range(5):
+        model.timed(None, feeds)
+    shares = {"products": 0.0, "elementwise": 0.0, "float": 0.0}
+    for row in model.profile:
+        if not np.isnan(row.seconds):
+            ours = "products" if PRODUCTS.search(row.op) else "elementwise"
+            shares["float" if row.runs_on != "lowgemm" else ours] += row.seconds
+    whole = sum(shares.values()) or 1.0
+    return " / ".join(f"{100 * s / whole:.0f}" for s in shares.values())
+
+
+def compare(path: str, given: str, repeat: int) -> str:
     """A line of the table."""
     from lowgemm.onnx_run import Model
 
     feeds = inputs_of(path, given)
-    start = time.perf_counter()
-    ours = Model(path, num_threads=threads)
-    first = ours.run(None, feeds)
-    load = time.perf_counter() - start
-    theirs, plain = session(path, threads), session(path, threads, "ORT_DISABLE_ALL")
-    clock = time.process_time if threads == 1 else time.perf_counter
-    for _ in range(2):
-        ours.run(None, feeds), theirs.run(None, feeds)
-    mine, other = alternate([lambda: ours.run(None, feeds), lambda: theirs.run(None, feeds)], repeat, clock)
-    for _ in range(5):
-        ours.timed(None, feeds)
-    shares = {"products": 0.0, "elementwise": 0.0, "float": 0.0}
-    for row in ours.profile:
-        if not np.isnan(row.seconds):
-            kind = (
-                "float"
-                if row.runs_on != "lowgemm"
-                else "products"
-                if PRODUCTS.search(row.op)
-                else "elementwise"
-            )
-            shares[kind] += row.seconds
-    whole = sum(shares.values()) or 1.0
-    parts = " | ".join(f"{100 * s / whole:.0f}" for s in shares.values())
-    used = f"{peak(path, given, 'ours'):.0f} / {peak(path, given, 'theirs'):.0f}" if memory else ""
-    name = pathlib.Path(path).name.removesuffix(".onnx")
+    model = Model(path, num_threads=1)
+    first = model.run(None, feeds)
+    written = differing(first, session(path, 1, "ORT_DISABLE_ALL").run(None, feeds))
+    optimized = differing(first, session(path, 1).run(None, feeds))
+    one, two = (times_of(path, feeds, threads, repeat) for threads in (1, 2))
     return (
-        f"| {name} | {mine:.2f} | {other:.2f} | {mine / other:.2f} | {parts} | {differing(first, plain.run(None, feeds))} | "
-        f"{differing(first, theirs.run(None, feeds))} | {used} | {load:.1f} s"
+        f"| {pathlib.Path(path).stem} | {one[0]:.2f} / {one[1]:.2f} | {one[0] / one[1]:.2f} | {two[0] / two[1]:.2f} | "
+        f"{shares_of(model, feeds)} | {written} | {optimized} |"
     )
+
+
+def memory(path: str, given: str) -> str:
+    """A line of the table of memory."""
+    ours, theirs = (peak(path, given, who) for who in ("ours", "theirs"))
+    return f"| {pathlib.Path(path).stem} | {ours:.0f} | {theirs:.0f} | {ours / theirs:.2f} |"
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="+")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=15)
-    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--memory", action="store_true", help="the table of memory instead")
     args = parser.parse_args()
-    print(
-        "| model | lowgemm, ms | onnxruntime, ms | ratio | products % | elementwise % | float % | differ from written | from optimized | MiB | load"
-    )
-    print("|---|---:|---:|---:|---:|---:|---:|---|---|---:|---:")
+    if args.memory:
+        print("| model | lowgemm, MiB | onnxruntime, MiB | ratio |\n|---|---:|---:|---:|")
+    else:
+        print(
+            "| model | ms, lowgemm / onnxruntime, 1 thread | ratio | ratio, 2 threads | % products / elementwise / float | "
+            "differ from written | from optimized |\n|---|---:|---:|---:|---:|---|---|"
+        )
     for model in args.models:
         path, _, given = model.partition("=")
         try:
-            print(compare(path, given, args.threads, args.repeat, not args.no_memory), flush=True)
+            print(memory(path, given) if args.memory else compare(path, given, args.repeat), flush=True)
         except Exception as error:  # the other models are still worth a line
-            print(f"| {pathlib.Path(path).name} | {type(error).__name__}: {str(error)[:300]}", flush=True)
+            print(f"| {pathlib.Path(path).name} | {type(error).__name__}: {str(error)[:300]} |", flush=True)
 
 
 if __name__ == "__main__":

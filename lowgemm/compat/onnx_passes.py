@@ -77,7 +77,8 @@ def dequantize(src, dst, scales, zeros, outer, channels, inner, kind):
 
 
 @inner
-def _extremes(x, count):
+def extremes_of(x, count):
+    """The keys of the smallest and the largest number and of 0; see `extremes`."""
     low, high = np.int32(0), np.int32(0)  # the key of 0, which the range includes
     for i in range(_u64(count)):
         bits = x[i]
@@ -89,7 +90,7 @@ def _extremes(x, count):
 @routine("ppn")
 def extremes(src, dst, count):
     """Smallest and largest float32, as int32 keys in the same order as the numbers; NaNs lie beyond the infinities."""
-    low, high = _extremes(numba.carray(src, (count,), np.int32), count)
+    low, high = extremes_of(numba.carray(src, (count,), np.int32), count)
     store_32(dst, 0, low)
     store_32(dst, 1, high)
 
@@ -99,7 +100,7 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 @inner_dividing
-def _scale_of(low, high):
+def scale_of(low, high):
     """DynamicQuantizeLinear's scale and zero point of a range."""
     scale = (high - low) / np.float32(255) if high != low else np.float32(1)
     if not np.isfinite(scale) or scale < np.float32(SMALLEST):
@@ -112,7 +113,7 @@ def _scale_of(low, high):
 @routine("pppn")
 def dynamic_scale(src, real, whole, count):
     """Scale (to `real`) and zero point (to `whole`, int32; -1 if a value is not finite) of float32 data."""
-    low, high = _extremes(numba.carray(src, (count,), np.int32), count)
+    low, high = extremes_of(numba.carray(src, (count,), np.int32), count)
     ends, r, w = (
         numba.carray(whole, (2,), np.int32),
         numba.carray(real, (2,), np.float32),
@@ -122,7 +123,7 @@ def dynamic_scale(src, real, whole, count):
     ends[1] = high ^ ((high >> np.int32(31)) & np.int32(0x7FFFFFFF))
     first, last = w[0], w[1]
     if np.isfinite(first) and np.isfinite(last):
-        scale, point = _scale_of(first, last)
+        scale, point = scale_of(first, last)
         r[0], ends[0] = scale, point
     else:
         ends[0] = -1

@@ -1,8 +1,9 @@
 """Chains of float operators behind lowgemm's products, such as a learned scale, a residual sum and a hard swish: one pass for all.
 
 An engine reads and writes the whole tensor for each of them. Here a list of instructions is carried out on blocks that stay in
-the first level of the caches. Only operators that IEEE 754 defines to the last bit are taken, so the result is the model's as
-it is written, on every CPU: sums, products, quotients, smaller and larger of two. A chain begins at a result of lowgemm's that is
+the first level of the caches. Only operators that are defined to the last bit are taken, so the result is the model's as
+it is written, on every CPU: sums, products, quotients, smaller and larger of two, as IEEE 754 has them, and sigmoid and
+tanh, as onnxruntime has them. A chain begins at a result of lowgemm's that is
 float32; what it reads besides may be of the same shape, one number a channel, or one number. Anything else runs in the engine.
 """
 
@@ -21,15 +22,17 @@ from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.memory import load_f32, offset, pointer_at, store_f32
 from lowgemm.jit.routine import inner, inner_dividing, routine, unpack_words
 from lowgemm.kernels.framework.irtools import load, store, vec
+from lowgemm.onnx_run import activations
+from lowgemm.onnx_run.activations import LANES
 from lowgemm.onnx_run.engines import attributes_of, reads_of
 
 #: Numbers of a block: with eight registers, a third of a first level of 48 KiB.
 BLOCK = 512
-#: Numbers of a vector, and registers at most.
-LANES, REGISTERS = 16, 24
+#: Registers at most.
+REGISTERS = 24
 #: Shapes of inputs whose plans a chain keeps.
 SHAPES = 32
-ADD, SUB, MUL, DIV, MAX, MIN = range(6)
+ADD, SUB, MUL, DIV, MAX, MIN, SIGMOID, TANH = range(8)
 
 
 def _vector(emit: Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]) -> Any:
@@ -71,6 +74,12 @@ def _one(code, x, y):
 
 @inner
 def _apply(code, to, a, b, count):
+    if code == SIGMOID:
+        activations.sigmoid(to, a, count)
+        return
+    if code == TANH:
+        activations.tanh(to, a, count)
+        return
     whole = count // LANES
     for i in range(whole):
         j = 4 * LANES * i
@@ -144,6 +153,8 @@ def steps_of(node: Any, constants: Mapping[str, np.ndarray]) -> list[tuple[int, 
     numbers = attributes_of(node)
     if node.op_type == "Relu":
         return [(MAX, 0.0)]
+    if node.op_type in ("Sigmoid", "Tanh"):
+        return [(SIGMOID if node.op_type == "Sigmoid" else TANH, 0.0)]
     if node.op_type == "HardSigmoid":
         alpha, beta = (np.float32(numbers.get(n, d)) for n, d in (("alpha", 0.2), ("beta", 0.5)))
         return [(MUL, float(alpha)), (ADD, float(beta)), (MIN, 1.0), (MAX, 0.0)]

@@ -156,6 +156,27 @@ def _constants(model: Any) -> dict[str, np.ndarray]:
     return found
 
 
+#: Element types of which NumPy's array says all that the model's tensor says.
+_PLAIN = tuple(np.dtype(t) for t in (np.float32, np.float64, np.int8, np.uint8, np.int32, np.int64))
+
+
+def _without(model: Any, constants: Mapping[str, np.ndarray]) -> tuple[Any, dict[str, np.ndarray]]:
+    """The model without its larger initializers, and those: what the steps hold is not held twice.
+
+    protobuf gives the memory of what is deleted back with the whole model, so this is a copy.
+    """
+    taken = {
+        t.name: constants[t.name]
+        for t in model.graph.initializer
+        if constants[t.name].dtype in _PLAIN and constants[t.name].nbytes > 1024
+    }
+    kept = [t for t in model.graph.initializer if t.name not in taken]
+    kept = [type(t).FromString(t.SerializeToString()) for t in kept]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return type(model).FromString(model.SerializeToString()), taken
+
+
 def _either(first: Any, second: Any, name: str) -> Any:
     """An argument that may be given in two ways, but not in both."""
     if first is not None and second is not None:
@@ -243,8 +264,13 @@ class Model:
 
     def __getstate__(self) -> dict[str, Any]:
         """The rewritten model: what else there is holds addresses and identities, and classes made for this model."""
+        from onnx import numpy_helper
+
+        model = type(self._proto)()
+        model.CopyFrom(self._proto)
+        model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in self._large.items())
         return {
-            "model": self._proto.SerializeToString(), "rewritten": self.rewritten,
+            "model": model.SerializeToString(), "rewritten": self.rewritten,
             "rounding": self.state.rounding, "num_threads": self.state.num_threads, "float_nodes": self._engine, "fuse": self._fuse,
         }  # fmt: skip
 
@@ -257,7 +283,7 @@ class Model:
 
     def _prepare(self, model: Any, fuse: bool) -> None:
         """Rewrite the model, refuse what cannot run, and make the program."""
-        from lowgemm.onnx_run import contrib, dynamic, operators, rewrite, views
+        from lowgemm.onnx_run import contrib, dynamic, lstm, operators, rewrite, views
 
         model = _plain(model)
         rewrite.constants_to_initializers(model)
@@ -268,8 +294,9 @@ class Model:
         given = {i.name for i in model.graph.input}
         self._overridable = {n: v for n, v in constants.items() if n in given}
         self.outputs = [_tensor(o) for o in model.graph.output]
-        table = operators.OPERATORS | contrib.OPERATORS | dynamic.OPERATORS
+        table = operators.OPERATORS | contrib.OPERATORS | dynamic.OPERATORS | lstm.OPERATORS
         self._refuse_unknown(model, table)
+        model, self._large = _without(model, constants)
         self._proto = model
         context = engines.Context(
             self._engine, {o.domain: o.version for o in model.opset_import}, model.ir_version, self.state.num_threads,

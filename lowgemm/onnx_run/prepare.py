@@ -17,7 +17,7 @@ import numpy as np
 from lowgemm.checks.onnx import result_zero_point
 from lowgemm.compat import onnx, onnx_passes
 from lowgemm.gemm import gemm
-from lowgemm.onnx_run import convolution, dynamic, elementwise, passes, turned
+from lowgemm.onnx_run import convolution, dynamic, elementwise, lstm, passes, turned
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.operators import convolution_attributes
 from lowgemm.onnx_run.pipelines import pipeline
@@ -300,6 +300,7 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("", "DequantizeLinear"): dequantize_linear,
     (DOMAIN, "DequantizeLinear"): dequantize_linear,
     **dynamic.MAKERS,
+    **lstm.MAKERS,
 }
 
 

@@ -295,7 +295,7 @@ class Program(NotCopied):
     def _theirs(self, step: _Step, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """Give a node whose element types lowgemm has no arithmetic for to the engine, now and in later runs."""
         node = step.nodes[0]
-        if node.domain:
+        if node.domain and (node.op_type != "DynamicQuantizeLSTM" or self.context.engine != "onnxruntime"):
             types = ", ".join("none" if i is None else str(i.dtype) for i in inputs)
             raise TypeError(f"these element types are not supported: {types}")
         names = [n for n in node.input if n]

@@ -58,7 +58,10 @@ def drawn(g, nodes, channels):
     values, constants = ["c"], {}
     made = []
     for i in range(nodes):
-        kind, out = g.choice(["Add", "Sub", "Mul", "Div", "Relu", "HardSigmoid", "Clip"]), f"v{i}"
+        kind, out = (
+            g.choice(["Add", "Sub", "Mul", "Div", "Relu", "HardSigmoid", "Clip", "Sigmoid", "Tanh"]),
+            f"v{i}",
+        )
         first = str(g.choice(values))
         if kind in ("Add", "Sub", "Mul", "Div"):
             which = g.integers(4)
@@ -140,7 +143,7 @@ def test_inputs_are_not_changed():
 def test_a_chain_does_not_wait_for_itself():
     """What depends on a chain by way of another node is no part of it."""
     nodes = [
-        h.make_node("Relu", ["c"], ["r"]), h.make_node("Sigmoid", ["r"], ["g"]), h.make_node("Mul", ["r", "g"], ["m"]),
+        h.make_node("Relu", ["c"], ["r"]), h.make_node("Erf", ["r"], ["g"]), h.make_node("Mul", ["r", "g"], ["m"]),
         h.make_node("Add", ["m", "r"], ["y"]),
     ]  # fmt: skip
     model = conv_then(nodes, ["y"], {})

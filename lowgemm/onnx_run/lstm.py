@@ -1,0 +1,266 @@
+"""DynamicQuantizeLSTM: an LSTM whose weights are bytes, and whose input and state are quantized as they come.
+
+As onnxruntime computes it: the input of all steps has one scale, the state one of its own at every step. Both products are
+lowgemm's, the gates' functions those of `activations.py`, and every other operation is in its order. One compiled call runs all
+steps of a direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numba
+import numpy as np
+
+from lowgemm import kernels
+from lowgemm.compat import onnx as ox
+from lowgemm.compat.onnx_passes import extremes_of, quantize_one, scale_of
+from lowgemm.engine.packed_rhs import pack_rhs, repacked
+from lowgemm.engine.plan import Operand, Plan
+from lowgemm.gemm import gemm
+from lowgemm.jit import scratch
+from lowgemm.jit.addresses import NotCopied
+from lowgemm.jit.memory import load_f32, offset, store_32
+from lowgemm.jit.routine import call_address, inner, routine
+from lowgemm.onnx_run import activations, dynamic, operators, turned
+from lowgemm.onnx_run.contrib import DOMAIN
+from lowgemm.onnx_run.state import NotOurs, State
+
+_u64 = np.uint64
+_BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
+
+
+@routine("npppppppppppppnnnnnn")
+def run_steps(
+    product, plan, panels, sums, space, x, h, c, bias, scales, y, coded, acc, work, zero, steps, rows, hidden, y_step, backward
+):  # fmt: skip
+    """All steps of one direction.
+
+    `x` is float32 (steps, rows, 4, hidden), the input's part of the gates in the order input, output, forget, cell; it is written
+    over. `h` and `c` are the state, `coded`, `acc` and `work` memory for its bytes, the product's sums, and what lies between.
+    """
+    size, wide = rows * hidden, 4 * hidden
+    bits, state = numba.carray(h, (size,), np.int32), numba.carray(h, (size,), np.float32)
+    q, s = numba.carray(coded, (size,), np.uint8), numba.carray(acc, (rows * wide,), np.int32)
+    gates = numba.carray(x, (steps * rows * wide,), np.float32)
+    b, w = numba.carray(bias, (wide,), np.float32), numba.carray(scales, (wide,), np.float32)
+    cells, between = numba.carray(c, (size,), np.float32), numba.carray(work, (hidden,), np.float32)
+    out = numba.carray(y, (steps * y_step,), np.float32)
+    for i in range(steps):
+        t = steps - 1 - i if backward else i
+        low, high = extremes_of(bits, size)
+        store_32(work, 0, low ^ ((low >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+        store_32(work, 1, high ^ ((high >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+        scale, point = scale_of(load_f32(work, 0), load_f32(work, 1))
+        below, above = np.float32(-point), np.float32(255 - point)
+        for j in range(_u64(size)):
+            q[j] = quantize_one(state[j], scale, point, below, above)
+        call_address(product, (plan, coded, panels, sums, acc, space, np.int64(point), zero, 0, 0))
+        for r in range(rows):
+            at = (t * rows + r) * wide
+            _sum(gates, at, s, r * wide, w, b, scale, wide)
+            gate = offset(x, 4 * at)
+            activations.sigmoid(gate, gate, 3 * hidden)
+            activations.tanh(offset(gate, 12 * hidden), offset(gate, 12 * hidden), hidden)
+            _cell(gates, at, cells, r * hidden, hidden)
+            activations.tanh(work, offset(c, 4 * r * hidden), hidden)
+            _out(gates, at + hidden, between, state, r * hidden, out, t * y_step + r * hidden, hidden)
+
+
+@inner
+def _sum(gates, at, sums, at_sums, scales, bias, scale, count):
+    p, q = _u64(at), _u64(at_sums)
+    for j in range(_u64(count)):
+        t = gates[p + j] + np.float32(sums[q + j]) * (scale * scales[j])
+        gates[p + j] = t + bias[j]
+
+
+@inner
+def _cell(gates, at, cells, at_cells, hidden):
+    i, f, g, c = _u64(at), _u64(at + 2 * hidden), _u64(at + 3 * hidden), _u64(at_cells)
+    for j in range(_u64(hidden)):
+        cells[c + j] = cells[c + j] * gates[f + j] + gates[i + j] * gates[g + j]
+
+
+@inner
+def _out(gates, at, between, state, at_state, out, at_out, hidden):
+    o, h, y = _u64(at), _u64(at_state), _u64(at_out)
+    for j in range(_u64(hidden)):
+        state[h + j] = gates[o + j] * between[j]
+        out[y + j] = state[h + j]
+
+
+class _Direction(NotCopied):
+    """The weights of one direction, packed, and plans by the number of rows."""
+
+    instead = "copy the Model"
+
+    def __init__(
+        self,
+        w: np.ndarray,
+        r: np.ndarray,
+        scales: Sequence[np.ndarray],
+        zeros: Sequence[int],
+        bias: np.ndarray,
+    ) -> None:
+        self.w, self.r, self.zeros = pack_rhs(w), repacked(pack_rhs(r), kernels.selected()), zeros
+        self.scales = [np.broadcast_to(s, (w.shape[1],)).astype(np.float32) for s in scales]
+        self.bias = (bias[: w.shape[1]] + bias[w.shape[1] :]).astype(np.float32)
+        self._plans: dict[int, Plan] = {}
+
+    def _plan(self, rows: int) -> Plan:
+        if rows not in self._plans:
+            depth, columns = self.r.shape
+            self._plans = {
+                rows: Plan(
+                    kernels.by_name(self.r.kernel), Operand((rows, depth), (depth, 1), "u"),
+                    Operand((depth, columns), (0, 0), self.r.dtype.kind), result=np.dtype(np.int32),
+                    out_strides=(4 * columns, 4), packed=True, num_threads=1,
+                )
+            }  # fmt: skip
+        return self._plans[rows]
+
+    def run(
+        self,
+        x: tuple[np.ndarray, np.ndarray, np.ndarray],
+        h: np.ndarray,
+        c: np.ndarray,
+        y: np.ndarray,
+        backward: bool,
+        threads: Any,
+    ) -> None:
+        """`x` as DynamicQuantizeLinear gives it; `h` and `c` (rows, hidden) are changed, `y` (steps, rows, hidden) is filled."""
+        coded, scale, zero = x
+        steps, rows, depth = coded.shape
+        hidden, columns = self.r.shape
+        parts = gemm(
+            coded.reshape(-1, depth),
+            self.w,
+            lhs_zero_point=int(zero),
+            rhs_zero_point=self.zeros[0],
+            num_threads=threads,
+        )
+        none, nothing = np.zeros(columns, np.int32), np.full(columns, -0.0, np.float32)
+        own = scale.reshape(()) * self.scales[0]
+        to = parts.ctypes.data
+        turned.scaled_rows.ctypes(
+            to, to, none.ctypes.data, own.ctypes.data, nothing.ctypes.data, steps * rows, columns
+        )
+        plan, r = self._plan(rows), self.r
+        space = scratch.aligned_empty(plan.scratch_bytes + scratch.ALIGNMENT)
+        bytes_, acc, work = (
+            np.empty(rows * hidden + 64, np.uint8),
+            np.empty((rows, columns), np.int32),
+            np.empty(max(hidden, 2), np.float32),
+        )
+        run_steps.ctypes(
+            int(plan.p.single), plan.numbers.ctypes.data, r.panels_address, r.sums_address, space.ctypes.data, to,
+            h.ctypes.data, c.ctypes.data, self.bias.ctypes.data, self.scales[1].ctypes.data, y.ctypes.data, bytes_.ctypes.data,
+            acc.ctypes.data, work.ctypes.data, int(self.zeros[1]), steps, rows, hidden, y.strides[0] // 4, int(backward),
+        )  # fmt: skip
+
+
+def _usual(attributes: dict[str, Any]) -> bool:
+    """Whether an LSTM has the usual gates and the usual order of axes."""
+    usual = {"direction", "hidden_size", "input_forget", "layout"}
+    return not set(attributes) - usual and not attributes.get("layout") and not attributes.get("input_forget")
+
+
+def dynamic_quantize_lstm(
+    state: State, x, w, r, bias=None, lengths=None, h=None, c=None, peepholes=None, w_scale=None, w_zero=None, r_scale=None,
+    r_zero=None, **attributes: Any,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """DynamicQuantizeLSTM, step by step; what the compiled call computes."""
+    if (
+        lengths is not None
+        or peepholes is not None
+        or not _usual(attributes)
+        or w_scale is None
+        or r_scale is None
+    ):
+        raise NotOurs
+    operators.need_bytes(w, r)
+    directions, hidden = w.shape[0], r.shape[1]
+    kinds = attributes.get("direction", "forward")
+    if (
+        x.ndim != 3
+        or x.dtype != np.float32
+        or w.shape[2] != 4 * hidden
+        or directions != 1 + (kinds == "bidirectional")
+    ):
+        raise ValueError(f"X, W, R: expected an LSTM of {hidden}, got shapes {x.shape}, {w.shape}, {r.shape}")
+    steps, rows, _ = x.shape
+    h, c = (np.zeros((directions, rows, hidden), np.float32) if v is None else np.array(v) for v in (h, c))
+    bias = np.zeros((directions, 8 * hidden), np.float32) if bias is None else bias
+    y = np.empty((steps, directions, rows, hidden), np.float32)
+    coded, scale, zero = ox.dynamic_quantize_linear(x)
+    w_scale, r_scale = (s.reshape(directions, -1) for s in (w_scale, r_scale))
+    zeros = [
+        np.zeros((directions, 1), v.dtype) if z is None else z.reshape(directions, -1)
+        for v, z in ((w, w_zero), (r, r_zero))
+    ]
+    for d in range(directions):
+        own = bias[d, : 4 * hidden] + bias[d, 4 * hidden :]
+        sums = ox.matmul_integer(coded, w[d], zero, zeros[0][d])
+        parts = sums.astype(np.float32) * (scale * w_scale[d])
+        backward = kinds == "reverse" or d == 1
+        for t in range(steps)[:: -1 if backward else 1]:
+            code, step, point = ox.dynamic_quantize_linear(h[d])
+            sums = ox.matmul_integer(code, r[d], point, zeros[1][d])
+            gates = parts[t] + sums.astype(np.float32) * (step * r_scale[d]) + own
+            i, o, f = np.split(activations.sigmoid_by_definition(gates[:, : 3 * hidden]), 3, axis=1)
+            g = activations.tanh_by_definition(gates[:, 3 * hidden :])
+            c[d] = c[d] * f + i * g
+            y[t, d] = h[d] = o * activations.tanh_by_definition(c[d])
+    return y, h, c
+
+
+def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
+    """DynamicQuantizeLSTM of constant weights and the usual gates, without peepholes, clipping or lengths; others are the engine's."""
+    _, w, r, bias, *more = [*constants, *[None] * 12][:12]
+    w_scale, w_zero, r_scale, r_zero = more[4:]
+    if any(v is None for v in (w, r, w_scale, r_scale)) or not _usual(attributes):
+        return None
+    directions, hidden = w.shape[0], r.shape[1]
+    wide, kinds = 4 * hidden, attributes.get("direction", "forward")
+    zeros = [np.zeros(directions, v.dtype) if z is None else z for v, z in ((w, w_zero), (r, r_zero))]
+    fits = all(v.dtype in _BYTES and v.ndim == 3 and v.shape[2] == wide for v in (w, r)) and hidden % 4 == 0
+    if not fits or directions != 1 + (kinds == "bidirectional"):
+        return None
+    if any(z.reshape(directions, -1).shape[1] > 1 and (z != z.reshape(-1)[0]).any() for z in zeros):
+        return None  # zero points of columns: packing has one for all
+    bias = np.zeros((directions, 2 * wide), np.float32) if bias is None else bias
+    made = [
+        _Direction(
+            w[d], r[d], [s.reshape(directions, -1)[d] for s in (w_scale, r_scale)],
+            [int(z.reshape(directions, -1)[d][0]) for z in zeros], bias[d],
+        )
+        for d in range(directions)
+    ]  # fmt: skip
+    backward = [kinds == "reverse"] if directions == 1 else [False, True]
+
+    def run(*inputs: Any) -> Any:
+        x, lengths, h, c, peepholes = inputs[0], *[*inputs[4:8], *[None] * 4][:4]
+        if lengths is not None or peepholes is not None or x.dtype != np.float32 or x.ndim != 3 or not x.size:
+            return NotImplemented
+        if constants[3] is None and len(inputs) > 3 and inputs[3] is not None:
+            return NotImplemented
+        coded = dynamic.quantized(np.ascontiguousarray(x), False)
+        if coded is NotImplemented:
+            return NotImplemented
+        steps, rows, _ = x.shape
+        size = directions, rows, hidden
+        h, c = (
+            np.zeros(size, np.float32) if v is None else np.array(v, np.float32, order="C") for v in (h, c)
+        )
+        y = np.empty((steps, *size), np.float32)
+        for d, direction in enumerate(made):
+            direction.run(coded, h[d], c[d], y[:, d], backward[d], state.num_threads)
+        return y, h, c
+
+    return run
+
+
+OPERATORS = {(DOMAIN, "DynamicQuantizeLSTM"): dynamic_quantize_lstm}
+MAKERS = {(DOMAIN, "DynamicQuantizeLSTM"): prepared}

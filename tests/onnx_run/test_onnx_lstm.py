@@ -1,0 +1,136 @@
+"""DynamicQuantizeLSTM beside onnxruntime, bit for bit, and beside its definition; sigmoid and tanh beside onnxruntime's."""
+
+from __future__ import annotations
+
+import numpy as np
+import peers
+import pytest
+
+pytest.importorskip("onnx", reason="the package onnx is not installed (extra `test`)")
+import onnx
+import onnx_models as om
+from onnx import helper as h
+
+from lowgemm.onnx_run import Model, chains, lstm
+from lowgemm.onnx_run.state import State
+
+MS = "com.microsoft"
+
+
+def drawn(g, directions, hidden, depth, dtype, columns=False, zeros=True):
+    size = (directions, 4 * hidden) if columns else (directions,)
+    info = np.iinfo(dtype)
+
+    def point():
+        return (
+            g.integers(info.min // 4, info.max // 2, (directions,)).astype(dtype)
+            if zeros
+            else np.zeros(directions, dtype)
+        )
+
+    return {
+        "w": g.integers(info.min, info.max, (directions, depth, 4 * hidden), endpoint=True).astype(dtype),
+        "r": g.integers(info.min, info.max, (directions, hidden, 4 * hidden), endpoint=True).astype(dtype),
+        "b": g.standard_normal((directions, 8 * hidden)).astype(np.float32),
+        "ws": (g.random(size) / 50 + 0.001).astype(np.float32), "wz": point(),
+        "rs": (g.random(size) / 50 + 0.001).astype(np.float32), "rz": point(),
+    }  # fmt: skip
+
+
+def model_of(constants, hidden, direction, names, more=(), **attributes):
+    node = h.make_node(
+        "DynamicQuantizeLSTM",
+        names,
+        ["y", "yh", "yc"],
+        domain=MS,
+        hidden_size=hidden,
+        direction=direction,
+        **attributes,
+    )
+    info = onnx.helper.make_tensor_value_info
+    graph = h.make_graph(
+        [node], "g", [info("x", 1, [None] * 3), *more], [onnx.ValueInfoProto(name=n) for n in ("y", "yh", "yc")],
+        [onnx.numpy_helper.from_array(v, n) for n, v in constants.items()],
+    )  # fmt: skip
+    return h.make_model(graph, opset_imports=[h.make_opsetid("", 17), h.make_opsetid(MS, 1)], ir_version=8)
+
+
+NAMES = ["x", "w", "r", "b", "", "", "", "", "ws", "wz", "rs", "rz"]
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_beside_onnxruntime(direction, dtype):
+    """One sequence and several, zero points of both kinds; every state. onnxruntime on one thread: each of more has ranges of its own."""
+    peers.need("onnxruntime")
+    g = np.random.default_rng(1)
+    for hidden, depth in ((4, 3), (20, 7), (64, 33)):
+        constants = drawn(g, 1 + (direction == "bidirectional"), hidden, depth, dtype)
+        proto = model_of(constants, hidden, direction, NAMES)
+        model = Model(proto)
+        for steps, rows in ((1, 1), (9, 1), (5, 3)):
+            x = g.standard_normal((steps, rows, depth)).astype(np.float32)
+            want = om.onnxruntime_run(proto, {"x": x}, "ORT_DISABLE_ALL")
+            for t, got in zip(model.outputs, model.run(None, {"x": x}), strict=True):
+                np.testing.assert_array_equal(got, want[t.name], err_msg=t.name)
+        assert {r.runs_on for r in model.profile} == {"lowgemm"}
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_beside_the_definition(columns):
+    """Several sequences, scales of columns, states that are given, without a bias."""
+    g, info = np.random.default_rng(2), onnx.helper.make_tensor_value_info
+    for rows in (1, 3):
+        constants = drawn(g, 2, 12, 5, np.int8, columns, zeros=not columns)
+        states = {n: g.standard_normal((2, rows, 12)).astype(np.float32) for n in ("h", "c")}
+        names = ["x", "w", "r", "" if columns else "b", "", "h", "c", "", "ws", "wz", "rs", "rz"]
+        model = Model(
+            model_of(constants, 12, "bidirectional", names, [info(n, 1, [None] * 3) for n in states])
+        )
+        x = g.standard_normal((6, rows, 5)).astype(np.float32)
+        kept = {n: v.copy() for n, v in states.items()}
+        got = model.run(None, {"x": x, **states})
+        c = constants
+        want = lstm.dynamic_quantize_lstm(
+            State(), x, c["w"], c["r"], None if columns else c["b"], None, states["h"], states["c"], None, c["ws"], c["wz"], c["rs"], c["rz"],
+            direction="bidirectional", hidden_size=12,
+        )  # fmt: skip
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_array_equal(a, b)
+        for n, v in kept.items():
+            np.testing.assert_array_equal(states[n], v)
+
+
+def test_what_is_unusual_runs_in_the_engine():
+    """Lengths of sequences, and clipping."""
+    peers.need("onnxruntime")
+    g = np.random.default_rng(3)
+    constants = drawn(g, 1, 8, 5, np.int8) | {"n": np.array([3, 5], np.int32)}
+    x = g.standard_normal((5, 2, 5)).astype(np.float32)
+    for names, more in ((["x", "w", "r", "b", "n", *NAMES[5:]], {}), (NAMES, {"clip": 0.5})):
+        proto = model_of(constants, 8, "forward", names, **more)
+        model, want = Model(proto, num_threads=1), om.onnxruntime_run(proto, {"x": x}, "ORT_DISABLE_ALL")
+        for t, got in zip(model.outputs, model.run(None, {"x": x}), strict=True):
+            np.testing.assert_array_equal(got, want[t.name], err_msg=t.name)
+        assert {r.runs_on for r in model.profile} == {"onnxruntime"}
+
+
+@pytest.mark.parametrize("op", ["Sigmoid", "Tanh"])
+def test_activations(op):
+    """At 0, at the bounds, NaN and infinities, in lengths around the vectors'."""
+    peers.need("onnxruntime")
+    g = np.random.default_rng(5)
+    odd = np.float32([0, -0.0, 18, -18, 17.99999, 9, -9, 8.99999, 1e-30, 100, -100, np.nan, np.inf, -np.inf])
+    for size in (1, 15, 16, 17, 40, 5000):
+        x = np.concatenate([odd, g.standard_normal(size), g.uniform(-19, 19, 3 * size)]).astype(np.float32)
+        got, data = np.empty_like(x), x.copy()
+        pointers = np.array([got.ctypes.data, data.ctypes.data], np.int64)
+        which = chains.SIGMOID if op == "Sigmoid" else chains.TANH
+        code, fills = np.array([which, 0, 1, 1, 1, 1, 1], np.int64), np.empty(0, np.int64)
+        chains.run_chain.ctypes(pointers.ctypes.data, fills.ctypes.data, code.ctypes.data, 1, 1, 1, x.size, 0)
+        info = onnx.helper.make_tensor_value_info
+        graph = h.make_graph(
+            [h.make_node(op, ["x"], ["y"])], "g", [info("x", 1, [None])], [info("y", 1, [None])]
+        )
+        model = h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
+        np.testing.assert_array_equal(got, om.onnxruntime_run(model, {"x": x})["y"])
