@@ -110,9 +110,9 @@ def block_sizes(k, m, n, depth, threads, batch, direct, on_the_fly):
     wanted = threads * BLOCKS_PER_THREAD if threads > 1 else 1
     while batch * -(-m // mc) * -(-n // nc) < wanted and mc > 4 * mr:
         mc = max(up(mc // 2, mr), 4 * mr)
-    while threads > 1 and mc >= 2 * BLOCK_ROWS and mc * nc * kc > BLOCK_MACS:
+    while threads > 1 and mc >= 2 * max(BLOCK_ROWS, mr) and mc * nc * kc > BLOCK_MACS:
         mc = up(mc // 2, mr)
-    while threads > 1 and nc >= 2 * BLOCK_COLUMNS and mc * nc * kc > BLOCK_MACS:
+    while threads > 1 and nc >= 2 * max(BLOCK_COLUMNS, nr) and mc * nc * kc > BLOCK_MACS:
         nc = up(nc // 2, nr)
     row_blocks = -(-m // mc)
     if row_blocks >= wanted > 1:
