@@ -2,8 +2,9 @@
 
     python asv_bench/predict_threads.py
 
-Workers take blocks in the order of the counter, each when it is done with its last one. A block takes as long as its
-multiply-accumulates, rows rounded up to whole tiles and columns to whole vectors, and its packing of the lhs. All
+Workers take blocks as `lowgemm/jit/both_ends.py` hands them out, each when it is done with its last one. A block takes
+as long as its multiply-accumulates, rows rounded up to whole tiles and columns to whole vectors, and its packing of
+the lhs unless the worker's last block was of the same rows. All
 cores are equally fast and memory keeps up. Efficiency is all work over workers times the longest worker.
 """
 
@@ -40,25 +41,33 @@ def simulated(kernel, shape: tuple[int, ...], workers: int) -> tuple[int, int, f
     limits = types.SimpleNamespace(**own, **dict(most), l2=cache_sizes().l2, l3=cache_sizes().l3)
     sizes = blocking.block_sizes(limits, m, n, depth, used, items, True, blocking.NOT_ON_THE_FLY)
     b = blocking.Blocking(*sizes)
-    free, read = [(0.0, w) for w in range(used)], [0] * used
-    alone = 0.0
-    for _ in range(items):
-        for i in range(b.row_blocks):
-            rows = min(b.mc, m - i * b.mc)
-            for j in range(b.col_blocks):
-                cols = min(b.nc, n - j * b.nc)
-                for split in range(b.splits):
-                    each = -(-b.depth_blocks // b.splits)
-                    k = min(depth, (split + 1) * each * b.kc) - split * each * b.kc
-                    macs = -(-rows // kernel.mr) * kernel.mr * -(-cols // kernel.lanes) * kernel.lanes * k
-                    macs = max(macs, threads.MACS_PER_BYTE * k * cols) + MACS_PER_PACKED_BYTE * rows * k
-                    alone += macs
-                    macs += MACS_PER_SPLIT_SUM * rows * cols if b.splits > 1 else 0
-                    time, worker = heapq.heappop(free)
-                    heapq.heappush(free, (time + macs, worker))
-                    read[worker] += (rows + cols) * k
-    longest = max(time for time, _ in free)
     blocks = items * b.row_blocks * b.col_blocks * b.splits
+    free, read, last_rows = [(0.0, w) for w in range(used)], [0] * used, [-1] * used
+    alone = 0.0
+    given, front, back = 0, 0, blocks
+    while given < blocks:
+        given += 1
+        time, worker = heapq.heappop(free)
+        if worker % 2 == 0:
+            block, front = front, front + 1
+        else:
+            block = back = back - 1
+        block, split = divmod(block, b.splits)
+        row_of_blocks, j = divmod(block, b.col_blocks)
+        i = row_of_blocks % b.row_blocks
+        rows, cols = min(b.mc, m - i * b.mc), min(b.nc, n - j * b.nc)
+        each = -(-b.depth_blocks // b.splits)
+        k = min(depth, (split + 1) * each * b.kc) - split * each * b.kc
+        macs = -(-rows // kernel.mr) * kernel.mr * -(-cols // kernel.lanes) * kernel.lanes * k
+        macs = max(macs, threads.MACS_PER_BYTE * k * cols)
+        packing = MACS_PER_PACKED_BYTE * rows * k
+        alone += macs + (packing if j == 0 else 0)
+        macs += MACS_PER_SPLIT_SUM * rows * cols if b.splits > 1 else 0
+        packs = b.splits > 1 or b.depth_blocks > 1 or row_of_blocks != last_rows[worker]
+        last_rows[worker] = row_of_blocks
+        heapq.heappush(free, (time + macs + packs * packing, worker))
+        read[worker] += (rows * packs + cols) * k
+    longest = max(time for time, _ in free)
     return used, blocks, max(read) / 1e6, alone / (workers * longest)
 
 

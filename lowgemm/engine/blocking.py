@@ -29,6 +29,9 @@ NC_DEPTH_BLOCKED = 480
 #: Blocks for each thread at least, so that a late thread costs a fraction of its share. (Four: 512 cubed on
 #: two threads 2 % slower.)
 BLOCKS_PER_THREAD = 2
+#: Rows of a block at least, or four tiles if that is less, before blocks are cut between columns. Two threads that write
+#: parts of the same rows wait for each other's cache lines: 384 cubed with AMX, in blocks of 128 x 192, took 5 to 15 us longer of 44.
+FEW_ROWS = 64
 #: Multiply-accumulates of a block at most where several threads work (0.4 ms of a core at 330 GMAC/s), as long as it keeps
 #: so many rows and columns. The last thread to finish keeps the others waiting for one block at most, and longer if
 #: another program takes its core.
@@ -108,8 +111,9 @@ def block_sizes(k, m, n, depth, threads, batch, direct, on_the_fly):
     mc = min(mc, up(m, mr))
     nc = n if depth_blocks == 1 else min(n, up(k.most_columns, nr))
     wanted = threads * BLOCKS_PER_THREAD if threads > 1 else 1
-    while batch * -(-m // mc) * -(-n // nc) < wanted and mc > 4 * mr:
-        mc = max(up(mc // 2, mr), 4 * mr)
+    few = min(4 * mr, FEW_ROWS)
+    while batch * -(-m // mc) * -(-n // nc) < wanted and mc > few:
+        mc = max(up(mc // 2, mr), few)
     while threads > 1 and mc >= 2 * max(BLOCK_ROWS, mr) and mc * nc * kc > BLOCK_MACS:
         mc = up(mc // 2, mr)
     while threads > 1 and nc >= 2 * max(BLOCK_COLUMNS, nr) and mc * nc * kc > BLOCK_MACS:
