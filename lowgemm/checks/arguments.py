@@ -35,9 +35,7 @@ def as_operand(value: Any, name: str) -> np.ndarray:
     if a.dtype != np.uint8 and a.dtype != np.int8:
         a = _bytes_of_list(a, name) if isinstance(value, (list, tuple)) else widened(a)
         if a.dtype != np.uint8 and a.dtype != np.int8:
-            got = (
-                type(value).__name__ if a.dtype.kind == "O" and not isinstance(value, np.ndarray) else a.dtype
-            )
+            got = value if value is None else a.dtype
             raise TypeError(f"{name}: expected dtype uint8 or int8, got {got}{_ADVICE.get(a.dtype.kind, '')}")
     if a.ndim == 0:
         raise ValueError(f"{name}: expected at least one dimension, got a scalar")

@@ -15,7 +15,7 @@ P = quantization.QParams(1.0, 0, "uint8")
 TRIES = {
     "floats": (lambda: lowgemm.gemm(REAL, W), r"^lhs: .*lowgemm\.quantize\(x\)"),
     "64-bit integers": (lambda: lowgemm.gemm(X.astype(int), W), r"^lhs: .*\.astype\(numpy\.int8\)"),
-    "nothing": (lambda: lowgemm.gemm(None, W), "^lhs: .*got NoneType"),
+    "nothing": (lambda: lowgemm.gemm(None, W), "^lhs: .*got None"),
     "what quantize gives": (lambda: lowgemm.gemm(lowgemm.quantize(REAL), W), r"^lhs: .*\.codes.*lhs_zero_point"),
     "a packed left operand": (lambda: lowgemm.gemm(lowgemm.pack_rhs(W), W), "^lhs: .*packed right operand"),
     "packed twice": (lambda: lowgemm.pack_rhs(lowgemm.pack_rhs(W)), "^rhs: .*packed right operand"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 
 import numpy as np
@@ -84,7 +85,7 @@ def test_transposed():
     one = lowgemm.pack_rhs(w[0])
     np.testing.assert_array_equal(one.T.to_array(), w[0].T)
     np.testing.assert_array_equal(one.T.T.to_array(), w[0])
-    with pytest.raises(ValueError, match=r"^T: .* mT "):
+    with pytest.raises(ValueError, match=r"^T: .*\.mT "):
         packed.T
 
 
@@ -101,7 +102,7 @@ def test_what_numpy_may_do_with_it():
         lambda: np.asarray(packed),
         lambda: np.asarray(packed, np.int8),
         lambda: np.array(packed, copy=True),
-        lambda: np.save("no_file.npy", packed),
+        lambda: np.save(io.BytesIO(), packed),
         lambda: np.dot(x, packed),
     ):
         with pytest.raises(TypeError, match="PackedRhs is"):

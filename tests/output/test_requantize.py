@@ -177,9 +177,13 @@ def test_own_function_that_does_not_compile():
         (
             lambda: lowgemm.requantize(ACC, lowgemm.Dequantize(1, row_scale=np.ones(M + 1))),
             ValueError,
-            "row_scale",
+            "output: Dequantize.row_scale",
         ),
-        (lambda: lowgemm.requantize(ACC, lowgemm.Dequantize(1, bias=np.ones(N + 1))), ValueError, "bias"),
+        (
+            lambda: lowgemm.requantize(ACC, lowgemm.Dequantize(1, bias=np.ones(N + 1))),
+            ValueError,
+            "output: Dequantize.bias",
+        ),
         (lambda: lowgemm.Logistic(30), ValueError, "integer_bits"),
         (lambda: lowgemm.Lut(np.zeros(255, np.uint8)), ValueError, "table"),
         (lambda: lowgemm.Lut(np.zeros(256)), TypeError, "table"),
