@@ -21,7 +21,7 @@ from lowgemm.blockwise.rowstore import store_rows
 from lowgemm.blockwise.rowtile import RAISED, covered, multiply_codes, raises
 from lowgemm.engine import threads
 from lowgemm.fixedpoint.rows import INFINITY_BITS, TINY, largest_magnitude
-from lowgemm.jit import team
+from lowgemm.jit import host
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.memory import arrive_field, as_address, load_field, load_s8, offset, pause, pointer_field
 from lowgemm.jit.routine import Routine, call_address, inner, routine
@@ -233,7 +233,7 @@ class Ready(NotCopied):
             rows=rows, cols=cols, depth=depth, group=w.group, groups=w.groups, lhs=self.space.ctypes.data,
             lhs_group=held * row_bytes, lhs_row=row_bytes, row_terms=self.terms.ctypes.data, held_rows=held, chunk=chunk,
             panels=w.panels.ctypes.data, panel_bytes=w.panel_bytes, levels=self.levels.ctypes.data, sums=w.sums.ctypes.data,
-            scales=w.scales.ctypes.data, copies=copies, copy=self.copy.address, give_way=team.give_way(),
+            scales=w.scales.ctypes.data, copies=copies, copy=self.copy.address, give_way=host.give_way(),
             task=self.multiply.address, tasks=copies + w.chunks * -(-rows // BLOCK_ROWS), scratch_bytes=self.scratch_bytes,
             row_sums=self.row_sums.ctypes.data if with_zeros else 0, zeros=w.zeros.ctypes.data if with_zeros else 0,
         )  # fmt: skip
