@@ -103,6 +103,20 @@ def test_rounding_carry_of_the_multiplier():
     assert quantize_multiplier(0.0) == (0, 0) and quantize_multiplier(2.0**-40) == (0, 0)
 
 
+def test_dequantize_of_rows_and_columns():
+    """Wider and higher than a tile, with sums of 0: 0 times a negative scale is -0.0, and stays it without a bias."""
+    rng = np.random.default_rng(4)
+    acc = rng.integers(-3, 4, (140, 150)).astype(np.int32)
+    columns, rows = rng.normal(size=150), rng.normal(size=140)
+    for bias in (None, rng.normal(size=150)):
+        check(acc, [lowgemm.Dequantize(columns, row_scale=rows, bias=bias)])
+    lhs, rhs = rng.integers(0, 9, (140, 20)).astype(np.uint8), rng.integers(-9, 9, (20, 150)).astype(np.int8)
+    output = [lowgemm.Dequantize(columns, row_scale=rows, bias=rng.normal(size=150))]
+    np.testing.assert_array_equal(
+        lowgemm.gemm(lhs, rhs, output=output), reference.gemm(lhs, rhs, output=output)
+    )
+
+
 def test_dequantize_and_tables():
     check(ACC, [lowgemm.Dequantize(np.linspace(-1, 1, N))])
     check(ACC, [lowgemm.Dequantize(np.arange(M) + 0.5, axis=0)])
