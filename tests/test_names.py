@@ -25,7 +25,9 @@ TOGETHER: dict[str, tuple[str, str]] = {
     "in_numba/test_in_numba": ("in_numba/*", "is one feature, used from functions that the test compiles"),
     "output/test_pipeline": ("output/* output/stages/*", "each stage alone, in pairs and in pipelines, on every kernel"),
     "onnx_run/test_onnx_nodes": ("onnx_run/*", "operators are tested by onnx's own cases"),
-    "onnx_run/test_onnx_convolution": ("onnx_run/geometry", "is where a convolution's windows lie"),
+    "onnx_run/test_onnx_convolution": (
+        "onnx_run/geometry engine/depthwise engine/depthwise_plan engine/filters engine/image",
+        "are where a convolution's windows lie, and its plan for a node or a layer"),
     "nn/test_layers": ("nn/[alpsw]* nn/conv nn/maccs nn/reference", "each is a layer, a part of all layers, or their definition"),
     "nn/test_routines": ("nn/filters nn/windows", "run those routines, and say where they look"),
     "nn/test_convert": ("nn/float_net quantization/equalization", "are what it converts, and what it does to two layers together"),
@@ -58,7 +60,6 @@ TOGETHER: dict[str, tuple[str, str]] = {
     "test_requantize": ("engine/sums", "runs pipelines on sums that are there"),
     "jit/test_target": ("jit/llvm_features", "names what the target has"),
     "jit/test_routine": ("jit/memory", "are the intrinsics that routines are made of"),
-    "test_reprs": ("checks/shown", "says how values are shown in these"),
     "test_copies": ("jit/addresses", "keeps what holds addresses from being copied"),
     # what needs processes of its own
     "reliability/test_disk_cache": ("jit/disk_cache", "is about several processes"),
