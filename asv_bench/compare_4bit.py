@@ -9,13 +9,8 @@ bitsandbytes decodes NF4 and multiplies in float32. Figures are medians in milli
 
 from __future__ import annotations
 
-import argparse
-import os
-import subprocess
-import sys
-
 import numpy as np
-from compare_blockwise import in_turn
+from compare_blockwise import by_threads, in_turn
 
 SIZE = 4096
 
@@ -96,23 +91,5 @@ def report(threads: int, seconds: float) -> None:
         print(f"| {m} | {' | '.join(f'{found[k]:.2f}' for k in names)} |", flush=True)
 
 
-def main() -> None:
-    """Each number of threads in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each comparison")
-    parser.add_argument("--here", action="store_true", help="in this process; for one number of threads")
-    arguments = parser.parse_args()
-    if arguments.here:
-        report(arguments.threads[0], arguments.seconds)
-        return
-    for threads in arguments.threads:
-        command = [sys.executable, __file__, "--here", "--threads", str(threads)]
-        command += ["--seconds", str(arguments.seconds)]
-        settings = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
-        settings |= {"NUMBA_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
-        subprocess.run(command, check=True, env=os.environ | settings)
-
-
 if __name__ == "__main__":
-    main()
+    by_threads(__file__, __doc__.splitlines()[0], report, 2.0, NUMBA_NUM_THREADS="2")

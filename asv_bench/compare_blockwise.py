@@ -162,23 +162,26 @@ def line(what: str, elements: int, found: dict[str, float], base: str, ours: tup
     print(f"| {what} | {elements >> 20} M | {times} | {gains} |", flush=True)
 
 
-def main() -> None:
-    """Each number of threads in a process of its own: thread pools take their size when they start."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def by_threads(
+    script: str, title: str, report: Callable[[int, float], None], seconds: float, **settings: str
+) -> None:
+    """Report for each number of threads in a process of its own: thread pools take their size when they start."""
+    parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each comparison")
+    parser.add_argument("--seconds", type=float, default=seconds, help="for each comparison")
     parser.add_argument("--here", action="store_true", help="in this process; for one number of threads")
     arguments = parser.parse_args()
     if arguments.here:
         report(arguments.threads[0], arguments.seconds)
         return
+    # OpenMP's threads would otherwise go on spinning after a call and take a core from the next one's
+    settings |= {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
     for threads in arguments.threads:
-        command = [sys.executable, __file__, "--here", "--threads", str(threads)]
+        command = [sys.executable, script, "--here", "--threads", str(threads)]
         command += ["--seconds", str(arguments.seconds)]
-        # OpenMP's threads would otherwise go on spinning after a call and take a core from the next one's
-        quiet = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
-        subprocess.run(command, check=True, env=os.environ | quiet)
+        counts = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
+        subprocess.run(command, check=True, env=os.environ | counts | settings)
 
 
 if __name__ == "__main__":
-    main()
+    by_threads(__file__, __doc__.splitlines()[0], report, 1.0)

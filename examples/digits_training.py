@@ -263,7 +263,9 @@ def trained(kind, seed, x, y):
     make = {"mlp": mlp, "conv": conv_net}[kind]
     net = described(train(make(np.random.default_rng(seed)), x, y, seed))
     if path:
-        path.write_bytes(pickle.dumps(net))
+        part = path.with_suffix(f".{os.getpid()}")  # another process may be reading or writing it
+        part.write_bytes(pickle.dumps(net))
+        part.replace(path)
     return net
 
 

@@ -40,8 +40,13 @@ ALL = RUNNABLE + [k.name for k in ODD]
 
 @pytest.fixture(scope="session", autouse=True)
 def _digits_are_trained_once(tmp_path_factory):
-    """A test and two examples want the same networks."""
-    os.environ["DIGITS_FOLDER"] = str(tmp_path_factory.mktemp("digits"))
+    """A test and two examples want the same networks; the workers of a parallel run share them."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder / "digits"
+    folder.mkdir(exist_ok=True)
+    os.environ["DIGITS_FOLDER"] = str(folder)
 
 
 @pytest.fixture(params=RUNNABLE)

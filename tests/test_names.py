@@ -1,6 +1,7 @@
 """Each module's test is found by its name: `lowgemm/room/part.py` is tested in `tests/room/test_part.py`.
 
-What is tested elsewhere is listed here, with the file to open and why. A new module needs a test of its name, or a line.
+Modules that one file tests together are listed here, with that file and why. A new module needs a test of its name, or to be
+named in such a line.
 """
 
 from __future__ import annotations
@@ -12,96 +13,59 @@ import lowgemm
 
 ROOT = pathlib.Path(lowgemm.__file__).parent
 TESTS = pathlib.Path(__file__).parent
-EVERY_KERNEL = "is emitted code, which only a whole product on each kernel can test"
-CHAIN = "is a step of a product: its own test would say again what the product is"
-#: Modules by pattern: where they are tested, and why there.
-ELSEWHERE: dict[str, tuple[str, str]] = {
-    # the root
-    "npz": ("nn/test_files.py", "reads and writes the files of networks and optimizers, whose tests damage each part"),
-    "requantize": ("output/test_requantize.py", "is the output pipeline without a product"),
-    "reference_fixedpoint": ("fixedpoint/test_fixedpoint.py", "is the definition that the fast functions are compared with"),
-    # blockwise
-    "blockwise/codebook": ("blockwise/test_codebooks.py", "books are compared through the functions that use them"),
-    "blockwise/levels": ("blockwise/test_codebooks.py", "makes the levels of those books"),
-    "blockwise/coded": ("blockwise/test_coding.py", "is what coding gives"),
-    "blockwise/emit": ("blockwise/test_coding.py", "is the emitted code of coding, compared on every target"),
-    "blockwise/spans": ("blockwise/test_coding.py", "are the steps of coding a block"),
-    "blockwise/routines": ("blockwise/test_coding.py", "are the tasks of coding"),
-    "blockwise/packed4": ("blockwise/test_four_bit.py", "packs the weights of that product"),
-    "blockwise/product4": ("blockwise/test_four_bit.py", "is that product"),
-    "blockwise/rowjob": ("blockwise/test_four_bit.py", "hands out the columns of that product"),
-    "blockwise/rowstore": ("blockwise/test_four_bit.py", "is the end of that product"),
-    "blockwise/rowtile": ("blockwise/test_four_bit.py", "is the emitted code of that product, compared on every kernel"),
-    "blockwise/reference": ("blockwise/test_coding.py", "is the definition that coding is compared with"),
-    "blockwise/reference_optimizers": ("blockwise/test_optimizers.py", "is the definition of the steps"),
-    "blockwise/rules": ("blockwise/test_optimizers.py", "are the rules of the steps"),
-    "blockwise/steps": ("blockwise/test_optimizers.py", "is the loop of the steps"),
-    "blockwise/state": ("blockwise/test_optimizers.py", "is the state that steps change"),
-    "blockwise/optimizer": ("blockwise/test_optimizers.py", "is what all optimizers share"),
-    "blockwise/vectorwise": ("blockwise/test_mixed.py", "codes the rows of that product"),
-    # checks
-    "checks/onnx": ("compat/test_onnx.py", "checks the arguments of these operators"),
-    "checks/values": ("checks/test_arguments.py", "arguments are made of values"),
-    # command line
-    "cli/*": ("cli/test_cli.py", "commands are tested as they are called, by one file"),
-    # compat
-    "compat/onnx_passes": ("onnx_run/test_onnx_passes.py", "is used by the runner, which has the models to test it with"),
-    # engine
-    "engine/array_objects": ("engine/test_zero_points.py", "reads NumPy's objects in compiled code, as these do"),
-    "engine/batch": ("test_gemm.py", CHAIN),
-    "engine/call": ("test_gemm.py", CHAIN),
-    "engine/compensation": ("test_gemm.py", CHAIN),
-    "engine/entry": ("engine/test_ready.py", "is Python's way into a remembered call"),
-    "engine/packing": ("engine/test_packed_rhs.py", "what is packed is unpacked again, on every kernel"),
-    "engine/packing_ir": ("test_gemm.py", CHAIN),
-    "engine/plan": ("test_gemm.py", CHAIN),
-    "engine/planned": ("engine/test_ready.py", "is a remembered call in the user's hands"),
-    "engine/planner": ("in_numba/test_in_numba.py", "is compared in Python and compiled"),
-    "engine/records": ("in_numba/test_in_numba.py", "are what the planner fills"),
-    "engine/region": ("reliability/test_threads.py", "is the way without a team, tested in processes of their own"),
-    "engine/seen": ("engine/test_ready.py", "is the memory of calls"),
-    "engine/sums": ("output/test_requantize.py", "runs pipelines on sums that are there"),
-    "engine/threadpool_controller": ("reliability/test_thread_limits.py", "is threadpoolctl's way in"),
-    "engine/threads": ("reliability/test_threads.py", "is about several threads, in processes of their own"),
-    "engine/tiles": ("test_gemm.py", CHAIN),
-    # fixed point
-    "fixedpoint/*": ("fixedpoint/test_fixedpoint.py", "one file compares all functions, in all their forms, with the definitions"),
-    # inside compiled code
-    "in_numba/*": ("in_numba/test_in_numba.py", "is one feature, tested from compiled functions"),
-    # compiled code
-    "jit/addresses": ("test_copies.py", "keeps what holds addresses from being copied"),
-    "jit/llvm_features": ("jit/test_target.py", "names what the target has"),
-    "jit/disk_cache": ("reliability/test_disk_cache.py", "is about several processes"),
-    "jit/memory": ("jit/test_routine.py", "are the intrinsics that routines are made of"),
-    "jit/scratch": ("reliability/test_guard_pages.py", "is memory, tested with guard pages around it"),
-    # kernels
-    "kernels/*": ("kernels/test_kernels.py", EVERY_KERNEL),
-    # networks
-    "nn/conv": ("nn/test_layers.py", "is a layer"),
-    "nn/filters": ("nn/test_routines.py", "runs those routines"),
-    "nn/float_net": ("nn/test_convert.py", "is the float network that is converted"),
-    "nn/windows": ("nn/test_routines.py", "says where those routines look"),
-    "nn/[alpsw]*": ("nn/test_layers.py", "is a layer, or a part of all layers"),
-    "nn/maccs": ("nn/test_layers.py", "counts what layers do"),
-    "nn/reference": ("nn/test_layers.py", "is the definition that layers are compared with"),
-    # ONNX
-    "onnx_run/contrib": ("onnx_run/test_onnx_contrib.py", "the file has the name of the package in front"),
-    "onnx_run/model": ("onnx_run/test_onnx_model.py", "the file has the name of the package in front"),
-    "onnx_run/rewrite": ("onnx_run/test_onnx_rewrite.py", "the file has the name of the package in front"),
-    "onnx_run/convolution": ("onnx_run/test_onnx_conv.py", "the file has the operator's name"),
-    "onnx_run/geometry": ("onnx_run/test_onnx_conv.py", "is where a convolution's windows lie"),
-    "onnx_run/*": ("onnx_run/test_onnx_nodes.py", "operators are tested by onnx's own cases"),
-    # output
-    "output/*": ("output/test_pipeline.py", "each stage alone, in pairs and in pipelines, on every kernel"),
-    "output/stages/*": ("output/test_pipeline.py", "each stage alone, in pairs and in pipelines, on every kernel"),
-    # quantization
-    "quantization/bias": ("quantization/test_folding.py", "corrects what folding changes"),
-    "quantization/calibrate": ("quantization/test_observers.py", "fills observers"),
-    "quantization/observer": ("quantization/test_observers.py", "is what all observers share"),
-    "quantization/search": ("quantization/test_observers.py", "are two of the observers"),
-    "quantization/equalization": ("nn/test_convert.py", "changes two layers together"),
-    "quantization/loops": ("quantization/test_affine.py", "are the loops of these functions"),
-    "quantization/*": ("quantization/test_report.py", "is a part of the report"),
+#: Rooms whose tests have a word in front of the module's name, because `test_model.py` or `test_passes.py` alone would say
+#: little in a list of failures.
+IN_FRONT = {"onnx_run": "onnx_"}
+
+#: Test file: the modules that it tests beside the one it is called after, and why they have no file of their own.
+TOGETHER: dict[str, tuple[str, str]] = {
+    # one feature in several modules, which users see as one and tests call as one
+    "cli/test_cli": ("cli/*", "commands are tested as they are called"),
+    "fixedpoint/test_fixedpoint": ("fixedpoint/* reference_fixedpoint", "every function in all its forms, beside its definition"),
+    "in_numba/test_in_numba": ("in_numba/*", "is one feature, used from functions that the test compiles"),
+    "output/test_pipeline": ("output/* output/stages/*", "each stage alone, in pairs and in pipelines, on every kernel"),
+    "onnx_run/test_onnx_nodes": ("onnx_run/*", "operators are tested by onnx's own cases"),
+    "onnx_run/test_onnx_convolution": (
+        "onnx_run/geometry engine/depthwise engine/depthwise_plan engine/filters engine/image",
+        "are where a convolution's windows lie, and its plan for a node or a layer"),
+    "nn/test_layers": ("nn/[alpsw]* nn/conv nn/maccs nn/reference", "each is a layer, a part of all layers, or their definition"),
+    "nn/test_routines": ("nn/filters nn/windows", "run those routines, and say where they look"),
+    "nn/test_convert": ("nn/float_net quantization/equalization", "are what it converts, and what it does to two layers together"),
+    "nn/test_files": ("npz", "reads and writes the files of networks, which this damages part by part"),
+    "quantization/test_observers": ("quantization/calibrate quantization/observer quantization/search", "are what observers share or do"),
+    "quantization/test_folding": ("quantization/bias", "corrects what folding changes"),
+    "quantization/test_affine": ("quantization/loops", "are the loops of these functions"),
+    "quantization/test_report": ("quantization/*", "is a part of the report"),
+    "blockwise/test_codebooks": ("blockwise/codebook blockwise/levels", "books and levels are seen through what they code"),
+    "blockwise/test_coding": (
+        "blockwise/coded blockwise/emit blockwise/spans blockwise/routines blockwise/reference",
+        "are the steps of coding a block, compared on every target, its result and its definition"),
+    "blockwise/test_four_bit": (
+        "blockwise/packed4 blockwise/product4 blockwise/rowjob blockwise/rowstore blockwise/rowtile", "is that product, emitted for each kernel"),
+    "blockwise/test_mixed": ("blockwise/vectorwise", "codes the rows of that product"),
+    "blockwise/test_optimizers": ("blockwise/optimizer blockwise/state", "are what all optimizers share, and what they change"),
+    "blockwise/test_rules": ("blockwise/reference_optimizers", "is the definition of the rules"),
+    "compat/test_onnx": ("checks/onnx", "checks the arguments of these operators"),
+    "onnx_run/test_onnx_passes": ("compat/onnx_passes", "is used by the runner, which has the models to test it with"),
+    # emitted code, which only a whole product on each kernel can test
+    "kernels/test_kernels": ("kernels/* kernels/framework/* kernels/tools/*", "contract, assembly and products of each kernel"),
+    # steps of a product: a test of their own would say again what the product is
+    "test_gemm": (
+        "engine/batch engine/call engine/compensation engine/packing_ir engine/plan engine/tiles",
+        "products of every shape, layout, sign and zero point, on every kernel"),
+    "engine/test_ready": ("engine/entry engine/planned engine/seen", "are a remembered call: Python's way in, its handle, its memory"),
+    "engine/test_packed_rhs": ("engine/packing", "what is packed is unpacked again, on every kernel"),
+    "engine/test_planner": ("engine/records", "are what the planner fills"),
+    "engine/test_zero_points": ("engine/array_objects", "reads NumPy's objects in compiled code, as these do"),
+    "test_requantize": ("engine/sums", "runs pipelines on sums that are there"),
+    "jit/test_target": ("jit/llvm_features", "names what the target has"),
+    "jit/test_routine": ("jit/memory", "are the intrinsics that routines are made of"),
+    "test_copies": ("jit/addresses", "keeps what holds addresses from being copied"),
+    # what needs processes of its own
+    "reliability/test_disk_cache": ("jit/disk_cache", "is about several processes"),
+    "reliability/test_guard_pages": ("jit/scratch", "is memory, tested with guard pages around it"),
+    "reliability/test_threads": ("engine/threads engine/region", "are about several threads"),
+    "reliability/test_thread_limits": ("engine/threadpool_controller", "is threadpoolctl's way in"),
 }  # fmt: skip
 
 
@@ -112,27 +76,24 @@ def modules() -> list[str]:
 
 def has_its_own(module: str) -> bool:
     room, _, name = module.rpartition("/")
-    return (TESTS / room / f"test_{name}.py").exists()
+    return (TESTS / room / f"test_{IN_FRONT.get(room, '')}{name}.py").exists()
 
 
-def line_of(module: str) -> str | None:
-    """The first pattern that fits: as in a shell, but a star stays in its folder, except in `kernels`."""
-    for pattern in ELSEWHERE:
-        if fnmatch.fnmatchcase(module, pattern):
-            deep = module.count("/") > pattern.count("/")
-            if not deep or pattern == "kernels/*":
-                return pattern
-    return None
+def pattern_of(module: str) -> str | None:
+    """The pattern of `TOGETHER` that fits, as in a shell, where a star stays in its folder; the plain name first."""
+    patterns = [p for names, _ in TOGETHER.values() for p in names.split()]
+    fits = [p for p in patterns if fnmatch.fnmatchcase(module, p) and module.count("/") == p.count("/")]
+    return max(fits, key=lambda p: ("*" not in p, len(p)), default=None)
 
 
 def test_every_module_has_a_test_of_its_name_or_a_line():
-    lost = [m for m in modules() if not has_its_own(m) and line_of(m) is None]
-    assert not lost, f"no tests/.../test_NAME.py and no line in ELSEWHERE: {lost}"
+    lost = [m for m in modules() if not has_its_own(m) and pattern_of(m) is None]
+    assert not lost, f"no tests/.../test_NAME.py and no line in TOGETHER: {lost}"
 
 
 def test_every_line_is_needed_and_leads_to_a_test():
-    used = {line_of(m) for m in modules() if not has_its_own(m)}
-    stale = sorted(set(ELSEWHERE) - used)
-    assert not stale, f"these lines of ELSEWHERE fit no module that needs one: {stale}"
-    lost = sorted({file for file, _ in ELSEWHERE.values() if not (TESTS / file).exists()})
+    used = {pattern_of(m) for m in modules() if not has_its_own(m)}
+    stale = [p for names, _ in TOGETHER.values() for p in names.split() if p not in used]
+    assert not stale, f"these patterns of TOGETHER fit no module that needs one: {stale}"
+    lost = sorted(file for file in TOGETHER if not (TESTS / f"{file}.py").exists())
     assert not lost, lost

@@ -298,12 +298,12 @@ def _compiled_step(
         divides=rule in rules.DIVIDING, states=len(state.books), wide=state.wide,
     )  # fmt: skip
     jobs.divide(job, p.size, state.blocksize)
-    job.group = steps.blocks_at_once(job.blocksize)
+    scratch_bytes = steps.lay_out(job)
     for one, values in zip(job.state, state.values, strict=False):
         one.values = values.ctypes.data
     for one, scales, book in zip(job.state, state.scales, state.books, strict=False):
         one.scales, one.book = scales.ctypes.data, book.blob.ctypes.data
-    jobs.run(steps.step, job, jobs.choose_threads(num_threads, p.size), steps.scratch_bytes(job.blocksize))
+    jobs.run(steps.step, job, jobs.choose_threads(num_threads, p.size), scratch_bytes)
     return job.bad
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-from numba import njit
 
 from lowgemm.blockwise.emit import STEP, compress, prefetch
 from lowgemm.blockwise.job import BlocksJob
 from lowgemm.blockwise.records import Number, Pointer, Record, dtype_of
 from lowgemm.blockwise.routines import block_count
+from lowgemm.blockwise.rules import OPERANDS
 from lowgemm.blockwise.spans import (
     STEPS,
     decide,
@@ -23,8 +23,8 @@ from lowgemm.blockwise.spans import (
     quantize_span,
 )
 from lowgemm.fixedpoint.rows import INFINITY_BITS
-from lowgemm.jit.memory import as_address, offset, pointer_field, stack, take_field
-from lowgemm.jit.routine import call_address, routine
+from lowgemm.jit.memory import as_address, copy_bytes, offset, pointer_field, stack, take_field
+from lowgemm.jit.routine import call_for_address, inner, routine
 
 #: Elements that are worked on at once, in whole blocks. To call a rule for each 256 costs little. 64 elements
 #: of Adam take 89 ns with 256, and 93 ns with 1024, whose states hardly fit in L1 (one core of a Zen 4, data
@@ -59,31 +59,31 @@ class StepJob(BlocksJob):
         ("rule", Number), ("divides", Number),
         # how many states there are, whether they are float32, and each of them
         ("states", Number), ("wide", Number), ("state", OneState * MAX_STATES),
-        # blocks of a span
-        ("group", Number),
+        # blocks of a span; bytes from one state of a span to the next in scratch memory, and where the rest begins there
+        ("group", Number), ("stride", Number), ("largest_at", Number), ("before_at", Number),
     )  # fmt: skip
 
 
 STEP_JOB = dtype_of(StepJob)
+OPERANDS_BYTES = OPERANDS.itemsize
+#: Times `STEP` elements for which part 1 and coding take turns. With 1 the calls of the rule cost more.
+TOGETHER = 2
+#: Bytes of their float32 values; unsigned like addresses, since Numba makes a float of an unsigned and a signed number.
+MOVE = np.uint64(4 * STEP * TOGETHER)
 
 
-def blocks_at_once(blocksize: int) -> int:
-    """Blocks of a span."""
-    return max(1, SPAN // blocksize)
+def lay_out(job: StepJob) -> int:
+    """Enter the size of a span and where things lie in a worker's scratch memory; returns its bytes.
 
-
-def _stride(group: int, blocksize: int) -> int:
-    return -(-4 * group * blocksize // 64) * 64
-
-
-def scratch_bytes(blocksize: int) -> int:
-    """Bytes that a worker needs.
-
-    The states of a span, the largest absolute value of each of their blocks, and what a block had before:
-    parameters and codes, to put back if a parameter becomes NaN or infinite.
+    First the states of a span, then the new ones, the largest absolute value of each state's blocks, and what
+    a block had before: parameters and codes, to put back if a parameter becomes NaN or infinite. Each begins
+    with a cache line.
     """
-    group = blocks_at_once(blocksize)
-    return MAX_STATES * (_stride(group, blocksize) + 4 * group) + (4 + MAX_STATES) * blocksize
+    job.group = max(1, SPAN // job.blocksize)
+    job.stride = -(-4 * job.group * job.blocksize // 64) * 64
+    job.largest_at = 2 * MAX_STATES * job.stride
+    job.before_at = job.largest_at + -(-4 * MAX_STATES * job.group // 64) * 64
+    return job.before_at + (4 + MAX_STATES) * job.blocksize
 
 
 @routine("ppn")
@@ -92,24 +92,13 @@ def step(job_address, scratch, task):
     jobs = numba.carray(job_address, (1,), STEP_JOB)
     job = jobs[0]
     n, blocksize, chunk, group = job.n, job.blocksize, job.chunk, job.group
-    blocks = block_count(job)
-    p, g, h = (
-        pointer_field(job, "parameters"),
-        pointer_field(job, "gradient"),
-        pointer_field(job, "constants"),
-    )
-    stride = (4 * group * blocksize + 63) // 64 * 64
-    largest = numba.carray(offset(scratch, MAX_STATES * stride), (MAX_STATES * group,), np.int32)
-    before_p = offset(scratch, MAX_STATES * (stride + 4 * group))
-    before_codes = offset(before_p, 4 * blocksize)
-    inverses = numba.carray(stack(16), (MAX_STATES,), np.float32)
-    new_scales = stack(16)
-    scales = numba.carray(new_scales, (MAX_STATES,), np.float32)
-    scale_bits = numba.carray(new_scales, (MAX_STATES,), np.int32)
-    masks = stack(1536)  # of MAX_STATES * STEPS int64
-    s1, s2 = as_address(scratch), as_address(offset(scratch, stride))
-    s3 = as_address(offset(scratch, 2 * stride))
-    states, wide, rule = job.states, job.wide != 0, job.rule
+    states, wide, blocks = job.states, job.wide != 0, block_count(job)
+    p, g = pointer_field(job, "parameters"), pointer_field(job, "gradient")
+    largest = numba.carray(offset(scratch, job.largest_at), (MAX_STATES * group,), np.int32)
+    space = stack(OPERANDS_BYTES)
+    operands = numba.carray(space, (1,), OPERANDS)[0]
+    operands.constants = as_address(pointer_field(job, "constants"))
+    operands.largest = as_address(offset(scratch, job.largest_at))
     last = min((task + 1) * chunk, blocks)
     for block in range(task * chunk, last, group):
         count = min(group, last - block)
@@ -119,97 +108,140 @@ def step(job_address, scratch, task):
         if ahead + size <= n:
             prefetch(offset(p, 4 * ahead), 4 * size, 1)
             prefetch(offset(g, 4 * ahead), 4 * size, 0)
-        span_p, span_g = offset(p, 4 * first), offset(g, 4 * first)
-        for k in range(states):
-            load_state(job, k, wide, block, count, blocksize, blocks, n, offset(scratch, k * stride))
-        call_address(rule, (0, size, as_address(span_p), as_address(span_g), s1, s2, s3, as_address(h)))
+        if not wide:
+            for k in range(states):
+                decode_state(job, k, block, count, offset(scratch, k * job.stride))
+        point_at_states(operands, job, scratch, first)
+        point_at(operands, job, scratch, first, 0)
+        call_for_address(job.rule, (0, size, as_address(space)))
         finite = True
         for k in range(states):
             for i in range(count):
-                block_values = offset(scratch, k * stride + 4 * i * blocksize)
-                bits = largest_bits(block_values, min(blocksize, size - i * blocksize))
-                largest[k * group + i] = bits
-                finite = finite and bits < INFINITY_BITS
+                if group > 1:  # else the rule did it
+                    values = offset(scratch, (MAX_STATES + k) * job.stride + 4 * i * blocksize)
+                    largest[k * group + i] = largest_bits(values, min(blocksize, size - i * blocksize))
+                finite = finite and largest[k * group + i] < INFINITY_BITS
         for i in range(count):
-            at, length = i * blocksize, min(blocksize, size - i * blocksize)
+            good = True
             if not finite:  # rare
-                good = True
                 for k in range(states):
                     good = good and largest[k * group + i] < INFINITY_BITS
+            if good:
+                at = i * blocksize
+                length = min(blocksize, size - at)
+                point_at(operands, job, scratch, first, at)
+                if wide:
+                    bits = finish_wide(job, space, scratch, first, at, length)
+                else:
+                    bits = finish_coded(job, operands, space, scratch, block, i, length, largest)
+                good = bits < INFINITY_BITS
                 if not good:
-                    take_field(jobs, "bad", 1)
-                    continue
-            block_p, block_g = offset(span_p, 4 * at), offset(span_g, 4 * at)
-            steps = length // STEP
-            together = job.divides != 0 and not wide and length % STEP == 0 and steps <= STEPS
-            for k in range(states):
-                if not wide:
-                    scale_bits[k] = largest[k * group + i]
-                    inverses[k] = inverse_if_fast(scales[k], pointer_field(job.state[k], "book"))
-                    together = together and inverses[k] != 0
-            copy_span(block_p, length, before_p)
-            if together:
-                for k in range(states):
-                    codes = offset(pointer_field(job.state[k], "values"), first + at)
-                    copy_bytes(codes, length, offset(before_codes, k * blocksize))
-                # Part 1 waits for divisions and roots, coding for shuffles: 64 elements of each in turn
-                # overlap in the processor, and Adam's step takes 12 % less.
-                for s in range(steps):
-                    here_at = 4 * (at + s * STEP)
-                    call_address(
-                        rule,
-                        (
-                            1, STEP, as_address(offset(block_p, 4 * s * STEP)),
-                            as_address(offset(block_g, 4 * s * STEP)),
-                            s1 + here_at, s2 + here_at, s3 + here_at, as_address(h),
-                        ),
-                    )  # fmt: skip
-                    for k in range(states):
-                        compress(
-                            offset(scratch, k * stride + here_at),
-                            inverses[k],
-                            pointer_field(job.state[k], "book"),
-                            offset(pointer_field(job.state[k], "values"), first + at + s * STEP),
-                            1,
-                            offset(masks, 8 * (k * STEPS + s)),
-                        )
-                if largest_bits(block_p, length) >= INFINITY_BITS:
-                    copy_span(before_p, length, block_p)
-                    for k in range(states):
-                        codes = offset(pointer_field(job.state[k], "values"), first + at)
-                        copy_bytes(offset(before_codes, k * blocksize), length, codes)
-                    take_field(jobs, "bad", 1)
-                    continue
-                for k in range(states):
-                    put_scale(job, k, block + i, blocks, scales[k])
-                    decide(
-                        offset(scratch, k * stride + 4 * at),
-                        steps,
-                        scales[k],
-                        pointer_field(job.state[k], "book"),
-                        offset(masks, 8 * k * STEPS),
-                        offset(pointer_field(job.state[k], "values"), first + at),
-                    )
-                continue
-            call_address(
-                rule,
-                (
-                    1, length, as_address(block_p), as_address(block_g),
-                    s1 + 4 * at, s2 + 4 * at, s3 + 4 * at, as_address(h),
-                ),
-            )  # fmt: skip
-            if largest_bits(block_p, length) >= INFINITY_BITS:
-                copy_span(before_p, length, block_p)
+                    copy_span(offset(scratch, job.before_at), length, offset(p, 4 * (first + at)))
+            if not good:
                 take_field(jobs, "bad", 1)
-                continue
+
+
+@inner
+def point_at(operands, job, scratch, first, at):
+    """Point all but the old states at element `at` of the span that begins with element `first`."""
+    operands.parameters = as_address(offset(pointer_field(job, "parameters"), 4 * (first + at)))
+    operands.gradient = as_address(offset(pointer_field(job, "gradient"), 4 * (first + at)))
+    operands.before = as_address(offset(scratch, job.before_at))
+    new = as_address(offset(scratch, MAX_STATES * job.stride + 4 * at))
+    operands.new1, operands.new2, operands.new3 = new, new + job.stride, new + 2 * job.stride
+
+
+@inner
+def point_at_states(operands, job, scratch, first):
+    """Point the old states of a span to where they are: of float32 in the tensor, else decoded in `scratch`."""
+    if job.wide != 0:
+        operands.old1 = as_address(offset(pointer_field(job.state[0], "values"), 4 * first))
+        operands.old2 = as_address(offset(pointer_field(job.state[1], "values"), 4 * first))
+        operands.old3 = as_address(offset(pointer_field(job.state[2], "values"), 4 * first))
+    else:
+        old = as_address(scratch)
+        operands.old1, operands.old2, operands.old3 = old, old + job.stride, old + 2 * job.stride
+
+
+@inner
+def finish_wide(job, operands, scratch, first, at, length):
+    """Part 1 of a block whose states are float32. They are stored if the bits that it returns are finite."""
+    bits = call_for_address(job.rule, (1, length, as_address(operands)))
+    if bits < INFINITY_BITS:
+        for k in range(job.states):
+            values = offset(scratch, (MAX_STATES + k) * job.stride + 4 * at)
+            copy_span(values, length, offset(pointer_field(job.state[k], "values"), 4 * (first + at)))
+    return bits
+
+
+@inner
+def finish_coded(job, operands, operands_at, scratch, first_block, i, length, largest):
+    """Part 1 of block number `i` of a span, and its states' codes if the bits that it returns are finite."""
+    blocksize, states = job.blocksize, job.states
+    block, steps = first_block + i, length // STEP
+    start = block * blocksize
+    new = offset(scratch, MAX_STATES * job.stride + 4 * i * blocksize)
+    inverses = numba.carray(stack(16), (MAX_STATES,), np.float32)
+    new_scales = stack(16)
+    scales = numba.carray(new_scales, (MAX_STATES,), np.float32)
+    scale_bits = numba.carray(new_scales, (MAX_STATES,), np.int32)
+    together = job.divides != 0 and length % STEP == 0 and steps <= STEPS
+    for k in range(states):
+        scale_bits[k] = largest[k * job.group + i]
+        inverses[k] = inverse_if_fast(scales[k], pointer_field(job.state[k], "book"))
+        together = together and inverses[k] != 0
+    if not together:
+        bits = call_for_address(job.rule, (1, length, as_address(operands_at)))
+        if bits < INFINITY_BITS:
             for k in range(states):
-                if not wide:
-                    put_scale(job, k, block + i, blocks, scales[k])
-                values = offset(scratch, k * stride + 4 * at)
-                store_state(job, k, wide, block + i, length, blocksize, scales[k], values)
+                codes, book = (
+                    offset(pointer_field(job.state[k], "values"), start),
+                    pointer_field(job.state[k], "book"),
+                )
+                scales_of(job, k)[block] = scales[k]
+                quantize_span(offset(new, k * job.stride), length, scales[k], book, codes)
+        return bits
+    # Part 1 waits for divisions and roots, coding for shuffles: some elements of each in turn overlap in the
+    # processor, and Adam's step takes 12 % less.
+    masks = stack(1536)  # of MAX_STATES * STEPS int64
+    codes_before = offset(scratch, job.before_at + 4 * blocksize)
+    bits = np.int64(0)
+    for s in range(0, steps, TOGETHER):
+        now = min(TOGETHER, steps - s)
+        bits = max(bits, call_for_address(job.rule, (1, now * STEP, as_address(operands_at))))
+        for k in range(states):
+            codes = offset(pointer_field(job.state[k], "values"), start + s * STEP)
+            for i in range(now):
+                copy_bytes(
+                    offset(codes_before, k * blocksize + (s + i) * STEP), offset(codes, i * STEP), STEP
+                )
+            compress(
+                offset(new, k * job.stride + 4 * s * STEP),
+                inverses[k],
+                pointer_field(job.state[k], "book"),
+                codes,
+                now,
+                offset(masks, 8 * (k * STEPS + s)),
+            )
+        operands.parameters += MOVE
+        operands.gradient += MOVE
+        operands.before += MOVE
+        operands.new1 += MOVE
+        operands.new2 += MOVE
+        operands.new3 += MOVE
+    for k in range(states):
+        codes = offset(pointer_field(job.state[k], "values"), start)
+        if bits >= INFINITY_BITS:
+            for s in range(steps):
+                copy_bytes(offset(codes, s * STEP), offset(codes_before, k * blocksize + s * STEP), STEP)
+        else:
+            scales_of(job, k)[block] = scales[k]
+            book = pointer_field(job.state[k], "book")
+            decide(offset(new, k * job.stride), steps, scales[k], book, offset(masks, 8 * k * STEPS), codes)
+    return bits
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def copy_span(source, n, target):
     """Copy n float32 values; a plain loop, which is four times as fast as assigning a slice."""
     a, b = numba.carray(source, (n,), np.float32), numba.carray(target, (n,), np.float32)
@@ -217,43 +249,18 @@ def copy_span(source, n, target):
         b[i] = a[i]
 
 
-@njit(nogil=True, error_model="numpy")
-def copy_bytes(source, n, target):
-    """Copy n bytes."""
-    a, b = numba.carray(source, (n,), np.uint8), numba.carray(target, (n,), np.uint8)
-    for i in range(n):
-        b[i] = a[i]
-
-
-@njit(nogil=True, error_model="numpy")
-def load_state(job, k, wide, block, count, blocksize, blocks, n, out):
+@inner
+def decode_state(job, k, block, count, out):
     """Float32 values of `count` blocks of state number `k`."""
-    source = pointer_field(job.state[k], "values")
-    first = block * blocksize
-    if wide:
-        size = min(count * blocksize, n - first)
-        copy_span(offset(source, 4 * first), size, out)
-        return
-    scales = numba.carray(pointer_field(job.state[k], "scales"), (blocks,), np.float32)
-    book = pointer_field(job.state[k], "book")
+    blocksize, first, scales = job.blocksize, block * job.blocksize, scales_of(job, k)
+    codes, book = pointer_field(job.state[k], "values"), pointer_field(job.state[k], "book")
     for i in range(count):
         start = first + i * blocksize
-        size = min(blocksize, n - start)
-        dequantize_span(offset(source, start), size, scales[block + i], book, offset(out, 4 * i * blocksize))
+        size = min(blocksize, job.n - start)
+        dequantize_span(offset(codes, start), size, scales[block + i], book, offset(out, 4 * i * blocksize))
 
 
-@njit(nogil=True, error_model="numpy")
-def put_scale(job, k, block, blocks, scale):
-    """Write the scale of a block of state number `k`."""
-    numba.carray(pointer_field(job.state[k], "scales"), (blocks,), np.float32)[block] = scale
-
-
-@njit(nogil=True, error_model="numpy")
-def store_state(job, k, wide, block, size, blocksize, scale, values):
-    """Write one block of state number `k` back: as it is, or as codes with this scale."""
-    target = pointer_field(job.state[k], "values")
-    first = block * blocksize
-    if wide:
-        copy_span(values, size, offset(target, 4 * first))
-        return
-    quantize_span(values, size, scale, pointer_field(job.state[k], "book"), offset(target, first))
+@inner
+def scales_of(job, k):
+    """Scales of the blocks of state number `k`."""
+    return numba.carray(pointer_field(job.state[k], "scales"), (block_count(job),), np.float32)

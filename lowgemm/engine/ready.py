@@ -24,10 +24,13 @@ from lowgemm.engine.call import Call
 from lowgemm.engine.plan import Plan
 from lowgemm.engine.zero_points import NUMBER, Zeros, kind_of
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.jit.scratch import borrow, borrowed, give_back
+from lowgemm.jit.scratch import aligned_empty, borrow, borrowed, give_back
 from lowgemm.output.pipeline import raise_failures
 
 _empty, _share = np.empty, np.may_share_memory
+#: Bytes of scratch memory up to which calls with functions of the user's keep their own between calls: to borrow the thread's
+#: takes a tenth of a product of 32 cubed.
+OWN_SCRATCH = 1 << 15
 
 
 def fits(out: np.ndarray, *inputs: np.ndarray) -> bool:
@@ -88,7 +91,7 @@ class Ready(NotCopied):
         self._scratch = self._zeros.end
         #: First argument of the built-in functions; None where they do not work.
         self._record = self._call_record(plan.numbers) if plan.enter else None
-        #: Copies of the plan's numbers that no call is using; see `_borrowed_plan`.
+        #: What calls with functions of the user's left over: a record, numbers of the plan, watches, memory.
         self._lent: list[Any] = []
 
     def _call_record(self, numbers: np.ndarray) -> np.ndarray:
@@ -101,7 +104,9 @@ class Ready(NotCopied):
 
     def run(self, lhs: Any, rhs: Any, out: Any, lhs_zero: Any, rhs_zero: Any) -> Any:
         """Multiply; None, and nothing written, if something is not as it must be, the pattern included."""
-        if self._enter is None or self._customs or self._number:
+        if self._customs and self._record is not None:
+            return self._run_functions(lhs, rhs, out, lhs_zero, rhs_zero)
+        if self._enter is None or self._number:
             return self._run(lhs, rhs, out, lhs_zero, rhs_zero)
         if out is None:
             out = _empty(self._shape, self._result)
@@ -113,9 +118,7 @@ class Ready(NotCopied):
         return self._enter(self._record, lhs, rhs, None, out, borrowed(self._scratch), lhs_zero, rhs_zero)
 
     def _run(self, lhs: Any, rhs: Any, out: Any, lhs_zero: Any, rhs_zero: Any) -> Any:
-        """The same with all that a call can need: functions of the user's, an interpreter of any kind, a
-        number as the result.
-        """
+        """The same for an interpreter of any kind, and for a number as the result."""
         if self._record is None:
             inputs = (lhs,) if self._packed else (lhs, rhs)
             zeros_fit = all(INT32_MIN <= zero <= INT32_MAX for zero in (lhs_zero, rhs_zero))
@@ -124,14 +127,34 @@ class Ready(NotCopied):
             return self.by_addresses(lhs, rhs, out, int(lhs_zero), int(rhs_zero))
         to = _empty(self._shape, self._result) if out is None else out
         panels, sums = (rhs.panels, rhs.sums) if self._packed else (rhs, None)
-        lent = self._borrowed_plan() if self._customs else None
-        record, _, watches = lent or (self._record, None, ())
         space = borrow(self._scratch)
-        done = self._enter(record, lhs, panels, sums, to, space, lhs_zero, rhs_zero)
+        done = self._enter(self._record, lhs, panels, sums, to, space, lhs_zero, rhs_zero)
         give_back(space)
-        if lent is not None:
-            raise_failures(watches)
-            self._lent.append(lent)
+        if done is None:
+            return None
+        return to[()] if self._number and out is None else to
+
+    def _run_functions(self, lhs: Any, rhs: Any, out: Any, lhs_zero: Any, rhs_zero: Any) -> Any:
+        """The same with functions of the user's, which note failures in numbers that no other call writes to, and
+        which may multiply themselves, so that the call has memory of its own.
+        """
+        to = _empty(self._shape, self._result) if out is None else out
+        panels, sums = (rhs.panels, rhs.sums) if self._packed else (rhs, None)
+        try:
+            lent = self._lent.pop()  # of a call that is over
+        except IndexError:
+            numbers, watches = self.plan.watched()
+            space = aligned_empty(self._scratch) if self._scratch <= OWN_SCRATCH else None
+            lent = self._call_record(numbers), numbers, watches, space
+        record, _, watches, space = lent
+        if space is not None:
+            done = self._enter(record, lhs, panels, sums, to, space, lhs_zero, rhs_zero)
+        else:
+            space = borrow(self._scratch)
+            done = self._enter(record, lhs, panels, sums, to, space, lhs_zero, rhs_zero)
+            give_back(space)
+        raise_failures(watches)
+        self._lent.append(lent)
         if done is None:
             return None
         return to[()] if self._number and out is None else to
@@ -145,16 +168,6 @@ class Ready(NotCopied):
         right = (rhs.panels_address, rhs.sums_address) if packed else (rhs.ctypes.data, 0)
         self.plan.run(lhs.ctypes.data, *right, to.ctypes.data, lhs_zero, rhs_zero)
         return to[()] if self._number and out is None else to
-
-    def _borrowed_plan(self) -> Any:
-        """Numbers of the plan whose status words no other call writes to: of a call that is over, if there
-        are any.
-        """
-        try:
-            return self._lent.pop()
-        except IndexError:
-            numbers, watches = self.plan.watched()
-            return self._call_record(numbers), numbers, watches
 
 
 def ready(

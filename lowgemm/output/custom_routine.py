@@ -120,9 +120,7 @@ class CustomRoutine(NotCopied):
         return Step(self, *Filler(self.description)(values), may_fail=stage)
 
     def raise_failure(self, stage: Any, record: np.ndarray) -> None:
-        """Raise the exception that a call noted in its parameters, if it did."""
-        if not record["stopped"][0]:
-            return
+        """Raise the exception that a call noted in its parameters."""
         acc, row, col = (int(record[name][0]) for name in _FAILURE)
         name = getattr(stage.function, "__name__", "function")
         place = f"output: {name}({acc}, {row}, {col}) of a Custom stage failed: sum {acc} at row {row}, column {col}"

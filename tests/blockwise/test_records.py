@@ -22,6 +22,7 @@ RECORDS = [
     (rowjob.RowsProductJob, rowjob.ROWS_PRODUCT),
     (steps.StepJob, steps.STEP_JOB),
     (rules.Constants, rules.CONSTANTS),
+    (rules.Operands, rules.OPERANDS),
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import inspect
 import os
 import subprocess
@@ -18,10 +17,8 @@ from hypothesis import strategies as st
 from patience import PATIENCE
 
 import lowgemm
-from lowgemm import in_numba, kernels, reference
-from lowgemm.engine.plan import Operand, Plan
-from lowgemm.engine.records import PLAN, plan_of
-from lowgemm.in_numba import linked, planning
+from lowgemm import in_numba, reference
+from lowgemm.in_numba import linked
 from lowgemm.jit.stamp import source_stamp
 
 if numba.config.DISABLE_JIT:
@@ -262,45 +259,6 @@ def test_prange_and_threads():
     for t in workers:
         t.join()
     assert not wrong
-
-
-@pytest.mark.parametrize("name", dict.fromkeys([kernels.selected().name, "portable"]))
-def test_compiled_code_plans_as_python_does(name):
-    """One planner, run both ways: equal records, and stages with parameters of equal content."""
-    kernel = kernels.by_name(name)
-    record = planning.kernel_record(kernel)
-    small = st.sampled_from([1, 2, 5, 16, 33, 129, 1000, 5000, 70000])
-    flag = st.booleans()
-
-    @settings(max_examples=150, deadline=None)
-    @given(small, small, small, flag, flag, flag, flag, flag, flag)
-    def check(m, n, depth, left, right, packed, bilinear, add, column_major):
-        lhs = Operand((m, depth), (depth, 1), "i" if left else "u")
-        rhs = Operand((depth, n), (0, 0) if packed else (n, 1), "i" if right else "u")
-        strides = (4, 4 * m) if column_major else (4 * n, 4)
-        plan = Plan(
-            kernel, lhs, rhs, result=np.dtype(np.int32), out_strides=strides, packed=packed, bilinear=bilinear,
-            accumulate=add, num_threads=1,
-        )  # fmt: skip
-        numbers = np.full(planning.PLAN_BYTES // 8, -1, np.int64)
-        planning.write_plan.ctypes(
-            record.ctypes.data, numbers.ctypes.data, m, n, depth, *lhs.strides, left, *rhs.strides, right, packed,
-            bilinear, add, *strides,
-        )  # fmt: skip
-        compiled = plan_of(numbers)
-        used = slice(int(bilinear), compiled.stages)
-        for address, other in zip(compiled.stage[used, 1], plan.p.stage[used, 1], strict=True):
-            contents = [(ctypes.c_int64 * 3).from_address(int(at)) for at in (address, other)]
-            assert list(contents[0]) == list(contents[1]) == [-(2**31), 2**31 - 1, add]
-        compiled.stage[: compiled.stages, 1] = plan.p.stage[: compiled.stages, 1]
-        # the record may be older than a template that was made anew meanwhile, which has zeros of its own
-        compiled.no_compensation = plan.p.no_compensation
-        assert compiled.tobytes() == plan.p.tobytes(), [
-            f for f in PLAN.names if np.any(compiled[f] != plan.p[f])
-        ]
-        assert np.array_equal(numbers, plan.numbers)  # the table of one product behind it, too
-
-    check()
 
 
 PROGRAM = """

@@ -29,15 +29,18 @@ TARGETS = {
     "cascadelake": "x86_avx512vnni",
     "alderlake": "x86_avxvnni",
 }
+#: Where NaN and infinity are looked at too: one target for each way to compare and to round, by SSE2, AVX2 and AVX-512.
+NONFINITE = {"generic", "haswell", "cascadelake"}
 
 
-def run(cpu: str, features: str | None = "") -> subprocess.CompletedProcess:
+def run(cpu: str, *wanted: str, features: str | None = "") -> subprocess.CompletedProcess:
     env = {**os.environ, "NUMBA_CPU_NAME": cpu}
     env.pop("NUMBA_CPU_FEATURES", None)
     if features is not None:
         env["NUMBA_CPU_FEATURES"] = features
     script = pathlib.Path(__file__).parents[1] / "forced_target.py"
-    return subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=PATIENCE)
+    call = [sys.executable, script, *wanted]
+    return subprocess.run(call, env=env, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("cpu", TARGETS)
@@ -45,10 +48,11 @@ def test_forced_cpu(cpu):
     needed = kernels.by_name(TARGETS[cpu]).features
     if not set(needed) <= target()[1]:
         pytest.skip(f"this machine cannot run {TARGETS[cpu]}: it needs {', '.join(needed)}")
-    done = run(cpu)
+    done = run(cpu, *["nonfinite"] * (cpu in NONFINITE))
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"default kernel {TARGETS[cpu]}" in done.stdout
+    assert ("NaN and infinity as documented" in done.stdout) == (cpu in NONFINITE)
 
 
 def test_name_alone_uses_only_what_name_and_host_share():
@@ -57,7 +61,7 @@ def test_name_alone_uses_only_what_name_and_host_share():
     With the form (Alder Lake, Zen 5 and later) `test_forced_cpu` runs it for real; without it,
     `test_kernels.py` reads its assembly and runs its tiles by the EVEX form and in plain IR.
     """
-    done = run("alderlake", features=None)
+    done = run("alderlake", "default", features=None)
     assert done.returncode == 0, done.stdout + done.stderr
     expected = "x86_avxvnni" if "avxvnni" in target()[1] else "x86_avx2"
     assert f"default kernel {expected}" in done.stdout or "avx2" not in target()[1]

@@ -247,7 +247,7 @@ def test_an_interrupted_callback_of_llvm_loses_only_the_file(monkeypatch):
             assert add(4) == 4 + step
 
 
-#: A stage of the user's; prints its result, and whether anything was compiled.
+#: Stages of the user's; prints for each its result, and how many tile loops were saved for it.
 CUSTOM = """
 import math
 import numba, numpy as np, lowgemm
@@ -258,40 +258,46 @@ def spy(self, key, data):
     saved.append(self.base)
     save(self, key, data)
 disk_cache.CheckedFile.save = spy
-BY = {by}
 helper = numba.njit(lambda x: x + {more})
+"""
+STAGE = """
+BY = {by}
 def function(acc, row, col{table}):
     return {value}
-stage = lowgemm.Custom(function, {arrays})
-print(lowgemm.requantize(np.array([[3, -4, 9]], np.int32), stage).tolist(), sum("loop" in s for s in saved))
+before = sum("loop" in s for s in saved)
+result = lowgemm.requantize(np.array([[3, -4, 9]], np.int32), lowgemm.Custom(function, {arrays}))
+print(result.tolist(), "saved", sum("loop" in s for s in saved) - before)
 """
 
 
-def custom(folder, value, by="2", more="1", arrays="()"):
-    """Result, and how many tile loops were saved."""
-    table = ", table" if "table" in value else ""
-    code = CUSTOM.format(value=value, by=by, more=more, arrays=arrays, table=table)
-    result, saved = child.run(code, NUMBA_CACHE_DIR=str(folder)).strip().rsplit(" ", 1)
-    return result, int(saved)
+def custom(folder, *stages, more="1"):
+    """Result of each stage, of its code, value of BY and arrays, in one process; and how many tile loops were saved."""
+    code = CUSTOM.format(more=more)
+    for value, by, arrays in stages:
+        table = ", table" if "table" in value else ""
+        code += STAGE.format(value=value, by=by, arrays=arrays, table=table)
+    return child.run(code, NUMBA_CACHE_DIR=str(folder)).split("\n")[: len(stages)]
 
 
 def test_custom_stages_are_found_on_disk(tmp_path):
     """By all that they compute: byte code, globals by value, and kinds of the arrays, not their contents."""
-    plain = "max(acc * BY, 0) + math.floor(np.float32(1.5))"
-    assert custom(tmp_path, plain) == ("[[7, 1, 19]]", 1)
-    assert custom(tmp_path, plain) == ("[[7, 1, 19]]", 0)
-    assert custom(tmp_path, plain, by="3") == ("[[10, 1, 28]]", 1)
-    assert custom(tmp_path, plain, by="2.5") == ("[[8, 1, 23]]", 1)
-    assert custom(tmp_path, plain.replace("max", "min")) == ("[[1, -7, 1]]", 1)
-    from_array = "acc * table[col]"
-    assert custom(tmp_path, from_array, arrays="(np.array([1, 2, 3]),)") == ("[[3, -8, 27]]", 1)
-    assert custom(tmp_path, from_array, arrays="(np.array([4, 5, 6]),)") == ("[[12, -20, 54]]", 0)
-    assert custom(tmp_path, from_array, arrays="(np.array([.5, 1, 2]),)") == ("[[1, -4, 18]]", 1)
+    plain, from_array = "max(acc * BY, 0) + math.floor(np.float32(1.5))", "acc * table[col]"
+    first, table = (plain, "2", "()"), (from_array, "2", "(np.array([1, 2, 3]),)")
+    assert custom(tmp_path, first, table) == ["[[7, 1, 19]] saved 1", "[[3, -8, 27]] saved 1"]
+    others = {
+        first: "[[7, 1, 19]] saved 0",
+        (plain, "3", "()"): "[[10, 1, 28]] saved 1",
+        (plain, "2.5", "()"): "[[8, 1, 23]] saved 1",
+        (plain.replace("max", "min"), "2", "()"): "[[1, -7, 1]] saved 1",
+        (from_array, "2", "(np.array([4, 5, 6]),)"): "[[12, -20, 54]] saved 0",
+        (from_array, "2", "(np.array([.5, 1, 2]),)"): "[[1, -4, 18]] saved 1",
+    }
+    assert custom(tmp_path, *others) == list(others.values())
+    assert [said[-1] for said in custom(tmp_path, *others)] == ["0"] * len(others)
 
 
 def test_custom_stages_that_cannot_be_told_apart_stay_in_memory(tmp_path):
     """Another compiled function, and an array that is a constant of the code."""
-    for value, by in (("helper(acc)", "0"), ("acc + BY[col]", "np.array([1, 1, 1])")):
-        assert custom(tmp_path, value, by) == ("[[4, -3, 10]]", 0)
-        changed = by.replace("1", "2")
-        assert custom(tmp_path, value, changed, more="2") == ("[[5, -2, 11]]", 0)
+    for more, result in (("1", "[[4, -3, 10]] saved 0"), ("2", "[[5, -2, 11]] saved 0")):
+        stages = ("helper(acc)", "0", "()"), ("acc + BY[col]", f"np.array([{more}] * 3)", "()")
+        assert custom(tmp_path, *stages, more=more) == [result] * 2
