@@ -109,6 +109,11 @@ def gemm(
     array([[100,   0],
            [  0, 255]], dtype=uint8)
     """
+    # every per-channel model has vectors of one value, which cost a pass over both operands that one number does not
+    if type(rhs_zero_point) is np.ndarray:
+        rhs_zero_point = _one_for_all(rhs_zero_point, rhs, -1)
+    if type(lhs_zero_point) is np.ndarray:
+        lhs_zero_point = _one_for_all(lhs_zero_point, lhs, -2)
     # A call of a kind that was seen before has only its values left to check. Equal keys must mean equal treatment, and
     # 1 == 1.0 == True, so the types of scalars are part of the key.
     try:
@@ -134,6 +139,24 @@ def gemm(
     return _checked(
         key, lhs, rhs, lhs_zero_point, rhs_zero_point, output, out, accumulate, num_threads, overflow
     )
+
+
+def _one_for_all(zero: np.ndarray, operand: Any, axis: int) -> Any:
+    """The one value of a vector of zero points that are equal and fit; else the vector."""
+    shape = getattr(operand, "shape", ())
+    if (
+        zero.ndim != 1
+        or len(shape) < 2
+        or zero.size != shape[axis]
+        or not zero.size
+        or zero.dtype.kind not in "iu"
+    ):
+        return zero
+    first = zero.item(0)
+    # most vectors that differ are known after two looks
+    if first != zero.item(zero.size - 1) or first != zero.item(zero.size // 2) or (zero != first).any():
+        return zero
+    return first
 
 
 def _checked(

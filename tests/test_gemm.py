@@ -562,3 +562,34 @@ def test_without_the_compiler(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "[[4, -126], [31, -128]]" in done.stdout and "DISABLE_JIT" in done.stdout
+
+
+@pytest.mark.parametrize("value", [0, 3, -7])
+def test_zero_points_that_are_equal_are_one(value, monkeypatch):
+    """A vector of one value takes the way of the number; one that differs in a single place does not."""
+    rng, seen = np.random.default_rng(1), []
+    gemm = sys.modules["lowgemm.gemm"]  # `lowgemm.gemm` is the function
+    kept = gemm._one_for_all
+    monkeypatch.setattr(gemm, "_one_for_all", lambda *a: seen.append(kept(*a)) or seen[-1])
+    lhs, rhs = (
+        rng.integers(0, 256, (9, 40), dtype=np.uint8),
+        rng.integers(-128, 128, (40, 11)).astype(np.int8),
+    )
+    for dtype in (np.int8, np.int32, np.int64):
+        left, right = np.full(9, value, dtype), np.full(11, value, dtype)
+        for place in (None, 0, 3, 5, 10):
+            if place is not None:
+                right[:] = value
+                right[place] += 1
+            expected = reference.gemm(lhs, rhs, lhs_zero_point=left, rhs_zero_point=right)
+            got = lowgemm.gemm(lhs, rhs, lhs_zero_point=left, rhs_zero_point=right)
+            np.testing.assert_array_equal(got, expected)
+            assert type(seen[-1]) is int and type(seen[-2]) is (int if place is None else np.ndarray)
+
+
+@pytest.mark.parametrize(
+    "zero", [np.zeros(10, int), np.zeros(11), np.full(11, 2**40), np.full(11, 2**31, np.uint64)]
+)
+def test_equal_zero_points_that_do_not_fit_are_refused(zero):
+    with pytest.raises((TypeError, ValueError), match="rhs_zero_point"):
+        lowgemm.gemm(np.ones((9, 40), np.uint8), np.ones((40, 11), np.uint8), rhs_zero_point=zero)
