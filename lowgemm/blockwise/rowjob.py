@@ -1,7 +1,7 @@
 """The product with coded weights as a job: rows are copied group by group (and coded, if they are floats), then multiplied by chunks.
 
-A task of the product is a block of rows by a chunk of columns. It goes through the chunk's codes from front to end, once; `rowtile.py`
-emits what is done with them.
+A thread that has its first task helps to copy before it. A task of the product is a block of rows by a chunk of columns. It goes through
+the chunk's codes from front to end, once; `rowtile.py` emits what is done with them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,16 @@ from lowgemm.engine import threads
 from lowgemm.fixedpoint.rows import INFINITY_BITS, TINY, largest_magnitude
 from lowgemm.jit import host
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.jit.memory import arrive_field, as_address, load_field, load_s8, offset, pause, pointer_field
+from lowgemm.jit.memory import (
+    arrive_field,
+    as_address,
+    load_field,
+    load_s8,
+    offset,
+    pause,
+    pointer_field,
+    take_field,
+)
 from lowgemm.jit.routine import Routine, call_address, inner, routine
 from lowgemm.jit.scratch import aligned_empty
 from lowgemm.kernels import Kernel, by_name, id_of, stamp_of
@@ -56,8 +65,9 @@ class RowsProductJob(Job):
         ("row_sums", Pointer), ("zeros", Pointer),
         # float32 result, a scale for each row or none, a bias for each column or none
         ("out", Pointer), ("row_scales", Pointer), ("bias", Pointer),
-        # tasks of the copy, those that are done, and address of the routine that does one; of one that lets another thread run, or 0
-        ("copies", Number), ("copied", Number), ("copy", Number), ("give_way", Number),
+        # pieces of the copy, those that were taken, those that are done, and address of the routine that does one; of one that lets
+        # another thread run, or 0
+        ("copies", Number), ("copying", Number), ("copied", Number), ("copy", Number), ("give_way", Number),
     )  # fmt: skip
 
 
@@ -130,8 +140,14 @@ def _make_copy(element: types.Integer, raised: int) -> Routine:
 
 
 @inner
-def _wait_for_copies(job):
-    """Wait until no thread copies any more."""
+def _finish_copies(job, at, scratch):
+    """Copy rows that no thread copies yet, and wait for those that others copy; `at` is the job's address."""
+    while load_field(job, "copied") < job.copies:
+        number = take_field(job, "copying", 1)
+        if number >= job.copies:
+            break
+        call_address(job.copy, (at, scratch, number))
+        arrive_field(job, "copied", 1)
     looks = 0
     while load_field(job, "copied") < job.copies:
         looks += 1
@@ -149,16 +165,11 @@ def _make_multiply(
 
     @routine("ppn", key)
     def multiply(job_address, scratch, task):
-        """One of the copies, which come first, or a block of rows by a chunk of columns."""
+        """A block of rows by a chunk of columns, once all rows are copied."""
         job = numba.carray(job_address, (1,), ROWS_PRODUCT)[0]
-        if task < job.copies:
-            call_address(job.copy, (as_address(job_address), as_address(scratch), task))
-            arrive_field(job, "copied", 1)
-            return
-        _wait_for_copies(job)
+        _finish_copies(job, as_address(job_address), as_address(scratch))
         if job.bad != 0:
             return
-        task -= job.copies
         m, groups = job.rows, job.groups
         blocks = (m + BLOCK_ROWS - 1) // BLOCK_ROWS
         chunk, row = task // blocks, task % blocks * BLOCK_ROWS
@@ -234,7 +245,7 @@ class Ready(NotCopied):
             lhs_group=held * row_bytes, lhs_row=row_bytes, row_terms=self.terms.ctypes.data, held_rows=held, chunk=chunk,
             panels=w.panels.ctypes.data, panel_bytes=w.panel_bytes, levels=self.levels.ctypes.data, sums=w.sums.ctypes.data,
             scales=w.scales.ctypes.data, copies=copies, copy=self.copy.address, give_way=host.give_way(),
-            task=self.multiply.address, tasks=copies + w.chunks * -(-rows // BLOCK_ROWS), scratch_bytes=self.scratch_bytes,
+            task=self.multiply.address, tasks=w.chunks * -(-rows // BLOCK_ROWS), scratch_bytes=self.scratch_bytes,
             row_sums=self.row_sums.ctypes.data if with_zeros else 0, zeros=w.zeros.ctypes.data if with_zeros else 0,
         )  # fmt: skip
 
@@ -253,8 +264,8 @@ class Ready(NotCopied):
         job.flip, job.zero = (0x80, zero - 128) if kind == "u" else (0, zero)
         job.row_scales = 0 if factors is None else factors.ctypes.data
         job.bias = 0 if bias is None else bias.ctypes.data
-        job.bad = job.taken = job.copied = 0
-        workers = min(workers, job.tasks - job.copies)
+        job.bad = job.given = job.from_front = job.from_back = job.copying = job.copied = 0
+        workers = min(workers, job.tasks)
         if self.scratch.size < workers * self.scratch_bytes:
             self.scratch = aligned_empty(workers * self.scratch_bytes)
             job.scratch = self.scratch.ctypes.data
