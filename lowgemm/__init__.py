@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from lowgemm import config
 from lowgemm._version import __version__
+from lowgemm.conv import conv, pack_filters
 from lowgemm.engine import threadpool_controller as _controller  # noqa: F401 (tells threadpoolctl of lowgemm)
+from lowgemm.engine.filters import PackedFilters
 from lowgemm.engine.packed_rhs import PackedRhs, pack_rhs
 from lowgemm.explain import explain
 from lowgemm.gemm import gemm, plan
@@ -39,6 +41,7 @@ __all__ = [
     "Dequantize",
     "Logistic",
     "Lut",
+    "PackedFilters",
     "PackedRhs",
     "QuantizeDownInt32ByFixedPoint",
     "QuantizeDownInt32ToUint8Scale",
@@ -50,8 +53,10 @@ __all__ = [
     "TruncatingCast",
     "__version__",
     "config",
+    "conv",
     "explain",
     "gemm",
+    "pack_filters",
     "pack_rhs",
     "plan",
     "relu",

@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lowgemm import config
+from lowgemm.checks.arguments import as_operand
+from lowgemm.conv import Prepared
+from lowgemm.engine.filters import PackedFilters
 from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.engine.plan import Plan
 from lowgemm.engine.records import ALWAYS, WHERE_ALIGNED
@@ -107,6 +110,8 @@ def _share(plan: Plan) -> float:
 def _how_lhs(plan: Plan) -> str:
     """How the kernel reads the lhs."""
     kind = plan.runs.lhs_type
+    if plan.image is not None:
+        return f"lhs gathered as {kind}"
     if plan.p.lhs_in_place == ALWAYS:
         return f"lhs {kind} in place"
     if plan.p.lhs_in_place == WHERE_ALIGNED:
@@ -116,7 +121,7 @@ def _how_lhs(plan: Plan) -> str:
 
 def explain(
     lhs: ArrayLike,
-    rhs: ArrayLike | PackedRhs | TellsItself,
+    rhs: ArrayLike | PackedRhs | PackedFilters | TellsItself,
     *,
     lhs_zero_point: ArrayLike = 0,
     rhs_zero_point: ArrayLike = 0,
@@ -125,13 +130,21 @@ def explain(
     accumulate: bool = False,
     num_threads: int | None = None,
     overflow: str = "wrap",
+    image_zero_point: int = 0,
+    filter_zero_point: ArrayLike = 0,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    channels: str = "last",
 ) -> Explanation:
-    """Say what `gemm` would do with these arguments, or `blockwise.gemm_lowbit` with weights of 4 or 2 bits.
+    """Say what `gemm` would do with these arguments, `conv` with packed filters, or `blockwise.gemm_lowbit` with weights of 4 or 2 bits.
 
     Parameters
     ----------
     lhs, rhs, lhs_zero_point, rhs_zero_point, output, out, accumulate, num_threads, overflow
         As for `gemm`. With weights of 4 or 2 bits `num_threads` alone matters.
+    image_zero_point, filter_zero_point, stride, padding, dilation, channels
+        As for `conv`, whose image is `lhs` and whose packed filters are `rhs`.
 
     Returns
     -------
@@ -154,6 +167,12 @@ def explain(
     tell = getattr(rhs, "explain_product", None)  # weights of fewer bits than `gemm` knows say it themselves
     if tell is not None:
         return Explanation(None, *tell(lhs, num_threads))
+    if isinstance(rhs, PackedFilters):
+        options = {
+            "image_zero_point": image_zero_point, "filter_zero_point": filter_zero_point, "stride": stride, "padding": padding,
+            "dilation": dilation, "output": output, "num_threads": num_threads, "channels": channels,
+        }  # fmt: skip
+        return _of_convolution(lhs, rhs, options)
     call = checked_call(
         lhs,
         rhs,
@@ -179,6 +198,70 @@ def explain(
         return Explanation(None, "reference", 1, 0.0, f"{head}\nkernel    none: {why}")
     kernel = selected()
     plan = call.plan(kernel)
+    if isinstance(call.rhs, PackedRhs):
+        packed = (
+            "packed before"
+            if call.rhs.kernel == kernel.name
+            else f"packed for {call.rhs.kernel}: REPACKED each call"
+        )
+    else:
+        how = "on the fly block by block, " if plan.blocking.on_the_fly else ""
+        packed = f"packed each call, {how}pack_rhs does it once"
+        if plan.p.in_place:
+            packed = "read where it lies, not packed (few rows)"
+    return _of_plan(head, plan, packed)
+
+
+def _of_convolution(image: Any, filters: PackedFilters, options: dict[str, Any]) -> Explanation:
+    """What `conv` would do with packed filters."""
+    x = as_operand(image, "image")
+    if options["channels"] == "first":
+        x = x.transpose(0, *range(2, x.ndim), 1)
+    copied = x.strides[-1] != 1 or min(x.strides) < 0
+    zeros = options["image_zero_point"], options["filter_zero_point"]
+    known = Prepared(
+        filters, x.shape, x.dtype, zeros, options["stride"], options["padding"], options["dilation"],
+        options["output"], options["num_threads"],
+    )  # fmt: skip
+    taps = " x ".join(map(str, filters.shape[:-2]))
+    head = (
+        f"convolution of {x.shape} by {taps} filters in {filters.groups} groups, {x.dtype} x {filters.dtype} -> "
+        f"{known.result} {known.shape}, channels last"
+    )
+    if 0 in known.shape or numba.config.DISABLE_JIT:
+        why = (
+            "the result is empty"
+            if 0 in known.shape
+            else "NUMBA_DISABLE_JIT is set: the slow definition runs"
+        )
+        return Explanation(None, "reference", 1, 0.0, f"{head}\nkernel    none: {why}")
+    strides = np.empty(x.shape, np.uint8).strides if copied else x.strides
+    plan = known.plan(strides)
+    if filters.depthwise:
+        image_is = "four lines at a time are interleaved; a register has four bytes of 16 channels"
+    elif plan.image is None:
+        image_is = "the pixels are the rows of the lhs, no copy"
+    else:
+        image_is = "patches gathered while the lhs is packed, no matrix of patches in memory"
+    if copied:
+        image_is = f"COPIED so that channels are last and side by side; {image_is}"
+    if filters.depthwise:
+        steps = " -> ".join(step.name for step in plan.pipeline.steps)
+        lines = [
+            head,
+            f"kernel    depthwise, in vectors of 16 channels ({why_kernel(plan.kernel)})",
+            f"image     {image_is}",
+            f"blocking  {plan.blocking.row_blocks} lines x {plan.blocking.col_blocks} blocks of channels",
+            f"stages    {steps} on each tile in cache",
+            f"threads   {plan.threads}",
+            f"scratch   {plan.scratch_bytes / 1024:.0f} KiB",
+        ]
+        return Explanation(plan, "depthwise", plan.threads, 0.0, "\n".join(lines))
+    return _of_plan(f"{head}\nimage     {image_is}", plan, "packed before")
+
+
+def _of_plan(head: str, plan: Plan, packed: str) -> Explanation:
+    """The report on a plan; `packed` says how the rhs comes."""
     runs = plan.runs
     b, caches = plan.blocking, cache_sizes()
     sizes = f"L1 {caches.l1 >> 10} KiB, L2 {caches.l2 >> 10} KiB, L3 {caches.l3 >> 20} MiB"
@@ -196,17 +279,6 @@ def explain(
         stages = " -> ".join(steps) + " on each tile in cache"
     if folded:
         stages += f"; {' and '.join(folded)} in the kernel's zero-point compensation"
-    if isinstance(call.rhs, PackedRhs):
-        packed = (
-            "packed before"
-            if call.rhs.kernel == kernel.name
-            else f"packed for {call.rhs.kernel}: REPACKED each call"
-        )
-    else:
-        how = "on the fly block by block, " if b.on_the_fly else ""
-        packed = f"packed each call, {how}pack_rhs does it once"
-        if plan.p.in_place:
-            packed = "read where it lies, not packed (few rows)"
     lines = [
         head,
         f"kernel    {runs.name} ({_why_runs(plan)})",

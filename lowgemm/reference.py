@@ -94,6 +94,56 @@ def gemm(
     return out
 
 
+def conv(
+    image: ArrayLike,
+    filters: ArrayLike,
+    *,
+    image_zero_point: int = 0,
+    filter_zero_point: Any = 0,
+    stride: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+    dilation: tuple[int, ...],
+    groups: int = 1,
+    output: Any = None,
+) -> np.ndarray:
+    """Definition of `lowgemm.conv`: channels last, one number of `stride` and `dilation` and one pair of `padding` for each axis.
+
+    Parameters
+    ----------
+    image, filters : array_like of uint8 or int8
+        Of shapes (images, ..., channels) and (..., channels of a group, outputs).
+    image_zero_point, filter_zero_point : int, int or array_like
+        What is subtracted; the second may have one for each output.
+    stride, padding, dilation, groups, output
+        As in `lowgemm.conv`.
+
+    Returns
+    -------
+    ndarray
+        int32, or what the pipeline gives.
+    """
+    x, w = np.asarray(image, np.int64) - int(image_zero_point), np.asarray(filters, np.int64)
+    w = w - np.asarray(filter_zero_point, np.int64)
+    x = np.pad(x, [(0, 0), *padding, (0, 0)])  # 0 after the zero point is subtracted
+    *taps, depth, outputs = w.shape
+    sizes = zip(x.shape[1:-1], taps, stride, dilation, strict=True)
+    out = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in sizes]
+    sums = np.zeros((x.shape[0], *out, outputs), np.int64)
+    for o in range(outputs):
+        first = o // (outputs // groups) * depth
+        for tap in np.ndindex(*taps):
+            pixels = tuple(
+                slice(t * d, t * d + (n - 1) * s + 1, s)
+                for t, d, n, s in zip(tap, dilation, out, stride, strict=True)
+            )
+            sums[..., o] += (
+                x[(slice(None), *pixels, slice(first, first + depth))] * w[(*tap, slice(None), o)]
+            ).sum(-1)
+    rows = wrap32(sums.reshape(-1, outputs))
+    checked, result = check_pipeline(output, *rows.shape)
+    return apply_pipeline(rows, checked).astype(result).reshape(sums.shape)
+
+
 def apply_pipeline(acc: ArrayLike, output: tuple[stages.Stage, ...]) -> np.ndarray:
     """Put int32 accumulators through stages; the last axis is the column, the one before it the row."""
     x: np.ndarray = np.asarray(acc).astype(np.int64)

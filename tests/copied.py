@@ -22,10 +22,12 @@ from lowgemm.blockwise.optimizer import Optimizer
 from lowgemm.blockwise.records import Record
 from lowgemm.blockwise.state import StateKind, TensorState
 from lowgemm.compat import gemmlowp
+from lowgemm.conv import Prepared
 from lowgemm.engine import (
     batch,
     blocking,
     call,
+    image,
     planned,
     planner,
     ready,
@@ -34,16 +36,16 @@ from lowgemm.engine import (
     sums,
     zero_points,
 )
+from lowgemm.engine.depthwise_plan import DepthwisePlan, DepthwiseWeights
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.in_numba.packed_type import _TYPES, PackedRhsType
 from lowgemm.jit import caches, team
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.disk_cache import CheckedCache, CheckedFile, Lazy
 from lowgemm.jit.routine import Routine
-from lowgemm.kernels.framework import deferred, tile_machine
+from lowgemm.kernels.framework import deferred, requant, tile_machine
 from lowgemm.kernels.tools import cases, cross, timing
 from lowgemm.nn import float_net, maccs, program, weighted
-from lowgemm.nn.filters import DepthwiseWork, Filters
 from lowgemm.nn.layer import Layer
 from lowgemm.nn.routines import LayerRoutine
 from lowgemm.nn.windows import Windows
@@ -207,7 +209,7 @@ _OBJECTS: list[tuple[str, type, Any, Any]] = [
     ("network", nn.QuantizedSequential, lambda: used(network(), lambda n: n(IMAGES)), lambda n: (n(IMAGES), n.predict(IMAGES.astype(np.float32) / 9))),
     ("runner", program.Runner, lambda: used(program.Runner(network().layers, serial=True), runner_use), runner_use),
     ("place", program.Place, lambda: program.Place(1, 2, 3), tuple),
-    ("filters", Filters, lambda: Filters(weights(3, 3, 2, 6)[0], 2), lambda f: plain([p.to_array() for p in f._packed])),
+    ("filters", lowgemm.PackedFilters, lambda: used(lowgemm.pack_filters(weights(3, 3, 2, 6)[0], 2), lambda f: lowgemm.conv(IMAGES, f)), lambda f: (f.shape, f.groups, plain(f.to_array()))),
     ("cost of a layer", maccs.LayerCost, lambda: nn.count_maccs(network(), (1, 6, 6, 4)).layers[0], str),
     ("cost", maccs.Cost, lambda: nn.count_maccs(network(), (1, 6, 6, 4)), str),
     ("float linear", float_net.Linear, *real_layer(lambda: float_net.Linear(np.ones((3, 2)), None, "relu"))),
@@ -320,6 +322,20 @@ REFUSED: dict[type, Callable[[], Any]] = {
     rowjob.Ready: lambda: rowjob.Ready(bw.pack_rhs_lowbit(np.ones((32, 16), np.float32), "int4"), 1),
     team.Team: lambda: team.Team(1),
     program.Program: lambda: program.Program(network().layers, IMAGES.shape, False),
+    Prepared: lambda: Prepared(
+        lowgemm.pack_filters(np.ones((3, 3, 4, 2), np.int8)),
+        (1, 6, 6, 4),
+        np.uint8,
+        (0, 0),
+        1,
+        0,
+        1,
+        None,
+        None,
+    ),
+    DepthwisePlan: lambda: (
+        lowgemm.explain(IMAGES, lowgemm.pack_filters(np.ones((3, 3, 1, 4), np.int8), 4)).plan
+    ),
 }
 if importlib.util.find_spec("onnx") is not None:
     REFUSED[state.State] = lambda: model.Model(onnx_model()).state
@@ -339,7 +355,7 @@ if importlib.util.find_spec("onnx") is not None:
 BASES = {
     deferred.Deferred, tile_machine.SoftwareTiles, call.Call, call.PatternCall, program.Emitter, tile_routine.TileRoutine, Record, *Record.__subclasses__(),
     *job.Job.__subclasses__(), *job.BlocksJob.__subclasses__(), Routine, LayerRoutine, Lazy, planner.Template,
-    records.RhsAddresses, records.ItemAddresses, DepthwiseWork, Windows,
+    records.RhsAddresses, records.ItemAddresses, Windows, image.Windows, DepthwiseWeights, requant.FixedPoint, requant.Float32, cases.FloatScale,
     lowgemm.Stage, Layer, weighted.Weighted, Optimizer, observer.Observer, NotCopied, CheckedCache, CheckedFile,
     quantization.observers.HistogramObserver, kernels.Kernel,
 }  # fmt: skip

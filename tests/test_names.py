@@ -25,11 +25,12 @@ TOGETHER: dict[str, tuple[str, str]] = {
     "in_numba/test_in_numba": ("in_numba/*", "is one feature, used from functions that the test compiles"),
     "output/test_pipeline": ("output/* output/stages/*", "each stage alone, in pairs and in pipelines, on every kernel"),
     "onnx_run/test_onnx_nodes": ("onnx_run/*", "operators are tested by onnx's own cases"),
-    "onnx_run/test_onnx_convolution": (
-        "onnx_run/geometry engine/depthwise engine/depthwise_plan engine/filters engine/image",
-        "are where a convolution's windows lie, and its plan for a node or a layer"),
+    "onnx_run/test_onnx_convolution": ("onnx_run/geometry", "is where a convolution's windows lie"),
+    "test_conv": (
+        "engine/channels_last engine/depthwise engine/depthwise_plan engine/filters engine/image",
+        "convolutions of every kind, on every kernel"),
     "nn/test_layers": ("nn/[alpsw]* nn/conv nn/maccs nn/reference", "each is a layer, a part of all layers, or their definition"),
-    "nn/test_routines": ("nn/filters nn/windows", "run those routines, and say where they look"),
+    "nn/test_routines": ("nn/windows", "says where those routines look"),
     "nn/test_convert": ("nn/float_net quantization/equalization", "are what it converts, and what it does to two layers together"),
     "nn/test_files": ("npz", "reads and writes the files of networks, which this damages part by part"),
     "quantization/test_observers": ("quantization/calibrate quantization/observer quantization/search", "are what observers share or do"),

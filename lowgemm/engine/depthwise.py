@@ -48,8 +48,8 @@ from lowgemm.kernels.framework.irtools import (
 LANES, FOUR, WIDE = 16, 4, 64
 #: Channels and windows of a block: its int32 tile has 8 KiB, which stay in L1.
 CHANNELS, WINDOWS = 64, 32
-#: Windows whose sums are in registers at a time.
-AT_ONCE = 8
+#: Windows whose sums are in registers at a time, on a long line and on a short one.
+AT_ONCE, HALF = 8, 4
 _STATE_BYTES = STATE.itemsize
 
 
@@ -212,8 +212,11 @@ def multiply_windows(typingctx, bits, count, args):
 @inner
 def _line_of(w, image, number, z, y, line, channel, filled):
     """Where line number `line` of the lines that a window reaches begins, and bytes from pixel to pixel; `filled` and 0 if it lies outside."""
-    at_z = z * w.step_z + line // w.taps_y * w.apart_z - w.front
-    at_y = y * w.step_y + line % w.taps_y * w.apart_y - w.top
+    tap_z, tap_y = 0, line
+    if w.taps_z > 1:
+        tap_z, tap_y = line // w.taps_y, line % w.taps_y
+    at_z = z * w.step_z + tap_z * w.apart_z - w.front
+    at_y = y * w.step_y + tap_y * w.apart_y - w.top
     if line >= w.taps_z * w.taps_y or at_z < 0 or at_z >= w.depth or at_y < 0 or at_y >= w.height:
         return filled, 0
     place = number * w.image_stride + at_z * w.depth_stride + at_y * w.height_stride + channel
@@ -256,7 +259,7 @@ def _make(bits: int, key: Any) -> Routine:
         )
         plane, y = line_of_windows // w.out_height, line_of_windows % w.out_height
         number, z = plane // w.out_depth, plane % w.out_depth
-        last = max(p.n - LANES, 0)  # no block of channels begins behind it
+        last = max(p.n - LANES, 0)  # no register of channels begins behind it
         col = min(part * CHANNELS, last)
         cols = min(CHANNELS, p.n - col)
         fours = (w.taps_z * w.taps_y + FOUR - 1) // FOUR
@@ -268,24 +271,29 @@ def _make(bits: int, key: Any) -> Routine:
             low = min(max(0 - first, 0), count)
             high = max(min(w.width - first, count), low)
             begin = first + low
-            for c in range((cols + LANES - 1) // LANES):
-                channel = min(col + LANES * c, last)
-                for four in range(fours):
-                    to = offset(space, four * count * WIDE)
-                    l0, s0 = _line_of(w, image, number, z, y, FOUR * four, channel, filled)
-                    l1, s1 = _line_of(w, image, number, z, y, FOUR * four + 1, channel, filled)
-                    l2, s2 = _line_of(w, image, number, z, y, FOUR * four + 2, channel, filled)
-                    l3, s3 = _line_of(w, image, number, z, y, FOUR * four + 3, channel, filled)
-                    interleave_lines(size, (filled, filled, filled, filled, 0, 0, 0, 0, low, flip, to))
-                    safe = _safe(image, room, l0, s0, begin, high - low)
+            blocks = (cols + LANES - 1) // LANES
+            for four in range(fours):
+                l0, s0 = _line_of(w, image, number, z, y, FOUR * four, col, filled)
+                l1, s1 = _line_of(w, image, number, z, y, FOUR * four + 1, col, filled)
+                l2, s2 = _line_of(w, image, number, z, y, FOUR * four + 2, col, filled)
+                l3, s3 = _line_of(w, image, number, z, y, FOUR * four + 3, col, filled)
+                safe = high - low
+                if p.n < LANES:
+                    safe = _safe(image, room, l0, s0, begin, safe)
                     safe = _safe(image, room, l1, s1, begin, safe)
                     safe = _safe(image, room, l2, s2, begin, safe)
                     safe = _safe(image, room, l3, s3, begin, safe)
+                for c in range(blocks):
+                    shift = min(
+                        LANES * c, last - col
+                    )  # less than a register, so a line that is `filled` may be read there too
+                    to = offset(space, (c * fours + four) * count * WIDE)
+                    interleave_lines(size, (filled, filled, filled, filled, 0, 0, 0, 0, low, flip, to))
                     interleave_lines(
                         size,
                         (
-                            offset(l0, begin * s0), offset(l1, begin * s1), offset(l2, begin * s2), offset(l3, begin * s3),
-                            s0, s1, s2, s3, safe, flip, offset(to, WIDE * low),
+                            offset(l0, begin * s0 + shift), offset(l1, begin * s1 + shift), offset(l2, begin * s2 + shift),
+                            offset(l3, begin * s3 + shift), s0, s1, s2, s3, safe, flip, offset(to, WIDE * low),
                         ),
                     )  # fmt: skip
                     for i in range(low + safe, high):
@@ -316,27 +324,43 @@ def _make(bits: int, key: Any) -> Routine:
                             offset(to, WIDE * high),
                         ),
                     )
+            for c in range(blocks):
+                shift = min(LANES * c, last - col)
                 own = offset(weights, (part * (CHANNELS // LANES) + c) * fours * taps * weights_bytes)
-                start, sums = offset(starts, 4 * channel), offset(tile, 4 * (channel - col))
+                start, sums = offset(starts, 4 * (col + shift)), offset(tile, 4 * shift)
+                registers = offset(space, c * fours * count * WIDE)
+                # the last windows are done with some of those before, a second time
                 done = 0
-                while done + AT_ONCE <= count_of_windows:
-                    multiply_windows(
-                        bits, AT_ONCE,
-                        (
-                            offset(space, done * step * WIDE), step * WIDE, apart * WIDE, taps, count * WIDE, fours, own, start,
-                            offset(sums, 4 * CHANNELS * done),
-                        ),
-                    )  # fmt: skip
-                    done += AT_ONCE
                 while done < count_of_windows:
-                    multiply_windows(
-                        bits, 1,
-                        (
-                            offset(space, done * step * WIDE), step * WIDE, apart * WIDE, taps, count * WIDE, fours, own, start,
-                            offset(sums, 4 * CHANNELS * done),
-                        ),
-                    )  # fmt: skip
-                    done += 1
+                    if count_of_windows >= AT_ONCE:
+                        at = min(done, count_of_windows - AT_ONCE)
+                        multiply_windows(
+                            bits, AT_ONCE,
+                            (
+                                offset(registers, at * step * WIDE), step * WIDE, apart * WIDE, taps, count * WIDE, fours, own,
+                                start, offset(sums, 4 * CHANNELS * at),
+                            ),
+                        )  # fmt: skip
+                        done = at + AT_ONCE
+                    elif count_of_windows >= HALF:
+                        at = min(done, count_of_windows - HALF)
+                        multiply_windows(
+                            bits, HALF,
+                            (
+                                offset(registers, at * step * WIDE), step * WIDE, apart * WIDE, taps, count * WIDE, fours, own,
+                                start, offset(sums, 4 * CHANNELS * at),
+                            ),
+                        )  # fmt: skip
+                        done = at + HALF
+                    else:
+                        multiply_windows(
+                            bits, 1,
+                            (
+                                offset(registers, done * step * WIDE), step * WIDE, apart * WIDE, taps, count * WIDE, fours, own,
+                                start, offset(sums, 4 * CHANNELS * done),
+                            ),
+                        )  # fmt: skip
+                        done += 1
             row = line_of_windows * w.out_width + x0
             for i in range(p.stages):
                 call_address(

@@ -110,7 +110,7 @@ class DepthwisePlan(Plan):
             col_compensation_routine=depthwise.depthwise_start.address, single=depthwise.depthwise_single.address,
         )  # fmt: skip
         # a thread's memory: interleaved columns, a register of the zero point, one of the last pixels, a tile, what the sums begin with
-        plan.row_sums_at = up(fours * columns * depthwise.WIDE, ALIGNMENT)
+        plan.row_sums_at = depthwise.CHANNELS // depthwise.LANES * fours * columns * depthwise.WIDE
         plan.row_compensation_at = plan.row_sums_at + depthwise.WIDE
         plan.tile_at = plan.row_compensation_at + depthwise.WIDE
         plan.on_the_fly_at = plan.tile_at + 4 * depthwise.WINDOWS * depthwise.CHANNELS

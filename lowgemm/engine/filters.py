@@ -17,6 +17,7 @@ from lowgemm.engine.depthwise_plan import DepthwisePlan, DepthwiseWeights
 from lowgemm.engine.image import Windows
 from lowgemm.engine.packed_rhs import PackedRhs, pack_rhs, repacked
 from lowgemm.engine.plan import Operand, Plan
+from lowgemm.engine.seen import Seen
 from lowgemm.kernels import Kernel, selected
 
 
@@ -37,6 +38,8 @@ class PackedFilters:
         self.shape, self.groups, self.dtype = filters.shape, groups, filters.dtype
         self._filters = filters
         self._packed: PackedRhs | None = None
+        #: What was prepared for calls of a kind with these filters.
+        self.seen = Seen()
         self._weights: tuple[Any, DepthwiseWeights | None] = (None, None)
 
     @property

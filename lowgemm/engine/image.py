@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from lowgemm.engine.records import record_type
 from lowgemm.jit.memory import as_address, copy_bytes, is_null, load_i32, load_u8, offset, record_at, store_8
@@ -32,7 +32,8 @@ IMAGE = record_type(
     "run",  # bytes of a tap: the channels of a group
     "room",  # bytes from the first tap's to the end of the last pixel's
     "row_bytes",  # what rows of the lhs are padded to, for a kernel that reads them as rows; or 0
-    "panel_rows panel_bytes",  # rows that are packed at a time for a kernel that reads panels, and bytes of the memory of such a row
+    "mr",  # rows of a panel
+    "panel_rows panel_bytes",  # rows that are gathered at a time for a kernel that reads panels, and bytes of the memory of such a row
 )
 image_at = record_at(IMAGE)
 
@@ -113,6 +114,22 @@ def _fill_bytes(typingctx, to, value, size):
 #: Bytes behind a row of patches that copying may write: runs are copied in whole vectors, from left to right, so that the next run covers
 #: what the one before wrote too much.
 SLACK = 64
+
+
+#: Bytes of rows that are gathered before they are packed into panels: a part of L1.
+PATCHES = 8192
+
+
+@register_jitable
+def patch_bytes(depth):
+    """Bytes from one gathered row to the next."""
+    return (depth + 63) // 64 * 64 + SLACK
+
+
+@register_jitable
+def patch_rows(mr, depth):
+    """Rows that are gathered at a time, a multiple of the `mr` rows of a panel."""
+    return mr * max(1, PATCHES // (mr * patch_bytes(depth)))
 
 
 @inner
@@ -261,7 +278,7 @@ def pack_image(
 
     `image` points to the first image, `windows` to its `IMAGE`. `zero` is what padding is, as a number of 8 bits; where the filters'
     zero points differ, `zeros` points to int32 that it is to be added to, all alike. `pack` points to the
-    kernel's packing routine; `flip`, `dst`, `dst_stride` and `sums` are its arguments. `patches` points to memory for the rows of a panel.
+    kernel's packing routine; `flip`, `dst`, `dst_stride` and `sums` are its arguments. `patches` points to memory for `panel_rows` rows.
     Rows that the kernel reads as they are come to `dst` at once; their sums are made if `summed` is not 0.
     """
     w = image_at(windows)
@@ -282,7 +299,7 @@ def pack_image(
         call_address(
             as_address(pack),
             (
-                patches, w.panel_bytes, 1, count, depth, flip, offset(dst, at // w.panel_rows * dst_stride), dst_stride,
+                patches, w.panel_bytes, 1, count, depth, flip, offset(dst, at // w.mr * dst_stride), dst_stride,
                 offset(sums, 4 * at),
             ),
         )  # fmt: skip

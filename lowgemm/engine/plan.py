@@ -15,10 +15,9 @@ import numpy as np
 
 from lowgemm.engine import drivers, entry, threads
 from lowgemm.engine.batch import Batch
-from lowgemm.engine.blocking import Blocking, up
-from lowgemm.engine.image import SLACK, pack_image
+from lowgemm.engine.blocking import Blocking
+from lowgemm.engine.image import pack_image, patch_bytes, patch_rows
 from lowgemm.engine.in_place import rows_in_place
-from lowgemm.engine.packing import LINE
 from lowgemm.engine.planner import fill_plan, reads_in_place, stores_past_caches, template_of
 from lowgemm.engine.records import (
     MAX_STAGES,
@@ -169,10 +168,11 @@ class Plan(NotCopied):
             in_order,
         )
         if image is not None:
+            rows, image["mr"] = patch_rows(runs.mr, plan.kc), runs.mr
             image["row_bytes"], image["panel_rows"], image["panel_bytes"] = (
                 runs.row_bytes,
-                runs.mr,
-                up(plan.kc, LINE) + SLACK,
+                rows,
+                patch_bytes(plan.kc),
             )
         self.threads, self.one_by_one = plan.workers, plan.workers == 1 and in_order
         #: What each worker does.

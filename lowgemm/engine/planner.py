@@ -25,7 +25,7 @@ from lowgemm.engine.blocking import (
     block_sizes,
     up,
 )
-from lowgemm.engine.image import SLACK
+from lowgemm.engine.image import SLACK, patch_bytes, patch_rows
 from lowgemm.engine.in_place import add_compensation, in_place_routine, rows_in_place, space_bytes
 from lowgemm.engine.packing import CHUNK_BYTES, LINE
 from lowgemm.engine.records import ALWAYS, NEVER, TEMPLATE, WHERE_ALIGNED
@@ -231,7 +231,7 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     end = up(p.tile_at + 4 * mc * tile_cols, ALIGNMENT)
     p.patches_at = end
     if p.image != 0 and k.row_bytes == 0:
-        end = up(end + k.mr * (up(kc, LINE) + SLACK), ALIGNMENT)
+        end = up(end + patch_rows(k.mr, kc) * patch_bytes(kc), ALIGNMENT)
     p.on_the_fly_at = 0
     if on_the_fly:
         p.on_the_fly_at = end

@@ -95,7 +95,7 @@ def rows_of(typingctx, kernel_id, copy, args):
 
 
 @intrinsic
-def _turn(typingctx, src, k_stride, dst, dst_stride):
+def turn(typingctx, src, k_stride, dst, dst_stride):
     """Transpose 16 x 16 bytes: 16 depth steps of 16 adjacent rows become 16 rows of 16 adjacent depth steps."""
 
     def codegen(context, builder, sig, values):
@@ -129,9 +129,7 @@ def make_rows(kernel_id: int, row_bytes: int, key: int) -> Routine:
             square_depth = depth // SQUARE * SQUARE
             for r in range(0, square_rows, SQUARE):
                 for k in range(0, square_depth, SQUARE):
-                    _turn(
-                        offset(src, r + k * k_stride), k_stride, offset(dst, r * dst_stride + k), dst_stride
-                    )
+                    turn(offset(src, r + k * k_stride), k_stride, offset(dst, r * dst_stride + k), dst_stride)
             for r in range(mn):
                 for k in range(square_depth if r < square_rows else 0, depth):
                     store_8(dst, r * dst_stride + k, load_u8(src, r * mn_stride + k * k_stride))

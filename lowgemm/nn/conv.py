@@ -1,6 +1,6 @@
 """The convolution, channels last.
 
-Next file to open: `program.py`. Large products on threads are in `filters.py`.
+Next file to open: `program.py`. The convolution itself is `lowgemm.conv`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lowgemm.checks.values import integer
+from lowgemm.conv import Prepared, pack_filters
 from lowgemm.engine import threads
-from lowgemm.engine.packed_rhs import PackedRhs, pack_rhs
-from lowgemm.engine.packing import CHUNK_BYTES
-from lowgemm.nn import reference, routines
-from lowgemm.nn.filters import Filters
+from lowgemm.engine.seen import Seen
+from lowgemm.nn import reference
 from lowgemm.nn.layer import four, pair, window_shape
-from lowgemm.nn.program import FIXED, Place, Program
+from lowgemm.nn.program import Place, Program
 from lowgemm.nn.weighted import Weighted
-from lowgemm.nn.windows import Windows
 from lowgemm.quantization import QParams
-
-#: Bytes of patches at a time: a part of the L2 cache of common CPUs.
-BLOCK_BYTES = 1 << 17
 
 
 class QuantizedConv2d(Weighted):
@@ -100,11 +95,7 @@ class QuantizedConv2d(Weighted):
             raise ValueError(f"groups: expected a divisor of {outputs} outputs, got {self.groups}")
         self.size = (kh, kw)
         self.channels = self.depth * self.groups
-        self.filters = Filters(self.weight, self.groups)
-        #: The pixels themselves are the rows of the product.
-        self.in_place = self.size == self.stride == (1, 1) and not any(self.padding)
-        self.row_bytes = -(-kh * kw * self.depth // CHUNK_BYTES) * CHUNK_BYTES
-        self.part_stages = [self.make_stages(part) for part in self.filters.parts]
+        self.filters = pack_filters(self.weight, self.groups)
 
     @classmethod
     def from_float(
@@ -165,82 +156,42 @@ class QuantizedConv2d(Weighted):
         """As for every layer; taps on padding are counted."""
         return math.prod(self.output_shape(shape)) * math.prod(self.size) * self.depth
 
+    def _prepared(self, shape: tuple[int, ...], num_threads: int | None = None) -> Prepared:
+        """The convolution of images of a shape."""
+        top, bottom, left, right = self.padding
+        return Prepared(
+            self.filters, shape, self.input_qparams.dtype, (self.input_zero, self.weight_zero), self.stride,
+            ((top, bottom), (left, right)), self.dilation, self.stages, num_threads,
+        )  # fmt: skip
+
     def forward(self, x: np.ndarray) -> np.ndarray:
         """As for every layer; a large product runs on several threads."""
         if numba.config.DISABLE_JIT or threads.choose_threads(None, self.maccs(x.shape)) == 1:
             return super().forward(x)
-        out = np.empty(self.output_shape(x.shape), self.result_dtype)
-        self.filters.run(
-            x, out, self.part_stages, input_zero=self.input_zero, weight_zero=self.weight_zero, stride=self.stride,
-            padding=self.padding, dilation=self.dilation,
-        )  # fmt: skip
-        return out
+        known = self._large.get(x.shape)
+        if known is None:
+            self.output_shape(x.shape)
+            known = self._prepared(x.shape)
+            self._large.add(x.shape, known)
+        return known.run(x)
 
     @functools.cached_property
-    def _packed(self) -> list[PackedRhs]:
-        """Weights of each group, with as many rows as `routines.patches` writes columns."""
-        flat = self.weight.reshape(-1, self.outputs)
-        if not self.in_place:  # what a patch holds behind its end meets weights that stand for 0
-            zeros = np.broadcast_to(self.weight_zero, (self.row_bytes - len(flat), self.outputs))
-            flat = np.concatenate([flat, zeros.astype(flat.dtype)])
-        return [pack_rhs(flat[:, part]) for part in self.filters.parts]
-
-    def _zeros(self, group: int) -> tuple[int, int | np.ndarray]:
-        zero = self.weight_zero
-        return self.input_zero, zero[self.filters.parts[group]] if isinstance(zero, np.ndarray) else zero
-
-    def _windows(self, shape: tuple[int, ...]) -> Windows:
-        out = self.output_shape(shape)[1:3]
-        return Windows(shape, out, self.size, self.stride, self.padding, self.dilation)
+    def _large(self) -> Seen:
+        """Convolutions of the shapes that came before."""
+        return Seen()
 
     def emit(self, program: Program, x: Place, shape: tuple[int, ...]) -> Place:
         """As for every layer."""
         last = program.take_last()
         out = self.output_shape(shape)
-        item = self.result_dtype.itemsize
-        to = program.result(math.prod(out) * item, last)
-        windows = self._windows(shape)
-        if self.filters.depthwise:
-            self._emit_depthwise(program, x, to, windows)
-            return to
-        pixels, stride, kind = math.prod(out[:3]), self.outputs * item, self.input_qparams.dtype.kind
-
-        def product(lhs: Place, rows: int, depth: int, step: int, g: int, first: int) -> None:
-            place = to.part(first * stride + self.filters.parts[g].start * item)
-            stages = self.part_stages[g]
-            program.product(
-                lhs, kind, (rows, depth), step, self._packed[g], self._zeros(g), stages, place, stride
-            )
-
-        if self.in_place:
-            for g in range(self.groups):
-                product(x.part(g * self.depth), pixels, self.depth, self.channels, g, 0)
-            return to
-        source = x
-        if any(self.padding):
-            source = program.place(math.prod(windows.padded().shape))
-            program.op(routines.pad, routines.pad.record(**windows.margins(self.input_zero)), x, source)
-        windows = windows.padded()
-        blocks = -(-pixels * self.row_bytes // BLOCK_BYTES)
-        block = -(-pixels // blocks)
-        patches = program.place(block * self.row_bytes)
-        for first in range(0, pixels, block):
-            count = min(block, pixels - first)
-            for g in range(self.groups):
-                params = windows.patches(first, count, g * self.depth, self.depth, self.row_bytes)
-                program.op(routines.patches, routines.patches.record(**params), source, patches)
-                product(patches, count, self.row_bytes, self.row_bytes, g, first)
-        program.release(patches)
-        if source is not x:
-            program.release(source)
+        to = program.result(math.prod(out) * self.result_dtype.itemsize, last)
+        _, height, width, channels = shape
+        strides = (height * width * channels, width * channels, channels, 1)
+        plan = self._prepared(shape, 1).plan(strides)
+        program.planned(
+            plan, self.filters.rhs(plan.kernel, self.weight_zero), (self.input_zero, self.weight_zero), x, to
+        )
         return to
-
-    def _emit_depthwise(self, program: Program, x: Place, to: Place, windows: Windows) -> None:
-        dtype = self.input_qparams.dtype
-        work = self.filters.depthwise_work(windows, dtype, self.stages, self.input_zero, self.weight_zero)
-        program.hold(work)
-        taps = Place(FIXED, work.taps.ctypes.data, 0)
-        program.op(routines.depthwise, work.params, x, to, taps, space=work.space)
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         """As for every layer."""

@@ -184,12 +184,12 @@ class Program(NotCopied):
 
     def place(self, size: int) -> Place:
         """The lowest free place of that many bytes between the layers."""
-        room = -(-(size + routines.SLACK) // scratch.ALIGNMENT) * scratch.ALIGNMENT
+        room = -(-size // scratch.ALIGNMENT) * scratch.ALIGNMENT
         at = _HEAD
         for used in sorted(self._busy, key=lambda p: p.at):
             if at + room <= used.at:
                 break
-            at = max(at, -(-(used.at + used.size + routines.SLACK) // scratch.ALIGNMENT) * scratch.ALIGNMENT)
+            at = max(at, -(-(used.at + used.size) // scratch.ALIGNMENT) * scratch.ALIGNMENT)
         found = Place(BETWEEN, at, size)
         self._busy.append(found)
         self._top = max(self._top, at + room)
@@ -238,13 +238,18 @@ class Program(NotCopied):
             output=checked,
             num_threads=1,
         )
-        vectors = [0, 0]
-        if bilinear:
+        self.planned(plan, packed, zeros, x, to)
+
+    def planned(self, plan: Plan, rhs: Any, zeros: tuple[int, Any], x: Place, to: Place) -> None:
+        """A plan on one thread, with its packed rhs and the zero points of both sides."""
+        vectors, values = [0, 0], [0, 0]
+        if plan.bilinear:
             vectors = [self.keep(v) for v in plan.zero_vectors(*zeros)]
-        self.hold((plan, packed))
-        values = [0 if bilinear else int(z) for z in zeros]
+        else:
+            values = [int(zeros[0]), 0 if np.ndim(zeros[1]) else int(zeros[1])]
+        self.hold((plan, rhs))
         params = routines.multiply.record(
-            routine=int(plan.p.single), plan=plan.numbers.ctypes.data, panels=packed.panels_address, sums=packed.sums_address,
+            routine=int(plan.p.single), plan=plan.numbers.ctypes.data, panels=rhs.panels_address, sums=rhs.sums_address,
             lhs_zero=values[0], rhs_zero=values[1], lhs_zeros=vectors[0], rhs_zeros=vectors[1],
         )  # fmt: skip
         self.op(routines.multiply, params, x, to, space=plan.scratch_bytes + scratch.ALIGNMENT)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lowgemm.reference import apply_pipeline, wrap32
+from lowgemm.reference import apply_pipeline, conv, wrap32
 from lowgemm.reference_fixedpoint import (
     rounding_divide_by_pot,
     saturating_rounding_doubling_high_mul,
@@ -40,27 +40,13 @@ def conv2d(
     dilation: tuple[int, int],
     groups: int,
 ) -> np.ndarray:
-    """Convolution of (n, height, width, channels): each tap's contribution, one after another.
-
-    Padding stands for the real number 0, so with zero points subtracted it is 0.
-    """
+    """Convolution of (n, height, width, channels)."""
     top, bottom, left, right = padding
-    real = np.pad(x.astype(np.int64) - input_zero, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    w = weight.astype(np.int64) - weight_zero
-    kh, kw, depth, outputs = w.shape
-    oh = (real.shape[1] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
-    ow = (real.shape[2] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
-    acc = np.zeros((x.shape[0], oh, ow, outputs), np.int64)
-    per_group = outputs // groups
-    for o in range(outputs):
-        first = o // per_group * depth
-        for ky in range(kh):
-            for kx in range(kw):
-                y0, x0 = ky * dilation[0], kx * dilation[1]
-                rows = slice(y0, y0 + stride[0] * (oh - 1) + 1, stride[0])
-                cols = slice(x0, x0 + stride[1] * (ow - 1) + 1, stride[1])
-                acc[..., o] += (real[:, rows, cols, first : first + depth] * w[ky, kx, :, o]).sum(-1)
-    return apply_pipeline(wrap32(acc.reshape(-1, outputs)), stages).reshape(acc.shape)
+    around = ((top, bottom), (left, right))
+    return conv(
+        x, weight, image_zero_point=input_zero, filter_zero_point=weight_zero, stride=stride, padding=around, dilation=dilation,
+        groups=groups, output=list(stages) or None,
+    )  # fmt: skip
 
 
 def pool(

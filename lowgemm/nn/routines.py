@@ -13,14 +13,9 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm.jit.memory import as_address, copy_bytes, offset, pointer_at, store_32
+from lowgemm.jit.memory import as_address, pointer_at, store_32
 from lowgemm.jit.routine import Routine, call_address, inner, signature
 
-#: Bytes behind a buffer that `patches` may write: its copies are whole vectors.
-SLACK = 64
-#: Elements of the depthwise convolution's inner loop: a few vectors of 16, against which the loop's start
-#: costs little.
-TILE = 256
 _u64 = np.uint64
 
 
@@ -39,12 +34,6 @@ MULTIPLY = np.dtype(_fields("routine plan panels sums lhs_zero rhs_zero lhs_zero
 QUANTIZE = np.dtype([("count", np.int64), *_fields("scale zero_point low high", np.float64)])
 #: Images with `row` bytes per line, and their margin: its lines, its bytes per line, and the value in it.
 PAD = np.dtype(_fields("images height row top bottom left right zero"))
-#: Windows over padded images. `count` patches from `first` on, of `kh` rows of `taps_x` runs of `run` bytes; the first
-#: channel; bytes from one patch to the next; bytes of all images.
-PATCHES = np.dtype(_WINDOWS + _fields("first count taps_x run channel row_bytes size"))
-#: Lines of the result that are done at a time; the input's flip and zero point; output stages: the routine that applies
-#: them, their table and its length, and bytes of an element.
-DEPTHWISE = np.dtype(_WINDOWS + _fields("block flip zero apply stages count item"))
 #: The input's flip; whether the mean is wanted.
 POOL = np.dtype(_WINDOWS + _fields("flip average"))
 #: Address of the table of all pairs; elements.
@@ -148,14 +137,6 @@ def _means(sums, count, area, flip, out, at):
         out[t + c] = np.uint8(np.int32(v if twice >= 0 else -v) & 255)
 
 
-@inner
-def _tap(x, source, weight, at_weight, acc, to, count, flip, zero):
-    s, w, t = _u64(source), _u64(at_weight), _u64(to)
-    for c in range(_u64(count)):
-        v = (np.int32(x[s + c]) ^ flip) - zero
-        acc[t + c] += np.int32(v * weight[w + c])
-
-
 @_layer_routine(MULTIPLY)
 def multiply(params, src, src2, dst, space):
     """A planned product."""
@@ -199,99 +180,6 @@ def pad(params, src, src2, dst, space):
             at += width
         _fill(out, at, bottom * width, value)
         at += bottom * width
-
-
-@_layer_routine(PATCHES)
-def patches(params, src, src2, dst, space):
-    """Rows `first` ... of the matrix of patches of padded images.
-
-    Each tap (or row of taps, where they lie side by side) is copied in vectors that may write too much: what
-    comes next overwrites it, and behind a row's end it meets weights that are zero. The last patches, where vectors would
-    read behind the images, are copied byte by byte.
-    """
-    p = numba.carray(params, (1,), PATCHES)[0]
-    first, height, width, channels, oh, ow = p.first, p.height, p.width, p.channels, p.oh, p.ow
-    taps_y, taps_x, run, sy, sx, dy, dx = p.kh, p.taps_x, p.run, p.sy, p.sx, p.dy, p.dx
-    channel, row_bytes, size = p.channel, p.row_bytes, p.size
-    x, out = numba.carray(src, (size,), np.uint8), numba.carray(dst, (p.count * row_bytes,), np.uint8)
-    # from a patch's first byte to the end of what its vectors read
-    reach = ((taps_y - 1) * dy * width + (taps_x - 1) * dx) * channels + (
-        16 if run <= 16 else (run + 31) & -32
-    )
-    image = first // (oh * ow)
-    oy = (first - image * oh * ow) // ow
-    ox = first - (image * oh + oy) * ow
-    for r in range(p.count):
-        corner = ((image * height + oy * sy) * width + ox * sx) * channels + channel
-        at = r * row_bytes
-        for ky in range(taps_y):
-            for kx in range(taps_x):
-                source = corner + (ky * dy * width + kx * dx) * channels
-                if corner + reach > size:
-                    _copy(x, source, out, at, run)
-                elif run <= 16:
-                    copy_bytes(offset(dst, at), offset(src, source), 16)
-                else:
-                    j = 0
-                    while j < run:
-                        copy_bytes(offset(dst, at + j), offset(src, source + j), 32)
-                        j += 32
-                at += run
-        ox += 1
-        if ox == ow:
-            ox = 0
-            oy += 1
-            if oy == oh:
-                oy = 0
-                image += 1
-
-
-@_layer_routine(DEPTHWISE)
-def depthwise(params, src, src2, dst, space):
-    """A convolution in which each channel has a filter of its own, and the output pipeline on its sums.
-
-    The weights are (taps, tile * channels) int32, each filter repeated for `tile` pixels. With a stride of 1
-    neighbouring pixels of a tap lie side by side in x and in the sums, so the inner loop runs over them at
-    once.
-    """
-    p = numba.carray(params, (1,), DEPTHWISE)[0]
-    height, width, channels, oh, ow = p.height, p.width, p.channels, p.oh, p.ow
-    kh, kw, sy, sx, dy, dx, top, left = p.kh, p.kw, p.sy, p.sx, p.dy, p.dx, p.top, p.left
-    flip, zero, item = np.int32(p.flip), np.int32(p.zero), p.item
-    lines, block = p.images * oh, p.block
-    tile = (TILE + channels - 1) // channels
-    x = numba.carray(src, (p.images * height * width * channels,), np.uint8)
-    acc = numba.carray(space, (block * ow * channels,), np.int32)
-    weight = numba.carray(src2, (kh * kw * tile * channels,), np.int32)
-    step = tile if sx == 1 else 1
-    for first in range(0, lines, block):
-        rows = min(block, lines - first)
-        for i in range(rows * ow * channels):
-            acc[i] = 0
-        for r in range(rows):
-            image = (first + r) // oh
-            oy = first + r - image * oh
-            for ky in range(kh):
-                y = oy * sy - top + ky * dy
-                if y < 0 or y >= height:
-                    continue
-                for kx in range(kw):
-                    shift = kx * dx - left
-                    begin = 0 if shift >= 0 else (-shift + sx - 1) // sx
-                    end = 0 if width <= shift else min(ow, (width - shift - 1) // sx + 1)
-                    for ox in range(begin, end, step):
-                        _tap(
-                            x, ((image * height + y) * width + ox * sx + shift) * channels, weight,
-                            (ky * kw + kx) * tile * channels, acc, (r * ow + ox) * channels,
-                            min(step, end - ox) * channels, flip, zero,
-                        )  # fmt: skip
-        sums, line = as_address(space), 4 * channels
-        out = as_address(dst) + first * ow * channels * item
-        tile_at = sums + 4 * block * ow * channels
-        call_address(
-            p.apply,
-            (p.stages, p.count, sums, line, 4, rows * ow, channels, out, channels * item, item, tile_at),
-        )
 
 
 @_layer_routine(POOL)

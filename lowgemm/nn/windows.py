@@ -1,8 +1,7 @@
-"""Where the windows of a convolution or a pooling lie, as the routines of `routines.py` are told."""
+"""Where the windows of a pooling lie, as the routines of `routines.py` are told."""
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 
@@ -28,19 +27,6 @@ class Windows(NamedTuple):
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
 
-    def padded(self, images: int | None = None) -> Windows:
-        """The same windows, seen on the padded images, or on so many of them.
-
-        Examples
-        --------
-        >>> Windows((1, 5, 4, 3), (5, 4), (3, 3), (1, 1), (1, 1, 1, 1)).padded().shape
-        (1, 7, 6, 3)
-        """
-        n, height, width, channels = self.shape
-        top, bottom, left, right = self.padding
-        shape = (n if images is None else images, height + top + bottom, width + left + right, channels)
-        return Windows(shape, self.out, self.size, self.stride, (0, 0, 0, 0), self.dilation)
-
     def fields(self) -> dict[str, int]:
         """The fields that the records of all routines over windows have."""
         (images, height, width, channels), (oh, ow) = self.shape, self.out
@@ -57,14 +43,4 @@ class Windows(NamedTuple):
         return {
             "images": n, "height": height, "row": width * channels, "top": top, "bottom": bottom,
             "left": left * channels, "right": right * channels, "zero": zero & 255,
-        }  # fmt: skip
-
-    def patches(self, first: int, count: int, channel: int, depth: int, row_bytes: int) -> dict[str, int]:
-        """Parameters of `routines.patches` on the padded images: `depth` channels from `channel` on."""
-        # taps of a row that lie side by side in the image are copied in one go
-        together = self.dilation[1] == 1 and depth == self.shape[3]
-        taps_x, run = (1, self.size[1] * depth) if together else (self.size[1], depth)
-        return self.fields() | {
-            "first": first, "count": count, "taps_x": taps_x, "run": run, "channel": channel, "row_bytes": row_bytes,
-            "size": math.prod(self.shape),
         }  # fmt: skip

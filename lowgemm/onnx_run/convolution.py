@@ -1,13 +1,14 @@
-"""ConvInteger and QLinearConv on NumPy arrays: ONNX's attributes and any number of spatial axes, on `lowgemm.nn.filters`.
+"""ConvInteger and QLinearConv on NumPy arrays: ONNX's attributes and any number of spatial axes, on `lowgemm.conv`.
 
 Images have their channels last inside, so results are views: channels second as ONNX wants, last in memory, and the next
-convolution need not copy. One spatial axis is two with a height of 1. With three or more, the two-dimensional sums of each
-offset along the outer axes are added. `reference.conv_sums` says what the sums are.
+convolution need not copy. With more than three spatial axes, the sums of each offset along the outer ones are added.
+`reference.conv_sums` says what the sums are.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,14 +18,16 @@ from numpy.typing import ArrayLike, DTypeLike
 from lowgemm.checks.arguments import as_operand
 from lowgemm.checks.onnx import result_zero_point, scale_argument, zero_point_argument
 from lowgemm.checks.values import as_array
+from lowgemm.conv import Prepared, pack_filters
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.nn.filters import Filters
 from lowgemm.onnx_run.geometry import Geometry, check_filters, geometry
 from lowgemm.onnx_run.pipelines import pipeline
 from lowgemm.requantize import requantize
 
 #: Shapes of images whose plans a convolution keeps.
 SHAPES = 64
+#: Spatial axes that `lowgemm.conv` knows.
+INNER = 3
 
 
 class PackedFilters:
@@ -42,9 +45,7 @@ class PackedFilters:
     shape, dtype, group
         Of `w`.
     outer, slices : list
-        Offsets along all spatial axes but the last two, and the packed two-dimensional filters of each.
-    flat : bool
-        Whether there is one spatial axis.
+        Offsets along all spatial axes but the last three, and the packed filters of each.
 
     Raises
     ------
@@ -57,11 +58,10 @@ class PackedFilters:
         group = check_filters(w.shape, group)
         if not w.shape[1]:
             raise ValueError(f"w: expected filters with elements, got shape {w.shape}")
-        self.shape, self.dtype, self.group, self.flat = w.shape, w.dtype, group, w.ndim == 3
-        flat = w[:, :, None] if w.ndim == 3 else w
-        self.outer = list(itertools.product(*map(range, flat.shape[2:-2])))
+        self.shape, self.dtype, self.group = w.shape, w.dtype, group
+        self.outer = list(itertools.product(*map(range, w.shape[2:-INNER])))
         self.slices = [
-            Filters(np.ascontiguousarray(flat[(slice(None), slice(None), *at)].transpose(2, 3, 1, 0)), group)
+            pack_filters(w[(slice(None), slice(None), *at)], group, channels="first")
             for at in (self.outer if w.shape[0] else [])
         ]
 
@@ -114,27 +114,30 @@ class Convolution(NotCopied):
         if isinstance(zero, np.ndarray) and zero.size and (zero == zero[0]).all():
             zero = int(zero[0])
         self.weight_zero = zero
-        stages = (lambda part: []) if stages is None else stages
-        parts = filters.slices[0].parts if filters.slices else []
-        self._stages = [stages(p) for p in parts]
-        self._whole = stages(slice(None)) if len(filters.shape) > 4 else None
-        self._plans: dict[tuple[int, ...], tuple[Geometry, dict[str, Any]]] = {}
+        self._stages = None if stages is None else stages(slice(None))
+        self._plans: dict[tuple[int, ...], tuple[Geometry, Any]] = {}
 
-    def _plan(self, shape: tuple[int, ...]) -> tuple[Geometry, dict[str, Any]]:
-        """Where the windows lie on images of a shape, and the arguments of `Filters.run`."""
+    def _plan(self, shape: tuple[int, ...]) -> tuple[Geometry, Any]:
+        """Where the windows lie on images of a shape, and what convolves along the inner axes."""
         known = self._plans.get(shape)
         if known is None:
-            g = geometry(shape, self.filters.shape, **self.attributes)
-            flat = g.with_height() if len(g.size) == 1 else g
-            outer = len(flat.size) - 2
-            how = {
-                "input_zero": self.input_zero, "weight_zero": self.weight_zero, "stride": flat.strides[outer:],
-                "dilation": flat.dilations[outer:], "num_threads": self.num_threads,
-                "padding": (flat.begin[outer], flat.end[outer], flat.begin[outer + 1], flat.end[outer + 1]),
-            }  # fmt: skip
+            filters = self.filters
+            g = geometry(shape, filters.shape, **self.attributes)
+            outer = max(0, len(g.size) - INNER)
+            made = None
+            if filters.slices and math.prod((shape[0], *g.out)):
+                images = math.prod((shape[0], *g.out[:outer]))
+                around = tuple(zip(g.begin[outer:], g.end[outer:], strict=True))
+                made = [
+                    Prepared(
+                        part, (images, *shape[2 + outer :], shape[1]), self.dtype, (self.input_zero, self.weight_zero),
+                        g.strides[outer:], around, g.dilations[outer:], None if outer else self._stages, self.num_threads,
+                    )
+                    for part in filters.slices
+                ]  # fmt: skip
             if len(self._plans) >= SHAPES:
                 self._plans = {}
-            known = self._plans[shape] = flat, how
+            known = self._plans[shape] = g, made
         return known
 
     def run(self, x: np.ndarray, input_zero: int | None = None) -> np.ndarray:
@@ -143,40 +146,32 @@ class Convolution(NotCopied):
         `input_zero` replaces the zero point of the images.
         """
         filters = self.filters
-        g, how = self._plan(x.shape)
-        if input_zero is not None:
-            how = {**how, "input_zero": input_zero}
-        if filters.flat:
-            x = x[:, :, None]
-        outer = len(g.size) - 2
-        y = np.empty((x.shape[0], *g.out, filters.shape[0]), dtype=self.result)
-        axes = (0, y.ndim - 1, *range(1, y.ndim - 1))
-        result = y.transpose(axes)[:, :, 0] if filters.flat else y.transpose(axes)
-        if y.size == 0:
-            return result
+        g, made = self._plan(x.shape)
         images = x.transpose((0, *range(2, x.ndim), 1))
+        if made is None:
+            return np.empty((x.shape[0], filters.shape[0], *g.out), self.result)
+        outer = max(0, len(g.size) - INNER)
         if not outer:
-            filters.slices[0].run(images, y, self._stages, **how)
-            return result
+            return made[0].run(images, first=True, image_zero=input_zero)
+        zero = self.input_zero if input_zero is None else input_zero
+        y = np.empty((x.shape[0], *g.out, filters.shape[0]), dtype=self.result)
         target = y.reshape(-1, *y.shape[outer + 1 :])
-        around = [(0, 0), *zip(g.begin[:outer], g.end[:outer], strict=True), (0, 0), (0, 0), (0, 0)]
-        images = np.pad(images, around, constant_values=how["input_zero"])
-        total, sums = np.zeros(target.shape, np.int32), np.empty(target.shape, np.int32)
-        for offset, part in zip(filters.outer, filters.slices, strict=True):
+        around = [(0, 0), *zip(g.begin[:outer], g.end[:outer], strict=True), *[(0, 0)] * (INNER + 1)]
+        images = np.pad(images, around, constant_values=zero)
+        total = np.zeros(target.shape, np.int32)
+        for offset, part in zip(filters.outer, made, strict=True):
             place = tuple(
                 slice(o * d, o * d + (n - 1) * s + 1, s)
                 for o, d, n, s in zip(offset, g.dilations, g.out, g.strides, strict=False)
             )
             seen = images[(slice(None), *place)]
-            none = [None] * len(part.parts)
-            part.run(seen.reshape(-1, *seen.shape[outer + 1 :]), sums, none, **how)
-            total += sums
+            total += part.run(seen.reshape(-1, *seen.shape[outer + 1 :]), image_zero=zero)
         rows = total.reshape(-1, filters.shape[0])
-        if self._whole:
-            requantize(rows, self._whole, out=y.reshape(rows.shape))
+        if self._stages:
+            requantize(rows, self._stages, out=y.reshape(rows.shape))
         else:
             y.reshape(rows.shape)[...] = rows
-        return result
+        return y.transpose((0, y.ndim - 1, *range(1, y.ndim - 1)))
 
 
 def conv_integer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from lowgemm.checks.values import integer
@@ -32,12 +32,6 @@ class Geometry:
     end: tuple[int, ...]
     out: tuple[int, ...]
     group: int
-
-    def with_height(self) -> Geometry:
-        """The same with a spatial axis of size 1 in front."""
-        ones, zeros = ("size", "kernel", "strides", "dilations", "out"), ("begin", "end")
-        of_ones = {name: (1, *getattr(self, name)) for name in ones}
-        return replace(self, **of_ones, **{name: (0, *getattr(self, name)) for name in zeros})
 
 
 def _per_axis(value: Any, name: str, axes: int, default: int, low: int) -> tuple[int, ...]:

@@ -108,16 +108,6 @@ def test_conv2d(seed, dtype, weight_dtype, per_channel, rounding, kind):
     same(layer, x[:, ::-1, :, ::-1])  # any strides
 
 
-@pytest.mark.parametrize("groups", [1, 4])
-def test_conv2d_in_blocks_of_pixels(groups, monkeypatch):
-    """The buffer holds a few pixels, and the last block is smaller."""
-    monkeypatch.setattr("lowgemm.nn.filters.BLOCK_BYTES", 200)
-    g = np.random.default_rng(groups)
-    w, bias, p = weights(g, (3, 3, 4 // groups, 4), "int8", True)
-    layer = nn.QuantizedConv2d(w, bias, tensor(g, "uint8"), p, tensor(g, "int8"), padding=1, groups=groups)
-    same(layer, integers(g, (2, 7, 5, 4), "uint8"))
-
-
 def test_conv2d_with_batch_norm_sized_sums_wraps():
     """Sums of -128 * -128 with zero points of 127 stay exact in int32."""
     p = QParams(1.0, 127, "int8")

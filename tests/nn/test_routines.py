@@ -1,4 +1,4 @@
-"""The records that layers' routines are given, and the loops over windows that layers and ONNX share."""
+"""The records that layers' routines are given, and convolutions without compiled code."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from patience import PATIENCE
 
-from lowgemm.nn import filters, reference, routines
-from lowgemm.nn.filters import Filters
+from lowgemm.nn import routines
 from lowgemm.nn.windows import Windows
 
 WINDOWS = Windows((2, 5, 4, 3), (3, 2), (3, 2), (2, 3), (1, 0, 2, 1), (1, 2))
@@ -34,55 +33,14 @@ def test_a_record_wants_every_name_and_no_other(change):
         routines.pool.record(**{k: v for k, v in values.items() if v is not None})
 
 
-def test_padded_windows_lie_where_they_lay():
-    padded = WINDOWS.padded()
-    assert padded.shape == (2, 6, 7, 3) and padded.padding == (0, 0, 0, 0) and padded.out == WINDOWS.out
+def test_a_margin_is_filled():
     x = np.arange(2 * 5 * 4 * 3, dtype=np.uint8)
     margins = WINDOWS.margins(-7)
-    out = np.empty(padded.shape, np.uint8)
+    out = np.empty((2, 6, 7, 3), np.uint8)
     expected = np.pad(x.reshape(2, 5, 4, 3), ((0, 0), (1, 0), (2, 1), (0, 0)), constant_values=249)
     if not numba.config.DISABLE_JIT:
         routines.pad.run(routines.pad.record(**margins), x, x, out, out)
         np.testing.assert_array_equal(out, expected)
-
-
-def convolution(
-    g: np.random.Generator, kind: str, dtype: str
-) -> tuple[Filters, np.ndarray, dict, np.ndarray]:
-    """Filters, images, how to run them, and the sums by the definition."""
-    groups = int(g.integers(2, 7)) if kind != "whole" else 1
-    depth = 1 if kind == "depthwise" else int(g.integers(1, 9))
-    outputs = groups if kind == "depthwise" else groups * int(g.integers(1, 4))
-    size = tuple(int(v) for v in g.integers(1, 5, 2))
-    w = g.integers(-128, 128, (*size, depth, outputs), dtype=np.int8)
-    x = g.integers(*((-128, 128) if dtype == "int8" else (0, 256)), (3, 9, 10, depth * groups), dtype=dtype)
-    how = {
-        "input_zero": int(g.integers(0, 128)), "weight_zero": g.integers(-128, 128, outputs),
-        "stride": tuple(int(v) for v in g.integers(1, 4, 2)), "padding": tuple(int(v) for v in g.integers(0, 4, 4)),
-        "dilation": tuple(int(v) for v in g.integers(1, 3, 2)),
-    }  # fmt: skip
-    geometry = {name: how[name] for name in ("stride", "padding", "dilation")}
-    sums = reference.conv2d(x, w, how["input_zero"], how["weight_zero"], (), groups=groups, **geometry)
-    return Filters(w, groups), x, how, sums
-
-
-@pytest.mark.parametrize("limit", ["none", "blocks", "images"])
-@pytest.mark.parametrize("dtype", ["uint8", "int8"])
-@pytest.mark.parametrize("kind", ["whole", "groups", "depthwise"])
-def test_filters_give_the_sums_of_the_definition(kind, dtype, limit, monkeypatch):
-    """Also with little memory at a time: a few patches, a line of sums, an image."""
-    if limit != "none":
-        for name in ("BLOCK_BYTES", "SUMS_BYTES"):
-            monkeypatch.setattr(filters, name, 300)
-    if limit == "images":
-        monkeypatch.setattr(filters, "IMAGE_BYTES", 1)
-    for seed in range(4):
-        convolve, x, how, sums = convolution(np.random.default_rng(seed), kind, dtype)
-        out = np.empty(sums.shape, np.int32)
-        convolve.run(x, out, [None] * len(convolve.parts), **how)
-        np.testing.assert_array_equal(out, sums)
-        convolve.run(x[:, ::-1, :, ::-1].copy()[:, ::-1, :, ::-1], out, [None] * len(convolve.parts), **how)
-        np.testing.assert_array_equal(out, sums)
 
 
 def test_filters_without_compiled_code():

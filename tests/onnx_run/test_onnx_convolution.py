@@ -96,9 +96,7 @@ def test_any_geometry(problem):
         np.testing.assert_array_equal(np.moveaxis(got, 1, -1), right)
 
 
-def test_many_blocks(monkeypatch):
-    """More patches than are held at a time."""
-    monkeypatch.setattr("lowgemm.nn.filters.BLOCK_BYTES", 500)
+def test_groups_with_a_stride_along_one_axis():
     g = np.random.default_rng(0)
     x, w = (
         g.integers(0, 256, (2, 4, 13, 11), dtype=np.uint8),

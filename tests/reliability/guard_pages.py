@@ -135,11 +135,15 @@ def convolutions(r: random.Random, g: np.random.Generator) -> None:
         expected = layer.reference(x)
         assert np.array_equal(layer(x), expected), ("conv2d", x.shape, size, padding)
         out = guard.guarded(np.zeros((expected.size, 1), np.int8), "c", at_end=at_end).reshape(expected.shape)
-        layer.filters.run(
-            x, out, layer.part_stages, input_zero=layer.input_zero, weight_zero=layer.weight_zero, stride=layer.stride,
-            padding=layer.padding, dilation=layer.dilation,
-        )  # fmt: skip
-        assert np.array_equal(out, expected), ("filters", x.shape, size, padding)
+        lg.conv(x, layer.filters, image_zero_point=3, padding=padding, output=layer.stages, out=out)
+        assert np.array_equal(out, expected), ("conv", x.shape, size, padding)
+        depthwise = weight.reshape(*size, 1, -1)[..., : x.shape[-1]]
+        options = {
+            "image_zero_point": 3, "filter_zero_point": r.choice((0, -3)), "padding": ((padding,) * 2,) * 2,
+            "stride": (r.choice((1, 2)),) * 2, "dilation": (1, 1), "groups": x.shape[-1],
+        }  # fmt: skip
+        got = lg.conv(x, depthwise, **options)
+        assert np.array_equal(got, reference.conv(x, depthwise, **options)), ("depthwise", x.shape, options)
 
 
 def low_bits(r: random.Random, g: np.random.Generator, layout: str, at_end: bool, limit: int) -> int:

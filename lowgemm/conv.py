@@ -1,0 +1,354 @@
+"""The convolution, beside `gemm` and like it: check the arguments, plan, run.
+
+    conv.py -> engine/: filters.py -> image.py (patches) or depthwise.py -> the tile loop and output stages of all products
+
+`reference.conv` says what the result is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numba
+import numpy as np
+
+from lowgemm import config, reference
+from lowgemm.checks.arguments import as_num_threads, as_operand, as_zero_point, check_out
+from lowgemm.checks.values import choice, integer
+from lowgemm.engine.channels_last import channels_last
+from lowgemm.engine.filters import PackedFilters, convolution_plan
+from lowgemm.engine.image import Windows
+from lowgemm.engine.plan import Plan
+from lowgemm.engine.ready import Ready, ready
+from lowgemm.engine.seen import stages_key
+from lowgemm.jit.addresses import NotCopied
+from lowgemm.output.check import check_pipeline
+
+#: Where the channels of images and filters are.
+CHANNELS = ("last", "first")
+_LARGE = 1 << 20
+
+
+def pack_filters(filters: Any, groups: int = 1, *, channels: str = "last") -> PackedFilters:
+    """Pack the filters of `conv` once, for many convolutions.
+
+    Parameters
+    ----------
+    filters : array_like of uint8 or int8
+        Shape (sizes along one to three axes ..., channels of a group, outputs), or with ``channels="first"`` as in PyTorch and ONNX:
+        (outputs, channels of a group, sizes ...). Outputs are ordered by group.
+    groups : int
+        Groups of channels. With one channel and one output each it is a depthwise convolution.
+    channels : {"last", "first"}
+        Where the channels of the filters are.
+
+    Returns
+    -------
+    PackedFilters
+        Accepted by `conv` in place of `filters`, with channels of images last or first. Pickle saves the plain filters.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np, lowgemm
+    >>> lowgemm.pack_filters(np.ones((3, 3, 8, 16), np.int8))
+    PackedFilters(shape=(3, 3, 8, 16), dtype=int8, groups=1)
+    """
+    w = as_operand(filters, "filters")
+    first = choice(channels, "channels", CHANNELS) == "first"
+    if not 3 <= w.ndim <= 5:
+        raise ValueError(f"filters: expected one to three sizes, channels and outputs, got shape {w.shape}")
+    if first:
+        w = w.transpose(*range(2, w.ndim), 1, 0)
+    groups = integer(groups, "groups", 1)
+    if 0 in w.shape:
+        raise ValueError(f"filters: expected filters with elements, got shape {w.shape}")
+    if w.shape[-1] % groups:
+        raise ValueError(f"groups: expected a divisor of the {w.shape[-1]} outputs, got {groups}")
+    return PackedFilters(np.array(w, order="C"), groups)
+
+
+def conv(
+    image: Any,
+    filters: Any,
+    *,
+    image_zero_point: Any = 0,
+    filter_zero_point: Any = 0,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int | None = None,
+    output: Sequence[Any] | Any | None = None,
+    out: np.ndarray | None = None,
+    num_threads: int | None = None,
+    channels: str = "last",
+) -> np.ndarray:
+    """Convolve 8-bit images with 8-bit filters exactly.
+
+    A window's sum over its taps t and the channels c of its group is
+    ``sum (image[i, window * stride + t * dilation - padding, c] - image_zero_point) * (filters[t, c, o] - filter_zero_point[o])`` in int32
+    modulo 2**32, where pixels outside of the image add nothing. The sums go through the `output` stages.
+
+    Parameters
+    ----------
+    image : array_like of uint8 or int8
+        Shape (images, sizes along one to three axes ..., channels), or (images, channels, sizes ...) with ``channels="first"``.
+    filters : array_like of uint8 or int8, or PackedFilters
+        As in `pack_filters`, which makes the second.
+    image_zero_point : int
+        Subtracted from the image: a value of its dtype, which also fills the padding.
+    filter_zero_point : int or array_like of int, shape (outputs,)
+        Subtracted from the filters.
+    stride, dilation : int or sequence of int
+        Pixels from window to window, and from tap to tap; one for all axes or one for each.
+    padding : int or sequence
+        Pixels around the image: one number for all axes; or for each a number or a pair (before, after).
+    groups : int, optional
+        Groups of channels, for filters that are not packed; the default is 1.
+    output, num_threads
+        As in `gemm`, where a row of the result is a window and a column an output. A large convolution runs on several threads.
+    out : ndarray, optional
+        Array to write to: the result's shape and dtype, any strides, no overlap with the image.
+    channels : {"last", "first"}
+        Where the channels of the images, of the result, and of filters that are not packed, are.
+
+    Returns
+    -------
+    ndarray
+        Shape (images, windows along each axis ..., outputs), or (images, outputs, windows ...) with ``channels="first"``; then its memory
+        has the channels last all the same, so that the next convolution need not copy it. `out` if that was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message names it.
+
+    Notes
+    -----
+    The patches are gathered from the image while the engine packs its left operand, so no matrix of patches is in memory. Filters of one
+    pixel with a stride of 1 multiply the image where it lies. Depthwise convolutions have a loop of their own. An image whose channels are
+    first in memory is copied once.
+
+    Examples
+    --------
+    >>> import numpy as np, lowgemm
+    >>> image = np.arange(9, dtype=np.uint8).reshape(1, 3, 3, 1)
+    >>> lowgemm.conv(image, np.ones((2, 2, 1, 1), np.int8))[0, ..., 0]
+    array([[ 8, 12],
+           [20, 24]], dtype=int32)
+    >>> lowgemm.conv(image, np.ones((2, 2, 1, 1), np.int8), image_zero_point=4, padding=[(0, 1), (1, 0)])[0, ..., 0]
+    array([[-5, -8, -4],
+           [ 1,  4,  8],
+           [ 2,  5,  7]], dtype=int32)
+    """
+    x = image if type(image) is np.ndarray and image.dtype.kind in "ui" else as_operand(image, "image")
+    first = choice(channels, "channels", CHANNELS) == "first"
+    if not isinstance(filters, PackedFilters):
+        filters = pack_filters(filters, 1 if groups is None else groups, channels=channels)
+    elif groups is not None and integer(groups, "groups", 1) != filters.groups:
+        raise ValueError(f"groups: expected {filters.groups}, as the filters were packed for, got {groups}")
+    if first and x.ndim > 1:
+        x = x.transpose(0, *range(2, x.ndim), 1)
+    known = _prepared(
+        filters, x, image_zero_point, filter_zero_point, stride, padding, dilation, output, num_threads
+    )
+    return known.run(x, out, first)
+
+
+class Prepared(NotCopied):
+    """A convolution of one kind with its arguments checked, for any number of images of one shape.
+
+    Parameters
+    ----------
+    filters : PackedFilters
+        The filters.
+    shape : tuple of int
+        Of the images, channels last.
+    dtype : dtype
+        Of the images.
+    zero_points : (int, int or ndarray)
+        Of the images and of the filters.
+    others
+        As in `conv`.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the result, channels last.
+    windows : Windows
+        Where the windows lie.
+    """
+
+    instead = "copy its filters"
+
+    def __init__(
+        self, filters: PackedFilters, shape: tuple[int, ...], dtype: np.dtype, zero_points: tuple[Any, Any], stride: Any,
+        padding: Any, dilation: Any, output: Any, num_threads: Any,
+    ) -> None:  # fmt: skip
+        self.filters, self.dtype = filters, np.dtype(dtype)
+        if self.dtype not in (np.uint8, np.int8):
+            as_operand(np.empty(1, dtype), "image")
+        self.windows, self.geometry = windows_of(filters, shape, stride, padding, dilation)
+        info = np.iinfo(self.dtype)
+        self.image_zero = integer(zero_points[0], "image_zero_point", int(info.min), int(info.max))
+        zero = as_zero_point(zero_points[1], "filter_zero_point", filters.outputs, "output")
+        if isinstance(zero, np.ndarray) and (zero == zero[0]).all():
+            zero = int(zero[0])
+        self.filter_zero = zero
+        self.num_threads, self.output = as_num_threads(num_threads), output
+        axes = filters.axes
+        self.shape = (shape[0], *self.windows.out[3 - axes :], filters.outputs)
+        self.stages, self.result = check_pipeline(output, math.prod(self.shape[:-1]), filters.outputs)
+        self._ready: tuple[Any, Plan | None, Ready | None] = (None, None, None)
+
+    def plan(self, strides: tuple[int, ...]) -> Plan:
+        """The plan for images with these strides, channels last and contiguous."""
+        return self._plan_for(strides)[0]
+
+    def _plan_for(self, strides: tuple[int, ...]) -> tuple[Plan, Ready]:
+        key = strides, config.kernel
+        known, plan, run = self._ready
+        if known == key and plan is not None and run is not None and plan.serves():
+            return plan, run
+        inner = strides[1:-1]
+        wide = (strides[0], *[strides[0]] * (3 - len(inner)), *inner)
+        plan = convolution_plan(
+            self.filters, self.windows, wide, self.dtype.kind, stages=self.stages, result=self.result,
+            out_row_stride=self.filters.outputs * self.result.itemsize, filter_zero=self.filter_zero,
+            num_threads=self.num_threads,
+        )  # fmt: skip
+        zero = 0 if self.filters.depthwise else self.filter_zero
+        call = SimpleNamespace(
+            out=SimpleNamespace(shape=self.shape), lhs_zero=self.image_zero, rhs_zero=zero, own_zeros=False
+        )
+        run = ready(call, plan, self.image_zero, zero)  # type: ignore[arg-type]
+        assert run is not None
+        self._ready = key, plan, run  # one assignment, so threads see what fits together
+        return plan, run
+
+    def run(
+        self, x: np.ndarray, out: np.ndarray | None = None, first: bool = False, image_zero: int | None = None
+    ) -> np.ndarray:
+        """Convolve images of the shape and dtype, channels last; with `first` the result is seen with its channels first."""
+        zero = self.image_zero if image_zero is None else image_zero
+        to = None
+        if out is not None:
+            to = check_out(out, _seen(self.shape, first), self.result, {"image": x})
+            to = to.transpose(0, *range(2, to.ndim), 1) if first else to
+        direct = to is not None and to.flags.c_contiguous and type(to) is np.ndarray
+        y = to if direct else np.empty(self.shape, self.result)
+        if y.size:
+            if numba.config.DISABLE_JIT:
+                self._run_slowly(x, y, zero)
+            else:
+                if x.strides[-1] != 1 or min(x.strides) < 0:
+                    x = channels_last(x)
+                plan, run = self._plan_for(x.strides)
+                rhs = self.filters.rhs(plan.kernel, self.filter_zero)
+                by_zero = 0 if self.filters.depthwise else self.filter_zero
+                done = run.run(x, rhs, y, zero, by_zero)
+                if done is None:
+                    run.by_addresses(x, rhs, y, zero, by_zero)  # type: ignore[arg-type]
+        if out is not None:
+            if not direct:
+                to[...] = y  # type: ignore[index]
+            return out
+        return y.transpose(0, y.ndim - 1, *range(1, y.ndim - 1)) if first else y
+
+    def _run_slowly(self, x: np.ndarray, y: np.ndarray, zero: int) -> None:
+        """By the definition, where nothing is compiled."""
+        stride, padding, dilation = self.geometry
+        y[...] = reference.conv(
+            x, self.filters.to_array(), image_zero_point=zero, filter_zero_point=self.filter_zero, stride=stride,
+            padding=padding, dilation=dilation, groups=self.filters.groups, output=list(self.stages) or None,
+        )  # fmt: skip
+
+
+def _seen(shape: tuple[int, ...], first: bool) -> tuple[int, ...]:
+    return (shape[0], shape[-1], *shape[1:-1]) if first else shape
+
+
+def _prepared(
+    filters: PackedFilters, x: np.ndarray, image_zero: Any, filter_zero: Any, stride: Any, padding: Any, dilation: Any,
+    output: Any, num_threads: Any,
+) -> Prepared:  # fmt: skip
+    """What was prepared for a call of this kind, kept with the filters."""
+    key = None
+    plain = type(image_zero) is int and type(filter_zero) is int and type(num_threads) in (int, type(None))
+    if plain and all(type(v) in (int, tuple, list) for v in (stride, padding, dilation)):
+        geometry = str((stride, padding, dilation))  # a list has no hash, and 1 == True
+        key = (x.shape, x.dtype, image_zero, filter_zero, geometry, stages_key(output), num_threads)
+        known = filters.seen.get(key)
+        if known is not None:
+            return known
+    made = Prepared(
+        filters, x.shape, x.dtype, (image_zero, filter_zero), stride, padding, dilation, output, num_threads
+    )
+    if key is not None:
+        filters.seen.add(key, made)  # it keeps `output`, whose identity is in the key
+    return made
+
+
+def _per_axis(value: Any, name: str, axes: int, low: int) -> tuple[int, ...]:
+    """One integer for all axes, or one for each."""
+    if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value) == 1:
+        if len(value) != axes:
+            raise ValueError(f"{name}: expected one integer or {axes}, got {len(value)}")
+        return tuple(integer(v, name, low, _LARGE) for v in value)
+    return (integer(value, name, low, _LARGE),) * axes
+
+
+def _around(value: Any, axes: int) -> tuple[tuple[int, int], ...]:
+    """Padding before and after, for each axis."""
+    if not isinstance(value, (list, tuple, np.ndarray)):
+        value = (value,) * axes
+    if len(value) != axes:
+        raise ValueError(
+            f"padding: expected one number, or a number or a pair for each of {axes} axes, got {value!r:.80}"
+        )
+    pairs = []
+    for v in value:
+        pair = tuple(v) if isinstance(v, (list, tuple, np.ndarray)) and np.ndim(v) == 1 else (v, v)
+        if len(pair) != 2:
+            raise ValueError(f"padding: expected pairs (before, after), got {v!r:.80}")
+        pairs.append((integer(pair[0], "padding", 0, _LARGE), integer(pair[1], "padding", 0, _LARGE)))
+    return tuple(pairs)
+
+
+def windows_of(
+    filters: PackedFilters, shape: tuple[int, ...], stride: Any, padding: Any, dilation: Any
+) -> tuple[Windows, tuple[Any, Any, Any]]:
+    """Where the windows lie on images of a shape (channels last), and the checked stride, padding and dilation."""
+    axes = filters.axes
+    if len(shape) != axes + 2:
+        raise ValueError(
+            f"image: expected {axes + 2} dimensions for filters of {axes} axes, got shape {shape}"
+        )
+    if shape[-1] != filters.channels:
+        raise ValueError(f"image: expected {filters.channels} channels, got shape {shape} (channels last)")
+    steps, apart = _per_axis(stride, "stride", axes, 1), _per_axis(dilation, "dilation", axes, 1)
+    around, size, taps = _around(padding, axes), shape[1:-1], filters.shape[:axes]
+    out = []
+    for n, k, s, d, (before, after) in zip(size, taps, steps, apart, around, strict=True):
+        reach = d * (k - 1) + 1
+        if n + before + after < reach:
+            raise ValueError(
+                f"image: expected at least a window of {reach} with padding, got shape {shape} (channels last)"
+            )
+        out.append((n + before + after - reach) // s + 1)
+
+    def three(values: Any, fill: int) -> Any:
+        return (*(fill,) * (3 - axes), *values)
+
+    windows = Windows(
+        shape[0], three(size, 1), three(out, 1), three(taps, 1), three(steps, 1), three(apart, 1),
+        three((before for before, _ in around), 0), shape[-1],
+    )  # fmt: skip
+    return windows, (steps, around, apart)

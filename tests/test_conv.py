@@ -1,0 +1,176 @@
+"""The convolution against its definition: every kernel that runs here, one to three axes, all kinds of filters."""
+
+from __future__ import annotations
+
+import pickle
+
+import numba
+import numpy as np
+import pytest
+
+import lowgemm
+from lowgemm import kernels, reference
+
+RUNS = [k.name for k in kernels.all_kernels() if not kernels.why_not(k)]
+compiled = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="plans are of compiled code")
+
+
+def integers(g, dtype, shape):
+    info = np.iinfo(dtype)
+    return g.integers(info.min, info.max, shape, dtype=dtype, endpoint=True)
+
+
+def problem(g, kind, axes):
+    """An image, filters, their groups and the options of a sound call."""
+    groups = {
+        "plain": 1,
+        "point": int(g.integers(1, 3)),
+        "groups": int(g.integers(2, 4)),
+        "depthwise": int(g.choice([2, 15, 16, 17, 33, 70])),
+    }[kind]
+    depth, per_group = (
+        (1, 1)
+        if kind == "depthwise"
+        else (int(g.choice([1, 2, 3, 5, 16, 21, 70])), int(g.choice([1, 2, 17, 33])))
+    )
+    taps = (1,) * axes if kind == "point" else tuple(g.integers(1, 6 if axes < 3 else 3, axes).tolist())
+    stride, dilation = tuple(g.integers(1, 4, axes).tolist()), tuple(g.integers(1, 3, axes).tolist())
+    padding = tuple((int(a), int(b)) for a, b in g.integers(0, 3, (axes, 2)))
+    if kind == "point" and g.integers(2):
+        stride, padding = (1,) * axes, ((0, 0),) * axes
+    longest = 14 if axes < 3 else 6
+    size = tuple(
+        max(1, d * (k - 1) + 1 - sum(p), int(g.integers(1, longest)))
+        for d, k, p in zip(dilation, taps, padding, strict=True)
+    )
+    if axes == 1:
+        size = (size[0] + int(g.choice([0, 60])),)  # more windows than a block of the depthwise loop has
+    dtypes = g.choice(["uint8", "int8"], 2)
+    image = integers(g, dtypes[0], (int(g.integers(1, 4)), *size, depth * groups))
+    filters = integers(g, dtypes[1], (*taps, depth, per_group * groups))
+    outputs, info = filters.shape[-1], np.iinfo(dtypes[1])
+    zeros = [0, int(g.integers(info.min, info.max + 1)), integers(g, dtypes[1], outputs).astype(int)]
+    scale = 2.0 ** -g.uniform(4, 12, outputs)
+    bias = lowgemm.BiasAddition(g.integers(-3000, 3000, outputs))
+    requantize = lowgemm.Requantize(
+        scale, 3, g.choice(["uint8", "int8"]), rounding=str(g.choice(["gemmlowp", "onnx"]))
+    )
+    options = {
+        "image_zero_point": int(integers(g, dtypes[0], ())), "filter_zero_point": zeros[g.integers(3)], "stride": stride,
+        "padding": padding, "dilation": dilation,
+        "output": [None, [bias, requantize], [requantize], [bias, lowgemm.Dequantize(scale)]][g.integers(4)],
+    }  # fmt: skip
+    return image, filters, groups, options
+
+
+@pytest.mark.parametrize("kernel", RUNS)
+@pytest.mark.parametrize("kind", ["plain", "point", "groups", "depthwise"])
+def test_equals_its_definition(kernel, kind, monkeypatch):
+    monkeypatch.setattr(lowgemm.config, "kernel", kernel)
+    for seed in range(12):
+        g = np.random.default_rng([seed, RUNS.index(kernel)])
+        image, filters, groups, options = problem(g, kind, seed % 3 + 1)
+        expected = reference.conv(image, filters, groups=groups, **options)
+        for threads in (1, 2):
+            got = lowgemm.conv(image, filters, groups=groups, num_threads=threads, **options)
+            np.testing.assert_array_equal(got, expected, strict=True)
+
+
+@pytest.mark.parametrize("kind", ["plain", "point", "groups", "depthwise"])
+def test_channels_first_strides_and_out(kind):
+    for seed in range(9):
+        g = np.random.default_rng(seed)
+        axes = seed % 3 + 1
+        image, filters, groups, options = problem(g, kind, axes)
+        expected = reference.conv(image, filters, groups=groups, **options)
+        packed = lowgemm.pack_filters(
+            filters.transpose(axes + 1, axes, *range(axes)), groups, channels="first"
+        )
+        np.testing.assert_array_equal(packed.to_array(), filters)
+        to_first = (0, axes + 1, *range(1, axes + 1))
+        first = np.ascontiguousarray(image.transpose(to_first))
+        for x in (first, image.transpose(to_first), first[:, ::-1].copy()[:, ::-1]):
+            got = lowgemm.conv(x, packed, channels="first", **options)
+            np.testing.assert_array_equal(got, expected.transpose(to_first), strict=True)
+        wide = np.zeros((*expected.shape[:-1], 2 * expected.shape[-1]), expected.dtype)
+        lowgemm.conv(image, packed, out=wide[..., ::2], **options)
+        np.testing.assert_array_equal(wide[..., ::2], expected)
+        assert not wide[..., 1::2].any(), "wrote beside out"
+        out = np.empty(expected.shape, expected.dtype)
+        assert lowgemm.conv(image, packed, out=out, **options) is out
+        np.testing.assert_array_equal(out, expected)
+        np.testing.assert_array_equal(
+            lowgemm.conv(image, pickle.loads(pickle.dumps(packed)), **options), expected
+        )
+
+
+def test_the_image_may_be_a_part_of_another():
+    g = np.random.default_rng(0)
+    whole = integers(g, "uint8", (3, 20, 19, 8))
+    for groups in (1, 5):
+        filters = integers(g, "int8", (3, 3, 5 // groups, 5))
+        part = whole[::2, 2:17:2, 3:15, 1:6]
+        np.testing.assert_array_equal(
+            lowgemm.conv(part, filters, groups=groups, padding=1),
+            lowgemm.conv(part.copy(), filters, groups=groups, padding=1),
+        )
+
+
+def test_an_empty_batch():
+    got = lowgemm.conv(
+        np.empty((0, 5, 5, 3), np.uint8),
+        np.ones((3, 3, 3, 2), np.int8),
+        output=lowgemm.SaturatingCast(np.int8),
+    )
+    assert got.shape == (0, 3, 3, 2) and got.dtype == np.int8
+
+
+def test_sums_wrap():
+    x = np.full((1, 40, 40, 4), 255, np.uint8)
+    w = np.full((40, 40, 4, 1), 255, np.uint8)
+    assert lowgemm.conv(np.tile(x, (1, 1, 1, 8)), np.tile(w, (1, 1, 8, 1)))[0, 0, 0, 0] == np.int64(
+        255 * 255 * 51200
+    ).astype(np.int32)
+
+
+X, W = np.zeros((1, 6, 6, 4), np.uint8), np.zeros((3, 3, 4, 2), np.int8)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"image": X.astype(float)}, "^image: expected dtype"),
+        ({"image": X[0]}, "^image: expected 4 dimensions"),
+        ({"image": X[..., :3]}, "^image: expected 4 channels"),
+        ({"image": X[:, :2]}, "^image: expected at least a window of 3"),
+        ({"filters": W[0, 0]}, "^filters: expected one to three sizes"),
+        ({"filters": W[..., :0]}, "^filters: expected filters with elements"),
+        ({"groups": 3}, "^groups: expected a divisor of the 2"),
+        ({"image_zero_point": 256}, "^image_zero_point: expected"),
+        ({"filter_zero_point": [1, 2, 3]}, "^filter_zero_point: expected"),
+        ({"stride": 0}, "^stride: expected"),
+        ({"stride": (1, 2, 3)}, "^stride: expected one integer or 2"),
+        ({"padding": (1, 2, 3)}, "^padding: expected one number"),
+        ({"padding": [(1, 2, 3), 1]}, "^padding: expected pairs"),
+        ({"padding": -1}, "^padding: expected"),
+        ({"dilation": 1.5}, "^dilation: expected"),
+        ({"channels": "middle"}, "^channels: expected"),
+        ({"out": np.zeros((1, 4, 4, 2), np.int64)}, "^out: expected dtype"),
+        ({"output": lowgemm.BiasAddition([1, 2, 3])}, "^output: BiasAddition"),
+        ({"num_threads": 0}, "^num_threads: expected"),
+    ],
+)
+def test_bad_arguments_are_named(change, match):
+    with pytest.raises((TypeError, ValueError), match=match):
+        lowgemm.conv(**{"image": X, "filters": W, **change})
+
+
+@compiled
+def test_explain_says_what_runs():
+    w = lowgemm.pack_filters(W)
+    assert "patches gathered" in str(lowgemm.explain(X, w, padding=1))
+    assert "no copy" in str(lowgemm.explain(X, lowgemm.pack_filters(W[:1, :1])))
+    assert "COPIED" in str(
+        lowgemm.explain(np.ascontiguousarray(X.transpose(0, 3, 1, 2)), w, channels="first")
+    )
+    assert "depthwise" in str(lowgemm.explain(X, lowgemm.pack_filters(np.ones((3, 3, 1, 4), np.int8), 4)))
