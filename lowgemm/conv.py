@@ -212,10 +212,10 @@ class Prepared(NotCopied):
         """The plan for images with these strides, channels last and contiguous."""
         return self._plan_for(strides)[0]
 
-    def _plan_for(self, strides: tuple[int, ...]) -> tuple[Plan, Ready]:
+    def _plan_for(self, strides: tuple[int, ...]) -> tuple[Plan, Ready | None]:
         key = strides, config.kernel
         known, plan, run = self._ready
-        if known == key and plan is not None and run is not None and plan.serves():
+        if known == key and plan is not None and plan.serves():
             return plan, run
         inner = strides[1:-1]
         wide = (strides[0], *[strides[0]] * (3 - len(inner)), *inner)
@@ -229,7 +229,6 @@ class Prepared(NotCopied):
             out=SimpleNamespace(shape=self.shape), lhs_zero=self.image_zero, rhs_zero=zero, own_zeros=False
         )
         run = ready(call, plan, self.image_zero, zero)  # type: ignore[arg-type]
-        assert run is not None
         self._ready = key, plan, run  # one assignment, so threads see what fits together
         return plan, run
 
@@ -253,9 +252,9 @@ class Prepared(NotCopied):
                 plan, run = self._plan_for(x.strides)
                 rhs = self.filters.rhs(plan.kernel, self.filter_zero)
                 by_zero = 0 if self.filters.depthwise else self.filter_zero
-                done = run.run(x, rhs, y, zero, by_zero)
-                if done is None:
-                    run.by_addresses(x, rhs, y, zero, by_zero)  # type: ignore[arg-type]
+                if run is None or run.run(x, rhs, y, zero, by_zero) is None:
+                    places = x.ctypes.data, rhs.panels_address, rhs.sums_address, y.ctypes.data
+                    plan.run(*places, zero, by_zero)
         if out is not None:
             if not direct:
                 to[...] = y  # type: ignore[index]

@@ -189,13 +189,13 @@ def test_unknown_chunks_and_custom_stage():
 def _count_packs():
     from lowgemm.engine import packed_rhs
 
-    packed_rhs.counted, original = 0, packed_rhs._pack
+    packed_rhs.counted, original = 0, packed_rhs.packed_by
 
     def counting(*arguments):
         packed_rhs.counted += 1
         return original(*arguments)
 
-    packed_rhs._pack = counting
+    packed_rhs.packed_by = counting
 
 
 def _packs():

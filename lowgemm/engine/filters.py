@@ -15,10 +15,13 @@ import numpy as np
 from lowgemm.engine.batch import Batch
 from lowgemm.engine.depthwise_plan import DepthwisePlan, DepthwiseWeights
 from lowgemm.engine.image import Windows
-from lowgemm.engine.packed_rhs import PackedRhs, pack_rhs, repacked
+from lowgemm.engine.packed_rhs import PackedRhs, packed_by
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.seen import Seen
 from lowgemm.kernels import Kernel, selected
+
+#: Columns up to which groups are put together in one product: a panel of the widest kernels.
+COLUMNS = 16
 
 
 class PackedFilters:
@@ -37,7 +40,7 @@ class PackedFilters:
     def __init__(self, filters: np.ndarray, groups: int) -> None:
         self.shape, self.groups, self.dtype = filters.shape, groups, filters.dtype
         self._filters = filters
-        self._packed: PackedRhs | None = None
+        self._packed: tuple[Any, PackedRhs | None] = (None, None)
         #: What was prepared for calls of a kind with these filters.
         self.seen = Seen()
         self._weights: tuple[Any, DepthwiseWeights | None] = (None, None)
@@ -70,7 +73,7 @@ class PackedFilters:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        held = (self._packed, self._weights[1])
+        held = (self._packed[1], self._weights[1])
         return self._filters.nbytes + sum(0 if part is None else part.nbytes for part in held)
 
     def __repr__(self) -> str:
@@ -87,18 +90,43 @@ class PackedFilters:
         """The filters, in the order of `shape`."""
         return self._filters.copy()
 
-    def packed_for(self, kernel: Kernel) -> PackedRhs:
-        """The filters of each group as the rhs of a product: shape (groups, depth, outputs of a group)."""
-        if self._packed is None:
-            flat = self._filters.reshape(self.depth, self.groups, -1).transpose(1, 0, 2)
-            self._packed = pack_rhs(flat)
-        if self._packed.kernel != kernel.name:
-            self._packed = repacked(self._packed, kernel)
-        return self._packed
+    def packed_for(self, kernel: Kernel, zero: int | np.ndarray) -> PackedRhs:
+        """The filters as the rhs of a batch of products, given their zero point: shape (products, depth, columns).
+
+        Groups with few outputs are put together until a product has `COLUMNS`. What one group's filters would add to another's is the zero
+        point, which counts as 0.
+        """
+        info = np.iinfo(self.dtype)
+        fits = not isinstance(zero, np.ndarray) and info.min <= zero <= info.max
+        together = self._together() if fits else 1
+        key = kernel.name, zero if together > 1 else None
+        known, packed = self._packed
+        if known != key or packed is None:
+            packed = packed_by(self._in_products(together, zero), kernel)
+            self._packed = key, packed  # one assignment, so threads see a pair that fits
+        return packed
+
+    def _together(self) -> int:
+        """Groups in one product."""
+        columns, depth = self.outputs // self.groups, self.shape[-2]
+        fitting = [k for k in range(1, self.groups + 1) if self.groups % k == 0 and k * columns <= COLUMNS]
+        return max((k for k in fitting if k * depth <= 4 * COLUMNS), default=1)
+
+    def _in_products(self, together: int, zero: int | np.ndarray) -> np.ndarray:
+        depth, columns = self.shape[-2], self.outputs // self.groups
+        split = self._filters.reshape(-1, depth, self.groups // together, together, columns)
+        if together == 1:
+            return split.transpose(2, 0, 1, 3, 4).reshape(self.groups, -1, columns)
+        whole = np.full(
+            (split.shape[2], split.shape[0], together, depth, together, columns), zero, self.dtype
+        )
+        for k in range(together):
+            whole[:, :, k, :, k] = split[:, :, :, k].transpose(2, 0, 1, 3)
+        return whole.reshape(split.shape[2], -1, together * columns)
 
     def rhs(self, kernel: Kernel, zero: int | np.ndarray) -> PackedRhs | DepthwiseWeights:
         """What a plan for these filters multiplies with, given their zero point."""
-        return self.depthwise_weights(kernel, zero) if self.depthwise else self.packed_for(kernel)
+        return self.depthwise_weights(kernel, zero) if self.depthwise else self.packed_for(kernel, zero)
 
     def depthwise_weights(self, kernel: Kernel, zero: int | np.ndarray) -> DepthwiseWeights:
         """The filters of a depthwise convolution less their zero point; those of the last zero point are kept."""
@@ -151,19 +179,18 @@ def convolution_plan(
         return DepthwisePlan(
             kernel, weights, windows, strides, kind, stages, result, out_row_stride, num_threads
         )
-    packed = filters.packed_for(kernel)
-    groups, depth, columns = packed.shape
+    packed = filters.packed_for(kernel, filter_zero)
+    products, depth, columns = packed.shape
+    run = depth // math.prod(windows.taps)
     m = windows.images * math.prod(windows.out)
     image, lhs_strides = None, (strides[3], 1)
     if not (windows.pointwise and _in_rows(windows, strides)):
-        image, lhs_strides = windows.record(strides, filters.shape[-2]), (0, 0)
+        image, lhs_strides = windows.record(strides, run), (0, 0)
     batch = Batch()
-    if groups > 1:
+    if products > 1:
         panels, sums = packed.batch_strides()
-        of_group = (groups,)
-        batch = Batch(
-            of_group, (of_group, (filters.shape[-2],)), (of_group, panels), (columns * result.itemsize,), sums
-        )
+        each = (products,)
+        batch = Batch(each, (each, (run,)), (each, panels), (columns * result.itemsize,), sums)
     return Plan(
         kernel,
         Operand((m, depth), lhs_strides, kind),
@@ -176,7 +203,7 @@ def convolution_plan(
         output=stages,
         num_threads=num_threads,
         image=image,
-        own_channels=groups > 1,
+        own_channels=products > 1,
     )
 
 

@@ -186,17 +186,18 @@ def pack_rhs(rhs: ArrayLike) -> PackedRhs:
     a = as_operand(rhs, "rhs")
     if a.ndim == 1:
         a = a[:, None]
-    return _pack(a, selected())
+    return packed_by(a, selected())
 
 
 def repacked(w: PackedRhs, kernel: Kernel) -> PackedRhs:
     """The same matrix in the layout of `kernel`."""
     if w.kernel == kernel.name:
         return w
-    return _pack(w.to_array(), kernel)
+    return packed_by(w.to_array(), kernel)
 
 
-def _pack(a: np.ndarray, kernel: Kernel) -> PackedRhs:
+def packed_by(a: np.ndarray, kernel: Kernel) -> PackedRhs:
+    """A matrix, or a stack of them, packed for a kernel."""
     w = PackedRhs(a.shape, a.dtype, kernel)
     depth, n = a.shape[-2:]
     if a.size == 0 and n == 0:

@@ -14,11 +14,11 @@ import numpy as np
 import lowgemm as lg
 from lowgemm import kernels
 
-from . import copies, layers, networks, packages, pipelines, plans, products, requantized_sums
+from . import convolutions, copies, layers, networks, packages, pipelines, plans, products, requantized_sums
 from .arrays import JUNK, Subclass, integers, spaced
 from .outcomes import DOCUMENTED, NAMED, Wrong
 
-FAMILIES: list[Any] = [products, plans, requantized_sums, layers, networks, packages, copies]
+FAMILIES: list[Any] = [products, convolutions, plans, requantized_sums, layers, networks, packages, copies]
 #: Families that need more than lowgemm does, by what they need; what is not here is printed by `fuzz.py`.
 MISSING = []
 for needed, family in {"dask": "chunks", "onnx": "graphs"}.items():

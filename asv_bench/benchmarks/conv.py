@@ -1,0 +1,62 @@
+"""Convolutions of ResNet-50, MobileNetV3, a YOLO and a text detector, beside the product of the same size. One thread, uint8 results."""
+
+import numpy as np
+
+import lowgemm
+
+from .common import feature, operand
+from .measure import named, ratio
+
+#: Height and width, channels, filter size, outputs, stride, padding, groups.
+SHAPES = {
+    "56x56x64 3x3 64": (56, 64, 3, 64, 1, 1, 1),
+    "28x28x128 3x3 128": (28, 128, 3, 128, 1, 1, 1),
+    "14x14x1024 1x1 256": (14, 1024, 1, 256, 1, 0, 1),
+    "56x56x256 1x1 s2 512": (56, 256, 1, 512, 2, 0, 1),
+    "224x224x3 7x7 s2 64": (224, 3, 7, 64, 2, 3, 1),
+    "80x80x32 3x3 32": (80, 32, 3, 32, 1, 1, 1),
+    "112x112x16 3x3 depthwise": (112, 16, 3, 16, 1, 1, 16),
+    "112x112x64 3x3 s2 depthwise": (112, 64, 3, 64, 2, 1, 64),
+    "28x28x120 5x5 depthwise": (28, 120, 5, 120, 1, 2, 120),
+    "14x14x672 5x5 s2 depthwise": (14, 672, 5, 672, 2, 2, 672),
+    "8x8x3 3x3 8": (8, 3, 3, 8, 1, 1, 1),
+}
+
+
+class Convolution:
+    params = (list(SHAPES),)
+    param_names = ("shape",)
+
+    def setup(self, shape):
+        size, channels, taps, outputs, stride, padding, groups = SHAPES[shape]
+        conv, pack = feature("conv"), feature("pack_filters")
+        rng = np.random.default_rng(0)
+        image = operand(rng, "uint8", (1, size, size, channels))
+        filters = pack(operand(rng, "int8", (taps, taps, channels // groups, outputs)), groups)
+        output = [
+            lowgemm.BiasAddition(np.arange(outputs)),
+            lowgemm.Requantize(np.full(outputs, 1e-4), 128, np.uint8, rounding="onnx"),
+        ]
+        options = {
+            "stride": stride,
+            "padding": padding,
+            "image_zero_point": 120,
+            "output": output,
+            "num_threads": 1,
+        }
+        self.call = lambda: conv(image, filters, **options)
+        windows = self.call().shape[1] ** 2
+        depth = taps * taps * channels // groups
+        lhs = operand(rng, "uint8", (windows, depth))
+        rhs = lowgemm.pack_rhs(operand(rng, "int8", (depth, outputs)))
+        self.product = lambda: lowgemm.gemm(lhs, rhs, lhs_zero_point=120, output=output, num_threads=1)
+
+    def time_conv(self, shape):
+        self.call()
+
+    @named(
+        "convolution time / product time",
+        "Time relative to the product (of all channels, for a depthwise one)",
+    )
+    def track_time_ratio_to_product(self, shape):
+        return ratio(self.call, self.product)
