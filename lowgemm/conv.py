@@ -14,6 +14,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lowgemm import config, reference
 from lowgemm.checks.arguments import as_num_threads, as_operand, as_zero_point, check_out
@@ -25,6 +26,7 @@ from lowgemm.engine.plan import Plan
 from lowgemm.engine.ready import Ready, ready
 from lowgemm.engine.seen import stages_key
 from lowgemm.jit.addresses import NotCopied
+from lowgemm.output.base import Stage
 from lowgemm.output.check import check_pipeline
 
 #: Where the channels of images and filters are.
@@ -32,7 +34,7 @@ CHANNELS = ("last", "first")
 _LARGE = 1 << 20
 
 
-def pack_filters(filters: Any, groups: int = 1, *, channels: str = "last") -> PackedFilters:
+def pack_filters(filters: ArrayLike, groups: int = 1, *, channels: str = "last") -> PackedFilters:
     """Pack the filters of `conv` once, for many convolutions.
 
     Parameters
@@ -76,16 +78,16 @@ def pack_filters(filters: Any, groups: int = 1, *, channels: str = "last") -> Pa
 
 
 def conv(
-    image: Any,
-    filters: Any,
+    image: ArrayLike,
+    filters: ArrayLike | PackedFilters,
     *,
-    image_zero_point: Any = 0,
-    filter_zero_point: Any = 0,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    image_zero_point: int = 0,
+    filter_zero_point: ArrayLike = 0,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int | tuple[int, int]] = 0,
+    dilation: int | Sequence[int] = 1,
     groups: int | None = None,
-    output: Sequence[Any] | Any | None = None,
+    output: Stage | Sequence[Stage] | None = None,
     out: np.ndarray | None = None,
     num_threads: int | None = None,
     channels: str = "last",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.engine import depthwise, drivers, entry, threads
+from lowgemm.engine import depthwise, drivers, threads
 from lowgemm.engine.blocking import Blocking, up
 from lowgemm.engine.image import Windows
 from lowgemm.engine.plan import Plan
@@ -123,10 +123,10 @@ class DepthwisePlan(Plan):
             self.way = drivers.several if team else None
             plan.team = team.address if team else 0
             plan.work = depthwise.depthwise_work.address
+            plan.long = work >= threads.LONG_MACS
         self.numbers = plan_numbers(plan, steps, np.zeros(0, np.int64))
         self.p = plan_of(self.numbers)
         self.blocking = Blocking(1, depthwise.CHANNELS, self.depth, lines, blocks, 1, 1, 0)
         self.worker_bytes, self.all_rhs_bytes, self.scratch_bytes = plan.worker_bytes, 0, plan.scratch_bytes
         self.lhs_shift, self.rhs_shift = plan.lhs_shift, 0
-        self.enter = entry.enter() if self.way else None
         self.work = depthwise.depthwise_work

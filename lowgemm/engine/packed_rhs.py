@@ -88,7 +88,7 @@ class PackedRhs:
     @property
     def mT(self) -> PackedRhs:
         """Each matrix transposed, packed. This is a copy, and costs as much as `pack_rhs`."""
-        return _pack(self.to_array().swapaxes(-1, -2), by_name(self.kernel))
+        return packed_by(self.to_array().swapaxes(-1, -2), by_name(self.kernel))
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> NoReturn:
         raise TypeError(
