@@ -132,9 +132,9 @@ def explain(
     overflow: str = "wrap",
     image_zero_point: int = 0,
     filter_zero_point: ArrayLike = 0,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int | tuple[int, int]] = 0,
+    dilation: int | Sequence[int] = 1,
     channels: str = "last",
 ) -> Explanation:
     """Say what `gemm` would do with these arguments, `conv` with packed filters, or `blockwise.gemm_lowbit` with weights of 4 or 2 bits.

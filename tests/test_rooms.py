@@ -22,7 +22,7 @@ FLOORS = [
     {"output"},
     {"reference"},
     {"engine"},
-    {"kernels/tools", "gemm", "requantize", "npz"},
+    {"kernels/tools", "gemm", "conv", "requantize", "npz"},
     {"kernels/__main__", "compat", "quantization", "in_numba"},
     {"nn", "blockwise"},
     {"onnx_run", "explain"},
