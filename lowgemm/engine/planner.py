@@ -23,6 +23,7 @@ from lowgemm.engine.blocking import (
     ON_THE_FLY_ROWS,
     block_limits,
     block_sizes,
+    columns_of_a_call,
     up,
 )
 from lowgemm.engine.image import SLACK
@@ -97,6 +98,7 @@ def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
         element_bytes=kernel.element_bytes,
         row_bytes=kernel.row_bytes,
         over_read=kernel.over_read,
+        any_panels=int(kernel.any_panels),
         l2=sizes.l2,
         l3=sizes.l3,
         most_rows=most_rows,
@@ -194,6 +196,7 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.rhs_shift = k.rhs_shift[rhs_signed]
     p.lanes = k.lanes
     p.nr = k.nr
+    p.call_columns = columns_of_a_call(k, mc, kc, p.direct, depth_blocks)
     p.kr = k.kr
     p.rhs_group_bytes = k.rhs_group_bytes
     p.pack_chunk = k.pack_chunk

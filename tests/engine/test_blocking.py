@@ -30,7 +30,7 @@ SIZE = st.one_of(st.integers(1, 300), st.integers(1, 10**6))
 def blocks(kernel, m, n, depth, *, threads=1, batch=1, direct=True, on_the_fly=NOT_ON_THE_FLY) -> Blocking:
     """Block sizes of one product, also for a kernel that does not run here: a template would compile it."""
     most = zip(("most_rows", "most_rows_with_stages", "most_columns"), block_limits(kernel), strict=True)
-    own = {name: getattr(kernel, name) for name in ("mr", "nr", "lanes", "element_bytes", "row_bytes")}
+    own = {name: getattr(kernel, name) for name in ("mr", "nr", "lanes", "element_bytes", "row_bytes", "any_panels")}
     limits = types.SimpleNamespace(**own, **dict(most), l2=cache_sizes().l2, l3=cache_sizes().l3)
     return Blocking(*block_sizes(limits, m, n, depth, threads, batch, direct, on_the_fly))
 
