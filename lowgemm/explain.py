@@ -118,7 +118,9 @@ def predicted(plan: Plan) -> Prediction | None:
     step = kernel.tile_loop(plan.depth, caches.l1)
     if step is None:
         return None
-    steps = -(-plan.m // kernel.mr) * -(-plan.n // kernel.nr) * -(-plan.depth // kernel.step_depth) * plan.batch
+    steps = (
+        -(-plan.m // kernel.mr) * -(-plan.n // kernel.nr) * -(-plan.depth // kernel.step_depth) * plan.batch
+    )
     stored = plan.batch * plan.m * plan.n * plan.result.itemsize
     per_cycle = _STORED_IN_L2 if 2 * stored <= caches.l2 else _STORED_BEYOND
     packed = plan.batch * _packed_bytes(plan)

@@ -122,7 +122,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "what", nargs="?", default="list", help="list (default), a kernel's name, bench, or verify"
     )
-    parser.add_argument("--asm", action="store_true", help="print the main tile's depth loop, and the fused store")
+    parser.add_argument(
+        "--asm", action="store_true", help="print the main tile's depth loop, and the fused store"
+    )
     parser.add_argument("--ll", action="store_true", help="print the LLVM IR")
     parser.add_argument("--target", choices=["native", "aarch64"], default="native", help="for verify")
     args = parser.parse_args(argv)

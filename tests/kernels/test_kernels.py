@@ -16,8 +16,8 @@ from patience import PATIENCE
 
 import lowgemm
 from lowgemm import kernels
-from lowgemm.kernels import vnni, x86_avxvnni
 from lowgemm.kernels import __main__ as command
+from lowgemm.kernels import vnni, x86_avxvnni
 from lowgemm.kernels.__main__ import main
 from lowgemm.kernels.framework.kernel import Kernel
 from lowgemm.kernels.tools import cross, peak, verify
@@ -322,14 +322,20 @@ def test_a_tile_that_spills_in_its_fused_store_is_found():
     """14 x 32 fits the registers for int32 and not beside the scaling of a register."""
     fields = {"name": "test_14x32", "mr": 14, "max_nv": 2, "row_tiles": (14, 8, 4, 2, 1)}
     kernel = dataclasses.replace(kernels.by_name("x86_avx512vnni"), **fields)
-    plain = max(cross.depth_loops(cross.compile_for(kernel)[0], kernel.expect), key=lambda loop: sum("vpdpbusd" in x for x in loop) - len(loop) / 1000)
+    plain = max(
+        cross.depth_loops(cross.compile_for(kernel)[0], kernel.expect),
+        key=lambda loop: sum("vpdpbusd" in x for x in loop) - len(loop) / 1000,
+    )
     assert sum("vpdpbusd" in line for line in plain) == 28 and not cross.spills(plain)
     assert command._assembly(kernel) == 1
 
 
 def test_immediates_of_arm_are_shown():
     """`#16` is a number there, `# text` a comment elsewhere."""
-    for name, wanted in (("arm_dotprod", r"add\s+x\d+, x\d+, #\d+"), ("x86_avx2", r"^add[ql]\s+\$\d+, %\w+$")):
+    for name, wanted in (
+        ("arm_dotprod", r"add\s+x\d+, x\d+, #\d+"),
+        ("x86_avx2", r"^add[ql]\s+\$\d+, %\w+$"),
+    ):
         kernel = kernels.by_name(name)
         loops = cross.depth_loops(cross.compile_for(kernel)[0], kernel.expect)
         assert any(re.search(wanted, line) for loop in loops for line in loop), name
