@@ -93,13 +93,13 @@ def block_limits(kernel: Kernel) -> tuple[int, int, int]:
 
 
 @register_jitable
-def columns_of_a_call(k, mc, kc, direct, depth_blocks):
+def columns_of_a_call(k, mc, kc, wide):
     """Columns that the kernel of template `k` gets in a call at most, in blocks of `mc` rows and depth `kc`.
 
     A kernel that takes any number of them should meet panels that are in L2, beside the lhs block, for it reads them all again for each
-    tile of rows. Sums that wait for stages are those of one tile.
+    tile of rows. `wide`: whether there is room for the sums of more than one tile; where stages run on each tile in L1 there is not.
     """
-    if k.any_panels == 0 or not (direct or depth_blocks > 1):
+    if k.any_panels == 0 or not wide:
         return k.nr
     return max((k.l2 * 5 // 8 - mc * kc) // kc // k.nr, CALL_TILES) * k.nr
 

@@ -116,10 +116,10 @@ def test_a_kernel_may_say_its_own_block_sizes():
 def test_a_kernel_that_walks_along_columns_gets_as_many_as_fit_l2():
     """Beside the block of the lhs, in whole tiles, two at least; one tile where sums wait for stages, or for any other kernel."""
 
-    def columns(mc, kc, name="x86_amx_int8", direct=1, depth_blocks=1):
+    def columns(mc, kc, name="x86_amx_int8", wide=True):
         kernel = kernels.by_name(name)
         own = types.SimpleNamespace(nr=kernel.nr, any_panels=int(kernel.any_panels), l2=2 << 20)
-        return columns_of_a_call(own, mc, kc, direct, depth_blocks)
+        return columns_of_a_call(own, mc, kc, wide)
 
     for mc, kc in [(32, 64), (256, 512), (256, 1024), (256, 2048), (96, 11008)]:
         wide = columns(mc, kc)
@@ -127,5 +127,5 @@ def test_a_kernel_that_walks_along_columns_gets_as_many_as_fit_l2():
             wide == 64 or (mc + wide) * kc <= (2 << 20) * 5 // 8 < (mc + wide + 32) * kc
         )
     assert columns(256, 1024) == 1024 and columns(256, 4096) == 64
-    assert columns(256, 1024, direct=0) == 32 < columns(256, 1024, direct=0, depth_blocks=2)
+    assert columns(256, 1024, wide=False) == 32
     assert columns(256, 1024, "x86_avx512vnni") == 48
