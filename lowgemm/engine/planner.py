@@ -196,7 +196,9 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.rhs_shift = k.rhs_shift[rhs_signed]
     p.lanes = k.lanes
     p.nr = k.nr
-    whole_tile = depth_blocks > 1 or on_the_fly != NOT_ON_THE_FLY or p.stream != 0  # it holds the sums of a whole block
+    whole_tile = (
+        depth_blocks > 1 or on_the_fly != NOT_ON_THE_FLY or p.stream != 0
+    )  # it holds the sums of a whole block
     p.call_columns = columns_of_a_call(k, mc, kc, p.direct != 0 or whole_tile)
     p.kr = k.kr
     p.rhs_group_bytes = k.rhs_group_bytes
