@@ -26,7 +26,7 @@ MAX_MC = 256
 MAX_MC_WITH_STAGES = 64
 #: Tiles side by side in a call of a kernel that takes any number of panels, at least. Their lhs is read from L2 once for so many tiles, and
 #: the result is written in pieces of so many lines.
-CALL_TILES = 2
+CALL_TILES = 1
 #: Columns of a block whose sums must wait for later depth blocks (mc x nc int32 stay in L2).
 NC_DEPTH_BLOCKED = 480
 #: Blocks for each thread at least, so that a late thread costs a fraction of its share. (Four: 512 cubed on
