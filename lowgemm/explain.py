@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numba
 import numpy as np
@@ -29,6 +29,9 @@ from lowgemm.output.base import Stage
 _MACS_PER_PACKED_BYTE = 230 / 20
 _MACS_PER_STORED_BYTE = 230 / 30
 _MACS_PER_CYCLE = 64
+#: Bytes a cycle where a kernel describes its loop (`Kernel.tile_loop`), measured on an Intel Xeon with AMX at 3.0 GHz: tiles from L2, packing,
+#: and int32 or byte results written along their rows, into L2 and beyond it. See "Intel AMX" in docs/performance.md.
+_FROM_L2, _PACKED, _STORED_IN_L2, _STORED_BEYOND = 24, 7, 14, 8
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,48 @@ def _why_runs(plan: Plan) -> str:
     return f"in place of {kernel.name}, which pays from {kernel.least_rows} rows and depth {kernel.least_depth} on; that one is {why}"
 
 
+class Prediction(NamedTuple):
+    """Cycles of one core for a product, by what they go to; the products and the bytes from L2 overlap, the others are added."""
+
+    products: int
+    from_l2: int
+    packing: int
+    stores: int
+
+    @property
+    def total(self) -> int:
+        """Cycles of the whole product."""
+        return max(self.products, self.from_l2) + self.packing + self.stores
+
+
+def _packed_bytes(plan: Plan) -> int:
+    """Elements that the call packs."""
+    lhs = 0 if plan.p.lhs_in_place == ALWAYS else plan.m * plan.depth * plan.blocking.col_blocks
+    return (lhs + (0 if plan.packed else plan.n * plan.depth)) * plan.runs.element_bytes
+
+
+def predicted(plan: Plan) -> Prediction | None:
+    """The cycles of a plan by the model of its kernel's loop, or None where the kernel has none.
+
+    Measured products need 1.1 to 1.7 times as many (docs/performance.md).
+    """
+    kernel, caches = plan.runs, cache_sizes()
+    step = kernel.tile_loop(plan.depth, caches.l1)
+    if step is None:
+        return None
+    steps = (
+        -(-plan.m // kernel.mr) * -(-plan.n // kernel.nr) * -(-plan.depth // kernel.step_depth) * plan.batch
+    )
+    stored = plan.batch * plan.m * plan.n * plan.result.itemsize
+    per_cycle = _STORED_IN_L2 if 2 * stored <= caches.l2 else _STORED_BEYOND
+    packed = plan.batch * _packed_bytes(plan)
+    return Prediction(
+        steps * step.products, steps * step.from_l2 // _FROM_L2, packed // _PACKED, stored // per_cycle
+    )
+
+
 def _share(plan: Plan) -> float:
-    kernel, b = plan.runs, plan.blocking
+    kernel = plan.runs
     macs = plan.m * plan.n * plan.depth
     if macs == 0:
         return 0.0
@@ -98,11 +141,12 @@ def _share(plan: Plan) -> float:
     def up(x: int, step: int) -> int:
         return -(-x // step) * step
 
+    cycles = predicted(plan)
+    if cycles is not None:
+        return plan.batch * macs / kernel.macs_per_cycle / cycles.total
     worked = plan.m * up(plan.n, kernel.lanes) * up(plan.depth, kernel.step_depth)
-    lhs = 0 if plan.p.lhs_in_place == ALWAYS else plan.m * plan.depth * b.col_blocks
-    packed = lhs + (0 if plan.packed else plan.n * plan.depth)
     stored = plan.m * plan.n * plan.result.itemsize
-    overhead = packed * kernel.element_bytes * _MACS_PER_PACKED_BYTE + stored * _MACS_PER_STORED_BYTE
+    overhead = _packed_bytes(plan) * _MACS_PER_PACKED_BYTE + stored * _MACS_PER_STORED_BYTE
     # a faster kernel waits longer for the same bytes, counted in its own products
     return macs / (worked + overhead * kernel.macs_per_cycle / _MACS_PER_CYCLE)
 
@@ -286,10 +330,17 @@ def _of_plan(head: str, plan: Plan, packed: str) -> Explanation:
         f"rhs       {packed}",
         f"blocking  mc {b.mc}, nc {b.nc}, kc {b.kc}: {b.row_blocks} x {b.col_blocks} blocks, depth in {b.depth_blocks}"
         + (f" as {b.splits} splits (split-K)" if b.splits > 1 else "")
+        + (f", {plan.p.call_columns} columns a call (predicted)" if runs.any_panels else "")
         + f" ({sizes})",
         f"stages    {stages}",
         f"threads   {plan.threads}",
         f"scratch   {plan.scratch_bytes / 1024:.0f} KiB",
         f"estimate  {100 * share:.0f} % of the kernel's peak (a model: padding, packing, stores)",
     ]
+    cycles = predicted(plan)
+    if cycles is not None:
+        lines.append(
+            f"predicted {cycles.total:,} cycles of a core: products {cycles.products:,} beside {cycles.from_l2:,} for bytes from L2, "
+            f"packing {cycles.packing:,}, stores {cycles.stores:,}"
+        )
     return Explanation(plan, runs.name, plan.threads, share, "\n".join(lines))

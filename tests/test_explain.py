@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
+import pytest
 
 import lowgemm
+from lowgemm.jit.caches import CacheSizes
+
+#: `lowgemm.explain` is the function.
+module = importlib.import_module("lowgemm.explain")
 
 
 def test_names_kernel_tile_blocking_and_threads(kernel):
@@ -36,3 +43,19 @@ def test_never_a_silent_slow_path(monkeypatch):
 def test_empty_result():
     x = np.zeros((0, 3), np.uint8)
     assert "empty" in str(lowgemm.explain(x, np.zeros((3, 2), np.uint8)))
+
+
+def test_the_cycles_of_tiles_are_predicted(monkeypatch):
+    """By hand, for 1024 cubed: 16,384 steps of four products of 16 cycles; 2 KiB of rhs each from L2; 1 MiB packed; 4 MiB stored."""
+    monkeypatch.setattr(lowgemm.config, "kernel", "test_x86_amx_int8_software")
+    monkeypatch.setattr(module, "cache_sizes", lambda: CacheSizes(48 << 10, 2 << 20, 32 << 20))
+    x = np.zeros((1024, 1024), np.uint8)
+    told = lowgemm.explain(x, lowgemm.pack_rhs(x))
+    cycles = module.predicted(told.plan)
+    assert cycles == (16384 * 64, 16384 * 2048 // 24, 2**20 // 7, 2**22 // 8)
+    assert cycles.total == sum(cycles[1:]) and told.share_of_peak == pytest.approx(16384 * 64 / cycles.total)
+    assert f"predicted {cycles.total:,} cycles" in told.text and "columns a call (predicted)" in told.text
+    deeper = np.zeros((64, 4096), np.uint8)  # 32 rows of it outgrow L1
+    assert module.predicted(lowgemm.explain(deeper, deeper.T).plan).from_l2 == 2 * 2 * 64 * 4096 // 24
+    monkeypatch.setattr(lowgemm.config, "kernel", "portable")
+    assert "predicted" not in lowgemm.explain(x, x).text

@@ -7,7 +7,7 @@ from .measure import in_turn, median_seconds, named
 #: differs between commits or machines would file one kernel's time under another's name.
 NAMES = [
     "x86_avx512vnni", "x86_avxvnni", "x86_avx512bw", "x86_avx2", "x86_sse2",
-    "arm_i8mm", "arm_dotprod", "arm_neon", "portable", "x86_amx_int8",
+    "arm_i8mm", "arm_dotprod", "arm_neon", "portable", "x86_amx_int8", "x86_avxvnniint8",
 ]  # fmt: skip
 #: What kernels were called in earlier commits.
 FORMER = {"x86_sse2": "x86_sse41"}

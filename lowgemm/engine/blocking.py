@@ -24,6 +24,9 @@ from lowgemm.kernels import Kernel
 MAX_MC = 256
 #: The same with stages to run: a tile of mc x nr int32 should stay in L1.
 MAX_MC_WITH_STAGES = 64
+#: Tiles side by side in a call of a kernel that takes any number of panels, at least. Their lhs is read from L2 once for so many tiles, and
+#: the result is written in pieces of so many lines.
+CALL_TILES = 1
 #: Columns of a block whose sums must wait for later depth blocks (mc x nc int32 stay in L2).
 NC_DEPTH_BLOCKED = 480
 #: Blocks for each thread at least, so that a late thread costs a fraction of its share. (Four: 512 cubed on
@@ -87,6 +90,18 @@ def block_limits(kernel: Kernel) -> tuple[int, int, int]:
         kernel.block_rows_with_stages or MAX_MC_WITH_STAGES,
         kernel.block_columns or NC_DEPTH_BLOCKED,
     )
+
+
+@register_jitable
+def columns_of_a_call(k, mc, kc, wide):
+    """Columns that the kernel of template `k` gets in a call at most, in blocks of `mc` rows and depth `kc`.
+
+    A kernel that takes any number of them should meet panels that are in L2, beside the lhs block, for it reads them all again for each
+    tile of rows. `wide`: whether there is room for the sums of more than one tile; where stages run on each tile in L1 there is not.
+    """
+    if k.any_panels == 0 or not wide:
+        return k.nr
+    return max((k.l2 * 5 // 8 - mc * kc) // kc // k.nr, CALL_TILES) * k.nr
 
 
 @register_jitable

@@ -23,6 +23,7 @@ from lowgemm.engine.blocking import (
     ON_THE_FLY_ROWS,
     block_limits,
     block_sizes,
+    columns_of_a_call,
     up,
 )
 from lowgemm.engine.image import SLACK, patch_bytes, patch_rows
@@ -97,6 +98,7 @@ def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
         element_bytes=kernel.element_bytes,
         row_bytes=kernel.row_bytes,
         over_read=kernel.over_read,
+        any_panels=int(kernel.any_panels),
         l2=sizes.l2,
         l3=sizes.l3,
         most_rows=most_rows,
@@ -194,6 +196,10 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.rhs_shift = k.rhs_shift[rhs_signed]
     p.lanes = k.lanes
     p.nr = k.nr
+    whole_tile = (
+        depth_blocks > 1 or on_the_fly != NOT_ON_THE_FLY or p.stream != 0
+    )  # it holds the sums of a whole block
+    p.call_columns = columns_of_a_call(k, mc, kc, p.direct != 0 or whole_tile)
     p.kr = k.kr
     p.rhs_group_bytes = k.rhs_group_bytes
     p.pack_chunk = k.pack_chunk
@@ -227,7 +233,7 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.row_sums_at = lhs_bytes
     p.row_compensation_at = p.row_sums_at + 8 * mc
     p.tile_at = up(p.row_compensation_at + 4 * mc, ALIGNMENT)
-    tile_cols = k.nr if depth_blocks == 1 and not on_the_fly and p.stream == 0 else up(nc, k.lanes)
+    tile_cols = up(nc, k.lanes) if whole_tile else k.nr
     end = up(p.tile_at + 4 * mc * tile_cols, ALIGNMENT)
     p.patches_at = end
     if p.image != 0 and k.row_bytes == 0:

@@ -66,6 +66,7 @@ PLAN = record_type(
     "all_rhs_bytes scratch_bytes",  # memory of all rhs, and of the whole call
     # What it takes over from the kernel's template.
     "lanes nr kr rhs_group_bytes",  # as in `kernels/framework/kernel.py`
+    "call_columns",  # columns of a kernel call at most
     "pack_chunk",  # columns that a thread packs at a time
     "kernel pack_lhs pack_rhs col_compensation_routine row_compensation_routine single",
     "no_compensation",  # address of int32 zeros, for what has none to add
@@ -79,7 +80,7 @@ PLAN = record_type(
 #: What the planner needs to know of a kernel and of this machine.
 TEMPLATE_FIELDS = (
     "mr nr element_bytes",
-    "row_bytes over_read",  # as in `kernels/framework/kernel.py`
+    "row_bytes over_read any_panels",  # as in `kernels/framework/kernel.py`
     "l2 l3",  # bytes of cache
     "most_rows most_rows_with_stages most_columns",  # of a block; see `blocking.py`
     ("lhs_flip", np.int64, (2,)),  # each of an unsigned and of a signed operand

@@ -184,13 +184,13 @@ def _finish(p, s, a, tile, ld, rows, cols, row, col, row_sums):
 
 @inner
 def _tile_width(p, left):
-    """Columns of the next tile: nr, but two halves for the last nr + 1 panel, since one panel alone runs
-    slower.
+    """Columns of the next kernel call: nr, but two halves for the last nr + 1 panel, since one panel alone runs
+    slower; or more, for a kernel that takes any number of panels.
     """
-    nr, lanes = p.nr, p.lanes
-    if left == nr + lanes:
-        return (nr // lanes + 2) // 2 * lanes
-    return min(nr, left)
+    most, lanes = p.call_columns, p.lanes
+    if left == most + lanes:
+        return (most // lanes + 2) // 2 * lanes
+    return min(most, left)
 
 
 @inner
@@ -211,7 +211,7 @@ def _multiply(
     add_c,
     requant,
 ):
-    """One microkernel call: `rows` x `cols` of one depth block, at most nr columns.
+    """One microkernel call: `rows` x `cols` of one depth block, at most `p.call_columns` columns.
 
     `lhs` is the address of the lhs block, with `lhs_stride` bytes from one panel to the next, and `rhs_at` the byte offset of the depth block in the rhs
     panels. The other arguments are those of the kernel (`kernels/framework/kernel.py`). Where nothing is to

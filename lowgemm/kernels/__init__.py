@@ -29,6 +29,7 @@ from lowgemm.kernels import (
     x86_avx512bw,
     x86_avx512vnni,
     x86_avxvnni,
+    x86_avxvnniint8,
     x86_sse2,
 )
 from lowgemm.kernels.framework.kernel import ARGUMENTS, EITHER, SIGNATURE, Kernel
@@ -39,6 +40,7 @@ _REGISTRY: list[Kernel] = [
     x86_amx_int8.KERNEL,
     x86_avx512vnni.KERNEL,
     x86_avxvnni.KERNEL,
+    x86_avxvnniint8.KERNEL,
     x86_avx512bw.KERNEL,
     x86_avx2.KERNEL,
     x86_sse2.KERNEL,
@@ -67,7 +69,7 @@ def register(kernel: Kernel) -> Kernel:
 
 
 def in_software(kernel: Kernel) -> Kernel:
-    """The kernel's twin, which runs the same program on any CPU, registered with what packs its rhs.
+    """The kernel's twin, which runs the same program on any CPU, registered, and with it what packs its rhs.
 
     Raises
     ------
@@ -78,7 +80,7 @@ def in_software(kernel: Kernel) -> Kernel:
     if twin is None:
         raise ValueError(f"kernel: {kernel.name!r} has no program in software")
     known = {k.name: k for k in _REGISTRY}
-    if twin.fallback not in known:
+    if twin.fallback and twin.fallback not in known:
         register(
             portable.Portable(
                 name=twin.fallback, features=(), mr=8, lanes=twin.lanes, max_nv=3, kr=twin.kr, lhs_type="u8",

@@ -34,18 +34,37 @@ def _speed(kernel: Kernel) -> tuple[float, float | None]:
     return rate["micro"], rate.get("register")
 
 
+def _assembly(kernel: Kernel) -> int:
+    """Print the main tile's depth loop, and the longest loops of the fused store; 1 if registers are spilled beside the products."""
+    assembly = cross.compile_for(kernel)[0]
+    loops = cross.depth_loops(assembly, kernel.expect)
+    main = max(loops, key=lambda body: (sum(kernel.expect in line for line in body), -len(body)))
+    print("\n".join(main))
+    spilled = cross.spills(main)
+    print(f"# depth loop: {sum(kernel.expect in line for line in main)} {kernel.expect}, {len(main)} instructions, "
+          f"{len(spilled)} touch the stack", file=sys.stderr)  # fmt: skip
+    fused = cross.fused_loops(kernel, assembly)
+    beside = [loop for loop in fused if any(kernel.expect in line for line in loop)]
+    alone = [loop for loop in fused if loop not in beside]
+    for name, group in (("beside the products", beside), ("on its own", alone)):
+        if group:
+            loop = max(group, key=lambda body: (sum(kernel.expect in line for line in body), len(body)))
+            found = cross.spilled_vectors(loop)
+            spilled += found if group is beside else []
+            print(f"\n# fused store, {name}\n" + "\n".join(loop))
+            print(f"# fused store, {name}: {sum(kernel.expect_fused in line for line in loop)} {kernel.expect_fused}, {len(loop)} instructions, "
+                  f"{len(found)} use a vector on the stack", file=sys.stderr)  # fmt: skip
+    if not fused:
+        print("# fused store: none, output stages run on tiles of sums in L1", file=sys.stderr)
+    return 1 if spilled else 0
+
+
 def _one(kernel: Kernel, args: argparse.Namespace) -> int:
     if args.ll:
         print(cross.module_ir(kernel, kernel.compiled_for.triple))
         return 0
     if args.asm:
-        loops = cross.depth_loops(cross.compile_for(kernel)[0], kernel.expect)
-        main = max(loops, key=lambda body: (sum(kernel.expect in line for line in body), -len(body)))
-        print("\n".join(main))
-        spilled = cross.spills(main)
-        print(f"# {sum(kernel.expect in line for line in main)} {kernel.expect}, {len(main)} instructions, "
-              f"{len(spilled)} touch the stack", file=sys.stderr)  # fmt: skip
-        return 1 if spilled else 0
+        return _assembly(kernel)
     why = why_not(kernel)
     if why:
         print(f"{kernel.name} {why}; --asm and --ll work all the same")
@@ -103,7 +122,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "what", nargs="?", default="list", help="list (default), a kernel's name, bench, or verify"
     )
-    parser.add_argument("--asm", action="store_true", help="print the main tile's depth loop")
+    parser.add_argument(
+        "--asm", action="store_true", help="print the main tile's depth loop, and the fused store"
+    )
     parser.add_argument("--ll", action="store_true", help="print the LLVM IR")
     parser.add_argument("--target", choices=["native", "aarch64"], default="native", help="for verify")
     args = parser.parse_args(argv)

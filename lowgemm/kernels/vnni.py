@@ -1,4 +1,4 @@
-"""Hooks on `vpdpbusd`, for `x86_avx512vnni.py` (512 bits) and `x86_avxvnni.py` (256 bits).
+"""Hooks on `vpdpbusd`, for `x86_avx512vnni.py` (512 bits), `x86_avxvnni.py` (256 bits) and `x86_avxvnniint8.py`.
 
 The instruction adds four u8 x s8 products to an int32 lane without a 16-bit step in between, so nothing saturates
 (the saturating form `vpdpbusds` is never used).
@@ -6,12 +6,15 @@ The instruction adds four u8 x s8 products to an int32 lane without a 16-bit ste
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from llvmlite import ir
 
 from lowgemm.kernels.framework.kernel import Kernel, call_intrinsic, const, i32, load, splat, vec
+
+#: What a twin has otherwise.
+_OF_TWIN = ("name", "features", "compiled_for")
 
 
 def byte_sums(builder: ir.IRBuilder, acc: ir.Value, packed: ir.Value, side: str) -> ir.Value | None:
@@ -50,3 +53,31 @@ class Vnni(Kernel):
     def add_sums(self, builder, acc, packed, side):
         """A product with ones."""
         return byte_sums(builder, acc, packed, side)
+
+    def twin(self) -> Kernel | None:
+        """The same tiles with the product in plain IR; only of the short registers, for LLVM needs long for the others."""
+        if self.lanes > 8:
+            return None
+        same = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _OF_TWIN}
+        return _PlainVnni(**same, name=f"test_{self.name}_plain", features=())
+
+
+class _PlainVnni(Vnni):
+    """The product by its definition, for any CPU."""
+
+    def product(self, builder, acc, lhs, rhs):
+        """Four products of bytes, added in 32 bits."""
+
+        def step(words: ir.Value, stored: str, k: int) -> ir.Value:
+            top = builder.shl(words, const(words.type, 24 - 8 * k))
+            return (builder.ashr if stored == "s8" else builder.lshr)(top, const(words.type, 24))
+
+        total = acc[0]
+        for k in range(4):
+            left, right = step(lhs, self.lhs_type, k), step(rhs, self.rhs_type, k)
+            total = builder.add(total, builder.mul(left, right))
+        return (total,)
+
+    def add_sums(self, builder, acc, packed, side):
+        """Plain code, for any CPU."""
+        return None

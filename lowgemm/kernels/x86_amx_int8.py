@@ -16,8 +16,11 @@ the lhs keeps its sign, as there is an instruction for each.
 The 8 tile registers: 2 x 2 accumulators (32 x 32 results), two of the lhs, two of the rhs; four products need four loads. The products
 of 8-bit numbers are added in 32 bits; nothing saturates.
 
-Finished accumulators are stored to 4 KiB of stack. Their terms are added, or they are scaled, 8 rows at a time in the first four
-steps of the next tile, whose products keep the tile unit busy for 64 cycles a step.
+One call takes any number of panels: a tile of 32 rows meets them all before the next 32 rows. Its lhs (up to 32 KiB at depth 1,024) so
+stays in L1 while the rhs passes by from L2 as it lies in memory, and the result is written along its rows.
+
+Finished accumulators are stored to 4 KiB of stack. Their terms are added, or they are scaled, two rows at a time, shared out evenly among
+the first steps of the next tile, whose products keep the tile unit busy for 64 cycles a step.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from llvmlite import ir
 
 from lowgemm.kernels.framework import tile_permission
 from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i8, i32, i64, load, splat, store, vec
-from lowgemm.kernels.framework.kernel import Kernel, Target
+from lowgemm.kernels.framework.kernel import Kernel, Target, TileLoop
 from lowgemm.kernels.framework.requant import constants_at
 from lowgemm.kernels.framework.tile_machine import SoftwareTiles
 from lowgemm.kernels.vnni import byte_sums
@@ -40,8 +43,8 @@ ROWS, BYTES = 16, 64
 ACC, LHS, RHS = (lambda a, v: 2 * a + v), (lambda a: 4 + a), (lambda v: 6 + v)
 #: The 64 bytes that `ldtilecfg` reads: palette 1, and for each register 64 bytes in each of 16 rows.
 _SHAPES = [1, *[0] * 15, *[BYTES, 0] * 8, *[0] * 16, *[ROWS] * 8, *[0] * 8]
-#: Rows of a finished tile that one step of the next tile takes along.
-CHUNK = 8
+#: Rows of a finished tile that are finished together, between the products of the next one.
+PAIR = 2
 #: What its twin has otherwise.
 _OF_TWIN = ("name", "features", "fallback", "least_rows", "least_depth", "compiled_for")
 
@@ -61,6 +64,12 @@ def _loop(b: ir.IRBuilder, start: ir.Value, stop: ir.Value, name: str, body: Any
     b.position_at_end(done)
 
 
+def _parts(b: ir.IRBuilder, x: ir.Value, size: ir.Value | int) -> ir.Value:
+    """`x / size`, rounded up; both are positive or 0."""
+    size = const(i64, size) if isinstance(size, int) else size
+    return b.udiv(b.add(x, b.sub(size, const(i64, 1))), size)
+
+
 def _least(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     return b.select(b.icmp_signed("<", x, y), x, y)
 
@@ -70,6 +79,12 @@ class AmxInt8(Kernel):
     """A loop over 32 x 32 tiles on eight tile registers; the instructions are hooks, which a test replaces."""
 
     expect: ClassVar[str] = "tdpb"
+    any_panels: ClassVar[bool] = True
+
+    def tile_loop(self, depth: int, l1: int) -> TileLoop:
+        """Four products of 16 cycles; 2 KiB of rhs from L2, and as much lhs where its 32 rows leave L1 while the rhs passes by."""
+        lhs_stays = 2 * ROWS * depth <= l1 * 2 // 3
+        return TileLoop(4 * 16, (2 if lhs_stays else 4) * ROWS * BYTES)
 
     def refusal(self) -> str:
         """What the kernel says to the request for the tile registers' state, which a process must make before it uses them."""
@@ -122,26 +137,8 @@ class AmxInt8(Kernel):
     # ---- the loop ----------------------------------------------------------------------------------------------
     def emit(self, builder: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool, scaling: Any) -> bool:
         """Emit the whole microkernel."""
-        b, fn = builder, builder.function
-        end = fn.append_basic_block("end")
-        state = _Call(self, b, args, lhs_signed, scaling)
-        fused = b.icmp_unsigned("!=", b.ptrtoint(args["requant"], i64), const(i64, 0))
-        for nv in range(self.max_nv, 0, -1):
-            here, other = fn.append_basic_block(f"nv{nv}"), fn.append_basic_block(f"not_nv{nv}")
-            b.cbranch(b.icmp_signed("==", args["nv"], const(i64, nv)), here, other)
-            b.position_at_end(here)
-            scaling, plain = fn.append_basic_block(f"bytes_nv{nv}"), fn.append_basic_block(f"int32_nv{nv}")
-            b.cbranch(fused, scaling, plain)
-            b.position_at_end(scaling)
-            state.rows(nv, state.bytes_of(nv))
-            b.branch(end)
-            b.position_at_end(plain)
-            state.rows(nv, state.int32_of(nv))
-            b.branch(end)
-            b.position_at_end(other)
-        b.branch(end)
-        b.position_at_end(end)
-        self.release(b)
+        _Call(self, builder, args, lhs_signed, scaling).tiles()
+        self.release(builder)
         return True
 
     def emit_products(self, builder: ir.IRBuilder, steps: ir.Value, source: ir.Value) -> bool:
@@ -171,7 +168,10 @@ class _OnSoftware(SoftwareTiles, AmxInt8):
 
 
 class _Call:
-    """Emits the parts of one microkernel."""
+    """Emits the parts of one microkernel.
+
+    One tile waits: its sums are in a buffer, and what `waiting_` slots say of it is where it belongs.
+    """
 
     def __init__(
         self, k: AmxInt8, b: ir.IRBuilder, args: dict[str, ir.Value], signed: bool, scaling: Any
@@ -181,7 +181,18 @@ class _Call:
         self.row_bytes = 4 * k.nr
         self.config = self._buffer(BYTES)
         self.sums = self._buffer(self.height * self.row_bytes)
+        self.constants = self._buffer(scaling.kept * self.row_bytes)
+        self.waiting_row, self.waiting_panel, self.waiting_rows, self.waiting_nv = (
+            self._number() for _ in range(4)
+        )
         self.steps = b.ashr(b.add(args["groups"], const(i64, 15)), const(i64, 4))
+        self.fused = b.icmp_unsigned("!=", b.ptrtoint(args["requant"], i64), const(i64, 0))
+
+    def _number(self) -> ir.Value:
+        with self.b.goto_entry_block():
+            slot = self.b.alloca(i64)
+        self.b.store(const(i64, 0), slot)
+        return slot
 
     def _buffer(self, size: int) -> ir.Value:
         with self.b.goto_entry_block():
@@ -189,6 +200,7 @@ class _Call:
         slot.align = 64
         return self.b.bitcast(slot, i8.as_pointer())
 
+    # ---- products ----------------------------------------------------------------------------------------------
     def _configure(self, rows: ir.Value) -> None:
         """Emit: shapes for a tile of `rows` rows, 32 or what is left of the matrix."""
         b = self.b
@@ -203,11 +215,16 @@ class _Call:
                 store(b, b.trunc(height, i8), at(b, self.config, 48 + tile))
         self.k.configure(b, self.config)
 
-    def _step(self, halves: int, nv: int, lhs: ir.Value, step: ir.Value) -> None:
+    def _clear(self, halves: int, nv: int) -> None:
+        for a in range(halves):
+            for v in range(nv):
+                self.k.clear(self.b, ACC(a, v))
+
+    def _step(self, halves: int, nv: int, lhs: ir.Value, rhs: ir.Value, step: ir.Value) -> None:
         """Emit the loads and products of 64 depth steps."""
         k, b, args = self.k, self.b, self.args
         left = at(b, lhs, b.mul(step, const(i64, BYTES)))
-        right = at(b, args["rhs"], b.mul(step, const(i64, ROWS * BYTES)))
+        right = at(b, rhs, b.mul(step, const(i64, ROWS * BYTES)))
         for a in range(halves):
             down = b.mul(args["lhs_stride"], const(i64, ROWS))
             k.load_tile(b, LHS(a), at(b, left, down) if a else left, args["lhs_stride"])
@@ -217,134 +234,156 @@ class _Call:
                     k.load_tile(b, RHS(v), panel, const(i64, BYTES))
                 k.multiply(b, ACC(a, v), LHS(a), RHS(v), self.signed)
 
-    def _keep(self, halves: int, nv: int) -> None:
-        """Emit: store the accumulators to the buffer."""
+    def _keep(self, halves: int, nv: int, row: ir.Value, rows: ir.Value, panel: ir.Value) -> None:
+        """Emit: store the accumulators to the buffer, where they wait."""
         k, b = self.k, self.b
         for a in range(halves):
             for v in range(nv):
                 to = at(b, self.sums, a * ROWS * self.row_bytes + v * 4 * k.lanes)
                 k.store_tile(b, ACC(a, v), to, const(i64, self.row_bytes))
+        slots = self.waiting_row, self.waiting_panel, self.waiting_rows, self.waiting_nv
+        for value, slot in zip((row, panel, rows, const(i64, nv)), slots, strict=True):
+            b.store(value, slot)
+        with b.if_then(self.fused):
+            self._prepare(nv, panel)
 
-    def rows(self, nv: int, finish: Any) -> None:
-        """Emit the loop over the rows; `finish` stores one row of sums (its number, where the sums are)."""
-        k, b, args, fn = self.k, self.b, self.args, self.b.function
-        zero, height, chunks = const(i64, 0), const(i64, self.height), const(i64, self.height // CHUNK)
+    def tiles(self) -> None:
+        """Emit the loops over the rows and, within, the columns."""
+        b, args = self.b, self.args
+        zero, height = const(i64, 0), const(i64, self.height)
 
-        def chunk(first: ir.Value, number: ir.Value) -> None:
-            """Finish rows CHUNK * `number` and following of the tile that begins at row `first`."""
-            begin = b.mul(number, const(i64, CHUNK))
-            sums = at(b, self.sums, b.mul(begin, const(i64, self.row_bytes)))
-            finish(b.add(first, begin), sums, CHUNK)
+        def row_tile(number: ir.Value) -> None:
+            row = b.mul(number, height)
+            rows = _least(b, b.sub(args["m"], row), height)
+            first, last = b.icmp_signed("==", number, zero), b.icmp_signed("<", rows, height)
+            with b.if_then(b.or_(first, last)):
+                self._configure(rows)
+            lhs = at(b, args["lhs"], b.mul(row, args["lhs_stride"]))
+            _loop(b, zero, _parts(b, args["nv"], 2), "columns", lambda i: self._tile(lhs, row, rows, i))
 
-        head, tile, after = (fn.append_basic_block(f"{name}_nv{nv}") for name in ("rows", "tile", "after"))
-        came = b.block
-        b.branch(head)
-        b.position_at_end(head)
-        row = b.phi(i64)
-        row.add_incoming(zero, came)
-        b.cbranch(b.icmp_signed("<", row, args["m"]), tile, after)
+        _loop(b, zero, _parts(b, args["m"], self.height), "rows", row_tile)
+        self._drain()
 
-        b.position_at_end(tile)
-        rows = _least(b, b.sub(args["m"], row), height)
-        first = b.icmp_signed("==", row, zero)
-        with b.if_then(b.or_(first, b.icmp_signed("<", rows, height))):
-            self._configure(rows)
-        before = b.sub(row, height)
-        waiting = b.select(first, zero, chunks)  # parts of the tile before that are not finished
-        lhs = at(b, args["lhs"], b.mul(row, args["lhs_stride"]))
-        with b.if_else(b.icmp_signed(">", rows, const(i64, ROWS))) as (two, one):
-            with two:
-                for a in range(2):
-                    for v in range(nv):
-                        k.clear(b, ACC(a, v))
-                along = _least(b, waiting, self.steps)
+    def _tile(self, lhs: ir.Value, row: ir.Value, rows: ir.Value, number: ir.Value) -> None:
+        """Emit the tile of a pair of panels: its products, and the rest of what the tile before needs."""
+        b, args = self.b, self.args
+        zero, one, two = (const(i64, i) for i in range(3))
+        panel = b.shl(number, one)
+        rhs = at(b, args["rhs"], b.mul(panel, args["rhs_stride"]))
+        tall = b.icmp_signed(">", rows, const(i64, ROWS))
+        wide = b.icmp_signed(">=", b.sub(args["nv"], panel), two)
 
-                def both(step: ir.Value) -> None:
-                    self._step(2, nv, lhs, step)
-                    chunk(before, step)
+        def depth(halves: int, nv: int, start: ir.Value) -> None:
+            _loop(b, start, self.steps, "depth", lambda step: self._step(halves, nv, lhs, rhs, step))
+            self._keep(halves, nv, row, rows, panel)
 
-                _loop(b, zero, along, "both", both)
-                _loop(b, along, self.steps, "depth", lambda step: self._step(2, nv, lhs, step))
-                _loop(b, along, waiting, "rest", lambda number: chunk(before, number))
-                self._keep(2, nv)
-            with one:
-                _loop(b, zero, waiting, "drain", lambda number: chunk(before, number))
-                for v in range(nv):
-                    k.clear(b, ACC(0, v))
-                _loop(b, zero, self.steps, "depth", lambda step: self._step(1, nv, lhs, step))
-                self._keep(1, nv)
-        nxt = b.add(row, height)
-        row.add_incoming(nxt, b.block)
-        b.branch(head)
+        with b.if_else(b.and_(tall, wide)) as (main, edge):
+            with main:
+                self._clear(2, 2)
+                depth(2, 2, self._overlapping(lhs, rhs))
+            with edge:
+                self._drain()
+                with b.if_else(tall) as (two_halves, one_half):
+                    with two_halves:
+                        self._clear(2, 1)
+                        depth(2, 1, zero)
+                    with one_half, b.if_else(wide) as (pair, single):
+                        for nv, block in ((2, pair), (1, single)):
+                            with block:
+                                self._clear(1, nv)
+                                depth(1, nv, zero)
 
-        b.position_at_end(after)
-        last = b.sub(row, height)  # the tile that waits, if there were rows at all
-        left = b.sub(args["m"], last)
-        left = b.select(b.icmp_signed(">", args["m"], zero), left, zero)
+    def _overlapping(self, lhs: ir.Value, rhs: ir.Value) -> ir.Value:
+        """Emit the first steps of a main tile, with the rows of the one that waits shared out among them; gives the next step."""
+        b = self.b
+        zero, pairs = const(i64, 0), const(i64, self.height // PAIR)
+        is_main = b.and_(
+            b.icmp_signed("==", b.load(self.waiting_rows), const(i64, self.height)),
+            b.icmp_signed("==", b.load(self.waiting_nv), const(i64, 2)),
+        )
+        overlaps = b.and_(is_main, b.icmp_signed(">", self.steps, zero))
+        with b.if_then(b.not_(overlaps)):
+            self._drain()
+        each = _parts(b, pairs, b.select(overlaps, self.steps, const(i64, 1)))
+        along = b.select(overlaps, _parts(b, pairs, each), zero)
 
-        def one_row(number: ir.Value) -> None:
-            finish(b.add(last, number), at(b, self.sums, b.mul(number, const(i64, self.row_bytes))), 1)
+        def both(step: ir.Value) -> None:
+            self._step(2, 2, lhs, rhs, step)
+            first = b.mul(step, each)
+            last = _least(b, b.add(first, each), pairs)
+            _loop(b, first, last, "pair", lambda i: self._finish(b.mul(i, const(i64, PAIR)), PAIR, 2))
 
-        _loop(b, zero, left, "last", one_row)
+        _loop(b, zero, along, "both", both)
+        return along
 
     # ---- what becomes of the sums ------------------------------------------------------------------------------
-    def _cols(self, nv: int) -> list[ir.Value]:
-        k, b = self.k, self.b
-        size = 4 * k.lanes
-        return [
-            load(b, vec(i32, k.lanes), at(b, self.args["col_compensation"], v * size), 4) for v in range(nv)
-        ]
+    def _drain(self) -> None:
+        """Emit: finish the tile that waits, if there is one."""
+        b = self.b
+        zero = const(i64, 0)
+        rows, nv = b.load(self.waiting_rows), b.load(self.waiting_nv)
+        with b.if_else(b.icmp_signed("==", nv, const(i64, 2))) as (pair, single):
+            for count, block in ((2, pair), (1, single)):
+                with block:
+                    _loop(b, zero, rows, "drain", lambda i, count=count: self._finish(i, 1, count))
+        b.store(zero, self.waiting_rows)
 
-    def _compensated(self, cols: list[ir.Value], row: ir.Value, sums: ir.Value) -> list[ir.Value]:
-        k, b = self.k, self.b
-        term = load(b, i32, at(b, self.args["row_compensation"], b.mul(row, const(i64, 4))), 4)
-        term = splat(b, term, k.lanes)
-        ty = vec(i32, k.lanes)
-        return [
-            b.add(load(b, ty, at(b, sums, v * 4 * k.lanes), 64), b.add(term, col))
-            for v, col in enumerate(cols)
-        ]
-
-    def int32_of(self, nv: int) -> Any:
-        """Emit what the rows have in common; gives what emits the int32 store of some."""
-        k, b, args = self.k, self.b, self.args
-        cols = self._cols(nv)
-        ldc = b.mul(args["ldc"], const(i64, 4))
-        add_c = b.icmp_signed("!=", args["add_c"], const(i64, 0))
-
-        def finish(first: ir.Value, sums: ir.Value, count: int) -> None:
-            def rows(adding: bool) -> None:
+    def _finish(self, first: ir.Value, count: int, nv: int) -> None:
+        """Emit: add the compensation to `count` rows of the tile that waits, and store them as int32 or bytes."""
+        b, args = self.b, self.args
+        panel = b.load(self.waiting_panel)
+        row = b.add(b.load(self.waiting_row), first)
+        sums = at(b, self.sums, b.mul(first, const(i64, self.row_bytes)))
+        with b.if_else(self.fused) as (scaled, plain):
+            with scaled:
                 for r in range(count):
-                    row = b.add(first, const(i64, r))
-                    c = at(b, args["c"], b.mul(row, ldc))
-                    for v, x in enumerate(self._compensated(cols, row, at(b, sums, r * self.row_bytes))):
-                        place = at(b, c, v * 4 * k.lanes)
-                        store(b, b.add(x, load(b, x.type, place, 4)) if adding else x, place, 4)
+                    self._bytes(b.add(row, const(i64, r)), panel, at(b, sums, r * self.row_bytes), nv)
+            with plain, b.if_else(b.icmp_signed("!=", args["add_c"], const(i64, 0))) as (adding, storing):
+                for block, adds in ((adding, True), (storing, False)):
+                    with block:
+                        for r in range(count):
+                            of_row = at(b, sums, r * self.row_bytes)
+                            self._int32(b.add(row, const(i64, r)), panel, of_row, nv, adds)
 
-            with b.if_else(add_c) as (then, otherwise):
-                with then:
-                    rows(True)
-                with otherwise:
-                    rows(False)
+    def _compensated(self, row: ir.Value, panel: ir.Value, sums: ir.Value, nv: int) -> list[ir.Value]:
+        k, b, args, ty = self.k, self.b, self.args, vec(i32, self.k.lanes)
+        of_row = load(b, i32, at(b, args["row_compensation"], b.mul(row, const(i64, 4))), 4)
+        of_row = splat(b, of_row, k.lanes)
+        cols = at(b, args["col_compensation"], b.mul(panel, const(i64, 4 * k.lanes)))
+        values = []
+        for place in range(0, nv * 4 * k.lanes, 4 * k.lanes):
+            of_cols = load(b, ty, at(b, cols, place), 4)
+            values.append(b.add(load(b, ty, at(b, sums, place), 64), b.add(of_row, of_cols)))
+        return values
 
-        return finish
+    def _int32(self, row: ir.Value, panel: ir.Value, sums: ir.Value, nv: int, adds: bool) -> None:
+        b, args, size = self.b, self.args, 4 * self.k.lanes
+        c = at(b, args["c"], b.mul(row, b.mul(args["ldc"], const(i64, 4))))
+        c = at(b, c, b.mul(panel, const(i64, size)))
+        for v, x in enumerate(self._compensated(row, panel, sums, nv)):
+            place = at(b, c, v * size)
+            store(b, b.add(x, load(b, x.type, place, 4)) if adds else x, place, 4)
 
-    def bytes_of(self, nv: int) -> Any:
-        """The same for sums that are scaled, clamped and stored as bytes."""
-        k, b, args = self.k, self.b, self.args
-        cols, constants = self._cols(nv), []
+    def _constant(self, v: int, number: int) -> ir.Value:
+        """Where constant `number` of panel `v` of the tile that waits is."""
+        size = 4 * self.k.lanes
+        return at(self.b, self.constants, (self.scaling.kept * v + number) * size)
+
+    def _bytes(self, row: ir.Value, panel: ir.Value, sums: ir.Value, nv: int) -> None:
+        b, args, lanes = self.b, self.args, self.k.lanes
+        c = at(b, at(b, args["c"], b.mul(row, args["ldc"])), b.mul(panel, const(i64, lanes)))
+        for v, x in enumerate(self._compensated(row, panel, sums, nv)):
+            types = enumerate(self.scaling.types(lanes))
+            kept = [load(b, ty, self._constant(v, i), 4 * lanes) for i, ty in types]
+            store(b, self.scaling.result(b, x, self.scaling.loaded(b, kept), 8), at(b, c, v * lanes))
+
+    def _prepare(self, nv: int, panel: ir.Value) -> None:
+        """Emit: what scaling the columns of a tile needs, to memory, where its rows find it."""
+        b, args, lanes = self.b, self.args, self.k.lanes
         for v in range(nv):
-            col = b.add(args["col"], const(i64, v * k.lanes))
-            constants.append(constants_at(b, self.scaling, args["requant"], col, k.lanes))
-
-        def finish(first: ir.Value, sums: ir.Value, count: int) -> None:
-            for r in range(count):
-                row = b.add(first, const(i64, r))
-                c = at(b, args["c"], b.mul(row, args["ldc"]))
-                for v, x in enumerate(self._compensated(cols, row, at(b, sums, r * self.row_bytes))):
-                    store(b, self.scaling.result(b, x, constants[v], 8), at(b, c, v * k.lanes))
-
-        return finish
+            col = b.add(args["col"], b.mul(b.add(panel, const(i64, v)), const(i64, lanes)))
+            for i, x in enumerate(constants_at(b, self.scaling, args["requant"], col, lanes)):
+                store(b, x, self._constant(v, i), 4 * lanes)
 
 
 KERNEL = AmxInt8(

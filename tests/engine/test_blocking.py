@@ -21,6 +21,7 @@ from lowgemm.engine.blocking import (
     Blocking,
     block_limits,
     block_sizes,
+    columns_of_a_call,
 )
 from lowgemm.jit.caches import cache_sizes
 
@@ -30,7 +31,10 @@ SIZE = st.one_of(st.integers(1, 300), st.integers(1, 10**6))
 def blocks(kernel, m, n, depth, *, threads=1, batch=1, direct=True, on_the_fly=NOT_ON_THE_FLY) -> Blocking:
     """Block sizes of one product, also for a kernel that does not run here: a template would compile it."""
     most = zip(("most_rows", "most_rows_with_stages", "most_columns"), block_limits(kernel), strict=True)
-    own = {name: getattr(kernel, name) for name in ("mr", "nr", "lanes", "element_bytes", "row_bytes")}
+    own = {
+        name: getattr(kernel, name)
+        for name in ("mr", "nr", "lanes", "element_bytes", "row_bytes", "any_panels")
+    }
     limits = types.SimpleNamespace(**own, **dict(most), l2=cache_sizes().l2, l3=cache_sizes().l3)
     return Blocking(*block_sizes(limits, m, n, depth, threads, batch, direct, on_the_fly))
 
@@ -107,3 +111,21 @@ def test_a_kernel_may_say_its_own_block_sizes():
     assert blocks(own, 1000, 100, 100, direct=False).mc == 8
     deep = blocks(own, 1000, 1000, 10**6)
     assert deep.depth_blocks > 1 and (deep.mc, deep.nc) == (8, 64)
+
+
+def test_a_kernel_that_walks_along_columns_gets_as_many_as_fit_l2():
+    """Beside the block of the lhs, in whole tiles, two at least; one tile where sums wait for stages, or for any other kernel."""
+
+    def columns(mc, kc, name="x86_amx_int8", wide=True):
+        kernel = kernels.by_name(name)
+        own = types.SimpleNamespace(nr=kernel.nr, any_panels=int(kernel.any_panels), l2=2 << 20)
+        return columns_of_a_call(own, mc, kc, wide)
+
+    for mc, kc in [(32, 64), (256, 512), (256, 1024), (256, 2048), (96, 11008)]:
+        wide = columns(mc, kc)
+        assert wide % 32 == 0 and (
+            wide == 64 or (mc + wide) * kc <= (2 << 20) * 5 // 8 < (mc + wide + 32) * kc
+        )
+    assert columns(256, 1024) == 1024 and columns(256, 4096) == 64
+    assert columns(256, 1024, wide=False) == 32
+    assert columns(256, 1024, "x86_avx512vnni") == 48

@@ -16,6 +16,7 @@ from patience import PATIENCE
 
 import lowgemm
 from lowgemm import kernels
+from lowgemm.kernels import __main__ as command
 from lowgemm.kernels import vnni, x86_avxvnni
 from lowgemm.kernels.__main__ import main
 from lowgemm.kernels.framework.kernel import Kernel
@@ -104,15 +105,15 @@ def test_depth_loop(kernel):
     assert any(count >= accumulators and count % accumulators == 0 for count in counts), counts
 
 
+#: A vector register of x86 or Arm.
+_VECTOR = re.compile(r"%[xyz]mm|\b[vq]\d+\b")
+
+
 def arithmetic(loop: list[str]) -> Counter:
     """Instructions of a loop that compute on vectors: no loads, stores, copies, broadcasts of loads or loop counting."""
-    opcodes = [line.removeprefix("{vex}").split()[0] for line in loop]
-    opcodes = [op.replace("shufps", "pshufd") for op in opcodes]
-    return Counter(
-        op
-        for op in opcodes
-        if re.match(r"v?p(madd|add|sub|sign|abs|shuf|dp|cmp)|sdot|smull|sadal|usmmla", op)
-    )
+    lines = [line.removeprefix("{vex}").strip() for line in loop]
+    opcodes = [line.split()[0].replace("shufps", "pshufd") for line in lines if _VECTOR.search(line)]
+    return Counter(op for op in opcodes if not re.match(r"v?mov|v?p?broadcast|ld|st|mov|dup|fmov|ext", op))
 
 
 @pytest.mark.parametrize("kernel", HOOKED, ids=lambda k: k.name)
@@ -212,28 +213,24 @@ def test_avxvnni_tiles_run_in_their_evex_twin(monkeypatch):
     np.testing.assert_array_equal(lowgemm.gemm(a, a.T), a.astype(int) @ a.T.astype(int))
 
 
-class Emulated(vnni.Vnni):
-    """x86_avxvnni with `vpdpbusd` spelled out in plain IR, so that its tiles run on any x86 CPU."""
-
-    def product(self, builder, acc, lhs, rhs):
-        from lowgemm.kernels.framework.kernel import const
-
-        total, ty = acc[0], lhs.type
-        for k in range(4):
-            unsigned = builder.lshr(builder.shl(lhs, const(ty, 24 - 8 * k)), const(ty, 24))
-            signed = builder.ashr(builder.shl(rhs, const(ty, 24 - 8 * k)), const(ty, 24))
-            total = builder.add(total, builder.mul(unsigned, signed))
-        return (total,)
+PLAIN = [kernels.in_software(kernels.by_name(name)) for name in ("x86_avxvnni", "x86_avxvnniint8")]
 
 
-EMULATED = kernels.register(
-    Emulated(**{f.name: getattr(x86_avxvnni.KERNEL, f.name) for f in dataclasses.fields(Kernel) if f.name not in ("name", "features")},
-             name="test_vnni_emulated", features=())
-)  # fmt: skip
+@pytest.mark.parametrize("twin", PLAIN, ids=lambda k: k.name)
+def test_short_vnni_tiles_run_on_any_cpu(monkeypatch, twin):
+    """The product in plain IR, all else of the program the same; also below whole products of every pair of signs."""
+    assert twin.features == () and verify.verify_native(twin) == 0
+    monkeypatch.setattr(lowgemm.config, "kernel", twin.name)
+    x = np.random.default_rng(0).integers(0, 256, (50, 70), dtype=np.uint8)
+    for a in (x, x.view(np.int8)):
+        for b in (x.T, x.view(np.int8).T):
+            np.testing.assert_array_equal(lowgemm.gemm(a, b), a.astype(int) @ b.astype(int))
 
 
-def test_avxvnni_tiles_run_in_emulation():
-    assert verify.verify_native(EMULATED) == 0
+def test_a_plain_product_of_other_signs_is_noticed(monkeypatch):
+    twin = PLAIN[0]
+    monkeypatch.setattr(verify, "cases", lambda k, **m: cases(PLAIN[1], **m))
+    assert verify.verify_native(twin, count=60) > 0
 
 
 @pytest.mark.parametrize("kernel", ARM, ids=lambda k: k.name)
@@ -306,6 +303,43 @@ def test_command_line(capsys):
     assert "0 wrong elements" in capsys.readouterr().out
     assert main(["nonsense"]) == 2
     assert main(["portable", "--asm"]) == 2
+
+
+@pytest.mark.parametrize("name", cross.TARGETS)
+def test_the_command_shows_every_fused_store(capsys, name):
+    """Each kernel's, in a loop of its own or beside the products, or the word that there is none."""
+    kernel = kernels.by_name(name)
+    assert main([name, "--asm"]) == 0
+    shown, said = capsys.readouterr()
+    if kernel.fuses_requantize:
+        assert "# fused store" in shown and kernel.expect_fused in shown and kernel.expect_fused in said
+        assert ("beside the products" in said) == kernel.defers_requantize
+    else:
+        assert "fused store: none" in said and kernel.expect_fused not in shown
+
+
+def test_a_tile_that_spills_in_its_fused_store_is_found():
+    """14 x 32 fits the registers for int32 and not beside the scaling of a register."""
+    fields = {"name": "test_14x32", "mr": 14, "max_nv": 2, "row_tiles": (14, 8, 4, 2, 1)}
+    kernel = dataclasses.replace(kernels.by_name("x86_avx512vnni"), **fields)
+    plain = max(
+        cross.depth_loops(cross.compile_for(kernel)[0], kernel.expect),
+        key=lambda loop: sum("vpdpbusd" in x for x in loop) - len(loop) / 1000,
+    )
+    assert sum("vpdpbusd" in line for line in plain) == 28 and not cross.spills(plain)
+    assert command._assembly(kernel) == 1
+
+
+def test_immediates_of_arm_are_shown():
+    """`#16` is a number there, `# text` a comment elsewhere."""
+    for name, wanted in (
+        ("arm_dotprod", r"add\s+x\d+, x\d+, #\d+"),
+        ("x86_avx2", r"^add[ql]\s+\$\d+, %\w+$"),
+    ):
+        kernel = kernels.by_name(name)
+        loops = cross.depth_loops(cross.compile_for(kernel)[0], kernel.expect)
+        assert any(re.search(wanted, line) for loop in loops for line in loop), name
+        assert not [line for loop in loops for line in loop if re.search(r"# \w|//", line)]
 
 
 def test_runs_as_a_module():

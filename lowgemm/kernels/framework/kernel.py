@@ -15,7 +15,7 @@ bytes; `col` is the column of c[0, 0] in the parameters. The scale is fixed when
 
 Its arguments, in this order (`ARGUMENTS`):
 
-* `m`, `nv`: rows, and rhs panels side by side. `groups`: depth groups.
+* `m`, `nv`: rows, and rhs panels side by side, `max_nv` at most but for a kernel of `any_panels`. `groups`: depth groups.
 * `lhs`, `rhs`: pointers to the first packed panel, 64-byte aligned. `lhs_stride`, `rhs_stride`: bytes from one panel to the next.
 * `c`: pointer to c[0, 0]. `ldc`: elements from one row of c to the next (bytes with `requant`).
 * `row_compensation`, `col_compensation`: pointers to one int32 for each row, and for each column.
@@ -34,7 +34,7 @@ one (their results are never stored).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from llvmlite import ir
 
@@ -71,6 +71,13 @@ class Target:
     cpu: str
     features: str = ""
     emulator: tuple[str, ...] = ()
+
+
+class TileLoop(NamedTuple):
+    """What one step of the main tile's loop needs, from its instructions: cycles of its products, and bytes from L2."""
+
+    products: int
+    from_l2: int
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,8 @@ class Kernel:
 
     #: Instruction that the depth loop must contain (tests read the assembly).
     expect: ClassVar[str] = ""
+    #: Instruction that the loops of a fused store must contain, for kernels with `fuses_requantize`: on x86 the product of 32 by 32 bits.
+    expect_fused: ClassVar[str] = "vpmuldq"
 
     def __post_init__(self) -> None:
         if not self.row_tiles:
@@ -189,6 +198,9 @@ class Kernel:
     #: Whether `row_products` loads the panels itself, each time it needs one, because the registers are full.
     reloads_rhs: ClassVar[bool] = False
 
+    #: Whether a call may have any number of panels, whose columns a kernel that writes its own loop walks along itself; or `max_nv` at most.
+    any_panels: ClassVar[bool] = False
+
     #: Whether the scaling of a tile runs inside the next one's depth loop, which needs four registers (`deferred.py`).
     defers_requantize: ClassVar[bool] = False
 
@@ -230,6 +242,13 @@ class Kernel:
     def takes(self, m: int, depth: int) -> bool:
         """Whether a product of so many rows and so deep pays on this kernel."""
         return m >= self.least_rows and depth >= self.least_depth
+
+    def tile_loop(self, depth: int, l1: int) -> TileLoop | None:
+        """A step of the main tile (`mr` x `nr`, `step_depth` deep) in a product of that depth, on a CPU with so much L1; None: not modelled.
+
+        `explain` predicts the speed of a product from it.
+        """
+        return None
 
     def refusal(self) -> str:
         """Why this process may not run the kernel although the CPU could, or "": asks the operating system where that must be asked."""

@@ -108,7 +108,7 @@ def cases(kernel: Kernel, seed: int = 0, count: int = 60) -> Iterator[Case]:
     rng = np.random.default_rng(seed)
     for i in range(count):
         m = 1 + i % (2 * kernel.mr + 3)
-        nv = 1 + i % kernel.max_nv
+        nv = 1 + i % (2 * kernel.max_nv + 1 if kernel.any_panels else kernel.max_nv)
         groups = int(rng.integers(0, 40)) if i else 0
         panels = -(-m // kernel.mr)
         lhs_signed = kernel.lhs_type == EITHER and i % 4 < 2

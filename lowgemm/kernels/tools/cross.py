@@ -6,6 +6,7 @@ objects under emulation.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -32,6 +33,7 @@ def module_ir(kernel: Kernel, triple: str, symbol: str = "kernel", lhs_signed: b
     return str(module)
 
 
+@functools.cache
 def compile_for(
     kernel: Kernel, target: Target | None = None, symbol: str = "kernel", lhs_signed: bool = False
 ) -> tuple[str, bytes]:
@@ -109,7 +111,8 @@ _STACK = re.compile(r"\(%[re]sp\)|\[sp\b")
 
 def depth_loops(assembly: str, instruction: str) -> list[list[str]]:
     """Innermost loops that contain an instruction: the depth loops of each tile."""
-    lines = [re.split(r"\s#|//", line)[0].rstrip() for line in assembly.splitlines()]
+    # a comment is "# text" on x86 and "// text" on Arm, where "#16" is a number
+    lines = [re.split(r"\s#\s|//", line)[0].rstrip() for line in assembly.splitlines()]
     where: dict[str, int] = {}
     loops = []
     for i, line in enumerate(lines):
@@ -122,6 +125,16 @@ def depth_loops(assembly: str, instruction: str) -> list[list[str]]:
     inner = [(a, b) for a, b in loops if not any(a <= c and d <= b and (c, d) != (a, b) for c, d in loops)]
     bodies = [[line.strip() for line in lines[a + 1 : b + 1] if line.startswith("\t")] for a, b in inner]
     return [body for body in bodies if any(instruction in line for line in body)]
+
+
+def fused_loops(kernel: Kernel, assembly: str) -> list[list[str]]:
+    """Innermost loops that scale finished sums to bytes; the part of the fused store that runs inside a depth loop is among them."""
+    return depth_loops(assembly, kernel.expect_fused) if kernel.fuses_requantize else []
+
+
+def spilled_vectors(loop: list[str]) -> list[str]:
+    """The spilled registers of a loop that are vectors: an address that waits on the stack costs little beside a tile's scaling."""
+    return [line for line in spills(loop) if re.search(r"%[xyz]mm", line)]
 
 
 def spills(loop: list[str]) -> list[str]:
