@@ -12,8 +12,7 @@ would have to be read from memory like the codes, are needed only for a zero poi
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -45,8 +44,6 @@ from lowgemm.kernels.framework.irtools import (
 HEIGHTS = (16, 8, 4, 2, 1)
 #: The same with 16 registers.
 FEW_REGISTERS = (8, 4, 2, 1)
-#: Sums of a tile at least, if its rows and panels have so many.
-SUMS = 8
 #: How far ahead of the codes in use memory is asked for, into the second-level cache. On Sapphire Rapids, 1 x 4096 x 4096, INT4 in
 #: groups of 128 that no cache held: 0.58 ms; 2048 bytes ahead 0.61, into the first-level cache 0.63, not at all 0.77.
 AHEAD = 8192
@@ -60,11 +57,16 @@ _LOOK_UP = {
     16: ("llvm.x86.ssse3.pshuf.b.128", "ssse3"),
 }
 _ARM_LOOK_UP = ("llvm.aarch64.neon.tbl1.v16i8", "neon")
+#: A look-up of 64 entries, which has no use for an index's highest two bits. In a table that repeats the levels, bits of other codes do
+#: no harm either, so that nothing is masked: three instructions instead of five for a register of 4-bit codes.
+_WIDE_LOOK_UP = ("llvm.x86.avx512.permvar.qi.512", "avx512vbmi")
 
 
 def look_up(width: int) -> tuple[str, str] | None:
     """LLVM's name of the byte look-up for registers of `width` bytes and its feature, if the target has it."""
     has = target()[1]
+    if width == 64 and _WIDE_LOOK_UP[1] in has:
+        return _WIDE_LOOK_UP
     found = _ARM_LOOK_UP if width == 16 and "neon" in has else _LOOK_UP.get(width)
     return found if found is not None and found[1] in has else None
 
@@ -108,16 +110,8 @@ def covered(rows: int, kernel: Kernel) -> int:
     return done
 
 
-def panels_at_once(rows: int, most: int) -> int:
-    """Panels that a tile of so many rows multiplies together: all `most` of a chunk, or one.
-
-    A product waits four or five cycles for the one before it into the same sum, so there should be some eight sums.
-    """
-    return most if rows * most <= SUMS else 1
-
-
 class _Tile:
-    """Emits tiles: some rows by one panel of codes or by all panels of a chunk, along the depth of one group."""
+    """Emits tiles: some rows by a panel of codes, along the depth of one group."""
 
     def __init__(
         self, kernel: Kernel, bits: int, zero_points: bool, b: ir.IRBuilder, args: dict[str, ir.Value]
@@ -133,10 +127,9 @@ class _Tile:
         self.bytes = vec(i8, self.width)
         found = look_up(self.width)
         assert found is not None
-        self.name = found[0]
-        self.table = shuffle(
-            b, load(b, vec(i8, 16), args["levels"]), None, list(range(16)) * (self.width // 16)
-        )
+        self.name, self.masks = found[0], found != _WIDE_LOOK_UP
+        entries = [i % 16 if self.masks else i % 2**bits for i in range(self.width)]
+        self.table = shuffle(b, load(b, vec(i8, 16), args["levels"]), None, entries)
 
     def _levels(self, x: ir.Value, field: int) -> list[ir.Value]:
         """Levels of one part of each byte of codes, as operands of the kernel's product."""
@@ -144,8 +137,9 @@ class _Tile:
         if field:
             words = b.bitcast(x, vec(i16, self.width // 2))
             x = b.bitcast(b.lshr(words, const(words.type, self.bits * field)), self.bytes)
-        index = b.and_(x, const(self.bytes, 2**self.bits - 1))
-        found = call_intrinsic(b, self.name, self.bytes, [self.table, index])
+        if self.masks:
+            x = b.and_(x, const(self.bytes, 2**self.bits - 1))
+        found = call_intrinsic(b, self.name, self.bytes, [self.table, x])
         if k.element_bytes == 2:
             half = self.width // 2
             parts = [shuffle(b, found, None, list(range(i, i + half))) for i in (0, half)]
@@ -157,53 +151,43 @@ class _Tile:
             return self.k.product(self.b, acc, levels, left)
         return self.k.product(self.b, acc, left, levels)
 
-    def emit(self, rows: int, row: ir.Value, panels: list[ir.Value]) -> None:
-        """The depth of one group, then the sums of the tile: of `rows` rows from `row` on and of the panels of these numbers."""
+    def emit(self, rows: int, row: ir.Value, panel: ir.Value) -> None:
+        """The depth of one group, then the sums of the tile: of `rows` rows from `row` on and of the panel of this number."""
         b, k, args = self.b, self.k, self.args
         fields = 8 // self.bits
         loads = STEP_BYTES // self.width
         each = 2 if k.element_bytes == 2 else 1  # products of a look-up
-        products = fields * loads * each  # of each row and panel in a step
-        chains = max(1, min(products, SUMS // (rows * len(panels))))
+        products = fields * loads * each  # of each row in a step
+        # a product waits four or five cycles for the one before it into the same sum
+        chains = max(1, min(products, 8 // rows))
         step_bytes = products * k.kr * k.element_bytes  # of a row
         lhs = at(b, args["lhs"], b.mul(row, args["lhs_stride"]))
-        sources = [at(b, args["codes"], b.mul(p, args["panel_bytes"])) for p in panels]
-        starts = [
-            acc for p in panels for r in range(rows) for acc in self._starts(chains, self._plus(row, r), p)
-        ]
+        codes = at(b, args["codes"], b.mul(panel, args["panel_bytes"]))
+        starts = [acc for r in range(rows) for acc in self._starts(chains, self._plus(row, r), panel)]
         registers = len(k.zero())
 
         def turn(step: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
             now = [tuple(values[i : i + registers]) for i in range(0, len(values), registers)]
             left_at = at(b, lhs, b.mul(step, const(i64, step_bytes)))
-            for p, start in enumerate(sources):
-                source = at(b, start, b.mul(step, const(i64, STEP_BYTES)))
-                prefetch(b, at(b, source, AHEAD))
-                for i in range(loads):
-                    x = load(b, self.bytes, at(b, source, i * self.width), self.width)
-                    for field in range(fields):
-                        for j, levels in enumerate(self._levels(x, field)):
-                            # where in the depth of the step: a field holds STEP_BYTES levels, a load `width` of them
-                            place = (field * loads + i) * each + j
-                            for r in range(rows):
-                                at_row = at(b, left_at, b.mul(args["lhs_stride"], const(i64, r)))
-                                left = k.load_lhs(b, at(b, at_row, place * k.kr * k.element_bytes))
-                                c = (p * rows + r) * chains + place % chains
-                                now[c] = self._product(now[c], left, levels)
+            source = at(b, codes, b.mul(step, const(i64, STEP_BYTES)))
+            prefetch(b, at(b, source, AHEAD))
+            for i in range(loads):
+                x = load(b, self.bytes, at(b, source, i * self.width), self.width)
+                for field in range(fields):
+                    for j, levels in enumerate(self._levels(x, field)):
+                        # where in the depth of the step: a field holds STEP_BYTES levels, a load `width` of them
+                        place = (field * loads + i) * each + j
+                        for r in range(rows):
+                            at_row = at(b, left_at, b.mul(args["lhs_stride"], const(i64, r)))
+                            left = k.load_lhs(b, at(b, at_row, place * k.kr * k.element_bytes))
+                            c = r * chains + place % chains
+                            now[c] = self._product(now[c], left, levels)
             return [value for acc in now for value in acc]
 
         values = repeat(b, args["steps"], [value for acc in starts for value in acc], turn)
         sums = [tuple(values[i : i + registers]) for i in range(0, len(values), registers)]
-        totals: Iterable[tuple[ir.Value, ir.Value]] = (
-            self._added(p, self._plus(row, r), sums[c : c + chains])
-            for c, (p, r) in zip(
-                range(0, len(sums), chains), itertools.product(panels, range(rows)), strict=True
-            )
-        )
-        if len(panels) > 1:
-            totals = list(totals)  # all are added before any is stored: a panel may have come more than once
-        for total, place in totals:
-            store(b, total, place, 4)
+        for r in range(rows):
+            self._add(panel, self._plus(row, r), sums[r * chains : (r + 1) * chains])
 
     def _plus(self, row: ir.Value, r: int) -> ir.Value:
         return self.b.add(row, const(i64, r))
@@ -234,8 +218,8 @@ class _Tile:
             starts[0] = (self._terms(row, panel),)
         return starts
 
-    def _added(self, panel: ir.Value, row: ir.Value, sums: list[tuple]) -> tuple[ir.Value, ir.Value]:
-        """``total + float32(sum) * scale``, each operation rounded, of a row and a panel; and where the total lies."""
+    def _add(self, panel: ir.Value, row: ir.Value, sums: list[tuple]) -> None:
+        """``total = total + float32(sum) * scale``, each operation rounded, of a row and a panel."""
         b, k, args = self.b, self.k, self.args
         floats = vec(_f32, k.lanes)
         values = [k.finalize(b, acc)[0] for acc in sums]
@@ -244,7 +228,7 @@ class _Tile:
             value = b.add(value, other)
         place = at(b, self._of_panel("totals", panel), b.mul(row, args["total_stride"]))
         scales = load(b, floats, self._of_panel("scales", panel), 4)
-        return b.fadd(load(b, floats, place, 4), b.fmul(b.sitofp(value, floats), scales)), place
+        store(b, b.fadd(load(b, floats, place, 4), b.fmul(b.sitofp(value, floats), scales)), place, 4)
 
 
 #: What `multiply_codes` takes after its constants.
@@ -276,15 +260,8 @@ def multiply_codes(typingctx, kernel_id, bits, zero_points, args):
         tile = _Tile(kernel, width, with_zeros, b, named)
 
         def multiply(height: int, row: ir.Value) -> None:
-            count = panels_at_once(height, kernel.max_nv)
-            if count == 1:
-                with cgutils.for_range(b, named["panels"]) as loop:
-                    tile.emit(height, row, [loop.index])
-                return
-            # where a chunk has less, the last one's numbers once more
-            last = b.sub(named["panels"], const(i64, 1))
-            numbers: list[ir.Value] = [const(i64, p) for p in range(count)]
-            tile.emit(height, row, [b.select(b.icmp_signed("<", p, last), p, last) for p in numbers])
+            with cgutils.for_range(b, named["panels"]) as loop:
+                tile.emit(height, row, loop.index)
 
         row: ir.Value = const(i64, 0)
         for height in heights(kernel):

@@ -76,6 +76,8 @@ class Call:
         self.overflow = overflow = choice(overflow, "overflow", ("wrap", "raise"))
         matrix = (() if lhs_vector else (self.m,)) + (() if rhs_vector else (self.n,))
         shape = self.batch_shape + matrix
+        #: Whether the result goes to memory of the caller's, which was there before.
+        self.given_out = out is not None
         if out is not None:
             inputs = {"lhs": self.lhs}
             if not isinstance(self.rhs, PackedRhs):
@@ -124,6 +126,7 @@ class Call:
             "packed": packed,
             "bilinear": any(isinstance(z, np.ndarray) and max(z.shape[-2:]) > 1 for z in zeros),
             "accumulate": self.accumulate,
+            "given_out": self.given_out,
             "num_threads": self.num_threads,
         }
         key = (kernel.name, lhs, rhs, *options.values(), stages_key(self.stages))

@@ -103,6 +103,7 @@ class Plan(NotCopied):
         bilinear: bool = False,
         output: tuple[Any, ...] = (),
         accumulate: bool = False,
+        given_out: bool = False,
         num_threads: int | None = None,
         image: np.ndarray | None = None,
         own_channels: bool = False,
@@ -157,7 +158,7 @@ class Plan(NotCopied):
             template_of(
                 runs,
                 in_place,
-                stores_past_caches(plan, runs, pipeline.direct),
+                given_out and stores_past_caches(plan, runs, pipeline.direct),
                 (lhs.kind == "i",),
                 pipeline.fusable or 0,
             ),

@@ -150,7 +150,7 @@ def streams(p, lanes, l2, l3, plain):
 
 
 def stores_past_caches(p: Any, kernel: Kernel, plain: bool) -> bool:
-    """`streams` on this machine."""
+    """`streams` on this machine. It is for memory that was there before: pages that the system has just cleared lie in the caches."""
     sizes = cache_sizes()
     return bool(streams(p, kernel.lanes, sizes.l2, sizes.l3, plain))
 

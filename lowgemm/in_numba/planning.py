@@ -57,7 +57,7 @@ def kernel_record(kernel: kernels.Kernel) -> np.ndarray:
     return np.array(
         [
             (
-                *template_of(k, (False, True) if rows_in_place(k) else (), True),
+                *template_of(k, (False, True) if rows_in_place(k) else ()),
                 *stages,
                 k.least_rows,
                 k.least_depth,

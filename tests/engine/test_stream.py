@@ -58,8 +58,9 @@ def product(rng, m, k, n):
     return rng.integers(0, 256, (m, k), dtype=np.uint8), rng.integers(-128, 128, (k, n), dtype=np.int8)
 
 
-def passes_caches(a, b, **options) -> bool:
-    return "past the caches" in str(lowgemm.explain(a, b, **options))
+def passes_caches(a, b, given_out=True, **options) -> bool:
+    out = np.empty((a.shape[0], b.shape[1]), np.int32) if given_out else None
+    return "past the caches" in str(lowgemm.explain(a, b, out=out, **options))
 
 
 @pytest.mark.parametrize("kernel", RUNNABLE)
@@ -74,8 +75,9 @@ def test_products(kernel, small, monkeypatch):
             for count in (1, 2):
                 assert passes_caches(a, b, num_threads=count) == (n >= planner.STREAM_COLUMNS or n_lanes == 0)
                 for rhs in (b, lowgemm.pack_rhs(b), np.asfortranarray(b)):
-                    found = lowgemm.gemm(a, rhs, num_threads=count, **options)
-                    np.testing.assert_array_equal(found, expected)
+                    out = np.full((m, n), 7, np.int32)
+                    assert lowgemm.gemm(a, rhs, out=out, num_threads=count, **options) is out
+                    np.testing.assert_array_equal(out, expected)
 
 
 def test_results_of_the_caller(small):
@@ -91,16 +93,20 @@ def test_results_of_the_caller(small):
     again = lowgemm.gemm(a, b, out=expected.copy(), accumulate=True)
     np.testing.assert_array_equal(again, 2 * expected)
     stack = np.stack([a, a[::-1]])
-    np.testing.assert_array_equal(lowgemm.gemm(stack, b), reference.gemm(stack, b))
+    out = np.empty((2, 90, 160), np.int32)
+    np.testing.assert_array_equal(lowgemm.gemm(stack, b, out=out), reference.gemm(stack, b))
     bias = [lowgemm.BiasAddition(np.arange(160))]
     assert passes_caches(a, b, output=bias)
-    np.testing.assert_array_equal(lowgemm.gemm(a, b, output=bias), reference.gemm(a, b, output=bias))
+    np.testing.assert_array_equal(
+        lowgemm.gemm(a, b, output=bias, out=out[0]), reference.gemm(a, b, output=bias)
+    )
 
 
 def test_which_results(small):
     rng = np.random.default_rng(2)
     a, b = product(rng, 200, 64, 256)
     assert passes_caches(a, b)
+    assert not passes_caches(a, b, given_out=False)  # memory from the system is in the caches
     assert not passes_caches(a[:32], b)  # few rows
     assert not passes_caches(a, b, output=[lowgemm.Clamp(-9, 9)])
     assert not passes_caches(*product(rng, 200, planner.STREAM_DEPTH + 1, 256))
