@@ -12,6 +12,9 @@ threads are not awake while others are timed.
 `out=` given. `--threshold` does so for small products, where lowgemm would take one thread: this is where
 `MACS_PER_THREAD` in `lowgemm/engine/threads.py` comes from. Both print one thread's time over two threads', and take
 the two in turn, some calls of the one and then some of the other.
+
+The last column says how much of a core other programs took meanwhile (the busy process aside), where Linux tells. With
+more than a few percent there was no second core to be had, and the row says little.
 """
 
 from __future__ import annotations
@@ -31,6 +34,28 @@ SLEEP = 0.3
 #: Calls of one kind that follow one another where two kinds are taken in turn. The first are not counted: they find the
 #: other kind's traces, and threads asleep.
 BUNCH, UNCOUNTED = 16, 4
+
+
+class Others:
+    """What other processes take of the CPU."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter(), self.seconds()
+
+    @staticmethod
+    def seconds() -> float:
+        """CPU seconds of all processes but this one, of some beginning; NaN where that is not known."""
+        try:
+            with open("/proc/stat") as f:
+                user, nice, system, _, _, irq, softirq, *_ = (int(x) for x in f.readline().split()[1:])
+        except OSError:
+            return math.nan
+        return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+    def share(self) -> str:
+        """Of a core, since this was made."""
+        start, before = self.start
+        return f"{100 * max(0.0, (self.seconds() - before) / (time.perf_counter() - start)):.0f} %"
 
 
 def seconds_of(call) -> float:
@@ -102,6 +127,7 @@ def report(name: str, sizes: list[int], rounds: int, busy: bool) -> None:
     """Rows of the table for one library: alone, after NumPy, and perhaps beside a busy process."""
     rng = np.random.default_rng(0)
     for n in sizes:
+        others = Others()
         a, b = operands((n, n, n))
         x, y = rng.standard_normal((2, n, n), dtype=np.float32)
         out, result = np.empty((n, n), np.int32), np.empty((n, n), np.float32)
@@ -122,6 +148,7 @@ def report(name: str, sizes: list[int], rounds: int, busy: bool) -> None:
             row += ["-", "-"]
         numpy_2, after_2 = in_turn([product, two], rounds)
         row += [shown(after_2), shown(numpy_2)]
+        disturbed = others.share()
         if busy:
             with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
                 try:
@@ -129,7 +156,7 @@ def report(name: str, sizes: list[int], rounds: int, busy: bool) -> None:
                     row += [shown(in_turn([call], rounds)[0]) for call in (one, two)]
                 finally:
                     other.kill()
-        print(f"| {name} | {n} | {' | '.join(row)} |", flush=True)
+        print(f"| {name} | {n} | {' | '.join(row)} | {disturbed} |", flush=True)
 
 
 def compared(shape: tuple[int, ...], seconds: float) -> list[str]:
@@ -150,11 +177,12 @@ def compared(shape: tuple[int, ...], seconds: float) -> list[str]:
 
 def sweep(shapes: list[tuple[int, ...]], seconds: float) -> None:
     """The table of `compared`."""
-    print("| M x K x N | million products | prepacked | fresh |\n|---|---|---|---|", flush=True)
+    print("| M x K x N | million products | prepacked | fresh | others |\n|---|---|---|---|---|", flush=True)
     for shape in shapes:
+        others = Others()
         macs = math.prod(shape) / 1e6
         cells = " | ".join(compared(shape, seconds))
-        print(f"| {' x '.join(map(str, shape))} | {macs:.3g} | {cells} |", flush=True)
+        print(f"| {' x '.join(map(str, shape))} | {macs:.3g} | {cells} | {others.share()} |", flush=True)
 
 
 def threshold(seconds: float) -> None:
@@ -197,6 +225,7 @@ def main() -> None:
         "NumPy beside that",
     ]  # fmt: skip
     columns += ["beside a busy process, 1", "beside a busy process, 2"] if arguments.busy else []
+    columns.append("others")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     for name in ["lowgemm", *arguments.peers]:
         command = [sys.executable, __file__, "--here", name, "--rounds", str(arguments.rounds)]
