@@ -316,9 +316,9 @@ def _pyplot() -> Any:
 
 def _check_picture(path: str) -> None:
     """Refuse a name whose ending says no kind of picture, before anything is measured."""
+    _pyplot()
     from matplotlib.backend_bases import FigureCanvasBase
 
-    _pyplot()
     kind, known = os.path.splitext(path)[1][1:].lower(), sorted(FigureCanvasBase.get_supported_filetypes())
     if kind and kind not in known:  # without an ending it is a png
         raise ValueError(f"--plot: expected a name that ends in .{', .'.join(known)}, got {path}")
