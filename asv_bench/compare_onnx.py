@@ -2,8 +2,9 @@
 
     python asv_bench/compare_onnx.py MODEL.onnx[=INPUTS.npz] ... [--repeat 15] [--memory]
 
-Both run in turns in one process, on one and on two threads; the times are medians of CPU time, with two threads of wall time.
-Memory is what a process of its own has grown by, from before the model is loaded to after three runs.
+Both run in turns in one process, on one and on two threads; the times are medians of CPU time, with two
+threads of wall time. Memory is what a process of its own has grown by, from before the model is loaded to
+after three runs.
 """
 
 from __future__ import annotations
@@ -106,7 +107,9 @@ def times_of(path: str, feeds: dict[str, np.ndarray], threads: int, repeat: int)
 
 
 def shares_of(model, feeds: dict[str, np.ndarray]) -> str:
-    """Hundredths of the time that products, other operators of lowgemm's, and onnxruntime's float operators take."""
+    """Hundredths of the time that products, other operators of lowgemm's, and onnxruntime's float operators
+    take.
+    """
     for _ in range(5):
         model.timed(None, feeds)
     shares = {"products": 0.0, "elementwise": 0.0, "float": 0.0}

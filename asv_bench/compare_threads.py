@@ -4,9 +4,9 @@
     python asv_bench/compare_threads.py --sweep
     python asv_bench/compare_threads.py --threshold
 
-Cubes, prepacked rhs, `out=` given; milliseconds, median (95th percentile). "After NumPy" is one float32 product and
-then the call, in turn. NumPy's own time is taken in the same rounds. A peer runs in a process of its own, so that its
-threads are not awake while others are timed.
+Cubes, prepacked rhs, `out=` given; milliseconds, median (95th percentile). "After NumPy" is one float32
+product and then the call, in turn. NumPy's own time is taken in the same rounds. A peer runs in a process of
+its own, so that its threads are not awake while others are timed.
 
 `--sweep` compares two threads with one in every shape of docs/performance.md, with a prepacked and with a fresh rhs,
 `out=` given. `--threshold` does so for small products, where lowgemm would take one thread: this is where
@@ -31,8 +31,8 @@ import numpy as np
 
 #: Seconds after which the threads of all libraries sleep.
 SLEEP = 0.3
-#: Calls of one kind that follow one another where two kinds are taken in turn. The first are not counted: they find the
-#: other kind's traces, and threads asleep.
+#: Calls of one kind that follow one another where two kinds are taken in turn. The first are not counted:
+#: they find the other kind's traces, and threads asleep.
 BUNCH, UNCOUNTED = 16, 4
 
 
@@ -79,7 +79,9 @@ def in_turn(calls, rounds: int) -> list[list[float]]:
 
 
 def in_bunches(calls, seconds: float) -> list[float]:
-    """Median seconds of each call; some calls of each in turn, for so many seconds in all, and three times at least."""
+    """Median seconds of each call; some calls of each in turn, for so many seconds in all, and three times at
+    least.
+    """
     times: list[list[float]] = [[] for _ in calls]
     end, rounds = time.perf_counter() + seconds, 0
     while rounds < 3 or time.perf_counter() < end:

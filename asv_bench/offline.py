@@ -1,8 +1,9 @@
 """Make a published dashboard load nothing from the network.
 
-Run as ``python asv_bench/offline.py [HTML_DIR]`` after ``asv publish``. asv's page names jQuery, flot and Bootstrap by
-addresses of content networks; here those files come from ``npm install --prefix asv_bench`` instead. Where asv
-gives a file's hash and the copy has it, the hash stays in the page and the browser checks it.
+Run as ``python asv_bench/offline.py [HTML_DIR]`` after ``asv publish``. asv's page names jQuery, flot and
+Bootstrap by addresses of content networks; here those files come from ``npm install --prefix asv_bench``
+instead. Where asv gives a file's hash and the copy has it, the hash stays in the page and the browser checks
+it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import shutil
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
-#: asv's file: (package, its file). The npm packages of flot and stupidtable have no minified file of asv's version.
+#: asv's file: (package, its file). The npm packages of flot and stupidtable have no minified file of asv's
+#: version.
 FILES = {
     "jquery-3.3.1.min.js": ("jquery", "dist/jquery.min.js"),
     "jquery.flot.min.js": ("flot", "jquery.flot.js"),

@@ -1,8 +1,9 @@
-"""Changes to asv's pages: machines are not mixed in one curve, and a graph opens with the curves of one machine.
+"""Changes to asv's pages: machines are not mixed in one curve, and a graph opens with the curves of one
+machine.
 
-`asv.conf.json` names this module, so `asv publish` loads it. On its own, asv draws the small curves of the grid as means
-over all machines: such a curve falls where a faster machine begins. It opens a graph with all machines at once, up to
-eight curves of each.
+`asv.conf.json` names this module, so `asv publish` loads it. On its own, asv draws the small curves of the
+grid as means over all machines: such a curve falls where a faster machine begins. It opens a graph with all
+machines at once, up to eight curves of each.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from asv.graph import Graph, make_summary_graph
 from asv.publishing import OutputPublisher
 
 HERE = pathlib.Path(__file__).resolve().parent
-#: asv's line before which ours must stand: its asv.js has made `$.asv` then, and graphdisplay.js has not used it.
+#: asv's line before which ours must stand: its asv.js has made `$.asv` then, and graphdisplay.js has not used
+#: it.
 _BEFORE = '<script language="javascript" type="text/javascript"\n            src="asv_ui.js">'
 
 
 def newest_machine(graphs: list[Any]) -> str:
-    """The machine that measured the newest commit; of several, the one with most commits, then the first by name."""
+    """The machine that measured the newest commit; of several, the one with most commits, then the first by
+    name.
+    """
     commits: dict[str, set[int]] = {}
     for graph in graphs:
         commits.setdefault(graph.params["machine"], set()).update(graph.data_points)

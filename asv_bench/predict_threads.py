@@ -1,11 +1,12 @@
-"""How a product's blocks would be shared by more workers than this machine has: a simulation, not a measurement.
+"""How a product's blocks would be shared by more workers than this machine has: a simulation, not a
+measurement.
 
     python asv_bench/predict_threads.py
 
-Workers take blocks as `lowgemm/jit/both_ends.py` hands them out, each when it is done with its last one. A block takes
-as long as its multiply-accumulates, rows rounded up to whole tiles and columns to whole vectors, and its packing of
-the lhs unless the worker's last block was of the same rows. All
-cores are equally fast and memory keeps up. Efficiency is all work over workers times the longest worker.
+Workers take blocks as `lowgemm/jit/both_ends.py` hands them out, each when it is done with its last one. A
+block takes as long as its multiply-accumulates, rows rounded up to whole tiles and columns to whole vectors,
+and its packing of the lhs unless the worker's last block was of the same rows. All cores are equally fast and
+memory keeps up. Efficiency is all work over workers times the longest worker.
 """
 
 from __future__ import annotations

@@ -63,7 +63,8 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links to files beside docs/ work in a checkout, not on the site: leave their text, and the path as code.
+    """Links to files beside docs/ work in a checkout, not on the site: leave their text, and the path as
+    code.
 
     A page of `docs/api/` links with ``../`` to the guides, which are on the site.
     """

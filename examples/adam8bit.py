@@ -1,4 +1,5 @@
-"""A perceptron on scikit-learn's digits, trained with 32-bit and with 8-bit Adam: accuracy and bytes of state.
+"""A perceptron on scikit-learn's digits, trained with 32-bit and with 8-bit Adam: accuracy and bytes of
+state.
 
 python examples/adam8bit.py            # three seeds, a few seconds
 python examples/adam8bit.py --quick    # one seed, 5 epochs

@@ -1,13 +1,15 @@
-"""What block-wise coding loses: dynamic against linear codes, blocks against whole tensors, on three kinds of data.
+"""What block-wise coding loses: dynamic against linear codes, blocks against whole tensors, on three kinds of
+data.
 
     python examples/blockwise_errors.py
 
-Normal data, heavy-tailed data (Student's t with 2 degrees of freedom), and gradients of the perceptron of adam8bit.py in
-its third epoch. Absolute error: mean of |x - y| over the mean of |x|. Relative error: mean of |x - y| / |x| where x is
-not 0; a code that turns small values into 0 loses 100 % of each.
+Normal data, heavy-tailed data (Student's t with 2 degrees of freedom), and gradients of the perceptron of
+adam8bit.py in its third epoch. Absolute error: mean of |x - y| over the mean of |x|. Relative error: mean of
+|x - y| / |x| where x is not 0; a code that turns small values into 0 loses 100 % of each.
 
-A second table is about LLM.int8(): the error of ``x @ w`` that the codes of x make, of whose rows the scales leave out
-their outlier elements or all their elements in outlier columns. Mean absolute error over the mean absolute value.
+A second table is about LLM.int8(): the error of ``x @ w`` that the codes of x make, of whose rows the scales
+leave out their outlier elements or all their elements in outlier columns. Mean absolute error over the mean
+absolute value.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python examples/dask_scaling.py [--quick]
 
-Efficiency is speed relative to one worker, over the number of workers, or of cores where there are fewer cores. The data
-are made on the workers before the clock starts; the time is from submission to the last chunk of the result.
+Efficiency is speed relative to one worker, over the number of workers, or of cores where there are fewer
+cores. The data are made on the workers before the clock starts; the time is from submission to the last chunk
+of the result.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A real task in integers: digits of 8 x 8 pixels, an MLP and a convolutional network, trained here in NumPy.
 
-python examples/digits.py              accuracy: calibrators, scales per channel, bits, equalization, bias correction
-python examples/digits.py --latency    times beside float32 NumPy and onnxruntime
-python examples/digits.py --onnx       predictions beside onnxruntime's
+python examples/digits.py accuracy: calibrators, scales per channel, bits, equalization, bias correction
+python examples/digits.py --latency times beside float32 NumPy and onnxruntime python examples/digits.py
+--onnx predictions beside onnxruntime's
 
 Needs scikit-learn (its digits are in the package); --latency and --onnx need onnx and onnxruntime.
 """
@@ -72,7 +72,9 @@ class Task:
 
 
 def stretched(net, seed):
-    """The same function, with the channels around depthwise layers multiplied by powers of two from 1/16 to 16."""
+    """The same function, with the channels around depthwise layers multiplied by powers of two from 1/16 to
+    16.
+    """
     g = np.random.default_rng(seed)
     out = [copy.copy(layer) for layer in net]
     for first, second in ((out[0], out[1]), (out[1], out[2])):

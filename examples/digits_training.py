@@ -1,6 +1,7 @@
 """A multi-layer perceptron and a convolutional network trained in NumPy on scikit-learn's digits.
 
-digits.py quantizes them. By itself: ``python examples/digits_training.py`` trains both and prints their accuracy.
+digits.py quantizes them. By itself: ``python examples/digits_training.py`` trains both and prints their
+accuracy.
 """
 
 import os
@@ -255,7 +256,9 @@ def described(layers):
 
 
 def trained(kind, seed, x, y):
-    """A trained network, described. It is kept in the folder that DIGITS_FOLDER names, if any, and found there the next time."""
+    """A trained network, described. It is kept in the folder that DIGITS_FOLDER names, if any, and found
+    there the next time.
+    """
     folder = os.environ.get("DIGITS_FOLDER")
     path = folder and pathlib.Path(folder, f"{kind}-{seed}.pickle")
     if path and path.exists():

@@ -1,4 +1,6 @@
-"""Times of dynamic_linear beside its parts and float32, interleaved: python examples/dynamic_linear_times.py (threadpoolctl)."""
+"""Times of dynamic_linear beside its parts and float32, interleaved: python examples/dynamic_linear_times.py
+(threadpoolctl).
+"""
 
 import statistics
 import time

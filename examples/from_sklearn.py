@@ -2,8 +2,8 @@
 
 python examples/from_sklearn.py      fits five models on data that scikit-learn ships, and compares
 
-`layers_of` is the part to copy. It reads `coef_` and `intercept_` (or `coefs_` and `intercepts_`), so it works for
-every linear model and every MLP of scikit-learn. Needs scikit-learn.
+`layers_of` is the part to copy. It reads `coef_` and `intercept_` (or `coefs_` and `intercepts_`), so it
+works for every linear model and every MLP of scikit-learn. Needs scikit-learn.
 """
 
 import warnings
@@ -65,7 +65,8 @@ def main():
         train, test = np.arange(len(x)) % 3 > 0, np.arange(len(x)) % 3 == 0
         scaler = StandardScaler().fit(x[train])
         model.fit(scaler.transform(x[train]), y[train])
-        # the scaled inputs have one range; 30 columns in different units would have to share one scale otherwise
+        # the scaled inputs have one range; 30 columns in different units would have to share one scale
+        # otherwise
         inputs = scaler.transform(x)
         quantized = convert(layers_of(model), [inputs[train]])
         real, got = model.predict(inputs[test]), predict(quantized, model, inputs[test])

@@ -2,9 +2,9 @@
 
 python examples/from_torch.py
 
-`linear` and `layers_of` are the parts to copy. They take a layer's weights, or the `state_dict` of a network, as it
-comes out of torch; a dict of NumPy arrays of the same names will do as well. Without torch the network is trained in
-NumPy, and its weights are given torch's names. Needs scikit-learn for the images of digits.
+`linear` and `layers_of` are the parts to copy. They take a layer's weights, or the `state_dict` of a network,
+as it comes out of torch; a dict of NumPy arrays of the same names will do as well. Without torch the network
+is trained in NumPy, and its weights are given torch's names. Needs scikit-learn for the images of digits.
 """
 
 import numpy as np
@@ -20,7 +20,9 @@ def array(tensor):
 
 
 def linear(weight, bias=None):
-    """One `nn.Linear` as a function of float rows. Each row is quantized by itself: nothing has to be calibrated."""
+    """One `nn.Linear` as a function of float rows. Each row is quantized by itself: nothing has to be
+    calibrated.
+    """
     # torch keeps weights as (outputs, inputs), lowgemm as (inputs, outputs): one scale per output
     codes, qparams = lowgemm.quantize(array(weight).T, axis=1, symmetric=True)
     packed, offset = lowgemm.pack_rhs(codes), None if bias is None else array(bias)
@@ -30,8 +32,8 @@ def linear(weight, bias=None):
 def layers_of(state, activation="relu"):
     """The float layers of a network of `nn.Linear`, with an activation after each but the last one.
 
-    A `state_dict` has the weights in order, under names such as "0.weight", "0.bias", "2.weight". It does not say what
-    stands between them.
+    A `state_dict` has the weights in order, under names such as "0.weight", "0.bias", "2.weight". It does not
+    say what stands between them.
     """
     names = [name.removesuffix(".weight") for name in state if name.endswith(".weight")]
     layers = []

@@ -2,8 +2,9 @@
 
     python examples/integer_matmul.py [--quick]
 
-NumPy multiplies integer matrices without BLAS, in the operands' own type: uint8 @ uint8 wraps at 256. Widening to
-int32 gives the right sums and takes long; float32 is fast and exact up to 2**24, float64 beyond it.
+NumPy multiplies integer matrices without BLAS, in the operands' own type: uint8 @ uint8 wraps at 256.
+Widening to int32 gives the right sums and takes long; float32 is fast and exact up to 2**24, float64 beyond
+it.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def main() -> None:
         slow = name in ("a @ b (wraps)", "int32 @ int32")
         print(f"{name:>36} {milliseconds(call, 1 if slow else repeats):9.2f} ms")
 
-    # Sums of counts, distances, correlations: any product of 8-bit integers. Squared distances of 8-bit pixels:
+    # Sums of counts, distances, correlations: any product of 8-bit integers. Squared distances of 8-bit
+    # pixels:
     x, y = a[:50, :64], b[:40, :64]
     squares = (x.astype(np.int32) ** 2).sum(1)[:, None] + (y.astype(np.int32) ** 2).sum(1)
     distances = squares - 2 * lowgemm.gemm(x, y.T)

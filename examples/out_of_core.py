@@ -2,9 +2,9 @@
 
     python examples/out_of_core.py [--quick] [--zarr]
 
-The left matrix lies in a file and is larger than the stated limit. The process never holds more than the limit: it is
-measured at the end (peak resident memory) and the program fails if it was passed. Needs ``lowgemm[dask]``; with
-``--zarr`` the matrices lie in a Zarr store instead of plain files.
+The left matrix lies in a file and is larger than the stated limit. The process never holds more than the
+limit: it is measured at the end (peak resident memory) and the program fails if it was passed. Needs
+``lowgemm[dask]``; with ``--zarr`` the matrices lie in a Zarr store instead of plain files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ import lowgemm.dask
 
 
 class MatrixFile:
-    """A matrix in a plain file. Each access maps the file anew, so that pages read are not kept in the process."""
+    """A matrix in a plain file. Each access maps the file anew, so that pages read are not kept in the
+    process.
+    """
 
     ndim = 2
 

@@ -1,4 +1,5 @@
-"""Times of `lowgemm.quantization`: the NumPy definitions beside the compiled loops, taken in turn, least of all.
+"""Times of `lowgemm.quantization`: the NumPy definitions beside the compiled loops, taken in turn, least of
+all.
 
 ``python examples/quantization_times.py`` (about ten seconds) prints the tables of `docs/quantization.md`.
 """

@@ -1,8 +1,8 @@
 """A tour of `lowgemm.quantization`, in the order of `docs/quantization.md`.
 
-Run it whole (``python examples/quantization_tour.py``, a few seconds), or cell by cell in an editor that knows
-``# %%``. With a file name as argument it also draws the picture of the page; that needs matplotlib. All data are
-made up, with fixed seeds.
+Run it whole (``python examples/quantization_tour.py``, a few seconds), or cell by cell in an editor that
+knows ``# %%``. With a file name as argument it also draws the picture of the page; that needs matplotlib. All
+data are made up, with fixed seeds.
 """
 
 # %% One tensor: scale, zero point, and back

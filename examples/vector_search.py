@@ -1,10 +1,12 @@
-"""Exact int8 vector search beside float32 NumPy: the k best inner products of each query with a million vectors.
+"""Exact int8 vector search beside float32 NumPy: the k best inner products of each query with a million
+vectors.
 
     python examples/vector_search.py [--quick]
 
-Vectors of unit length are stored as int8 (x 127). "Exact" means: the order is that of the true integer inner products
-of the stored vectors, with none left out (no index, no approximation). Both searches go through the vectors in blocks,
-keep the k best of each block by `argpartition`, and the times of both include it. They run in turn.
+Vectors of unit length are stored as int8 (x 127). "Exact" means: the order is that of the true integer inner
+products of the stored vectors, with none left out (no index, no approximation). Both searches go through the
+vectors in blocks, keep the k best of each block by `argpartition`, and the times of both include it. They run
+in turn.
 """
 
 from __future__ import annotations

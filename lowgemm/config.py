@@ -4,9 +4,9 @@ Attributes
 ----------
 kernel : str or None
     Name of the kernel to use instead of the best one for this CPU (`python -m lowgemm.kernels` lists them).
-    Starts as the environment variable ``LOWGEMM_KERNEL``. A name that does not exist, or whose instructions the
-    target lacks, is refused with a `ValueError` when it is set (one from the environment by the first call); it is never
-    silently replaced.
+    Starts as the environment variable ``LOWGEMM_KERNEL``. A name that does not exist, or whose instructions
+    the target lacks, is refused with a `ValueError` when it is set (one from the environment by the first
+    call); it is never silently replaced.
 num_threads : int or None
     Upper bound on the threads of a call that does not say ``num_threads=``, at least 1. Starts as
     ``LOWGEMM_NUM_THREADS``; None means Numba's own setting (`numba.get_num_threads`).
@@ -27,12 +27,15 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-#: What checks a new value of each setting: `kernels` and `engine.threads`, which know what is possible, put theirs here.
+#: What checks a new value of each setting: `kernels` and `engine.threads`, which know what is possible, put
+#: theirs here.
 _checks: dict[str, Callable[[Any], Any]] = globals().get("_checks", {})  # they outlive a reload
 
 
 def check_with(name: str, check: Callable[[Any], Any]) -> None:
-    """Have `check` look at each new value of a setting: it returns what is kept, or raises an error that names the setting."""
+    """Have `check` look at each new value of a setting: it returns what is kept, or raises an error that
+    names the setting.
+    """
     _checks[name] = check
 
 

@@ -1,11 +1,13 @@
-"""`gemm` on Dask arrays: matrices in chunks, over threads, processes or machines, with the bits of one `gemm` call.
+"""`gemm` on Dask arrays: matrices in chunks, over threads, processes or machines, with the bits of one `gemm`
+call.
 
     chunks of lhs ---------\\
                             gemm -> int32 partial product -> exact sum over depth -> output stages, once
     chunks of rhs -> pack --/
 
 A chunk of the rhs is a task of its own that packs it. A worker that needs the chunk gets it sent and keeps it
-packed, so it is packed once on each worker that uses it. Needs the package ``dask`` (``pip install lowgemm[dask]``).
+packed, so it is packed once on each worker that uses it. Needs the package ``dask`` (``pip install
+lowgemm[dask]``).
 
 Next file to open: `requantize.py`, what happens to the sums.
 """
@@ -34,8 +36,9 @@ from lowgemm.output.stages import Custom
 
 __all__ = ["gemm"]
 
-#: Depth chunks that one task multiplies and adds up. Their 8-bit chunks are a quarter of the size of the int32 sums
-#: that would travel between workers if each product were a task of its own (measured in docs/scaling.md).
+#: Depth chunks that one task multiplies and adds up. Their 8-bit chunks are a quarter of the size of the
+#: int32 sums that would travel between workers if each product were a task of its own (measured in
+#: docs/scaling.md).
 FAN_IN = 8
 
 sizeof.register(PackedRhs)(lambda w: w.nbytes)
@@ -59,16 +62,17 @@ def gemm(
     lhs : dask.array.Array or array_like of uint8 or int8, shape (m, depth)
         Chunked along any dimension.
     rhs : dask.array.Array, PackedRhs or array_like of uint8 or int8, shape (depth, n)
-        Chunked along any dimension. Where the depth chunks differ, both are split at the other's borders. A `PackedRhs` is one chunk
-        and stays packed, so the depth of `lhs` is not split either; a worker in another process gets the plain matrix and packs it once.
+        Chunked along any dimension. Where the depth chunks differ, both are split at the other's borders. A
+        `PackedRhs` is one chunk and stays packed, so the depth of `lhs` is not split either; a worker in
+        another process gets the plain matrix and packs it once.
     lhs_zero_point, rhs_zero_point, output
-        As in `lowgemm.gemm`; held in memory as they are. `output` takes no `lowgemm.Custom` stage, which may depend
-        on the row and column.
+        As in `lowgemm.gemm`; held in memory as they are. `output` takes no `lowgemm.Custom` stage, which may
+        depend on the row and column.
     overflow : {"raise", "wrap"}
-        "raise" adds partial products up in int64 and raises OverflowError from ``compute()`` if a sum, or a sum and the
-        biases that `output` begins with, does not fit int32 (or if a chunk's own sums might not; chunks of a depth up to 33,025 without zero points always fit).
-        "wrap" gives sums modulo 2**32. The default is not that of `lowgemm.gemm`: matrices that need chunks are
-        deep.
+        "raise" adds partial products up in int64 and raises OverflowError from ``compute()`` if a sum, or a
+        sum and the biases that `output` begins with, does not fit int32 (or if a chunk's own sums might not;
+        chunks of a depth up to 33,025 without zero points always fit). "wrap" gives sums modulo 2**32. The
+        default is not that of `lowgemm.gemm`: matrices that need chunks are deep.
     num_threads : int
         Threads of each chunk's product. Dask runs many of them at once, so the default is 1.
 

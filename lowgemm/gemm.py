@@ -27,10 +27,11 @@ from lowgemm.engine.zero_points import zero_key
 from lowgemm.output.base import Stage
 
 _calls = Seen()
-#: Kinds of call that came once before Python's way into compiled code was compiled. A program that makes a product of a
-#: kind once does not wait for that.
+#: Kinds of call that came once before Python's way into compiled code was compiled. A program that makes a
+#: product of a kind once does not wait for that.
 _once = Seen()
-#: Settings as they are read in every call: 0.03 us less than as attributes of a module that checks what is assigned.
+#: Settings as they are read in every call: 0.03 us less than as attributes of a module that checks what is
+#: assigned.
 _settings = vars(config)
 
 
@@ -48,8 +49,8 @@ def gemm(
 ) -> np.ndarray:
     """Multiply 8-bit integer matrices exactly.
 
-    Computes ``sum_k (lhs[..., i, k] - lhs_zero_point[i]) * (rhs[..., k, j] - rhs_zero_point[j])`` in int32 modulo
-    2**32 and puts it through the `output` stages.
+    Computes ``sum_k (lhs[..., i, k] - lhs_zero_point[i]) * (rhs[..., k, j] - rhs_zero_point[j])`` in int32
+    modulo 2**32 and puts it through the `output` stages.
 
     Parameters
     ----------
@@ -59,13 +60,13 @@ def gemm(
         Right operand, any strides, or the result of `pack_rhs`. Leading dimensions broadcast, and vectors are
         treated, as in `numpy.matmul`.
     lhs_zero_point : int or array_like of int, shape (m,) or (..., m, 1)
-        Subtracted from `lhs`, one for all or one for each row; or for each row of each matrix of a stack, with one leading
-        dimension or more, which broadcast to the result's. Any int32.
+        Subtracted from `lhs`, one for all or one for each row; or for each row of each matrix of a stack,
+        with one leading dimension or more, which broadcast to the result's. Any int32.
     rhs_zero_point : int or array_like of int, shape (n,) or (..., 1, n)
         Subtracted from `rhs`, likewise by columns.
     output : stage or sequence of stages, optional
-        Output pipeline (`lowgemm.BiasAddition`, ...), applied to each tile of the result while it is in cache.
-        Without it, the int32 sums are the result.
+        Output pipeline (`lowgemm.BiasAddition`, ...), applied to each tile of the result while it is in
+        cache. Without it, the int32 sums are the result.
     out : ndarray, optional
         Array to write the result to: the result's shape and dtype, any strides, no overlap with the inputs.
     accumulate : bool
@@ -73,15 +74,17 @@ def gemm(
     num_threads : int, optional
         Upper bound on threads; the default is Numba's setting. Small products use one.
     overflow : {"wrap", "raise"}
-        What happens when an int32 sum could pass 2**31 - 1. It cannot up to a depth of 33,025 (uint8 by uint8),
-        65,793 (uint8 by int8) or 131,071 (int8 by int8) without zero points. "raise" counts what `out` holds with
-        ``accumulate=True``, and the biases that `output` begins with; it looks at the operands' data only when dtypes,
-        zero points and depth leave it open. Later stages do what their equations say.
+        What happens when an int32 sum could pass 2**31 - 1. It cannot up to a depth of 33,025 (uint8 by
+        uint8), 65,793 (uint8 by int8) or 131,071 (int8 by int8) without zero points. "raise" counts what
+        `out` holds with ``accumulate=True``, and the biases that `output` begins with; it looks at the
+        operands' data only when dtypes, zero points and depth leave it open. Later stages do what their
+        equations say.
 
     Returns
     -------
     ndarray, shape (..., m, n)
-        int32, or the dtype of the output pipeline; of two vectors a scalar, as from `numpy.matmul`. `out` if that was given.
+        int32, or the dtype of the output pipeline; of two vectors a scalar, as from `numpy.matmul`. `out` if
+        that was given.
 
     Raises
     ------
@@ -109,13 +112,14 @@ def gemm(
     array([[100,   0],
            [  0, 255]], dtype=uint8)
     """
-    # every per-channel model has vectors of one value, which cost a pass over both operands that one number does not
+    # every per-channel model has vectors of one value, which cost a pass over both operands that one number
+    # does not
     if type(rhs_zero_point) is np.ndarray:
         rhs_zero_point = _one_for_all(rhs_zero_point, rhs, -1)
     if type(lhs_zero_point) is np.ndarray:
         lhs_zero_point = _one_for_all(lhs_zero_point, lhs, -2)
-    # A call of a kind that was seen before has only its values left to check. Equal keys must mean equal treatment, and
-    # 1 == 1.0 == True, so the types of scalars are part of the key.
+    # A call of a kind that was seen before has only its values left to check. Equal keys must mean equal
+    # treatment, and 1 == 1.0 == True, so the types of scalars are part of the key.
     try:
         key = (
             type(lhs), lhs.shape, lhs.strides, lhs.dtype, type(rhs), rhs.shape, rhs.strides, rhs.dtype,
@@ -165,7 +169,8 @@ def _checked(
 ) -> Any:  # fmt: skip
     """A call of a kind that was not seen before, or whose values need a closer look; its kind is remembered.
 
-    Arguments that are no plain arrays are made such, over the same memory where they have any, and the call begins anew.
+    Arguments that are no plain arrays are made such, over the same memory where they have any, and the call
+    begins anew.
     """
     left = lhs if _is_plain(lhs) else as_operand(lhs, "lhs")
     right = rhs if _is_plain(rhs) or isinstance(rhs, PackedRhs) else as_operand(rhs, "rhs")

@@ -1,8 +1,9 @@
 """Reading ``.npz`` files that nobody vouches for: bad ones raise `ValueError`, and none runs code.
 
-`numpy.load` with ``allow_pickle=False`` runs no code either, but allocates what an array's header claims before it reads
-a byte, and raises a dozen kinds of exception. Here an array's header must agree with the length of its entry, memory
-grows with the bytes that are really there, and only plain numbers and text come back.
+`numpy.load` with ``allow_pickle=False`` runs no code either, but allocates what an array's header claims
+before it reads a byte, and raises a dozen kinds of exception. Here an array's header must agree with the
+length of its entry, memory grows with the bytes that are really there, and only plain numbers and text come
+back.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def write(file: str | os.PathLike[str] | IO[bytes], **arrays: Any) -> None:
 
 
 def _write(f: Any, arrays: dict[str, np.ndarray]) -> None:
-    """One entry for each array. `numpy.savez_compressed` takes names for its own arguments, and more of them with each version."""
+    """One entry for each array. `numpy.savez_compressed` takes names for its own arguments, and more of them
+    with each version.
+    """
     with zipfile.ZipFile(f, "w", zipfile.ZIP_DEFLATED) as z:
         for name, a in arrays.items():
             with z.open(f"{name}.npy", "w", force_zip64=True) as entry:

@@ -35,7 +35,9 @@ def serve(folder: pathlib.Path) -> Iterator[str]:
 
 
 def _started(webdriver: Any, options: Any) -> Any:
-    """A browser under control. Selenium waits half a minute for it, which a busy machine may need longer than: three tries."""
+    """A browser under control. Selenium waits half a minute for it, which a busy machine may need longer
+    than: three tries.
+    """
     from selenium.common.exceptions import WebDriverException
 
     for left in (2, 1, 0):

@@ -1,8 +1,8 @@
 """Run by test_target.py in a process of its own: kernels of the target that the environment forces.
 
 Each is compared with its contract, in whole products, and with the golden cases. Two words may follow:
-``default``, for the kernel that is chosen there and no other, and ``nonfinite``, for what quantizers make of NaN
-and infinity too, which is mostly compiling (10 s) and hardly about kernels.
+``default``, for the kernel that is chosen there and no other, and ``nonfinite``, for what quantizers make of
+NaN and infinity too, which is mostly compiling (10 s) and hardly about kernels.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def wrong_elements(rng: np.random.Generator) -> int:
 
 
 def wrong_coded(rng: np.random.Generator) -> int:
-    """Wrong elements of products with 4-bit and 2-bit weights, of few and of many rows, against the definition."""
+    """Wrong elements of products with 4-bit and 2-bit weights, of few and of many rows, against the
+    definition.
+    """
     wrong = 0
     for name, zero_points in (("nf4", False), ("int4", True), ("ternary", False)):
         w = blockwise.pack_rhs_lowbit(rng.standard_normal((200, 70)), name, group=64, zero_points=zero_points)

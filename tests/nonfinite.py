@@ -1,7 +1,9 @@
-"""What NaN and infinity become in every quantizer: run by `test_nonfinite.py`, and on every target by `forced_target.py`.
+"""What NaN and infinity become in every quantizer: run by `test_nonfinite.py`, and on every target by
+`forced_target.py`.
 
-One rule: a NaN is refused, since no integer stands for it. Infinity saturates where the scale is given, and is refused
-where the scale comes from the data. ONNX's QuantizeLinear alone takes a NaN, and gives onnxruntime's number for it, the smallest.
+One rule: a NaN is refused, since no integer stands for it. Infinity saturates where the scale is given, and
+is refused where the scale comes from the data. ONNX's QuantizeLinear alone takes a NaN, and gives
+onnxruntime's number for it, the smallest.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ NAN, INFINITIES = np.float32(np.nan), (np.float32(np.inf), np.float32(-np.inf))
 
 
 def given_scale(size: int) -> dict[str, Any]:
-    """Quantizers whose scale is given: functions of a float32 vector, with the results for -infinity and infinity."""
+    """Quantizers whose scale is given: functions of a float32 vector, with the results for -infinity and
+    infinity.
+    """
     p = QParams(0.5, 3, "uint8")
     each = QParams(np.full(size, 0.5), 3, "int8", 0)
     narrow = QParams(0.5, 0, "int8", None, -8, 7)

@@ -1,4 +1,6 @@
-"""Copies and pickles of everything public compute what the original computed, after it is gone, and in another process; or refuse."""
+"""Copies and pickles of everything public compute what the original computed, after it is gone, and in
+another process; or refuse.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +124,9 @@ def test_a_copied_stage_is_equal_and_read_only(name):
 
 
 def test_copies_are_apart():
-    """What one does to a deep copy, the original does not see; what it does to memory of its own, the copy does not."""
+    """What one does to a deep copy, the original does not see; what it does to memory of its own, the copy
+    does not.
+    """
     _, make, use = copied.OBJECTS["Adam"]
     for way in ("deepcopy", "pickle 5"):
         original = make()

@@ -235,6 +235,7 @@ def test_higher_is_better_is_never_called_a_regression(browser, address, html):
     no_complaints(browser)
     rows = json.loads((html / "regressions.json").read_text())["regressions"]
     assert not [row[0] for row in rows if re.search("gmacs|share_of_peak|gbytes", row[0])]
-    # a run that something disturbed does not belong into the tracked results: one was listed as 47.66 times slower
+    # a run that something disturbed does not belong into the tracked results: one was listed as 47.66 times
+    # slower
     slower = {row[0]: after / before for row in rows for _, _, before, after in row[6]}
     assert not {name: factor for name, factor in slower.items() if factor > 2}

@@ -1,4 +1,6 @@
-"""Arrays with a dimension of size 0, through every public function of the layers, the quantizers and the block-wise products."""
+"""Arrays with a dimension of size 0, through every public function of the layers, the quantizers and the
+block-wise products.
+"""
 
 import numpy as np
 import pytest

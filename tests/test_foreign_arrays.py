@@ -1,7 +1,9 @@
-"""Arrays that are equal to plain ones but not made like them: out of a pickle, mapped from a file, read-only, of a subclass.
+"""Arrays that are equal to plain ones but not made like them: out of a pickle, mapped from a file, read-only,
+of a subclass.
 
-Every public function that takes arrays gives for these what it gives for plain ones, and says so for every argument. The arrays are of
-`np.ndarray`'s own kind, so nothing here is a conversion: an `is` between dtypes, an exact type or a writable signature shows.
+Every public function that takes arrays gives for these what it gives for plain ones, and says so for every
+argument. The arrays are of `np.ndarray`'s own kind, so nothing here is a conversion: an `is` between dtypes,
+an exact type or a writable signature shows.
 """
 
 from __future__ import annotations
@@ -179,7 +181,9 @@ def test_parameters_and_results_of_another_kind(tmp_path):
 
 
 def test_texts_and_enumerations():
-    """An option is the same as text and as a member of an enumeration with that text, be it a `str` or not; others are refused."""
+    """An option is the same as text and as a member of an enumeration with that text, be it a `str` or not;
+    others are refused.
+    """
     import enum
 
     class Text(str, enum.Enum):  # what `str` prints of one differs from its value

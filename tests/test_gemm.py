@@ -495,7 +495,9 @@ def test_planned_product_refuses_what_was_not_planned(monkeypatch, built_in):
 
 
 def test_a_plan_takes_what_gemm_takes(tmp_path, monkeypatch):
-    """Out of a pickle, from a file, of a subclass, read-only, and packed for another kernel; planned with such, and called with such."""
+    """Out of a pickle, from a file, of a subclass, read-only, and packed for another kernel; planned with
+    such, and called with such.
+    """
 
     class Subclass(np.ndarray):
         def __getitem__(self, index):

@@ -15,7 +15,8 @@ def run_all(gemm, **options) -> Counter:
     counts: Counter = Counter()
     for case in golden.cases("gemm"):
         if 0 in (case["m"], case["k"], case["n"]):
-            # gemmlowp leaves the destination alone; lowgemm.compat.gemmlowp does too, gemm() has NumPy's habit
+            # gemmlowp leaves the destination alone; lowgemm.compat.gemmlowp does too, gemm() has NumPy's
+            # habit
             counts["skipped: vacuous"] += 1
             continue
         golden.run_gemm_case(case, gemm, **options)

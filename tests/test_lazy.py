@@ -1,4 +1,6 @@
-"""Packages and names that are loaded when they are first asked for: after `import lowgemm` alone, and without work before."""
+"""Packages and names that are loaded when they are first asked for: after `import lowgemm` alone, and without
+work before.
+"""
 
 from __future__ import annotations
 

@@ -39,7 +39,9 @@ def tracked() -> list[str]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> pathlib.Path:
-    """Folder with the sdist of a clean copy, and the wheel built from that sdist (this environment's setuptools)."""
+    """Folder with the sdist of a clean copy, and the wheel built from that sdist (this environment's
+    setuptools).
+    """
     pytest.importorskip("build", reason="the package `build` is not installed (extra `test`)")
     pytest.importorskip("wheel", reason="the package `wheel` is not installed (extra `test`)")
     out = tmp_path_factory.mktemp("dist")
@@ -97,9 +99,11 @@ def test_holds_no_package_called_kernels(wheel):
 
 
 def test_a_clone_beside_a_script_does_not_hide_the_package(tmp_path):
-    """An editable install, used from the folder that holds the clone: the clone is called `lowgemm` too, and is no package.
+    """An editable install, used from the folder that holds the clone: the clone is called `lowgemm` too, and
+    is no package.
 
-    Installed from the clone as the README says, on a copy without the link `kernels`, which not every system has.
+    Installed from the clone as the README says, on a copy without the link `kernels`, which not every system
+    has.
     """
     pytest.importorskip("wheel", reason="the package `wheel` is not installed (extra `test`)")
     import numba

@@ -104,7 +104,9 @@ def test_rounding_carry_of_the_multiplier():
 
 
 def test_dequantize_of_rows_and_columns():
-    """Wider and higher than a tile, with sums of 0: 0 times a negative scale is -0.0, and stays it without a bias."""
+    """Wider and higher than a tile, with sums of 0: 0 times a negative scale is -0.0, and stays it without a
+    bias.
+    """
     rng = np.random.default_rng(4)
     acc = rng.integers(-3, 4, (140, 150)).astype(np.int32)
     columns, rows = rng.normal(size=150), rng.normal(size=140)

@@ -13,7 +13,8 @@ import pytest
 
 import lowgemm
 
-#: From the ground up. A room is a folder, or one file of the package's root; it imports from floors below its own only.
+#: From the ground up. A room is a folder, or one file of the package's root; it imports from floors below its
+#: own only.
 FLOORS = [
     {"_version", "config", "data", "reference_fixedpoint"},
     {"checks", "jit"},
@@ -50,7 +51,8 @@ def sources() -> dict[str, str]:
 def room_of(module: str) -> str:
     """Room of a module; the kernels' command line is one of its own, for it uses their tools.
 
-    The stages belong to the pipeline: its other files are what a stage is made of, and what puts stages together.
+    The stages belong to the pipeline: its other files are what a stage is made of, and what puts stages
+    together.
     """
     folder = module.rpartition("/")[0]
     if folder == "output/stages":

@@ -1,4 +1,6 @@
-"""Operands that the subjects share. What a commit does not have yet is skipped there (shown as n/a), not failed."""
+"""Operands that the subjects share. What a commit does not have yet is skipped there (shown as n/a), not
+failed.
+"""
 
 import importlib
 
@@ -8,9 +10,11 @@ CUBES = [64, 256, 1024]
 
 
 def feature(name, *modules):
-    """Attribute or submodule of lowgemm, or of the first of `modules` that has it; a commit without it skips the benchmark.
+    """Attribute or submodule of lowgemm, or of the first of `modules` that has it; a commit without it skips
+    the benchmark.
 
-    NotImplementedError is asv's word for a skip. `check.py` looks for this message: the newest commit has everything.
+    NotImplementedError is asv's word for a skip. `check.py` looks for this message: the newest commit has
+    everything.
     """
     modules = modules or ("lowgemm",)
     for module in modules:

@@ -9,7 +9,9 @@ from .measure import float32_ratio, hold_blas, ratio
 
 
 class Linear:
-    """128 tokens through a transformer's layer, and one: "static" int8 in and out, "dynamic" float32 in and out."""
+    """128 tokens through a transformer's layer, and one: "static" int8 in and out, "dynamic" float32 in and
+    out.
+    """
 
     params = (["128x768x768", "1x768x3072"], ["static", "dynamic"])
     param_names = ("shape", "quantization")

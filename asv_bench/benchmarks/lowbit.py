@@ -1,5 +1,5 @@
-"""Products that wait for memory: float32 rows by 4-bit and ternary weights, few rows by int8 weights that are not packed, and results
-that are large beside their depth. One thread.
+"""Products that wait for memory: float32 rows by 4-bit and ternary weights, few rows by int8 weights that are
+not packed, and results that are large beside their depth. One thread.
 
 Weights are taken in turn, so that the second-level cache holds none of those that come next.
 """

@@ -1,4 +1,6 @@
-"""The suite's own ruler: it must not change with the commit that is measured, so it imports nothing of lowgemm."""
+"""The suite's own ruler: it must not change with the commit that is measured, so it imports nothing of
+lowgemm.
+"""
 
 import contextlib
 import os

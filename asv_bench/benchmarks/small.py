@@ -26,7 +26,9 @@ class Subclass(np.ndarray):
 
 
 class Forms:
-    """32-cubed products and 32 x 32 sums in every form of call; none should cost much more than the plain one."""
+    """32-cubed products and 32 x 32 sums in every form of call; none should cost much more than the plain
+    one.
+    """
 
     params = [
         "plain", "packed", "scalar zero points", "NumPy's scalar", "rhs vector of int32", "both vectors of int32", "both vectors of int64",

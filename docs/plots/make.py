@@ -2,8 +2,8 @@
 
     python docs/plots/make.py
 
-Throughput and roofline draw the figures that `python -m lowgemm bench --json` wrote, kept in bench_zen5.json with the
-machine's name added; the error by bit width is computed here.
+Throughput and roofline draw the figures that `python -m lowgemm bench --json` wrote, kept in bench_zen5.json
+with the machine's name added; the error by bit width is computed here.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def throughput() -> None:
     save(fig, "throughput.png")
 
 
-#: Products that the roofline names, and where the name stands beside the point: x and y in points, and its end there.
+#: Products that the roofline names, and where the name stands beside the point: x and y in points, and its
+#: end there.
 NAMES = {
     (1, 4096, 4096): (8, -4, "left"),
     (1, 1024, 1024): (0, 8, "center"),

@@ -1,11 +1,12 @@
 """The two inner loops, 64 elements at a time: codes to values, and values to codes.
 
-On a CPU with AVX-512 VBMI both are emitted as LLVM vector code whose table look-ups stay in registers: `vpermi2b` picks
-64 bytes out of 128 in one cycle, so a table of 256 bytes costs two of them and a blend, for 64 elements. Elsewhere
-the same steps are compiled from the scalar loops below, which read the same tables. Both give the same bits.
+On a CPU with AVX-512 VBMI both are emitted as LLVM vector code whose table look-ups stay in registers:
+`vpermi2b` picks 64 bytes out of 128 in one cycle, so a table of 256 bytes costs two of them and a blend, for
+64 elements. Elsewhere the same steps are compiled from the scalar loops below, which read the same tables.
+Both give the same bits.
 
-Measured on one core (AMD Zen 4): scalar table look-ups take 1.0 cycles an element for values and 1.5 for codes,
-`vpgatherdd` 1.4; the vector code 0.3 and 0.7, arithmetic included.
+Measured on one core (AMD Zen 4): scalar table look-ups take 1.0 cycles an element for values and 1.5 for
+codes, `vpgatherdd` 1.4; the vector code 0.3 and 0.7, arithmetic included.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ def _interleave(b: ir.IRBuilder, low: ir.Value, high: ir.Value, first: int, ty: 
 
 # ---- codes to values ---------------------------------------------------------------------------------------
 def _zip_lanes(b: ir.IRBuilder, low: ir.Value, high: ir.Value, half: int, ty: ir.Type) -> ir.Value:
-    """Elements of two vectors in turn, of the lower or upper half of each 16-byte lane: one cheap instruction."""
+    """Elements of two vectors in turn, of the lower or upper half of each 16-byte lane: one cheap
+    instruction.
+    """
     n = low.type.count
     lane = n // 4
     mask = [x for k in range(4) for i in range(lane // 2) for x in (k * lane + half * lane // 2 + i,)]
@@ -102,7 +105,8 @@ def _emit_expand(
     bytes_ty, halves, words = vec(i8, 64), vec(i16, 32), vec(_f32, 16)
     tables = [load(b, bytes_ty, at(b, book, PLANES_AT + 64 * i), 64) for i in range(16)]
     scales = splat(b, scale, 16)
-    # Zipping within lanes leaves dword 4 i + k of the bytes at place i of result k: put them there beforehand.
+    # Zipping within lanes leaves dword 4 i + k of the bytes at place i of result k: put them there
+    # beforehand.
     order = [4 * k + lane for lane in range(4) for k in range(4)]
     with cgutils.for_range(b, steps) as loop:
         index = load(b, vec(i32, 16), at(b, codes, b.mul(loop.index, const(i64, 64))))
@@ -134,7 +138,9 @@ def _expand_scalar(codes: Any, book: Any, scale: Any, out: Any, steps: Any) -> N
 
 @intrinsic
 def expand(typingctx, codes, book, scale, out, steps):
-    """``out[i] = value(codes[i]) * scale`` for `steps` * 64 codes; pointers to uint8, to a book's blob, and to float32."""
+    """``out[i] = value(codes[i]) * scale`` for `steps` * 64 codes; pointers to uint8, to a book's blob, and
+    to float32.
+    """
     sig = types.void(_pointer, _pointer, types.float32, _pointer, types.intp)
 
     def codegen(context, builder, signature, values):
@@ -181,7 +187,8 @@ def _emit_compress(
             both = call_intrinsic(
                 b, "llvm.x86.avx512.vpermi2var.d.512", ty, [binades[0], exponent, binades[1]]
             )
-            # the table's low bits hold 16 - k: (fraction << 9) >> (16 - k) keeps k + 16 of the 23 fraction bits
+            # the table's low bits hold 16 - k: (fraction << 9) >> (16 - k) keeps k + 16 of the 23 fraction
+            # bits
             shift = b.and_(both, const(ty, 31))
             word = b.lshr(b.shl(size, const(ty, 9)), shift)
             word = b.add(word, b.xor(both, shift))
@@ -250,8 +257,8 @@ def _compress_scalar(x: Any, inverse: Any, book: Any, out: Any, steps: Any, doub
 def compress(typingctx, x, inverse, book, out, steps, doubts):
     """Ranks of `steps` * 64 values ``x[i] * inverse`` by the book's bucket table, into bytes at `out`.
 
-    Bit i of the int64 number s at `doubts` says that element 64 s + i is too near to a mid-point and has to be
-    decided by `spans.exact_rank`; returns all of them or-ed. For books with a bucket table only, and
+    Bit i of the int64 number s at `doubts` says that element 64 s + i is too near to a mid-point and has to
+    be decided by `spans.exact_rank`; returns all of them or-ed. For books with a bucket table only, and
     ``|x[i]| * inverse`` of at most 1 + 2**-22.
     """
     sig = types.int64(_pointer, types.float32, _pointer, _pointer, types.intp, _pointer)
@@ -317,7 +324,9 @@ def trailing_zeros(typingctx, bits):
 
 @intrinsic(prefer_literal=True)
 def prefetch(typingctx, pointer, count, write):
-    """Ask for `count` bytes from `pointer` on, a cache line at a time; `write` (0 or 1, constant) says they will change."""
+    """Ask for `count` bytes from `pointer` on, a cache line at a time; `write` (0 or 1, constant) says they
+    will change.
+    """
     intent = write.literal_value
 
     def codegen(context, builder, signature, values):

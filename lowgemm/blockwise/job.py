@@ -1,8 +1,8 @@
 """Running compiled code over many blocks on several threads.
 
-A job is a record of sizes and addresses, cut into tasks. The C function that does one of them is called by `work`, the loop of a worker:
-it asks for one task after another (`jit/both_ends.py`) until none is left, so that any number of threads may run it at once and a late one
-costs nothing.
+A job is a record of sizes and addresses, cut into tasks. The C function that does one of them is called by
+`work`, the loop of a worker: it asks for one task after another (`jit/both_ends.py`) until none is left, so
+that any number of threads may run it at once and a late one costs nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from lowgemm.jit.both_ends import next_number
 from lowgemm.jit.memory import as_address, field_address, offset, pointer_field
 from lowgemm.jit.routine import Routine, call_address, routine
 
-#: Elements below which a second thread costs more than it saves: handing work over takes about 30 us, in which one
-#: core codes some 60,000 elements.
+#: Elements below which a second thread costs more than it saves: handing work over takes about 30 us, in
+#: which one core codes some 60,000 elements.
 ELEMENTS_PER_THREAD = 65536
 #: Elements of a task: few enough that threads finish together, so many that asking for a task is nothing.
 ELEMENTS_PER_TASK = 32768
@@ -28,7 +28,8 @@ class Job(Record):
 
     __slots__ = ()
     _fields_ = (
-        # the C function of one task, and how many tasks there are: it is called with the job, memory of the worker's own, and a number
+        # the C function of one task, and how many tasks there are: it is called with the job, memory of the
+        # worker's own, and a number
         ("task", Number), ("tasks", Number),
         # counters of `jit/both_ends.py`, by which tasks are handed out
         ("given", Number), ("from_front", Number), ("from_back", Number),
@@ -89,7 +90,9 @@ def divide(job: BlocksJob, n: int, blocksize: int, even: bool = False) -> None:
 
 
 def run(task: Routine, job: Job, workers: int, scratch_bytes: int = 0) -> None:
-    """Do all tasks by so many threads, this one among them; each has `scratch_bytes` of memory, 64-byte aligned."""
+    """Do all tasks by so many threads, this one among them; each has `scratch_bytes` of memory, 64-byte
+    aligned.
+    """
     job.task, job.given, job.from_front, job.from_back = task.address, 0, 0, 0
     workers = max(1, min(workers, job.tasks))
     if scratch_bytes:

@@ -1,7 +1,9 @@
-"""Packed codes of 4 or 2 bits to the integer levels that a kernel multiplies: 64 bytes to 128 or 256 levels a step.
+"""Packed codes of 4 or 2 bits to the integer levels that a kernel multiplies: 64 bytes to 128 or 256 levels a
+step.
 
-Within a step the lowest bits of the bytes hold elements 0 to 63, the next ones elements 64 to 127, and so on, so that an
-in-register look-up (`pshufb`) of each part gives them in order; bitsandbytes' order, high half first, would need an interleaving.
+Within a step the lowest bits of the bytes hold elements 0 to 63, the next ones elements 64 to 127, and so on,
+so that an in-register look-up (`pshufb`) of each part gives them in order; bitsandbytes' order, high half
+first, would need an interleaving.
 """
 
 from __future__ import annotations
@@ -50,8 +52,9 @@ def integer_levels(book: CodeBook) -> tuple[np.ndarray, int]:
     levels : ndarray of int8, shape (16,)
         ``rint(denominator * value)``; 0 beyond the book's end.
     denominator : int
-        The one of 1 to 127 for which no value is further off than need be; the smallest of equally good ones (to
-        2**-24). INT4 is exact with 8; the largest change is 0.0035 for NF4 (123) and 0.0029 for FP4 (124).
+        The one of 1 to 127 for which no value is further off than need be; the smallest of equally good ones
+        (to 2**-24). INT4 is exact with 8; the largest change is 0.0035 for NF4 (123) and 0.0029 for FP4
+        (124).
 
     Examples
     --------
@@ -124,7 +127,9 @@ _SCALAR = {(size, bits): _scalar({1: np.int8, 2: np.int16}[size], bits) for size
 
 @intrinsic(prefer_literal=True)
 def expand_levels(typingctx, packed, levels, out, steps, element_bytes, bits):
-    """Levels out of `steps` * 64 packed bytes, as int8 or int16 (`element_bytes`); it and `bits`, of a code, are constants."""
+    """Levels out of `steps` * 64 packed bytes, as int8 or int16 (`element_bytes`); it and `bits`, of a code,
+    are constants.
+    """
     size, width = element_bytes.literal_value, bits.literal_value
     plain = types.void(types.voidptr, types.voidptr, types.voidptr, types.intp)
 

@@ -1,7 +1,8 @@
 """LLM.int8(): a linear layer in exact int8 products, with the few columns that hold outliers in float32.
 
-A column of x with a single value of 60 among values around 1 would leave two bits to all others of its row. So such
-columns are taken out of the int8 product and added in float32, from the same int8 weights: they need no second copy.
+A column of x with a single value of 60 among values around 1 would leave two bits to all others of its row.
+So such columns are taken out of the int8 product and added in float32, from the same int8 weights: they need
+no second copy.
 """
 
 from __future__ import annotations
@@ -172,16 +173,17 @@ def mixed_linear(
     threshold : float
         A column of x with an absolute value of at least this is taken in float32; 0: none is.
     scale_without : "elements" or "columns"
-        What does not count for the scale of a row of x: its elements of at least `threshold`, as in bitsandbytes, or all
-        its elements in outlier columns, which loses less; `docs/blockwise.md` has a table.
+        What does not count for the scale of a row of x: its elements of at least `threshold`, as in
+        bitsandbytes, or all its elements in outlier columns, which loses less; `docs/blockwise.md` has a
+        table.
     num_threads : int, optional
         At most so many threads.
 
     Returns
     -------
     ndarray of float32, shape (..., outputs)
-        ``(float32(sum) * (row_scale / 127) + x[:, o1] * codes[o1] + ...) * (scales / 127) + bias`` with the outlier
-        columns o1, o2, ... ascending, each operation rounded to float32: the same bits on every CPU.
+        ``(float32(sum) * (row_scale / 127) + x[:, o1] * codes[o1] + ...) * (scales / 127) + bias`` with the
+        outlier columns o1, o2, ... ascending, each operation rounded to float32: the same bits on every CPU.
 
     Raises
     ------

@@ -1,4 +1,5 @@
-"""A right-hand side of 4-bit or 2-bit codes with a scale for each group of depth and each column, packed for the int8 kernels.
+"""A right-hand side of 4-bit or 2-bit codes with a scale for each group of depth and each column, packed for
+the int8 kernels.
 
 The module is called after the first format it had; files of pickles name it.
 """
@@ -47,7 +48,8 @@ class PackedRhsLowbit:
     levels, denominator : ndarray of int8, int
         A code stands for ``levels[code] / denominator``: see `lowgemm.blockwise.levels.integer_levels`.
     zeros : ndarray of int8 or None
-        The level that stands for 0 in each group and column, as the kernel takes it; None: 0 everywhere. See `zero_points`.
+        The level that stands for 0 in each group and column, as the kernel takes it; None: 0 everywhere. See
+        `zero_points`.
     kernel : str
         Name of the kernel whose layout this is.
     nbytes : int
@@ -132,7 +134,9 @@ class PackedRhsLowbit:
         return None if self.zeros is None else self._by_group(self.zeros)
 
     def integers(self) -> np.ndarray:
-        """What the product multiplies by, whole numbers of shape (depth, n): the levels of the codes less their zero points."""
+        """What the product multiplies by, whole numbers of shape (depth, n): the levels of the codes less
+        their zero points.
+        """
         levels, zeros = self.levels[self.codes()], self.zero_points()
         if zeros is None:
             return levels
@@ -233,13 +237,15 @@ def pack_rhs_lowbit(
     weight : array_like of float, shape (depth, n); or BlockwiseArray of 4-bit codes, shape (n, depth)
         As for `pack_rhs_4bit`.
     format : CodeBook, str or array_like, optional
-        A book of at most 16 values: "nf4" (the default), "int4", "fp4", "af4", "ternary" (-1, 0, 1), "int2" (-1, -1/2, 0, 1/2) or
-        one's own. Only for a float matrix. Codes of a book of at most four values have 2 bits, others 4.
+        A book of at most 16 values: "nf4" (the default), "int4", "fp4", "af4", "ternary" (-1, 0, 1), "int2"
+        (-1, -1/2, 0, 1/2) or one's own. Only for a float matrix. Codes of a book of at most four values have
+        2 bits, others 4.
     group : int, optional
-        Depth steps that share a scale, at least 1; the default is 64. The last group may be short. Only for a float matrix.
+        Depth steps that share a scale, at least 1; the default is 64. The last group may be short. Only for a
+        float matrix.
     zero_points : bool
-        Whether each group and column has a zero point too, so that its codes reach from its smallest to its largest value (or to 0, if
-        that lies outside). Only for a float matrix in "int4" or "int2".
+        Whether each group and column has a zero point too, so that its codes reach from its smallest to its
+        largest value (or to 0, if that lies outside). Only for a float matrix in "int4" or "int2".
 
     Returns
     -------
@@ -252,8 +258,9 @@ def pack_rhs_lowbit(
 
     Notes
     -----
-    The scale of a group is its largest absolute value, which is right for weights that are ternary already, as those of a
-    network trained that way: they are kept exactly. Coding other weights with three or four values loses much.
+    The scale of a group is its largest absolute value, which is right for weights that are ternary already,
+    as those of a network trained that way: they are kept exactly. Coding other weights with three or four
+    values loses much.
 
     Examples
     --------
@@ -291,7 +298,8 @@ def pack_rhs_codes(
     group: int,
     bits: int = 4,
 ) -> PackedRhsLowbit:
-    """Pack integer codes that another tool made, with its scales and zero points, as the right-hand side of `gemm_lowbit`.
+    """Pack integer codes that another tool made, with its scales and zero points, as the right-hand side of
+    `gemm_lowbit`.
 
     Parameters
     ----------
@@ -367,7 +375,9 @@ def _whole_numbers(value: Any, name: str, end: int) -> np.ndarray:
 def _of_codes(
     codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, depth: int, group: int, bits: int
 ) -> PackedRhsLowbit:
-    """Of codes that stand for ``(code - zero) * scale``: shapes (n, groups * group) and, of scales and zeros, (n, groups)."""
+    """Of codes that stand for ``(code - zero) * scale``: shapes (n, groups * group) and, of scales and zeros,
+    (n, groups).
+    """
     book = as_codebook("int4" if bits == 4 else "int2", "format")
     middle = -int(integer_levels(book)[0][0])  # the code whose level is 0
     new = PackedRhsLowbit(
@@ -381,18 +391,22 @@ def _of_codes(
 def pack_rhs_4bit(
     weight: ArrayLike, code: str | CodeBook | ArrayLike | None = None, *, group: int | None = None
 ) -> PackedRhsLowbit:
-    """Code and pack the right-hand side of `gemm_4bit` once, for many products; codes of 4 bits, whatever the book.
+    """Code and pack the right-hand side of `gemm_4bit` once, for many products; codes of 4 bits, whatever the
+    book.
 
     Parameters
     ----------
     weight : array_like of float, shape (depth, n); or BlockwiseArray of 4-bit codes, shape (n, depth)
-        A float matrix is coded here. A coded one is taken as it is, in the layout of bitsandbytes and QLoRA: one row
-        for each output, and blocks that run over the rows one after another, whether or not the depth is a multiple of the
-        block size; nested scales too. The group is then the greatest common divisor of depth and block size.
+        A float matrix is coded here. A coded one is taken as it is, in the layout of bitsandbytes and QLoRA:
+        one row for each output, and blocks that run over the rows one after another, whether or not the depth
+        is a multiple of the block size; nested scales too. The group is then the greatest common divisor of
+        depth and block size.
     code : CodeBook, str or array_like, optional
-        A book of at most 16 values: "nf4" (the default), "int4", "fp4", "af4" or one's own. Only for a float matrix.
+        A book of at most 16 values: "nf4" (the default), "int4", "fp4", "af4" or one's own. Only for a float
+        matrix.
     group : int, optional
-        Depth steps that share a scale, at least 1; the default is 64. The last group may be short. Only for a float matrix.
+        Depth steps that share a scale, at least 1; the default is 64. The last group may be short. Only for a
+        float matrix.
 
     Returns
     -------
@@ -405,12 +419,14 @@ def pack_rhs_4bit(
 
     Notes
     -----
-    A coded weight whose depth and block size have a small common divisor gets small groups, each with scales and sums of
-    its own: 8 bytes for each group and column, and a product that takes longer. With a depth of 4100 and blocks of 64
-    the groups are of 4. Coding the decoded matrix anew avoids that, at the price of rounding twice.
+    A coded weight whose depth and block size have a small common divisor gets small groups, each with scales
+    and sums of its own: 8 bytes for each group and column, and a product that takes longer. With a depth of
+    4100 and blocks of 64 the groups are of 4. Coding the decoded matrix anew avoids that, at the price of
+    rounding twice.
 
-    The product works on integers: each value of the book becomes the nearest multiple of 1 / `denominator`. That is
-    exact for INT4 and moves a value of NF4 by at most 0.0035, a twentieth of its smallest half step (0.04).
+    The product works on integers: each value of the book becomes the nearest multiple of 1 / `denominator`.
+    That is exact for INT4 and moves a value of NF4 by at most 0.0035, a twentieth of its smallest half step
+    (0.04).
 
     Examples
     --------
@@ -483,8 +499,8 @@ def _from_coded(q: BlockwiseArray, code: Any, group: Any, name: str, bits: int |
 def group_of_blocks(depth: int, blocksize: int, blocks: int) -> int:
     """Largest group along the depth that no block ends in, in any row.
 
-    Blocks run over the rows without a break, so one begins every `blocksize` elements, at all places of a row that the
-    greatest common divisor of `blocksize` and `depth` divides.
+    Blocks run over the rows without a break, so one begins every `blocksize` elements, at all places of a row
+    that the greatest common divisor of `blocksize` and `depth` divides.
 
     Examples
     --------

@@ -1,8 +1,10 @@
-"""`gemm_4bit`: the int8 kernels on 4-bit weights, whose codes become integer levels in cache, a group at a time.
+"""`gemm_4bit`: the int8 kernels on 4-bit weights, whose codes become integer levels in cache, a group at a
+time.
 
 For each chunk of columns, and each group of depth: expand the chunk's codes to int8 panels (they stay in the
-first-level cache), run the ordinary microkernel over a block of rows, and add its exact int32 sums, times the group's
-scales, to float32 sums. So every kernel of `lowgemm.kernels` serves, and memory sees half a byte for each weight.
+first-level cache), run the ordinary microkernel over a block of rows, and add its exact int32 sums, times the
+group's scales, to float32 sums. So every kernel of `lowgemm.kernels` serves, and memory sees half a byte for
+each weight.
 """
 
 from __future__ import annotations
@@ -42,19 +44,24 @@ ROWS_KEPT = 16
 
 
 class ProductJob(Job):
-    """A product; first its lhs is packed. The addresses without a pointer are handed on to the kernel's routines."""
+    """A product; first its lhs is packed. The addresses without a pointer are handed on to the kernel's
+    routines.
+    """
 
     __slots__ = ()
     _fields_ = (
         # rows of the lhs, columns of the rhs, depth, depth steps of a group, groups
         ("rows", Number), ("cols", Number), ("depth", Number), ("group", Number), ("groups", Number),
-        # the lhs as it came, strides of its rows and of its depth, what its bytes are changed by (exclusive or)
+        # the lhs as it came, strides of its rows and of its depth, what its bytes are changed by (exclusive
+        # or)
         ("source", Number), ("row_stride", Number), ("depth_stride", Number), ("flip", Number),
-        # the packed lhs, bytes of all panels of a group, bytes of a panel; int32 sums of the rows in each group
+        # the packed lhs, bytes of all panels of a group, bytes of a panel; int32 sums of the rows in each
+        # group
         ("lhs", Number), ("lhs_group", Number), ("lhs_panel", Number), ("row_sums", Pointer),
         # addresses of the kernel's packing routine and of its microkernel; panels that one task packs
         ("pack", Number), ("microkernel", Number), ("chunk", Number),
-        # packed 4-bit codes, bytes of a panel, the level of each code; int32 sums of levels and float32 scales by group and column
+        # packed 4-bit codes, bytes of a panel, the level of each code; int32 sums of levels and float32
+        # scales by group and column
         ("panels", Pointer), ("panel_bytes", Number), ("levels", Pointer), ("sums", Pointer), ("scales", Pointer),
         # zero point of the packed lhs; int8 zero points of the levels by group and column, or none
         ("zero", Number), ("zeros", Pointer),
@@ -212,10 +219,11 @@ def gemm_lowbit(
     Returns
     -------
     ndarray of float32, shape (..., n)
-        ``(float32(s0) * scales[0] + float32(s1) * scales[1] + ...) * lhs_scale + bias`` with the exact int32 sums s0, s1,
+        ``(float32(s0) * scales[0] + float32(s1) * scales[1] + ...) * lhs_scale + bias`` with the exact int32
+        sums s0, s1,
         ... of the groups, ``sum_k (lhs - lhs_zero_point) * rhs.integers()`` (modulo 2**32: it cannot pass it for groups
-        below 65,000), and ``scales = rhs.group_scales()``; groups ascending, each operation rounded to float32. The same
-        bits on every CPU and for any number of threads. `out` if that is given.
+        below 65,000), and ``scales = rhs.group_scales()``; groups ascending, each operation rounded to
+        float32. The same bits on every CPU and for any number of threads. `out` if that is given.
 
     Raises
     ------
@@ -224,8 +232,9 @@ def gemm_lowbit(
 
     Notes
     -----
-    NF4 could be decoded to float32 and multiplied there. As integers the products inside a group are exact, so their
-    order, and with it the CPU and the tile, does not matter, and they run at the speed of the int8 kernels.
+    NF4 could be decoded to float32 and multiplied there. As integers the products inside a group are exact,
+    so their order, and with it the CPU and the tile, does not matter, and they run at the speed of the int8
+    kernels.
 
     Examples
     --------

@@ -1,7 +1,9 @@
-"""The product with coded weights as a job: rows are copied group by group (and coded, if they are floats), then multiplied by chunks.
+"""The product with coded weights as a job: rows are copied group by group (and coded, if they are floats),
+then multiplied by chunks.
 
-A thread that has its first task helps to copy before it. A task of the product is a block of rows by a chunk of columns. It goes through
-the chunk's codes from front to end, once; `rowtile.py` emits what is done with them.
+A thread that has its first task helps to copy before it. A task of the product is a block of rows by a chunk
+of columns. It goes through the chunk's codes from front to end, once; `rowtile.py` emits what is done with
+them.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ from lowgemm.kernels import Kernel, by_name, id_of, stamp_of
 
 #: Looks at a thread that still copies before a waiting one gives way: about 10 us.
 LOOKS = 300
-#: Rows of a block, a multiple of every tile's height: their float32 sums of 48 columns are 12 KB, their codes of a group of 128 are 8.
+#: Rows of a block, a multiple of every tile's height: their float32 sums of 48 columns are 12 KB, their codes
+#: of a group of 128 are 8.
 BLOCK_ROWS = 64
 
 
@@ -50,14 +53,15 @@ class RowsProductJob(Job):
     _fields_ = (
         # rows of the lhs, columns of the rhs, depth, depth steps of a group, groups
         ("rows", Number), ("cols", Number), ("depth", Number), ("group", Number), ("groups", Number),
-        # the lhs as it came; whether it is float32 rows one after another; or strides of its rows and of its depth, and what its
-        # bytes are changed by (exclusive or)
+        # the lhs as it came; whether it is float32 rows one after another; or strides of its rows and of its
+        # depth, and what its bytes are changed by (exclusive or)
         ("source", Pointer), ("floats", Number), ("row_stride", Number), ("depth_stride", Number), ("flip", Number),
-        # the copy: bytes of all rows of a group, bytes of a row of a group; int32 that is added to the sums of each row and group,
-        # rows from one group to the next; rows that one task copies
+        # the copy: bytes of all rows of a group, bytes of a row of a group; int32 that is added to the sums
+        # of each row and group, rows from one group to the next; rows that one task copies
         ("lhs", Pointer), ("lhs_group", Number), ("lhs_row", Number), ("row_terms", Pointer), ("held_rows", Number),
         ("chunk", Number),
-        # packed codes, bytes of a panel, the level of each code; int32 sums of levels and float32 scales by group and column
+        # packed codes, bytes of a panel, the level of each code; int32 sums of levels and float32 scales by
+        # group and column
         ("panels", Pointer), ("panel_bytes", Number), ("levels", Pointer), ("sums", Pointer), ("scales", Pointer),
         # zero point of the copy
         ("zero", Number),
@@ -65,8 +69,8 @@ class RowsProductJob(Job):
         ("row_sums", Pointer), ("zeros", Pointer),
         # float32 result, a scale for each row or none, a bias for each column or none
         ("out", Pointer), ("row_scales", Pointer), ("bias", Pointer),
-        # pieces of the copy, those that were taken, those that are done, and address of the routine that does one; of one that lets
-        # another thread run, or 0
+        # pieces of the copy, those that were taken, those that are done, and address of the routine that does
+        # one; of one that lets another thread run, or 0
         ("copies", Number), ("copying", Number), ("copied", Number), ("copy", Number), ("give_way", Number),
     )  # fmt: skip
 

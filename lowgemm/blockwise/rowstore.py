@@ -1,4 +1,6 @@
-"""The end of a product with coded weights: float32 sums times a scale for each row, and a bias for each column."""
+"""The end of a product with coded weights: float32 sums times a scale for each row, and a bias for each
+column.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from lowgemm.jit.routine import inner
 
 @inner
 def store_rows(job, total, stride, row, rows, col, cols):
-    """Store `rows` rows of `total`, `stride` elements apart, to the result of the job from a row and a column on."""
+    """Store `rows` rows of `total`, `stride` elements apart, to the result of the job from a row and a column
+    on.
+    """
     for r in range(rows):
         place = 4 * ((row + r) * job.cols + col)
         out = numba.carray(offset(pointer_field(job, "out"), place), (cols,), np.float32)

@@ -1,11 +1,11 @@
 """Update rules of the optimizers, one compiled routine each, on float32 elements so that loops vectorise.
 
-Every rule has two parts, called one after the other on the same block. Part 0 reads the states and writes
-the new ones elsewhere, and the largest magnitude of each. The caller looks whether these are finite, and
-codes by them. Part 1 brings the parameters up to date, keeps what they were before, and returns the largest
-magnitude among the new ones: if that is not finite, the caller puts the old ones back. All this is done in
-the loop that computes anyway, since loops of their own took 6 to 20 % of a step. `reference_optimizers.py` has the same formulas in NumPy; both do the
-same float32 operations in the same order and give the same bits.
+Every rule has two parts, called one after the other on the same block. Part 0 reads the states and writes the
+new ones elsewhere, and the largest magnitude of each. The caller looks whether these are finite, and codes by
+them. Part 1 brings the parameters up to date, keeps what they were before, and returns the largest magnitude
+among the new ones: if that is not finite, the caller puts the old ones back. All this is done in the loop
+that computes anyway, since loops of their own took 6 to 20 % of a step. `reference_optimizers.py` has the
+same formulas in NumPy; both do the same float32 operations in the same order and give the same bits.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def divide(typingctx, a, b):
 
 @intrinsic
 def magnitude_bits(typingctx, x):
-    """Bits of abs(x) of a float32, as int32: in the order of the magnitudes, infinity and NaN above all others."""
+    """Bits of abs(x) of a float32, as int32: in the order of the magnitudes, infinity and NaN above all
+    others.
+    """
 
     def codegen(context, builder, signature, values):
         bits = builder.bitcast(values[0], ir.IntType(32))
@@ -92,7 +94,9 @@ SIGNATURE = types.intp(types.intp, types.intp, types.voidptr)
 
 @inner
 def parameters_of(at, n):
-    """Parameters, gradient, memory for the parameters before the step, and the constants (of a vector of one)."""
+    """Parameters, gradient, memory for the parameters before the step, and the constants (of a vector of
+    one).
+    """
     o = numba.carray(at, (1,), OPERANDS)[0]
     return (
         numba.carray(pointer_field(o, "parameters"), (n,), np.float32),

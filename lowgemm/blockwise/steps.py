@@ -59,7 +59,8 @@ class StepJob(BlocksJob):
         ("rule", Number), ("divides", Number),
         # how many states there are, whether they are float32, and each of them
         ("states", Number), ("wide", Number), ("state", OneState * MAX_STATES),
-        # blocks of a span; bytes from one state of a span to the next in scratch memory, and where the rest begins there
+        # blocks of a span; bytes from one state of a span to the next in scratch memory, and where the rest
+        # begins there
         ("group", Number), ("stride", Number), ("largest_at", Number), ("before_at", Number),
     )  # fmt: skip
 
@@ -68,7 +69,8 @@ STEP_JOB = dtype_of(StepJob)
 OPERANDS_BYTES = OPERANDS.itemsize
 #: Times `STEP` elements for which part 1 and coding take turns. With 1 the calls of the rule cost more.
 TOGETHER = 2
-#: Bytes of their float32 values; unsigned like addresses, since Numba makes a float of an unsigned and a signed number.
+#: Bytes of their float32 values; unsigned like addresses, since Numba makes a float of an unsigned and a
+#: signed number.
 MOVE = np.uint64(4 * STEP * TOGETHER)
 
 

@@ -131,7 +131,9 @@ def _random(tensor: Any, dims: dict[str, int], g: np.random.Generator) -> np.nda
 
 
 def _spent(seconds: float, runs: int, whole: float) -> tuple[str, str]:
-    """Microseconds per run, and the share of all; dashes for nodes that are timed with others in the row `parts`."""
+    """Microseconds per run, and the share of all; dashes for nodes that are timed with others in the row
+    `parts`.
+    """
     if not runs or math.isnan(seconds):
         return "-", "-"
     return f"{seconds / runs * 1e6:.0f}", f"{seconds / whole:.0%}" if whole else "-"
@@ -140,7 +142,9 @@ def _spent(seconds: float, runs: int, whole: float) -> tuple[str, str]:
 def _their_times(
     model: str, options: Any, names: list[str], feeds: dict[str, np.ndarray], runs: int
 ) -> list[Any]:
-    """Each kind of operator of onnxruntime's, as it says itself: name, nodes, seconds of all runs; slowest first."""
+    """Each kind of operator of onnxruntime's, as it says itself: name, nodes, seconds of all runs; slowest
+    first.
+    """
     import onnxruntime as ort
 
     seconds: dict[str, float] = {}

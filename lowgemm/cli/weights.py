@@ -1,7 +1,8 @@
-"""`python -m lowgemm bench --weights int4`: products with 4-bit and 2-bit weights beside what they have to read, and beside others.
+"""`python -m lowgemm bench --weights int4`: products with 4-bit and 2-bit weights beside what they have to
+read, and beside others.
 
-A model reads each of its weights once for a token, so no cache holds them. Here each candidate has as many weights as it takes to
-outgrow the last-level cache twice, and takes them in turn.
+A model reads each of its weights once for a token, so no cache holds them. Here each candidate has as many
+weights as it takes to outgrow the last-level cache twice, and takes them in turn.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ GROUPS = {"nf4": 64, "fp4": 64, "af4": 64}
 #: Bytes of weights that are taken in turn, at most.
 MOST_BYTES = 1 << 30
 
-#: A candidate: what multiplies by weight number i, the bytes of a weight, and the matrix that weight 0 stands for.
+#: A candidate: what multiplies by weight number i, the bytes of a weight, and the matrix that weight 0 stands
+#: for.
 Candidate = tuple[Callable[[int], Any], int, np.ndarray]
 
 

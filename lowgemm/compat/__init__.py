@@ -1,4 +1,6 @@
-"""Layers with the names and habits of other libraries: `gemmlowp` and `onnx`, loaded when they are first asked for."""
+"""Layers with the names and habits of other libraries: `gemmlowp` and `onnx`, loaded when they are first
+asked for.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -350,7 +350,8 @@ def quantize_linear(
             return y
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         quotient = np.rint(x / along.astype(x.dtype if x.dtype.kind == "f" else along.dtype))
-    # fmax before the cast: a cast of NaN to an integer is undefined, and differs between CPUs and between loops
+    # fmax before the cast: a cast of NaN to an integer is undefined, and differs between CPUs and between
+    # loops
     return np.minimum(
         np.fmax(quotient.astype(np.float64) + zeros.astype(np.float64), info.min), info.max
     ).astype(dtype)

@@ -1,7 +1,8 @@
 """Compiled passes over dense arrays for QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear.
 
-Each takes addresses. Parameters lie along one axis: elements are seen as (outer, channels, inner), one scale and one zero
-point a channel; one for all is one channel. What they compute is in `lowgemm.compat.onnx`, as NumPy operations.
+Each takes addresses. Parameters lie along one axis: elements are seen as (outer, channels, inner), one scale
+and one zero point a channel; one for all is one channel. What they compute is in `lowgemm.compat.onnx`, as
+NumPy operations.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ _u64 = np.uint64
 
 @inner_dividing
 def quantize_one(x, scale, zero, below, above):
-    """A number's step, between limits from which the zero point is taken away: they and the quotient are whole float32 numbers,
-    so nothing is rounded twice.
+    """A number's step, between limits from which the zero point is taken away: they and the quotient are
+    whole float32 numbers, so nothing is rounded twice.
     """
     t = round_even(x / scale)
     t = t if t > below else below  # a NaN too
@@ -89,7 +90,9 @@ def extremes_of(x, count):
 
 @routine("ppn")
 def extremes(src, dst, count):
-    """Smallest and largest float32, as int32 keys in the same order as the numbers; NaNs lie beyond the infinities."""
+    """Smallest and largest float32, as int32 keys in the same order as the numbers; NaNs lie beyond the
+    infinities.
+    """
     low, high = extremes_of(numba.carray(src, (count,), np.int32), count)
     store_32(dst, 0, low)
     store_32(dst, 1, high)
@@ -148,7 +151,9 @@ def empty_like(x: np.ndarray, dtype: DTypeLike) -> np.ndarray | None:
 
 
 def split(x: np.ndarray, count: int, axis: int) -> tuple[int, int, int] | None:
-    """(outer, channels, inner) of a dense array with `count` parameters along an axis; None if they are not so laid out."""
+    """(outer, channels, inner) of a dense array with `count` parameters along an axis; None if they are not
+    so laid out.
+    """
     if count == 1:
         return 1, 1, x.size
     if not x.flags.c_contiguous:

@@ -1,7 +1,8 @@
 """Ways to run a plan: in turn on one thread, and on several. Next file to open: `jit/team.py`, the threads.
 
-`single` and `several` have the same arguments, so those who call them need not know which it is. Where there is no
-team of threads, `begin` fills in the state of a call and `in_region` runs it in a parallel region of Numba.
+`single` and `several` have the same arguments, so those who call them need not know which it is. Where there
+is no team of threads, `begin` fills in the state of a call and `in_region` runs it in a parallel region of
+Numba.
 """
 
 from __future__ import annotations
@@ -104,9 +105,10 @@ def single(plan, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, 
 
     An rhs is packed when it differs from that of the item before, so it is still in cache.
 
-    `plan` is the address of a plan; `lhs`, `rhs`, `rhs_sums` and `out` are as in `records.STATE`; `space` is that of scratch memory for one
-    rhs and one thread. `lhs_zero` and `rhs_zero` are the zero points as the caller gave them. A plan that is bilinear reads `lhs_zeros` and
-    `rhs_zeros` instead: addresses of int32, one for each row or column, with the plan's shifts subtracted.
+    `plan` is the address of a plan; `lhs`, `rhs`, `rhs_sums` and `out` are as in `records.STATE`; `space` is
+    that of scratch memory for one rhs and one thread. `lhs_zero` and `rhs_zero` are the zero points as the
+    caller gave them. A plan that is bilinear reads `lhs_zeros` and `rhs_zeros` instead: addresses of int32,
+    one for each row or column, with the plan's shifts subtracted.
     """
     p, s = plan_at(plan), state_at(stack(_STATE_BYTES))
     begin_state(p, s, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros)

@@ -1,7 +1,8 @@
 """Packing: both operands into the panels that a kernel reads, with their sums, in one pass.
 
-The panel layout is drawn in `kernels/framework/kernel.py`. One routine serves both sides and every stride: "mn" is the
-row index of the lhs or the column index of the rhs, `width` the panel's height or width. Three cases:
+The panel layout is drawn in `kernels/framework/kernel.py`. One routine serves both sides and every stride:
+"mn" is the row index of the lhs or the column index of the rhs, `width` the panel's height or width. Three
+cases:
 
 * depth is contiguous in memory (row-major lhs, column-major rhs): a transposition of 4- or 8-byte units,
   `width` rows by 16 bytes or a register at a time (`panels.py`);
@@ -26,9 +27,10 @@ from lowgemm.kernels.framework.kernel import EITHER
 
 #: Columns that the interleaving case reads from each row at a time: one cache line.
 LINE = 64
-#: Depth rows packed at a time where each lies on a page of its own: their pages stay in the first TLB, and the lines that the
-#: hardware fetches ahead are used. 4096 x 4096 row-major from 9.0 to 14.4 GB/s on Zen 5 (32 or 256 rows: 13.3). Rows that share
-#: pages are better packed in one go (4096 x 1024: 27 GB/s against 21).
+#: Depth rows packed at a time where each lies on a page of its own: their pages stay in the first TLB, and
+#: the lines that the hardware fetches ahead are used. 4096 x 4096 row-major from 9.0 to 14.4 GB/s on Zen 5
+#: (32 or 256 rows: 13.3). Rows that share pages are better packed in one go (4096 x 1024: 27 GB/s against
+#: 21).
 DEPTH_ROWS, PAGE = 128, 4096
 
 
@@ -55,7 +57,8 @@ def _clear(sums, n):
 
 @inner
 def _gather(src, mn_stride, k_stride, valid, k0, count, block, width, per_row, pad):
-    """Copy `count` depth steps from `k0` on of `valid` rows into a padded block of `width` rows x `per_row` bytes.
+    """Copy `count` depth steps from `k0` on of `valid` rows into a padded block of `width` rows x `per_row`
+    bytes.
 
     `src` and `block` are pointers, the strides are in bytes, and `pad` is the byte of the padding.
     """
@@ -145,9 +148,10 @@ def pack_routine(kernel: Kernel, side: str) -> Routine:
 
     C signature: ``(src, mn_stride, k_stride, mn, depth, flip, dst, dst_stride, sums)``.
 
-    `src` points to element (0, 0) of the matrix, of `mn` rows or columns and of `depth`; its strides are in bytes. `flip` is 0x80 or 0
-    (see `element_map`). `dst` points to the first panel, and `dst_stride` is the bytes from one panel to the next. `sums` receives one
-    int32 for each row of every panel, the sum of its packed elements over the depth, modulo 2**32.
+    `src` points to element (0, 0) of the matrix, of `mn` rows or columns and of `depth`; its strides are in
+    bytes. `flip` is 0x80 or 0 (see `element_map`). `dst` points to the first panel, and `dst_stride` is the
+    bytes from one panel to the next. `sums` receives one int32 for each row of every panel, the sum of its
+    packed elements over the depth, modulo 2**32.
     """
     if side == "lhs" and kernel.row_bytes:
         return make_rows(id_of(kernel), kernel.row_bytes, stamp_of(kernel))
@@ -161,7 +165,9 @@ def pack_routine(kernel: Kernel, side: str) -> Routine:
 
 
 def _chunks(kernel: Kernel, width: int) -> int:
-    """16-byte chunks of each row that a transposition takes at a time: a register, if the exchanges work out, or one."""
+    """16-byte chunks of each row that a transposition takes at a time: a register, if the exchanges work out,
+    or one.
+    """
     unit = kernel.kr * kernel.element_bytes
     n = CHUNK_BYTES // unit
     quads = power_of_two(-(-width // n))
@@ -172,9 +178,9 @@ def _chunks(kernel: Kernel, width: int) -> int:
 def element_map(kernel: Kernel, side: str, dtype_kind: str) -> tuple[int, int]:
     """How raw elements become packed ones: the byte to xor, and what was subtracted from the value by that.
 
-    A uint8 value x stored as int8 is ``x ^ 0x80``, which reads as ``x - 128``; an int8 value stored as uint8 is
-    the same flip and reads as ``x + 128``. The zero point moves along, so the product stays exact:
-    ``(x - d) - (zero_point - d) = x - zero_point``. A 16-bit element holds both signs as they are.
+    A uint8 value x stored as int8 is ``x ^ 0x80``, which reads as ``x - 128``; an int8 value stored as uint8
+    is the same flip and reads as ``x + 128``. The zero point moves along, so the product stays exact: ``(x -
+    d) - (zero_point - d) = x - zero_point``. A 16-bit element holds both signs as they are.
     """
     stored = kernel.lhs_type if side == "lhs" else kernel.rhs_type
     unsigned = dtype_kind == "u"

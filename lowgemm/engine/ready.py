@@ -28,8 +28,8 @@ from lowgemm.jit.scratch import aligned_empty, borrow, borrowed, give_back
 from lowgemm.output.pipeline import raise_failures
 
 _empty, _share = np.empty, np.may_share_memory
-#: Bytes of scratch memory up to which calls with functions of the user's keep their own between calls: to borrow the thread's
-#: takes a tenth of a product of 32 cubed.
+#: Bytes of scratch memory up to which calls with functions of the user's keep their own between calls: to
+#: borrow the thread's takes a tenth of a product of 32 cubed.
 OWN_SCRATCH = 1 << 15
 
 
@@ -96,7 +96,8 @@ class Ready(NotCopied):
 
     def _call_record(self, numbers: np.ndarray) -> np.ndarray:
         plan = self.plan
-        # Helpers of the team may need the interpreter, for functions of the user's: a caller that waits for them lets go of it.
+        # Helpers of the team may need the interpreter, for functions of the user's: a caller that waits for
+        # them lets go of it.
         release = not plan.one_by_one or plan.macs >= entry.RELEASE_MACS
         return entry.product_call(
             numbers, plan.way.address, plan.packed, release, plan.result.itemsize, self._zeros, self._pattern
@@ -135,8 +136,8 @@ class Ready(NotCopied):
         return to[()] if self._number and out is None else to
 
     def _run_functions(self, lhs: Any, rhs: Any, out: Any, lhs_zero: Any, rhs_zero: Any) -> Any:
-        """The same with functions of the user's, which note failures in numbers that no other call writes to, and
-        which may multiply themselves, so that the call has memory of its own.
+        """The same with functions of the user's, which note failures in numbers that no other call writes to,
+        and which may multiply themselves, so that the call has memory of its own.
         """
         to = _empty(self._shape, self._result) if out is None else out
         panels, sums = (rhs.panels, rhs.sums) if self._packed else (rhs, None)
@@ -175,8 +176,9 @@ def ready(
 ) -> Ready | None:
     """A checked call made ready for more of its kind; None where such calls must be checked one by one.
 
-    That is where a zero point is of a type that compiled code does not read, and where zero points are arrays but
-    the interpreter keeps arrays in a way that compiled code does not know, or there is no team of threads.
+    That is where a zero point is of a type that compiled code does not read, and where zero points are arrays
+    but the interpreter keeps arrays in a way that compiled code does not know, or there is no team of
+    threads.
     """
     kinds = {kind_of(lhs_zero), kind_of(rhs_zero)}
     if None in kinds or (call.own_zeros and plan.enter is None):

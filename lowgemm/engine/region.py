@@ -1,4 +1,5 @@
-"""Running a job in a parallel region of Numba, where there is no team of threads (`jit/team.py`): on systems other than Linux.
+"""Running a job in a parallel region of Numba, where there is no team of threads (`jit/team.py`): on systems
+other than Linux.
 
 Some things in a region abort the process, and are not done:
 
@@ -56,7 +57,8 @@ if host.after_fork_in_child(_after_fork_in_child):
 def _fair_share(wanted: int) -> int:
     """Threads that a call may use now: what calls of other Python threads leave over, at least its own.
 
-    With N threads and k Python threads calling at once at most N + k - 1 run; each taking N would make it k * N.
+    With N threads and k Python threads calling at once at most N + k - 1 run; each taking N would make it k *
+    N.
     """
     if threading.get_ident() not in threading._active:  # type: ignore[attr-defined]
         return 1
@@ -84,8 +86,9 @@ def run(job: Routine, a: int, b: int, wanted: int) -> None:
     driver = drivers.in_region.dispatcher  # the first starts Numba's threads
     me = threading.get_ident()
     try:
-        # An interrupt can come between any two steps here. Nothing is lost by it: an entry that is left behind is
-        # overwritten by the thread's next call, and `with` on a lock cannot be interrupted half-way.
+        # An interrupt can come between any two steps here. Nothing is lost by it: an entry that is left
+        # behind is overwritten by the thread's next call, and `with` on a lock cannot be interrupted
+        # half-way.
         _running[me] = workers
         if not _one_at_a_time():
             driver(job.address, a, b, workers)

@@ -1,8 +1,9 @@
 """Storing a block of int32 past the caches: non-temporal stores of whole cache lines.
 
-A plain store reads its line first and writes it back later, so that a result that no cache keeps passes by memory twice. A non-temporal
-store of a whole line does neither. On one core of an Intel Xeon (Sapphire Rapids), GB/s of int32 written to memory that was not in its
-second-level cache: 10 by plain stores, 24 so. See docs/performance.md for when it pays.
+A plain store reads its line first and writes it back later, so that a result that no cache keeps passes by
+memory twice. A non-temporal store of a whole line does neither. On one core of an Intel Xeon (Sapphire
+Rapids), GB/s of int32 written to memory that was not in its second-level cache: 10 by plain stores, 24 so.
+See docs/performance.md for when it pays.
 
 Such stores are seen by other threads in any order until a fence, with which the routine ends.
 """
@@ -76,7 +77,9 @@ def _beyond_line(typingctx, pointer):
 
 @routine("pnnnpn")
 def stream(tile, ld, rows, cols, out, row_stride):
-    """Store `rows` x `cols` int32 whose rows are `ld` elements apart to rows that are `row_stride` bytes apart."""
+    """Store `rows` x `cols` int32 whose rows are `ld` elements apart to rows that are `row_stride` bytes
+    apart.
+    """
     if ld == cols and row_stride == 4 * cols:
         cols, rows = rows * cols, 1
     for r in range(rows):

@@ -1,5 +1,5 @@
-"""How many threads a call may use, and running a job on them: on the team of `jit/team.py`, or by `region.py` where there is
-none. Either way Python threads that all call at once (Dask, joblib) share the threads.
+"""How many threads a call may use, and running a job on them: on the team of `jit/team.py`, or by `region.py`
+where there is none. Either way Python threads that all call at once (Dask, joblib) share the threads.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from lowgemm.engine import region
 from lowgemm.jit import team
 from lowgemm.jit.routine import Routine
 
-#: Multiply-accumulates for each thread at least. Measured on two cores of an Intel Xeon at 330 GMAC/s each: two threads were
-#: 0.9 times as fast as one at 128 cubed (2 million), 1.26 at 192 (7 million), 1.5 at 256 (17 million).
+#: Multiply-accumulates for each thread at least. Measured on two cores of an Intel Xeon at 330 GMAC/s each:
+#: two threads were 0.9 times as fast as one at 128 cubed (2 million), 1.26 at 192 (7 million), 1.5 at 256 (17
+#: million).
 MACS_PER_THREAD = 4_500_000
-#: Multiply-accumulates from which on it pays to wake a thread (0.1 ms at 330 GMAC/s): the caller spends 7 us on it, and
-#: the thread begins 20 to 45 us later.
+#: Multiply-accumulates from which on it pays to wake a thread (0.1 ms at 330 GMAC/s): the caller spends 7 us
+#: on it, and the thread begins 20 to 45 us later.
 LONG_MACS = 1 << 25
 #: What reading a byte of the rhs counts for (500 GMAC/s, and 60 GB/s from L3).
 MACS_PER_BYTE = 8
@@ -27,7 +28,9 @@ config.check_with("num_threads", as_num_threads)
 
 
 def _inherited_limit() -> int | None:
-    """``OMP_NUM_THREADS``, unless Numba is told otherwise: Dask's workers are started with that, and only that, set."""
+    """``OMP_NUM_THREADS``, unless Numba is told otherwise: Dask's workers are started with that, and only
+    that, set.
+    """
     if "NUMBA_NUM_THREADS" in os.environ:
         return None
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
@@ -57,8 +60,8 @@ def default_threads() -> int:
 def choose_threads(requested: int | None, macs: int) -> int:
     """Number of threads for a product of `macs` multiply-accumulates.
 
-    Never more than asked for, than `config.num_threads` (or else ``OMP_NUM_THREADS``), than Numba's own setting, or
-    than pays.
+    Never more than asked for, than `config.num_threads` (or else ``OMP_NUM_THREADS``), than Numba's own
+    setting, or than pays.
     """
     if not worth_threads(requested, macs):
         return 1

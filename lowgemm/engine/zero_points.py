@@ -80,8 +80,8 @@ def kind_of(value: Any) -> int | None:
 
 
 # ---- compiled ---------------------------------------------------------------------------------------------
-# `z` is a record of `ZEROS`, `space` a pointer to scratch memory; `value`, `lhs_zero` and `rhs_zero` are pointers
-# to Python objects.
+# `z` is a record of `ZEROS`, `space` a pointer to scratch memory; `value`, `lhs_zero` and `rhs_zero` are
+# pointers to Python objects.
 @inner
 def _element(kind, at):
     """The element of kind `kind` at a pointer, as int64; an unsigned one that an int64 cannot hold comes out

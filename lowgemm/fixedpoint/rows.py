@@ -8,7 +8,8 @@ from lowgemm.jit.routine import inner
 
 #: Bits of float32's infinity: those of no finite magnitude are as large.
 INFINITY_BITS = 0x7F800000
-#: Rows whose largest magnitude is below this have codes of 0: 127 / 2**-119 is the last inverse that float32 can hold.
+#: Rows whose largest magnitude is below this have codes of 0: 127 / 2**-119 is the last inverse that float32
+#: can hold.
 TINY = np.float32(2.0**-119)
 
 

@@ -1,9 +1,9 @@
 """Handing out the numbers of pieces of work to the workers of a job, each number once.
 
-Workers with even numbers are given 0, 1, 2 and so on, the others the last number, the last but one and so on, until both meet. So with two
-workers each does about the same pieces in every call, and finds in its core's L2 what it wrote and read there before. One counter
-for both gave a piece now to one core and now to the other: at 256 cubed that was 7 % of the time with VNNI, and half of it with AMX
-(`docs/scaling.md`).
+Workers with even numbers are given 0, 1, 2 and so on, the others the last number, the last but one and so on,
+until both meet. So with two workers each does about the same pieces in every call, and finds in its core's L2
+what it wrote and read there before. One counter for both gave a piece now to one core and now to the other:
+at 256 cubed that was 7 % of the time with VNNI, and half of it with AMX (`docs/scaling.md`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 from lowgemm.jit.memory import atomic_add
 from lowgemm.jit.routine import inner
 
-#: The counters that a job has for this, int64 and zero in the beginning: pieces given out, those from the front, those from the back.
+#: The counters that a job has for this, int64 and zero in the beginning: pieces given out, those from the
+#: front, those from the back.
 GIVEN, FROM_FRONT, FROM_BACK, COUNTERS = range(4)
 
 

@@ -1,4 +1,6 @@
-"""Sizes of this machine's data caches, as the operating system tells them; conservative guesses where it does not."""
+"""Sizes of this machine's data caches, as the operating system tells them; conservative guesses where it does
+not.
+"""
 
 from __future__ import annotations
 

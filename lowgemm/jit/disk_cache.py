@@ -54,8 +54,8 @@ _loaded: list[bool] = []
 def _compilation(name: str) -> Iterator[None]:
     """Refuse to compile in a signal handler that interrupted a compilation: LLVM corrupts its memory then.
 
-    Python's collector of garbage rests meanwhile. It would look through all of Numba's objects several times and find nothing, which
-    takes a twelfth of the time.
+    Python's collector of garbage rests meanwhile. It would look through all of Numba's objects several times
+    and find nothing, which takes a twelfth of the time.
     """
     me = threading.get_ident()
     if me in _compiling:
@@ -79,8 +79,9 @@ def _compilation(name: str) -> Iterator[None]:
 def _load_numba() -> None:
     """Have Numba load its declarations of types and functions, where Ctrl-C cannot stop it halfway.
 
-    Numba does that when it first compiles, and takes each declaration off a list before it is in use. An interrupt in the
-    middle loses some, and the process cannot compile any more. Signals reach the main thread alone, so another one does it.
+    Numba does that when it first compiles, and takes each declaration off a list before it is in use. An
+    interrupt in the middle loses some, and the process cannot compile any more. Signals reach the main thread
+    alone, so another one does it.
     """
     if _loaded:
         return
@@ -105,8 +106,8 @@ def _load() -> None:
 def _interrupts_kept() -> Iterator[None]:
     """Raise at the end what Ctrl-C raised at a moment at which nothing can be raised.
 
-    LLVM calls back into Python when a piece is compiled. An exception cannot pass through LLVM, so Python gives it to
-    `sys.unraisablehook`, which prints it, and goes on. Signals reach the main thread alone.
+    LLVM calls back into Python when a piece is compiled. An exception cannot pass through LLVM, so Python
+    gives it to `sys.unraisablehook`, which prints it, and goes on. Signals reach the main thread alone.
     """
     me = threading.get_ident()
     if threading.current_thread() is not threading.main_thread():

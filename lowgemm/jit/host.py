@@ -8,12 +8,12 @@
 | a hook in a forked child | ``os.register_at_fork`` | the same | no fork |
 | let another thread have the core | ``sched_yield`` | ``sched_yield`` | ``SwitchToThread`` |
 
-Each question has an answer that says "not known": a system that is none of these, or one that hides it (a container without ``/proc``),
-costs speed or a diagnosis, never a right result.
+Each question has an answer that says "not known": a system that is none of these, or one that hides it (a
+container without ``/proc``), costs speed or a diagnosis, never a right result.
 
-Two more files are written for one system, Linux, and step aside elsewhere: `team.py`, whose threads sleep on Linux's futexes
-(elsewhere Numba's parallel regions serve), and `kernels/framework/tile_permission.py`, which asks Linux for tile registers. There
-is no fourth (`tests/jit/test_host.py`).
+Two more files are written for one system, Linux, and step aside elsewhere: `team.py`, whose threads sleep on
+Linux's futexes (elsewhere Numba's parallel regions serve), and `kernels/framework/tile_permission.py`, which
+asks Linux for tile registers. There is no fourth (`tests/jit/test_host.py`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ CPU0 = "/sys/devices/system/cpu/cpu0/cache"
 # Linux: getauxval's AT_HWCAP and AT_HWCAP2, and HWCAP_ASIMDDP and HWCAP2_I8MM of arm64's <asm/hwcap.h>.
 _LINUX_ARM = {"dotprod": (16, 1 << 20), "i8mm": (26, 1 << 13)}
 _MACOS_ARM = {"dotprod": "hw.optional.arm.FEAT_DotProd", "i8mm": "hw.optional.arm.FEAT_I8MM"}
-# Windows: RelationCache, CacheInstruction, and where the fields lie in a SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX.
+# Windows: RelationCache, CacheInstruction, and where the fields lie in a
+# SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX.
 _RELATION_CACHE, _INSTRUCTIONS = 2, 1
 _HEAD, _CACHE = struct.Struct("<II"), struct.Struct("<BBHII")
 # macOS: PROC_PIDTASKINFO, and pti_threadnum within the proc_taskinfo of <sys/proc_info.h>.
@@ -89,8 +90,8 @@ def linux_caches(root: str) -> dict[int, int]:
 
 
 def _macos_caches() -> dict[int, int]:
-    # Apple's chips have fast cores ("perflevel0") and slow ones. Several cores share one level 2 and there is no
-    # level 3, so a core's share of level 2 is taken for its own, and all of it for what is shared.
+    # Apple's chips have fast cores ("perflevel0") and slow ones. Several cores share one level 2 and there is
+    # no level 3, so a core's share of level 2 is taken for its own, and all of it for what is shared.
     fast = "hw.perflevel0.l2cachesize"
     l1 = _sysctl("hw.perflevel0.l1dcachesize") or _sysctl("hw.l1dcachesize") or 0
     l2, l3 = _sysctl(fast) or _sysctl("hw.l2cachesize") or 0, _sysctl("hw.l3cachesize") or 0
@@ -119,7 +120,9 @@ def _windows_caches() -> dict[int, int]:
 
 # ---- instructions ------------------------------------------------------------------------------------------------
 def arm_features() -> frozenset[str] | None:
-    """Which of ``dotprod`` and ``i8mm`` the Arm CPU has on which this runs; None where the system does not say."""
+    """Which of ``dotprod`` and ``i8mm`` the Arm CPU has on which this runs; None where the system does not
+    say.
+    """
     with contextlib.suppress(OSError, AttributeError):
         if sys.platform == "linux":
             ask = _libc().getauxval
@@ -155,7 +158,9 @@ def after_fork_in_child(function: Callable[[], None]) -> bool:
 
 @functools.cache
 def give_way() -> int:
-    """Address of a C function without arguments that lets another thread have this one's core; 0 if there is none."""
+    """Address of a C function without arguments that lets another thread have this one's core; 0 if there is
+    none.
+    """
     try:
         function = _kernel32().SwitchToThread if sys.platform == "win32" else _libc().sched_yield
         return int(ctypes.cast(function, ctypes.c_void_p).value or 0)

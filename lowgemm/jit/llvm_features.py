@@ -1,7 +1,8 @@
 """What LLVM says that a CPU's name implies, which llvmlite has no way to ask directly.
 
-LLVM inlines a function into another only if the other's CPU has every feature of the first. So one small function is written for each feature,
-a caller for the CPU in question calls them all, and what was inlined says what it has. No machine code is made.
+LLVM inlines a function into another only if the other's CPU has every feature of the first. So one small
+function is written for each feature, a caller for the CPU in question calls them all, and what was inlined
+says what it has. No machine code is made.
 """
 
 from __future__ import annotations

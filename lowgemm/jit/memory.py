@@ -168,8 +168,8 @@ def stack(typingctx, size):
 def take(typingctx, array, index, amount):
     """Atomically add to an element of an int64 array; what it held before. It hands out numbers, each once.
 
-    It orders no other memory ("monotonic"): whoever draws a number reads nothing that another thread wrote in the
-    same phase.
+    It orders no other memory ("monotonic"): whoever draws a number reads nothing that another thread wrote in
+    the same phase.
     """
 
     def codegen(context, builder, signature, values):
@@ -180,8 +180,9 @@ def take(typingctx, array, index, amount):
 
 
 # ---- between threads --------------------------------------------------------------------------------------
-# Atomic, on int64 number `index` at `base`, in one order that all threads agree on ("sequentially consistent"):
-# of two threads that each write one number and then read the other's, at least one sees what the other wrote.
+# Atomic, on int64 number `index` at `base`, in one order that all threads agree on ("sequentially
+# consistent"): of two threads that each write one number and then read the other's, at least one sees what
+# the other wrote.
 @intrinsic
 def atomic_load(typingctx, base, index):
     """The number; what the thread that stored it had written before is seen after this."""
@@ -214,7 +215,8 @@ def _changer(operation: str):
     return change
 
 
-#: Add to the number, or keep only the bits of `value`, or set those of `value`; each returns what it was before.
+#: Add to the number, or keep only the bits of `value`, or set those of `value`; each returns what it was
+#: before.
 atomic_add = intrinsic(_changer("add"))
 atomic_and = intrinsic(_changer("and"))
 atomic_or = intrinsic(_changer("or"))
@@ -252,8 +254,8 @@ def pause(typingctx):
 
 @intrinsic(prefer_literal=True)
 def load_field(typingctx, record, field):
-    """An int64 field, whose name is a constant, of a record that other threads count in by `arrive_field`: what they
-    wrote before is seen after this.
+    """An int64 field, whose name is a constant, of a record that other threads count in by `arrive_field`:
+    what they wrote before is seen after this.
     """
     offset = record.offset(field.literal_value)
 
@@ -327,12 +329,12 @@ def _field_adder(ordering: str):
     return add
 
 
-#: ``take_field(record, field, amount)``: `take` for an int64 field, whose name is a constant, of a record or of the
-#: first record of an array.
+#: ``take_field(record, field, amount)``: `take` for an int64 field, whose name is a constant, of a record or
+#: of the first record of an array.
 take_field = intrinsic(prefer_literal=True)(_field_adder("monotonic"))
-#: Likewise, for counting what threads have done. Each must have its writes seen before its count (release), and whoever
-#: sees the count must see them too (`load_field`): "acq_rel". On Arm, a plain addition lets a reader see old data; on
-#: x86 both are the same ``lock xadd``.
+#: Likewise, for counting what threads have done. Each must have its writes seen before its count (release),
+#: and whoever sees the count must see them too (`load_field`): "acq_rel". On Arm, a plain addition lets a
+#: reader see old data; on x86 both are the same ``lock xadd``.
 arrive_field = intrinsic(prefer_literal=True)(_field_adder("acq_rel"))
 
 

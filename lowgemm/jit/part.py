@@ -1,8 +1,10 @@
-"""How much work LLVM does for each function: none for the parts of a routine, and each thing once for a routine.
+"""How much work LLVM does for each function: none for the parts of a routine, and each thing once for a
+routine.
 
-Numba makes a library of each function that it compiles. It optimizes the code by itself and emits machine code for it. A caller links the
-optimized code, and optimizes and emits all of it again, and so do the callers of that one. But only the last of them, a routine or a
-function of the user, is ever called. So the code of a part waits as it was written until that one is finished.
+Numba makes a library of each function that it compiles. It optimizes the code by itself and emits machine
+code for it. A caller links the optimized code, and optimizes and emits all of it again, and so do the callers
+of that one. But only the last of them, a routine or a function of the user, is ever called. So the code of a
+part waits as it was written until that one is finished.
 
 The first product of a process takes a fifth less time so.
 """

@@ -1,41 +1,43 @@
-"""A standing team of threads that runs compiled jobs. `share` runs a job on this thread and on those of the team
-that come in time.
+"""A standing team of threads that runs compiled jobs. `share` runs a job on this thread and on those of the
+team that come in time.
 
-A job is a routine ``work(a, b, worker)``. Each of its workers calls it once, the caller of `share` as worker 0, a
-helper of the team as another number below the `workers` that `share` was given. It takes pieces of work from a
-counter of its own until none is left, so any number of workers does all the work.
+A job is a routine ``work(a, b, worker)``. Each of its workers calls it once, the caller of `share` as worker
+0, a helper of the team as another number below the `workers` that `share` was given. It takes pieces of work
+from a counter of its own until none is left, so any number of workers does all the work.
 
 **Nobody is waited for who has not begun.** The caller opens the job and begins at once. A helper enters a job that
-is open and has places left. When the caller finds no more work it closes the job and waits for the helpers inside.
-A helper that is late finds the job closed. So what the job reads must live until `share` returns, and no longer.
+is open and has places left. When the caller finds no more work it closes the job and waits for the helpers
+inside. A helper that is late finds the job closed. So what the job reads must live until `share` returns, and
+no longer.
 
 **Memory of the team.** It is never freed, so a helper may look at it however late it is. `HEAD` comes first, then a
-seat for each helper, then slots for jobs that are open at once. All that decides about a job is one number, its
-slot's first: whether a caller owns it, the places left, the helpers inside. A helper enters by exchanging that
-number for one with a place less and a helper more, and reads only then what the job is. While it is inside, the
-caller waits.
+seat for each helper, then slots for jobs that are open at once. All that decides about a job is one number,
+its slot's first: whether a caller owns it, the places left, the helpers inside. A helper enters by exchanging
+that number for one with a place less and a helper more, and reads only then what the job is. While it is
+inside, the caller waits.
 
 **Cores that others hold.** OpenBLAS's threads keep all cores busy for 0.1 s after a product, and do not give way. So:
 
 * Linux wakes a thread on the core it slept on if that is idle, and else often on the waker's, where it stops the
-  waker: 200 of 200 times on two cores. The waker's core is taken from the cores that a helper may use before it is
-  woken; the helper gives it back to itself when it runs.
+  waker: 200 of 200 times on two cores. The waker's core is taken from the cores that a helper may use before
+  it is woken; the helper gives it back to itself when it runs.
 * A helper asks for short time slices (`SLICE`; Linux 6.12 and later), which lets it run at once when it wakes.
 * A helper may lose its core in the middle of a piece. A caller that has nothing else to do sees that by the helper's
   own clock, which stands still, and takes it over to its own core, which is free.
 * A helper with nothing to do looks for open jobs for `AWAKE` nanoseconds, then it sleeps on a futex. It does not give
   its core away while it looks (``sched_yield``): it would come back only long after the next job.
 * It looks for `AWAKE_IN_LOOP` once so many jobs as `LOOP` came one after the other with less than that between them,
-  so that a loop with some Python between its products does not wake a helper for each. If another library's thread
-  waits for the core meanwhile, that library's call takes longer than `AWAKE_IN_LOOP`, which ends the loop. So of its
-  calls at most one of `LOOP` waits.
+  so that a loop with some Python between its products does not wake a helper for each. If another library's
+  thread waits for the core meanwhile, that library's call takes longer than `AWAKE_IN_LOOP`, which ends the
+  loop. So of its calls at most one of `LOOP` waits.
 * Waking takes longer than some jobs last. Whoever opens a job says whether it is worth it. Sleeping helpers are
-  woken for another one only if the job before it ended less than `AWAKE_IN_LOOP` ago: then they are awake for the next.
+  woken for another one only if the job before it ended less than `AWAKE_IN_LOOP` ago: then they are awake for
+  the next.
 
 Who opens a job wakes up to two helpers, and each of these two more.
 
-Threads are started by the first job that wants them. A forked child has none of them: `forget` makes an empty team
-of the same memory, which starts threads anew.
+Threads are started by the first job that wants them. A forked child has none of them: `forget` makes an empty
+team of the same memory, which starts threads anew.
 """
 
 from __future__ import annotations
@@ -70,35 +72,38 @@ from lowgemm.jit.memory import (
 from lowgemm.jit.routine import call_address, call_for_address, inner, routine
 from lowgemm.jit.scratch import ALIGNMENT
 
-#: Nanoseconds for which a helper looks for work before it sleeps. Another library whose thread waits for the core waits
-#: as long. Waking costs the caller 7 us at least, and the helper comes 45 us later on an idle core of a virtual machine.
+#: Nanoseconds for which a helper looks for work before it sleeps. Another library whose thread waits for the
+#: core waits as long. Waking costs the caller 7 us at least, and the helper comes 45 us later on an idle core
+#: of a virtual machine.
 AWAKE = 15_000
 #: The same in a loop of jobs, and how many jobs make a loop.
 AWAKE_IN_LOOP, LOOP = 100_000, 32
-#: Nanoseconds for which a caller that has no more work looks whether the helpers are done before it sleeps, and after
-#: which it looks at their clocks.
+#: Nanoseconds for which a caller that has no more work looks whether the helpers are done before it sleeps,
+#: and after which it looks at their clocks.
 PATIENCE, CHECK = 1_000_000, 20_000
 #: Nanoseconds of the time slices that helpers ask for: the shortest that Linux has.
 SLICE = 100_000
 #: Pauses between two looks at the clock: about 1 us.
 PAUSES = 32
 
-#: Numbers of the head. First what does not change: addresses of C functions, numbers of system calls, seats. Those
-#: that change have cache lines of their own: threads started; threads that calls are using, when the last job ended, and
-#: how many jobs came soon after the one before.
+#: Numbers of the head. First what does not change: addresses of C functions, numbers of system calls, seats.
+#: Those that change have cache lines of their own: threads started; threads that calls are using, when the
+#: last job ended, and how many jobs came soon after the one before.
 (
     PTHREAD_CREATE, PTHREAD_SIGMASK, SYSCALL, CLOCK_GETTIME, SCHED_GETCPU, SCHED_GETAFFINITY, SCHED_SETAFFINITY,
     HELPER, FUTEX, GETTID, GETATTR, SETATTR, SEATS,
 ) = range(13)  # fmt: skip
 STARTED, USED, ENDED, FOLLOWED, HEAD = 16, 24, 25, 26, 32
-#: Numbers of a seat: what the helper does (a futex), its thread's number, the address of the team, whether its cores
-#: were changed, the address of the slot that it works for, its clock when a caller last looked, and a set of cores.
+#: Numbers of a seat: what the helper does (a futex), its thread's number, the address of the team, whether
+#: its cores were changed, the address of the slot that it works for, its clock when a caller last looked, and
+#: a set of cores.
 DOES, THREAD, TEAM, MOVED, INSIDE_OF, CLOCK, CORES, SEAT = 0, 1, 2, 3, 4, 5, 8, 24
 #: Values of `MOVED`: no, a caller is about to, yes.
 STAYED, MOVING, AWAY = range(3)
 #: What a helper does. It is `CALLED` while a caller prepares its waking.
 WORKS, LOOKS, SLEEPS, CALLED = range(4)
-#: Numbers of a slot: its word (a futex), the job's routine and the two arguments, whether sleeping helpers are woken.
+#: Numbers of a slot: its word (a futex), the job's routine and the two arguments, whether sleeping helpers
+#: are woken.
 WORD, WORK, A, B, WAKES, SLOT = 0, 1, 2, 3, 4, 8
 #: Jobs that are open at once; a caller that finds no free slot works alone.
 SLOTS = 16
@@ -108,8 +113,9 @@ INSIDE, PLACE, PLACES, CALLER_SLEEPS, OWNED = 0x7FFF, 1 << 15, 0x7FFF << 15, 1 <
 CORES_BYTES = 128
 _CORE_WORDS = CORES_BYTES // 8
 _LOW_HALF = 0xFFFFFFFF
-#: Constants of Linux: operations of a futex of one process, how a mask of signals is set, a clock, and the signals
-#: that tell a thread of its own fault, which none may block (SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV).
+#: Constants of Linux: operations of a futex of one process, how a mask of signals is set, a clock, and the
+#: signals that tell a thread of its own fault, which none may block (SIGILL, SIGTRAP, SIGABRT, SIGBUS,
+#: SIGFPE, SIGSEGV).
 _WAIT, _WAKE, _SETMASK, _MONOTONIC = 128, 129, 2, 1
 _FAULTS = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 10
 #: Bytes and fields, in 32-bit and in 64-bit words, of the first version of Linux's ``struct sched_attr``.
@@ -163,8 +169,8 @@ def _wake(team, word):
 
 @inner
 def _move(team, seat, here):
-    """Let a helper that does not run use this thread's core only (`here`), or all others of its cores, unless it has
-    no others.
+    """Let a helper that does not run use this thread's core only (`here`), or all others of its cores, unless
+    it has no others.
     """
     core = call_for_address(load_i64(team, SCHED_GETCPU), ()) & _LOW_HALF
     if core >= 8 * CORES_BYTES:
@@ -348,7 +354,9 @@ def _claim(team):
 
 @inner
 def _take_over(team, slot, first):
-    """Take helpers inside a job that do not run to this core; whether there are any. `first`: only note their clocks."""
+    """Take helpers inside a job that do not run to this core; whether there are any. `first`: only note their
+    clocks.
+    """
     stand_still = False
     for number in range(atomic_load(team, STARTED)):
         seat = _seat(team, number)
@@ -418,8 +426,8 @@ def share(team, work, a, b, workers, long):
     """Run a job on at most `workers` threads, this one among them.
 
     `work` is the address of a routine with the C signature of ``work(a, b, worker)``, `a` and `b` are 64-bit
-    integers. `long`: whether sleeping helpers should be woken for it, if it is no part of a loop. The caller must not
-    hold Python's lock if the job may need it.
+    integers. `long`: whether sleeping helpers should be woken for it, if it is no part of a loop. The caller
+    must not hold Python's lock if the job may need it.
     """
     workers = _fair_share(team, workers)
     mine = _claim(team) if workers > 1 else -1
@@ -512,7 +520,9 @@ class Team(NotCopied):
             numbers[HEAD + SEAT * seat + TEAM] = self.address
 
     def forget(self) -> None:
-        """In a forked child: there are no threads and no jobs. Memory stays where it was, for plans that know it."""
+        """In a forked child: there are no threads and no jobs. Memory stays where it was, for plans that know
+        it.
+        """
         self.numbers[:] = 0
         self.fill()
 

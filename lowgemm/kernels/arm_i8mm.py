@@ -5,8 +5,8 @@
     lhs panel, group g (64 bytes)                  rhs panel, group g (32 bytes)
     r0: k0 .. k7 | r1: k0 .. k7 | ... r7           n0: k0 .. k7 | n1: k0 .. k7 | ... n3
 
-Two instructions make a panel of 4 columns; `finalize` sorts the 2 x 2 blocks into rows. The products are added in 32
-bits; nothing saturates. Tile 8 x 12: 24 accumulators in the 32 registers.
+Two instructions make a panel of 4 columns; `finalize` sorts the 2 x 2 blocks into rows. The products are
+added in 32 bits; nothing saturates. Tile 8 x 12: 24 accumulators in the 32 registers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Hooks on `pmaddwd`, for `x86_sse2.py` (128 bits), `x86_avx2.py` (256) and `x86_avx512bw.py` (512).
 
-Elements are widened to 16 bits while they are packed, which costs twice the panel memory but no instruction in the
-loop, and takes either sign. Two products of 8-bit values are at most 2 * 255 * 255, far from wrapping.
+Elements are widened to 16 bits while they are packed, which costs twice the panel memory but no instruction
+in the loop, and takes either sign. Two products of 8-bit values are at most 2 * 255 * 255, far from wrapping.
 """
 
 from __future__ import annotations

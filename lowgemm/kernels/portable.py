@@ -6,10 +6,11 @@
     r0: k0 k1 | r1: k0 k1 | ... r3                 n0: k0 k1 | n1: k0 k1 | ... n31
 
 Packed elements are 16 bits wide, two of them a word, so that the column loop is shifts, multiplications and
-additions of whole words, which LLVM vectorises with whatever the target has (on AVX2 it finds `vpmaddwd` by itself).
-That needs two things: sums on the stack, which no panel can overlap, and a loop too long to be unrolled first. With
-panels of 16 columns and the sums in an array it stayed scalar: 4 GMAC/s on Zen 5 instead of 35. It is also the template
-of the test-only kernels with odd tiles: every number of the description is free here.
+additions of whole words, which LLVM vectorises with whatever the target has (on AVX2 it finds `vpmaddwd` by
+itself). That needs two things: sums on the stack, which no panel can overlap, and a loop too long to be
+unrolled first. With panels of 16 columns and the sums in an array it stayed scalar: 4 GMAC/s on Zen 5 instead
+of 35. It is also the template of the test-only kernels with odd tiles: every number of the description is
+free here.
 """
 
 from __future__ import annotations

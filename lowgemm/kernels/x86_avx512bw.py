@@ -1,4 +1,5 @@
-"""AVX-512 without VNNI: `vpmaddwd` on 512 bits, two 16-bit products a lane, any pair of signs (hooks in `pmaddwd.py`).
+"""AVX-512 without VNNI: `vpmaddwd` on 512 bits, two 16-bit products a lane, any pair of signs (hooks in
+`pmaddwd.py`).
 
     acc[n] += lhs[r, 2g] * rhs[2g, n] + lhs[r, 2g + 1] * rhs[2g + 1, n]      s16 x s16 -> int32
 

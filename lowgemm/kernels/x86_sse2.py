@@ -1,16 +1,17 @@
-"""SSE2, the x86-64 baseline: `pmaddwd` on 128 bits, two 16-bit products a lane, any pair of signs (`pmaddwd.py`).
+"""SSE2, the x86-64 baseline: `pmaddwd` on 128 bits, two 16-bit products a lane, any pair of signs
+(`pmaddwd.py`).
 
     acc[i][n] += lhs[r, 2g] * rhs[2g, n] + lhs[r, 2g + 1] * rhs[2g + 1, n]   with r = (n + i) mod 4, i = 0 .. 3
 
     lhs panel, group g (16 bytes)                  rhs panel, group g (16 bytes; elements of 16 bits)
     r0: k0 k1 | r1: k0 k1 | ... r3                 n0: k0 k1 | n1: k0 k1 | ... n3
 
-SSE has no broadcasting load: a row in every lane costs a shuffle, which competes with the products for the vector
-ports. So four rows are loaded at once and turned by one lane three times, which pairs each row with each column:
-3 shuffles for 12 products, where broadcasting takes 6. The accumulators hold diagonals of 4 x 4 blocks; `finalize`
-sorts them into rows. Tile 4 x 12: 12 accumulators, the turned rows and a product. The three rhs vectors no longer fit
-the 16 registers, so they are loaded again for each turn, which costs nothing: two-operand instructions would need a
-copy of the register otherwise.
+SSE has no broadcasting load: a row in every lane costs a shuffle, which competes with the products for the
+vector ports. So four rows are loaded at once and turned by one lane three times, which pairs each row with
+each column: 3 shuffles for 12 products, where broadcasting takes 6. The accumulators hold diagonals of 4 x 4
+blocks; `finalize` sorts them into rows. Tile 4 x 12: 12 accumulators, the turned rows and a product. The
+three rhs vectors no longer fit the 16 registers, so they are loaded again for each turn, which costs nothing:
+two-operand instructions would need a copy of the register otherwise.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Turning(Pmaddwd):
             if turn:
                 words = builder.bitcast(lhs, vec(i32, 4))
                 lhs = builder.bitcast(shuffle(builder, words, None, [1, 2, 3, 0]), lhs.type)
-            # An empty instruction that may write memory: LLVM would hold the rhs in registers, and spill, otherwise.
+            # An empty instruction that may write memory: LLVM would hold the rhs in registers, and spill,
+            # otherwise.
             same = ir.FunctionType(lhs.type, [lhs.type])
             lhs = builder.asm(same, "", "=x,0,~{memory}", [lhs], side_effect=True)
             for acc, load_again in zip(accs, rhs, strict=True):

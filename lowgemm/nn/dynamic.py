@@ -90,7 +90,8 @@ def dynamic_linear(
     Returns
     -------
     float32 ndarray, shape (..., outputs)
-        ``(float32(sum) * weight_scale) * row_scale + bias``, each step rounded to float32. `out` if that is given.
+        ``(float32(sum) * weight_scale) * row_scale + bias``, each step rounded to float32. `out` if that is
+        given.
 
     Raises
     ------

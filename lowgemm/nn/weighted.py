@@ -112,8 +112,8 @@ class Weighted(Layer):
     def _quantized(
         weight: ArrayLike, bias: ArrayLike | None, input_qparams: QParams, weight_qparams: QParams
     ) -> tuple[tuple[np.ndarray, np.ndarray | None, QParams, QParams], np.ndarray]:
-        """The first four arguments of the class, of real weights and a real bias; and the factors by which the
-        scales of the weights were raised.
+        """The first four arguments of the class, of real weights and a real bias; and the factors by which
+        the scales of the weights were raised.
         """
         tensor_qparams(input_qparams, "input_qparams")
         weight_qparams, raised = scale_for_bias(weight_qparams, weight, bias, input_qparams)

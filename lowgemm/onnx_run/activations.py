@@ -1,7 +1,7 @@
 """Sigmoid and tanh of float32 vectors, with onnxruntime's bits on x86 with fused multiply-add, on every CPU.
 
-Both are quotients of two polynomials in the square of a number within bounds. The coefficients, highest power first, are those
-of the rational approximations that Eigen and other libraries share.
+Both are quotients of two polynomials in the square of a number within bounds. The coefficients, highest power
+first, are those of the rational approximations that Eigen and other libraries share.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def _emit_tanh(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 
 def _over_vectors(emit: Any) -> Any:
-    """A compiled function (to, x, count) that fills a vector at a time; what is left over goes through a vector of its own."""
+    """A compiled function (to, x, count) that fills a vector at a time; what is left over goes through a
+    vector of its own.
+    """
 
     def make(typingctx, to, x):
         def codegen(context, b, signature, values):

@@ -1,10 +1,12 @@
-"""Chains of float operators behind lowgemm's products, such as a learned scale, a residual sum and a hard swish: one pass for all.
+"""Chains of float operators behind lowgemm's products, such as a learned scale, a residual sum and a hard
+swish: one pass for all.
 
-An engine reads and writes the whole tensor for each of them. Here a list of instructions is carried out on blocks that stay in
-the first level of the caches. Only operators that are defined to the last bit are taken, so the result is the model's as
-it is written, on every CPU: sums, products, quotients, smaller and larger of two, as IEEE 754 has them, and sigmoid and
-tanh, as onnxruntime has them. A chain begins at a result of lowgemm's that is
-float32; what it reads besides may be of the same shape, one number a channel, or one number. Anything else runs in the engine.
+An engine reads and writes the whole tensor for each of them. Here a list of instructions is carried out on
+blocks that stay in the first level of the caches. Only operators that are defined to the last bit are taken,
+so the result is the model's as it is written, on every CPU: sums, products, quotients, smaller and larger of
+two, as IEEE 754 has them, and sigmoid and tanh, as onnxruntime has them. A chain begins at a result of
+lowgemm's that is float32; what it reads besides may be of the same shape, one number a channel, or one
+number. Anything else runs in the engine.
 """
 
 from __future__ import annotations
@@ -104,8 +106,9 @@ def _apply(code, to, a, b, count):
 def run_chain(pointers, fills, code, instructions, images, channels, pixels, filled):
     """Carry out a chain.
 
-    `code` is int64, 7 an instruction: the operation, then for the result and both operands which pointer, and whether it moves on
-    from block to block. `fills` is int64, 2 a register with one number a channel: which pointer, and whose numbers.
+    `code` is int64, 7 an instruction: the operation, then for the result and both operands which pointer, and
+    whether it moves on from block to block. `fills` is int64, 2 a register with one number a channel: which
+    pointer, and whose numbers.
     """
     c = numba.carray(code, (instructions, 7), np.int64)
     f = numba.carray(fills, (filled, 2), np.int64)
@@ -129,7 +132,9 @@ def run_chain(pointers, fills, code, instructions, images, channels, pixels, fil
 
 # ---- finding chains ---------------------------------------------------------------------------------------
 class Group(NamedTuple):
-    """Nodes of a chain in order; names of what it reads and makes; which inputs no one else reads, so that a result may lie there."""
+    """Nodes of a chain in order; names of what it reads and makes; which inputs no one else reads, so that a
+    result may lie there.
+    """
 
     nodes: list[Any]
     inputs: list[str]
@@ -147,7 +152,9 @@ def _number(constants: Mapping[str, np.ndarray], name: str) -> float | None:
 
 
 def steps_of(node: Any, constants: Mapping[str, np.ndarray]) -> list[tuple[int, float]] | None:
-    """An operator of one tensor as (operation, number) in order; None if it is none, or its numbers are not constants."""
+    """An operator of one tensor as (operation, number) in order; None if it is none, or its numbers are not
+    constants.
+    """
     if node.domain or len(node.output) != 1:
         return None
     numbers = attributes_of(node)
@@ -371,7 +378,8 @@ class _Plan(NotCopied):
         return len(self._arrays) - 1
 
     def _register(self, filled: bool = False) -> int:
-        # what is filled before the first instruction must not lie where an earlier instruction puts its result
+        # what is filled before the first instruction must not lie where an earlier instruction puts its
+        # result
         if self._free and not filled:
             return self._free.pop()
         self.registers += 1

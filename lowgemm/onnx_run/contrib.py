@@ -1,8 +1,9 @@
 """The operators that onnxruntime's quantizer emits outside of the ONNX standard (domain `com.microsoft`).
 
-Products (QGemm, MatMulIntegerToFloat, DynamicQuantizeMatMul) are exact sums scaled like QLinearMatMul. QLinearX is
-QuantizeLinear(X(DequantizeLinear(input))) in float32 with one rounding at the end, in the order in which onnxruntime does it
-on x86; where that order is peculiar, the docstring says it. The tests find no difference.
+Products (QGemm, MatMulIntegerToFloat, DynamicQuantizeMatMul) are exact sums scaled like QLinearMatMul.
+QLinearX is QuantizeLinear(X(DequantizeLinear(input))) in float32 with one rounding at the end, in the order
+in which onnxruntime does it on x86; where that order is peculiar, the docstring says it. The tests find no
+difference.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from lowgemm.onnx_run.softmax import qlinear_softmax
 from lowgemm.onnx_run.state import State
 
 DOMAIN = "com.microsoft"
-#: Tables of 256 that a model keeps: more than common networks have, and scales that change with each run fill no memory.
+#: Tables of 256 that a model keeps: more than common networks have, and scales that change with each run fill
+#: no memory.
 TABLES = 1024
 
 
@@ -44,7 +46,9 @@ def _zero_like(x: np.ndarray, zero: np.ndarray | None) -> np.ndarray:
 
 
 def _coded(y: np.ndarray, scale: np.ndarray, zero: np.ndarray, point_first: bool = False) -> np.ndarray:
-    """QuantizeLinear of float32; with `point_first` the zero point is added before rounding, which moves ties."""
+    """QuantizeLinear of float32; with `point_first` the zero point is added before rounding, which moves
+    ties.
+    """
     if not point_first:
         return ox.quantize_linear(y.astype(np.float32, copy=False), scale, zero)
     info = np.iinfo(zero.dtype)
@@ -132,8 +136,8 @@ def qlinear_average_pool(
 ) -> np.ndarray:
     """QLinearAveragePool, as onnxruntime computes it.
 
-    Elements are added one after the other in float32, and the zero point is added before rounding. With `count_include_pad` a
-    window counts all its places, also those that `ceil_mode` adds behind the padding.
+    Elements are added one after the other in float32, and the zero point is added before rounding. With
+    `count_include_pad` a window counts all its places, also those that `ceil_mode` adds behind the padding.
     """
     x = _channels_first(x, channels_last)
     kernel = tuple(kernel_shape)
@@ -209,7 +213,8 @@ def qgemm(
     transA: int = 0,
     transB: int = 0,
 ) -> np.ndarray:
-    """QGemm: the bias is int32 in units of ``alpha * a_scale * b_scale``, of any shape that broadcasts to the result's.
+    """QGemm: the bias is int32 in units of ``alpha * a_scale * b_scale``, of any shape that broadcasts to the
+    result's.
 
     Without a result scale the result is float32.
     """
@@ -253,8 +258,8 @@ def _halves(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def matmul_integer_16(state: State, a, b) -> np.ndarray:
     """MatMulInteger16: exact modulo 2**32; uint32 where both operands are unsigned, else int32.
 
-    With high and low bytes, ``a @ b`` is ``((ah @ bh << 8) + ah @ bl + al @ bh << 8) + al @ bl``: four products of bytes. What
-    the shifts lose lies above 2**32.
+    With high and low bytes, ``a @ b`` is ``((ah @ bh << 8) + ah @ bl + al @ bh << 8) + al @ bl``: four
+    products of bytes. What the shifts lose lies above 2**32.
     """
     for name, x in (("A", a), ("B", b)):
         if x.dtype not in (np.int16, np.uint16):

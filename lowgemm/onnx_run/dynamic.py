@@ -1,8 +1,9 @@
-"""Dynamic models: ``DynamicQuantizeLinear -> ConvInteger or MatMulInteger -> Cast -> Mul (-> Add)`` as two steps of lowgemm's.
+"""Dynamic models: ``DynamicQuantizeLinear -> ConvInteger or MatMulInteger -> Cast -> Mul (-> Add)`` as two
+steps of lowgemm's.
 
-A model that was quantized dynamically brings each product back to float32 at once, by float nodes of their own. Here product,
-scale and bias become one node: ConvIntegerToFloat of domain `lowgemm`, or `com.microsoft`'s MatMulIntegerToFloat. Every float
-operation stays where it is, so no bit changes.
+A model that was quantized dynamically brings each product back to float32 at once, by float nodes of their
+own. Here product, scale and bias become one node: ConvIntegerToFloat of domain `lowgemm`, or
+`com.microsoft`'s MatMulIntegerToFloat. Every float operation stays where it is, so no bit changes.
 
 | pattern | becomes |
 |---|---|
@@ -174,7 +175,9 @@ def _whole_bias(
 
 
 def _given_later(constants: Sequence[Any], *places: int) -> Callable[[Sequence[Any]], bool]:
-    """Whether inputs that are no constants come with the data after all; one that is left out is no constant either."""
+    """Whether inputs that are no constants come with the data after all; one that is left out is no constant
+    either.
+    """
     unsure = [i for i in places if i < len(constants) and constants[i] is None]
     return lambda inputs: any(inputs[i] is not None for i in unsure)
 
@@ -182,7 +185,9 @@ def _given_later(constants: Sequence[Any], *places: int) -> Callable[[Sequence[A
 def conv_integer_to_float(
     state: State, x, w, x_zero, w_zero, x_scale, w_scale, bias=None, *, floored: int = 0, **attributes: Any
 ) -> np.ndarray:
-    """ConvIntegerToFloat: ``float(ConvInteger(x, w)) * (x_scale * w_scale) + bias``; `floored`: see the module."""
+    """ConvIntegerToFloat: ``float(ConvInteger(x, w)) * (x_scale * w_scale) + bias``; `floored`: see the
+    module.
+    """
     sums = operators.conv_integer(state, x, w, x_zero, w_zero, **attributes)
     scale = x_scale.reshape(()) * w_scale
     ints, floats = (
@@ -289,7 +294,9 @@ def prepared_product(state: State, constants: Sequence[Any], attributes: dict[st
 
 
 def quantized(x: np.ndarray, last: bool) -> Any:
-    """DynamicQuantizeLinear of float32, its result with the channels last in memory if `last`; NotImplemented if it is not for this."""
+    """DynamicQuantizeLinear of float32, its result with the channels last in memory if `last`; NotImplemented
+    if it is not for this.
+    """
     if x.dtype != np.float32 or not x.size:
         return NotImplemented
     real, whole = np.zeros(3, np.float32), np.zeros(2, np.int32)

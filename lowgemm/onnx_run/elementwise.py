@@ -1,4 +1,5 @@
-"""QLinearAdd and QLinearMul in onnxruntime's arithmetic on x86: which float32 operations, in which order, rounded where.
+"""QLinearAdd and QLinearMul in onnxruntime's arithmetic on x86: which float32 operations, in which order,
+rounded where.
 
 Both add the zero point before the one rounding to an integer, so the order decides ties and near-ties.
 """
@@ -17,8 +18,8 @@ from lowgemm.onnx_run.state import State
 def fma(a: Any, b: Any, c: Any) -> np.ndarray:
     """``a * b + c`` of float32 values, rounded once to float32, on every machine.
 
-    The product is exact in float64. A sum that is not is rounded to odd there: its last bit then says that more follows, and
-    the rounding to float32, 29 bits further up, comes out as if there had been one.
+    The product is exact in float64. A sum that is not is rounded to odd there: its last bit then says that
+    more follows, and the rounding to float32, 29 bits further up, comes out as if there had been one.
 
     Examples
     --------
@@ -68,9 +69,11 @@ def mul_values(dtype, a_scale, a_zero, b_scale, b_zero, y_scale, y_zero) -> dict
 
 
 def qlinear_add(state: State, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero=None) -> np.ndarray:
-    """QLinearAdd: ``a * ra + (b * rb + fixed)``, each a fused multiply and add, with the ratios of the scales.
+    """QLinearAdd: ``a * ra + (b * rb + fixed)``, each a fused multiply and add, with the ratios of the
+    scales.
 
-    Where the first operand is repeated along the last axis, onnxruntime has the operands change places, which decides ties.
+    Where the first operand is repeated along the last axis, onnxruntime has the operands change places, which
+    decides ties.
     """
     if first_is_repeated(a.shape, b.shape):
         return qlinear_add(state, b, b_scale, b_zero, a, a_scale, a_zero, y_scale, y_zero)
@@ -92,7 +95,9 @@ def qlinear_mul(state: State, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y
 
 
 def first_is_repeated(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    """Whether the first of two shapes has a size of 1 in the last axis in which they are not both 1, and the second more."""
+    """Whether the first of two shapes has a size of 1 in the last axis in which they are not both 1, and the
+    second more.
+    """
     for i in range(1, max(len(a), len(b)) + 1):
         p, q = a[-i] if i <= len(a) else 1, b[-i] if i <= len(b) else 1
         if p != 1 or q != 1:

@@ -1,7 +1,7 @@
 """Who runs the nodes that are not lowgemm's: onnxruntime where it is installed, else `onnx.reference`.
 
-A `Subgraph` is a part of a model, made into a model of its own when its first inputs are there: only then are their element
-types known for certain. What onnxruntime cannot run, node by node `onnx.reference` does.
+A `Subgraph` is a part of a model, made into a model of its own when its first inputs are there: only then are
+their element types known for certain. What onnxruntime cannot run, node by node `onnx.reference` does.
 """
 
 from __future__ import annotations

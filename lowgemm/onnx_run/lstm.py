@@ -1,8 +1,8 @@
 """DynamicQuantizeLSTM: an LSTM whose weights are bytes, and whose input and state are quantized as they come.
 
-As onnxruntime computes it: the input of all steps has one scale, the state one of its own at every step. Both products are
-lowgemm's, the gates' functions those of `activations.py`, and every other operation is in its order. One compiled call runs all
-steps of a direction.
+As onnxruntime computes it: the input of all steps has one scale, the state one of its own at every step. Both
+products are lowgemm's, the gates' functions those of `activations.py`, and every other operation is in its
+order. One compiled call runs all steps of a direction.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ def run_steps(
 ):  # fmt: skip
     """All steps of one direction.
 
-    `x` is float32 (steps, rows, 4, hidden), the input's part of the gates in the order input, output, forget, cell; it is written
-    over. `h` and `c` are the state, `coded`, `acc` and `work` memory for its bytes, the product's sums, and what lies between.
+    `x` is float32 (steps, rows, 4, hidden), the input's part of the gates in the order input, output, forget,
+    cell; it is written over. `h` and `c` are the state, `coded`, `acc` and `work` memory for its bytes, the
+    product's sums, and what lies between.
     """
     size, wide = rows * hidden, 4 * hidden
     bits, state = numba.carray(h, (size,), np.int32), numba.carray(h, (size,), np.float32)
@@ -130,7 +131,9 @@ class _Direction(NotCopied):
         backward: bool,
         threads: Any,
     ) -> None:
-        """`x` as DynamicQuantizeLinear gives it; `h` and `c` (rows, hidden) are changed, `y` (steps, rows, hidden) is filled."""
+        """`x` as DynamicQuantizeLinear gives it; `h` and `c` (rows, hidden) are changed, `y` (steps, rows,
+        hidden) is filled.
+        """
         coded, scale, zero = x
         steps, rows, depth = coded.shape
         hidden, columns = self.r.shape
@@ -217,7 +220,9 @@ def dynamic_quantize_lstm(
 
 
 def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
-    """DynamicQuantizeLSTM of constant weights and the usual gates, without peepholes, clipping or lengths; others are the engine's."""
+    """DynamicQuantizeLSTM of constant weights and the usual gates, without peepholes, clipping or lengths;
+    others are the engine's.
+    """
     _, w, r, bias, *more = [*constants, *[None] * 12][:12]
     w_scale, w_zero, r_scale, r_zero = more[4:]
     if any(v is None for v in (w, r, w_scale, r_scale)) or not _usual(attributes):

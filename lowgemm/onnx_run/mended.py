@@ -1,9 +1,10 @@
 """Float operators that `onnx.reference` gets wrong, as the ONNX specification has them.
 
-Found by comparison with onnxruntime (onnx 1.23): BatchNormalization of operator sets 7 to 13 runs in training mode, Softmax,
-LogSoftmax and Hardmax below 13 do not take the axes from `axis` on as one, LogSoftmax has the logarithm of 0 where a power is 0,
-ConvTranspose mixes up its groups, GlobalMaxPool takes the wrong axes unless there are two, LRN loops over images instead of
-channels, MaxPool pads int8 with 0. onnxruntime, where it is installed, runs all of these; then nothing here is used.
+Found by comparison with onnxruntime (onnx 1.23): BatchNormalization of operator sets 7 to 13 runs in training
+mode, Softmax, LogSoftmax and Hardmax below 13 do not take the axes from `axis` on as one, LogSoftmax has the
+logarithm of 0 where a power is 0, ConvTranspose mixes up its groups, GlobalMaxPool takes the wrong axes
+unless there are two, LRN loops over images instead of channels, MaxPool pads int8 with 0. onnxruntime, where
+it is installed, runs all of these; then nothing here is used.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import numpy as np
 def batch_normalization(
     x: np.ndarray, scale: Any, bias: Any, mean: Any, variance: Any, *, epsilon: float = 1e-5
 ) -> np.ndarray:
-    """BatchNormalization with the given mean and variance: ``(x - mean) / sqrt(variance + epsilon) * scale + bias``."""
+    """BatchNormalization with the given mean and variance: ``(x - mean) / sqrt(variance + epsilon) * scale +
+    bias``.
+    """
     shape = (-1, *(1,) * (x.ndim - 2))
     scale, bias, mean, variance = (np.reshape(v, shape) for v in (scale, bias, mean, variance))
     factor = scale / np.sqrt(variance + np.asarray(epsilon, variance.dtype))
@@ -144,8 +147,8 @@ def _batch(opset: int, x: np.ndarray, *others: Any, epsilon: float = 1e-5, **mor
     return batch_normalization(x, *others, epsilon=epsilon)
 
 
-#: Operator: (first operator set, the first that `onnx.reference` has right again or None, function of (opset, inputs,
-#: attributes)). BatchNormalization with more outputs than one is training, which stays theirs.
+#: Operator: (first operator set, the first that `onnx.reference` has right again or None, function of (opset,
+#: inputs, attributes)). BatchNormalization with more outputs than one is training, which stays theirs.
 MENDED: dict[str, tuple[int, int | None, Callable[..., np.ndarray]]] = {
     "BatchNormalization": (7, 14, _batch),
     "Softmax": (1, 13, _softmaxes(softmax)),

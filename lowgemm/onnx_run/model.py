@@ -28,7 +28,9 @@ class UnsupportedOperator(ValueError):
 
 
 class Tensor(NamedTuple):
-    """Name, dtype and shape of an input or output; entries of `shape` may be names or None. Outputs may lack a type."""
+    """Name, dtype and shape of an input or output; entries of `shape` may be names or None. Outputs may lack
+    a type.
+    """
 
     name: str
     dtype: np.dtype | None
@@ -55,7 +57,9 @@ def _package() -> Any:
 
 @contextlib.contextmanager
 def _named_errors(where: str) -> Iterator[None]:
-    """What the onnx package raises for a bad model has a dozen kinds; callers get ValueError or TypeError, and the reason."""
+    """What the onnx package raises for a bad model has a dozen kinds; callers get ValueError or TypeError,
+    and the reason.
+    """
     try:
         yield
     except (ValueError, TypeError, OSError, MemoryError, KeyboardInterrupt):
@@ -192,24 +196,27 @@ class Model:
     source : path, bytes or onnx.ModelProto
         The model. It is copied, not changed.
     fuse : bool
-        Run quantize-dequantize patterns on integers (`lowgemm.onnx_run.rewrite`), as onnxruntime does, and let onnxruntime
-        optimize the parts that are its own. Without it every node runs as it is written.
+        Run quantize-dequantize patterns on integers (`lowgemm.onnx_run.rewrite`), as onnxruntime does, and
+        let onnxruntime optimize the parts that are its own. Without it every node runs as it is written.
     rounding : str
-        Of QLinearMatMul and QLinearConv: "onnx" (onnxruntime's arithmetic) or "onnx_reference" (the onnx package's).
+        Of QLinearMatMul and QLinearConv: "onnx" (onnxruntime's arithmetic) or "onnx_reference" (the onnx
+        package's).
     num_threads : int, optional
         For each product, as in `lowgemm.gemm`, and for each part that onnxruntime runs.
     float_nodes : str
-        Who runs what is not lowgemm's: "onnxruntime", "onnx.reference" (NumPy, slow), or "auto": onnxruntime where it is
-        installed.
+        Who runs what is not lowgemm's: "onnxruntime", "onnx.reference" (NumPy, slow), or "auto": onnxruntime
+        where it is installed.
 
     Attributes
     ----------
     inputs, outputs : list of Tensor
-        Names, dtypes and shapes. Initializers are no inputs, but can be overridden by name where the model lists them.
+        Names, dtypes and shapes. Initializers are no inputs, but can be overridden by name where the model
+        lists them.
     rewritten : Counter
         How many patterns of each kind now run on integers.
 
-    A copy or a pickle is the rewritten model and the options; it packs its weights anew and has no times in `profile`.
+    A copy or a pickle is the rewritten model and the options; it packs its weights anew and has no times in
+    `profile`.
 
     Raises
     ------
@@ -263,7 +270,9 @@ class Model:
             self._prepare(model, fuse)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The rewritten model: what else there is holds addresses and identities, and classes made for this model."""
+        """The rewritten model: what else there is holds addresses and identities, and classes made for this
+        model.
+        """
         from onnx import numpy_helper
 
         model = type(self._proto)()
@@ -391,7 +400,8 @@ class Model:
         input_feed : dict of array_like
             Inputs by name.
         feeds, outputs
-            Other names of the two. They may also be given in the order ``run(feeds, outputs)``: a dict is always the inputs.
+            Other names of the two. They may also be given in the order ``run(feeds, outputs)``: a dict is
+            always the inputs.
 
         Returns
         -------
@@ -432,10 +442,11 @@ class Model:
 
     @property
     def profile(self) -> list[Row]:
-        """Each kind of operator: who runs it, how many nodes, and the time of the `timed` runs; slowest first.
+        """Each kind of operator: who runs it, how many nodes, and the time of the `timed` runs; slowest
+        first.
 
-        The nodes that onnxruntime runs are timed together, because it runs many at once: their time stands in the row
-        ``parts``, and their own rows have none (NaN).
+        The nodes that onnxruntime runs are timed together, because it runs many at once: their time stands in
+        the row ``parts``, and their own rows have none (NaN).
         """
         count: Counter[tuple[str, str]] = Counter()
         seconds: Counter[tuple[str, str]] = Counter()

@@ -1,7 +1,8 @@
-"""ONNX's own quantized operators: functions of (state, inputs, attributes), and how they become evaluator classes.
+"""ONNX's own quantized operators: functions of (state, inputs, attributes), and how they become evaluator
+classes.
 
-A function raises `NotOurs` for element types that lowgemm has no arithmetic for (float8, 16-bit products); the onnx
-package's own implementation runs then, and the profile says so.
+A function raises `NotOurs` for element types that lowgemm has no arithmetic for (float8, 16-bit products);
+the onnx package's own implementation runs then, and the profile says so.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def scaled_product(
     scales, zero_points : tuple
         Of `a`, of `right`, and of the result (None: float32).
     bias : ndarray of int32, optional
-        In units of ``factor * a_scale * b_scale``, of any shape that broadcasts with the result. One value a column is added
-        as an output stage, anything else to sums that exist.
+        In units of ``factor * a_scale * b_scale``, of any shape that broadcasts with the result. One value a
+        column is added as an output stage, anything else to sums that exist.
     factor : float
         Further factor (Gemm's alpha).
     """

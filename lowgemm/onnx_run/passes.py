@@ -1,7 +1,7 @@
 """Compiled passes over 8-bit tensors: sums and products of two, tables of 256, maxima and sums of windows.
 
-Bytes are read as ``(byte ^ flip) - flip``, which is the number for uint8 (`flip` 0) and for int8 (128). What the passes compute
-is in `elementwise.py` as NumPy operations; tests compare the two.
+Bytes are read as ``(byte ^ flip) - flip``, which is the number for uint8 (`flip` 0) and for int8 (128). What
+the passes compute is in `elementwise.py` as NumPy operations; tests compare the two.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ def _mul_one(a, at_a, v, out, at, count, flip, za, ratio, zero, low, high):
         out[r + i] = _byte(np.float32(u * v) * ratio + zero, low, high)
 
 
-#: Where two operands lie: sizes of the axes, bytes from one element to the next along each, for `a` and for `b` (0 where it is
-#: repeated). The last axis steps by 1 in `a`, and by 1 or 0 in `b`. `turned`: `a` is the operator's second operand, since its
-#: first is the repeated one.
+#: Where two operands lie: sizes of the axes, bytes from one element to the next along each, for `a` and for
+#: `b` (0 where it is repeated). The last axis steps by 1 in `a`, and by 1 or 0 in `b`. `turned`: `a` is the
+#: operator's second operand, since its first is the repeated one.
 _NEST = [
     ("n", np.int64, AXES),
     ("a", np.int64, AXES),
@@ -210,9 +210,11 @@ def look_up(table, src, dst, count):
 
 @routine("ppppnnnn")
 def softmax(src, dst, table, params, rows, count, flip, high):
-    """QLinearSoftmax of (rows, count) bytes; `params` is float64: the number of steps of 1, and the zero point.
+    """QLinearSoftmax of (rows, count) bytes; `params` is float64: the number of steps of 1, and the zero
+    point.
 
-    `table` has the power of each distance from the largest, from -255 to 0. A row's powers are added one after the other.
+    `table` has the power of each distance from the largest, from -255 to 0. A row's powers are added one
+    after the other.
     """
     x, out = numba.carray(src, (rows * count,), np.uint8), numba.carray(dst, (rows * count,), np.uint8)
     t, p, f = numba.carray(table, (256,), np.float32), numba.carray(params, (2,), np.float64), np.int32(flip)
@@ -241,8 +243,9 @@ def average_pool(
 ):
     """QLinearAveragePool of images with their channels last.
 
-    `places` is int64: where windows begin, the step between them, and whether all places count, one each for rows and columns.
-    `params` is float32: zero point and scale before, zero point and scale after, and limits.
+    `places` is int64: where windows begin, the step between them, and whether all places count, one each for
+    rows and columns. `params` is float32: zero point and scale before, zero point and scale after, and
+    limits.
     """
     p, at = numba.carray(params, (6,), np.float32), numba.carray(places, (6,), np.int64)
     x = numba.carray(src, (images * height * width * channels,), np.uint8)
@@ -332,8 +335,8 @@ def layout(
     Returns
     -------
     shape, order, a, b
-        The result's shape; its axes in the order in which they lie in memory, that of the larger operand; and both operands
-        as views with these axes, of one shape.
+        The result's shape; its axes in the order in which they lie in memory, that of the larger operand; and
+        both operands as views with these axes, of one shape.
     """
     shape = np.broadcast_shapes(a.shape, b.shape)
     larger = a if a.size >= b.size else b
@@ -354,7 +357,9 @@ def layout(
 
 
 def nest(a: np.ndarray, b: np.ndarray) -> tuple[list[int], list[int], list[int]] | None:
-    """Sizes and strides of two byte arrays of one shape with axes that can be counted as one joined, or None if too many."""
+    """Sizes and strides of two byte arrays of one shape with axes that can be counted as one joined, or None
+    if too many.
+    """
     n, sa, sb = [1], [0], [0]
     for size, p, q in zip(a.shape, a.strides, b.strides, strict=True):
         if size == 1:
@@ -393,7 +398,8 @@ class Binary(NotCopied):
         self._plans: dict[Any, tuple[Any, ...]] = {}
 
     def _plan(self, a: np.ndarray, b: np.ndarray) -> tuple[Any, ...]:
-        """Record, shape in memory, axes of the result from it (None: as they are), whether operands change places.
+        """Record, shape in memory, axes of the result from it (None: as they are), whether operands change
+        places.
 
         Without a record the operands have to be copied first.
         """
@@ -464,7 +470,8 @@ def sum_spatial(x: np.ndarray) -> np.ndarray:
 def averages(
     x: np.ndarray, scales: tuple[Any, Any], zeros: tuple[Any, Any], g: Any, out: Any, everywhere: bool
 ) -> np.ndarray:
-    """QLinearAveragePool of bytes with the channels second and two spatial axes; channels are last in the result's memory.
+    """QLinearAveragePool of bytes with the channels second and two spatial axes; channels are last in the
+    result's memory.
 
     Parameters
     ----------

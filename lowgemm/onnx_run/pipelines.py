@@ -1,7 +1,7 @@
 """Output pipelines of quantized products, made once: a model asks for the same few in every run.
 
-Making one checks every scale of a vector and brings it into the form that the compiled code wants, which takes longer than
-a small product does.
+Making one checks every scale of a vector and brings it into the form that the compiled code wants, which
+takes longer than a small product does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 from lowgemm.output.stages import BiasAddition, Dequantize, Stage
 from lowgemm.output.stages.requantize import Requantize
 
-#: Pipelines kept: more than the layers of common networks, and scales that change with each run drop out again.
+#: Pipelines kept: more than the layers of common networks, and scales that change with each run drop out
+#: again.
 KEPT = 1024
 
 

@@ -1,9 +1,10 @@
-"""Nodes whose scales, zero points and weights are constants, prepared once: what is left for a run is the data.
+"""Nodes whose scales, zero points and weights are constants, prepared once: what is left for a run is the
+data.
 
-A maker takes (state, constants, attributes, last), the constants in the place of the inputs and None for the others, and returns a
-function of the inputs, or None where something that it needs is no constant. `last`: the result's channels should be last in
-memory, because convolutions read it. What it returns computes what the operator's
-function in `operators.py` or `contrib.py` computes; those check everything at every call.
+A maker takes (state, constants, attributes, last), the constants in the place of the inputs and None for the
+others, and returns a function of the inputs, or None where something that it needs is no constant. `last`:
+the result's channels should be last in memory, because convolutions read it. What it returns computes what
+the operator's function in `operators.py` or `contrib.py` computes; those check everything at every call.
 """
 
 from __future__ import annotations
@@ -202,7 +203,9 @@ def _coded_product(
     alpha: float = 1.0,
     turned_b: bool = False,
 ) -> Any:
-    """A function of `a` for a product whose operands but `a` are constants: scales and zero points of `a`, `b` and the result."""
+    """A function of `a` for a product whose operands but `a` are constants: scales and zero points of `a`,
+    `b` and the result.
+    """
     if (
         b is None
         or b.dtype not in _BYTES
@@ -309,8 +312,8 @@ def prepared(
 ) -> Any:
     """A function of a node's inputs, or None if the operator's own function has to do.
 
-    What it returns may return NotImplemented, for inputs that need the operator's own function. Constants that do not
-    fit are for that function to refuse, when it runs.
+    What it returns may return NotImplemented, for inputs that need the operator's own function. Constants
+    that do not fit are for that function to refuse, when it runs.
     """
     maker = _MAKERS.get(key)
     if maker is None or numba.config.DISABLE_JIT:

@@ -1,7 +1,7 @@
 """A graph as a list of steps on numbered values: made once, run many times.
 
-Nodes of lowgemm's are steps of their own. The others are gathered into as few parts as can be (`phases`), each of which one
-engine runs at once (`engines.Subgraph`). A value is let go of after its last reader.
+Nodes of lowgemm's are steps of their own. The others are gathered into as few parts as can be (`phases`),
+each of which one engine runs at once (`engines.Subgraph`). A value is let go of after its last reader.
 """
 
 from __future__ import annotations
@@ -220,7 +220,9 @@ class Program(NotCopied):
         return step
 
     def _convolved(self, nodes: list[Any]) -> set[str]:
-        """Values that convolutions and other operators of lowgemm's alone read: their channels should be last in memory."""
+        """Values that convolutions and other operators of lowgemm's alone read: their channels should be last
+        in memory.
+        """
         convolved, others = set(), set(self.outputs)
         for node in nodes:
             if (node.domain, node.op_type) not in self.table and node.op_type != "Table":

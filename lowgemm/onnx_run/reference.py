@@ -12,7 +12,8 @@ from lowgemm.onnx_run.geometry import geometry
 def conv_sums(
     x: np.ndarray, w: np.ndarray, x_zero_point: Any = 0, w_zero_point: Any = 0, **attributes: Any
 ) -> np.ndarray:
-    """``y[i, f, p] = sum over channels c and offsets o of (x[i, c, p * stride + o * dilation] - x_zero) * (w[f, c, o] - w_zero)``.
+    """``y[i, f, p] = sum over channels c and offsets o of (x[i, c, p * stride + o * dilation] - x_zero) *
+    (w[f, c, o] - w_zero)``.
 
     Elements outside of `x` count as 0, that is, as `x_zero_point` before it is subtracted.
 

@@ -1,9 +1,10 @@
-"""Quantize-dequantize models as integer ones: ``DequantizeLinear -> Conv -> QuantizeLinear`` becomes QLinearConv, and so on.
+"""Quantize-dequantize models as integer ones: ``DequantizeLinear -> Conv -> QuantizeLinear`` becomes
+QLinearConv, and so on.
 
-A model of this form states float arithmetic on values that are integers with scales. Engines run its convolutions and
-products on the integers, as onnxruntime does; so does this. Only what is certain is rewritten: scales and zero points must be
-constants, the operands 8-bit, a bias int32 in units of the product's scale, and no sum may pass int32 (float sums do not wrap).
-Everything else stays as it is.
+A model of this form states float arithmetic on values that are integers with scales. Engines run its
+convolutions and products on the integers, as onnxruntime does; so does this. Only what is certain is
+rewritten: scales and zero points must be constants, the operands 8-bit, a bias int32 in units of the
+product's scale, and no sum may pass int32 (float sums do not wrap). Everything else stays as it is.
 
 | pattern | becomes |
 |---|---|
@@ -16,10 +17,12 @@ Everything else stays as it is.
 | DQ, DQ, ... -> Concat -> Q | QLinearConcat |
 | DQ -> Reshape, Transpose, Squeeze, Unsqueeze, Flatten, Gather, Slice, MaxPool -> Q, of one scale and zero point | the same on integers |
 
-The sums and products of the fourth line round in another place than the floats do, so that one value in some ten thousand moves
-by a step; onnxruntime's optimizer makes the same replacement. The last two lines change no value.
+The sums and products of the fourth line round in another place than the floats do, so that one value in some
+ten thousand moves by a step; onnxruntime's optimizer makes the same replacement. The last two lines change no
+value.
 
-A Relu is dropped where the zero point after it is its type's smallest value, because saturation does the same.
+A Relu is dropped where the zero point after it is its type's smallest value, because saturation does the
+same.
 """
 
 from __future__ import annotations
@@ -166,7 +169,9 @@ class Rewriter:
         return self._coding(node, node.input[0], None if held is None else held.dtype)
 
     def quantized(self, name: str) -> tuple[Coded | None, list[Any]]:
-        """How a tensor is quantized, if that is all that happens to it, and the nodes in between and the quantizer."""
+        """How a tensor is quantized, if that is all that happens to it, and the nodes in between and the
+        quantizer.
+        """
         chain: list[Any] = []
         for _ in range(2):
             readers = self.readers.get(name, [])
@@ -200,7 +205,9 @@ class Rewriter:
         return node.input[0] if fits and np.allclose(coded.scale, scale, rtol=1e-6, atol=0) else None
 
     def _fits(self, a: Coded, b: Coded, bias: str, summed: Callable[[int], tuple[int, ...]]) -> bool:
-        """Whether no sum can pass int32; `summed` says which axes of `b` are summed over, from how many it has."""
+        """Whether no sum can pass int32; `summed` says which axes of `b` are summed over, from how many it
+        has.
+        """
         extra = np.abs(self.constants[bias].astype(np.int64)).reshape(-1) if bias else np.zeros(1, np.int64)
         held = self.constants.get(b.name)
         if held is None:

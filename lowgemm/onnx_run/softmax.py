@@ -1,4 +1,6 @@
-"""QLinearSoftmax in onnxruntime's arithmetic: which values are float32, which float64, and in which order they are added."""
+"""QLinearSoftmax in onnxruntime's arithmetic: which values are float32, which float64, and in which order
+they are added.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ from lowgemm.onnx_run.state import State
 def _powers(scale: float, length: int) -> np.ndarray:
     """``exp(scale * d)`` for d from -255 to 0, as onnxruntime's table has it.
 
-    All are multiplied by so much that a sum of `length` of them stays finite in float32. The room is rounded to float32, which
-    shows in the last bits of the table, and those decide ties.
+    All are multiplied by so much that a sum of `length` of them stays finite in float32. The room is rounded
+    to float32, which shows in the last bits of the table, and those decide ties.
     """
     largest = np.finfo(np.float32).max
     room = max(0.0, float(np.float32(math.log(largest / np.float32(length)))) - 5)
@@ -34,8 +36,8 @@ def qlinear_softmax(
 ) -> np.ndarray:
     """QLinearSoftmax; before operator set 13 the axes from `axis` on count as one.
 
-    As onnxruntime computes it: powers from a float32 table, summed one after the other in float32, divided in float64, and
-    scaled by ``floor(1 / y_scale)``, a whole number.
+    As onnxruntime computes it: powers from a float32 table, summed one after the other in float32, divided in
+    float64, and scaled by ``floor(1 / y_scale)``, a whole number.
     """
     need_bytes(x)
     axis = integer(axis, "axis", -x.ndim, x.ndim - 1) % x.ndim if x.ndim else 0

@@ -18,8 +18,9 @@ class NotOurs(Exception):
 class State(NotCopied):
     """Settings and packed weights of one model.
 
-    An array is packed once if it is one of the model's own constants: those are held here, so that their identity lasts,
-    and made read-only. Anything else, such as an initializer that a caller overrides, is packed anew by each product.
+    An array is packed once if it is one of the model's own constants: those are held here, so that their
+    identity lasts, and made read-only. Anything else, such as an initializer that a caller overrides, is
+    packed anew by each product.
 
     Attributes
     ----------

@@ -1,8 +1,9 @@
 """Operators of one tensor of bytes, however many follow each other, as one table of 256.
 
-What is computed element by element from one tensor of bytes and from constants has at most 256 different results. So a chain
-such as ``DequantizeLinear -> HardSigmoid -> Mul with the same tensor -> QuantizeLinear`` is evaluated once, for every byte, by the
-operators as they are written (the float ones by the engine), and then looked up. No value changes.
+What is computed element by element from one tensor of bytes and from constants has at most 256 different
+results. So a chain such as ``DequantizeLinear -> HardSigmoid -> Mul with the same tensor -> QuantizeLinear``
+is evaluated once, for every byte, by the operators as they are written (the float ones by the engine), and
+then looked up. No value changes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Compiled passes that bring channels last, or second, while they scale: what stands between lowgemm's convolutions and float nodes.
+"""Compiled passes that bring channels last, or second, while they scale: what stands between lowgemm's
+convolutions and float nodes.
 
-Convolutions want an image's channels last in memory, `(images, pixels, channels)`, and float nodes want them second. A pass that
-changes the numbers reads and writes every element anyway; here it also turns blocks of them over, in registers. What a pass
-computes is what `lowgemm.compat.onnx_passes` computes, and NumPy's `moveaxis` says where.
+Convolutions want an image's channels last in memory, `(images, pixels, channels)`, and float nodes want them
+second. A pass that changes the numbers reads and writes every element anyway; here it also turns blocks of
+them over, in registers. What a pass computes is what `lowgemm.compat.onnx_passes` computes, and NumPy's
+`moveaxis` says where.
 """
 
 from __future__ import annotations
@@ -177,7 +179,9 @@ def _scaled_line(x, y, whole, scale, more, begin, count):
 
 @routine("pppnnnnnn")
 def quantized_last(src, dst, real, zero, images, channels, pixels, low, high):
-    """float32 of (images, channels, pixels) to bytes of (images, pixels, channels); `real` has room for 3, the first the scale."""
+    """float32 of (images, channels, pixels) to bytes of (images, pixels, channels); `real` has room for 3,
+    the first the scale.
+    """
     size = images * pixels * channels
     x, y, r = (
         numba.carray(src, (size,), np.float32),
@@ -209,7 +213,9 @@ def quantized_last(src, dst, real, zero, images, channels, pixels, low, high):
 
 @routine("pppnnnn")
 def dequantized_second(src, dst, real, flip, images, pixels, channels):
-    """Bytes of (images, pixels, channels) to float32 of (images, channels, pixels); `real` holds scale and zero point."""
+    """Bytes of (images, pixels, channels) to float32 of (images, channels, pixels); `real` holds scale and
+    zero point.
+    """
     size = images * pixels * channels
     x, y, r = (
         numba.carray(src, (size,), np.uint8),
@@ -267,7 +273,9 @@ def moved(src, dst, images, rows, columns):
 
 
 def sizes(x: np.ndarray) -> tuple[int, int, int] | None:
-    """(images, channels, pixels) of an array with its channels second and last in memory, or None if it is not so."""
+    """(images, channels, pixels) of an array with its channels second and last in memory, or None if it is
+    not so.
+    """
     if x.ndim < 3 or not x.size or x.flags.c_contiguous or not np.moveaxis(x, 1, -1).flags.c_contiguous:
         return None
     return x.shape[0], x.shape[1], x.size // (x.shape[0] * x.shape[1])

@@ -1,6 +1,8 @@
-"""Operators that only say anew where elements lie: NumPy does them without a copy, so either side may run them.
+"""Operators that only say anew where elements lie: NumPy does them without a copy, so either side may run
+them.
 
-They run beside whatever surrounds them: within a part of onnxruntime's, or between two operators of lowgemm's.
+They run beside whatever surrounds them: within a part of onnxruntime's, or between two operators of
+lowgemm's.
 """
 
 from __future__ import annotations

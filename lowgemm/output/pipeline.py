@@ -59,7 +59,9 @@ class CompiledPipeline(NotCopied):
 
     @property
     def fusable(self) -> int | None:
-        """Number of the scale, if nothing but a scale with the store of bytes is left, which some kernels do themselves."""
+        """Number of the scale, if nothing but a scale with the store of bytes is left, which some kernels do
+        themselves.
+        """
         return FUSED.get(self.steps[0].name) if len(self.steps) == 1 else None
 
     @property

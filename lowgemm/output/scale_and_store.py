@@ -1,7 +1,7 @@
 """The common last stage in vector IR: scale, offset, clamp and store of 8 or 16 bits in one pass.
 
-The arithmetic of the two scales, in fixed point and in float32, is in `kernels/framework/requant.py`; kernels with 512-bit registers use it
-on their accumulators directly, and then these routines only see the edges.
+The arithmetic of the two scales, in fixed point and in float32, is in `kernels/framework/requant.py`; kernels
+with 512-bit registers use it on their accumulators directly, and then these routines only see the edges.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def _make(scale: int, bits: int, by_row: int) -> TileRoutine:
     return TileRoutine(scale_and_store, SCALE_AND_STORE if fixed else FLOAT_SCALE_AND_STORE)
 
 
-#: Scale, offset, clamp and store to contiguous rows: by number of the scale, bits, and whether the scales are those of rows.
+#: Scale, offset, clamp and store to contiguous rows: by number of the scale, bits, and whether the scales are
+#: those of rows.
 ROUTINES = {
     (scale, bits, by_row): _make(scale, bits, int(by_row))
     for scale in range(len(SCALES))

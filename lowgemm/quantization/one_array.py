@@ -46,8 +46,8 @@ def quantize_array(
 ) -> Quantized:
     """Quantize an array by its own smallest and largest number.
 
-    It is also called `lowgemm.quantize`. To quantize by a range that was observed before, choose the parameters with an observer or
-    `choose_qparams`, and call `lowgemm.quantization.quantize`.
+    It is also called `lowgemm.quantize`. To quantize by a range that was observed before, choose the
+    parameters with an observer or `choose_qparams`, and call `lowgemm.quantization.quantize`.
 
     Parameters
     ----------
@@ -56,10 +56,11 @@ def quantize_array(
     dtype : dtype
         int8 or uint8 for `gemm`; int16 and int32 too.
     axis : int, optional
-        Give each index along this axis a scale and a zero point of its own. For the right operand of a product that is 1, for the
-        left one 0: one per row or column of the result.
+        Give each index along this axis a scale and a zero point of its own. For the right operand of a
+        product that is 1, for the left one 0: one per row or column of the result.
     symmetric : bool
-        Zero point in the middle, 0 for signed integers. Usual for weights: a zero point of 0 costs a product nothing.
+        Zero point in the middle, 0 for signed integers. Usual for weights: a zero point of 0 costs a product
+        nothing.
 
     Returns
     -------

@@ -108,9 +108,10 @@ def check_nested(q, absmax, z, name):
     assert q.nested
     offset = np.float32(z[f"{name}_offset"].item())
     assert abs(q.offset - offset) <= np.spacing(abs(offset))
-    # The inner scales are the largest |absmax - offset| of a block. That difference is rounded, so it moves by more than
-    # the offset where it is larger: by a unit of the larger of both, by two at a tie. No bound is needed: from our
-    # offset must come our scales, and from the producer's its own (which has 1e-38 for an all-zero tail).
+    # The inner scales are the largest |absmax - offset| of a block. That difference is rounded, so it moves
+    # by more than the offset where it is larger: by a unit of the larger of both, by two at a tie. No bound
+    # is needed: from our offset must come our scales, and from the producer's its own (which has 1e-38 for an
+    # all-zero tail).
     firsts = np.arange(0, absmax.size, q.scales.blocksize)
     for own, scales in ((np.float32(q.offset), q.scales.scales), (offset, z[f"{name}_nabsmax"])):
         expected = np.maximum.reduceat(np.abs(absmax - own), firsts)

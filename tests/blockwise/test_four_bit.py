@@ -1,4 +1,6 @@
-"""The products with 4-bit and 2-bit weights against their definition, on every kernel that the machine can run."""
+"""The products with 4-bit and 2-bit weights against their definition, on every kernel that the machine can
+run.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ def test_any_shape(m, depth, n, group, code, more, seed):
 
 @pytest.mark.parametrize("kernel", RUNNABLE)
 def test_zero_points(kernel, monkeypatch):
-    """Codes with a zero point for each group and column, against what they stand for, by both paths and from a pickle."""
+    """Codes with a zero point for each group and column, against what they stand for, by both paths and from
+    a pickle.
+    """
     monkeypatch.setattr(config, "kernel", kernel)
     rng = np.random.default_rng(20)
     for m, depth, n, group in (
@@ -158,7 +162,9 @@ def test_threads(monkeypatch):
 
 @pytest.mark.parametrize("kernel", RUNNABLE)
 def test_both_paths(kernel, monkeypatch):
-    """Levels from registers and levels from memory: the same bits, with float rows and zero points, below and above a block of rows."""
+    """Levels from registers and levels from memory: the same bits, with float rows and zero points, below and
+    above a block of rows.
+    """
     monkeypatch.setattr(config, "kernel", kernel)
     rng = np.random.default_rng(8)
     for m, depth, n, group, code in (

@@ -179,7 +179,9 @@ def test_save_and_load(cls, tmp_path):
 @pytest.mark.parametrize("cls", CLASSES)
 @pytest.mark.parametrize("wide", [False, True])
 def test_every_state_is_checked_when_loaded(cls, wide):
-    """Whatever a step cannot leave behind is refused, in every state of every optimizer; a step would spread it."""
+    """Whatever a step cannot leave behind is refused, in every state of every optimizer; a step would spread
+    it.
+    """
     p = np.ones(600, np.float32)
     optimizer = make(cls, p, min_8bit_size=9999 if wide else 0)
     optimizer.step(np.linspace(-1, 1, 600, dtype=np.float32))

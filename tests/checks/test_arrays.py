@@ -1,4 +1,6 @@
-"""Arrays of other libraries: same results as NumPy arrays over the same memory, no copies, and clear refusals."""
+"""Arrays of other libraries: same results as NumPy arrays over the same memory, no copies, and clear
+refusals.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Arrays of more dimensions than the 32 at which some functions of NumPy stop: the same numbers as of the flat array."""
+"""Arrays of more dimensions than the 32 at which some functions of NumPy stop: the same numbers as of the
+flat array.
+"""
 
 from __future__ import annotations
 

@@ -113,7 +113,9 @@ def test_bad_input():
 
 
 def test_orders_as_text(any_kernel):
-    """By value, by name or as a member, an order is the same; a column-major result is written where it belongs."""
+    """By value, by name or as a member, an order is the same; a column-major result is written where it
+    belongs.
+    """
     a = np.arange(6, dtype=np.uint8)
     for order in ("row", "ROW_MAJOR", g.MapOrder.ROW_MAJOR):
         m = g.MatrixMap(a, order, 2, 3)

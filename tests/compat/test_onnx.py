@@ -167,7 +167,9 @@ def test_qlinear_matmul_equals_onnxruntime_and_the_reference():
 @pytest.mark.parametrize("lead", [(3,), (2, 3)])
 @pytest.mark.parametrize("op", ["MatMulInteger", "QLinearMatMul"])
 def test_parameters_of_each_matrix_of_a_stack_equal_onnxruntime(op, lead):
-    """Zero points and scales of shape (..., 1, n), also where n is the number of matrices; and one value a matrix."""
+    """Zero points and scales of shape (..., 1, n), also where n is the number of matrices; and one value a
+    matrix.
+    """
     rng = np.random.default_rng(5)
     compared = 0
     for trial in range(12):
@@ -242,7 +244,9 @@ def test_quantize_and_dequantize_equal_onnxruntime(dtype):
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16])
 @pytest.mark.filterwarnings("error")
 def test_what_is_no_number_quantizes_to(dtype, real):
-    """Infinities saturate and NaN is the smallest value, whatever its sign, the length and the place in a vector."""
+    """Infinities saturate and NaN is the smallest value, whatever its sign, the length and the place in a
+    vector.
+    """
     info = np.iinfo(dtype)
     special = np.array([np.nan, np.copysign(np.nan, -1), np.inf, -np.inf, 1, 60000, -60000], real)
     want = np.array([info.min, info.min, info.max, info.min, 9, 0, 0], np.int64)
@@ -286,7 +290,8 @@ def test_requantize_equals_torchs_quantized_linear():
         compared += mine.size
         differ += int(np.count_nonzero(mine != right))
     print(f"quantized.linear: {compared} compared, {differ} differ")
-    # the engines behind it (fbgemm, onednn) form the scale in different orders: at most the last bit of a near-tie
+    # the engines behind it (fbgemm, onednn) form the scale in different orders: at most the last bit of a
+    # near-tie
     assert differ <= compared // 1000
 
 

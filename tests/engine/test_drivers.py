@@ -34,7 +34,9 @@ def operands(seed: int, m: int, k: int, n: int, batch: tuple[int, ...] = ()):
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("order", [(0,), (1,), (1, 0), (0, 1)])
 def test_any_worker_does_all_the_work(any_kernel, small_work_is_shared, shape, packed, order):
-    """The workers come one after the other; the first does everything. Blocks beside one another share their rows."""
+    """The workers come one after the other; the first does everything. Blocks beside one another share their
+    rows.
+    """
     lhs, rhs = operands(1, *shape)
     right = lowgemm.pack_rhs(rhs) if packed else rhs
     plan = lowgemm.plan(lhs, right, num_threads=2).plan

@@ -1,4 +1,6 @@
-"""``overflow="raise"``: a sum that could leave int32 is refused, whatever it is added to, and `out` stays as it was."""
+"""``overflow="raise"``: a sum that could leave int32 is refused, whatever it is added to, and `out` stays as
+it was.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,9 @@ NUMBER = st.one_of(
     start=st.lists(NUMBER, min_size=1, max_size=4),
 )  # fmt: skip
 def test_what_is_let_through_is_exact(seed, shape, zeros, start):
-    """Never a wrapped number: either the exact sums come, by Python's integers, or an error, and then `out` is untouched."""
+    """Never a wrapped number: either the exact sums come, by Python's integers, or an error, and then `out`
+    is untouched.
+    """
     m, k, n = shape
     rng = np.random.default_rng(seed)
     lhs, rhs = rng.integers(0, 256, (m, k), dtype=np.uint8), rng.integers(-128, 128, (k, n), dtype=np.int8)

@@ -1,4 +1,6 @@
-"""Remembered calls: every form of call, again and again with other values between, against the definition and a call of a new kind."""
+"""Remembered calls: every form of call, again and again with other values between, against the definition and
+a call of a new kind.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,9 @@ OUTPUTS = {
 
 
 def remembered(call, expected, times: int = 3) -> None:
-    """Repeat a call that makes its own arguments; the last answer of a kind that is known, and one of a kind that is not."""
+    """Repeat a call that makes its own arguments; the last answer of a kind that is known, and one of a kind
+    that is not.
+    """
     forget()
     for _ in range(times):
         arguments, options, want = call()

@@ -17,7 +17,9 @@ pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="compiled code 
 
 @numba.cfunc(signature("ppnnn"), nopython=True)
 def take(counters, taken, worker, total, most):
-    """Note the numbers that `worker` is given in the order of coming, `most` at most, then -1 where there is none left."""
+    """Note the numbers that `worker` is given in the order of coming, `most` at most, then -1 where there is
+    none left.
+    """
     for i in range(most):
         number = next_number(counters, worker, total)
         store_64(taken, i, number)

@@ -1,7 +1,9 @@
-"""How calls look on systems that are not here: Windows x64 and macOS on Arm, read from LLVM's assembly for them.
+"""How calls look on systems that are not here: Windows x64 and macOS on Arm, read from LLVM's assembly for
+them.
 
-Both treat an argument on the stack differently from Linux: Windows gives each 8 bytes and leaves the rest of a narrower one undefined,
-Apple packs narrower ones side by side. A call that passes 64-bit words is the same everywhere, which is what these tests look for.
+Both treat an argument on the stack differently from Linux: Windows gives each 8 bytes and leaves the rest of
+a narrower one undefined, Apple packs narrower ones side by side. A call that passes 64-bit words is the same
+everywhere, which is what these tests look for.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ def test_every_width_is_passed_as_a_word_on_windows():
 
 
 def test_every_width_is_passed_as_a_word_on_macs():
-    """Eight arguments in registers; the others on the stack, where Apple would pack narrower ones: 64 bytes of x registers."""
+    """Eight arguments in registers; the others on the stack, where Apple would pack narrower ones: 64 bytes
+    of x registers.
+    """
     text = assembly(pass_all, MAC)
     body = text[: re.search(r"\bblr\s", text).end()]
     places = []
@@ -65,7 +69,8 @@ def test_every_width_is_passed_as_a_word_on_macs():
     assert sorted(places) == list(range(0, 64, 8))
 
 
-#: What the C library and the compiler's runtime of each have; all else is Numba's runtime, which is on each of them.
+#: What the C library and the compiler's runtime of each have; all else is Numba's runtime, which is on each
+#: of them.
 LIBRARY = {
     "windows": {"memcpy", "memset", "memmove", "__chkstk"},
     "mac": {"_memcpy", "_memset", "_memmove", "_bzero", "_memset_pattern16"},

@@ -38,8 +38,8 @@ class MacOS:
     def proc_pidinfo(self, pid, flavor, arg, buffer, nbytes):
         """As in <libproc.h>: bytes written."""
         assert pid == os.getpid() and flavor == 4 and arg.value == 0 and nbytes == ctypes.sizeof(buffer)
-        # proc_taskinfo: six 64-bit numbers, then policy, faults, pageins, cow_faults, messages (2), syscalls (2), csw,
-        # threadnum, numrunning, priority
+        # proc_taskinfo: six 64-bit numbers, then policy, faults, pageins, cow_faults, messages (2), syscalls
+        # (2), csw, threadnum, numrunning, priority
         buffer.raw = struct.pack("<6Q12i", *range(100, 106), *range(200, 209), self.threads, 300, 301)
         return nbytes
 
@@ -59,7 +59,8 @@ class Windows:
     """A kernel32 that lists caches as (level, bytes, kind): 0 unified, 1 instructions, 2 data."""
 
     def __init__(self, *caches: tuple[int, int, int], works: bool = True) -> None:
-        # head, cache, 18 reserved bytes, group count, one group mask: 56 bytes, of which the system may make more
+        # head, cache, 18 reserved bytes, group count, one group mask: 56 bytes, of which the system may make
+        # more
         self.content = b"".join(
             struct.pack("<IIBBHII18sH16s8s", 2, 64, level, 8, 64, nbytes, kind, b"", 1, b"", b"")
             for level, nbytes, kind in caches

@@ -1,4 +1,6 @@
-"""Parts of routines: they do what they would do as functions of their own, and are never machine code of their own."""
+"""Parts of routines: they do what they would do as functions of their own, and are never machine code of
+their own.
+"""
 
 from __future__ import annotations
 

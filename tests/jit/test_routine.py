@@ -51,7 +51,9 @@ WIDTHS = [
     signature("p" + "n" * 15), nopython=True
 )  # not cached: its file does not change when `jit/routine.py` does
 def keep(to, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14):
-    """Store what arrives. The first arguments travel in registers (8 on aarch64, 4 on Windows), the others on the stack."""
+    """Store what arrives. The first arguments travel in registers (8 on aarch64, 4 on Windows), the others on
+    the stack.
+    """
     at = numba.carray(to, (15,), np.int64)
     at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7] = a0, a1, a2, a3, a4, a5, a6, a7
     at[8], at[9], at[10], at[11], at[12], at[13], at[14] = a8, a9, a10, a11, a12, a13, a14
@@ -366,7 +368,9 @@ def count_both(job):
 
 
 def test_orders_of_atomic_additions():
-    """The order is in the IR, and on aarch64 in the instructions: x86 has but one addition, which orders everything."""
+    """The order is in the IR, and on aarch64 in the instructions: x86 has but one addition, which orders
+    everything.
+    """
     words = np.array([5, 7, 0, 0], np.int64)
     count_both.ctypes(words.ctypes.data)
     assert words.tolist() == [6, 8, 5, 7]
@@ -385,7 +389,9 @@ def test_atomic_additions_to_a_record():
 
 
 def test_threads_that_read_what_others_wrote_acquire_it():
-    """Numbers are handed out without order. Counts of what is done order memory: of packed columns, of splits."""
+    """Numbers are handed out without order. Counts of what is done order memory: of packed columns, of
+    splits.
+    """
     text = "".join(str(module) for module in modules_of(drivers.work))
     orders = re.findall(r"atomicrmw add ptr .* (\w+), align", text)
     assert set(orders) == {"monotonic", "acq_rel", "seq_cst"}

@@ -18,7 +18,8 @@ from lowgemm.jit import stamp
 
 ROOT = pathlib.Path(lowgemm.__file__).parent
 
-#: Run beside a copy of the package: change one file of each folder in turn, and say which stamps that changed.
+#: Run beside a copy of the package: change one file of each folder in turn, and say which stamps that
+#: changed.
 LOOK = """
 import pathlib
 from lowgemm.jit import stamp
@@ -39,7 +40,9 @@ for folder in sorted({p.parent for p in root.rglob("*.py")}):
 
 
 def test_every_folder_counts(tmp_path):
-    """Also one that nobody has heard of, and one inside another; a room above the engine counts for itself alone."""
+    """Also one that nobody has heard of, and one inside another; a room above the engine counts for itself
+    alone.
+    """
     skip = shutil.ignore_patterns("__pycache__")
     copy = tmp_path / "lowgemm"
     shutil.copytree(ROOT, copy, ignore=skip)

@@ -18,8 +18,9 @@ pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"), reason="the forced targets are x86 CPUs"
 )
 
-#: Forced CPU name -> the kernel that must be chosen there, given that the host has all of its features. Names whose
-#: other features LLVM uses by itself (sapphirerapids: AVX512-FP16) end with an illegal instruction elsewhere.
+#: Forced CPU name -> the kernel that must be chosen there, given that the host has all of its features. Names
+#: whose other features LLVM uses by itself (sapphirerapids: AVX512-FP16) end with an illegal instruction
+#: elsewhere.
 TARGETS = {
     "generic": "x86_sse2",
     "core2": "x86_sse2",
@@ -29,7 +30,8 @@ TARGETS = {
     "cascadelake": "x86_avx512vnni",
     "alderlake": "x86_avxvnni",
 }
-#: Where NaN and infinity are looked at too: one target for each way to compare and to round, by SSE2, AVX2 and AVX-512.
+#: Where NaN and infinity are looked at too: one target for each way to compare and to round, by SSE2, AVX2
+#: and AVX-512.
 NONFINITE = {"generic", "haswell", "cascadelake"}
 
 

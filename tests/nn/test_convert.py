@@ -200,7 +200,9 @@ def test_channels_of_nearly_no_weight_keep_their_bias(per_channel, size):
 
 
 def test_a_tiny_channel_costs_the_network_nothing():
-    """Depthwise and grouped convolutions, residuals, and what follows them: as precise as without the tiny channels."""
+    """Depthwise and grouped convolutions, residuals, and what follows them: as precise as without the tiny
+    channels.
+    """
     g = np.random.default_rng(10)
     net = conv_net(g)
     x = data(g, 100)

@@ -61,7 +61,9 @@ def test_export_writes_a_file(tmp_path):
 
 
 def test_channels_of_nearly_no_weight():
-    """Their scales were raised, so int32 biases say what they should in onnxruntime and in our own runner too."""
+    """Their scales were raised, so int32 biases say what they should in onnxruntime and in our own runner
+    too.
+    """
     from lowgemm.nn.onnx_export import to_onnx
     from lowgemm.onnx_run import Model
 

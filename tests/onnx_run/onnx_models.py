@@ -79,7 +79,9 @@ def conv_net(g):
 
 
 def quantized(model, path, kind, batches):
-    """The model as onnxruntime's tool quantizes it: "dynamic", or "qdq" or "qoperator" with "_channel" and "_s8" after."""
+    """The model as onnxruntime's tool quantizes it: "dynamic", or "qdq" or "qoperator" with "_channel" and
+    "_s8" after.
+    """
     import onnx
     from onnxruntime import quantization as tool
 

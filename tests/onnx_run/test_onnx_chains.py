@@ -1,4 +1,6 @@
-"""Chains of float operators beside onnxruntime's run of the model as written, bit for bit; and what is no chain."""
+"""Chains of float operators beside onnxruntime's run of the model as written, bit for bit; and what is no
+chain.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,9 @@ def drawn(g, nodes, channels):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_random_chains(seed):
-    """Any graph of these operators, several outputs, operands of one number, one a channel and all, infinities and NaN."""
+    """Any graph of these operators, several outputs, operands of one number, one a channel and all,
+    infinities and NaN.
+    """
     g = np.random.default_rng(seed)
     channels = int(g.integers(1, 20))
     nodes, constants, values = drawn(g, int(g.integers(1, 12)), channels)

@@ -186,7 +186,9 @@ def test_softmax(opset):
 
 
 def test_softmax_ties():
-    """Two or four equal largest values: halves and quarters of 255, which the last bits of the table and the sum decide."""
+    """Two or four equal largest values: halves and quarters of 255, which the last bits of the table and the
+    sum decide.
+    """
     g, compared = np.random.default_rng(3), 0
     for _ in range(25):
         length, step = int(g.integers(2, 30)), float(np.float32(g.uniform(0.2, 8)))

@@ -1,4 +1,6 @@
-"""Products that go back to float32 as one node: equal to onnxruntime's run of the model as written, and to the operator's definition."""
+"""Products that go back to float32 as one node: equal to onnxruntime's run of the model as written, and to
+the operator's definition.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Who runs the float nodes: both engines beside each other, and how a graph is divided between them and lowgemm."""
+"""Who runs the float nodes: both engines beside each other, and how a graph is divided between them and
+lowgemm.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A model's outputs do not depend on the CPU: compiled for AVX2 alone they are those of this one, bit for bit."""
+"""A model's outputs do not depend on the CPU: compiled for AVX2 alone they are those of this one, bit for
+bit.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""DynamicQuantizeLSTM beside onnxruntime, bit for bit, and beside its definition; sigmoid and tanh beside onnxruntime's."""
+"""DynamicQuantizeLSTM beside onnxruntime, bit for bit, and beside its definition; sigmoid and tanh beside
+onnxruntime's.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ NAMES = ["x", "w", "r", "b", "", "", "", "", "ws", "wz", "rs", "rz"]
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 def test_beside_onnxruntime(direction, dtype):
-    """One sequence and several, zero points of both kinds; every state. onnxruntime on one thread: each of more has ranges of its own."""
+    """One sequence and several, zero points of both kinds; every state. onnxruntime on one thread: each of
+    more has ranges of its own.
+    """
     peers.need("onnxruntime")
     g = np.random.default_rng(1)
     for hidden, depth in ((4, 3), (20, 7), (64, 33)):

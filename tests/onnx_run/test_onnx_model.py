@@ -180,7 +180,9 @@ def test_both_orders_of_run():
 
 @pytest.mark.parametrize("shape", [(), (1,), (2,), (1, 2), (4, 1), (4, 2)])
 def test_dequantized_bias_of_any_shape(shape):
-    """Gemm in quantize-dequantize form: one value or one a column runs on integers, anything else in float32; both right."""
+    """Gemm in quantize-dequantize form: one value or one a column runs on integers, anything else in float32;
+    both right.
+    """
     g = np.random.default_rng(0)
     one, bias = np.float32(0.5), np.asarray(g.integers(-900, 900, shape)).astype(np.int32)
     constants = {

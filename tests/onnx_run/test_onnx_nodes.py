@@ -63,7 +63,9 @@ def run(case, op, exact, engine="auto"):
 
 @pytest.mark.parametrize("op", OURS)
 def test_quantized_operators(op):
-    """Bit for bit; element types that lowgemm lacks (float8, 4-bit results) go to the onnx package, and are counted."""
+    """Bit for bit; element types that lowgemm lacks (float8, 4-bit results) go to the onnx package, and are
+    counted.
+    """
     if op in ("QLinearMatMul", "QuantizeLinear", "DequantizeLinear"):
         peers.need("onnx")
     found = cases(op)

@@ -72,7 +72,9 @@ def test_two_operands(name, slowly):
 
 @pytest.mark.parametrize("name", ["qlinear_add", "qlinear_mul"])
 def test_every_pair_of_bytes(name, slowly):
-    """All 65,536, once side by side and once with the second or the first repeated; where rounding twice would show."""
+    """All 65,536, once side by side and once with the second or the first repeated; where rounding twice
+    would show.
+    """
     g, function = np.random.default_rng(4), getattr(elementwise, name)
     every = np.arange(256, dtype=np.uint8)
     for _ in range(12):

@@ -1,4 +1,6 @@
-"""Nodes that are prepared once: empty batches, parameters of every form, data that change their shape, errors, warnings."""
+"""Nodes that are prepared once: empty batches, parameters of every form, data that change their shape,
+errors, warnings.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,9 @@ def integer_nodes(model):
 
 
 def test_every_tensor(case):
-    """Integers are equal, all of them; floats within 2e-6 (the onnx package sums in another order than onnxruntime)."""
+    """Integers are equal, all of them; floats within 2e-6 (the onnx package sums in another order than
+    onnxruntime).
+    """
     name, kind, proto, x = case
     proto = om.every_tensor(proto)
     # without the optimizer, onnxruntime runs the nodes that the file has
@@ -59,7 +61,9 @@ def test_every_tensor(case):
 
 
 def test_fused(case):
-    """The whole model on integers where it can be: equal to onnxruntime's optimized run, but for QLinearSoftmax's table."""
+    """The whole model on integers where it can be: equal to onnxruntime's optimized run, but for
+    QLinearSoftmax's table.
+    """
     name, kind, proto, x = case
     model = Model(proto)
     got = model.run({"x": x})[0]
@@ -86,7 +90,9 @@ def test_fused(case):
 
 
 def test_fused_layers_before_softmax(case):
-    """Rewritten layers against the optimized ones of onnxruntime, on the integers before the softmax: at most one step."""
+    """Rewritten layers against the optimized ones of onnxruntime, on the integers before the softmax: at most
+    one step.
+    """
     name, kind, proto, x = case
     if not kind.startswith("qdq"):
         pytest.skip("only quantize-dequantize models are rewritten")

@@ -1,7 +1,8 @@
 """Real models that packages ship (extra `models`), quantized here by onnxruntime's tool, beside onnxruntime.
 
-QOperator and dynamic models, and those that are shipped in int8: equal to onnxruntime's run of the model as written, fused too. Quantize-dequantize models: the same without
-fusion; with it, differences are counted, and a step of a few of them has one cause: float sums round, integer sums do not.
+QOperator and dynamic models, and those that are shipped in int8: equal to onnxruntime's run of the model as
+written, fused too. Quantize-dequantize models: the same without fusion; with it, differences are counted, and
+a step of a few of them has one cause: float sums round, integer sums do not.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ def quantize(proto, draw, path, kind):
 
 @pytest.mark.parametrize("kind", ["dynamic", "qdq", "qoperator"])
 def test_as_written(real, kind, tmp_path):
-    """Every output is equal to onnxruntime's without its optimizer, bit for bit, but for what its sigmoid rounds to 0."""
+    """Every output is equal to onnxruntime's without its optimizer, bit for bit, but for what its sigmoid
+    rounds to 0.
+    """
     proto, draw = real
     model, feeds = quantize(proto, draw, tmp_path, kind), draw()
     want = om.onnxruntime_run(model, feeds, "ORT_DISABLE_ALL")
@@ -116,7 +119,9 @@ def test_fused(real, tmp_path):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped(name):
-    """As it is shipped, fused and not, on texts of several lengths: equal to onnxruntime's run of the model as written."""
+    """As it is shipped, fused and not, on texts of several lengths: equal to onnxruntime's run of the model
+    as written.
+    """
     peers.need("onnxruntime")
     package, file, names = SHIPPED[name]
     proto, g = onnx.load(found(package, file)), np.random.default_rng(1)

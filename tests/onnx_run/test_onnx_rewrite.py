@@ -15,7 +15,9 @@ DEPTH = 64
 
 
 def coded(op, bias, weight, zero, known=True):
-    """Quantize-dequantize graph of one product of (n, DEPTH) uint8 with scale 1 everywhere but for the result's."""
+    """Quantize-dequantize graph of one product of (n, DEPTH) uint8 with scale 1 everywhere but for the
+    result's.
+    """
     outputs = 2
     shape = {"Conv": (outputs, DEPTH, 1, 1), "Gemm": (DEPTH, outputs), "MatMul": (DEPTH, outputs)}[op]
     each = outputs if known else ()  # a scale per channel is only taken with constant weights

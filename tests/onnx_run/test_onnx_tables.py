@@ -1,4 +1,6 @@
-"""Chains of operators on one tensor of bytes as tables: every byte, equal to onnxruntime's run of the model as written."""
+"""Chains of operators on one tensor of bytes as tables: every byte, equal to onnxruntime's run of the model
+as written.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,9 @@ def test_two_tensors_are_no_table():
     ids=["a channel", "more axes"],
 )
 def test_other_constants(number):
-    """One number a channel is no table; one with more axes than the data makes the result larger, and the nodes run as they are."""
+    """One number a channel is no table; one with more axes than the data makes the result larger, and the
+    nodes run as they are.
+    """
     nodes = [
         h.make_node("DequantizeLinear", ["x", "s0", "z0"], ["a"]), h.make_node("Mul", ["a", "k"], ["b"]),
         h.make_node("QuantizeLinear", ["b", "s1", "z1"], ["y"]),

@@ -1,4 +1,6 @@
-"""Passes that bring channels last or second, beside NumPy: any sizes around the blocks', both types, extremes."""
+"""Passes that bring channels last or second, beside NumPy: any sizes around the blocks', both types,
+extremes.
+"""
 
 from __future__ import annotations
 

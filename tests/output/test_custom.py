@@ -1,4 +1,6 @@
-"""A user's function as an output stage: what it may return, what becomes of its exceptions, how often it is compiled."""
+"""A user's function as an output stage: what it may return, what becomes of its exceptions, how often it is
+compiled.
+"""
 
 from __future__ import annotations
 

@@ -198,7 +198,9 @@ def test_bad_accumulators():
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), seed=st.integers(0, 2**32), dtype=st.sampled_from([np.uint8, np.int8, np.int16]))
 def test_scale_and_store_in_one_pass(data, seed, dtype):
-    """What `output/scale_and_store.py` does in one pass: ties, signs, offsets at the bound, edges of every width."""
+    """What `output/scale_and_store.py` does in one pass: ties, signs, offsets at the bound, edges of every
+    width.
+    """
     rng = np.random.default_rng(seed)
     m, n = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 70))
     axis = data.draw(AXIS)

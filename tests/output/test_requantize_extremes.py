@@ -1,4 +1,6 @@
-"""Sums and scales at the ends of their ranges: nothing wraps on the way to 8 or 16 bits, and each rounding constant counts."""
+"""Sums and scales at the ends of their ranges: nothing wraps on the way to 8 or 16 bits, and each rounding
+constant counts.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ EDGES = np.array(
     [[2**31 - 1, -(2**31), 3_000_000, -3_000_000, 2**31 - 200, -(2**31) + 200, 40_000_000, 0, 1, -1]],
     np.int32,
 )
-#: Just below powers of two a multiplier is nearly 2**31, and the scaled sum comes nearest to the end of int32.
+#: Just below powers of two a multiplier is nearly 2**31, and the scaled sum comes nearest to the end of
+#: int32.
 SCALES = [1000.0, *(2.0**e * (1 - 2.0**-31) for e in (0, 1, 10, 29)), 2.0**29, 1.0, 1 - 2.0**-33, 0.999]
 ZEROS = {np.uint8: (0, 128, 255), np.int8: (-128, 0, 127), np.int16: (-32768, 0, 32767)}
 
@@ -83,9 +86,12 @@ def ties_of_one_half(count: int) -> np.ndarray:
 
 
 def test_half_of_the_first_rounding_is_whole():
-    """``floor((x * M + 2**30) / 2**31)`` with 2**30 - 1 differs where x * M is 2**30 more than a multiple of 2**31."""
+    """``floor((x * M + 2**30) / 2**31)`` with 2**30 - 1 differs where x * M is 2**30 more than a multiple of
+    2**31.
+    """
     acc = ties_of_one_half(400)
-    # exponent -1, M = 2**30: SRDHM(x) is a tie for every odd x; the quarter after it is not rounded twice alike
+    # exponent -1, M = 2**30: SRDHM(x) is a tie for every odd x; the quarter after it is not rounded twice
+    # alike
     y = (acc.astype(np.int64) * 2**30 + 2**30) // 2**31
     expected = np.where(y < 0, -((-y + 1) // 2), (y + 1) // 2) + 3
     low = ((acc.astype(np.int64) * 2**30 + 2**30 - 1) // 2**31 != y).mean()

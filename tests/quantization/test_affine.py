@@ -33,7 +33,8 @@ def test_round_trip_is_within_half_a_step_inside_the_range(case, fraction):
     assert q.dtype == p.dtype
     assert (q.astype(int) >= p.qmin).all() and (q.astype(int) <= p.qmax).all()
     back = p.scale * (q.astype(np.int64) - p.zero_point)  # before rounding to float32
-    # A nudge shifts the range by half a step at most; 1e-9 is for the float64 arithmetic of nudge and quotient.
+    # A nudge shifts the range by half a step at most; 1e-9 is for the float64 arithmetic of nudge and
+    # quotient.
     assert (np.abs(back - x) <= p.scale * (0.5 + 1e-9)).all()
     assert np.array_equal(dequantize(q, p), back.astype(np.float32))
 

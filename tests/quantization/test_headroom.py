@@ -11,7 +11,9 @@ INT32_MAX = 2**31 - 1
 
 
 def largest_sums(w, bias, p, inputs):
-    """Largest |bias + products| that any inputs can give, per output; and the bias in units, not yet saturated."""
+    """Largest |bias + products| that any inputs can give, per output; and the bias in units, not yet
+    saturated.
+    """
     info, zero = np.iinfo(inputs.dtype), int(inputs.zero_point)
     units = np.rint(np.abs(bias) / (float(inputs.scale) * p.scale))
     q = quantize(w, p).astype(object) - (p.zero_point.astype(object) if p.per_channel else int(p.zero_point))
@@ -46,7 +48,8 @@ def test_bias_and_products_fit(seed, per_channel, symmetric, bits, power_of_two,
     idle = (np.abs(w).sum(tuple(range(w.ndim - 1))) == 0) if per_channel else not w.any()
     assert (raised[~idle] >= 1).all() if per_channel else idle or raised >= 1
     np.testing.assert_allclose(p.scale, chosen.scale * raised, rtol=1e-15)
-    # no higher than need be: at half the scale the bound would not hold (a power of two may be twice too high)
+    # no higher than need be: at half the scale the bound would not hold (a power of two may be twice too
+    # high)
     unit = p.scale * float(inputs.scale)
     higher = (raised > 1) & (unit > 1e-37)
     reach = max(int(inputs.zero_point) - np.iinfo(dtype).min, np.iinfo(dtype).max - int(inputs.zero_point))
@@ -71,7 +74,9 @@ def test_scales_with_room_stay():
 
 
 def test_a_channel_of_zeros_keeps_its_bias_exactly_enough():
-    """Its scale says nothing but how fine the bias is: with scale 1 a bias of 0.02 became 0.04 at an input scale of 0.04."""
+    """Its scale says nothing but how fine the bias is: with scale 1 a bias of 0.02 became 0.04 at an input
+    scale of 0.04.
+    """
     w, inputs = np.zeros((3, 2)), QParams(0.04, 0, "uint8")
     for axis in (None, 1):
         p = choose_qparams(w.min(0), w.max(0), axis=1) if axis else choose_qparams(0.0, 0.0)

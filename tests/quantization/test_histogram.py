@@ -1,4 +1,6 @@
-"""The histogram does not depend on how values are split into batches, and its quantiles are near the true ones."""
+"""The histogram does not depend on how values are split into batches, and its quantiles are near the true
+ones.
+"""
 
 import numpy as np
 import pytest
@@ -64,8 +66,8 @@ def test_quantiles_are_within_a_bin(x, fraction, magnitude):
     x = np.abs(x) if magnitude else x
     slack = h.width * (1 + 1e-9)
     count = x.size
-    # Some value's neighbourhood of one bin holds the quantile: at most `fraction` of all lie clearly below it,
-    # at least `fraction` do not lie clearly above it.
+    # Some value's neighbourhood of one bin holds the quantile: at most `fraction` of all lie clearly below
+    # it, at least `fraction` do not lie clearly above it.
     assert (x < value - slack).sum() <= fraction * count + 1e-6
     assert (x <= value + slack).sum() >= fraction * count - 1e-6
 

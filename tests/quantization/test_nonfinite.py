@@ -1,4 +1,6 @@
-"""NaN is refused (but by ONNX operators); infinity saturates where the scale is given and is refused where it comes from the data."""
+"""NaN is refused (but by ONNX operators); infinity saturates where the scale is given and is refused where it
+comes from the data.
+"""
 
 import os
 import pathlib

@@ -1,4 +1,6 @@
-"""No observer is ever far worse than MinMax, whatever the data look like, but for outliers: few values, clipped on purpose."""
+"""No observer is ever far worse than MinMax, whatever the data look like, but for outliers: few values,
+clipped on purpose.
+"""
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ KINDS = [MovingAverage, Percentile, MeanSquaredError, Entropy]
 CLIPPED = 0.0105
 #: Decibels (two bits) that may be lost in all, where there are no outliers.
 LOST = 12.0
-#: Decibels that the values may lose which are not clipped: chance, as steps of another size hit a spike or not.
+#: Decibels that the values may lose which are not clipped: chance, as steps of another size hit a spike or
+#: not.
 KEPT = 4.0
 
 
@@ -107,7 +110,9 @@ def test_no_observer_is_far_worse_than_min_max(kind, bits, symmetric, per_channe
 
 
 def test_entropy_keeps_data_away_from_zero():
-    """Ranges of a few bins, onto whose ends nearly all values were moved, had a divergence near 0 and were chosen."""
+    """Ranges of a few bins, onto whose ends nearly all values were moved, had a divergence near 0 and were
+    chosen.
+    """
     for seed in range(20):
         g = np.random.default_rng(seed)
         for x in (

@@ -56,7 +56,8 @@ class Dlpack:
         return self.values.__dlpack_device__()
 
 
-#: Lives as long as the process. Windows opens no file twice that is deleted on closing, and deletes none that is mapped.
+#: Lives as long as the process. Windows opens no file twice that is deleted on closing, and deletes none that
+#: is mapped.
 _FOLDER = tempfile.mkdtemp()
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 _NUMBERS = itertools.count()

@@ -1,4 +1,6 @@
-"""Files that are no part of a package here: the folders of tests have other names under pytest than under ``python -m``."""
+"""Files that are no part of a package here: the folders of tests have other names under pytest than under
+``python -m``.
+"""
 
 from __future__ import annotations
 

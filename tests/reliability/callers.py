@@ -1,4 +1,6 @@
-"""Functions that call `gemm` in compiled code, as a user writes them; `compiled.py` loads this file, always by the same name."""
+"""Functions that call `gemm` in compiled code, as a user writes them; `compiled.py` loads this file, always
+by the same name.
+"""
 
 from __future__ import annotations
 

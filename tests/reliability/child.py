@@ -16,7 +16,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with the folder where `pip install tbb` puts its library, which the loader does not search by itself."""
+    """Ours, with the folder where `pip install tbb` puts its library, which the loader does not search by
+    itself.
+    """
     found = dict(os.environ)
     try:
         files = importlib.metadata.files("tbb") or []

@@ -19,7 +19,8 @@ from .outcomes import same
 #: Kinds that are compiled (seconds each, once a machine): every dtype on both sides, each pair of signs once.
 PLAIN, PACKED = ("ui", "iu"), ("uu", "ii")
 
-#: Numba's cache on disk keeps the name of the module, which is another one under pytest than under ``python -m``.
+#: Numba's cache on disk keeps the name of the module, which is another one under pytest than under ``python
+#: -m``.
 callers = load("reliability_callers", pathlib.Path(__file__).with_name("callers.py")).callers
 
 

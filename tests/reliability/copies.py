@@ -1,4 +1,6 @@
-"""Fuzz steps for copies: what the session keeps is copied or sent through a pickle, the original is deleted, and the copy goes on."""
+"""Fuzz steps for copies: what the session keeps is copied or sent through a pickle, the original is deleted,
+and the copy goes on.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
     python -m tests.reliability.fuzz --calls 1000000 --seed 1
 
-The run ends with status 1 and the numbers of the wrong steps; ``--seed S --steps N`` runs the same steps again.
+The run ends with status 1 and the numbers of the wrong steps; ``--seed S --steps N`` runs the same steps
+again.
 """
 
 from __future__ import annotations

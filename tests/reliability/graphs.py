@@ -107,7 +107,9 @@ def problem(s: Any) -> tuple[Any, ...]:
 
 
 def graph(s: Any) -> None:
-    """Sound: some inputs are fed, as arrays of any kind, and the others are constants of the model, packed at the first run."""
+    """Sound: some inputs are fed, as arrays of any kind, and the others are constants of the model, packed at
+    the first run.
+    """
     r = s.r
     op, values, names, more, expected = problem(s)
     first = names[0]
@@ -146,7 +148,9 @@ def graph_linear(s: Any) -> None:
 
 
 def graph_odd(s: Any) -> None:
-    """Feeds, names of outputs, and models themselves that do not fit: documented exceptions, or the right answer."""
+    """Feeds, names of outputs, and models themselves that do not fit: documented exceptions, or the right
+    answer.
+    """
     r = s.r
     op, values, names, more, _ = problem(s)
     first = names[0]

@@ -48,8 +48,8 @@ def release() -> None:
 def guarded(a: np.ndarray, layout: str, *, at_end: bool) -> np.ndarray:
     """A copy of `a` between guard pages, its outermost element at the very edge.
 
-    Layouts: "c", "f", "reversed" (both strides negative), "rows" (every row followed by a gap, the last by none),
-    "steps" (every third element of every second row).
+    Layouts: "c", "f", "reversed" (both strides negative), "rows" (every row followed by a gap, the last by
+    none), "steps" (every third element of every second row).
     """
     m, n = a.shape
     if layout in ("c", "f", "reversed"):

@@ -1,4 +1,5 @@
-"""Bad ``.npz`` files: cut, flipped, spliced, and with headers that lie. Each raises ValueError or is read correctly.
+"""Bad ``.npz`` files: cut, flipped, spliced, and with headers that lie. Each raises ValueError or is read
+correctly.
 
 python -m tests.reliability.loaders --files 100000
 """

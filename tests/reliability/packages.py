@@ -1,4 +1,6 @@
-"""Fuzz steps for `quantization` and `blockwise`: sound calls against plain NumPy, and calls with arguments that do not fit."""
+"""Fuzz steps for `quantization` and `blockwise`: sound calls against plain NumPy, and calls with arguments
+that do not fit.
+"""
 
 from __future__ import annotations
 
@@ -193,7 +195,9 @@ def _calls(s: Any) -> list[tuple[str, Callable[..., Any], list[Any], dict[str, A
 
 
 def packages_odd(s: Any) -> None:
-    """Any public function of both packages with one or two arguments that do not fit: documented exceptions only."""
+    """Any public function of both packages with one or two arguments that do not fit: documented exceptions
+    only.
+    """
     r = s.r
     family, function, args, named = r.choice(_calls(s))
     junk = (

@@ -1,4 +1,6 @@
-"""Fuzz steps for `gemm` and `pack_rhs`: sound calls against the reference, and calls with arguments that do not fit."""
+"""Fuzz steps for `gemm` and `pack_rhs`: sound calls against the reference, and calls with arguments that do
+not fit.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,9 @@ def gemm_overflow(s: Any) -> None:
 
 
 def gemm_odd(s: Any) -> None:
-    """One or two arguments that do not fit: a documented refusal with `out` untouched, or the reference's answer."""
+    """One or two arguments that do not fit: a documented refusal with `out` untouched, or the reference's
+    answer.
+    """
     r = s.r
     a, b = s.problem()
     options, m, n = s.options(a, b)

@@ -1,4 +1,6 @@
-"""A machine on which small products take the ways of large ones: threads, split and shared depth, an rhs block by block."""
+"""A machine on which small products take the ways of large ones: threads, split and shared depth, an rhs
+block by block.
+"""
 
 from __future__ import annotations
 

@@ -2,9 +2,10 @@
 
     python -m tests.reliability.soak --calls 10000000
 
-Prints the resident set at the start, at each tenth and at the end. On glibc the loop runs in a child process whose allocator
-gives freed blocks back at once: left alone it raises its own thresholds up to 32 MiB (M_MMAP_THRESHOLD in mallopt(3)), and
-one freed block that it kept was taken for a leak at the 900,000th call of a million.
+Prints the resident set at the start, at each tenth and at the end. On glibc the loop runs in a child process
+whose allocator gives freed blocks back at once: left alone it raises its own thresholds up to 32 MiB
+(M_MMAP_THRESHOLD in mallopt(3)), and one freed block that it kept was taken for a leak at the 900,000th call
+of a million.
 """
 
 from __future__ import annotations
@@ -29,14 +30,15 @@ from .session import NAMES, Session, made
 
 #: Growth of the resident set after the first tenth, in MiB, that is still no leak: the allocator's fragments.
 BOUND_MIB = 16
-#: So many steps in so many seconds, or the process ends with the traceback: some call does not come back. (One did not: range
-#: equalization with a tolerance of minus infinity and 2**31 - 1 rounds.)
+#: So many steps in so many seconds, or the process ends with the traceback: some call does not come back.
+#: (One did not: range equalization with a tolerance of minus infinity and 2**31 - 1 rounds.)
 STEPS_WATCHED, HANG_SECONDS = 1000, 3600
 
 #: How often each kind of step is taken before the resident set is looked at.
 WARM = 40
 
-#: glibc's thresholds held at fixed values (any value given stops the automatic raising); others ignore the names.
+#: glibc's thresholds held at fixed values (any value given stops the automatic raising); others ignore the
+#: names.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
 
 

@@ -33,7 +33,8 @@ print("compiled", sum(made), "of", len(made))
 """
 USE = child.SMALL + SPY + "assert (lowgemm.gemm(a, b) == exact).all()" + SAY
 
-#: What the rooms above the engine compile: the loops of layers, of quantization and of fixed-point arithmetic.
+#: What the rooms above the engine compile: the loops of layers, of quantization and of fixed-point
+#: arithmetic.
 ROOMS = (
     SPY
     + """
@@ -142,7 +143,9 @@ def copy_of_package(folder: pathlib.Path) -> dict[str, str]:
 
 
 def test_read_only_installation(tmp_path):
-    """A cache filled when the package was installed is read by those who may not write; without one, one warning."""
+    """A cache filled when the package was installed is read by those who may not write; without one, one
+    warning.
+    """
     env = {**copy_of_package(tmp_path), **NOWHERE}
     # writable for now: the folders beside the sources fill up
     child.run(USE, flags=("-S",), cwd=tmp_path, **env)
@@ -230,7 +233,9 @@ def test_full_disk(tmp_path, monkeypatch):
 
 
 def test_an_interrupted_callback_of_llvm_loses_only_the_file(monkeypatch):
-    """Ctrl-C inside the callback that notes the object code: the function works, nothing is saved, nothing is said."""
+    """Ctrl-C inside the callback that notes the object code: the function works, nothing is saved, nothing is
+    said.
+    """
 
     def interrupted(self, cres):
         raise RuntimeError("no compiled object yet for <Library 'add'>")
@@ -271,7 +276,9 @@ print(result.tolist(), "saved", sum("loop" in s for s in saved) - before)
 
 
 def custom(folder, *stages, more="1"):
-    """Result of each stage, of its code, value of BY and arrays, in one process; and how many tile loops were saved."""
+    """Result of each stage, of its code, value of BY and arrays, in one process; and how many tile loops were
+    saved.
+    """
     code = CUSTOM.format(more=more)
     for value, by, arrays in stages:
         table = ", table" if "table" in value else ""

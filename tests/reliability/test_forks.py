@@ -1,6 +1,7 @@
 """Forks of every kind after threads have run: the child works.
 
-It has threads of its own where there is a team (`jit/team.py`); in regions of Numba it runs serially and says so once.
+It has threads of its own where there is a team (`jit/team.py`); in regions of Numba it runs serially and says
+so once.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ assert use() == (True, 0)
 print("fine")
 """
 
-#: The caller's own parallel function started Numba's threads, lowgemm did nothing yet, or is not even imported.
+#: The caller's own parallel function started Numba's threads, lowgemm did nothing yet, or is not even
+#: imported.
 FOREIGN = """
 @numba.njit(parallel=True)
 def own(n):

@@ -47,7 +47,9 @@ def settings_as_before(monkeypatch):
 
 
 class Program(RuleBasedStateMachine):
-    """A program that packs, plans, multiplies and changes settings in an order that hypothesis chooses and shrinks."""
+    """A program that packs, plans, multiplies and changes settings in an order that hypothesis chooses and
+    shrinks.
+    """
 
     def __init__(self) -> None:
         super().__init__()

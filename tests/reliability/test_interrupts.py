@@ -59,8 +59,9 @@ def handler(*_):
 signal.signal(signal.SIGALRM, handler)
 """
 
-#: The handler itself multiplies, in the middle of another call, and is now and then interrupted by itself. The timer counts CPU
-#: time and is set anew when the handler has returned: however slow the machine is, something else is done in between.
+#: The handler itself multiplies, in the middle of another call, and is now and then interrupted by itself.
+#: The timer counts CPU time and is set anew when the handler has returned: however slow the machine is,
+#: something else is done in between.
 REENTER = """
 import random, signal, numpy as np, lowgemm
 from lowgemm.engine import threads
@@ -99,9 +100,10 @@ signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 print(calls, "calls and", seen[0], "handlers, wrong", wrong + seen[1])
 """
 
-#: Ctrl-C while the first call compiles: the next call compiles what is missing. The timer counts CPU time, of which compiling takes
-#: seconds on any machine, and comes again after the same time: an interrupt that hits a finaliser is swallowed by Python. Each pause is
-#: longer than the last, until one is too long to interrupt anything.
+#: Ctrl-C while the first call compiles: the next call compiles what is missing. The timer counts CPU time, of
+#: which compiling takes seconds on any machine, and comes again after the same time: an interrupt that hits a
+#: finaliser is swallowed by Python. Each pause is longer than the last, until one is too long to interrupt
+#: anything.
 COMPILING = """
 import signal, numpy as np, lowgemm
 def handler(*_):
@@ -126,7 +128,8 @@ assert (lowgemm.gemm(x, x) == 30).all()
 print("interrupts", interrupts)
 """
 
-#: The handler multiplies while the first call of the process compiles: the right answer or a refusal, no crash.
+#: The handler multiplies while the first call of the process compiles: the right answer or a refusal, no
+#: crash.
 COMPILING_REENTERED = """
 import signal, numpy as np, lowgemm
 x = np.ones((30, 30), np.uint8)
@@ -147,7 +150,8 @@ print("fine", len(right), len(refused))
 """
 
 
-#: Ctrl-C while LLVM calls back into Python, where no exception can be raised: in the first and in the third piece of code.
+#: Ctrl-C while LLVM calls back into Python, where no exception can be raised: in the first and in the third
+#: piece of code.
 IN_CALLBACK = """
 import signal, sys
 from numba.core import codegen

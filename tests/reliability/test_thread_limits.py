@@ -1,4 +1,6 @@
-"""Who decides how many threads run: arguments, lowgemm's, Numba's and threadpoolctl's settings, Dask and joblib workers."""
+"""Who decides how many threads run: arguments, lowgemm's, Numba's and threadpoolctl's settings, Dask and
+joblib workers.
+"""
 
 from __future__ import annotations
 

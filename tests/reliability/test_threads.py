@@ -89,7 +89,9 @@ def test_eight_python_threads(system):
 @pytest.mark.parametrize("layer", child.layers())
 @pytest.mark.parametrize("way", ["team", "region"])
 def test_inside_a_parallel_loop_of_the_caller(layer, way):
-    """Cold: the first parallel call of the process is the one inside the loop. The next process starts with one before."""
+    """Cold: the first parallel call of the process is the one inside the loop. The next process starts with
+    one before.
+    """
     for warm in (0, 1):
         code = child.use(way) + NESTED.replace("WARM", str(warm))
         out = child.run(code, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="4")
@@ -130,7 +132,9 @@ def test_plans_follow_the_settings(monkeypatch):
 
 
 def test_python_threads_share_a_region(monkeypatch):
-    """k callers on N threads run on N + k - 1 at most, and each on at least its own; for the team see `test_team.py`."""
+    """k callers on N threads run on N + k - 1 at most, and each on at least its own; for the team see
+    `test_team.py`.
+    """
     monkeypatch.setattr(region.numba, "get_num_threads", lambda: 8)
     monkeypatch.setattr(region, "_running", {})
     used = []

@@ -1,11 +1,12 @@
-"""Requantizing stores that overlap with the next tile: the scaling of one tile runs inside the depth loop of the next.
+"""Requantizing stores that overlap with the next tile: the scaling of one tile runs inside the depth loop of
+the next.
 
-A tile's sums are scaled by some 14 instructions for 16 results. Run at the end of the tile they stand alone: the
-product units wait (110 of 136 cycles for an 8 x 48 tile on Zen 5, which is 14 % at depth 256). The depth loop in turn leaves half
-of the vector units and half of the issue slots free. So a finished tile is stored as int32 to a buffer of `mr` x `nr`
-words (1.5 KiB, in L1), and each of the next tile's first depth groups also takes one register of it: load, scale,
-clamp, store as bytes. What is left after the last tile, or where the depth has fewer groups than the tile has
-registers, goes through the same code in a loop of its own.
+A tile's sums are scaled by some 14 instructions for 16 results. Run at the end of the tile they stand alone:
+the product units wait (110 of 136 cycles for an 8 x 48 tile on Zen 5, which is 14 % at depth 256). The depth
+loop in turn leaves half of the vector units and half of the issue slots free. So a finished tile is stored as
+int32 to a buffer of `mr` x `nr` words (1.5 KiB, in L1), and each of the next tile's first depth groups also
+takes one register of it: load, scale, clamp, store as bytes. What is left after the last tile, or where the
+depth has fewer groups than the tile has registers, goes through the same code in a loop of its own.
 """
 
 from __future__ import annotations
@@ -54,8 +55,11 @@ class Deferred:
         )
 
     def scale(self, b: ir.IRBuilder, index: ir.Value, nv: int, c: ir.Value, ldc: ir.Value) -> None:
-        """Emit: scale and store register number `index` of the full tile, `nv` panels wide, that begins at `c`."""
-        # Constants where they are known: the two numbers cost one general register more than code for sapphirerapids has.
+        """Emit: scale and store register number `index` of the full tile, `nv` panels wide, that begins at
+        `c`.
+        """
+        # Constants where they are known: the two numbers cost one general register more than code for
+        # sapphirerapids has.
         if nv == 1:
             v, r = const(i64, 0), index
         else:

@@ -1,27 +1,30 @@
-"""Scales on a register of int32, in vector IR, that end in a store of few bits; kernels and output routines share them.
+"""Scales on a register of int32, in vector IR, that end in a store of few bits; kernels and output routines
+share them.
 
-There are two, each described by an object: `FIXED_POINT`, gemmlowp's, and `FLOAT32`, that of frameworks of floats, which is
-``round(min(max(x * scale, low - z), high - z)) + z`` with ties to even. (The bounds are whole numbers, so it does not matter that they come
-before the rounding, and the conversion to an integer is always defined.) The rest of this text is about the first.
+There are two, each described by an object: `FIXED_POINT`, gemmlowp's, and `FLOAT32`, that of frameworks of
+floats, which is ``round(min(max(x * scale, low - z), high - z)) + z`` with ties to even. (The bounds are
+whole numbers, so it does not matter that they come before the rounding, and the conversion to an integer is
+always defined.) The rest of this text is about the first.
 
-For a multiplier M >= 0 and a right shift e >= 1 the two roundings of gemmlowp become one 64-bit addition and a
-shift. With y = SRDHM(x, M) = floor((x M + 2**30) / 2**31),
+For a multiplier M >= 0 and a right shift e >= 1 the two roundings of gemmlowp become one 64-bit addition and
+a shift. With y = SRDHM(x, M) = floor((x M + 2**30) / 2**31),
 
     RDP(y, e) = floor((y + 2**(e - 1) - [y < 0]) / 2**e)
               = floor((x M + 2**30 + 2**(30 + e) - [y < 0] 2**31) / 2**(31 + e)),
 
-because floor((floor(a) + n) / m) = floor((a + n) / m) for integers n and m. M < 2**31 never saturates. [y < 0] may be
-[x < 0]: they differ only where -2**30 <= x M <= 0 and x < 0; there y = 0, and the sum with 2**31 taken away lies between
-2**(30 + e) - 2**31 >= 0 and 2**(30 + e), so the result is 0 either way. And [x < 0] 2**31 is the sign bit of x as an
-unsigned number: one `and`. (Comparing the products and subtracting under a mask used the units that multiply: 45 cycles for an
-8 x 48 tile on Zen 5 inside the depth loop, now 33, where the two products alone take 24.)
+because floor((floor(a) + n) / m) = floor((a + n) / m) for integers n and m. M < 2**31 never saturates. [y <
+0] may be [x < 0]: they differ only where -2**30 <= x M <= 0 and x < 0; there y = 0, and the sum with 2**31
+taken away lies between 2**(30 + e) - 2**31 >= 0 and 2**(30 + e), so the result is 0 either way. And [x < 0]
+2**31 is the sign bit of x as an unsigned number: one `and`. (Comparing the products and subtracting under a
+mask used the units that multiply: 45 cycles for an 8 x 48 tile on Zen 5 inside the depth loop, now 33, where
+the two products alone take 24.)
 
-As e >= 1, the last division is the high half of the 64-bit sum shifted right by e - 1. Even and odd columns are multiplied
-apart, which needs no widening: `vpmuldq` reads the low half of each 64-bit lane. The offset joins the rounding as
-offset * 2**(31 + e), which leaves the sum within 64 bits while |offset| < 2**(30 - e).
+As e >= 1, the last division is the high half of the 64-bit sum shifted right by e - 1. Even and odd columns
+are multiplied apart, which needs no widening: `vpmuldq` reads the low half of each 64-bit lane. The offset
+joins the rounding as offset * 2**(31 + e), which leaves the sum within 64 bits while |offset| < 2**(30 - e).
 
-On AVX-512 that is 13 instructions for 16 results: shift, 2 products, 2 `and`, 4 additions, permutation, shift, 2
-bounds; and a narrowing store.
+On AVX-512 that is 13 instructions for 16 results: shift, 2 products, 2 `and`, 4 additions, permutation,
+shift, 2 bounds; and a narrowing store.
 """
 
 from __future__ import annotations
@@ -54,14 +57,17 @@ def _even_odd(b: ir.IRBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value]:
 class FixedPoint:
     """RDP(SRDHM(x, M), e) + offset.
 
-    The first `vectors` fields of a record of parameters are addresses of 32-bit numbers, one for each column (here M, then e); behind them
-    are a number that is added, and two bounds. From these come the `kept` registers that the arithmetic needs.
+    The first `vectors` fields of a record of parameters are addresses of 32-bit numbers, one for each column
+    (here M, then e); behind them are a number that is added, and two bounds. From these come the `kept`
+    registers that the arithmetic needs.
     """
 
     vectors, kept = 2, 7
 
     def constants(self, b: ir.IRBuilder, vectors: list, after: Any, low: Any, high: Any) -> list[ir.Value]:
-        """Emit: M of even and of odd columns, their roundings 2**30 + (2 * offset + 1) * 2**(30 + e), the shift e - 1, the bounds."""
+        """Emit: M of even and of odd columns, their roundings 2**30 + (2 * offset + 1) * 2**(30 + e), the
+        shift e - 1, the bounds.
+        """
         multiplier, right = vectors
         exponents = _even_odd(b, right)
         ty = exponents[0].type
@@ -75,7 +81,9 @@ class FixedPoint:
         return [vec(i64, lanes // 2)] * 4 + [vec(i32, lanes)] * 3
 
     def loaded(self, b: ir.IRBuilder, constants: list[ir.Value]) -> list[ir.Value]:
-        """Constants that come from memory: says that the multipliers are 32-bit numbers, or LLVM would take the full 64-bit product."""
+        """Constants that come from memory: says that the multipliers are 32-bit numbers, or LLVM would take
+        the full 64-bit product.
+        """
         half = const(constants[0].type, 32)
         return [b.ashr(b.shl(m, half), half) for m in constants[:2]] + constants[2:]
 

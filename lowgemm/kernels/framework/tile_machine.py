@@ -1,12 +1,14 @@
 """Tile registers in software: a kernel's tile instructions, executed by the manual's definition on any CPU.
 
-A kernel that emits its tile instructions through hooks is emitted a second time with `SoftwareTiles` in front of it. Each instruction
-then is a call of a routine here that works on 8 registers of 16 rows x 64 bytes in memory (Intel's manual, volume 1, chapter "Programming
-with Intel AMX", and the instructions' pages in volume 2). All else of the program is the same: addresses, loops, configurations, stores.
+A kernel that emits its tile instructions through hooks is emitted a second time with `SoftwareTiles` in front
+of it. Each instruction then is a call of a routine here that works on 8 registers of 16 rows x 64 bytes in
+memory (Intel's manual, volume 1, chapter "Programming with Intel AMX", and the instructions' pages in volume
+2). All else of the program is the same: addresses, loops, configurations, stores.
 
-What the CPU would refuse is noted: an instruction without a configuration, a configuration that is not allowed, shapes that do not fit a
-product, registers that are not released at the end. From then on every stored tile is noise and the result's first byte is wrong, so that
-no test of results can miss it; `faults()` says what it was.
+What the CPU would refuse is noted: an instruction without a configuration, a configuration that is not
+allowed, shapes that do not fit a product, registers that are not released at the end. From then on every
+stored tile is noise and the result's first byte is wrong, so that no test of results can miss it; `faults()`
+says what it was.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from lowgemm.kernels.framework.irtools import const, i8, i64
 
 #: Registers, their rows and the bytes of each.
 TILES, ROWS, BYTES = 8, 16, 64
-#: Where things are in the machine's memory: the registers, the rows and bytes of each as configured, whether there is a configuration, and
-#: how often each fault occurred.
+#: Where things are in the machine's memory: the registers, the rows and bytes of each as configured, whether
+#: there is a configuration, and how often each fault occurred.
 _SHAPES, _CONFIGURED, _FAULTS = TILES * ROWS * BYTES, TILES * ROWS * BYTES + 64, TILES * ROWS * BYTES + 128
 _SIZE = _FAULTS + 64
 NAMES = ("no configuration", "a configuration that is not allowed", "shapes that do not fit", "not released")
@@ -159,7 +161,9 @@ def tile_store(state, tile, address, stride):
 
 @routine("ppp")
 def tile_end(state, c, log):
-    """The return: what is configured now was not released. Adds up the faults in `log`, and spoils the result of a faulty run."""
+    """The return: what is configured now was not released. Adds up the faults in `log`, and spoils the result
+    of a faulty run.
+    """
     if load_u8(state, _CONFIGURED) != 0:
         _fault(state, 3)
     wrong = 0

@@ -1,7 +1,8 @@
 """Linux gives a process the state of AMX's tile registers (8 KiB a thread) when it asks, and not before.
 
-The first tile instruction of a process that has not asked is an illegal instruction. The request is for the whole process: for threads that
-run already and for those to come, and a forked child inherits it. It is made when a kernel is first chosen, never at import.
+The first tile instruction of a process that has not asked is an illegal instruction. The request is for the
+whole process: for threads that run already and for those to come, and a forked child inherits it. It is made
+when a kernel is first chosen, never at import.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import os
 import platform
 import sys
 
-#: `arch_prctl` on x86-64, its request for a state component, and the number of the tiles' data among them (Linux's `asm/prctl.h`, and
-#: `Documentation/arch/x86/xstate.rst`).
+#: `arch_prctl` on x86-64, its request for a state component, and the number of the tiles' data among them
+#: (Linux's `asm/prctl.h`, and `Documentation/arch/x86/xstate.rst`).
 _ARCH_PRCTL, _REQUEST, _TILE_DATA = 158, 0x1023, 18
 #: What the answers mean.
 _MEANING = {

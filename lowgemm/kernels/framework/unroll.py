@@ -1,4 +1,5 @@
-"""From a description to a microkernel: the framework that unrolls the tile hooks into loops over rows and depth.
+"""From a description to a microkernel: the framework that unrolls the tile hooks into loops over rows and
+depth.
 
 The contract is in `kernel.py`; `deferred.py` has the stores that overlap with the next tile.
 """
@@ -170,8 +171,8 @@ class _Rows:
         """Tiles of every height from `row` on, stored as int32."""
         k, b, args = self.k, self.b, self.args
         ldc_bytes = b.mul(args["ldc"], const(i64, 4))
-        # Heights fall, so each of the smaller ones runs at most once where they halve; the loop form costs nothing
-        # and needs no such assumption.
+        # Heights fall, so each of the smaller ones runs at most once where they halve; the loop form costs
+        # nothing and needs no such assumption.
         for mr in k.row_tiles:
 
             def tile(row: ir.Value, mr: int = mr) -> None:
@@ -182,7 +183,9 @@ class _Rows:
             row = self._loop(mr, row, tile)
 
     def bytes(self, deferred: Deferred) -> None:
-        """The same, scaled and stored as bytes; where registers allow, each full tile while the next one multiplies."""
+        """The same, scaled and stored as bytes; where registers allow, each full tile while the next one
+        multiplies.
+        """
         k, b, args = self.k, self.b, self.args
         ldc = args["ldc"]
         deferred.prepare(b, self.nv, args["col"])
@@ -190,7 +193,9 @@ class _Rows:
         registers = const(i64, full * self.nv)
 
         def waiting(row: ir.Value) -> tuple[ir.Value, ir.Value]:
-            """Where the tile before goes, and the registers of it that are done: all, if there is no such tile."""
+            """Where the tile before goes, and the registers of it that are done: all, if there is no such
+            tile.
+            """
             before = at(b, args["c"], b.mul(b.sub(row, const(i64, full)), ldc))
             return before, b.select(b.icmp_signed("==", row, zero), registers, zero)
 
@@ -225,8 +230,8 @@ def emit_microkernel(
     lhs_signed: bool = False,
     scaling: Any = FIXED_POINT,
 ) -> None:
-    """Emit the whole microkernel: row loop, one depth loop per tile shape, stores. `lhs_signed` is for kernels that take both signs,
-    `scaling` the scale of those that can do one.
+    """Emit the whole microkernel: row loop, one depth loop per tile shape, stores. `lhs_signed` is for
+    kernels that take both signs, `scaling` the scale of those that can do one.
     """
     if k.emit(b, args, lhs_signed, scaling):
         return

@@ -1,1 +1,3 @@
-"""Tools for whoever writes a kernel: is it right, what did LLVM make of it, how fast is it, how fast could it be."""
+"""Tools for whoever writes a kernel: is it right, what did LLVM make of it, how fast is it, how fast could it
+be.
+"""

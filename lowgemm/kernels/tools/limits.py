@@ -16,7 +16,9 @@ from lowgemm.kernels.tools import peak
 
 
 def panel_bytes() -> int:
-    """What the panels of the microkernel measurement take: seven eighths of L1, which leaves room for the result."""
+    """What the panels of the microkernel measurement take: seven eighths of L1, which leaves room for the
+    result.
+    """
     return cache_sizes().l1 * 7 // 8
 
 

@@ -50,7 +50,8 @@ def _emit_loop(k: Kernel, b: ir.IRBuilder, steps: ir.Value, source: ir.Value, si
                 p.add_incoming(z, entry)
                 regs.append(p)
             phis[r, v] = tuple(regs)
-    # The lhs is one register, hidden anew for each row and carried around the loop: no copies, no equal products.
+    # The lhs is one register, hidden anew for each row and carried around the loop: no copies, no equal
+    # products.
     carried = left = b.phi(lhs.type)
     carried.add_incoming(lhs, entry)
     panels: list = rhs
@@ -100,7 +101,9 @@ def module_ir(kernel: Kernel, triple: str) -> str:
 
 @intrinsic(prefer_literal=True)
 def _loop_body(typingctx, kernel_id, args):
-    """Body of `register_loop` for kernel number `kernel_id` (a constant); `args` is a tuple of its three arguments."""
+    """Body of `register_loop` for kernel number `kernel_id` (a constant); `args` is a tuple of its three
+    arguments.
+    """
     kernel = by_id(kernel_id.literal_value)
 
     def codegen(context, builder, signature, values):
@@ -140,6 +143,8 @@ def macs_per_step(kernel: Kernel) -> int:
 
 @numba.njit(nogil=True)
 def repeat(address, times, args):
-    """Call the C routine at an address `times` times; `args` is a tuple of its arguments, integers or pointers."""
+    """Call the C routine at an address `times` times; `args` is a tuple of its arguments, integers or
+    pointers.
+    """
     for _ in range(times):
         call_address(address, args)

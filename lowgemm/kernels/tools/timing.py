@@ -18,8 +18,8 @@ def interleave(
 ) -> dict[str, float]:
     """Median seconds of each candidate, taken in turn so that all see the same weather.
 
-    Each is called once before, unmeasured. Calls shorter than 200 us are measured in bunches, because the clock
-    and the switch between candidates cost about a microsecond.
+    Each is called once before, unmeasured. Calls shorter than 200 us are measured in bunches, because the
+    clock and the switch between candidates cost about a microsecond.
     """
     bunch = {}
     for name, call in candidates.items():
@@ -83,7 +83,8 @@ def blas_notes(
     Examples
     --------
     >>> blas_notes(["Haswell"], {"avx512f"}, "Haswell")
-    ('OPENBLAS_CORETYPE=Haswell is set, and this CPU has AVX-512, which that code does not use: float32 is slower than it could be',)
+    ('OPENBLAS_CORETYPE=Haswell is set, and this CPU has AVX-512, which that code does not use: float32 is
+    slower than it could be',)
     >>> blas_notes(["SkylakeX"], {"avx512f"}, None)
     ()
     """
@@ -170,7 +171,9 @@ class Progress:
 
 
 class TableWriter:
-    """A table whose rows are printed as they come: columns are as wide as their headings, `least` characters at least."""
+    """A table whose rows are printed as they come: columns are as wide as their headings, `least` characters
+    at least.
+    """
 
     def __init__(self, header: list[str], first: int, least: int = 8) -> None:
         self.widths = [max(first, len(header[0])), *(max(least, len(h)) for h in header[1:])]

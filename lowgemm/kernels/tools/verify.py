@@ -1,8 +1,8 @@
 """Check a microkernel against its contract: natively, or for Arm under user-mode emulation.
 
-Natively the compiled kernel is called on the test cases of `cases.py`. For ``aarch64`` it is cross-compiled to
-an object file, linked with the small C program below, and run by ``qemu-aarch64`` on the same cases (Debian:
-packages ``gcc-aarch64-linux-gnu``, ``libc6-dev-arm64-cross`` and ``qemu-user``).
+Natively the compiled kernel is called on the test cases of `cases.py`. For ``aarch64`` it is cross-compiled
+to an object file, linked with the small C program below, and run by ``qemu-aarch64`` on the same cases
+(Debian: packages ``gcc-aarch64-linux-gnu``, ``libc6-dev-arm64-cross`` and ``qemu-user``).
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def _missing(compiler: str, emulator: str) -> tuple[str, ...]:
 
 
 def verify_native(kernel: Kernel, count: int = 200) -> int:
-    """Wrong elements over `count` calls of the kernel as Numba compiled it, and as many with each fused scale if it has them."""
+    """Wrong elements over `count` calls of the kernel as Numba compiled it, and as many with each fused scale
+    if it has them.
+    """
     from lowgemm.jit.scratch import aligned_empty
 
     wrong = 0
