@@ -27,6 +27,8 @@ MAX_MC_WITH_STAGES = 64
 #: Tiles side by side in a call of a kernel that takes any number of panels, at least. Their lhs is read from L2 once for so many tiles, and
 #: the result is written in pieces of so many lines.
 CALL_TILES = 1
+#: Columns of such a call at most: so many zeros stand for the compensation of columns that have none.
+MOST_CALL_COLUMNS = 2048
 #: Columns of a block whose sums must wait for later depth blocks (mc x nc int32 stay in L2).
 NC_DEPTH_BLOCKED = 480
 #: Blocks for each thread at least, so that a late thread costs a fraction of its share. (Four: 512 cubed on
@@ -101,7 +103,8 @@ def columns_of_a_call(k, mc, kc, wide):
     """
     if k.any_panels == 0 or not wide:
         return k.nr
-    return max((k.l2 * 5 // 8 - mc * kc) // kc // k.nr, CALL_TILES) * k.nr
+    fit = max((k.l2 * 5 // 8 - mc * kc) // kc // k.nr, CALL_TILES) * k.nr
+    return min(fit, MOST_CALL_COLUMNS // k.nr * k.nr)
 
 
 @register_jitable

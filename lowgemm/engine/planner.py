@@ -19,6 +19,7 @@ from lowgemm.engine.blocking import (
     BY_ROWS,
     IN_PLACE_BY_COLUMNS,
     IN_PLACE_BY_ROWS,
+    MOST_CALL_COLUMNS,
     NOT_ON_THE_FLY,
     ON_THE_FLY_ROWS,
     block_limits,
@@ -87,9 +88,10 @@ def template_of(
 def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
     most_rows, most_rows_with_stages, most_columns = block_limits(kernel)
     maps = {side: [packing.element_map(kernel, side, kind) for kind in "ui"] for side in ("lhs", "rhs")}
-    # one for each row of a block, or column of a tile
+    # one for each row of a block, or column of a call
+    columns = MOST_CALL_COLUMNS if kernel.any_panels else kernel.nr
     zeros = np.zeros(
-        max(most_rows, most_rows_with_stages, ON_THE_FLY_ROWS, 4 * kernel.mr, kernel.nr) + kernel.mr, np.int32
+        max(most_rows, most_rows_with_stages, ON_THE_FLY_ROWS, 4 * kernel.mr, columns) + kernel.mr, np.int32
     )
     _kept.append(zeros)
     return Template(

@@ -13,6 +13,8 @@ from patience import PATIENCE
 
 import lowgemm
 from lowgemm import kernels
+from lowgemm.engine import planner
+from lowgemm.jit.caches import CacheSizes
 from lowgemm.jit.target import target
 from lowgemm.kernels import x86_amx_int8
 from lowgemm.kernels.framework import tile_machine, tile_permission
@@ -237,3 +239,17 @@ def test_panels_are_those_of_the_fallback():
         assert kernels.rhs_packer(kernel) is other
         for name in ("lanes", "kr", "rhs_type", "element_bytes"):
             assert getattr(kernel, name) == getattr(other, name), name
+
+
+def test_columns_without_compensation_have_zeros_enough(monkeypatch):
+    """An rhs that is packed on the fly has several depth blocks, and all but the last add none to a call's columns."""
+    monkeypatch.setattr(lowgemm.config, "kernel", SOFTWARE.name)
+    monkeypatch.setattr(planner, "cache_sizes", lambda: CacheSizes(48 << 10, 256 << 10, 1 << 20))
+    g = np.random.default_rng(0)
+    x, w = g.integers(0, 256, (17, 600), dtype=np.uint8), g.integers(-128, 128, (600, 640), dtype=np.int8)
+    plan = lowgemm.explain(x, w, num_threads=1).plan
+    p = plan.p
+    assert plan.blocking.on_the_fly and p.depth_blocks > 1 and p.call_columns > 4 * SOFTWARE.mr
+    [zeros] = [a for a in planner._kept if a.ctypes.data == p.no_compensation]
+    assert zeros.size >= min(p.call_columns, p.nc) and not zeros.any()
+    np.testing.assert_array_equal(lowgemm.gemm(x, w, num_threads=1), x.astype(int) @ w.astype(int))
