@@ -202,13 +202,26 @@ def find(
         Outputs of the graph.
     """
     groups: list[list[Any]] = []
+    needs: list[int] = []  # which groups a group reads, on whatever way, as bits; the group runs as one
     place: dict[str, int] = {}  # which group makes a value
-    behind: dict[str, int] = {}  # groups that a value depends on, as bits
+    behind: dict[str, int] = {}  # which groups a value of another node depends on
+
+    def groups_of(names: Sequence[str]) -> int:
+        """Groups that must have run before these values are there."""
+        found = 0
+        for name in names:
+            found |= 1 << place[name] if name in place else behind.get(name, 0)
+        while True:
+            more = found
+            for group, read in enumerate(needs):
+                if found >> group & 1:
+                    more |= read
+            if more == found:
+                return found
+            found = more
+
     for node in nodes:
         reads = reads_of(node)
-        depends = 0
-        for name in reads:
-            depends |= behind.get(name, 0) | (1 << place[name] if name in place else 0)
         joined = None
         data = [n for n in reads if n not in constants]
         fits = steps_of(node, constants) is not None or (
@@ -218,30 +231,25 @@ def find(
         if fits and any(n in place or n in sources for n in data):
             for group in sorted({place[n] for n in data if n in place}, reverse=True):
                 others = [n for n in data if place.get(n) != group]
-                if not any(
-                    (behind.get(n, 0) | (1 << place[n] if n in place else 0)) >> group & 1 for n in others
-                ):
+                if not groups_of(others) >> group & 1:
                     joined = group
                     break
             if joined is None and any(n in sources for n in data):
                 joined = len(groups)
                 groups.append([])
+                needs.append(0)
         if joined is not None:
             groups[joined].append(node)
+            needs[joined] |= groups_of([n for n in data if place.get(n) != joined])
             place[node.output[0]] = joined
-            # the group runs as one: all that it makes depends on all that it reads
-            more = depends & ~(1 << joined)
-            for name, number in place.items():
-                if number == joined:
-                    behind[name] = behind.get(name, 0) | more
-            behind[node.output[0]] = behind.get(node.output[0], 0) | more
         else:
             for name in node.output:
-                behind[name] = depends
-    return _closed(groups, nodes, constants, fresh, seen)
+                behind[name] = groups_of(reads)
+    return _closed(groups, nodes, fresh, seen)
 
 
-def _closed(groups, nodes, constants, fresh, seen) -> list[Group]:
+def _closed(groups: list[list[Any]], nodes: Sequence[Any], fresh: set[str], seen: set[str]) -> list[Group]:
+    """Groups with what each reads and makes; those that make nothing that is read are left out."""
     readers: dict[str, list[int]] = {}
     for node in nodes:
         for name in reads_of(node):

@@ -168,7 +168,8 @@ def _whole_bias(
     """What is added to the sums, int32, and what to the scaled numbers, float32: minus 0 changes no number."""
     ints, floats = np.zeros(count, np.int32), np.full(count, -0.0, np.float32)
     if bias is not None and floored:
-        ints[:] = np.floor(bias / scale).astype(np.int32)
+        with np.errstate(over="ignore", invalid="ignore"):  # a range so small that the bias passes int32
+            ints[:] = np.floor(bias / scale).astype(np.int32)
     elif bias is not None:
         floats[:] = bias
     return ints, floats

@@ -21,6 +21,8 @@ The sums and products of the fourth line round in another place than the floats 
 ten thousand moves by a step; onnxruntime's optimizer makes the same replacement. The last two lines change no
 value.
 
+Products of dynamic models that go back to float32 are in `dynamic.py`.
+
 A Relu is dropped where the zero point after it is its type's smallest value, because saturation does the
 same.
 """

@@ -158,6 +158,20 @@ def test_a_chain_does_not_wait_for_itself():
     )
 
 
+def test_chains_do_not_wait_for_each_other():
+    """Two chains, each of which could go on with what lies behind the other: one of them does."""
+    nodes = [
+        h.make_node("Relu", ["c"], ["a"]), h.make_node("Erf", ["a"], ["v"]), h.make_node("Neg", ["x"], ["x2"]),
+        h.make_node("DynamicQuantizeLinear", ["x2"], ["q2", "s2", "z2"]),
+        h.make_node("ConvInteger", ["q2", "w", "z2", "wz"], ["sums2"], pads=[1, 1, 1, 1]),
+        h.make_node("Cast", ["sums2"], ["real2"], to=1), h.make_node("Mul", ["s2", "ws"], ["scale2"]),
+        h.make_node("Mul", ["real2", "scale2"], ["c2"]), h.make_node("Relu", ["c2"], ["b"]), h.make_node("Erf", ["b"], ["u"]),
+        h.make_node("Add", ["a", "u"], ["m"]), h.make_node("Add", ["b", "v"], ["n"]), h.make_node("Sub", ["m", "n"], ["y"]),
+    ]  # fmt: skip
+    x = np.random.default_rng(6).standard_normal((1, 3, 6, 6)).astype(np.float32)
+    compared(conv_then(nodes, ["y"], {}), {"x": x}, kinds=False)
+
+
 def test_integers_are_no_chain():
     """Sums of other types are left to the engine."""
     nodes = [
