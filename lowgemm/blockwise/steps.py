@@ -67,7 +67,7 @@ class StepJob(BlocksJob):
 
 STEP_JOB = dtype_of(StepJob)
 OPERANDS_BYTES = OPERANDS.itemsize
-#: Times `STEP` elements for which part 1 and coding take turns. With 1 the calls of the rule cost more.
+#: Times `STEP` elements for which part 1 and coding take turns. With 1 the rule would be called twice as often.
 TOGETHER = 2
 #: Bytes of their float32 values; unsigned like addresses, since Numba makes a float of an unsigned and a
 #: signed number.
