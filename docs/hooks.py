@@ -16,6 +16,7 @@ GROUPS = {
     "User's guide": [
         ("Quantization", "quantization.md"),
         ("Output", "output.md"),
+        ("Convolutions", "convolution.md"),
         ("Networks", "networks.md"),
         ("ONNX models", "onnx.md"),
         ("Block-wise formats", "blockwise.md"),

@@ -14,9 +14,7 @@ def turn_planes(src, plane_stride, image_stride, dst, pixels, channels, images):
     """Copy images of contiguous planes to pixels of contiguous channels.
 
     `src` and `dst` point to the images; planes are `plane_stride` bytes apart, images `image_stride`.
-
     """
-
     square_pixels, square_channels = pixels // SQUARE * SQUARE, channels // SQUARE * SQUARE
     for number in range(images):
         image, to = offset(src, number * image_stride), offset(dst, number * pixels * channels)

@@ -187,10 +187,10 @@ class QuantizedConv2d(Weighted):
         to = program.result(math.prod(out) * self.result_dtype.itemsize, last)
         _, height, width, channels = shape
         strides = (height * width * channels, width * channels, channels, 1)
-        plan = self._prepared(shape, 1).plan(strides)
-        program.planned(
-            plan, self.filters.rhs(plan.kernel, self.weight_zero), (self.input_zero, self.weight_zero), x, to
-        )
+        known = self._prepared(shape, 1)
+        plan = known.plan(strides)
+        zeros = known.image_zero, known.filter_zero
+        program.planned(plan, self.filters.rhs(plan.kernel, known.filter_zero), zeros, x, to)
         return to
 
     def reference(self, x: np.ndarray) -> np.ndarray:
