@@ -79,22 +79,20 @@ def test_batches(case):
                 np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize("case", NODES, ids=IDS)
+#: Those whose operands have to be of the zero points' type; the others take any bytes, or run elsewhere.
+TYPED = [c for c in NODES if c[0] not in ("quantize", "softmax", "pool")]
+
+
+@pytest.mark.parametrize("case", TYPED, ids=[name for name, *_ in TYPED])
 def test_errors_name_the_node(case):
     """Data that do not fit: the operator, its name, and what was expected."""
-    _, node, kind, shape = case
+    _, node, _, shape = case
     named = onnx.NodeProto()
     named.CopyFrom(node)
     named.name = "the node"
-    other = np.int8 if kind == np.uint8 else np.int32
-    proto = model_of([named], CONSTANTS, other, 1 + len(shape))
-    if node.op_type == "QuantizeLinear":
-        other, proto = (
-            np.float32,
-            model_of([named], CONSTANTS | {"s": np.float64(1)}, np.float32, 1 + len(shape)),
-        )
+    proto = model_of([named], CONSTANTS, np.int8, 1 + len(shape))
     with pytest.raises((TypeError, ValueError), match=rf"{node.op_type} 'the node'"):
-        Model(proto).run(None, {"x": np.ones((2, *shape), other)})
+        Model(proto).run(None, {"x": np.ones((2, *shape), np.int8)})
 
 
 def test_a_bias_of_one_number():
