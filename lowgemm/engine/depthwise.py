@@ -26,7 +26,8 @@ from numba.extending import intrinsic
 from lowgemm.engine.drivers import begin_state
 from lowgemm.engine.image import image_at
 from lowgemm.engine.records import STATE, plan_at, state_at
-from lowgemm.jit.memory import as_address, load_i32, load_u8, offset, stack, store_8, store_32, take_field
+from lowgemm.jit.both_ends import next_number
+from lowgemm.jit.memory import as_address, field_address, load_i32, load_u8, offset, stack, store_8, store_32
 from lowgemm.jit.routine import Routine, call_address, inner, routine, unpack_words
 from lowgemm.kernels import Kernel
 from lowgemm.kernels.framework.irtools import (
@@ -433,9 +434,9 @@ def depthwise_work(plan, state, worker):
     p, s = plan_at(plan), state_at(state)
     space = s.scratch_of_workers + worker * p.worker_bytes
     _start(p, s, space)
-    total = p.row_blocks * p.col_blocks
+    total, counters = p.row_blocks * p.col_blocks, field_address(s, "blocks")
     while True:
-        task = take_field(s, "next_block", 1)
-        if task >= total:
+        task = next_number(counters, worker, total)
+        if task < 0:
             break
         _block(as_address(plan), p, s, space, task)
