@@ -204,6 +204,7 @@ class Prepared(NotCopied):
         if isinstance(zero, np.ndarray) and (zero == zero[0]).all():
             zero = int(zero[0])
         self.filter_zero = zero
+        self._in_loop = filters.in_loop(zero)  # which subtracts it beforehand
         self.num_threads, self.output = as_num_threads(num_threads), output
         axes = filters.axes
         self.shape = (shape[0], *self.windows.out[3 - axes :], filters.outputs)
@@ -226,7 +227,7 @@ class Prepared(NotCopied):
             out_row_stride=self.filters.outputs * self.result.itemsize, filter_zero=self.filter_zero,
             num_threads=self.num_threads,
         )  # fmt: skip
-        zero = 0 if self.filters.depthwise else self.filter_zero
+        zero = 0 if self._in_loop else self.filter_zero
         call = SimpleNamespace(
             out=SimpleNamespace(shape=self.shape), lhs_zero=self.image_zero, rhs_zero=zero, own_zeros=False
         )
@@ -253,7 +254,7 @@ class Prepared(NotCopied):
                     x = channels_last(x)
                 plan, run = self._plan_for(x.strides)
                 rhs = self.filters.rhs(plan.kernel, self.filter_zero)
-                by_zero = 0 if self.filters.depthwise else self.filter_zero
+                by_zero = 0 if self._in_loop else self.filter_zero
                 if run is None or run.run(x, rhs, y, zero, by_zero) is None:
                     places = x.ctypes.data, rhs.panels_address, rhs.sums_address, y.ctypes.data
                     plan.run(*places, zero, by_zero)
@@ -297,9 +298,14 @@ def _prepared(
     return made
 
 
+def _is_list(value: Any) -> bool:
+    """Whether it has elements to check one by one; NumPy is not asked, as it refuses lists of unlike ones."""
+    return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
 def _per_axis(value: Any, name: str, axes: int, low: int) -> tuple[int, ...]:
     """One integer for all axes, or one for each."""
-    if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value) == 1:
+    if _is_list(value):
         if len(value) != axes:
             raise ValueError(f"{name}: expected one integer or {axes}, got {len(value)}")
         return tuple(integer(v, name, low, _LARGE) for v in value)
@@ -308,7 +314,7 @@ def _per_axis(value: Any, name: str, axes: int, low: int) -> tuple[int, ...]:
 
 def _around(value: Any, axes: int) -> tuple[tuple[int, int], ...]:
     """Padding before and after, for each axis."""
-    if not isinstance(value, (list, tuple, np.ndarray)):
+    if not _is_list(value):
         value = (value,) * axes
     if len(value) != axes:
         raise ValueError(
@@ -316,7 +322,7 @@ def _around(value: Any, axes: int) -> tuple[tuple[int, int], ...]:
         )
     pairs = []
     for v in value:
-        pair = tuple(v) if isinstance(v, (list, tuple, np.ndarray)) and np.ndim(v) == 1 else (v, v)
+        pair = tuple(v) if _is_list(v) else (v, v)
         if len(pair) != 2:
             raise ValueError(f"padding: expected pairs (before, after), got {v!r:.80}")
         pairs.append((integer(pair[0], "padding", 0, _LARGE), integer(pair[1], "padding", 0, _LARGE)))

@@ -116,6 +116,50 @@ def test_the_image_may_be_a_part_of_another():
         )
 
 
+@pytest.mark.parametrize("kernel", RUNS)
+def test_a_depthwise_convolution_adds_a_bias_of_each_window(kernel, monkeypatch):
+    monkeypatch.setattr(lowgemm.config, "kernel", kernel)
+    g = np.random.default_rng(0)
+    for channels, width in ((2, 3), (18, 5), (70, 50)):
+        image, filters = (
+            integers(g, "uint8", (2, 4, width, channels)),
+            integers(g, "int8", (3, 2, 1, channels)),
+        )
+        rows = 2 * 2 * (width - 1)
+        by_row = lowgemm.BiasAddition(g.integers(-9000, 9000, rows), axis=0)
+        by_column = lowgemm.BiasAddition(g.integers(-9000, 9000, channels))
+        options = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": channels}
+        for stages in (
+            [by_row],
+            [by_row, by_column],
+            [by_column, by_row],
+            [by_row, by_row, lowgemm.SaturatingCast(np.int8)],
+        ):
+            expected = reference.conv(image, filters, output=stages, **options)
+            for threads in (1, 2):
+                got = lowgemm.conv(image, filters, output=stages, num_threads=threads, **options)
+                np.testing.assert_array_equal(got, expected, strict=True)
+
+
+@pytest.mark.parametrize("kernel", RUNS)
+def test_zero_points_of_filters_may_be_any_int32(kernel, monkeypatch):
+    monkeypatch.setattr(lowgemm.config, "kernel", kernel)
+    g = np.random.default_rng(0)
+    several = g.integers(-(2**31), 2**31, 20)
+    zeros = (32512, 32513, -32640, -32641, 2**31 - 1, -(2**31), several, np.where(several > 0, 40000, 3))
+    options = {"image_zero_point": 7, "stride": (1, 1), "padding": ((1, 0), (1, 1)), "dilation": (1, 1)}
+    image = integers(g, "uint8", (2, 6, 5, 20))
+    for groups, depth in ((20, 1), (4, 5), (1, 20)):
+        for dtype in ("uint8", "int8"):
+            filters = lowgemm.pack_filters(integers(g, dtype, (3, 3, depth, 20)), groups)
+            for zero in zeros:
+                expected = reference.conv(
+                    image, filters.to_array(), groups=groups, filter_zero_point=zero, **options
+                )
+                got = lowgemm.conv(image, filters, filter_zero_point=zero, **options)
+                np.testing.assert_array_equal(got, expected, strict=True)
+
+
 def test_an_empty_batch():
     got = lowgemm.conv(
         np.empty((0, 5, 5, 3), np.uint8),
@@ -153,6 +197,9 @@ X, W = np.zeros((1, 6, 6, 4), np.uint8), np.zeros((3, 3, 4, 2), np.int8)
         ({"padding": (1, 2, 3)}, "^padding: expected one number"),
         ({"padding": [(1, 2, 3), 1]}, "^padding: expected pairs"),
         ({"padding": -1}, "^padding: expected"),
+        ({"padding": [[1, 2], [3]]}, "^padding: expected pairs"),
+        ({"padding": np.array(5)}, "^padding: expected an integer"),
+        ({"stride": [[1, 2], [3]]}, "^stride: expected an integer"),
         ({"dilation": 1.5}, "^dilation: expected"),
         ({"channels": "middle"}, "^channels: expected"),
         ({"out": np.zeros((1, 4, 4, 2), np.int64)}, "^out: expected dtype"),

@@ -8,7 +8,7 @@ As a product of patches and filters each would have a single column. Here a regi
        int32 sum: by `vpdpbusd` where the CPU has it, else in 16 bits (`pmaddwd`).
     3. the sums go through the output stages while they are in L1.
 
-Sums begin with the bias less the image's zero point times the sum of the channel's weights. Channels come in blocks of 16. The last block
+Sums begin with the bias of columns less the image's zero point times the sum of the channel's weights. Channels come in blocks of 16. The last block
 overlaps the one before, so every vector is whole; with fewer than 16 channels in all it reads what follows in the image.
 """
 
@@ -249,9 +249,12 @@ def _make(bits: int, key: Any) -> Routine:
     size = 1 if bits else 2
     weights_bytes = WIDE * size
 
-    @routine("ppppppnnnn", key)
-    def depthwise_block(plan, windows, image, weights, starts, space, out, zero, line_of_windows, part):
-        """Block `part` of the channels, for one line of windows; `space` is the thread's memory, `out` the address of the result."""
+    @routine("ppppppnpnn", key)
+    def depthwise_block(plan, windows, image, weights, starts, space, out, by_row, line_of_windows, part):
+        """Block `part` of the channels, for one line of windows; `space` is the thread's memory, `out` the address of the result.
+
+        `by_row` points to the bias of every window, if there is one.
+        """
         p, w = plan_at(plan), image_at(windows)
         filled, spare, tile = (
             offset(space, p.row_sums_at),
@@ -363,6 +366,11 @@ def _make(bits: int, key: Any) -> Routine:
                         )  # fmt: skip
                         done += 1
             row = line_of_windows * w.out_width + x0
+            if p.has_row_bias != 0:  # one for each window, where a bias of axis 0 comes first
+                for i in range(count_of_windows):
+                    bias = load_i32(by_row, row + i)
+                    for c in range(cols):
+                        store_32(tile, CHANNELS * i + c, load_i32(tile, CHANNELS * i + c) + bias)
             for i in range(p.stages):
                 call_address(
                     p.stage[i, 0],
@@ -412,7 +420,7 @@ def _block(plan, p, s, space, task):
     call_address(
         p.kernel,
         (
-            plan, p.image, s.lhs, s.rhs, space + p.on_the_fly_at, space, s.out, 0, task // p.col_blocks,
+            plan, p.image, s.lhs, s.rhs, space + p.on_the_fly_at, space, s.out, p.row_bias, task // p.col_blocks,
             task % p.col_blocks,
         ),
     )  # fmt: skip

@@ -33,6 +33,11 @@ class DepthwiseWeights:
         Their zero point.
     kernel : Kernel
         Whose CPU runs this.
+
+    Raises
+    ------
+    ValueError
+        If weights less their zero point have no 16 bits: see `fit`.
     """
 
     #: As of a packed rhs.
@@ -42,6 +47,8 @@ class DepthwiseWeights:
         taps, channels = filters.shape[-3], filters.shape[-1]
         weights = filters.reshape(-1, taps, channels).astype(np.int64) - zero
         fits = weights.min() >= -128 and weights.max() <= 127
+        if not self.fit(filters, zero):
+            raise ValueError("zero: expected filters that have 16 bits less their zero point")
         self.kernel = kernel.name
         self.bits = depthwise.dot_bits(kernel) if fits else 0
         made = depthwise.arranged(weights, 1 if self.bits else 2)
@@ -49,6 +56,12 @@ class DepthwiseWeights:
         self.panels[:] = made.reshape(-1).view(np.uint8)
         self.sums = weights.sum((0, 1)).astype(np.int32)
         self.panels_address, self.sums_address = self.panels.ctypes.data, self.sums.ctypes.data
+
+    @staticmethod
+    def fit(filters: np.ndarray, zero: int | np.ndarray) -> bool:
+        """Whether any filters of this type have 16 bits when their zero point is subtracted, as the loop wants."""
+        info, widest = np.iinfo(filters.dtype), np.iinfo(np.int16)
+        return bool(info.min - int(np.max(zero)) >= widest.min and info.max - int(np.min(zero)) <= widest.max)
 
     @property
     def nbytes(self) -> int:
@@ -96,13 +109,14 @@ class DepthwisePlan(Plan):
         work = MACS_OF_ONE * self.macs
         self.made_for = threads.settings() if threads.worth_threads(num_threads, work) else None
         self.image = image = windows.record(strides, n)
-        signed, bias = kind == "i", pipeline.col_bias
+        signed, bias, by_row = kind == "i", pipeline.col_bias, pipeline.row_bias
         columns = (depthwise.WINDOWS - 1) * windows.step[2] + (windows.taps[2] - 1) * windows.apart[2] + 1
         fours = -(-windows.taps[0] * windows.taps[1] // depthwise.FOUR)
         blocks = -(-n // depthwise.CHANNELS)
         plan = blank_plan(
             m=self.m, n=n, depth=self.depth, batch=1, distinct_rhs=1, packed=1, out_row_stride=out_row_stride,
             out_col_stride=item, col_bias=0 if bias is None else bias.ctypes.data, has_col_bias=bias is not None,
+            row_bias=0 if by_row is None else by_row.ctypes.data, has_row_bias=by_row is not None,
             stages=len(steps) // 2, image=image.ctypes.data, row_blocks=lines, col_blocks=blocks, splits=1,
             workers=min(threads.choose_threads(num_threads, work), lines * blocks),
             lhs_flip=128 if signed else 0, lhs_shift=-128 if signed else 0,

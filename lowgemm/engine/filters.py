@@ -65,6 +65,10 @@ class PackedFilters:
         """Whether each channel has one filter of its own."""
         return self.groups > 1 and self.shape[-2] == 1 and self.outputs == self.groups
 
+    def in_loop(self, zero: int | np.ndarray) -> bool:
+        """Whether the loop of depthwise convolutions runs, given the filters' zero point; if not, one product for each channel."""
+        return self.depthwise and DepthwiseWeights.fit(self._filters, zero)
+
     @property
     def depth(self) -> int:
         """Depth of the product: taps times channels of a group."""
@@ -126,7 +130,7 @@ class PackedFilters:
 
     def rhs(self, kernel: Kernel, zero: int | np.ndarray) -> PackedRhs | DepthwiseWeights:
         """What a plan for these filters multiplies with, given their zero point."""
-        return self.depthwise_weights(kernel, zero) if self.depthwise else self.packed_for(kernel, zero)
+        return self.depthwise_weights(kernel, zero) if self.in_loop(zero) else self.packed_for(kernel, zero)
 
     def depthwise_weights(self, kernel: Kernel, zero: int | np.ndarray) -> DepthwiseWeights:
         """The filters of a depthwise convolution less their zero point; those of the last zero point are kept."""
@@ -174,7 +178,7 @@ def convolution_plan(
         As in `gemm`.
     """
     kernel = selected()
-    if filters.depthwise:
+    if filters.in_loop(filter_zero):
         weights = filters.depthwise_weights(kernel, filter_zero)
         return DepthwisePlan(
             kernel, weights, windows, strides, kind, stages, result, out_row_stride, num_threads
