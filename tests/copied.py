@@ -7,6 +7,7 @@ nothing to copy are in `BASES`. `test_copies.py` fails for a class that is in no
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 from collections.abc import Callable
 from typing import Any
@@ -39,11 +40,12 @@ from lowgemm.engine import (
 from lowgemm.engine.depthwise_plan import DepthwisePlan, DepthwiseWeights
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.in_numba.packed_type import _TYPES, PackedRhsType
-from lowgemm.jit import caches, team
+from lowgemm.jit import caches, part, team
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.disk_cache import CheckedCache, CheckedFile, Lazy
 from lowgemm.jit.routine import Routine
 from lowgemm.kernels.framework import deferred, requant, tile_machine
+from lowgemm.kernels.framework.kernel import TileLoop
 from lowgemm.kernels.tools import cases, cross, timing
 from lowgemm.nn import float_net, maccs, program, weighted
 from lowgemm.nn.layer import Layer
@@ -53,6 +55,9 @@ from lowgemm.output import elementwise, parameters, pipeline, scale_and_store, t
 from lowgemm.output.custom_routine import CustomRoutine
 from lowgemm.output.stages import clamp, float_scale, scale, single_rounding
 from lowgemm.quantization import QParams, advice, equalization, histogram, observer, report, s_shaped
+
+#: The module; the package has the function of this name.
+explaining = importlib.import_module("lowgemm.explain")
 
 G = np.random.default_rng(11)
 X = G.integers(0, 256, (9, 40), dtype=np.uint8)
@@ -357,5 +362,6 @@ BASES = {
     *job.Job.__subclasses__(), *job.BlocksJob.__subclasses__(), Routine, LayerRoutine, Lazy, planner.Template,
     records.RhsAddresses, records.ItemAddresses, Windows, image.Windows, DepthwiseWeights, requant.FixedPoint, requant.Float32, cases.FloatScale,
     lowgemm.Stage, Layer, weighted.Weighted, Optimizer, observer.Observer, NotCopied, CheckedCache, CheckedFile,
-    quantization.observers.HistogramObserver, kernels.Kernel,
+    quantization.observers.HistogramObserver, kernels.Kernel, TileLoop, explaining.Prediction, explaining.TellsItself,
+    part.LowerPart, part.LowerRoutine, part.PartCompiler, part.PartLibrary, part.RoutineCompiler, part.RoutineLibrary,
 }  # fmt: skip

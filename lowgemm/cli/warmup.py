@@ -16,6 +16,7 @@ from lowgemm.engine import compensation, drivers, entry, packing, sums
 from lowgemm.jit.routine import Routine
 from lowgemm.jit.team import the_team
 from lowgemm.kernels.framework.kernel import EITHER
+from lowgemm.kernels.framework.requant import SCALES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +44,10 @@ def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
         chosen = list(dict.fromkeys([kernels.selected(), kernels.rhs_packer(kernels.selected())]))
     todo: dict[str, Callable[[], Any]] = {}
     for kernel in chosen:
-        todo[f"kernel {kernel.name}"] = lambda k=kernel: kernels.microkernel(k)
-        if kernel.lhs_type == EITHER:
-            todo[f"kernel {kernel.name}, signed"] = lambda k=kernel: kernels.microkernel(k, True)
+        for signed in (False, True) if kernel.lhs_type == EITHER else (False,):
+            for scale in range(len(SCALES) if kernel.fuses_requantize else 1):
+                name = f"kernel {kernel.name}{', signed' * signed}{f', scale {scale}' * (scale > 0)}"
+                todo[name] = lambda k=kernel, of=(signed, scale): kernels.microkernel(k, *of)
         for side in ("lhs", "rhs"):
             todo[f"packing {side} {kernel.name}"] = lambda k=kernel, s=side: packing.pack_routine(k, s)
     todo["column compensation"] = lambda: compensation.col_compensation

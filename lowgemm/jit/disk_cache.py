@@ -85,7 +85,8 @@ def _load_numba() -> None:
     """
     if _loaded:
         return
-    if threading.current_thread() is not threading.main_thread():
+    # Not `current_thread()`: it would list a thread that Python did not start as one that it did (`engine/region.py` asks).
+    if threading.get_ident() != threading.main_thread().ident:
         _load()
         return
     loader = threading.Thread(target=_load, name="lowgemm: Numba loads", daemon=True)
@@ -109,8 +110,8 @@ def _interrupts_kept() -> Iterator[None]:
     LLVM calls back into Python when a piece is compiled. An exception cannot pass through LLVM, so Python
     gives it to `sys.unraisablehook`, which prints it, and goes on. Signals reach the main thread alone.
     """
-    me = threading.get_ident()
-    if threading.current_thread() is not threading.main_thread():
+    # Not `current_thread()`: it would list a thread that Python did not start as one that it did (`engine/region.py` asks).
+    if me != threading.main_thread().ident:
         yield
         return
     before, lost = sys.unraisablehook, []

@@ -16,6 +16,8 @@ from lowgemm.engine.blocking import (
     BLOCK_ROWS,
     BY_COLUMNS,
     BY_ROWS,
+    CALL_TILES,
+    MOST_CALL_COLUMNS,
     NOT_ON_THE_FLY,
     SPLIT_DEPTH,
     Blocking,
@@ -123,9 +125,12 @@ def test_a_kernel_that_walks_along_columns_gets_as_many_as_fit_l2():
 
     for mc, kc in [(32, 64), (256, 512), (256, 1024), (256, 2048), (96, 11008)]:
         wide = columns(mc, kc)
-        assert wide % 32 == 0 and (
-            wide == 32 or (mc + wide) * kc <= (2 << 20) * 5 // 8 < (mc + wide + 32) * kc
-        )
+        room = (2 << 20) * 5 // 8
+        assert wide % 32 == 0
+        if wide > CALL_TILES * 32:  # it fits L2
+            assert (mc + wide) * kc <= room
+        if wide < MOST_CALL_COLUMNS:  # and no more does
+            assert room < (mc + wide + 32) * kc
     assert columns(256, 1024) == 1024 and columns(256, 4096) == 64
     assert columns(256, 1024, wide=False) == 32
     assert columns(256, 1024, "x86_avx512vnni") == 48

@@ -139,9 +139,9 @@ def dressed(r: random.Random, a: np.ndarray) -> Any:
         return b
     if kind == 10:
         return a.view(Subclass)
-    if kind == 11 and 0 < a.size < 60_000:
+    if kind == 11 and 0 < a.nbytes < 60_000:
         start = next(_SLOTS) * (1 << 16) + r.randrange(1000)  # several operands of a call lie there at once
-        b = MEMMAP[start : start + a.size].view(a.dtype).reshape(a.shape)
+        b = MEMMAP[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
         b[...] = a
         return b
     if kind == 12:
