@@ -110,7 +110,7 @@ def _interrupts_kept() -> Iterator[None]:
     LLVM calls back into Python when a piece is compiled. An exception cannot pass through LLVM, so Python
     gives it to `sys.unraisablehook`, which prints it, and goes on. Signals reach the main thread alone.
     """
-    # Not `current_thread()`: it would list a thread that Python did not start as one that it did (`engine/region.py` asks).
+    me = threading.get_ident()
     if me != threading.main_thread().ident:
         yield
         return
