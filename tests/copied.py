@@ -304,7 +304,7 @@ if importlib.util.find_spec("onnx") is not None:
         ("not ours", state.NotOurs, state.NotOurs, str),
         ("engine context", engines.Context, lambda: engines.Context("onnx.reference", {"": 17}, 8, None), tuple),
         ("packed filters", convolution.PackedFilters, lambda: convolution.PackedFilters(np.ones((4, 2, 3, 3), np.int8), 2),
-         lambda f: [p.to_array() for s in f.slices for p in s._packed]),
+         lambda f: [s.to_array() for s in f.slices]),
         ("geometry", geometry.Geometry, lambda: geometry.geometry((1, 3, 8, 8), (5, 3, 3, 3)), fields),
         ("coded tensor", rewrite.Coded, lambda: rewrite.Coded("a", "b", "c", np.ones(1), np.zeros(1), 0), tuple),
         ("chain's nodes", chains.Group, lambda: chains.Group([], ["x"], ["y"], []), tuple),

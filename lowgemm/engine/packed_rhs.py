@@ -76,8 +76,8 @@ class PackedRhs:
         --------
         >>> import numpy as np, lowgemm
         >>> packed = lowgemm.pack_rhs(np.array([[1, 2, 3], [4, 5, 6]], np.uint8))
-        >>> packed.T
-        PackedRhs(shape=(3, 2), dtype=uint8, kernel=...)
+        >>> packed.T.shape
+        (3, 2)
         """
         if self.ndim != 2:
             raise ValueError(

@@ -77,7 +77,8 @@ class LowerPart(NativeLowering):
         name = state.func_id.func_name
         entry = _dynfunc.make_function(lowered.fndesc.lookup_module(), name, name, 0, lowered.env, (library,))
         state.targetctx.insert_user_function(entry, lowered.fndesc, [library])
-        state.reload_init.extend(library._reload_init)
+        # Numba before 0.63 or so keeps what is to be done after loading with the function alone, not with the library.
+        state.reload_init.extend(getattr(library, "_reload_init", ()))
         state["cr"] = type(lowered)(lowered.fndesc, lowered.call_helper, entry, lowered.env)
         return True
 
