@@ -70,9 +70,13 @@ def run(calls: int, seed: int = 0, samples: int = 10) -> dict[str, object]:
     wrong, steps, taken = 0, 0, []
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        for name in WARM * NAMES:  # what a kind of step imports and compiles at first is no growth
-            with contextlib.suppress(Exception):  # it comes again, and is counted then
-                session.take(name)
+        # what a kind of step imports, compiles and loads at first, for each kernel, is no growth
+        here = [k.name for k in lg.kernels.all_kernels() if not lg.kernels.why_not(k)]
+        for kernel in [*here, None]:
+            lg.config.kernel = kernel
+            for name in (WARM // 8 if kernel else WARM) * NAMES:
+                with contextlib.suppress(Exception):  # it comes again, and is counted then
+                    session.take(name)
         for sample in range(samples):
             while made(session) < calls * (sample + 1) // samples:
                 if steps % STEPS_WATCHED == 0:
