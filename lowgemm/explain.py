@@ -281,7 +281,8 @@ def _of_convolution(image: Any, filters: PackedFilters, options: dict[str, Any])
         return Explanation(None, "reference", 1, 0.0, f"{head}\nkernel    none: {why}")
     strides = np.empty(x.shape, np.uint8).strides if copied else x.strides
     plan = known.plan(strides)
-    if filters.depthwise:
+    in_loop = filters.in_loop(known.filter_zero)
+    if in_loop:
         image_is = "four lines at a time are interleaved; a register has four bytes of 16 channels"
     elif plan.image is None:
         image_is = "the pixels are the rows of the lhs, no copy"
@@ -289,7 +290,7 @@ def _of_convolution(image: Any, filters: PackedFilters, options: dict[str, Any])
         image_is = "patches gathered while the lhs is packed, no matrix of patches in memory"
     if copied:
         image_is = f"COPIED so that channels are last and side by side; {image_is}"
-    if filters.depthwise:
+    if in_loop:
         steps = " -> ".join(step.name for step in plan.pipeline.steps)
         lines = [
             head,
