@@ -110,6 +110,16 @@ def covered(rows: int, kernel: Kernel) -> int:
     return done
 
 
+def _operand_of(kernel: Kernel) -> ir.Type:
+    """Type of the rhs registers that the kernel's product takes."""
+    b = ir.IRBuilder(
+        ir.Function(
+            ir.Module(), ir.FunctionType(ir.VoidType(), [i8.as_pointer()]), "load"
+        ).append_basic_block()
+    )
+    return kernel.load_rhs(b, b.function.args[0]).type
+
+
 class _Tile:
     """Emits tiles: some rows by a panel of codes, along the depth of one group."""
 
@@ -125,6 +135,7 @@ class _Tile:
         )
         self.width = kernel.rhs_group_bytes
         self.bytes = vec(i8, self.width)
+        self.operand = _operand_of(self.k)
         found = look_up(self.width)
         assert found is not None
         self.name, self.masks = found[0], found != _WIDE_LOOK_UP
@@ -144,7 +155,7 @@ class _Tile:
             half = self.width // 2
             parts = [shuffle(b, found, None, list(range(i, i + half))) for i in (0, half)]
             return [b.sext(p, vec(i16, half)) for p in parts]
-        return [b.bitcast(found, vec(i32, k.lanes)) if raises(k) else found]
+        return [b.bitcast(found, self.operand)]
 
     def _product(self, acc: tuple, left: Any, levels: Any) -> tuple:
         if raises(self.k):

@@ -154,6 +154,7 @@ print("fine", len(right), len(refused))
 #: piece of code.
 IN_CALLBACK = """
 import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background of a shell starts without it
 from numba.core import codegen
 pieces = []
 real = codegen.JITCodeLibrary._object_compiled_hook.__func__
@@ -184,6 +185,7 @@ print("interrupts", came, len(pieces))
 #: Ctrl-C while Numba loads its declarations, which it takes off a list one by one: none may be lost.
 LOADING = """
 import os, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background of a shell starts without it
 from numba.core.typing import context, templates
 taken, kept = [], set()
 real, insert = templates.RegistryLoader.new_registrations, context.BaseContext.insert_attributes
