@@ -76,6 +76,11 @@ def _compilation(name: str) -> Iterator[None]:
             gc.enable()
 
 
+def compiling() -> bool:
+    """Whether this thread is in the middle of compiling: then a signal handler asks."""
+    return threading.get_ident() in _compiling
+
+
 def _load_numba() -> None:
     """Have Numba load its declarations of types and functions, where Ctrl-C cannot stop it halfway.
 

@@ -29,7 +29,7 @@ calls = [
     lambda: lowgemm.gemm(np.stack([a[:9]] * 3), b, num_threads=2),
 ]
 rows = [slice(None), slice(None), slice(None, None, 2), slice(5), slice(9)]
-for call in calls:
+for call in 2 * calls:  # the second of a kind compiles Python's way in
     call()
 raised = wrong = 0
 while raised < ROUNDS:
