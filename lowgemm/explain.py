@@ -115,7 +115,7 @@ def _packed_bytes(plan: Plan) -> int:
 def predicted(plan: Plan) -> Prediction | None:
     """The cycles of a plan by the model of its kernel's loop, or None where the kernel has none.
 
-    Measured products need 1.1 to 1.7 times as many (docs/performance.md).
+    Measured products need 1.0 to 1.9 times as many (docs/performance.md).
     """
     kernel, caches = plan.runs, cache_sizes()
     step = kernel.tile_loop(plan.depth, caches.l1)
