@@ -88,7 +88,9 @@ def _load_numba() -> None:
     interrupt in the middle loses some, and the process cannot compile any more. Signals reach the main thread
     alone, so another one does it.
     """
-    if _loaded:
+    # A caller's `@njit` function that holds a product: Numba is compiling it, has loaded what it needs, and this thread has Numba's
+    # lock, which the other one would wait for.
+    if _loaded or compiler_lock.global_compiler_lock.is_locked():
         return
     # Not `current_thread()`: it would list a thread that Python did not start as one that it did (`engine/region.py` asks).
     if threading.get_ident() != threading.main_thread().ident:

@@ -246,6 +246,21 @@ def test_an_interrupt_while_numba_loads_loses_nothing(tmp_path):
     assert "interrupts 3 lost 0" in child.run(LOADING, NUMBA_CACHE_DIR=str(tmp_path))
 
 
+#: The first product of the process is inside a caller's function: Numba holds its lock while ours is compiled.
+INSIDE = """
+import numba, numpy as np, lowgemm
+@numba.njit
+def product(a, b):
+    return lowgemm.gemm(a, b)
+a = np.ones((4, 4), np.uint8)
+print("first", product(a, a)[0, 0])
+"""
+
+
+def test_the_first_product_may_be_inside_compiled_code(tmp_path):
+    assert child.run(INSIDE, NUMBA_CACHE_DIR=str(tmp_path)).strip() == "first 4"
+
+
 def test_a_signal_handler_that_multiplies_during_compilation(tmp_path):
     assert "fine" in child.run(COMPILING_REENTERED, NUMBA_CACHE_DIR=str(tmp_path))
 
