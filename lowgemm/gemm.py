@@ -113,22 +113,22 @@ def gemm(
     array([[100,   0],
            [  0, 255]], dtype=uint8)
     """
-    # every per-channel model has vectors of one value, which cost a pass over both operands that one number
-    # does not
-    if type(rhs_zero_point) is np.ndarray:
-        rhs_zero_point = _one_for_all(rhs_zero_point, rhs, -1)
-    if type(lhs_zero_point) is np.ndarray:
-        lhs_zero_point = _one_for_all(lhs_zero_point, lhs, -2)
+    lhs_kind = rhs_kind = int
+    if type(rhs_zero_point) is not int:
+        rhs_zero_point, rhs_kind = _simplest(rhs_zero_point, rhs, -1)
+    if type(lhs_zero_point) is not int:
+        lhs_zero_point, lhs_kind = _simplest(lhs_zero_point, lhs, -2)
     # A call of a kind that was seen before has only its values left to check. Equal keys must mean equal
     # treatment, and 1 == 1.0 == True, so the types of scalars are part of the key.
     try:
         key = (
             type(lhs), lhs.shape, lhs.strides, lhs.dtype, type(rhs), rhs.shape, rhs.strides, rhs.dtype,
-            int if type(lhs_zero_point) is int else zero_key(lhs_zero_point),
-            int if type(rhs_zero_point) is int else zero_key(rhs_zero_point),
+            lhs_kind, rhs_kind,
             None if output is None else stages_key(output),
             None if out is None else (type(out), out.shape, out.strides, out.dtype),
-            type(accumulate), accumulate, type(num_threads), num_threads, overflow, _settings["kernel"],
+            accumulate if accumulate is False or accumulate is True else (type(accumulate), accumulate),
+            num_threads if num_threads is None or type(num_threads) is int else (type(num_threads), num_threads),
+            overflow, _settings["kernel"],
         )  # fmt: skip
         seen = _calls.get(key)
     except (AttributeError, TypeError):
@@ -144,6 +144,17 @@ def gemm(
     return _checked(
         key, lhs, rhs, lhs_zero_point, rhs_zero_point, output, out, accumulate, num_threads, overflow
     )
+
+
+def _simplest(zero: Any, operand: Any, axis: int) -> tuple[Any, Any]:
+    """A zero point in its cheapest form, and what of its form matters to a kind of call.
+
+    Every per-channel model has vectors of one value. They would cost a pass over both operands that one
+    number does not.
+    """
+    if type(zero) is np.ndarray:
+        zero = _one_for_all(zero, operand, axis)
+    return zero, zero_key(zero)
 
 
 def _one_for_all(zero: np.ndarray, operand: Any, axis: int) -> Any:

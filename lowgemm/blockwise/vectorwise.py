@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numba
@@ -102,18 +103,20 @@ def as_rows(x: ArrayLike, name: str, least: int = 0) -> tuple[np.ndarray, tuple[
         raise TypeError(f"{name}: expected dtype float32, float64, float16 or bfloat16, got {a.dtype}")
     if a.ndim < max(least, 1):
         raise ValueError(f"{name}: expected at least {max(least, 1)} dimensions, got {a.ndim}")
-    with np.errstate(over="ignore"):  # refused as infinity
+    if a.dtype == np.float32:
         flat = np.ascontiguousarray(a, dtype=np.float32)
+    else:
+        with np.errstate(over="ignore"):  # refused as infinity
+            flat = np.ascontiguousarray(a, dtype=np.float32)
     if not flat.flags.aligned:
         flat = flat.copy()
-    count = int(np.prod(a.shape[:-1], dtype=np.int64))
-    return flat.reshape(count, a.shape[-1]), a.shape
+    return flat.reshape(math.prod(a.shape[:-1]), a.shape[-1]), a.shape
 
 
 def as_threshold(value: Any) -> float:
     """An outlier threshold, rounded to float32: a finite number from 0 up; 0 means none."""
     found = number(value, "threshold")
-    if not np.isfinite(found) or found < 0:
+    if not math.isfinite(found) or found < 0:
         raise ValueError(f"threshold: expected a finite number from 0 up, got {value}")
     with np.errstate(over="ignore", under="ignore"):  # beyond float32 it is infinity: nothing reaches it
         rounded = float(np.float32(found))

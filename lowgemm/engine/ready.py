@@ -68,7 +68,7 @@ class Ready(NotCopied):
 
     __slots__ = (
         "_customs", "_enter", "_lent", "_number", "_packed", "_pattern", "_record", "_result", "_scratch", "_shape",
-        "_zeros", "kernel", "made_for", "plan",
+        "_special", "_zeros", "kernel", "made_for", "plan",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +89,8 @@ class Ready(NotCopied):
             plan.scratch_bytes,
         )
         self._scratch = self._zeros.end
+        #: Whether `run` has more to do than the usual call: one test in place of three, 0.02 us.
+        self._special = self._customs or self._enter is None or self._number
         #: First argument of the built-in functions; None where they do not work.
         self._record = self._call_record(plan.numbers) if plan.enter else None
         #: What calls with functions of the user's left over: a record, numbers of the plan, watches, memory.
@@ -105,9 +107,9 @@ class Ready(NotCopied):
 
     def run(self, lhs: Any, rhs: Any, out: Any, lhs_zero: Any, rhs_zero: Any) -> Any:
         """Multiply; None, and nothing written, if something is not as it must be, the pattern included."""
-        if self._customs and self._record is not None:
-            return self._run_functions(lhs, rhs, out, lhs_zero, rhs_zero)
-        if self._enter is None or self._number:
+        if self._special:
+            if self._customs and self._record is not None:
+                return self._run_functions(lhs, rhs, out, lhs_zero, rhs_zero)
             return self._run(lhs, rhs, out, lhs_zero, rhs_zero)
         if out is None:
             out = _empty(self._shape, self._result)

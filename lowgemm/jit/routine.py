@@ -59,12 +59,12 @@ class Routine:
         """What Numba made of it, a `numba.core.ccallback.CFunc`."""
         return disk_cache.cfunc(self.function, self.signature, self.key, self.on_disk)
 
-    @property
+    @functools.cached_property
     def address(self) -> int:
         """Address of the machine code."""
         return int(self.compiled.address)
 
-    @property
+    @functools.cached_property
     def ctypes(self) -> Any:
         """The function for `ctypes`."""
         return self.compiled.ctypes
