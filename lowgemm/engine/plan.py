@@ -185,7 +185,7 @@ class Plan(NotCopied):
             self.way = drivers.several if team else None
             plan.team = team.address if team else 0
             plan.work, plan.give_way = self.work.address, host.give_way()
-            plan.long = work >= threads.LONG_MACS
+            plan.long = work >= (runs.long_macs or threads.LONG_MACS)
         self.numbers = plan_numbers(plan, stages, layout)
         self.p = plan_of(self.numbers)
         self.blocking = Blocking(

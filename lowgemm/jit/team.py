@@ -19,8 +19,9 @@ inside, the caller waits.
 **Cores that others hold.** OpenBLAS's threads keep all cores busy for 0.1 s after a product, and do not give way. So:
 
 * Linux wakes a thread on the core it slept on if that is idle, and else often on the waker's, where it stops the
-  waker: 200 of 200 times on two cores. The waker's core is taken from the cores that a helper may use before
-  it is woken; the helper gives it back to itself when it runs.
+  waker: 200 of 200 times on two cores. So a helper avoids its waker's core: that is taken from its cores before
+  it is woken, and stays so until somebody wakes it from another core. (To give it back and to take it again
+  at each waking cost 14 us of a call after NumPy's.)
 * A helper asks for short time slices (`SLICE`; Linux 6.12 and later), which lets it run at once when it wakes.
 * A helper may lose its core in the middle of a piece. A caller that has nothing else to do sees that by the helper's
   own clock, which stands still, and takes it over to its own core, which is free.
@@ -79,8 +80,9 @@ AWAKE = 15_000
 #: The same in a loop of jobs, and how many jobs make a loop.
 AWAKE_IN_LOOP, LOOP = 100_000, 32
 #: Nanoseconds for which a caller that has no more work looks whether the helpers are done before it sleeps,
-#: and after which it looks at their clocks.
-PATIENCE, CHECK = 1_000_000, 20_000
+#: and after which it looks at their clocks. To read a clock takes up to 25 us after another library's call,
+#: when nothing of it is in a cache; a helper that lost its core is away for 3 ms.
+PATIENCE, CHECK = 1_000_000, 50_000
 #: Nanoseconds of the time slices that helpers ask for: the shortest that Linux has.
 SLICE = 100_000
 #: Pauses between two looks at the clock: about 1 us.
@@ -95,9 +97,9 @@ PAUSES = 32
 ) = range(13)  # fmt: skip
 STARTED, USED, ENDED, FOLLOWED, HEAD = 16, 24, 25, 26, 32
 #: Numbers of a seat: what the helper does (a futex), its thread's number, the address of the team, whether
-#: its cores were changed, the address of the slot that it works for, its clock when a caller last looked, and
-#: a set of cores.
-DOES, THREAD, TEAM, MOVED, INSIDE_OF, CLOCK, CORES, SEAT = 0, 1, 2, 3, 4, 5, 8, 24
+#: a caller took it over, the address of the slot that it works for, its clock when a caller last looked, the
+#: core that it avoids (and 1; 0: none), and two sets of cores: those to go back to, and all that it may use.
+DOES, THREAD, TEAM, MOVED, INSIDE_OF, CLOCK, AVOIDS, CORES, ALL, SEAT = 0, 1, 2, 3, 4, 5, 6, 8, 24, 40
 #: Values of `MOVED`: no, a caller is about to, yes.
 STAYED, MOVING, AWAY = range(3)
 #: What a helper does. It is `CALLED` while a caller prepares its waking.
@@ -168,29 +170,76 @@ def _wake(team, word):
 
 
 @inner
-def _move(team, seat, here):
-    """Let a helper that does not run use this thread's core only (`here`), or all others of its cores, unless
-    it has no others.
-    """
+def _core(team):
+    """Number of the core that this thread runs on; -1: too large for a set of cores."""
     core = call_for_address(load_i64(team, SCHED_GETCPU), ()) & _LOW_HALF
-    if core >= 8 * CORES_BYTES:
-        return
-    thread, cores, new = load_i64(seat, THREAD), stack(CORES_BYTES), stack(CORES_BYTES)
+    return core if core < 8 * CORES_BYTES else -1
+
+
+@inner
+def _bit(core, i):
+    """What stands for a core in word `i` of a set of cores."""
+    return 1 << (core % 64) if i == core // 64 else 0
+
+
+@inner
+def _read_cores(team, seat, cores):
+    """The set of cores that a helper has now, to `cores`, and in its seat all that it may use; whether Linux
+    told.
+
+    That is what it has and the core that it avoids, unless somebody else changed its cores since.
+    """
     for i in range(_CORE_WORDS):
         store_64(cores, i, 0)
     # returns an int, whose upper half is undefined
+    thread = load_i64(seat, THREAD)
     if call_for_address(load_i64(team, SCHED_GETAFFINITY), (thread, CORES_BYTES, cores)) & _LOW_HALF != 0:
+        return False
+    avoided, everything = load_i64(seat, AVOIDS) - 1, offset(seat, 8 * ALL)
+    as_we_left_it = avoided >= 0
+    for i in range(_CORE_WORDS):
+        if load_i64(cores, i) != load_i64(everything, i) & ~_bit(avoided, i):
+            as_we_left_it = False
+    if not as_we_left_it:
+        for i in range(_CORE_WORDS):
+            store_64(everything, i, load_i64(cores, i))
+    return True
+
+
+@inner
+def _avoid(team, seat):
+    """Let a helper that sleeps use any of its cores but this thread's, unless it has no others."""
+    core = _core(team)
+    if core < 0 or load_i64(seat, AVOIDS) == core + 1:
+        return
+    cores = stack(CORES_BYTES)
+    if not _read_cores(team, seat, cores):
         return
     left = 0
     for i in range(_CORE_WORDS):
-        bit = 1 << (core % 64) if i == core // 64 else 0
-        word = load_i64(cores, i) & (bit if here else ~bit)
+        word = load_i64(offset(seat, 8 * ALL), i) & ~_bit(core, i)
+        store_64(cores, i, word)
+        left |= word
+    if left != 0:
+        call_address(load_i64(team, SCHED_SETAFFINITY), (load_i64(seat, THREAD), CORES_BYTES, cores))
+        store_64(seat, AVOIDS, core + 1)
+
+
+@inner
+def _move_here(team, seat):
+    """Let a helper that does not run use this thread's core, if it may, and no other."""
+    core, cores, new = _core(team), stack(CORES_BYTES), stack(CORES_BYTES)
+    if core < 0 or not _read_cores(team, seat, cores):
+        return
+    left = 0
+    for i in range(_CORE_WORDS):
+        word = load_i64(offset(seat, 8 * ALL), i) & _bit(core, i)
         store_64(new, i, word)
         left |= word
     if left != 0 and atomic_replace(seat, MOVED, STAYED, MOVING):
         for i in range(_CORE_WORDS):
             store_64(offset(seat, 8 * CORES), i, load_i64(cores, i))
-        call_address(load_i64(team, SCHED_SETAFFINITY), (thread, CORES_BYTES, new))
+        call_address(load_i64(team, SCHED_SETAFFINITY), (load_i64(seat, THREAD), CORES_BYTES, new))
         atomic_store(seat, MOVED, AWAY)
 
 
@@ -211,7 +260,7 @@ def _rouse(team, seat):
     """Wake a helper on another core than this one; whether it slept."""
     if not atomic_replace(seat, DOES, SLEEPS, CALLED):
         return False
-    _move(team, seat, False)
+    _avoid(team, seat)
     atomic_store(seat, DOES, WORKS)
     _wake(team, seat)
     return True
@@ -308,7 +357,6 @@ def _sleep(team, seat):
             if does == WORKS:
                 break
             _wait(team, seat, does)
-    _move_back(team, seat)
 
 
 @inner
@@ -363,7 +411,7 @@ def _take_over(team, slot, first):
         if atomic_load(seat, INSIDE_OF) == as_address(slot):
             time = _time_of(team, seat)
             if not first and time == load_i64(seat, CLOCK):
-                _move(team, seat, True)
+                _move_here(team, seat)
                 stand_still = True
             store_64(seat, CLOCK, time)
     return stand_still

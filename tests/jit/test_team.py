@@ -23,7 +23,7 @@ from lowgemm.jit.memory import (
     store_64,
 )
 from lowgemm.jit.routine import signature
-from lowgemm.jit.team import DOES, HEAD, INSIDE, LOOKS, OWNED, SEAT, SLEEPS, SLOTS, STARTED, USED, Team
+from lowgemm.jit.team import DOES, HEAD, INSIDE, OWNED, SEAT, SLEEPS, SLOTS, STARTED, USED, Team
 
 pytestmark = pytest.mark.skipif(
     not team.available() or numba.config.DISABLE_JIT, reason="no team of threads on this system"
@@ -235,17 +235,53 @@ def test_jobs_that_follow_one_another_are_counted(four):
         assert before <= four.numbers[team.ENDED] <= after
 
 
-def test_a_woken_helper_has_its_cores_back(four):
-    """For its waking it was kept off the waker's core."""
+def cores_of(members, seat=0):
+    return os.sched_getaffinity(int(members.numbers[HEAD + SEAT * seat + team.THREAD]))
+
+
+def run_from(core, members):
+    """Run a job of two workers from a thread on this core, with the helper asleep; it sleeps again after it."""
+
+    def call():
+        os.sched_setaffinity(0, {core})
+        job = job_of(2)
+        members.run(meeting.address, job.ctypes.data, 0, 2)
+
+    wait_until(lambda: does(members)[0] == SLEEPS)
+    caller = threading.Thread(target=call)
+    caller.start()
+    caller.join()
+    wait_until(lambda: does(members)[0] == SLEEPS)
+
+
+@pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="a helper on a single core has no other to go to"
+)
+def test_a_helper_avoids_the_core_that_woke_it_last(four):
     allowed = os.sched_getaffinity(0)
     job = job_of(2)
     four.run(meeting.address, job.ctypes.data, 0, 2)
-    for _ in range(50):
-        wait_until(lambda: does(four)[0] == SLEEPS)
-        job = job_of(2)
-        four.run(meeting.address, job.ctypes.data, 0, 2)
-        wait_until(lambda: does(four)[0] in (LOOKS, SLEEPS))
-        assert os.sched_getaffinity(int(four.numbers[HEAD + team.THREAD])) == allowed
+    for core in (*sorted(allowed)[:2] * 2, min(allowed)):
+        run_from(core, four)
+        assert cores_of(four) == allowed - {core}
+        run_from(core, four)
+        assert cores_of(four) == allowed - {core}
+
+
+@pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="a helper on a single core has no other to go to"
+)
+def test_cores_that_somebody_else_gave_a_helper_are_all_it_uses(four):
+    allowed = sorted(os.sched_getaffinity(0))
+    job = job_of(2)
+    four.run(meeting.address, job.ctypes.data, 0, 2)
+    run_from(allowed[0], four)
+    thread = int(four.numbers[HEAD + team.THREAD])
+    os.sched_setaffinity(thread, {allowed[0]})
+    run_from(allowed[1], four)
+    assert cores_of(four) == {allowed[0]}, "not the core that it had avoided before"
+    run_from(allowed[0], four)
+    assert cores_of(four) == {allowed[0]}, "it has no other"
 
 
 @numba.cfunc(signature("ppn"), nopython=True)
@@ -276,10 +312,12 @@ def test_a_helper_that_does_not_run_is_taken_over(four):
     others = [int(four.numbers[HEAD + SEAT * seat + team.THREAD]) for seat in (0, 2)]
     assert all(os.sched_getaffinity(other) == allowed for other in others)
     four.numbers[inside + team.INSIDE_OF] = 0
+    # its next job over, it gives the core back, and avoids the one that woke it, if it was woken
     job = job_of(4)
     four.run(meeting.address, job.ctypes.data, 0, 4)
     wait_until(lambda: does(four) == [SLEEPS] * 3)
-    assert os.sched_getaffinity(thread) == allowed
+    assert os.sched_getaffinity(thread) >= allowed - {int(four.numbers[inside + team.AVOIDS]) - 1}
+    assert len(os.sched_getaffinity(thread)) >= len(allowed) - 1
 
 
 def test_a_helper_that_runs_is_left_where_it_is(four):

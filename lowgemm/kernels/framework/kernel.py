@@ -121,6 +121,9 @@ class Kernel:
         A CPU that has what the kernel needs and little more: what ``--asm`` and the assembly tests compile for.
     macs_per_cycle : int
         Multiply-accumulates of a core in a cycle at most, for the estimate of `explain`, to which a factor of two does not matter.
+    long_macs : int
+        Multiply-accumulates of a product from which on it pays to wake a thread for it; 0: as `lowgemm/engine/threads.py` says for all
+        kernels.
     block_rows, block_rows_with_stages, block_columns : int
         Rows of a block of the result at most; the same where output stages run on its tiles; and columns where the depth is split. What
         was measured for this kernel, and where, belongs beside the number; 0: as `lowgemm/engine/blocking.py` says for all kernels.
@@ -143,6 +146,7 @@ class Kernel:
     least_depth: int = 1
     compiled_for: Target | None = None
     macs_per_cycle: int = 64
+    long_macs: int = 0
     block_rows: int = 0
     block_rows_with_stages: int = 0
     block_columns: int = 0
