@@ -24,7 +24,6 @@ from lowgemm.engine.ready import ready
 from lowgemm.engine.seen import Seen, remember_list, stages_key
 from lowgemm.engine.threads import settings as thread_settings
 from lowgemm.engine.zero_points import zero_key
-from lowgemm.jit.disk_cache import compiling
 from lowgemm.output.base import Stage
 
 _calls = Seen()
@@ -199,7 +198,7 @@ def _checked(
     plan = call.run()
     plain_types = {type(lhs), type(rhs)} <= {np.ndarray, PackedRhs}
     if key is not None and plan is not None and plain_types and call.overflow == "wrap":
-        if entry.is_made() or (_once.get(key) and not compiling()):
+        if entry.is_made() or _once.get(key):
             remembered = ready(call, plan, lhs_zero, rhs_zero)
             if remembered is not None:
                 _calls.add(key, remembered)

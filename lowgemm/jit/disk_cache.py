@@ -27,8 +27,6 @@ import hashlib
 import os
 import pathlib
 import pickle
-import sys
-import threading
 import uuid
 import warnings
 from collections.abc import Callable, Hashable, Iterator
@@ -36,108 +34,32 @@ from typing import Any
 
 import llvmlite
 import numba
-from numba.core import caching, ccallback, compiler_lock, registry
+from numba.core import caching, ccallback
 
 from lowgemm.jit.captured import captured
 from lowgemm.jit.part import RoutineCompiler
+from lowgemm.jit.signals import signals_wait
 from lowgemm.jit.stamp import stamp_for
 
 _MAGIC = b"lowgemm1"
 _warned = False
-#: Threads that are compiling (or loading) one of lowgemm's pieces.
-_compiling: set[int] = set()
-#: Not empty once Numba has loaded its declarations.
-_loaded: list[bool] = []
 
 
 @contextlib.contextmanager
-def _compilation(name: str) -> Iterator[None]:
-    """Refuse to compile in a signal handler that interrupted a compilation: LLVM corrupts its memory then.
+def _compilation() -> Iterator[None]:
+    """Compile, or load, inside of this: signals wait, and Python's collector of garbage rests.
 
-    Python's collector of garbage rests meanwhile. It would look through all of Numba's objects several times
-    and find nothing, which takes a twelfth of the time.
+    It would look through all of Numba's objects several times and find nothing, which takes a twelfth of the
+    time.
     """
-    me = threading.get_ident()
-    if me in _compiling:
-        raise RuntimeError(
-            f"lowgemm: {name} is not compiled yet, and this signal handler interrupted a compilation; make one such "
-            "call before the handler is set"
-        )
     collects = gc.isenabled()
-    try:
-        _compiling.add(me)
-        _load_numba()
-        gc.disable()
-        with _interrupts_kept():
+    with signals_wait():
+        try:
+            gc.disable()
             yield
-    finally:
-        _compiling.discard(me)
-        if collects:
-            gc.enable()
-
-
-def compiling() -> bool:
-    """Whether this thread is in the middle of compiling: then a signal handler asks."""
-    return threading.get_ident() in _compiling
-
-
-def _load_numba() -> None:
-    """Have Numba load its declarations of types and functions, where Ctrl-C cannot stop it halfway.
-
-    Numba does that when it first compiles, and takes each declaration off a list before it is in use. An
-    interrupt in the middle loses some, and the process cannot compile any more. Signals reach the main thread
-    alone, so another one does it.
-    """
-    # A caller's `@njit` function that holds a product: Numba is compiling it, has loaded what it needs, and this thread has Numba's
-    # lock, which the other one would wait for.
-    if _loaded or compiler_lock.global_compiler_lock.is_locked():
-        return
-    # Not `current_thread()`: it would list a thread that Python did not start as one that it did (`engine/region.py` asks).
-    if threading.get_ident() != threading.main_thread().ident:
-        _load()
-        return
-    loader = threading.Thread(target=_load, name="lowgemm: Numba loads", daemon=True)
-    loader.start()
-    loader.join()
-
-
-def _load() -> None:
-    with (
-        contextlib.suppress(Exception),
-        compiler_lock.global_compiler_lock,
-    ):  # what is wrong, compiling meets again
-        registry.cpu_target.target_context.refresh()  # and its typing context
-        _loaded.append(True)
-
-
-@contextlib.contextmanager
-def _interrupts_kept() -> Iterator[None]:
-    """Raise at the end what Ctrl-C raised at a moment at which nothing can be raised.
-
-    LLVM calls back into Python when a piece is compiled. An exception cannot pass through LLVM, so Python
-    gives it to `sys.unraisablehook`, which prints it, and goes on. Signals reach the main thread alone.
-    """
-    me = threading.get_ident()
-    if me != threading.main_thread().ident:
-        yield
-        return
-    before, lost = sys.unraisablehook, []
-
-    def note(unraisable: Any) -> None:
-        kind = unraisable.exc_type
-        if kind is not None and issubclass(kind, KeyboardInterrupt) and threading.get_ident() == me:
-            lost.append(kind)
-        else:
-            before(unraisable)
-
-    sys.unraisablehook = note
-    try:
-        yield
-    finally:
-        if sys.unraisablehook is note:  # else somebody has put in another meanwhile, and will keep it
-            sys.unraisablehook = before
-    if lost:
-        raise lost[0]
+        finally:
+            if collects:
+                gc.enable()
 
 
 class CheckedFile:
@@ -238,8 +160,8 @@ class CheckedCache(caching.FunctionCache):
         try:
             super().save_overload(sig, data)
         except RuntimeError:
-            # LLVM's callback that notes the object code was interrupted (Ctrl-C; Python swallows what a
-            # callback raises): the code is there and sound, only this process has nothing to save.
+            # LLVM's callback that notes the object code has failed (Python swallows what a callback raises): the
+            # code is there and sound, only this process has nothing to save.
             return
         except OSError as error:
             if not _warned:
@@ -275,7 +197,7 @@ class Lazy:
         if dispatcher is self.py_func:  # NUMBA_DISABLE_JIT
             return dispatcher
         dispatcher._cache = _cache(self.py_func)
-        with _compilation(self.py_func.__name__):
+        with _compilation():
             for signature in self._signatures:
                 dispatcher.compile(signature)
         dispatcher.disable_compile()
@@ -316,9 +238,21 @@ def njit(signatures: Any = None, **options: Any) -> Callable[[Callable[..., Any]
         dispatcher = numba.njit(**options)(function)
         if dispatcher is not function:  # NUMBA_DISABLE_JIT gives the function back
             dispatcher._cache = _LazyCache(function)
+            dispatcher.compile = _compiles(dispatcher.compile)
         return dispatcher
 
     return decorate
+
+
+def _compiles(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Numba's method that compiles for one more signature, inside of `_compilation`."""
+
+    @functools.wraps(method)
+    def compiled(*args: Any, **options: Any) -> Any:
+        with _compilation():
+            return method(*args, **options)
+
+    return compiled
 
 
 class _LazyCache:
@@ -349,7 +283,7 @@ def cfunc(function: Callable[..., Any], signature: Any, key: Hashable = (), on_d
     )
     if on_disk:
         callback._cache = _cache(function, key)
-    with _compilation(function.__name__):
+    with _compilation():
         callback.compile()
     return callback
 
@@ -360,4 +294,5 @@ def vectorize(function: Callable[..., Any]) -> Any:
     dispatcher = getattr(ufunc, "_dispatcher", None)
     if dispatcher is not None:
         dispatcher.cache = _LazyCache(function)
+        ufunc._compile_for_args = _compiles(ufunc._compile_for_args)  # compiles, and adds a loop to the ufunc
     return ufunc
