@@ -15,6 +15,7 @@ from lowgemm import config, kernels
 from lowgemm.engine.entry import usable
 from lowgemm.explain import why_kernel
 from lowgemm.jit.caches import cache_sizes
+from lowgemm.jit.part import lowering
 from lowgemm.jit.target import target
 
 
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
         f"calls     {'arrays are read by compiled code' if usable() else 'NumPy is asked for addresses, 1 to 3 us per call: this Python or NumPy keeps arrays otherwise'}",
         f"layer     {numba.config.THREADING_LAYER} requested (priority {numba.config.THREADING_LAYER_PRIORITY})",
         f"jit       {'disabled by NUMBA_DISABLE_JIT' if numba.config.DISABLE_JIT else 'enabled'}; cache {cache}",
+        f"compiler  {'once for a routine with its parts' if lowering else 'the usual way of Numba, which takes longer: this Numba lacks what lowgemm reaches into'}",
         f"threads   lowgemm.config.num_threads = {config.num_threads}",
         "settings  " + (", ".join(f"{k}={v}" for k, v in settings.items()) or "none"),
         "kernels",

@@ -1,12 +1,7 @@
-"""How much work LLVM does for each function: none for the parts of a routine, and each thing once for a
-routine.
+"""Decorators of functions that compiled code alone calls, and the compiler of routines.
 
-Numba makes a library of each function that it compiles. It optimizes the code by itself and emits machine
-code for it. A caller links the optimized code, and optimizes and emits all of it again, and so do the callers
-of that one. But only the last of them, a routine or a function of the user, is ever called. So the code of a
-part waits as it was written until that one is finished.
-
-The first product of a process takes a fifth less time so.
+Numba compiles them by `lowering.py`, which has LLVM work once for a routine with all its parts. Where Numba has
+no longer what that needs, they are compiled Numba's usual way, and the first call takes longer.
 """
 
 from __future__ import annotations
@@ -14,105 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 import numba
-from numba import _dynfunc
-from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
-from numba.core.compiler_machinery import register_pass
-from numba.core.typed_passes import NativeLowering
+from numba.core.compiler import Compiler
 
+try:
+    from lowgemm.jit import lowering
+except ImportError:
+    lowering = None  # type: ignore[assignment]
 
-class RoutineLibrary(JITCodeLibrary):
-    """Machine code whose functions are optimized when all of them are there, and not one by one before."""
+#: Numba's compiler for routines.
+RoutineCompiler: Any = lowering.RoutineCompiler if lowering else Compiler
 
-    def _optimize_functions(self, ll_module: Any) -> None:
-        ll_module.data_layout = self._codegen._data_layout
-
-
-class PartLibrary(RoutineLibrary):
-    """LLVM code that is linked into other libraries, and is nothing by itself."""
-
-    def _optimize_final_module(self) -> None:
-        pass
-
-    def _finalize_final_module(self) -> None:
-        self._finalize_dynamic_globals()
-        self._finalized = True
-
-
-def _lower_into(kind: type[JITCodeLibrary], state: Any, lower: Any) -> JITCodeLibrary:
-    """Let Numba write LLVM code into a library of a kind; gives that library."""
-    state.library = kind(state.targetctx.codegen(), state.func_id.func_qualname)
-    state.library.enable_object_caching()
-    lower(state)
-    return state.library
-
-
-@register_pass(mutates_CFG=True, analysis_only=False)
-class LowerRoutine(NativeLowering):
-    """Numba's last step, into a `RoutineLibrary`."""
-
-    _name = "lower_routine"
-
-    def run_pass(self, state: Any) -> bool:
-        """Lower the function."""
-        _lower_into(RoutineLibrary, state, super().run_pass)
-        return True
-
-
-@register_pass(mutates_CFG=True, analysis_only=False)
-class LowerPart(NativeLowering):
-    """Numba's last step, into a `PartLibrary`."""
-
-    _name = "lower_part"
-
-    def run_pass(self, state: Any) -> bool:
-        """Lower the function, and tell Numba where its callers find it."""
-        state.flags.no_compile = True  # no machine code
-        library = _lower_into(PartLibrary, state, super().run_pass)
-        library.finalize()
-        lowered = state["cr"]
-        if lowered.env.consts:
-            raise AssertionError(f"{state.func_id.func_name}: a part of a routine has no Python objects")
-        # What Numba makes where there is no wrapper for Python (`get_executable`). Callers are found by it.
-        name = state.func_id.func_name
-        entry = _dynfunc.make_function(lowered.fndesc.lookup_module(), name, name, 0, lowered.env, (library,))
-        state.targetctx.insert_user_function(entry, lowered.fndesc, [library])
-        # Numba before 0.63 or so keeps what is to be done after loading with the function alone, not with the library.
-        state.reload_init.extend(getattr(library, "_reload_init", ()))
-        state["cr"] = type(lowered)(lowered.fndesc, lowered.call_helper, entry, lowered.env)
-        return True
-
-
-def _steps(state: Any, last: type[NativeLowering]) -> list[Any]:
-    steps = DefaultPassBuilder.define_nopython_pipeline(state)
-    steps.passes = [(last if one is NativeLowering else one, why) for one, why in steps.passes]
-    steps.finalize()
-    return [steps]
-
-
-class RoutineCompiler(CompilerBase):
-    """Numba's compiler with `LowerRoutine` as its last step."""
-
-    def define_pipelines(self) -> list[Any]:
-        """The steps."""
-        return _steps(self.state, LowerRoutine)
-
-
-class PartCompiler(CompilerBase):
-    """Numba's compiler with `LowerPart` as its last step."""
-
-    def define_pipelines(self) -> list[Any]:
-        """The steps."""
-        return _steps(self.state, LowerPart)
-
+_options: dict[str, Any] = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+if lowering:
+    _options["pipeline_class"] = lowering.PartCompiler
 
 #: Decorator of functions that compiled code alone calls.
-inner = numba.njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=PartCompiler)
+inner = numba.njit(**_options)
 #: Likewise for functions that divide floats: by 0 gives infinity or NaN, where Python would raise.
-inner_dividing = numba.njit(
-    nogil=True,
-    no_cpython_wrapper=True,
-    no_cfunc_wrapper=True,
-    pipeline_class=PartCompiler,
-    error_model="numpy",
-)
+inner_dividing = numba.njit(error_model="numpy", **_options)

@@ -50,7 +50,9 @@ def signals_wait() -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     noted = [_Noted(number, handler, came) for number, handler in handlers.items() if callable(handler)]
     try:
-        with contextlib.suppress(ValueError):  # Python does not take this thread for its main one: no handler runs here
+        with contextlib.suppress(
+            ValueError
+        ):  # Python does not take this thread for its main one: no handler runs here
             for one in noted:
                 signal.signal(one.number, one)
         _wait.append(True)

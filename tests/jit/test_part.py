@@ -1,103 +1,59 @@
-"""Parts of routines: they do what they would do as functions of their own, and are never machine code of
-their own.
-"""
+"""Where Numba lacks what `lowering.py` needs, everything is compiled Numba's usual way, and right."""
 
 from __future__ import annotations
 
-import gc
+import os
+import subprocess
+import sys
 
 import numba
-import numpy as np
 import pytest
-from numba import types
-
-from lowgemm.in_numba.linked import PLAN_ADDRESS, linked
-from lowgemm.jit import disk_cache
-from lowgemm.jit.memory import load_i64, store_64
-from lowgemm.jit.part import PartLibrary, RoutineLibrary, inner
-from lowgemm.jit.routine import Routine, signature
+from patience import PATIENCE
 
 if numba.config.DISABLE_JIT:
     pytest.skip("compiled code only", allow_module_level=True)
 
 
-@inner
-def twice(x):
-    return 2 * x
+def run(code, cache) -> str:
+    """What a Python of its own prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(cache)}, capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-1500:]
+    return done.stdout.strip()
 
 
-@inner
-def quotient(x, y):
-    if y == 0:
-        raise ValueError("y: expected another number than 0")
-    return twice(x) // y
+#: A Numba without one of the parts that lowgemm reaches into.
+WITHOUT = """
+import sys, numba, numpy as np
+from numba.core import codegen
+LOSE
+import lowgemm
+from lowgemm.jit import part
+assert part.lowering is None and part.RoutineCompiler is numba.core.compiler.Compiler
+print("usual way")
+"""
+
+#: One of each kind of compiled function: routines and their parts, and parts inside a caller's function.
+COMPUTE = """
+g = np.random.default_rng(0)
+a, b = g.integers(0, 256, (40, 70), dtype=np.uint8), g.integers(-128, 128, (70, 30), dtype=np.int8)
+exact = a.astype(np.int64) @ b
+@numba.njit
+def inside(x, y):
+    return lowgemm.gemm(x, y)
+assert (lowgemm.gemm(a, b) == exact).all() and (inside(a, b) == exact).all()
+print("right")
+"""
+NO_METHOD = "codegen.JITCodeLibrary = type('JITCodeLibrary', (), {})"
+NO_MODULE = "del numba._dynfunc; sys.modules['numba._dynfunc'] = None"
 
 
-@inner
-def rides(x):
-    return x + linked(PLAN_ADDRESS)
+@pytest.mark.parametrize("lose", [NO_METHOD, NO_MODULE], ids=["no method", "no module"])
+def test_the_usual_way_is_taken(lose, tmp_path):
+    assert run(WITHOUT.replace("LOSE", lose), tmp_path) == "usual way"
 
 
-def store_quotient(at, x, y):
-    """What a routine does with parts that call parts."""
-    store_64(at, 0, quotient(x, y) + load_i64(at, 0))
-
-
-def libraries_of(function) -> list:
-    return [compiled.library for compiled in function.overloads.values()]
-
-
-def test_a_routine_of_parts():
-    made = Routine(store_quotient, signature("pnn"), on_disk=False)
-    numbers = np.array([100], np.int64)
-    made.ctypes(numbers.ctypes.data, 21, 4)
-    assert numbers.tolist() == [110]
-    assert type(made.compiled._library) is RoutineLibrary
-
-
-def test_parts_of_a_users_function():
-    """Exceptions come through, and every type is a function of its own."""
-
-    @numba.njit
-    def caller(x, y):
-        return quotient(x, y)
-
-    assert caller(21, 4) == 10 and caller(21.0, 4.0) == 10.0
-    with pytest.raises(ValueError, match="y: expected another number than 0"):
-        caller(1, 0)
-    types_of = {s[0] for s in quotient.signatures}
-    assert {types.int64, types.float64} <= types_of
-
-
-def test_parts_have_no_machine_code():
-    libraries = libraries_of(twice) + libraries_of(quotient)
-    assert libraries and all(type(library) is PartLibrary for library in libraries)
-    for library in libraries:
-        with pytest.raises(RuntimeError, match="no compiled object yet"):
-            library._get_compiled_object()
-
-
-def test_a_part_with_python_objects_is_refused():
-    """They ride in a function's environment, which a part has none of."""
-
-    @numba.njit
-    def caller(x):
-        return rides(x)
-
-    with pytest.raises(Exception, match="a part of a routine has no Python objects"):
-        caller(1)
-
-
-@pytest.mark.parametrize("collects", [True, False])
-def test_collector_of_garbage_rests_while_something_is_compiled(collects):
-    """And is then as it was, whatever happened."""
-    seen = []
-    before = gc.isenabled()
-    (gc.enable if collects else gc.disable)()
-    try:
-        with pytest.raises(KeyError), disk_cache._compilation():
-            seen.append(gc.isenabled())
-            raise KeyError
-        assert seen == [False] and gc.isenabled() == collects
-    finally:
-        (gc.enable if before else gc.disable)()
+def test_products_compiled_the_usual_way(tmp_path):
+    assert run(WITHOUT.replace("LOSE", NO_METHOD) + COMPUTE, tmp_path).endswith("right")
