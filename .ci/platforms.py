@@ -79,7 +79,8 @@ def run(*command: str | pathlib.Path, what: str, **options: object) -> None:
         raise Missing(f"{what}: {error}") from None
     if done.returncode:
         raise Missing(
-            f"{what}: {' '.join(map(str, command[:3]))} ... ended with {done.returncode}: {done.stderr[-600:]}"
+            f"{what}: {' '.join(map(str, command[:3]))} ... ended with {done.returncode}: "
+            f"{done.stderr[-600:]}"
         )
 
 

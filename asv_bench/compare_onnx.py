@@ -132,7 +132,8 @@ def compare(path: str, given: str, repeat: int) -> str:
     optimized = differing(first, session(path, 1).run(None, feeds))
     one, two = (times_of(path, feeds, threads, repeat) for threads in (1, 2))
     return (
-        f"| {pathlib.Path(path).stem} | {one[0]:.2f} / {one[1]:.2f} | {one[0] / one[1]:.2f} | {two[0] / two[1]:.2f} | "
+        f"| {pathlib.Path(path).stem} | {one[0]:.2f} / {one[1]:.2f} | {one[0] / one[1]:.2f} | "
+        f"{two[0] / two[1]:.2f} | "
         f"{shares_of(model, feeds)} | {written} | {optimized} |"
     )
 
@@ -154,7 +155,8 @@ def main() -> None:
         print("| model | lowgemm, MiB | onnxruntime, MiB | ratio |\n|---|---:|---:|---:|")
     else:
         print(
-            "| model | ms, lowgemm / onnxruntime, 1 thread | ratio | ratio, 2 threads | % products / elementwise / float | "
+            "| model | ms, lowgemm / onnxruntime, 1 thread | ratio | ratio, 2 threads | % products / "
+            "elementwise / float | "
             "differ from written | from optimized |\n|---|---:|---:|---:|---:|---|---|"
         )
     for model in args.models:

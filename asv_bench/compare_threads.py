@@ -8,13 +8,13 @@ Cubes, prepacked rhs, `out=` given; milliseconds, median (95th percentile). "Aft
 product and then the call, in turn. NumPy's own time is taken in the same rounds. A peer runs in a process of
 its own, so that its threads are not awake while others are timed.
 
-`--sweep` compares two threads with one in every shape of docs/performance.md, with a prepacked and with a fresh rhs,
-`out=` given. `--threshold` does so for small products, where lowgemm would take one thread: this is where
-`MACS_PER_THREAD` in `lowgemm/engine/threads.py` comes from. Both print one thread's time over two threads', and take
-the two in turn, some calls of the one and then some of the other.
+`--sweep` compares two threads with one in every shape of docs/performance.md, with a prepacked and with a
+fresh rhs, `out=` given. `--threshold` does so for small products, where lowgemm would take one thread: this
+is where `MACS_PER_THREAD` in `lowgemm/engine/threads.py` comes from. Both print one thread's time over two
+threads', and take the two in turn, some calls of the one and then some of the other.
 
-The last column says how much of a core other programs took meanwhile (the busy process aside), where Linux tells. With
-more than a few percent there was no second core to be had, and the row says little.
+The last column says how much of a core other programs took meanwhile (the busy process aside), where Linux
+tells. With more than a few percent there was no second core to be had, and the row says little.
 """
 
 from __future__ import annotations

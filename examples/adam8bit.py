@@ -90,7 +90,8 @@ def main() -> None:
             params, loss, optimizer = train(seed, bits, epochs=epochs)
             right = int((forward(params, x)[-1].argmax(axis=1) == y).sum())
             print(
-                f"| {seed} | {bits}-bit | {right / len(y):.4f} ({right}) | {loss:.5f} | {optimizer.state_nbytes:,} "
+                f"| {seed} | {bits}-bit | {right / len(y):.4f} ({right}) | {loss:.5f} | "
+                f"{optimizer.state_nbytes:,} "
                 f"| {time.perf_counter() - began:.1f} |",
                 flush=True,
             )

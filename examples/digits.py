@@ -141,7 +141,8 @@ def accuracies(seeds):
             nets = [stretched(net, seed) for seed, net in enumerate(task.nets)]
             ratios = [[f"{ratio(n[i].weight):.1f}" for i in (0, 1, 2)] for n in (task.nets[0], nets[0])]
             print(
-                f"\nRanges of channels, largest over smallest, layers 1 to 3: {ratios[0]}; stretched {ratios[1]}\n"
+                f"\nRanges of channels, largest over smallest, layers 1 to 3: {ratios[0]}; stretched "
+                f"{ratios[1]}\n"
             )
             print(
                 "| channels stretched | " + " | ".join(f"{b} bits" for b in BITS) + " |\n|---|---:|---:|---:|"
@@ -187,8 +188,10 @@ def compare_with_onnx():
             theirs = session(model, (None, 8, 8, 1)).run(None, {"x": task.x})[0]
             ours = model.predict(task.x)
             print(
-                f"{kind}, rounding {rounding!r}: {int((ours.argmax(1) != theirs.argmax(1)).sum())} of {len(ours)} predictions "
-                f"differ; logits: {int((ours != theirs).sum())} of {ours.size} differ, by {np.abs(ours - theirs).max():.2e} at most, "
+                f"{kind}, rounding {rounding!r}: {int((ours.argmax(1) != theirs.argmax(1)).sum())} of "
+                f"{len(ours)} predictions "
+                f"differ; logits: {int((ours != theirs).sum())} of {ours.size} differ, by "
+                f"{np.abs(ours - theirs).max():.2e} at most, "
                 f"{decibels(theirs, ours):.1f} dB"
             )
 

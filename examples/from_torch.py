@@ -84,14 +84,16 @@ def main():
     y = linear(state[f"{first}.weight"], state[f"{first}.bias"])(test)
     exact = layers[0].linear(test)
     print(
-        f"first layer alone, rows quantized one by one: off by {np.abs(y - exact).max() / np.abs(exact).max():.4f} of the largest"
+        "first layer alone, rows quantized one by one: off by "
+        f"{np.abs(y - exact).max() / np.abs(exact).max():.4f} of the largest"
     )
 
     network = convert(layers, [images[:300]])
     got = network.predict(test)
     print(network)
     print(
-        f"right in float32: {(real.argmax(1) == right).mean():.4f}, in 8 bits: {(got.argmax(1) == right).mean():.4f}"
+        f"right in float32: {(real.argmax(1) == right).mean():.4f}, in 8 bits: "
+        f"{(got.argmax(1) == right).mean():.4f}"
     )
     print(f"the same answer: {(real.argmax(1) == got.argmax(1)).sum()} of {len(test)}")
     lowgemm.nn.save("from_torch.npz", network)

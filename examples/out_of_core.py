@@ -83,7 +83,8 @@ def main() -> None:
         rhs[:] = rng.integers(-128, 128, (depth, cols), dtype=np.int8)
         size = rows * depth / 1e6
         print(
-            f"lhs {rows} x {depth}: {size:.0f} MB on disk; memory limit {limit} MB; before: {peak_megabytes():.0f} MB"
+            f"lhs {rows} x {depth}: {size:.0f} MB on disk; memory limit {limit} MB; before: "
+            f"{peak_megabytes():.0f} MB"
         )
 
         output = lowgemm.Requantize(scale=1 / 40_000, zero_point=0, dtype=np.int8, rounding="onnx")
@@ -100,7 +101,8 @@ def main() -> None:
         peak = peak_megabytes()
         macs = rows * depth * cols
         print(
-            f"{seconds:.1f} s, {macs / seconds / 1e9:.0f} GMAC/s, {size / seconds:.0f} MB/s read; peak memory {peak:.0f} MB"
+            f"{seconds:.1f} s, {macs / seconds / 1e9:.0f} GMAC/s, {size / seconds:.0f} MB/s read; peak "
+            f"memory {peak:.0f} MB"
         )
         assert peak < limit, f"peak memory {peak:.0f} MB passes the limit of {limit} MB"
         assert arguments.quick or size > limit

@@ -19,7 +19,8 @@ px = lq.choose_qparams(x.min(), x.max(), "uint8")
 qx = lq.quantize(x, px)
 error = np.abs(lq.dequantize(qx, px) - x).max()
 print(
-    f"1. scale {float(px.scale):.5f}, zero point {int(px.zero_point)}; largest error {error / px.scale:.3f} steps"
+    f"1. scale {float(px.scale):.5f}, zero point {int(px.zero_point)}; largest error {error / px.scale:.3f} "
+    "steps"
 )
 
 # %% A scale per channel: weights whose columns differ
@@ -72,7 +73,8 @@ gamma, beta, mean, variance = rng.uniform(0.5, 2, (4, 32))
 folded, bias = lq.fold_batch_norm(w, None, gamma, beta, mean, variance)
 normalised = (x @ w - mean) / np.sqrt(variance + 1e-5) * gamma + beta
 print(
-    f"5. folded layer differs from layer and normalisation by {np.abs(x @ folded + bias - normalised).max():.1e}"
+    "5. folded layer differs from layer and normalisation by "
+    f"{np.abs(x @ folded + bias - normalised).max():.1e}"
 )
 
 # %% Equalization and bias correction: one scale per tensor after all
@@ -100,7 +102,8 @@ got, _ = two_layers(equal.weights, first_bias, 0)
 last_bias = lq.correct_bias_from_outputs(None, target, got)
 corrected, best = two_layers(equal.weights, first_bias, last_bias)
 print(
-    f"6. two layers, 6-bit weights, one scale each: {plain:.1f} dB; equalized {better:.1f} dB; bias corrected {best:.1f} dB"
+    f"6. two layers, 6-bit weights, one scale each: {plain:.1f} dB; equalized {better:.1f} dB; bias "
+    f"corrected {best:.1f} dB"
 )
 
 # %% Sigmoid and tanh: integers where the output moves

@@ -23,14 +23,15 @@ from lowgemm.jit.target import target
 from lowgemm.kernels import Kernel, refused_before, selected
 from lowgemm.output.base import Stage
 
-#: Packed bytes for each multiply-accumulate's worth of time, from measurements on Zen 4: packing moves 20 bytes
-#: a nanosecond while the AVX512-VNNI kernel does 230 multiply-accumulates, and a finished int32 tile costs a store of 4
-#: bytes at about 30 bytes a nanosecond.
+#: Packed bytes for each multiply-accumulate's worth of time, from measurements on Zen 4: packing moves 20
+#: bytes a nanosecond while the AVX512-VNNI kernel does 230 multiply-accumulates, and a finished int32 tile
+#: costs a store of 4 bytes at about 30 bytes a nanosecond.
 _MACS_PER_PACKED_BYTE = 230 / 20
 _MACS_PER_STORED_BYTE = 230 / 30
 _MACS_PER_CYCLE = 64
-#: Bytes a cycle where a kernel describes its loop (`Kernel.tile_loop`), measured on an Intel Xeon with AMX at 3.0 GHz: tiles from L2, packing,
-#: and int32 or byte results written along their rows, into L2 and beyond it. See "Intel AMX" in docs/performance.md.
+#: Bytes a cycle where a kernel describes its loop (`Kernel.tile_loop`), measured on an Intel Xeon with AMX at
+#: 3.0 GHz: tiles from L2, packing, and int32 or byte results written along their rows, into L2 and beyond it.
+#: See "Intel AMX" in docs/performance.md.
 _FROM_L2, _PACKED, _STORED_IN_L2, _STORED_BEYOND = 24, 7, 14, 8
 
 
@@ -41,15 +42,15 @@ class Explanation:
     Attributes
     ----------
     plan : Plan or None
-        None if nothing is compiled for the call (an empty result, or ``NUMBA_DISABLE_JIT``), and in a copy or a pickle: a plan is of
-        this process.
+        None if nothing is compiled for the call (an empty result, or ``NUMBA_DISABLE_JIT``), and in a copy or
+        a pickle: a plan is of this process.
     kernel : str
         Kernel name, or "reference".
     threads : int
         Threads.
     share_of_peak : float
-        Estimated share of the time that the product instruction is busy. An estimate from tile padding and from
-        the bytes packed and stored; `python -m lowgemm bench` measures.
+        Estimated share of the time that the product instruction is busy. An estimate from tile padding and
+        from the bytes packed and stored; `python -m lowgemm bench` measures.
     text : str
         The report.
     """
@@ -70,7 +71,9 @@ class Explanation:
 
 
 class TellsItself(Protocol):
-    """A right operand that `gemm` does not take and that knows its own product: `PackedRhsLowbit` of `lowgemm.blockwise`."""
+    """A right operand that `gemm` does not take and that knows its own product: `PackedRhsLowbit` of
+    `lowgemm.blockwise`.
+    """
 
     def explain_product(self, lhs: ArrayLike, num_threads: int | None = None) -> tuple[str, int, float, str]:
         """Kernel, threads, share of the peak, and the report."""
@@ -89,11 +92,14 @@ def _why_runs(plan: Plan) -> str:
     why, kernel = why_kernel(plan.kernel), plan.kernel
     if plan.runs is kernel:
         return why
-    return f"in place of {kernel.name}, which pays from {kernel.least_rows} rows and depth {kernel.least_depth} on; that one is {why}"
+    pays = f"which pays from {kernel.least_rows} rows and depth {kernel.least_depth} on"
+    return f"in place of {kernel.name}, {pays}; that one is {why}"
 
 
 class Prediction(NamedTuple):
-    """Cycles of one core for a product, by what they go to; the products and the bytes from L2 overlap, the others are added."""
+    """Cycles of one core for a product, by what they go to; the products and the bytes from L2 overlap, the
+    others are added.
+    """
 
     products: int
     from_l2: int
@@ -181,7 +187,8 @@ def explain(
     dilation: int | Sequence[int] = 1,
     channels: str = "last",
 ) -> Explanation:
-    """Say what `gemm` would do with these arguments, `conv` with packed filters, or `blockwise.gemm_lowbit` with weights of 4 or 2 bits.
+    """Say what `gemm` would do with these arguments, `conv` with packed filters, or `blockwise.gemm_lowbit`
+    with weights of 4 or 2 bits.
 
     Parameters
     ----------
@@ -228,7 +235,8 @@ def explain(
         num_threads=num_threads,
         overflow=overflow,
     )
-    head = f"{call.m} x {call.depth} by {call.depth} x {call.n}, {call.lhs.dtype} x {call.rhs.dtype} -> {call.result}"
+    shapes = f"{call.m} x {call.depth} by {call.depth} x {call.n}"
+    head = f"{shapes}, {call.lhs.dtype} x {call.rhs.dtype} -> {call.result}"
     if call.batch != 1 or call.batch_shape:
         head += f", batch {call.batch_shape}"
     if call.own_zeros:
@@ -269,7 +277,8 @@ def _of_convolution(image: Any, filters: PackedFilters, options: dict[str, Any])
     )  # fmt: skip
     taps = " x ".join(map(str, filters.shape[:-2]))
     head = (
-        f"convolution of {x.shape} by {taps} filters in {filters.groups} groups, {x.dtype} x {filters.dtype} -> "
+        f"convolution of {x.shape} by {taps} filters in {filters.groups} groups, {x.dtype} x {filters.dtype} "
+        "-> "
         f"{known.result} {known.shape}, channels last"
     )
     if 0 in known.shape or numba.config.DISABLE_JIT:
@@ -327,9 +336,11 @@ def _of_plan(head: str, plan: Plan, packed: str) -> Explanation:
     lines = [
         head,
         f"kernel    {runs.name} ({_why_runs(plan)})",
-        f"tile      {runs.mr} x {runs.nr}, {runs.step_depth} deep; {_how_lhs(plan)}, rhs packed as {runs.rhs_type}",
+        f"tile      {runs.mr} x {runs.nr}, {runs.step_depth} deep; {_how_lhs(plan)}, rhs packed as "
+        f"{runs.rhs_type}",
         f"rhs       {packed}",
-        f"blocking  mc {b.mc}, nc {b.nc}, kc {b.kc}: {b.row_blocks} x {b.col_blocks} blocks, depth in {b.depth_blocks}"
+        f"blocking  mc {b.mc}, nc {b.nc}, kc {b.kc}: {b.row_blocks} x {b.col_blocks} blocks, depth in "
+        f"{b.depth_blocks}"
         + (f" as {b.splits} splits (split-K)" if b.splits > 1 else "")
         + (f", {plan.p.call_columns} columns a call (predicted)" if runs.any_panels else "")
         + f" ({sizes})",
@@ -341,7 +352,8 @@ def _of_plan(head: str, plan: Plan, packed: str) -> Explanation:
     cycles = predicted(plan)
     if cycles is not None:
         lines.append(
-            f"predicted {cycles.total:,} cycles of a core: products {cycles.products:,} beside {cycles.from_l2:,} for bytes from L2, "
+            f"predicted {cycles.total:,} cycles of a core: products {cycles.products:,} beside "
+            f"{cycles.from_l2:,} for bytes from L2, "
             f"packing {cycles.packing:,}, stores {cycles.stores:,}"
         )
     return Explanation(plan, runs.name, plan.threads, share, "\n".join(lines))

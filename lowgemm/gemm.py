@@ -283,7 +283,8 @@ def plan(
             value = as_operand(own, name)
             if value.ndim < 2 or value.dtype != as_array(own, name, "an array").dtype:
                 raise ValueError(
-                    "lhs, rhs: expected uint8 or int8 matrices or stacks of them (or a PackedRhs); gemm takes vectors and other dtypes"
+                    "lhs, rhs: expected uint8 or int8 matrices or stacks of them (or a PackedRhs); gemm "
+                    "takes vectors and other dtypes"
                 )
         patterns.append(Pattern.of(value))
     return planned(*patterns, output, num_threads)

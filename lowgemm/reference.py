@@ -106,7 +106,8 @@ def conv(
     groups: int = 1,
     output: Any = None,
 ) -> np.ndarray:
-    """Definition of `lowgemm.conv`: channels last, one number of `stride` and `dilation` and one pair of `padding` for each axis.
+    """Definition of `lowgemm.conv`: channels last, one number of `stride` and `dilation` and one pair of
+    `padding` for each axis.
 
     Parameters
     ----------

@@ -68,7 +68,9 @@ def requantize(
 
 
 def _checked(key: Any, acc: Any, output: Any, out: Any) -> Any:
-    """A call of a kind that was not seen before, or whose values need a closer look; its kind is remembered."""
+    """A call of a kind that was not seen before, or whose values need a closer look; its kind is
+    remembered.
+    """
     if is_masked(acc):
         raise TypeError("acc: masked elements have no value; fill them first")
     a = as_array(acc, "acc", "a rectangular array", np.int32)

@@ -1,7 +1,8 @@
 """One object of every public class, and a use of each that shows whether a copy computes the same.
 
-`OBJECTS` maps a name to the class, how to make an object, and what to ask it. A class that is not copied is in `REFUSED`; the few with
-nothing to copy are in `BASES`. `test_copies.py` fails for a class that is in none of them.
+`OBJECTS` maps a name to the class, how to make an object, and what to ask it. A class that is not copied is
+in `REFUSED`; the few with nothing to copy are in `BASES`. `test_copies.py` fails for a class that is in none
+of them.
 """
 
 from __future__ import annotations
@@ -355,8 +356,8 @@ if importlib.util.find_spec("onnx") is not None:
         convolution.PackedFilters(np.ones((4, 2, 3, 3), np.int8)), np.uint8, (None, None), {}
     )
 
-#: Classes without objects of their own, what belongs to the disk cache, declared code, and what lives only while code is emitted or
-#: for one call.
+#: Classes without objects of their own, what belongs to the disk cache, declared code, and what lives only
+#: while code is emitted or for one call.
 BASES = {
     deferred.Deferred, tile_machine.SoftwareTiles, call.Call, call.PatternCall, program.Emitter, tile_routine.TileRoutine, Record, *Record.__subclasses__(),
     *job.Job.__subclasses__(), *job.BlocksJob.__subclasses__(), Routine, LayerRoutine, Lazy, planner.Template,

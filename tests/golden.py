@@ -52,7 +52,9 @@ def view(buffer: np.ndarray, rows: int, cols: int, order: str, stride: int, star
 
 
 def stage(s: dict[str, Any]) -> lowgemm.Stage:
-    """A stage of the manifest as lowgemm's. "col" vectors have one value per row, "row" ones one per column."""
+    """A stage of the manifest as lowgemm's. "col" vectors have one value per row, "row" ones one per
+    column.
+    """
     kind = s["stage"]
     axis = 0 if s.get("shape") == "col" else 1
     if kind == "bias_addition":
@@ -124,7 +126,9 @@ def gemm_case(c: dict[str, Any]) -> GemmCase:
 
 
 def run_gemm_case(c: dict[str, Any], gemm: Callable[..., np.ndarray], **options: Any) -> None:
-    """Run a case through `gemm` (lowgemm's signature) and compare: dtype, shape, values, untouched padding."""
+    """Run a case through `gemm` (lowgemm's signature) and compare: dtype, shape, values, untouched
+    padding.
+    """
     case = gemm_case(c)
     gemm(
         case.lhs,

@@ -1,4 +1,6 @@
-"""The convolution against its definition: every kernel that runs here, one to three axes, all kinds of filters."""
+"""The convolution against its definition: every kernel that runs here, one to three axes, all kinds of
+filters.
+"""
 
 from __future__ import annotations
 

@@ -212,7 +212,9 @@ def _threads_started():
 
 
 def _when_open(block, gate, block_info=None):
-    """The block, but those of the last row of chunks only once the file `gate` is there; meanwhile the worker does other tasks."""
+    """The block, but those of the last row of chunks only once the file `gate` is there; meanwhile the worker
+    does other tasks.
+    """
     place, count = block_info[0]["chunk-location"], block_info[0]["num-chunks"]
     if place[0] == count[0] - 1:
         from distributed import secede
@@ -229,8 +231,8 @@ def client():
     settings = {
         "distributed.comm.timeouts.connect": "60s",
         "distributed.worker.daemon": True,
-        # Every two seconds it drops copies that no task waits for at the moment. On a machine so busy that the test takes
-        # minutes, chunks that were dropped were packed again, and the count of packs said so.
+        # Every two seconds it drops copies that no task waits for at the moment. On a machine so busy that
+        # the test takes minutes, chunks that were dropped were packed again, and the count of packs said so.
         "distributed.scheduler.active-memory-manager.start": False,
     }
     with (
@@ -270,7 +272,9 @@ def test_cluster_packs_once_per_worker(client, problem):
 
 
 def test_worker_killed_in_the_middle(client, problem, tmp_path):
-    """The product cannot end before the gate is open, and that is after the kill, whichever of them is slow."""
+    """The product cannot end before the gate is open, and that is after the kill, whichever of them
+    is slow.
+    """
     x, w, options, expected = problem
     gate = tmp_path / "open"
     dx = da.from_array(x, chunks=(20, 50)).map_blocks(_when_open, gate=str(gate), dtype=np.uint8)

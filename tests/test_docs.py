@@ -135,7 +135,9 @@ def test_reference_has_every_public_name(pages, module):
 
 @pytest.mark.browser
 def test_every_page_in_a_browser(site, pages):
-    """No page logs an error, every picture has its pixels, and headings that the navigation names are there."""
+    """No page logs an error, every picture has its pixels, and headings that the navigation names are
+    there.
+    """
     with serve(site) as address, chromium() as browser:
         for path in sorted(pages):
             if path.name == "404.html":

@@ -46,7 +46,9 @@ def test_empty_result():
 
 
 def test_the_cycles_of_tiles_are_predicted(monkeypatch):
-    """By hand, for 1024 cubed: 16,384 steps of four products of 16 cycles; 2 KiB of rhs each from L2; 1 MiB packed; 4 MiB stored."""
+    """By hand, for 1024 cubed: 16,384 steps of four products of 16 cycles; 2 KiB of rhs each from L2; 1 MiB
+    packed; 4 MiB stored.
+    """
     monkeypatch.setattr(lowgemm.config, "kernel", "test_x86_amx_int8_software")
     monkeypatch.setattr(module, "cache_sizes", lambda: CacheSizes(48 << 10, 2 << 20, 32 << 20))
     x = np.zeros((1024, 1024), np.uint8)

@@ -374,7 +374,9 @@ def test_repeated_calls_take_the_short_way_and_stay_right(kernel):
 
 
 def test_a_pipeline_is_known_by_its_stages_not_by_its_list(kernel):
-    """Lists come and go, and their memory is used again; the plan that is found must be that of the stages."""
+    """Lists come and go, and their memory is used again; the plan that is found must be that of the
+    stages.
+    """
 
     class Stages(list):
         pass

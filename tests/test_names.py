@@ -1,7 +1,7 @@
 """Each module's test is found by its name: `lowgemm/room/part.py` is tested in `tests/room/test_part.py`.
 
-Modules that one file tests together are listed here, with that file and why. A new module needs a test of its name, or to be
-named in such a line.
+Modules that one file tests together are listed here, with that file and why. A new module needs a test of its
+name, or to be named in such a line.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import lowgemm
 
 ROOT = pathlib.Path(lowgemm.__file__).parent
 TESTS = pathlib.Path(__file__).parent
-#: Rooms whose tests have a word in front of the module's name, because `test_model.py` or `test_passes.py` alone would say
-#: little in a list of failures.
+#: Rooms whose tests have a word in front of the module's name, because `test_model.py` or `test_passes.py`
+#: alone would say little in a list of failures.
 IN_FRONT = {"onnx_run": "onnx_"}
 
-#: Test file: the modules that it tests beside the one it is called after, and why they have no file of their own.
+#: Test file: the modules that it tests beside the one it is called after, and why they have no file of their
+#: own.
 TOGETHER: dict[str, tuple[str, str]] = {
     # one feature in several modules, which users see as one and tests call as one
     "cli/test_cli": ("cli/*", "commands are tested as they are called"),
@@ -81,7 +82,9 @@ def has_its_own(module: str) -> bool:
 
 
 def pattern_of(module: str) -> str | None:
-    """The pattern of `TOGETHER` that fits, as in a shell, where a star stays in its folder; the plain name first."""
+    """The pattern of `TOGETHER` that fits, as in a shell, where a star stays in its folder; the plain name
+    first.
+    """
     patterns = [p for names, _ in TOGETHER.values() for p in names.split()]
     fits = [p for p in patterns if fnmatch.fnmatchcase(module, p) and module.count("/") == p.count("/")]
     return max(fits, key=lambda p: ("*" not in p, len(p)), default=None)

@@ -1,4 +1,6 @@
-"""No test's verdict depends on speed: time limits are for what hangs, and nothing is compared with a clock."""
+"""No test's verdict depends on speed: time limits are for what hangs, and nothing is compared with a
+clock.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Convolutions of ResNet-50, MobileNetV3, a YOLO and a text detector, beside the product of the same size. One thread, uint8 results."""
+"""Convolutions of ResNet-50, MobileNetV3, a YOLO and a text detector, beside the product of the same size.
+One thread, uint8 results.
+"""
 
 import numpy as np
 

@@ -81,7 +81,8 @@ class Eps(Number):
         found = super().checked(value)
         if found < SMALLEST:
             raise ValueError(
-                f"{self.name}: expected at least {SMALLEST:g}, got {value}; a gradient of 0 would be divided by 0"
+                f"{self.name}: expected at least {SMALLEST:g}, got {value}; a gradient of 0 would be divided "
+                "by 0"
             )
         return found
 

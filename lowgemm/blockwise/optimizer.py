@@ -150,7 +150,8 @@ class Optimizer:
                 bad, lost = bad + blocks, lost + elements
         if bad:
             raise FloatingPointError(
-                f"{bad} blocks of parameters and states would have become NaN or infinite; they were left as they were"
+                f"{bad} blocks of parameters and states would have become NaN or infinite; they were left as "
+                "they were"
             )
         if lost:
             raise FloatingPointError(

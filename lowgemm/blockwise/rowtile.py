@@ -1,13 +1,14 @@
 """A few rows by one panel of codes: decoded in registers, multiplied there, scaled and added to float32 sums.
 
-Expanding a panel into memory first costs a store and a load for every 64 levels, which a few rows cannot share. Here a register of
-codes becomes levels by one byte look-up for each part of the byte (two for 4-bit codes, four for 2-bit ones), and each is an operand
-of the kernel's own product. All rows of a tile use the decoded register before the next one is loaded, so memory is read once, from
-front to end.
+Expanding a panel into memory first costs a store and a load for every 64 levels, which a few rows cannot
+share. Here a register of codes becomes levels by one byte look-up for each part of the byte (two for 4-bit
+codes, four for 2-bit ones), and each is an operand of the kernel's own product. All rows of a tile use the
+decoded register before the next one is loaded, so memory is read once, from front to end.
 
-On `vpdpbusd`, which multiplies unsigned by signed bytes, the levels are the unsigned side, 128 higher than they are, and the rows the
-signed one: what that adds is 128 times the sum of a row's group, which is known when the row is copied. Sums of the weights, which
-would have to be read from memory like the codes, are needed only for a zero point.
+On `vpdpbusd`, which multiplies unsigned by signed bytes, the levels are the unsigned side, 128 higher than
+they are, and the rows the signed one: what that adds is 128 times the sum of a row's group, which is known
+when the row is copied. Sums of the weights, which would have to be read from memory like the codes, are
+needed only for a zero point.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ from lowgemm.kernels.framework.irtools import (
 HEIGHTS = (16, 8, 4, 2, 1)
 #: The same with 16 registers.
 FEW_REGISTERS = (8, 4, 2, 1)
-#: How far ahead of the codes in use memory is asked for, into the second-level cache. On Sapphire Rapids, 1 x 4096 x 4096, INT4 in
-#: groups of 128 that no cache held: 0.58 ms; 2048 bytes ahead 0.61, into the first-level cache 0.63, not at all 0.77.
+#: How far ahead of the codes in use memory is asked for, into the second-level cache. On Sapphire Rapids, 1 x
+#: 4096 x 4096, INT4 in groups of 128 that no cache held: 0.58 ms; 2048 bytes ahead 0.61, into the first-level
+#: cache 0.63, not at all 0.77.
 AHEAD = 8192
 #: What the levels are higher where they are the unsigned side.
 RAISED = 128
@@ -57,13 +59,16 @@ _LOOK_UP = {
     16: ("llvm.x86.ssse3.pshuf.b.128", "ssse3"),
 }
 _ARM_LOOK_UP = ("llvm.aarch64.neon.tbl1.v16i8", "neon")
-#: A look-up of 64 entries, which has no use for an index's highest two bits. In a table that repeats the levels, bits of other codes do
-#: no harm either, so that nothing is masked: three instructions instead of five for a register of 4-bit codes.
+#: A look-up of 64 entries, which has no use for an index's highest two bits. In a table that repeats the
+#: levels, bits of other codes do no harm either, so that nothing is masked: three instructions instead of
+#: five for a register of 4-bit codes.
 _WIDE_LOOK_UP = ("llvm.x86.avx512.permvar.qi.512", "avx512vbmi")
 
 
 def look_up(width: int) -> tuple[str, str] | None:
-    """LLVM's name of the byte look-up for registers of `width` bytes and its feature, if the target has it."""
+    """LLVM's name of the byte look-up for registers of `width` bytes and its feature, if the target
+    has it.
+    """
     has = target()[1]
     if width == 64 and _WIDE_LOOK_UP[1] in has:
         return _WIDE_LOOK_UP
@@ -72,7 +77,9 @@ def look_up(width: int) -> tuple[str, str] | None:
 
 
 def decodes(kernel: Kernel) -> bool:
-    """Whether the kernel can take levels from registers: it has tile hooks for a single row, and the target a byte look-up."""
+    """Whether the kernel can take levels from registers: it has tile hooks for a single row, and the target a
+    byte look-up.
+    """
     one = kernel.at_height(1)
     return (
         not hasattr(kernel, "compile") and one.lhs_rows == 1 and look_up(kernel.rhs_group_bytes) is not None
@@ -90,7 +97,9 @@ def heights(kernel: Kernel) -> tuple[int, ...]:
 
 
 def least_rows(height: int) -> int:
-    """Rows from which a tile of this height is taken: three quarters of it, since a smaller tile decodes as much again."""
+    """Rows from which a tile of this height is taken: three quarters of it, since a smaller tile decodes as
+    much again.
+    """
     return -(-3 * height // 4)
 
 
@@ -163,7 +172,9 @@ class _Tile:
         return self.k.product(self.b, acc, left, levels)
 
     def emit(self, rows: int, row: ir.Value, panel: ir.Value) -> None:
-        """The depth of one group, then the sums of the tile: of `rows` rows from `row` on and of the panel of this number."""
+        """The depth of one group, then the sums of the tile: of `rows` rows from `row` on and of the panel of
+        this number.
+        """
         b, k, args = self.b, self.k, self.args
         fields = 8 // self.bits
         loads = STEP_BYTES // self.width
@@ -186,7 +197,8 @@ class _Tile:
                 x = load(b, self.bytes, at(b, source, i * self.width), self.width)
                 for field in range(fields):
                     for j, levels in enumerate(self._levels(x, field)):
-                        # where in the depth of the step: a field holds STEP_BYTES levels, a load `width` of them
+                        # where in the depth of the step: a field holds STEP_BYTES levels, a load `width` of
+                        # them
                         place = (field * loads + i) * each + j
                         for r in range(rows):
                             at_row = at(b, left_at, b.mul(args["lhs_stride"], const(i64, r)))
@@ -209,7 +221,9 @@ class _Tile:
 
     @property
     def _starts_with_terms(self) -> bool:
-        """Whether a sum is one register, which may begin with the terms: an instruction less for each row and group."""
+        """Whether a sum is one register, which may begin with the terms: an instruction less for each row and
+        group.
+        """
         return len(self.k.zero()) == 1
 
     def _terms(self, row: ir.Value, panel: ir.Value) -> ir.Value:
@@ -253,13 +267,15 @@ _TYPES = tuple(types.voidptr if a in _POINTERS else types.intp for a in ARGUMENT
 
 @intrinsic(prefer_literal=True)
 def multiply_codes(typingctx, kernel_id, bits, zero_points, args):
-    """``totals[r] += float32(sum of group) * scales`` for all rows and the panels of a chunk, codes of one group.
+    """``totals[r] += float32(sum of group) * scales`` for all rows and the panels of a chunk, codes of one
+    group.
 
-    The other three are constants, `args` is a tuple as `ARGUMENTS` says: rows and panels; packed codes, bytes from a panel to the next,
-    steps of a panel, the level of each code; rows of the lhs and their stride in bytes; int32 for each row and for each column that are
-    added to the integer sums; float32 scales; float32 sums and the stride of their rows in bytes. With `zero_points` also the int32 sum
-    of each row and an int8 zero point of each column, whose product is subtracted from the integer sum. Of all that is by rows there are
-    as many as `covered` says.
+    The other three are constants, `args` is a tuple as `ARGUMENTS` says: rows and panels; packed codes, bytes
+    from a panel to the next, steps of a panel, the level of each code; rows of the lhs and their stride in
+    bytes; int32 for each row and for each column that are added to the integer sums; float32 scales; float32
+    sums and the stride of their rows in bytes. With `zero_points` also the int32 sum of each row and an int8
+    zero point of each column, whose product is subtracted from the integer sum. Of all that is by rows there
+    are as many as `covered` says.
     """
     kernel = by_id(kernel_id.literal_value)
     width, with_zeros = bits.literal_value, bool(zero_points.literal_value)

@@ -108,7 +108,8 @@ class TensorState:
                 raise ValueError(f"state: expected an entry {name!r} ({own.dtype}, shape {own.shape})")
             if got.dtype != own.dtype or got.shape != own.shape:
                 raise ValueError(
-                    f"state: expected {name!r} of {own.dtype}, shape {own.shape}, got {got.dtype}, shape {got.shape}"
+                    f"state: expected {name!r} of {own.dtype}, shape {own.shape}, got {got.dtype}, shape "
+                    f"{got.shape}"
                 )
             if got.dtype == np.float32 and not np.isfinite(got).all():
                 raise ValueError(f"state: expected finite numbers in {name!r}")

@@ -153,7 +153,9 @@ def point_at(operands, job, scratch, first, at):
 
 @inner
 def point_at_states(operands, job, scratch, first):
-    """Point the old states of a span to where they are: of float32 in the tensor, else decoded in `scratch`."""
+    """Point the old states of a span to where they are: of float32 in the tensor, else decoded in
+    `scratch`.
+    """
     if job.wide != 0:
         operands.old1 = as_address(offset(pointer_field(job.state[0], "values"), 4 * first))
         operands.old2 = as_address(offset(pointer_field(job.state[1], "values"), 4 * first))
@@ -201,8 +203,9 @@ def finish_coded(job, operands, operands_at, scratch, first_block, i, length, la
                 scales_of(job, k)[block] = scales[k]
                 quantize_span(offset(new, k * job.stride), length, scales[k], book, codes)
         return bits
-    # Part 1 waits for divisions and roots, coding for shuffles: `STEP` elements of each in turn overlap in the
-    # processor, and Adam's step takes 12 % less. Twice as many in a turn take 4 % (Adam) to 9 % (RMSprop) more.
+    # Part 1 waits for divisions and roots, coding for shuffles: `STEP` elements of each in turn overlap in
+    # the processor, and Adam's step takes 12 % less. Twice as many in a turn take 4 % (Adam) to 9 % (RMSprop)
+    # more.
     masks = stack(1536)  # of MAX_STATES * STEPS int64
     codes_before = offset(scratch, job.before_at + 4 * blocksize)
     bits = np.int64(0)

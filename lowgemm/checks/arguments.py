@@ -12,7 +12,8 @@ from lowgemm.checks.values import as_array, integers, is_masked
 
 #: What to do with an operand that is not 8-bit, by the kind of its dtype.
 _ADVICE = {
-    "f": "; lowgemm.quantize(x) gives codes and their scale, .astype(numpy.int8) is right if it holds small integers",
+    "f": "; lowgemm.quantize(x) gives codes and their scale, "
+    ".astype(numpy.int8) is right if it holds small integers",
     "i": "; .astype(numpy.int8) or .astype(numpy.uint8), if all values fit",
     "u": "; .astype(numpy.uint8), if all values fit",
     "b": "; .astype(numpy.uint8)",
@@ -29,7 +30,8 @@ def as_operand(value: Any, name: str) -> np.ndarray:
         raise TypeError(f"{name}: masked elements have no product; fill them first")
     if isinstance(value, tuple) and hasattr(value, "codes"):  # what `lowgemm.quantize` gives
         raise TypeError(
-            f"{name}: expected an array, got {type(value).__name__}; give its .codes, and its .zero_point as {name}_zero_point"
+            f"{name}: expected an array, got {type(value).__name__}; give its .codes, and its .zero_point as "
+            f"{name}_zero_point"
         )
     a = as_array(value, name, "a rectangular array")
     if a.dtype != np.uint8 and a.dtype != np.int8:

@@ -95,7 +95,8 @@ def to_numpy(value: Any, name: str = "value", expected: str = "an array") -> np.
         _check_torch(value, name)
         if str(value.dtype) == "torch.bfloat16":
             raise TypeError(
-                f"{name}: expected {expected} of a type that NumPy has, got torch's BFloat16; pass .float() for float32"
+                f"{name}: expected {expected} of a type that NumPy has, got torch's BFloat16; pass .float() "
+                "for float32"
             )
     elif hasattr(type(value), "__cuda_array_interface__"):
         raise TypeError(f"{name}: expected {expected} on the CPU, got a {type(value).__name__} on a GPU")

@@ -63,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         choices=["int4", "nf4", "fp4", "af4", "ternary", "int2"],
-        help="products of float32 rows with such weights instead, beside onnxruntime, bitsandbytes and float32",
+        help="products of float32 rows with such weights instead, beside onnxruntime, bitsandbytes and "
+        "float32",
     )
     parser.add_argument(
         "--group", type=int, default=None, help="with --weights: depth steps that share a scale"
@@ -180,7 +181,8 @@ def _print_limits(found: dict[str, float]) -> None:
     if "register_gmacs" in found:
         peak = found["register_gmacs"]
         print(
-            f"register-only product loop {peak:.1f} GMAC/s; microkernel in L1 {micro:.1f} ({100 * micro / peak:.1f} %)"
+            f"register-only product loop {peak:.1f} GMAC/s; microkernel in L1 {micro:.1f} "
+            f"({100 * micro / peak:.1f} %)"
         )
     else:
         print(f"microkernel in L1 {micro:.1f} GMAC/s (no register-only loop: this kernel is plain loops)")

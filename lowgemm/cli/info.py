@@ -23,6 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options (none)."""
 
 
+_READ_HERE = "arrays are read by compiled code"
+_ASKED_FOR = "NumPy is asked for addresses, 1 to 3 us per call: this Python or NumPy keeps arrays otherwise"
+_ONCE = "once for a routine with its parts"
+_USUAL_WAY = "the usual way of Numba, which takes longer: this Numba lacks what lowgemm reaches into"
+
+
 def run(args: argparse.Namespace) -> int:
     """Print the report."""
     name, features = target()
@@ -37,14 +43,17 @@ def run(args: argparse.Namespace) -> int:
         f"numba     {numba.__version__}, llvmlite {llvmlite.__version__}, LLVM "
         + ".".join(map(str, llvmlite.binding.llvm_version_info)),
         f"numpy     {np.__version__}",
-        f"target    {name}, {len(features)} features, of those that kernels ask for: {', '.join(asked) or 'none'}",
+        f"target    {name}, {len(features)} features, of those that kernels ask for: "
+        f"{', '.join(asked) or 'none'}",
         f"cores     {os.cpu_count()} seen, {numba.config.NUMBA_NUM_THREADS} threads for Numba",
         "caches    L1 {} KiB, L2 {} KiB, L3 {} KiB".format(*(size >> 10 for size in cache_sizes())),
         f"kernel    {selected.name}: {why_kernel(selected)}",
-        f"calls     {'arrays are read by compiled code' if usable() else 'NumPy is asked for addresses, 1 to 3 us per call: this Python or NumPy keeps arrays otherwise'}",
-        f"layer     {numba.config.THREADING_LAYER} requested (priority {numba.config.THREADING_LAYER_PRIORITY})",
-        f"jit       {'disabled by NUMBA_DISABLE_JIT' if numba.config.DISABLE_JIT else 'enabled'}; cache {cache}",
-        f"compiler  {'once for a routine with its parts' if lowering else 'the usual way of Numba, which takes longer: this Numba lacks what lowgemm reaches into'}",
+        f"calls     {_READ_HERE if usable() else _ASKED_FOR}",
+        f"layer     {numba.config.THREADING_LAYER} requested (priority "
+        f"{numba.config.THREADING_LAYER_PRIORITY})",
+        f"jit       {'disabled by NUMBA_DISABLE_JIT' if numba.config.DISABLE_JIT else 'enabled'}; cache "
+        f"{cache}",
+        f"compiler  {_ONCE if lowering else _USUAL_WAY}",
         f"threads   lowgemm.config.num_threads = {config.num_threads}",
         "settings  " + (", ".join(f"{k}={v}" for k, v in settings.items()) or "none"),
         "kernels",

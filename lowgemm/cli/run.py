@@ -28,13 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[NAME=]FILE",
-        help="inputs: an .npz whose arrays have the inputs' names, or NAME=FILE.npy (FILE.npy alone for a single input); "
+        help="inputs: an .npz whose arrays have the inputs' names, or NAME=FILE.npy (FILE.npy alone for "
+        "a single input); "
         "may be given more than once",
     )
     parser.add_argument(
         "--random",
         action="store_true",
-        help="random values for inputs that are not given: floats in [0, 1), all 8-bit integers, zeros of other types",
+        help="random values for inputs that are not given: floats in [0, 1), all 8-bit integers, zeros "
+        "of other types",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random values (default 0)")
     parser.add_argument(
@@ -55,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare",
         action="store_true",
-        help="also run onnxruntime, with and without its optimizer: how many values differ, by how much, and its time",
+        help="also run onnxruntime, with and without its optimizer: how many values differ, by how "
+        "much, and its time",
     )
     parser.add_argument(
         "--rounding",

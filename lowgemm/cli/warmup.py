@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         if not terminal:
             print(f"[{i}/{len(todo)}] {name}: {time.perf_counter() - begin:.2f} s", flush=True)
     print(
-        f"{chr(13) + chr(27) + '[K' if terminal else ''}{len(todo)} pieces ready in {time.perf_counter() - start:.1f} s"
+        f"{chr(13) + chr(27) + '[K' if terminal else ''}{len(todo)} pieces ready in "
+        f"{time.perf_counter() - start:.1f} s"
     )
     return 0

@@ -2,10 +2,10 @@
 
 The microkernel reads one tile of the packed rhs (nr columns) and the packed lhs block past each other. Both
 come from L2 at no loss (per group of 4 depth steps an 8 x 48 tile loads 224 bytes in 24 cycles, where L2
-gives 32 bytes per cycle), so the depth is not split until an rhs tile outgrows 5/8 of L2. The lhs block may be
-larger than L2: a tile of it takes 32 bytes in those cycles, which L3 gives too. It should be tall where the
-rhs is large, since the whole rhs passes by once for each block: from L3, or from memory, which gives a third
-of what the microkernel can take.
+gives 32 bytes per cycle), so the depth is not split until an rhs tile outgrows 5/8 of L2. The lhs block may
+be larger than L2: a tile of it takes 32 bytes in those cycles, which L3 gives too. It should be tall where
+the rhs is large, since the whole rhs passes by once for each block: from L3, or from memory, which gives a
+third of what the microkernel can take.
 
 Threads share rows first, then columns, and the depth where the result has too few blocks for all of them.
 """
@@ -24,8 +24,8 @@ from lowgemm.kernels import Kernel
 MAX_MC = 256
 #: The same with stages to run: a tile of mc x nr int32 should stay in L1.
 MAX_MC_WITH_STAGES = 64
-#: Tiles side by side in a call of a kernel that takes any number of panels, at least. Their lhs is read from L2 once for so many tiles, and
-#: the result is written in pieces of so many lines.
+#: Tiles side by side in a call of a kernel that takes any number of panels, at least. Their lhs is read from
+#: L2 once for so many tiles, and the result is written in pieces of so many lines.
 CALL_TILES = 1
 #: Columns of such a call at most: so many zeros stand for the compensation of columns that have none.
 MOST_CALL_COLUMNS = 2048
@@ -34,12 +34,13 @@ NC_DEPTH_BLOCKED = 480
 #: Blocks for each thread at least, so that a late thread costs a fraction of its share. (Four: 512 cubed on
 #: two threads 2 % slower.)
 BLOCKS_PER_THREAD = 2
-#: Rows of a block at least, or four tiles if that is less, before blocks are cut between columns. Two threads that write
-#: parts of the same rows wait for each other's cache lines: 384 cubed with AMX, in blocks of 128 x 192, took 5 to 15 us longer of 44.
+#: Rows of a block at least, or four tiles if that is less, before blocks are cut between columns. Two threads
+#: that write parts of the same rows wait for each other's cache lines: 384 cubed with AMX, in blocks of 128 x
+#: 192, took 5 to 15 us longer of 44.
 FEW_ROWS = 64
-#: Multiply-accumulates of a block at most where several threads work (0.4 ms of a core at 330 GMAC/s), as long as it keeps
-#: so many rows and columns. The last thread to finish keeps the others waiting for one block at most, and longer if
-#: another program takes its core.
+#: Multiply-accumulates of a block at most where several threads work (0.4 ms of a core at 330 GMAC/s), as
+#: long as it keeps so many rows and columns. The last thread to finish keeps the others waiting for one block
+#: at most, and longer if another program takes its core.
 BLOCK_MACS, BLOCK_ROWS, BLOCK_COLUMNS = 1 << 27, 128, 512
 #: Depth of one split at least, where the depth is shared among threads (split-K). In 256 depth groups a tile
 #: takes long enough for the addition of the splits to be little beside it.
@@ -53,8 +54,8 @@ ON_THE_FLY_DEPTH = 128
 #: How an rhs may be packed on the fly: not at all (it is packed already, or several batch items share it), by
 #: rows or by columns, whichever are contiguous.
 NOT_ON_THE_FLY, BY_ROWS, BY_COLUMNS = range(3)
-#: Instead of packing it: it is multiplied where it lies (`in_place.py`), in blocks of whole columns. Where its rows are contiguous each
-#: thread gets one block, since shorter pieces of rows are read more slowly.
+#: Instead of packing it: it is multiplied where it lies (`in_place.py`), in blocks of whole columns. Where
+#: its rows are contiguous each thread gets one block, since shorter pieces of rows are read more slowly.
 IN_PLACE_BY_ROWS, IN_PLACE_BY_COLUMNS = 3, 4
 
 
@@ -98,8 +99,9 @@ def block_limits(kernel: Kernel) -> tuple[int, int, int]:
 def columns_of_a_call(k, mc, kc, wide):
     """Columns that the kernel of template `k` gets in a call at most, in blocks of `mc` rows and depth `kc`.
 
-    A kernel that takes any number of them should meet panels that are in L2, beside the lhs block, for it reads them all again for each
-    tile of rows. `wide`: whether there is room for the sums of more than one tile; where stages run on each tile in L1 there is not.
+    A kernel that takes any number of them should meet panels that are in L2, beside the lhs block, for it
+    reads them all again for each tile of rows. `wide`: whether there is room for the sums of more than one
+    tile; where stages run on each tile in L1 there is not.
     """
     if k.any_panels == 0 or not wide:
         return k.nr

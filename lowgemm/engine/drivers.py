@@ -67,7 +67,9 @@ def begin(plan, state, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_z
 
 @routine("ppn")
 def work(plan, state, worker):
-    """What each worker of a product does: a job for `jit/team.py`, of the addresses of a plan and of a state."""
+    """What each worker of a product does: a job for `jit/team.py`, of the addresses of a plan and of
+    a state.
+    """
     p, s = plan_at(plan), state_at(state)
     prepare(p, s, worker)
     compute_blocks(p, s, worker)

@@ -1,9 +1,10 @@
 """A few rows by an rhs that is read where it lies: no panels, one pass, its column sums among the products.
 
-Packing an rhs for one row writes and reads each byte again, which takes longer than the product. Here the registers are filled from the
-matrix itself. Where its rows are contiguous, bytes of four of them are interleaved in registers, `DEPTH_AT_A_TIME` rows at a time over
-all columns, so that memory is read in long runs; the int32 sums wait in the first-level cache. Where its columns are contiguous, a
-register holds a piece of one column, and its products are added up at the end.
+Packing an rhs for one row writes and reads each byte again, which takes longer than the product. Here the
+registers are filled from the matrix itself. Where its rows are contiguous, bytes of four of them are
+interleaved in registers, `DEPTH_AT_A_TIME` rows at a time over all columns, so that memory is read in long
+runs; the int32 sums wait in the first-level cache. Where its columns are contiguous, a register holds a piece
+of one column, and its products are added up at the end.
 
 Sums of columns are the products with a row of ones: one more row.
 """
@@ -44,23 +45,28 @@ from lowgemm.kernels.framework.irtools import (
 DEPTH_AT_A_TIME = 16
 #: Columns that are read together, where columns are contiguous.
 COLUMNS_AT_A_TIME = 4
-#: Runs of a copy of what is left at the end of the depth: 4 depth steps, or as many columns as are read together.
+#: Runs of a copy of what is left at the end of the depth: 4 depth steps, or as many columns as are read
+#: together.
 EDGE_RUNS = 4
-#: How far ahead memory is asked for, in bytes of a row and of a column of the rhs; at their end, from the beginning of the next ones.
-#: (1 x 4096 x 4096 that no cache holds, Sapphire Rapids: 1.25 and 1.27 ms. Asking for a whole turn ahead 1.29 and 1.30; half and double of
-#: these 1.24 to 1.27 and 1.29 to 1.31. Twice the rows together 1.41.)
+#: How far ahead memory is asked for, in bytes of a row and of a column of the rhs; at their end, from the
+#: beginning of the next ones. (1 x 4096 x 4096 that no cache holds, Sapphire Rapids: 1.25 and 1.27 ms. Asking
+#: for a whole turn ahead 1.29 and 1.30; half and double of these 1.24 to 1.27 and 1.29 to 1.31. Twice the
+#: rows together 1.41.)
 ROW_AHEAD, COLUMN_AHEAD = 1024, 2048
 
 
 def rows_in_place(kernel: Kernel) -> int:
-    """Rows up to which a kernel multiplies an rhs in place, 0 if it does not: so many that their sums fit the registers."""
+    """Rows up to which a kernel multiplies an rhs in place, 0 if it does not: so many that their sums fit the
+    registers.
+    """
     if kernel.expect != "vpdpbusd" or kernel.kr != 4:
         return 0
     return 4 if kernel.lanes == 16 else 2
 
 
 def _interleaved(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
-    """Four registers of bytes as four with 4 bytes of each column, as int32: unpacking within 16-byte lanes, twice.
+    """Four registers of bytes as four with 4 bytes of each column, as int32: unpacking within 16-byte lanes,
+    twice.
 
     Register j of the result has, from lane l of the operands, columns 16 l + 4 j and the next three.
     """
@@ -99,9 +105,10 @@ def _taken(b: ir.IRBuilder, ty: ir.Type, source: ir.Value, flips: ir.Value, ahea
     return b.xor(load(b, ty, source), flips)
 
 
-#: What `_by_rows` and `_by_columns` take: how many rows of the lhs there are and how many turns of the loop; where the rhs begins, from
-#: one of its rows (or columns) to the next, the byte to flip it by, and how far ahead memory is asked for; the lhs and its row stride;
-#: int32 sums, for each row and then for the ones, and from one to the next.
+#: What `_by_rows` and `_by_columns` take: how many rows of the lhs there are and how many turns of the loop;
+#: where the rhs begins, from one of its rows (or columns) to the next, the byte to flip it by, and how far
+#: ahead memory is asked for; the lhs and its row stride; int32 sums, for each row and then for the ones, and
+#: from one to the next.
 _ARGUMENTS = types.Tuple(
     [types.voidptr if a in ("rhs", "lhs", "sums") else types.intp for a in
      ("rows", "turns", "rhs", "rhs_stride", "flip", "ahead", "lhs", "lhs_stride", "sums", "sums_stride")]
@@ -110,7 +117,8 @@ _ARGUMENTS = types.Tuple(
 
 @intrinsic(prefer_literal=True)
 def _by_rows(typingctx, kernel_id, most, args):
-    """One register's width of columns by some groups of 4 depth steps, added to sums in the order of `_interleaved`.
+    """One register's width of columns by some groups of 4 depth steps, added to sums in the order of
+    `_interleaved`.
 
     `args` is as `_ARGUMENTS` says; sums are 4 registers for each row.
     """
@@ -154,7 +162,8 @@ def _by_rows(typingctx, kernel_id, most, args):
 def _by_columns(typingctx, kernel_id, most, args, columns):
     """`COLUMNS_AT_A_TIME` columns along the depth, a register at a time, added to int32 sums.
 
-    `args` is as `_ARGUMENTS` says; sums are one for each column. Of less `columns` the last one takes the others' places.
+    `args` is as `_ARGUMENTS` says; sums are one for each column. Of less `columns` the last one takes the
+    others' places.
     """
     kernel, highest = by_id(kernel_id.literal_value), most.literal_value
     lanes, width, wide = kernel.lanes, 4 * kernel.lanes, COLUMNS_AT_A_TIME
@@ -224,7 +233,9 @@ def _copy_rows(source, row_stride, k_stride, rows, depth, padded, flip, to, sums
 
 @inner
 def _edge(source, stride, runs, size, wide, flip, to):
-    """`runs` runs of `size` bytes, `stride` apart, as `EDGE_RUNS` runs of `wide` bytes; what is added is zero once it is flipped."""
+    """`runs` runs of `size` bytes, `stride` apart, as `EDGE_RUNS` runs of `wide` bytes; what is added is zero
+    once it is flipped.
+    """
     for i in range(EDGE_RUNS):
         for k in range(wide):
             there = i < runs and k < size
@@ -353,11 +364,13 @@ def add_compensation(tile, ld, rows, cols, for_rows, for_cols):
 
 @functools.cache
 def in_place_routine(kernel: Kernel, by_columns: bool) -> Routine:
-    """The routine for a kernel whose `rows_in_place` is not 0, and for an rhs whose rows or columns are contiguous.
+    """The routine for a kernel whose `rows_in_place` is not 0, and for an rhs whose rows or columns are
+    contiguous.
 
-    It stores int32 products of the flipped operands, and sums of their rows and columns. Arguments: the lhs, its row and depth strides,
-    rows, depth, the byte to flip it by; the rhs, its depth and column strides, columns, the byte to flip it by; memory (`space_bytes`);
-    the tile and its row stride in elements; int32 sums of rows and of columns. With contiguous rows `cols` is at least a register's bytes.
+    It stores int32 products of the flipped operands, and sums of their rows and columns. Arguments: the lhs,
+    its row and depth strides, rows, depth, the byte to flip it by; the rhs, its depth and column strides,
+    columns, the byte to flip it by; memory (`space_bytes`); the tile and its row stride in elements; int32
+    sums of rows and of columns. With contiguous rows `cols` is at least a register's bytes.
     """
     make = _make_by_columns if by_columns else _make_by_rows
     return make(id_of(kernel), stamp_of(kernel), kernel.lanes, rows_in_place(kernel))

@@ -76,5 +76,6 @@ def require_no_wrap(
     if (rows > room // max(real_right, 1)).any():
         also_added = "" if added is None else ", and what it is added to,"
         raise OverflowError(
-            f"lhs, rhs: a sum over depth {depth}{also_added} may pass the int32 range (overflow='wrap' gives it modulo 2**32)"
+            f"lhs, rhs: a sum over depth {depth}{also_added} may pass the int32 range (overflow='wrap' gives "
+            "it modulo 2**32)"
         )

@@ -68,9 +68,11 @@ class Plan(NotCopied):
     num_threads : int or None
         As in `gemm`.
     image : ndarray of one `image.IMAGE`, optional
-        The lhs is gathered from an image: its rows are the patches that this describes. What depends on the kernel is filled in.
+        The lhs is gathered from an image: its rows are the patches that this describes. What depends on the
+        kernel is filled in.
     own_channels : bool
-        Each distinct rhs has its own columns of the bias, the zero points and the stages' parameters, one behind the other.
+        Each distinct rhs has its own columns of the bias, the zero points and the stages' parameters, one
+        behind the other.
 
     Attributes
     ----------
@@ -109,7 +111,8 @@ class Plan(NotCopied):
         own_channels: bool = False,
     ) -> None:
         (m, depth), n = lhs.shape, rhs.shape[1]
-        #: What multiplies: the kernel, or where that would not pay its fallback, which reads the same packed rhs.
+        #: What multiplies: the kernel, or where that would not pay its fallback, which reads the same packed
+        #: rhs.
         self.runs = runs = suited(kernel, m, depth)
         items, distinct_rhs = batch.count, batch.distinct_rhs
         self.kernel, self.packed, self.distinct_rhs, self.batch = kernel, packed, distinct_rhs, items

@@ -62,7 +62,8 @@ class Pattern(NamedTuple):
             )
         ):
             return ValueError(
-                f"{name}: expected strides {self.strides}, as planned, got {a.strides}; plan with such an array, or call gemm"
+                f"{name}: expected strides {self.strides}, as planned, got {a.strides}; plan with such an "
+                "array, or call gemm"
             )
         return None
 

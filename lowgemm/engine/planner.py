@@ -1,7 +1,8 @@
 """The planner: from what is asked of a product, and the template of a kernel, to the whole plan.
 
-`fill_plan` runs as it is in Python, for `plan.py`, and compiled, for products inside of compiled code (`in_numba/planning.py`). It
-takes anything with the fields of `records.PLAN` and `records.TEMPLATE`: records, or in Python a namespace and a named tuple.
+`fill_plan` runs as it is in Python, for `plan.py`, and compiled, for products inside of compiled code
+(`in_numba/planning.py`). It takes anything with the fields of `records.PLAN` and `records.TEMPLATE`: records,
+or in Python a namespace and a named tuple.
 """
 
 from __future__ import annotations
@@ -43,18 +44,21 @@ Template = namedtuple("Template", TEMPLATE.names or ())  # type: ignore[misc]
 _kept: list[np.ndarray] = []
 
 
-#: Rows for each thread at least where each packs the whole rhs for itself. Reading what another core has packed takes longer than
-#: packing it, and nobody waits; but with few rows packing is much of the work. See `docs/scaling.md`.
+#: Rows for each thread at least where each packs the whole rhs for itself. Reading what another core has
+#: packed takes longer than packing it, and nobody waits; but with few rows packing is much of the work. See
+#: `docs/scaling.md`.
 OWN_RHS_ROWS = 128
-#: Depth up to which a result may be stored past the caches: that of 1000 x 64 x 1000 takes 0.4 ms to store and 0.2 to compute.
+#: Depth up to which a result may be stored past the caches: that of 1000 x 64 x 1000 takes 0.4 ms to store
+#: and 0.2 to compute.
 STREAM_DEPTH = 128
-#: Columns of a block of such a result, and columns from which its rows need not follow one another: the lines at both ends of a row of a
-#: block are stored in parts.
+#: Columns of a block of such a result, and columns from which its rows need not follow one another: the lines
+#: at both ends of a row of a block are stored in parts.
 STREAM_COLUMNS = 144
-#: Bytes of L3 up to which it is near enough to keep a result that fits it. A larger one is that of many cores, whose lines travel as long
-#: as memory's; then a result may be as large as this times L2.
+#: Bytes of L3 up to which it is near enough to keep a result that fits it. A larger one is that of many
+#: cores, whose lines travel as long as memory's; then a result may be as large as this times L2.
 NEAR_L3, STREAM_L2 = 1 << 26, 4
-#: Columns up to which an lhs always stays in place: rows that straddle cache lines take two reads each, once for every nr columns.
+#: Columns up to which an lhs always stays in place: rows that straddle cache lines take two reads each, once
+#: for every nr columns.
 COLUMNS_IN_PLACE = 64
 
 
@@ -64,9 +68,10 @@ def template_of(
 ) -> Any:  # fmt: skip
     """What the planner needs to know of a kernel here; compiles the routines that every plan calls.
 
-    `in_place`: for which rhs also those that multiply it where it lies, which few plans call: one whose rows are contiguous (False),
-    whose columns are (True). `streamed`: likewise for the routine that stores past the caches. The microkernel is compiled for an lhs of the
-    signs in `lhs_signs` (a plan has one); its other address is 0. `scale` is the number of the scale that it does.
+    `in_place`: for which rhs also those that multiply it where it lies, which few plans call: one whose rows
+    are contiguous (False), whose columns are (True). `streamed`: likewise for the routine that stores past
+    the caches. The microkernel is compiled for an lhs of the signs in `lhs_signs` (a plan has one); its other
+    address is 0. `scale` is the number of the scale that it does.
     """
     addresses = tuple(
         microkernel(kernel, signed, scale).address if signed in lhs_signs else 0 for signed in (False, True)
@@ -130,8 +135,8 @@ def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
 
 @register_jitable
 def reads_in_place(p, most, lanes):
-    """Whether the rhs of a plan, whose asked fields are set, is multiplied where it lies: it comes unpacked, for at most `most` rows, no
-    two batch items share it, and one of its strides is that of a byte.
+    """Whether the rhs of a plan, whose asked fields are set, is multiplied where it lies: it comes unpacked,
+    for at most `most` rows, no two batch items share it, and one of its strides is that of a byte.
     """
     if p.packed != 0 or p.m > most or p.batch != p.distinct_rhs or p.depth * p.n < IN_PLACE_LEAST:
         return False
@@ -140,8 +145,8 @@ def reads_in_place(p, most, lanes):
 
 @register_jitable
 def streams(p, lanes, l2, l3, plain):
-    """Whether the result of a plan, whose asked fields are set, is stored past the caches: int32 that no cache keeps, of so little depth
-    that storing them takes longest, with whole lines to store.
+    """Whether the result of a plan, whose asked fields are set, is stored past the caches: int32 that no
+    cache keeps, of so little depth that storing them takes longest, with whole lines to store.
     """
     if not plain or p.accumulate != 0 or p.depth > STREAM_DEPTH or p.m <= ON_THE_FLY_ROWS:
         return False
@@ -152,7 +157,9 @@ def streams(p, lanes, l2, l3, plain):
 
 
 def stores_past_caches(p: Any, kernel: Kernel, plain: bool) -> bool:
-    """`streams` on this machine. It is for memory that was there before: pages that the system has just cleared lie in the caches."""
+    """`streams` on this machine. It is for memory that was there before: pages that the system has just
+    cleared lie in the caches.
+    """
     sizes = cache_sizes()
     return bool(streams(p, kernel.lanes, sizes.l2, sizes.l3, plain))
 
@@ -161,8 +168,9 @@ def stores_past_caches(p: Any, kernel: Kernel, plain: bool) -> bool:
 def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     """Fill in what is decided of the plan `p`, whose asked fields are set, for the kernel of template `k`.
 
-    `lhs_signed` and `rhs_signed` are 1 for int8, 0 for uint8. `plain`: nothing is left to do to the int32 sums but to store them.
-    `threads`: how many there are at most. `in_order`: batch items with one rhs follow one another.
+    `lhs_signed` and `rhs_signed` are 1 for int8, 0 for uint8. `plain`: nothing is left to do to the int32
+    sums but to store them. `threads`: how many there are at most. `in_order`: batch items with one rhs follow
+    one another.
     """
     p.direct = 0
     p.stream = k.stream if streams(p, k.lanes, k.l2, k.l3, plain) else 0
@@ -231,7 +239,8 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
         if p.lhs_panel_bytes % (2 * LINE) == 0:
             p.lhs_panel_bytes += LINE
         lhs_bytes = mc * p.lhs_panel_bytes
-    # memory of a thread: lhs panels, row sums twice, row compensation, tile, and panels and sums of an rhs block packed on the fly
+    # memory of a thread: lhs panels, row sums twice, row compensation, tile, and panels and sums of an rhs
+    # block packed on the fly
     p.row_sums_at = lhs_bytes
     p.row_compensation_at = p.row_sums_at + 8 * mc
     p.tile_at = up(p.row_compensation_at + 4 * mc, ALIGNMENT)

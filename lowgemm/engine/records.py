@@ -18,7 +18,8 @@ from lowgemm.jit.memory import record_at
 #: Stages of an output pipeline at most.
 MAX_STAGES = 24
 
-#: Whether an lhs that is read as rows stays where it lies: never, if its rows begin on cache lines, or always.
+#: Whether an lhs that is read as rows stays where it lies: never, if its rows begin on cache lines, or
+#: always.
 NEVER, WHERE_ALIGNED, ALWAYS = range(3)
 
 
@@ -40,23 +41,32 @@ PLAN = record_type(
     "accumulate",  # add to the result
     "fused",  # parameters of the scale that the kernel does itself, or 0
     "col_bias row_bias has_col_bias has_row_bias",  # int32 that the compensation begins with
-    "channels_apart",  # where each rhs has its own columns of the bias, the zero points and the stages' parameters: how many; else 0
-    "image pack_image",  # of an lhs that is gathered from an image: address of its `image.IMAGE`, and the routine that packs it; else 0
+    # where each rhs has its own columns of the bias, the zero points and the stages' parameters: how many;
+    # else 0
+    "channels_apart",
+    # of an lhs that is gathered from an image: address of its `image.IMAGE`, and the routine that packs it;
+    # else 0
+    "image pack_image",
     "stages",  # output stages; for each, `stage` below has the routine and the address of its parameters
     # What the planner decides.
     "workers",  # threads at most
     "mc nc kc",  # rows, columns and depth of a block
     "row_blocks col_blocks depth_blocks",  # how many there are
-    "splits",  # split-K: ranges of the depth that are computed apart and then added; 1: the depth is not split so
+    # split-K: ranges of the depth that are computed apart and then added; 1: the depth is not split so
+    "splits",
     "direct",  # the kernel stores whole panels into the result
     "lhs_flip rhs_flip lhs_shift rhs_shift",  # see `packing.element_map`
     "lhs_panel_bytes rhs_panel_bytes",  # from one packed panel to the next, or from row to row
     "lhs_in_place",  # whether an lhs that is read as rows stays where it lies: NEVER, WHERE_ALIGNED or ALWAYS
     "row_sums_at row_compensation_at tile_at",  # in a thread's memory, which begins with its lhs panels
     "patches_at",  # likewise, rows of a panel that are gathered from an image
-    "on_the_fly_at",  # likewise, panels and sums of an rhs block that is packed on the fly; 0: the rhs is packed before
-    "in_place in_place_compensation",  # routine that multiplies an rhs where it lies, or 0, its memory being there; and that completes the tile
-    "stream",  # routine that stores a block of int32 past the caches, whose tile has all its columns; 0: the microkernel or stages store
+    # likewise, panels and sums of an rhs block that is packed on the fly; 0: the rhs is packed before
+    "on_the_fly_at",
+    # routine that multiplies an rhs where it lies, or 0, its memory being there; and that completes the tile
+    "in_place in_place_compensation",
+    # routine that stores a block of int32 past the caches, whose tile has all its columns; 0: the microkernel
+    # or stages store
+    "stream",
     "worker_bytes",  # memory of a thread
     "split_bytes",  # memory of one of the splits of a block: row sums and a tile of int32
     "col_bytes",  # one int32 for each column
@@ -89,7 +99,8 @@ TEMPLATE_FIELDS = (
     ("rhs_shift", np.int64, (2,)),
     ("kernel", np.int64, (2,)),
     # as in the plan
-    "lanes kr rhs_group_bytes pack_chunk pack_lhs pack_rhs col_compensation_routine row_compensation_routine single no_compensation",
+    "lanes kr rhs_group_bytes pack_chunk pack_lhs pack_rhs col_compensation_routine row_compensation_routine "
+    "single no_compensation",
     "in_place_rows",  # for how many rows at most an rhs may be multiplied where it lies
     (
         "in_place",
@@ -105,7 +116,8 @@ STATE = record_type(
     "columns columns_from_front columns_from_back blocks blocks_from_front blocks_from_back",
     "columns_done",  # pieces of columns that are packed
     "lhs rhs rhs_sums out",  # addresses of the operands, of the sums of a packed rhs, and of the result
-    "scratch_of_rhs scratch_of_workers scratch_of_splits",  # addresses of scratch memory: of all rhs, all threads, all splits
+    # addresses of scratch memory: of all rhs, all threads, all splits
+    "scratch_of_rhs scratch_of_workers scratch_of_splits",
     "lhs_zero rhs_zero",  # zero points of the packed values (see `packing.element_map`)
     "lhs_zeros rhs_zeros",  # addresses of such zero points, int32, one for each row and column
     (
@@ -134,8 +146,8 @@ class RhsAddresses(NamedTuple):
     """Of a distinct rhs: its elements (0: packed already), panels, column sums, column compensation, column
     factors.
 
-    The factors are what `output/bilinear.py` multiplies the lhs zero points by. `channel` is the number of column 0 in what is per column:
-    bias, zero points, parameters of the stages.
+    The factors are what `output/bilinear.py` multiplies the lhs zero points by. `channel` is the number of
+    column 0 in what is per column: bias, zero points, parameters of the stages.
     """
 
     source: int

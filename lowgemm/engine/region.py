@@ -3,12 +3,12 @@ other than Linux.
 
 Some things in a region abort the process, and are not done:
 
-* Two Python threads inside one, under Numba's workqueue layer: only one at a time enters, another one that comes
-  meanwhile works alone.
-* Entering one in a child that was forked after threads had been started, under GNU OpenMP: the child works alone, and
-  says so once.
-* A nested one, under workqueue: a thread that Python did not start (a worker of the caller's own `prange`, calling
-  back) works alone.
+* Two Python threads inside one, under Numba's workqueue layer: only one at a time enters, another one that
+  comes meanwhile works alone.
+* Entering one in a child that was forked after threads had been started, under GNU OpenMP: the child works
+  alone, and says so once.
+* A nested one, under workqueue: a thread that Python did not start (a worker of the caller's own `prange`,
+  calling back) works alone.
 """
 
 from __future__ import annotations

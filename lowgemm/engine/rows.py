@@ -1,7 +1,9 @@
-"""An lhs for kernels that read it as rows: copied so that each row's depth is contiguous and padded with zeros, and its row sums.
+"""An lhs for kernels that read it as rows: copied so that each row's depth is contiguous and padded with
+zeros, and its row sums.
 
-Kernels with `row_bytes` (see `kernels/framework/kernel.py`) take the elements as they are, of either sign. A matrix whose rows lie like that
-already is not copied: then the routine is called without a destination, for the sums alone.
+Kernels with `row_bytes` (see `kernels/framework/kernel.py`) take the elements as they are, of either sign. A
+matrix whose rows lie like that already is not copied: then the routine is called without a destination, for
+the sums alone.
 """
 
 from __future__ import annotations
@@ -96,7 +98,9 @@ def rows_of(typingctx, kernel_id, copy, args):
 
 @intrinsic
 def turn(typingctx, src, k_stride, dst, dst_stride):
-    """Transpose 16 x 16 bytes: 16 depth steps of 16 adjacent rows become 16 rows of 16 adjacent depth steps."""
+    """Transpose 16 x 16 bytes: 16 depth steps of 16 adjacent rows become 16 rows of 16 adjacent depth
+    steps.
+    """
 
     def codegen(context, builder, sig, values):
         b = builder
@@ -115,7 +119,9 @@ def turn(typingctx, src, k_stride, dst, dst_stride):
 
 
 def make_rows(kernel_id: int, row_bytes: int, key: int) -> Routine:
-    """The routine: arguments as in `packing.pack_routine`, `dst_stride` from row to row; with no `dst` it makes the sums alone."""
+    """The routine: arguments as in `packing.pack_routine`, `dst_stride` from row to row; with no `dst` it
+    makes the sums alone.
+    """
 
     @routine(_SIGNATURE, key)
     def pack_rows(src, mn_stride, k_stride, mn, depth, flip, dst, dst_stride, sums):

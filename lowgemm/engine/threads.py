@@ -19,8 +19,8 @@ from lowgemm.jit.routine import Routine
 #: million).
 MACS_PER_THREAD = 4_500_000
 #: Multiply-accumulates from which on it pays to wake a thread (0.1 ms at 330 GMAC/s): the caller spends 7 us
-#: on it, and the thread begins 20 to 45 us later. After a NumPy product, on a virtual machine, they are 40 and
-#: 60; one thread and two took 116 and 110 us at 320 cubed then, 206 and 194 at 384, 324 and 246 at 448.
+#: on it, and the thread begins 20 to 45 us later. After a NumPy product, on a virtual machine, they are 40
+#: and 60; one thread and two took 116 and 110 us at 320 cubed then, 206 and 194 at 384, 324 and 246 at 448.
 LONG_MACS = 1 << 25
 #: What reading a byte of the rhs counts for (500 GMAC/s, and 60 GB/s from L3).
 MACS_PER_BYTE = 8

@@ -17,7 +17,8 @@ is exact in any order.
 
 Nothing here reads or writes matrix memory: addresses are integers, and each piece that touches memory is a C
 function called through its address (see `jit/routine.py`). So this file is compiled once for all kernels and
-all output pipelines. Blocks are handed out one by one (`jit/both_ends.py`): a thread may come late, or not at all.
+all output pipelines. Blocks are handed out one by one (`jit/both_ends.py`): a thread may come late, or not at
+all.
 
 A call is described by two records (`records.py`): the plan `p`, made by `planner.py` and never written here,
 so that Python threads may share it, with the layout of the batch behind it; and the state `s` of this call.
@@ -64,7 +65,8 @@ from lowgemm.jit.scratch import ALIGNMENT
 _LOOKS = 300
 
 
-#: 0 and 1 as arguments. For plain ones, which are literals to Numba, and for booleans it would compile a function once more.
+#: 0 and 1 as arguments. For plain ones, which are literals to Numba, and for booleans it would compile a
+#: function once more.
 _NONE, _ONE = np.int64(0), np.int64(1)
 
 
@@ -86,7 +88,9 @@ def rhs_addresses(p, s, number, space):
 
 @inner
 def rhs_scratch(p, s, number, worker):
-    """Address of the scratch memory of distinct rhs number `number` for a worker; see `records.RhsAddresses`."""
+    """Address of the scratch memory of distinct rhs number `number` for a worker; see
+    `records.RhsAddresses`.
+    """
     each = 2 * p.col_bytes if p.packed else 3 * p.col_bytes + p.rhs_bytes
     return s.scratch_of_rhs + (worker if p.own_rhs != 0 else number) * each
 
@@ -102,7 +106,9 @@ def item_addresses(p, s, b, r):
 # ---- phase 0 ----------------------------------------------------------------------------------------------
 @inner
 def _col_compensation(p, s, r, col, cols):
-    """Make the compensation of `cols` columns from `col` on of an rhs, by its `RhsAddresses` or an item's `ItemAddresses`."""
+    """Make the compensation of `cols` columns from `col` on of an rhs, by its `RhsAddresses` or an item's
+    `ItemAddresses`.
+    """
     channel = r.channel + col
     call_address(
         p.col_compensation_routine,
@@ -132,8 +138,8 @@ def prepare_columns(p, s, r, col, cols):
 
 @inner
 def prepare(p, s, worker):
-    """Pack the rhs and make the column compensation: all of it for this worker alone, or `pack_chunk` columns at a
-    time, until no columns are left and those that other threads took are done.
+    """Pack the rhs and make the column compensation: all of it for this worker alone, or `pack_chunk` columns
+    at a time, until no columns are left and those that other threads took are done.
     """
     if p.on_the_fly_at != 0:
         return
@@ -184,8 +190,8 @@ def _finish(p, s, a, tile, ld, rows, cols, row, col, row_sums):
 
 @inner
 def _tile_width(p, left):
-    """Columns of the next kernel call: nr, but two halves for the last nr + 1 panel, since one panel alone runs
-    slower; or more, for a kernel that takes any number of panels.
+    """Columns of the next kernel call: nr, but two halves for the last nr + 1 panel, since one panel alone
+    runs slower; or more, for a kernel that takes any number of panels.
     """
     most, lanes = p.call_columns, p.lanes
     if left == most + lanes:
@@ -213,9 +219,9 @@ def _multiply(
 ):
     """One microkernel call: `rows` x `cols` of one depth block, at most `p.call_columns` columns.
 
-    `lhs` is the address of the lhs block, with `lhs_stride` bytes from one panel to the next, and `rhs_at` the byte offset of the depth block in the rhs
-    panels. The other arguments are those of the kernel (`kernels/framework/kernel.py`). Where nothing is to
-    be added, the compensation is at `p.no_compensation`.
+    `lhs` is the address of the lhs block, with `lhs_stride` bytes from one panel to the next, and `rhs_at`
+    the byte offset of the depth block in the rhs panels. The other arguments are those of the kernel
+    (`kernels/framework/kernel.py`). Where nothing is to be added, the compensation is at `p.no_compensation`.
     """
     lanes = p.lanes
     call_address(
@@ -230,11 +236,11 @@ def _multiply(
 
 @inner
 def _pack_lhs(p, s, a, row0, rows, k0, depth, space, sums, kept):
-    """Pack `rows` x `depth` of the lhs from (`row0`, `k0`) on to `space`, and its row sums to `sums`, unless they are
-    `kept` there from the last time.
+    """Pack `rows` x `depth` of the lhs from (`row0`, `k0`) on to `space`, and its row sums to `sums`, unless
+    they are `kept` there from the last time.
 
-    Gives the address that the kernel reads, and the bytes from one panel, or row, to the next. An lhs that stays in place is summed only
-    where its sums count. One that is an image is gathered (`image.py`).
+    Gives the address that the kernel reads, and the bytes from one panel, or row, to the next. An lhs that
+    stays in place is summed only where its sums count. One that is an image is gathered (`image.py`).
     """
     summed = p.bilinear != 0 or s.rhs_zero != 0
     if p.image != 0:
@@ -396,8 +402,8 @@ def _deep_block(p, s, a, row0, rows, col0, cols, split, space, sums, tile):
 
 @inner
 def _block_in_place(p, s, a, row0, rows, col0, cols, space, sums, tile):
-    """One block of the result, the whole depth, of an rhs that is read where it lies: int32 sums to `tile`, row
-    sums to `sums` (addresses).
+    """One block of the result, the whole depth, of an rhs that is read where it lies: int32 sums to `tile`,
+    row sums to `sums` (addresses).
     """
     row_compensation = space + p.row_compensation_at
     ld = (cols + p.lanes - 1) // p.lanes * p.lanes
@@ -416,7 +422,9 @@ def _block_in_place(p, s, a, row0, rows, col0, cols, space, sums, tile):
 
 @inner
 def whole_block(p, s, a, i, j, space, kept):
-    """Block (i, j), the whole depth; `kept` (0 or 1): the last block in `space` was of the same rows and batch item."""
+    """Block (i, j), the whole depth; `kept` (0 or 1): the last block in `space` was of the same rows and
+    batch item.
+    """
     row0, col0 = i * p.mc, j * p.nc
     rows, cols = min(p.mc, p.m - row0), min(p.nc, p.n - col0)
     if p.depth_blocks == 1 and p.on_the_fly_at == 0 and p.stream == 0:

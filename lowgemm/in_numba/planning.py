@@ -48,7 +48,9 @@ _NOTHING = np.zeros(1, dtype=np.int64)
 
 @functools.cache
 def kernel_record(kernel: kernels.Kernel) -> np.ndarray:
-    """For the plan routine: the `KERNEL`, and its fallback or itself behind it; compiles what they hold the addresses of."""
+    """For the plan routine: the `KERNEL`, and its fallback or itself behind it; compiles what they hold the
+    addresses of.
+    """
     stages = (
         bilinear.address, _NOTHING.ctypes.data, store32.address, _SET.ctypes.data,
         _ADD.ctypes.data,

@@ -66,7 +66,8 @@ def _gemm_overload(
 ):
     if positional:
         raise errors.NumbaTypeError(
-            "lhs_zero_point: expected by keyword; gemm takes two arguments by position, in compiled code as outside"
+            "lhs_zero_point: expected by keyword; gemm takes two arguments by position, in compiled code as "
+            "outside"
         )
     left, right, left_zero, right_zero, to = map(value_type, (lhs, rhs, lhs_zero_point, rhs_zero_point, out))
     check_operand(left, "lhs")

@@ -19,13 +19,14 @@ class NotCopied:
     >>> class Table(NotCopied):
     ...     instead = "copy what it was made of"
     >>> copy.copy(Table())
-    Traceback (most recent call last):
-    TypeError: Table: holds addresses of this process, so it cannot be copied or pickled; copy what it was made of
+    Traceback (most recent call last): TypeError: Table: holds addresses of this process, so it cannot be
+    copied or pickled; copy what it was made of
     """
 
     instead: str
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise TypeError(
-            f"{type(self).__name__}: holds addresses of this process, so it cannot be copied or pickled; {self.instead}"
+            f"{type(self).__name__}: holds addresses of this process, so it cannot be copied or pickled; "
+            f"{self.instead}"
         )

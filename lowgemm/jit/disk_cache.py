@@ -160,14 +160,15 @@ class CheckedCache(caching.FunctionCache):
         try:
             super().save_overload(sig, data)
         except RuntimeError:
-            # LLVM's callback that notes the object code has failed (Python swallows what a callback raises): the
-            # code is there and sound, only this process has nothing to save.
+            # LLVM's callback that notes the object code has failed (Python swallows what a callback raises):
+            # the code is there and sound, only this process has nothing to save.
             return
         except OSError as error:
             if not _warned:
                 _warned = True
                 warnings.warn(
-                    f"lowgemm: compiled code cannot be saved ({error}); every process compiles it again, which "
+                    f"lowgemm: compiled code cannot be saved ({error}); every process compiles it again, "
+                    "which "
                     "takes seconds. Set NUMBA_CACHE_DIR to a writable folder.",
                     RuntimeWarning,
                     stacklevel=2,

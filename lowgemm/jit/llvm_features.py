@@ -48,6 +48,7 @@ def implied_features(name: str) -> frozenset[str]:
     found = frozenset(feature for i, feature in enumerate(features) if f"store volatile i32 {i}," in body)
     if _COMMON not in found and name != "generic":
         raise ValueError(
-            f"NUMBA_CPU_NAME: LLVM knows no CPU called {name!r}; expected a name like 'haswell', 'znver4' or 'generic'"
+            f"NUMBA_CPU_NAME: LLVM knows no CPU called {name!r}; expected a name like 'haswell', 'znver4' or "
+            "'generic'"
         )
     return found

@@ -8,8 +8,8 @@ part waits as it was written until that one is finished.
 
 The first product of a process takes a fifth less time so.
 
-This reaches into Numba's own parts. Importing this file raises an ImportError where Numba has them no more, and
-`part.py` then takes Numba's usual way.
+This reaches into Numba's own parts. Importing this file raises an ImportError where Numba has them no more,
+and `part.py` then takes Numba's usual way.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ class LowerPart(NativeLowering):
         name = state.func_id.func_name
         entry = _dynfunc.make_function(lowered.fndesc.lookup_module(), name, name, 0, lowered.env, (library,))
         state.targetctx.insert_user_function(entry, lowered.fndesc, [library])
-        # Numba before 0.63 or so keeps what is to be done after loading with the function alone, not with the library.
+        # Numba before 0.63 or so keeps what is to be done after loading with the function alone, not with the
+        # library.
         state.reload_init.extend(getattr(library, "_reload_init", ()))
         state["cr"] = type(lowered)(lowered.fndesc, lowered.call_helper, entry, lowered.env)
         return True

@@ -1,7 +1,7 @@
 """Decorators of functions that compiled code alone calls, and the compiler of routines.
 
-Numba compiles them by `lowering.py`, which has LLVM work once for a routine with all its parts. Where Numba has
-no longer what that needs, they are compiled Numba's usual way, and the first call takes longer.
+Numba compiles them by `lowering.py`, which has LLVM work once for a routine with all its parts. Where Numba
+has no longer what that needs, they are compiled Numba's usual way, and the first call takes longer.
 """
 
 from __future__ import annotations

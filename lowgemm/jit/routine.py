@@ -103,7 +103,8 @@ def check_words(args: Any) -> None:
         fits = isinstance(ty, types.Integer) and ty.bitwidth <= 64
         if not fits and not isinstance(ty, (types.Boolean, types.RawPointer, types.CPointer)):
             raise errors.NumbaTypeError(
-                f"args[{i}]: expected an integer, a bool or a pointer, got {ty}; nothing else is passed as a 64-bit word"
+                f"args[{i}]: expected an integer, a bool or a pointer, got {ty}; nothing else is passed as a "
+                "64-bit word"
             )
 
 

@@ -1,9 +1,9 @@
 """Ctrl-C and other signals wait while something is compiled.
 
 Neither Numba nor LLVM can be left halfway. Numba reads its lists of declarations by generators, and an
-exception inside a generator ends it for the rest of the process. LLVM calls back into Python, and no exception
-can pass through it. But Python runs the handler of a signal between any two of its steps, and the handler of
-Ctrl-C raises.
+exception inside a generator ends it for the rest of the process. LLVM calls back into Python, and no
+exception can pass through it. But Python runs the handler of a signal between any two of its steps, and the
+handler of Ctrl-C raises.
 """
 
 from __future__ import annotations

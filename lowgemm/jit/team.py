@@ -5,35 +5,37 @@ A job is a routine ``work(a, b, worker)``. Each of its workers calls it once, th
 0, a helper of the team as another number below the `workers` that `share` was given. It takes pieces of work
 from a counter of its own until none is left, so any number of workers does all the work.
 
-**Nobody is waited for who has not begun.** The caller opens the job and begins at once. A helper enters a job that
-is open and has places left. When the caller finds no more work it closes the job and waits for the helpers
-inside. A helper that is late finds the job closed. So what the job reads must live until `share` returns, and
-no longer.
+**Nobody is waited for who has not begun.** The caller opens the job and begins at once. A helper enters a job
+that is open and has places left. When the caller finds no more work it closes the job and waits for the
+helpers inside. A helper that is late finds the job closed. So what the job reads must live until `share`
+returns, and no longer.
 
-**Memory of the team.** It is never freed, so a helper may look at it however late it is. `HEAD` comes first, then a
-seat for each helper, then slots for jobs that are open at once. All that decides about a job is one number,
-its slot's first: whether a caller owns it, the places left, the helpers inside. A helper enters by exchanging
-that number for one with a place less and a helper more, and reads only then what the job is. While it is
-inside, the caller waits.
+**Memory of the team.** It is never freed, so a helper may look at it however late it is. `HEAD` comes first,
+then a seat for each helper, then slots for jobs that are open at once. All that decides about a job is one
+number, its slot's first: whether a caller owns it, the places left, the helpers inside. A helper enters by
+exchanging that number for one with a place less and a helper more, and reads only then what the job is. While
+it is inside, the caller waits.
 
-**Cores that others hold.** OpenBLAS's threads keep all cores busy for 0.1 s after a product, and do not give way. So:
+**Cores that others hold.** OpenBLAS's threads keep all cores busy for 0.1 s after a product, and do not give
+way. So:
 
-* Linux wakes a thread on the core it slept on if that is idle, and else often on the waker's, where it stops the
-  waker: 200 of 200 times on two cores. So a helper avoids its waker's core: that is taken from its cores before
-  it is woken, and stays so until somebody wakes it from another core. (To give it back and to take it again
-  at each waking cost 14 us of a call after NumPy's.)
-* A helper asks for short time slices (`SLICE`; Linux 6.12 and later), which lets it run at once when it wakes.
-* A helper may lose its core in the middle of a piece. A caller that has nothing else to do sees that by the helper's
-  own clock, which stands still, and takes it over to its own core, which is free.
-* A helper with nothing to do looks for open jobs for `AWAKE` nanoseconds, then it sleeps on a futex. It does not give
-  its core away while it looks (``sched_yield``): it would come back only long after the next job.
-* It looks for `AWAKE_IN_LOOP` once so many jobs as `LOOP` came one after the other with less than that between them,
-  so that a loop with some Python between its products does not wake a helper for each. If another library's
-  thread waits for the core meanwhile, that library's call takes longer than `AWAKE_IN_LOOP`, which ends the
-  loop. So of its calls at most one of `LOOP` waits.
-* Waking takes longer than some jobs last. Whoever opens a job says whether it is worth it. Sleeping helpers are
-  woken for another one only if the job before it ended less than `AWAKE_IN_LOOP` ago: then they are awake for
-  the next.
+* Linux wakes a thread on the core it slept on if that is idle, and else often on the waker's, where it stops
+  the waker: 200 of 200 times on two cores. So a helper avoids its waker's core: that is taken from its cores
+  before it is woken, and stays so until somebody wakes it from another core. (To give it back and to take it
+  again at each waking cost 14 us of a call after NumPy's.)
+* A helper asks for short time slices (`SLICE`; Linux 6.12 and later), which lets it run at once when it
+  wakes.
+* A helper may lose its core in the middle of a piece. A caller that has nothing else to do sees that by the
+  helper's own clock, which stands still, and takes it over to its own core, which is free.
+* A helper with nothing to do looks for open jobs for `AWAKE` nanoseconds, then it sleeps on a futex. It does
+  not give its core away while it looks (``sched_yield``): it would come back only long after the next job.
+* It looks for `AWAKE_IN_LOOP` once so many jobs as `LOOP` came one after the other with less than that
+  between them, so that a loop with some Python between its products does not wake a helper for each. If
+  another library's thread waits for the core meanwhile, that library's call takes longer than
+  `AWAKE_IN_LOOP`, which ends the loop. So of its calls at most one of `LOOP` waits.
+* Waking takes longer than some jobs last. Whoever opens a job says whether it is worth it. Sleeping helpers
+  are woken for another one only if the job before it ended less than `AWAKE_IN_LOOP` ago: then they are awake
+  for the next.
 
 Who opens a job wakes up to two helpers, and each of these two more.
 

@@ -1,7 +1,7 @@
 """The microkernels, one per file, and their registry.
 
-Adding a kernel: one file with a description (see `framework/kernel.py`), one line in `_REGISTRY`. The order is the order
-of preference: the first one whose features Numba's target has is used.
+Adding a kernel: one file with a description (see `framework/kernel.py`), one line in `_REGISTRY`. The order
+is the order of preference: the first one whose features Numba's target has is used.
 """
 
 from __future__ import annotations
@@ -104,8 +104,9 @@ def id_of(kernel: Kernel) -> int:
 def stamp_of(kernel: Kernel) -> int:
     """Number of a kernel's description, for the key of what is compiled for it.
 
-    Compiled code captures a kernel as its number in the registry. Two programs may register different kernels under one number and
-    share a disk cache, so the description, and the source of a class from outside, must be part of the key.
+    Compiled code captures a kernel as its number in the registry. Two programs may register different kernels
+    under one number and share a disk cache, so the description, and the source of a class from outside, must
+    be part of the key.
     """
     cls = type(kernel)
     text = f"{cls.__module__}.{cls.__qualname__} {kernel!r}".encode()
@@ -137,13 +138,17 @@ def by_name(name: str) -> Kernel:
 
 
 def missing_features(kernel: Kernel) -> list[str]:
-    """Features that the kernel needs and Numba's target lacks; an empty list means that code for it can be compiled."""
+    """Features that the kernel needs and Numba's target lacks; an empty list means that code for it can be
+    compiled.
+    """
     has = target()[1]
     return [f for f in kernel.features if f not in has]
 
 
 def why_not(kernel: Kernel) -> str:
-    """Why a kernel cannot run here, or "" if it can: the target lacks its instructions, or the operating system refuses them."""
+    """Why a kernel cannot run here, or "" if it can: the target lacks its instructions, or the operating
+    system refuses them.
+    """
     missing = missing_features(kernel)
     if missing:
         return f"needs {', '.join(missing)}, which Numba's target {target()[0]!r} lacks"
@@ -158,7 +163,9 @@ def refused_before(kernel: Kernel) -> dict[str, str]:
 
 
 def rhs_packer(kernel: Kernel) -> Kernel:
-    """The kernel whose routine packs this one's rhs: its fallback, where it has one, since both read the same panels."""
+    """The kernel whose routine packs this one's rhs: its fallback, where it has one, since both read the same
+    panels.
+    """
     return by_name(kernel.fallback) if kernel.fallback else kernel
 
 
@@ -262,8 +269,9 @@ def _make(kernel_id: int, lhs_signed: int, scale: int, key: int) -> Routine:
 
 @functools.cache
 def microkernel(kernel: Kernel, lhs_signed: bool = False, scale: int = 0) -> Any:
-    """The microkernel, a `Routine` (its contract is in `framework/kernel.py`); `lhs_signed` tells those apart that take both signs,
-    `scale` is the number (in `framework/requant.py`) of the scale that it does, if it can do one.
+    """The microkernel, a `Routine` (its contract is in `framework/kernel.py`); `lhs_signed` tells those apart
+    that take both signs, `scale` is the number (in `framework/requant.py`) of the scale that it does, if it
+    can do one.
 
     Raises
     ------

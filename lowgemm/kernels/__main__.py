@@ -35,7 +35,9 @@ def _speed(kernel: Kernel) -> tuple[float, float | None]:
 
 
 def _assembly(kernel: Kernel) -> int:
-    """Print the main tile's depth loop, and the longest loops of the fused store; 1 if registers are spilled beside the products."""
+    """Print the main tile's depth loop, and the longest loops of the fused store; 1 if registers are spilled
+    beside the products.
+    """
     assembly = cross.compile_for(kernel)[0]
     loops = cross.depth_loops(assembly, kernel.expect)
     main = max(loops, key=lambda body: (sum(kernel.expect in line for line in body), -len(body)))

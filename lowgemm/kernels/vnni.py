@@ -1,7 +1,8 @@
-"""Hooks on `vpdpbusd`, for `x86_avx512vnni.py` (512 bits), `x86_avxvnni.py` (256 bits) and `x86_avxvnniint8.py`.
+"""Hooks on `vpdpbusd`, for `x86_avx512vnni.py` (512 bits), `x86_avxvnni.py` (256 bits) and
+`x86_avxvnniint8.py`.
 
-The instruction adds four u8 x s8 products to an int32 lane without a 16-bit step in between, so nothing saturates
-(the saturating form `vpdpbusds` is never used).
+The instruction adds four u8 x s8 products to an int32 lane without a 16-bit step in between, so nothing
+saturates (the saturating form `vpdpbusds` is never used).
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ _OF_TWIN = ("name", "features", "compiled_for")
 
 
 def byte_sums(builder: ir.IRBuilder, acc: ir.Value, packed: ir.Value, side: str) -> ir.Value | None:
-    """`Kernel.add_sums` for u8 (lhs) and s8 (rhs) where a group fills a register: a product with ones, one instruction for eight."""
+    """`Kernel.add_sums` for u8 (lhs) and s8 (rhs) where a group fills a register: a product with ones, one
+    instruction for eight.
+    """
     words = acc.type
     if 32 * words.count not in (128, 256, 512):
         return None
@@ -55,7 +58,9 @@ class Vnni(Kernel):
         return byte_sums(builder, acc, packed, side)
 
     def twin(self) -> Kernel | None:
-        """The same tiles with the product in plain IR; only of the short registers, for LLVM needs long for the others."""
+        """The same tiles with the product in plain IR; only of the short registers, for LLVM needs long for
+        the others.
+        """
         if self.lanes > 8:
             return None
         same = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _OF_TWIN}

@@ -8,19 +8,22 @@
     ...                                            ...
     r15: k0 k1 k2 ... k63                          g15: n0: k60 k61 k62 k63 | n1: ...
 
-A tile register holds 16 rows of 64 bytes. An lhs tile is 64 consecutive depth steps of 16 rows that lie any number of bytes apart, so
-the rows of a matrix need no packing where its depth is a multiple of 64. An rhs tile is 16 consecutive groups of the panels of
-`x86_avx512vnni`, byte for byte: that kernel takes over on the same packed rhs where rows are few. The rhs is stored signed, as it wants it;
-the lhs keeps its sign, as there is an instruction for each.
+A tile register holds 16 rows of 64 bytes. An lhs tile is 64 consecutive depth steps of 16 rows that lie any
+number of bytes apart, so the rows of a matrix need no packing where its depth is a multiple of 64. An rhs
+tile is 16 consecutive groups of the panels of `x86_avx512vnni`, byte for byte: that kernel takes over on the
+same packed rhs where rows are few. The rhs is stored signed, as it wants it; the lhs keeps its sign, as there
+is an instruction for each.
 
-The 8 tile registers: 2 x 2 accumulators (32 x 32 results), two of the lhs, two of the rhs; four products need four loads. The products
-of 8-bit numbers are added in 32 bits; nothing saturates.
+The 8 tile registers: 2 x 2 accumulators (32 x 32 results), two of the lhs, two of the rhs; four products need
+four loads. The products of 8-bit numbers are added in 32 bits; nothing saturates.
 
-One call takes any number of panels: a tile of 32 rows meets them all before the next 32 rows. Its lhs (up to 32 KiB at depth 1,024) so
-stays in L1 while the rhs passes by from L2 as it lies in memory, and the result is written along its rows.
+One call takes any number of panels: a tile of 32 rows meets them all before the next 32 rows. Its lhs (up to
+32 KiB at depth 1,024) so stays in L1 while the rhs passes by from L2 as it lies in memory, and the result is
+written along its rows.
 
-Finished accumulators are stored to 4 KiB of stack. Their terms are added, or they are scaled, two rows at a time, shared out evenly among
-the first steps of the next tile, whose products keep the tile unit busy for 64 cycles a step.
+Finished accumulators are stored to 4 KiB of stack. Their terms are added, or they are scaled, two rows at a
+time, shared out evenly among the first steps of the next tile, whose products keep the tile unit busy for 64
+cycles a step.
 """
 
 from __future__ import annotations
@@ -76,18 +79,24 @@ def _least(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
 
 @dataclass(frozen=True)
 class AmxInt8(Kernel):
-    """A loop over 32 x 32 tiles on eight tile registers; the instructions are hooks, which a test replaces."""
+    """A loop over 32 x 32 tiles on eight tile registers; the instructions are hooks, which a test
+    replaces.
+    """
 
     expect: ClassVar[str] = "tdpb"
     any_panels: ClassVar[bool] = True
 
     def tile_loop(self, depth: int, l1: int) -> TileLoop:
-        """Four products of 16 cycles; 2 KiB of rhs from L2, and as much lhs where its 32 rows leave L1 while the rhs passes by."""
+        """Four products of 16 cycles; 2 KiB of rhs from L2, and as much lhs where its 32 rows leave L1 while
+        the rhs passes by.
+        """
         lhs_stays = 2 * ROWS * depth <= l1 * 2 // 3
         return TileLoop(4 * 16, (2 if lhs_stays else 4) * ROWS * BYTES)
 
     def refusal(self) -> str:
-        """What the kernel says to the request for the tile registers' state, which a process must make before it uses them."""
+        """What the kernel says to the request for the tile registers' state, which a process must make before
+        it uses them.
+        """
         return tile_permission.refusal()
 
     def add_sums(self, builder: ir.IRBuilder, acc: ir.Value, packed: ir.Value, side: str) -> ir.Value | None:
@@ -103,10 +112,11 @@ class AmxInt8(Kernel):
             fallback="test_panels_16x4",
         )
 
-    # ---- the instructions ------------------------------------------------------------------------------------
+    # ---- the instructions ----------------------------------------------------------------------------------
     def _instruction(self, b: ir.IRBuilder, name: str, *args: ir.Value) -> None:
         call = call_intrinsic(b, f"llvm.x86.{name}", ir.VoidType(), list(args))
-        # A loop with it is not unrolled: a turn is 64 cycles of products, and more addresses than registers were spilled.
+        # A loop with it is not unrolled: a turn is 64 cycles of products, and more addresses than registers
+        # were spilled.
         call.attributes.add("convergent")
 
     def configure(self, b: ir.IRBuilder, address: ir.Value) -> None:
@@ -134,7 +144,7 @@ class AmxInt8(Kernel):
         """Give the tile registers back, so that a context switch need not save them."""
         self._instruction(b, "tilerelease")
 
-    # ---- the loop ----------------------------------------------------------------------------------------------
+    # ---- the loop ------------------------------------------------------------------------------------------
     def emit(self, builder: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool, scaling: Any) -> bool:
         """Emit the whole microkernel."""
         _Call(self, builder, args, lhs_signed, scaling).tiles()
@@ -200,7 +210,7 @@ class _Call:
         slot.align = 64
         return self.b.bitcast(slot, i8.as_pointer())
 
-    # ---- products ----------------------------------------------------------------------------------------------
+    # ---- products ------------------------------------------------------------------------------------------
     def _configure(self, rows: ir.Value) -> None:
         """Emit: shapes for a tile of `rows` rows, 32 or what is left of the matrix."""
         b = self.b
@@ -294,7 +304,9 @@ class _Call:
                                 depth(1, nv, zero)
 
     def _overlapping(self, lhs: ir.Value, rhs: ir.Value) -> ir.Value:
-        """Emit the first steps of a main tile, with the rows of the one that waits shared out among them; gives the next step."""
+        """Emit the first steps of a main tile, with the rows of the one that waits shared out among them;
+        gives the next step.
+        """
         b = self.b
         zero, pairs = const(i64, 0), const(i64, self.height // PAIR)
         is_main = b.and_(
@@ -316,7 +328,7 @@ class _Call:
         _loop(b, zero, along, "both", both)
         return along
 
-    # ---- what becomes of the sums ------------------------------------------------------------------------------
+    # ---- what becomes of the sums --------------------------------------------------------------------------
     def _drain(self) -> None:
         """Emit: finish the tile that waits, if there is one."""
         b = self.b
@@ -329,7 +341,9 @@ class _Call:
         b.store(zero, self.waiting_rows)
 
     def _finish(self, first: ir.Value, count: int, nv: int) -> None:
-        """Emit: add the compensation to `count` rows of the tile that waits, and store them as int32 or bytes."""
+        """Emit: add the compensation to `count` rows of the tile that waits, and store them as int32 or
+        bytes.
+        """
         b, args = self.b, self.args
         panel = b.load(self.waiting_panel)
         row = b.add(b.load(self.waiting_row), first)
@@ -398,13 +412,14 @@ KERNEL = AmxInt8(
     row_tiles=(32, 16, 1),
     row_bytes=BYTES,
     fallback="x86_avx512vnni",
-    # Against `x86_avx512vnni` on one core of an Intel Xeon, panels in L1: 8 rows 1.05 (depth 64) to 2.3 times as fast (1,024), 4 rows 0.79 to 1.39.
-    # Whole products of 8 rows 1.03 (8 x 64 x 768) to 2.1 (8 x 768 x 768).
+    # Against `x86_avx512vnni` on one core of an Intel Xeon, panels in L1: 8 rows 1.05 (depth 64) to 2.3 times
+    # as fast (1,024), 4 rows 0.79 to 1.39. Whole products of 8 rows 1.03 (8 x 64 x 768) to 2.1 (8 x 768 x
+    # 768).
     least_rows=8,
     least_depth=64,
     macs_per_cycle=1024,  # 16 x 16 x 64 every 16 cycles
-    # After a NumPy product, one thread and two (microseconds): 152 and 158 at 512 cubed, 216 and 210 at 576, 280
-    # and 237 at 640 (two cores of a Xeon, a virtual machine, where waking a thread costs its caller 40).
+    # After a NumPy product, one thread and two (microseconds): 152 and 158 at 512 cubed, 216 and 210 at 576,
+    # 280 and 237 at 640 (two cores of a Xeon, a virtual machine, where waking a thread costs its caller 40).
     long_macs=576**3,
     compiled_for=Target("x86_64-unknown-linux-gnu", "sapphirerapids"),
 )

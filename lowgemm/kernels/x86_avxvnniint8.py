@@ -5,9 +5,9 @@
     lhs panel, group g (24 bytes)                  rhs panel, group g (32 bytes)
     r0: k0 k1 k2 k3 | r1: k0 k1 k2 k3 | ... r5     n0: k0 k1 k2 k3 | n1: k0 k1 k2 k3 | ... n7
 
-The four products of an s8 by an s8 are added in 32 bits; nothing saturates. Tile 6 x 16, as of `x86_avxvnni`, which every CPU with this
-instruction runs too, at the same speed. So this one is never chosen by itself: it spares int8 by int8 the flip of signs, which packing does
-on the way.
+The four products of an s8 by an s8 are added in 32 bits; nothing saturates. Tile 6 x 16, as of `x86_avxvnni`,
+which every CPU with this instruction runs too, at the same speed. So this one is never chosen by itself: it
+spares int8 by int8 the flip of signs, which packing does on the way.
 """
 
 from __future__ import annotations

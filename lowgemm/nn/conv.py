@@ -118,7 +118,8 @@ class QuantizedConv2d(Weighted):
         Parameters
         ----------
         weight : array_like of float, shape (kernel height, kernel width, inputs / groups, outputs)
-            PyTorch keeps it as (outputs, inputs / groups, height, width): give ``weight.transpose(2, 3, 1, 0)``.
+            PyTorch keeps it as (outputs, inputs / groups, height, width): give ``weight.transpose(2, 3, 1,
+            0)``.
         bias : array_like of float, shape (outputs,), or None
             In real units.
         input_qparams, weight_qparams : QParams

@@ -23,7 +23,8 @@ def check_chain(layers: Any, name: str) -> tuple[Layer, ...]:
     for i, layer in enumerate(layers):
         if not isinstance(layer, Layer):
             raise TypeError(
-                f"{name}[{i}]: expected a quantized layer, got {type(layer).__name__}; lowgemm.nn.convert makes a network of float layers"
+                f"{name}[{i}]: expected a quantized layer, got {type(layer).__name__}; lowgemm.nn.convert "
+                "makes a network of float layers"
             )
         if i and layer.input_qparams != layers[i - 1].output_qparams:
             raise ValueError(

@@ -71,7 +71,8 @@ class Weighted(Layer):
         self.input_qparams = tensor_qparams(input_qparams, "input_qparams")
         if not isinstance(weight_qparams, QParams):
             raise TypeError(
-                f"weight_qparams: expected QParams(scale, zero_point, dtype), got {type(weight_qparams).__name__}"
+                "weight_qparams: expected QParams(scale, zero_point, dtype), got "
+                f"{type(weight_qparams).__name__}"
             )
         w = as_array(weight, "weight", "an array of integers", weight_qparams.dtype)
         if w.ndim != self.weight_ndim or 0 in w.shape:

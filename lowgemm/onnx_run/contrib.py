@@ -249,7 +249,9 @@ def dynamic_quantize_matmul(state: State, a, b, b_scale, b_zero=None, bias=None)
 
 
 def _halves(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """High and low bytes of 16-bit integers, in place: ``a == 256 * high + low``; the low ones are unsigned."""
+    """High and low bytes of 16-bit integers, in place: ``a == 256 * high + low``; the low ones are
+    unsigned.
+    """
     pairs = np.ascontiguousarray(a, a.dtype.newbyteorder("<")).view(np.uint8).reshape(*a.shape, 2)
     high = pairs[..., 1]
     return (high.view(np.int8) if a.dtype.kind == "i" else high), pairs[..., 0]

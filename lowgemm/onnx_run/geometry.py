@@ -18,8 +18,8 @@ class Geometry:
     Attributes
     ----------
     size, kernel, strides, dilations, begin, end, out : tuple of int
-        One entry for each spatial axis: input size, kernel size, step of the windows, step inside a window, padding before
-        and after, and the number of windows.
+        One entry for each spatial axis: input size, kernel size, step of the windows, step inside a window,
+        padding before and after, and the number of windows.
     group : int
         Number of groups that the channels are split into.
     """

@@ -452,7 +452,9 @@ def by_table(table: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def sum_spatial(x: np.ndarray) -> np.ndarray:
-    """Sums of (images, channels, ...) bytes over all axes from the third on, as int64 with those axes kept."""
+    """Sums of (images, channels, ...) bytes over all axes from the third on, as int64 with those axes
+    kept.
+    """
     images, channels, area = *x.shape[:2], int(np.prod(x.shape[2:]))
     last = np.moveaxis(x, 1, -1)
     if numba.config.DISABLE_JIT or not x.size or area > 1 << 23:  # int32 sums would not do

@@ -123,7 +123,8 @@ class CustomRoutine(NotCopied):
         """Raise the exception that a call noted in its parameters."""
         acc, row, col = (int(record[name][0]) for name in _FAILURE)
         name = getattr(stage.function, "__name__", "function")
-        place = f"output: {name}({acc}, {row}, {col}) of a Custom stage failed: sum {acc} at row {row}, column {col}"
+        where = f"sum {acc} at row {row}, column {col}"
+        place = f"output: {name}({acc}, {row}, {col}) of a Custom stage failed: {where}"
         try:
             int(self.call(acc, row, col, *stage.arrays))
         except Exception as error:

@@ -82,8 +82,10 @@ def _not_normalised(r: TensorReport, options: dict[str, Any]) -> Iterator[Findin
         if spread.size > 1 and spread.max() / spread.min() >= 2 ** (CHANNEL_LOSS_DB / 6):
             lost = np.log2(spread.max() / spread.min())
             text = (
-                f"Its channels span from {spread.min():.4g} to {spread.max():.4g}; the narrowest loses {lost:.1f} bits. "
-                "Standardise each channel (divide by its standard deviation; it folds into the first layer's weights)."
+                f"Its channels span from {spread.min():.4g} to {spread.max():.4g}; the narrowest loses "
+                f"{lost:.1f} bits. "
+                "Standardise each channel (divide by its standard deviation; it folds into the first layer's "
+                "weights)."
             )
             yield Finding(r.name, "not normalised", text)
 
@@ -142,7 +144,8 @@ def _channels(r: TensorReport, lost: np.ndarray) -> Iterator[Finding]:
     live = magnitude[magnitude > 0]
     gone = int((r.channel_sqnr[bad] <= 0.1).sum())
     figures = (
-        f"{bad.size} of {magnitude.size} channels ({listed(bad)}) lose at least {CHANNEL_LOSS_DB / 6:.0f} bits to the "
+        f"{bad.size} of {magnitude.size} channels ({listed(bad)}) lose at least {CHANNEL_LOSS_DB / 6:.0f} "
+        "bits to the "
         f"common scale; ranges differ by a factor of {live.max() / live.min():.3g}. Channel {worst}: "
         f"{r.channel_sqnr[worst]:.1f} dB instead of {r.channel_sqnr_own[worst]:.1f} dB."
     )
@@ -159,8 +162,10 @@ def _channels(r: TensorReport, lost: np.ndarray) -> Iterator[Finding]:
         return
     small, large = groups
     cure = (
-        f"Two kinds of values share this tensor: channels {listed(large)} reach {magnitude[large].max():.4g}, channels "
-        f"{listed(small)} only {magnitude[small].max():.4g} (as boxes and class scores would). Give them separate outputs, "
+        f"Two kinds of values share this tensor: channels {listed(large)} reach "
+        f"{magnitude[large].max():.4g}, channels "
+        f"{listed(small)} only {magnitude[small].max():.4g} (as boxes and class scores would). Give them "
+        "separate outputs, "
         "or scale one kind inside the network."
     )
     yield Finding(r.name, "mixed ranges", f"{figures} {cure}", tuple(small.tolist()))
@@ -184,14 +189,20 @@ def _outliers(r: TensorReport, x: np.ndarray, options: dict[str, Any]) -> Iterat
     kept, gained = of_bulk(r.low, r.high), of_bulk(float(bulk.min()), float(bulk.max()))
     if r.sqnr_clipped >= r.sqnr + 1:
         cure = (
-            f"Calibrate by MeanSquaredError (it chose {r.clipped[0]:.4g} to {r.clipped[1]:.4g}: {r.sqnr_clipped:.1f} dB instead of "
+            f"Calibrate by MeanSquaredError (it chose {r.clipped[0]:.4g} to {r.clipped[1]:.4g}: "
+            f"{r.sqnr_clipped:.1f} dB instead of "
             f"{r.sqnr:.1f} dB in all), by Percentile or by Entropy"
         )
     else:
-        cure = "They carry so much of the power that MeanSquaredError keeps them: calibrate by Percentile or Entropy"
+        cure = (
+            "They carry so much of the power that MeanSquaredError keeps them: "
+            "calibrate by Percentile or Entropy"
+        )
     text = (
-        f"{(magnitude > common).sum()} of {x.size} values lie beyond {common:.4g} and reach {nonzero.max():.4g}, {ratio:.3g} "
-        f"times as far. The others have {kept:.1f} dB, and would have {gained:.1f} dB if these were clipped. {cure}; "
+        f"{(magnitude > common).sum()} of {x.size} values lie beyond {common:.4g} and reach "
+        f"{nonzero.max():.4g}, {ratio:.3g} "
+        f"times as far. The others have {kept:.1f} dB, and would have {gained:.1f} dB if these were clipped. "
+        f"{cure}; "
         "and look at where they come from."
     )
     yield Finding(r.name, "outliers", text)
@@ -203,14 +214,16 @@ def _dead(r: TensorReport) -> Iterator[Finding]:
     zero = np.flatnonzero(r.channel_magnitude == 0)
     if zero.size:
         text = (
-            f"{zero.size} of {r.channel_low.size} channels ({listed(zero)}) are always 0. They cost time and give "
+            f"{zero.size} of {r.channel_low.size} channels ({listed(zero)}) are always 0. They cost time and "
+            "give "
             "nothing: remove them and what reads them."
         )
         yield Finding(r.name, "dead channels", text, tuple(zero.tolist()))
     constant = np.flatnonzero((r.channel_low == r.channel_high) & (r.channel_low != 0))
     if constant.size and r.role != "weight" and r.low != r.high:
         text = (
-            f"{constant.size} of {r.channel_low.size} channels ({listed(constant)}) never change: fold them into "
+            f"{constant.size} of {r.channel_low.size} channels ({listed(constant)}) never change: fold them "
+            "into "
             "the next layer's bias and remove them."
         )
         yield Finding(r.name, "dead channels", text, tuple(constant.tolist()))
@@ -236,8 +249,10 @@ def _clipped(r: TensorReport, x: np.ndarray) -> Iterator[Finding]:
             f"{bad.size} of {often.size} channels ({listed(bad)}) sit" if r.axis is not None else "It sits"
         )
         text = (
-            f"{where} at the bound {bound:.4g} in up to {at.mean(1)[worst]:.0%} of the values: what a ReLU6 or another "
-            "bound cut off is lost before quantizing. Raise or drop the bound for them; equalizing across a bound "
+            f"{where} at the bound {bound:.4g} in up to {at.mean(1)[worst]:.0%} of the values: what a ReLU6 "
+            "or another "
+            "bound cut off is lost before quantizing. Raise or drop the bound for them; equalizing across a "
+            "bound "
             "changes the function."
         )
         yield Finding(r.name, "clipped channels", text, tuple(bad.tolist()))

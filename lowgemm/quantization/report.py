@@ -49,10 +49,13 @@ class RangeReport:
         """A table with a line per tensor, then the findings."""
         width = max([len("tensor")] + [len(t.name) for t in self.tensors])
         lines = [
-            f"Signal-to-quantization-noise ratio in dB at {self.bits} bits, with one scale per tensor (whole range),",
-            "with the range of least squared error, with one scale per channel, and of the worst channel (one scale).",
+            f"Signal-to-quantization-noise ratio in dB at {self.bits} bits, with one scale per tensor (whole "
+            "range),",
+            "with the range of least squared error, with one scale per channel, and of the worst channel "
+            "(one scale).",
             "",
-            f"{'tensor':{width}}  {'role':10} {'range':>21} {'whole':>7} {'clipped':>7} {'channel':>7} {'worst':>7}",
+            f"{'tensor':{width}}  {'role':10} {'range':>21} {'whole':>7} {'clipped':>7} {'channel':>7} "
+            f"{'worst':>7}",
         ]
         for t in self.tensors:
             span = f"{t.low:.4g} to {t.high:.4g}"

@@ -130,7 +130,7 @@ def test_golden_nested_8_bit(case):
     check_nested(q, quantize_blockwise(z[case["x"]], blocksize=case["blocksize"]).scales, z, name)
 
 
-# ---- against the definition ---------------------------------------------------------------------------------
+# ---- against the definition --------------------------------------------------------------------------------
 def hostile(rng, n, book):
     """Values at and next to mid-points and table values, of mixed scales, zeros, subnormals."""
     values = np.unique(book.values).astype(np.float64)
@@ -211,7 +211,7 @@ def test_nearest_by_brute_force():
         np.testing.assert_array_equal(reference.nearest_codes(x, scale, book.values), expected)
 
 
-# ---- shapes, strides, dtypes --------------------------------------------------------------------------------
+# ---- shapes, strides, dtypes -------------------------------------------------------------------------------
 @pytest.mark.parametrize("code", ["dynamic", "nf4"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ">f4"])
 def test_dtypes_and_strides(code, dtype):

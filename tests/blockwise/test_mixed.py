@@ -84,7 +84,9 @@ def test_a_scale_leaves_out_what_it_says(plain, monkeypatch):
 
 @pytest.mark.parametrize(("threshold", "columns"), [(1e-60, [0, 2]), (1e60, []), (2.0**-149, [0, 2])])
 def test_a_threshold_beyond_float32_keeps_its_meaning(threshold, columns):
-    """A tiny one takes out every column that is not all zeros; it does not round to 0, which takes out none."""
+    """A tiny one takes out every column that is not all zeros; it does not round to 0, which takes
+    out none.
+    """
     x = np.float32([[1, 0, -3e30], [2.0**-149, 0, 0]])
     codes, scales, outliers = quantize_vectorwise(x, threshold=threshold)
     np.testing.assert_array_equal(outliers, columns)

@@ -122,7 +122,7 @@ def test_what_cannot_be_written_into():
     np.testing.assert_array_equal(p, START)
 
 
-# ---- bfloat16 ------------------------------------------------------------------------------------------------
+# ---- bfloat16 ----------------------------------------------------------------------------------------------
 ANY_FLOAT = st.integers(0, 2**32 - 1)
 NEAR_A_TIE = st.builds(
     lambda upper, lower: upper << 16 | lower,

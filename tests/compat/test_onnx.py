@@ -159,7 +159,8 @@ def test_qlinear_matmul_equals_onnxruntime_and_the_reference():
         mine = ox.qlinear_matmul(*inputs.values(), rounding="onnx_reference")
         reference_differ += int(np.count_nonzero(mine != evaluate()))
     print(
-        f"QLinearMatMul: {compared} compared, {differ} differ from onnxruntime, {reference_differ} from the reference"
+        f"QLinearMatMul: {compared} compared, {differ} differ from onnxruntime, {reference_differ} from the "
+        "reference"
     )
     assert differ == 0 and reference_differ == 0 and compared > 10_000
 
@@ -202,7 +203,9 @@ def test_parameters_of_each_matrix_of_a_stack_equal_onnxruntime(op, lead):
 
 
 def test_rows_of_each_matrix_and_vectors():
-    """The left operand's parameters, which onnxruntime takes as scalars only, against one product a matrix."""
+    """The left operand's parameters, which onnxruntime takes as scalars only, against one product a
+    matrix.
+    """
     rng = np.random.default_rng(6)
     a, b = rng.integers(0, 256, (2, 3, 5), dtype=np.uint8), rng.integers(-128, 128, (2, 5, 4), dtype=np.int8)
     az = rng.integers(0, 256, (2, 3, 1)).astype(np.uint8)
@@ -334,7 +337,9 @@ print("fine")
 
 @pytest.mark.parametrize("fewer", [False, True])
 def test_what_is_no_number_does_not_depend_on_the_vector_unit(fewer):
-    """The loops are NumPy's, which it chooses by the CPU: with all of them, and with none but its baseline."""
+    """The loops are NumPy's, which it chooses by the CPU: with all of them, and with none but its
+    baseline.
+    """
     core = "_core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "core"
     features = importlib.import_module(f"numpy.{core}._multiarray_umath")
     __cpu_dispatch__, __cpu_features__ = features.__cpu_dispatch__, features.__cpu_features__

@@ -116,7 +116,9 @@ def test_a_kernel_may_say_its_own_block_sizes():
 
 
 def test_a_kernel_that_walks_along_columns_gets_as_many_as_fit_l2():
-    """Beside the block of the lhs, in whole tiles, one at least; and just one where sums wait for stages, or for any other kernel."""
+    """Beside the block of the lhs, in whole tiles, one at least; and just one where sums wait for stages, or
+    for any other kernel.
+    """
 
     def columns(mc, kc, name="x86_amx_int8", wide=True):
         kernel = kernels.by_name(name)

@@ -60,7 +60,9 @@ def test_any_worker_does_all_the_work(any_kernel, small_work_is_shared, shape, p
 
 @pytest.mark.parametrize("batch", [(), (3,)])
 def test_each_thread_packs_an_rhs_for_itself(any_kernel, small_work_is_shared, batch):
-    """With zero points of every kind and stages; not where there are several rhs, few rows, or a large rhs."""
+    """With zero points of every kind and stages; not where there are several rhs, few rows, or a
+    large rhs.
+    """
     rng = np.random.default_rng(5)
     lhs, rhs = operands(2, 96, 50, 60, batch)
     own = lowgemm.plan(lhs, rhs, num_threads=2).plan.p.own_rhs

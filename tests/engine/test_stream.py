@@ -1,4 +1,6 @@
-"""Results that are stored past the caches: the routine on blocks of any place and stride, which products go that way, and their numbers."""
+"""Results that are stored past the caches: the routine on blocks of any place and stride, which products go
+that way, and their numbers.
+"""
 
 from __future__ import annotations
 

@@ -277,7 +277,9 @@ print(outer(x, lowgemm.pack_rhs(w)), sum(outer.stats.cache_hits.values()))
 
 
 def test_user_function_from_disk_cache(tmp_path):
-    """Machine code that holds no address of the process that compiled it, and loads without the entry point."""
+    """Machine code that holds no address of the process that compiled it, and loads without the entry
+    point.
+    """
     script = tmp_path / "program.py"
     env = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), **os.environ}
     script.write_text(textwrap.dedent(PROGRAM).format(init="in_numba.init()"))
@@ -316,7 +318,9 @@ def test_code_of_other_sources_is_compiled_again(tmp_path):
 
 
 def test_arguments_have_the_names_and_kinds_of_the_python_function():
-    """`gemm` compiled takes what `gemm` takes, by keyword what it takes by keyword, with the same defaults."""
+    """`gemm` compiled takes what `gemm` takes, by keyword what it takes by keyword, with the same
+    defaults.
+    """
     outside = inspect.signature(lowgemm.gemm).parameters
     inside = inspect.signature(in_numba._product._gemm_overload).parameters
     inside = {name: p for name, p in inside.items() if p.kind is not p.VAR_POSITIONAL}  # they are refused

@@ -130,7 +130,7 @@ def test_address_and_tuple_are_checked_too(call):
         caller(1, 1)
 
 
-# ---- every call that is compiled ----------------------------------------------------------------------------
+# ---- every call that is compiled ---------------------------------------------------------------------------
 @numba.njit(nogil=True)
 def embedded(x, w, x_zero):
     return lowgemm.gemm(x, w, lhs_zero_point=x_zero)
@@ -213,7 +213,7 @@ def test_every_compiled_call_passes_words_only():
         assert not narrow, (file, narrow)
 
 
-# ---- on another CPU -----------------------------------------------------------------------------------------
+# ---- on another CPU ----------------------------------------------------------------------------------------
 def build_and_run(folder: pathlib.Path, main: str, objects: dict[str, bytes], data: bytes) -> bytes:
     """Output of a program for aarch64 under emulation."""
     for name, code in objects.items():
@@ -359,7 +359,7 @@ def test_product_on_aarch64(tmp_path, monkeypatch, shape):
     assert np.array_equal(got, (a.astype(np.int64) - 128) @ (b.astype(np.int64) - 3))
 
 
-# ---- atomics ------------------------------------------------------------------------------------------------
+# ---- atomics -----------------------------------------------------------------------------------------------
 WORDS = np.dtype([("first", np.int64), ("taken", np.int64), ("last", np.int64)], align=True)
 words_at = record_at(WORDS)
 
@@ -400,8 +400,8 @@ def test_atomic_additions_to_a_record():
 
 
 def test_threads_that_read_what_others_wrote_acquire_it():
-    """Counts of what is done order memory: of packed columns, of splits. Numbers are handed out by additions that all
-    threads see in one order.
+    """Counts of what is done order memory: of packed columns, of splits. Numbers are handed out by additions
+    that all threads see in one order.
     """
     text = "".join(str(module) for module in modules_of(drivers.work))
     orders = re.findall(r"atomicrmw add ptr .* (\w+), align", text)

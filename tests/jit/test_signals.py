@@ -76,7 +76,9 @@ def test_a_handler_set_inside_the_block_stays(handlers):
 
 
 def test_a_handler_that_raises_while_handlers_are_put_back_leaves_none_behind(handlers, monkeypatch):
-    """A signal comes when the first handler is back: the other is put back by the next block at the latest."""
+    """A signal comes when the first handler is back: the other is put back by the next block at the
+    latest.
+    """
     handlers.raises = {ONE: KeyboardInterrupt(), OTHER: KeyboardInterrupt()}
     real, after = signal.signal, []
 

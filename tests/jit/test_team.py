@@ -207,7 +207,9 @@ def test_helpers_sleep_and_wake(four):
 
 
 def test_short_jobs_wake_nobody_but_in_a_loop(four):
-    """Helpers that sleep are left asleep for a short job that comes alone; in a loop of them they are woken."""
+    """Helpers that sleep are left asleep for a short job that comes alone; in a loop of them they are
+    woken.
+    """
     job = job_of(4)
     four.run(meeting.address, job.ctypes.data, 0, 4)
     wait_until(lambda: does(four) == [SLEEPS] * 3)
@@ -240,7 +242,9 @@ def cores_of(members, seat=0):
 
 
 def run_from(core, members):
-    """Run a job of two workers from a thread on this core, with the helper asleep; it sleeps again after it."""
+    """Run a job of two workers from a thread on this core, with the helper asleep; it sleeps again
+    after it.
+    """
 
     def call():
         os.sched_setaffinity(0, {core})
@@ -461,7 +465,9 @@ print("end", flush=True)
 
 @pytest.mark.parametrize("daemon", [0, 1])
 def test_the_end_of_the_program(daemon):
-    """Helpers that look or sleep, a thread in the middle of products, and a product while the program ends."""
+    """Helpers that look or sleep, a thread in the middle of products, and a product while the program
+    ends.
+    """
     for _ in range(5):
         done = subprocess.run(
             [sys.executable, "-c", EXIT.replace("DAEMON", str(daemon))],

@@ -59,7 +59,9 @@ PARTS = {
 
 @pytest.mark.parametrize("part", PARTS)
 def test_vectors_tell_right_from_wrong(monkeypatch, part):
-    """A kernel that errs in that part and the verifier: the vectors ask for every part, and the verifier counts."""
+    """A kernel that errs in that part and the verifier: the vectors ask for every part, and the verifier
+    counts.
+    """
 
     def changed(kernel, **more):
         for v in cases(kernel, **more):
@@ -110,7 +112,9 @@ _VECTOR = re.compile(r"%[xyz]mm|\b[vq]\d+\b")
 
 
 def arithmetic(loop: list[str]) -> Counter:
-    """Instructions of a loop that compute on vectors: no loads, stores, copies, broadcasts of loads or loop counting."""
+    """Instructions of a loop that compute on vectors: no loads, stores, copies, broadcasts of loads or loop
+    counting.
+    """
     lines = [line.removeprefix("{vex}").strip() for line in loop]
     opcodes = [line.split()[0].replace("shufps", "pshufd") for line in lines if _VECTOR.search(line)]
     return Counter(op for op in opcodes if not re.match(r"v?mov|v?p?broadcast|ld|st|mov|dup|fmov|ext", op))
@@ -218,7 +222,9 @@ PLAIN = [kernels.in_software(kernels.by_name(name)) for name in ("x86_avxvnni", 
 
 @pytest.mark.parametrize("twin", PLAIN, ids=lambda k: k.name)
 def test_short_vnni_tiles_run_on_any_cpu(monkeypatch, twin):
-    """The product in plain IR, all else of the program the same; also below whole products of every pair of signs."""
+    """The product in plain IR, all else of the program the same; also below whole products of every pair of
+    signs.
+    """
     assert twin.features == () and verify.verify_native(twin) == 0
     monkeypatch.setattr(lowgemm.config, "kernel", twin.name)
     x = np.random.default_rng(0).integers(0, 256, (50, 70), dtype=np.uint8)
@@ -364,7 +370,9 @@ def test_fused_requantization_is_vector_code(name):
 
 @pytest.mark.parametrize("name", ["x86_avx512vnni"])
 def test_scaling_overlaps_with_the_depth_loop(name):
-    """A loop of the main tile's products also scales, bounds and stores a register of the tile before, and nothing spills."""
+    """A loop of the main tile's products also scales, bounds and stores a register of the tile before, and
+    nothing spills.
+    """
     kernel = kernels.by_name(name)
     assert kernel.defers_requantize
     assembly, _ = cross.compile_for(kernel)

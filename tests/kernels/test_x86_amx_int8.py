@@ -1,4 +1,6 @@
-"""The AMX kernel: its machine code, its program on tile registers in software, what it asks the system for, and what it leaves to others."""
+"""The AMX kernel: its machine code, its program on tile registers in software, what it asks the system for,
+and what it leaves to others.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,12 @@ SOFTWARE = kernels.by_name("test_x86_amx_int8_software")
 FIELDS = {f.name: getattr(SOFTWARE, f.name) for f in dataclasses.fields(SOFTWARE)}
 
 
-# ---- machine code ----------------------------------------------------------------------------------------------
+# ---- machine code ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("lhs_signed", "product"), [(False, "tdpbusd"), (True, "tdpbssd")])
 def test_the_depth_loop_is_loads_and_products(lhs_signed, product):
-    """Four loads and four products for 64 depth steps of the main tile, fewer at the edges, and nothing on the stack."""
+    """Four loads and four products for 64 depth steps of the main tile, fewer at the edges, and nothing on
+    the stack.
+    """
     assembly, _ = cross.compile_for(KERNEL, lhs_signed=lhs_signed)
     shapes = []
     for loop in cross.depth_loops(assembly, product):
@@ -68,7 +72,7 @@ def test_tiles_are_released_before_every_return():
     assert not [line for line in between if line.startswith(("j", "tile", "ldtile"))]
 
 
-# ---- the program in software ---------------------------------------------------------------------------------------
+# ---- the program in software -------------------------------------------------------------------------------
 def test_contract_in_software():
     tile_machine.faults()
     assert verify.verify_native(SOFTWARE) == 0
@@ -77,7 +81,9 @@ def test_contract_in_software():
 
 @pytest.fixture
 def faulty():
-    """Makes the program with some instructions replaced; forgotten after the test, as others try every kernel."""
+    """Makes the program with some instructions replaced; forgotten after the test, as others try every
+    kernel.
+    """
     made = []
 
     def make(name, **hooks):
@@ -138,7 +144,7 @@ def test_a_wrong_sign_is_a_wrong_result(faulty):
     assert verify.verify_native(faulty("other_sign", multiply=_swapped), count=12) > 0
 
 
-# ---- what it asks the system for ---------------------------------------------------------------------------------
+# ---- what it asks the system for ---------------------------------------------------------------------------
 @pytest.fixture
 def refused(monkeypatch):
     """A system that refuses, on a CPU that could."""
@@ -210,7 +216,7 @@ print(lowgemm.explain(x, x.T).kernel)
     assert done.returncode == 0 and done.stdout.strip() == KERNEL.name, done.stdout + done.stderr
 
 
-# ---- what it leaves to others --------------------------------------------------------------------------------------
+# ---- what it leaves to others ------------------------------------------------------------------------------
 PARTIAL = kernels.register(
     dataclasses.replace(SOFTWARE, name="test_amx_partial", least_rows=16, least_depth=64)
 )
@@ -242,7 +248,9 @@ def test_panels_are_those_of_the_fallback():
 
 
 def test_columns_without_compensation_have_zeros_enough(monkeypatch):
-    """An rhs that is packed on the fly has several depth blocks, and all but the last add none to a call's columns."""
+    """An rhs that is packed on the fly has several depth blocks, and all but the last add none to a call's
+    columns.
+    """
     monkeypatch.setattr(lowgemm.config, "kernel", SOFTWARE.name)
     monkeypatch.setattr(planner, "cache_sizes", lambda: CacheSizes(48 << 10, 256 << 10, 1 << 20))
     g = np.random.default_rng(0)

@@ -307,7 +307,9 @@ def test_names_of_the_package_are_those_of_nn_and_loaded_late():
 
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_layers_from_float_raise_scales_that_leave_the_bias_no_room(per_channel):
-    """Parameters for tiny weights as a user would choose them: the bias saturated, or bias and products wrapped."""
+    """Parameters for tiny weights as a user would choose them: the bias saturated, or bias and products
+    wrapped.
+    """
     size = [1e-9, 1e-7] if per_channel else 1e-8
     w, x = np.full((64, 2), 1.0) * size, np.full((3, 64), 255, np.uint8)
     given = QParams(

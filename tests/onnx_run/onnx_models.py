@@ -48,7 +48,9 @@ def mlp(g, gemm=True):
 
 
 def conv_net(g):
-    """Convolutions 3x3, depthwise, 1x1 and in groups with strides; a residual sum, both pools, Flatten, Gemm."""
+    """Convolutions 3x3, depthwise, 1x1 and in groups with strides; a residual sum, both pools,
+    Flatten, Gemm.
+    """
     constants, nodes = {}, []
 
     def node(op, inputs, output, **attributes):

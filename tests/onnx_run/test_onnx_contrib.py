@@ -132,7 +132,9 @@ def test_near_ties_of_sum_and_product():
 
 
 def test_one_rounding():
-    """`fma` against exact rational arithmetic, at values whose float64 sum lies on or beside a float32 tie."""
+    """`fma` against exact rational arithmetic, at values whose float64 sum lies on or beside a
+    float32 tie.
+    """
     from fractions import Fraction
 
     def rounded(x):
@@ -371,7 +373,9 @@ def test_products_of_stacks(op, stack):
 
 
 def test_products_of_16_bits():
-    """Against onnxruntime for int16 by int16; all four sign pairs, shapes of `numpy.matmul`, against int64."""
+    """Against onnxruntime for int16 by int16; all four sign pairs, shapes of `numpy.matmul`, against
+    int64.
+    """
     g = np.random.default_rng(9)
     kinds = (np.int16, np.uint16)
     for trial in range(56):

@@ -1,4 +1,6 @@
-"""Models made by onnxruntime's own quantization tool, beside onnxruntime: every tensor, differences counted."""
+"""Models made by onnxruntime's own quantization tool, beside onnxruntime: every tensor, differences
+counted.
+"""
 
 from __future__ import annotations
 

@@ -109,7 +109,9 @@ def test_half_of_the_first_rounding_is_whole():
 
 
 def test_ties_of_both_roundings_in_fused_products(any_kernel, threads):
-    """Sums that are ties of SRDHM and then, or not, of RDP: on the kernel's own store, whole tiles and edges."""
+    """Sums that are ties of SRDHM and then, or not, of RDP: on the kernel's own store, whole tiles
+    and edges.
+    """
     m, n = 33, 130
     lhs, rhs = np.zeros((m, 40), np.uint8), np.zeros((40, n), np.int8)
     lhs[:, 0], lhs[:, 1:3] = np.arange(m), (1, 200)
@@ -133,7 +135,9 @@ def test_ties_of_both_roundings_in_fused_products(any_kernel, threads):
 
 
 def test_multiplier_rounds_half_away():
-    """A fraction that lies between two multipliers takes the upper one, even or odd: it is exact in float64."""
+    """A fraction that lies between two multipliers takes the upper one, even or odd: it is exact in
+    float64.
+    """
     for base in (2**30, 2**30 + 1, 2**30 + 12344, 2**31 - 3, 2**31 - 2):
         scale = (base + 0.5) / 2**31
         assert quantize_multiplier(scale) == (base + 1, 0)

@@ -23,7 +23,9 @@ def state(h):
 
 
 def direct(x, bins):
-    """The definition: the smallest power-of-two width for which the range touches at most `bins` intervals."""
+    """The definition: the smallest power-of-two width for which the range touches at most `bins`
+    intervals.
+    """
     x = np.where(np.abs(x) < 2.0**-160, 0.0, x)
     low, high = min(x.min(), 0.0), max(x.max(), 0.0)
     exponent = EXPONENT_MIN

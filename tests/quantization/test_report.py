@@ -1,4 +1,6 @@
-"""Each case of the range report is found where it is made, and nowhere else; figures are those of the data."""
+"""Each case of the range report is found where it is made, and nowhere else; figures are those of the
+data.
+"""
 
 import builtins
 

@@ -74,7 +74,9 @@ def integers(r: random.Random, g: np.random.Generator, dtype: Any, shape: tuple[
 
 
 def spaced(r: random.Random, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values of `a` in a larger buffer, with random steps, signs and axis order; the view and the buffer."""
+    """The values of `a` in a larger buffer, with random steps, signs and axis order; the view and the
+    buffer.
+    """
     order = list(range(a.ndim))
     r.shuffle(order)
     steps, starts = [r.choice((1, 1, 2, 3)) for _ in order], [r.choice((0, 0, 1, 5)) for _ in order]

@@ -1,4 +1,6 @@
-"""Fuzz steps for `conv` and `pack_filters`: sound calls against the definition, and calls with arguments that do not fit."""
+"""Fuzz steps for `conv` and `pack_filters`: sound calls against the definition, and calls with arguments that
+do not fit.
+"""
 
 from __future__ import annotations
 

@@ -216,7 +216,8 @@ def main() -> None:
                 products += low_bits(r, g, layout, at_end, args.large)
                 guard.release()
     print(
-        f"{len(names)} kernels, {products} products between guard pages, half of them with small caches, 0 wrong"
+        f"{len(names)} kernels, {products} products between guard pages, half of them with small caches, 0 "
+        "wrong"
     )
 
 

@@ -25,7 +25,7 @@ def _same(got: Any, expected: Any) -> bool:
     return got.dtype == expected.dtype and got.shape == expected.shape and equal
 
 
-# ---- gemmlowp -----------------------------------------------------------------------------------------------
+# ---- gemmlowp ----------------------------------------------------------------------------------------------
 def _buffer(s: Any, a: np.ndarray) -> tuple[np.ndarray, gemmlowp.MatrixMap]:
     """`a` inside a one-dimensional buffer, as a map of either order."""
     order = s.r.choice(list(gemmlowp.MapOrder))
@@ -71,7 +71,9 @@ def lowp(s: Any) -> None:
 
 
 def lowp_odd(s: Any) -> None:
-    """The same with arguments that do not fit; what is taken is not looked at further than that it returns."""
+    """The same with arguments that do not fit; what is taken is not looked at further than that it
+    returns.
+    """
     r = s.r
     a = integers(r, s.g, np.uint8, (s.size(), s.size()))
     args = [a, a.T, np.zeros((a.shape[0],) * 2, np.int32), 0, 0, []]
@@ -144,7 +146,7 @@ def eight_bit_odd(s: Any) -> None:
         s.expect(bool((c == 9).all()), "eight_bit_int_gemm: refused but wrote")
 
 
-# ---- onnx ---------------------------------------------------------------------------------------------------
+# ---- onnx --------------------------------------------------------------------------------------------------
 def onnx_matmul(s: Any) -> None:
     """MatMulInteger and QLinearMatMul, sound."""
     r = s.r
@@ -236,7 +238,7 @@ def onnx_odd(s: Any) -> None:
         s.refused("compat.onnx", error)
 
 
-# ---- fixedpoint ---------------------------------------------------------------------------------------------
+# ---- fixedpoint --------------------------------------------------------------------------------------------
 _BINARY = {
     "saturating_rounding_doubling_high_mul": (True, (16, 32)),
     "rounding_half_sum": (False, (16, 32)),

@@ -1,4 +1,6 @@
-"""Fuzz steps for `nn`: layers against their definitions, and layers and calls with arguments that do not fit."""
+"""Fuzz steps for `nn`: layers against their definitions, and layers and calls with arguments that do
+not fit.
+"""
 
 from __future__ import annotations
 

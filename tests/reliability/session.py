@@ -1,4 +1,6 @@
-"""A random program that uses lowgemm, step by step, and compares every outcome with the reference; see `fuzz.py`."""
+"""A random program that uses lowgemm, step by step, and compares every outcome with the reference; see
+`fuzz.py`.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ else:
 
 
 class Session:
-    """A program that uses lowgemm: it keeps arrays, packed matrices, plans and pipelines, and uses them again."""
+    """A program that uses lowgemm: it keeps arrays, packed matrices, plans and pipelines, and uses them
+    again.
+    """
 
     def __init__(self, seed: int, largest: int = 70) -> None:
         self.r, self.g = random.Random(seed), np.random.default_rng(seed)

@@ -49,7 +49,9 @@ def resident() -> float:
 
 
 def busy(stop: threading.Event, counts: list[int]) -> None:
-    """Another Python thread that multiplies all the while, starting a fresh thread of its own now and then."""
+    """Another Python thread that multiplies all the while, starting a fresh thread of its own now and
+    then.
+    """
     a = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     exact = a.astype(np.int64) @ a.astype(np.int64)
     while not stop.is_set():

@@ -102,7 +102,9 @@ def test_other_rooms_find_their_code_again(cache):
 
 
 def test_damaged_files(cache):
-    """Cut, emptied, overwritten, one bit flipped in the machine code, another file's content: compiled again."""
+    """Cut, emptied, overwritten, one bit flipped in the machine code, another file's content:
+    compiled again.
+    """
     files = sorted(cache.rglob("*.nbc"))
     whole = files[0].read_bytes()
     for i, path in enumerate(files):
@@ -133,7 +135,9 @@ NOWHERE = {"NUMBA_CACHE_DIR": None, "HOME": "/dev/null", "XDG_CACHE_HOME": "/dev
 
 
 def copy_of_package(folder: pathlib.Path) -> dict[str, str]:
-    """The installed layout in a folder of its own, and the environment that imports it and not the other one."""
+    """The installed layout in a folder of its own, and the environment that imports it and not the
+    other one.
+    """
     skip = shutil.ignore_patterns("__pycache__")
     shutil.copytree(pathlib.Path(lowgemm.__file__).parent, folder / "lowgemm", ignore=skip)
     return {

@@ -98,8 +98,8 @@ signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 print(calls, "calls and", seen[0], "handlers, wrong", wrong + seen[1])
 """
 
-#: Ctrl-C while a call compiles, here of six kinds: the next call compiles what is missing. Each pause is longer
-#: than the last, until one is too long to interrupt anything.
+#: Ctrl-C while a call compiles, here of six kinds: the next call compiles what is missing. Each pause is
+#: longer than the last, until one is too long to interrupt anything.
 COMPILING = """
 import os, signal, threading, numpy as np, lowgemm
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background of a shell starts without it
@@ -186,8 +186,8 @@ assert one(1) == 2 and two(1) == 3
 print("interrupts", came, len(pieces))
 """
 
-#: Ctrl-C while Numba takes its declarations off a list one by one, when it first compiles, and while a generator
-#: gives it the new ones, whenever it compiles. Every kind of function that lowgemm compiles.
+#: Ctrl-C while Numba takes its declarations off a list one by one, when it first compiles, and while a
+#: generator gives it the new ones, whenever it compiles. Every kind of function that lowgemm compiles.
 DECLARATIONS = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background of a shell starts without it
@@ -250,7 +250,8 @@ def test_an_interrupt_while_numba_reads_its_declarations_loses_nothing(tmp_path)
     assert "interrupts 6 wrong 0" in child.run(DECLARATIONS, NUMBA_CACHE_DIR=str(tmp_path))
 
 
-#: The first product of the process is inside a caller's function: Numba holds its lock while ours is compiled.
+#: The first product of the process is inside a caller's function: Numba holds its lock while ours is
+#: compiled.
 INSIDE = """
 import numba, numpy as np, lowgemm
 @numba.njit

@@ -62,7 +62,9 @@ def at(builder: ir.IRBuilder, base: ir.Value, offset: int | ir.Value) -> ir.Valu
 
 
 def prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
-    """Ask for the cache line at an address, which need not be there, to be read into the second-level cache."""
+    """Ask for the cache line at an address, which need not be there, to be read into the second-level
+    cache.
+    """
     call_intrinsic(
         builder, "llvm.prefetch.p0", ir.VoidType(), [address, const(i32, 0), const(i32, 2), const(i32, 1)]
     )

@@ -1,22 +1,25 @@
 """What a microkernel computes, and how it is described: its contract, its panels, its tile hooks.
 
-Start reading here if you port lowgemm to another CPU, then open `../x86_avx512vnni.py` for a description and `unroll.py` for what is made
-of it.
+Start reading here if you port lowgemm to another CPU, then open `../x86_avx512vnni.py` for a description and
+`unroll.py` for what is made of it.
 
 Every microkernel computes, for `m` rows and `nv` adjacent packed rhs panels of `lanes` columns each,
 
     c[r, n] = sum_k lhs[r, k] * rhs[k, n] + row_compensation[r] + col_compensation[n] + (c[r, n] if add_c else 0)
 
-modulo 2**32, for r < m and n < nv * lanes. `row_compensation` and `col_compensation` carry zero points, bias and the
-compensation for flipped signs, so that a plain int32 product is stored once and never read again. If `requant` is
-not null (only for kernels with `fuses_requantize`), the sums are scaled, clamped and stored as bytes instead, and `ldc` counts
-bytes; `col` is the column of c[0, 0] in the parameters. The scale is fixed when the kernel is compiled: that of the output routine
-`requantize_store8`, or that of `float_requantize_store8`.
+modulo 2**32, for r < m and n < nv * lanes. `row_compensation` and `col_compensation` carry zero points, bias
+and the compensation for flipped signs, so that a plain int32 product is stored once and never read again. If
+`requant` is not null (only for kernels with `fuses_requantize`), the sums are scaled, clamped and stored as
+bytes instead, and `ldc` counts bytes; `col` is the column of c[0, 0] in the parameters. The scale is fixed
+when the kernel is compiled: that of the output routine `requantize_store8`, or that of
+`float_requantize_store8`.
 
 Its arguments, in this order (`ARGUMENTS`):
 
-* `m`, `nv`: rows, and rhs panels side by side, `max_nv` at most but for a kernel of `any_panels`. `groups`: depth groups.
-* `lhs`, `rhs`: pointers to the first packed panel, 64-byte aligned. `lhs_stride`, `rhs_stride`: bytes from one panel to the next.
+* `m`, `nv`: rows, and rhs panels side by side, `max_nv` at most but for a kernel of `any_panels`. `groups`:
+  depth groups.
+* `lhs`, `rhs`: pointers to the first packed panel, 64-byte aligned. `lhs_stride`, `rhs_stride`: bytes from
+  one panel to the next.
 * `c`: pointer to c[0, 0]. `ldc`: elements from one row of c to the next (bytes with `requant`).
 * `row_compensation`, `col_compensation`: pointers to one int32 for each row, and for each column.
 * `add_c`: 1 or 0. `requant`: null, or pointer to the record of the scale's output routine. `col`: see above.
@@ -65,7 +68,9 @@ EMULATOR = ("qemu-aarch64", "-cpu", "max")
 
 @dataclass(frozen=True)
 class Target:
-    """A CPU to compile for: names of LLVM, and the command that runs a program for it elsewhere, if there is one."""
+    """A CPU to compile for: names of LLVM, and the command that runs a program for it elsewhere, if there is
+    one.
+    """
 
     triple: str
     cpu: str
@@ -74,7 +79,9 @@ class Target:
 
 
 class TileLoop(NamedTuple):
-    """What one step of the main tile's loop needs, from its instructions: cycles of its products, and bytes from L2."""
+    """What one step of the main tile's loop needs, from its instructions: cycles of its products, and bytes
+    from L2.
+    """
 
     products: int
     from_l2: int
@@ -101,32 +108,38 @@ class Kernel:
     lhs_type, rhs_type : str
         ``"u8"``, ``"s8"`` or ``"s16"``: how a packed element is stored. An operand of the other 8-bit sign
         has its top bit flipped while it is packed and its zero point moved by 128; ``"s16"`` holds either
-        sign as it is. So does ``"u8 or s8"``, for the lhs of a kernel that emits its own loop: it is told the sign.
+        sign as it is. So does ``"u8 or s8"``, for the lhs of a kernel that emits its own loop: it is told the
+        sign.
     row_tiles : tuple of int
-        Heights of the tiles that are emitted, falling from `mr` to 1, so that every row count is covered; left
-        out, `mr` and the powers of two below it.
+        Heights of the tiles that are emitted, falling from `mr` to 1, so that every row count is covered;
+        left out, `mr` and the powers of two below it.
     lhs_rows : int
         Rows that one `load_lhs` covers.
     unroll : int
         Depth groups in each turn of the loop, where the loop's own instructions cost issue slots.
     row_bytes : int
-        0: the lhs is packed into panels. Otherwise the kernel reads it as rows, `lhs_stride` bytes apart, whose depth is padded with zeros
-        to a multiple of this; a matrix that lies so already is not packed at all. It then reads whole steps of the rhs too: up to
-        `lanes * row_bytes` bytes from the start of the last step, which may lie behind the panel (they meet zeros of the lhs).
+        0: the lhs is packed into panels. Otherwise the kernel reads it as rows, `lhs_stride` bytes apart,
+        whose depth is padded with zeros to a multiple of this; a matrix that lies so already is not packed at
+        all. It then reads whole steps of the rhs too: up to `lanes * row_bytes` bytes from the start of the
+        last step, which may lie behind the panel (they meet zeros of the lhs).
     fallback : str
-        Name of a kernel on the same packed rhs, which takes products that would not pay here; "" if there is none.
+        Name of a kernel on the same packed rhs, which takes products that would not pay here; "" if there is
+        none.
     least_rows, least_depth : int
         What pays here: products with fewer rows or less depth go to `fallback`.
     compiled_for : Target or None
-        A CPU that has what the kernel needs and little more: what ``--asm`` and the assembly tests compile for.
+        A CPU that has what the kernel needs and little more: what ``--asm`` and the assembly tests compile
+        for.
     macs_per_cycle : int
-        Multiply-accumulates of a core in a cycle at most, for the estimate of `explain`, to which a factor of two does not matter.
+        Multiply-accumulates of a core in a cycle at most, for the estimate of `explain`, to which a factor of
+        two does not matter.
     long_macs : int
-        Multiply-accumulates of a product from which on it pays to wake a thread for it; 0: as `lowgemm/engine/threads.py` says for all
-        kernels.
+        Multiply-accumulates of a product from which on it pays to wake a thread for it; 0: as
+        `lowgemm/engine/threads.py` says for all kernels.
     block_rows, block_rows_with_stages, block_columns : int
-        Rows of a block of the result at most; the same where output stages run on its tiles; and columns where the depth is split. What
-        was measured for this kernel, and where, belongs beside the number; 0: as `lowgemm/engine/blocking.py` says for all kernels.
+        Rows of a block of the result at most; the same where output stages run on its tiles; and columns
+        where the depth is split. What was measured for this kernel, and where, belongs beside the number; 0:
+        as `lowgemm/engine/blocking.py` says for all kernels.
     """
 
     name: str
@@ -153,7 +166,8 @@ class Kernel:
 
     #: Instruction that the depth loop must contain (tests read the assembly).
     expect: ClassVar[str] = ""
-    #: Instruction that the loops of a fused store must contain, for kernels with `fuses_requantize`: on x86 the product of 32 by 32 bits.
+    #: Instruction that the loops of a fused store must contain, for kernels with `fuses_requantize`: on x86
+    #: the product of 32 by 32 bits.
     expect_fused: ClassVar[str] = "vpmuldq"
 
     def __post_init__(self) -> None:
@@ -178,18 +192,21 @@ class Kernel:
         for name, allowed in (("lhs_type", lhs), ("rhs_type", rhs)):
             if getattr(self, name) not in allowed:
                 raise ValueError(
-                    f"{name}: expected {' or '.join(map(repr, allowed))} (an lhs that is read as rows keeps its sign, and only such), "
+                    f"{name}: expected {' or '.join(map(repr, allowed))} (an lhs that is read as rows keeps "
+                    "its sign, and only such), "
                     f"got {getattr(self, name)!r}"
                 )
         if not by_rows and (self.lhs_type == "s16") != (self.rhs_type == "s16"):
             raise ValueError(
-                "rhs_type: expected 16 bits on both sides or on neither, since groups of both have the same depth, got "
+                "rhs_type: expected 16 bits on both sides or on neither, since groups of both have the same "
+                "depth, got "
                 f"{self.lhs_type} x {self.rhs_type}"
             )
         size = self.kr * (2 if self.rhs_type == "s16" else 1)
         if size not in (1, 2, 4, 8, 16):
             raise ValueError(
-                f"kr: expected groups of 1, 2, 4, 8 or 16 bytes, which the packing turns in registers of 16, got {self.kr} steps of "
+                "kr: expected groups of 1, 2, 4, 8 or 16 bytes, which the packing turns in registers of 16, "
+                f"got {self.kr} steps of "
                 f"{self.rhs_type}, {size} bytes"
             )
         if self.row_bytes % 64:
@@ -202,15 +219,19 @@ class Kernel:
     #: Whether `row_products` loads the panels itself, each time it needs one, because the registers are full.
     reloads_rhs: ClassVar[bool] = False
 
-    #: Whether a call may have any number of panels, whose columns a kernel that writes its own loop walks along itself; or `max_nv` at most.
+    #: Whether a call may have any number of panels, whose columns a kernel that writes its own loop walks
+    #: along itself; or `max_nv` at most.
     any_panels: ClassVar[bool] = False
 
-    #: Whether the scaling of a tile runs inside the next one's depth loop, which needs four registers (`deferred.py`).
+    #: Whether the scaling of a tile runs inside the next one's depth loop, which needs four registers
+    #: (`deferred.py`).
     defers_requantize: ClassVar[bool] = False
 
     @property
     def fuses_requantize(self) -> bool:
-        """Whether the kernel can scale and store bytes itself: with 512-bit registers, which leave room for it."""
+        """Whether the kernel can scale and store bytes itself: with 512-bit registers, which leave room for
+        it.
+        """
         return self.lanes == 16 and not hasattr(self, "compile")
 
     @property
@@ -248,14 +269,17 @@ class Kernel:
         return m >= self.least_rows and depth >= self.least_depth
 
     def tile_loop(self, depth: int, l1: int) -> TileLoop | None:
-        """A step of the main tile (`mr` x `nr`, `step_depth` deep) in a product of that depth, on a CPU with so much L1; None: not modelled.
+        """A step of the main tile (`mr` x `nr`, `step_depth` deep) in a product of that depth, on a CPU with
+        so much L1; None: not modelled.
 
         `explain` predicts the speed of a product from it.
         """
         return None
 
     def refusal(self) -> str:
-        """Why this process may not run the kernel although the CPU could, or "": asks the operating system where that must be asked."""
+        """Why this process may not run the kernel although the CPU could, or "": asks the operating system
+        where that must be asked.
+        """
         return ""
 
     def twin(self) -> Kernel | None:
@@ -263,20 +287,22 @@ class Kernel:
         return None
 
     def emit(self, builder: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool, scaling: Any) -> bool:
-        """Emit the whole microkernel, for a kernel that writes its loop itself; false: `unroll.py` does, from the hooks below.
+        """Emit the whole microkernel, for a kernel that writes its loop itself; false: `unroll.py` does, from
+        the hooks below.
 
         `scaling` is the scale of `requant.py` that it does where `requant` is not null.
         """
         return False
 
     def emit_products(self, builder: ir.IRBuilder, steps: ir.Value, source: ir.Value) -> bool:
-        """Emit `steps` turns of the main tile's products on registers alone, for a kernel that writes its loop itself (`tools/peak.py`).
+        """Emit `steps` turns of the main tile's products on registers alone, for a kernel that writes its
+        loop itself (`tools/peak.py`).
 
         `source` has 1 KiB of numbers to fill the registers with.
         """
         return False
 
-    # ---- hooks: a kernel overrides load_lhs, load_rhs and product, others where it must --------------------------------------------------------
+    # ---- hooks: a kernel overrides load_lhs, load_rhs and product, others where it must --------------------
     def zero(self) -> tuple[ir.Value, ...]:
         """Accumulator registers of one `load_lhs` and one panel, cleared."""
         return (const(vec(i32, self.lanes), 0),)

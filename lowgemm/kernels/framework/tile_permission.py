@@ -30,7 +30,8 @@ _MEANING = {
 def refusal() -> str:
     """Ask once; "" if tiles may be used, or why not."""
     if not sys.platform.startswith("linux") or platform.machine() not in ("x86_64", "AMD64"):
-        return f"tile registers are asked for on Linux for x86-64 only, and this is {sys.platform} on {platform.machine()}"
+        here = f"{sys.platform} on {platform.machine()}"
+        return f"tile registers are asked for on Linux for x86-64 only, and this is {here}"
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(ctypes.c_long(_ARCH_PRCTL), ctypes.c_long(_REQUEST), ctypes.c_long(_TILE_DATA)) == 0:
         return ""

@@ -1,4 +1,6 @@
-"""Test cases for a microkernel's contract, on packed panels, with the answer by definition: int32 sums, and scaled bytes."""
+"""Test cases for a microkernel's contract, on packed panels, with the answer by definition: int32 sums, and
+scaled bytes.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ _STORED = {"u8": np.uint8, "s8": np.int8, "s16": np.int16}
 
 @dataclass(frozen=True)
 class Scale:
-    """A scale that the kernel fuses: for each column a multiplier and a right shift, one offset, and the bounds of the bytes."""
+    """A scale that the kernel fuses: for each column a multiplier and a right shift, one offset, and the
+    bounds of the bytes.
+    """
 
     multiplier: np.ndarray
     right: np.ndarray
@@ -39,7 +43,9 @@ class Scale:
 
 @dataclass(frozen=True)
 class FloatScale:
-    """The other scale that kernels fuse: for each column a float32, the zero point of the bytes, and their bounds."""
+    """The other scale that kernels fuse: for each column a float32, the zero point of the bytes, and their
+    bounds.
+    """
 
     scale: np.ndarray
     offset: int
@@ -63,7 +69,9 @@ class FloatScale:
 
 @dataclass(frozen=True)
 class Case:
-    """One call of a microkernel: sizes, packed panels, compensation, what `c` holds before, and the right `c` after."""
+    """One call of a microkernel: sizes, packed panels, compensation, what `c` holds before, and the right `c`
+    after.
+    """
 
     m: int
     nv: int
@@ -104,7 +112,9 @@ def _elements(
 
 
 def cases(kernel: Kernel, seed: int = 0, count: int = 60) -> Iterator[Case]:
-    """Calls over every tile height and width, depths from 0, with extreme values and compensation that wraps."""
+    """Calls over every tile height and width, depths from 0, with extreme values and compensation
+    that wraps.
+    """
     rng = np.random.default_rng(seed)
     for i in range(count):
         m = 1 + i % (2 * kernel.mr + 3)
@@ -151,7 +161,9 @@ def _rows(
 
 
 def scaled(kernel: Kernel, seed: int = 1, count: int = 60, float32: bool = False) -> Iterator[Case]:
-    """The same calls with a scale, in fixed point or in float32, for kernels with `fuses_requantize`: multipliers, shifts, offsets and bounds at their ends too."""
+    """The same calls with a scale, in fixed point or in float32, for kernels with `fuses_requantize`:
+    multipliers, shifts, offsets and bounds at their ends too.
+    """
     rng = np.random.default_rng(seed)
     for v in cases(kernel, seed, count):
         col = int(rng.integers(0, 4)) * kernel.lanes

@@ -1,7 +1,8 @@
-"""Code for any CPU that LLVM knows: assembly and object files of microkernels and of what Numba compiled for this one.
+"""Code for any CPU that LLVM knows: assembly and object files of microkernels and of what Numba compiled for
+this one.
 
-Tests read the assembly (the expected instruction, no stack spill, full register width), and `verify.py` runs Arm
-objects under emulation.
+Tests read the assembly (the expected instruction, no stack spill, full register width), and `verify.py` runs
+Arm objects under emulation.
 """
 
 from __future__ import annotations
@@ -86,8 +87,8 @@ def compile_ir(text: str, target: Target) -> tuple[str, bytes]:
 def routine_ir(routine: Any, triple: str, symbol: str) -> str:
     """LLVM IR of a routine that Numba compiled for this CPU, as a C function of that name for another one.
 
-    For routines of scalar code and plain vectors (the portable kernel's): intrinsics of this CPU would stay. What the
-    routine needs of Numba's runtime stays undefined.
+    For routines of scalar code and plain vectors (the portable kernel's): intrinsics of this CPU would stay.
+    What the routine needs of Numba's runtime stays undefined.
     """
     compiled = getattr(routine, "compiled", routine)
     module = llvm.parse_bitcode(compiled._library._get_module_for_linking().as_bitcode())
@@ -105,7 +106,8 @@ def routine_ir(routine: Any, triple: str, symbol: str) -> str:
 
 _LABEL = re.compile(r"^([.\w$]+):")
 _JUMP = re.compile(r"^\s+(?:j\w+|b|b\.\w+|cbn?z\s+\w+,|tbn?z\s+\w+,\s*#\w+,)\s+([.\w$]+)\s*$")
-#: A spilled register lies at a fixed place; an address with an index register is a buffer (see `framework/deferred.py`).
+#: A spilled register lies at a fixed place; an address with an index register is a buffer (see
+#: `framework/deferred.py`).
 _STACK = re.compile(r"\(%[re]sp\)|\[sp\b")
 
 
@@ -128,12 +130,16 @@ def depth_loops(assembly: str, instruction: str) -> list[list[str]]:
 
 
 def fused_loops(kernel: Kernel, assembly: str) -> list[list[str]]:
-    """Innermost loops that scale finished sums to bytes; the part of the fused store that runs inside a depth loop is among them."""
+    """Innermost loops that scale finished sums to bytes; the part of the fused store that runs inside a depth
+    loop is among them.
+    """
     return depth_loops(assembly, kernel.expect_fused) if kernel.fuses_requantize else []
 
 
 def spilled_vectors(loop: list[str]) -> list[str]:
-    """The spilled registers of a loop that are vectors: an address that waits on the stack costs little beside a tile's scaling."""
+    """The spilled registers of a loop that are vectors: an address that waits on the stack costs little
+    beside a tile's scaling.
+    """
     return [line for line in spills(loop) if re.search(r"%[xyz]mm", line)]
 
 

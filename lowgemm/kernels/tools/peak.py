@@ -20,7 +20,9 @@ from lowgemm.kernels.framework.kernel import Kernel, at, const, i64, store
 
 
 def _hide(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """Make LLVM forget where a register's value comes from, so that it cannot move a product out of the loop."""
+    """Make LLVM forget where a register's value comes from, so that it cannot move a product out of
+    the loop.
+    """
     register = "w" if b.module.triple.startswith(arm.NAMES) else "x"
     if isinstance(value.type, ir.VectorType) and value.type.count * value.type.element.width > 256:
         register = "v"

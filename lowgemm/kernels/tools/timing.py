@@ -96,7 +96,8 @@ def blas_notes(
             else f"OpenBLAS chose its code for {narrow[0]}"
         )
         return (
-            f"{cause}, and this CPU has AVX-512, which that code does not use: float32 is slower than it could be",
+            f"{cause}, and this CPU has AVX-512, which that code does not use: float32 is slower than it "
+            "could be",
         )
     return (
         (f"OPENBLAS_CORETYPE={core_type} is set: it decides which code of OpenBLAS runs",)
@@ -113,7 +114,8 @@ def blas_threads(count: int) -> Iterator[Blas]:
         import threadpoolctl
     except ImportError:
         advice = "pip install threadpoolctl"
-        text = f"not held to {count} thread{'s' if count > 1 else ''}, since threadpoolctl is not installed ({advice}), so no ratios"
+        threads = f"{count} thread{'s' if count > 1 else ''}"
+        text = f"not held to {threads}, since threadpoolctl is not installed ({advice}), so no ratios"
         yield Blas(text, False, blas_notes((), (), core_type))
         return
     with threadpoolctl.threadpool_limits(count, user_api="blas"):

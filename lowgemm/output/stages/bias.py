@@ -51,7 +51,8 @@ class BiasAddition(Stage):
     def __post_init__(self) -> None:
         if as_array(self.bias, "bias", "a vector of integers").dtype.kind == "f":
             raise TypeError(
-                "bias: expected integers in units of the sums, got floats; divide by the scale of the sums and round, or "
+                "bias: expected integers in units of the sums, got floats; divide by the scale of the sums "
+                "and round, or "
                 "take lowgemm.Dequantize(scale, bias=...), which adds floats"
             )
         bias = integers(self.bias, "bias")

@@ -100,7 +100,8 @@ class Dequantize(Stage):
                 raise TypeError("row_scale: expected a vector with one number per row, got a scalar")
             if self.axis == 0 and isinstance(self.scale, np.ndarray):
                 raise ValueError(
-                    "row_scale: with axis=0 the vector scale is one per row already; give their product as scale"
+                    "row_scale: with axis=0 the vector scale is one per row already; give their product as "
+                    "scale"
                 )
         if self.bias is not None:
             self._set(bias=signed_scale(self.bias, "bias"))
