@@ -17,8 +17,9 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lowgemm import config
 from lowgemm.blockwise import job as jobs
-from lowgemm.blockwise import reference, rowjob, rowtile
+from lowgemm.blockwise import reference, rowcall, rowjob, rowtile
 from lowgemm.blockwise.job import Job
 from lowgemm.blockwise.levels import expand_levels, step_of
 from lowgemm.blockwise.mixed import as_bias
@@ -29,7 +30,8 @@ from lowgemm.blockwise.vectorwise import as_rows, code_rows
 from lowgemm.checks.arguments import as_num_threads, as_operand, check_out
 from lowgemm.checks.arrays import as_floats
 from lowgemm.checks.values import integer
-from lowgemm.engine import packing
+from lowgemm.engine import packing, threads
+from lowgemm.jit.disk_cache import compiling
 from lowgemm.jit.memory import as_address, offset, pointer_field
 from lowgemm.jit.routine import Routine, call_address, routine
 from lowgemm.jit.scratch import aligned_empty
@@ -39,8 +41,8 @@ from lowgemm.kernels import Kernel, by_name, microkernel, rhs_packer, selected
 EXPANDED = 512
 #: Rows of a block: their int32 and float32 tiles of 48 columns are 24 KB.
 BLOCK_ROWS = 64
-#: Rows up to which a weight keeps what a call needs.
-ROWS_KEPT = 16
+#: Rows up to which a weight keeps what a call needs, and kinds of call for which it keeps more.
+ROWS_KEPT, KINDS_KEPT = 16, 16
 
 
 class ProductJob(Job):
@@ -72,6 +74,8 @@ class ProductJob(Job):
 
 PRODUCT = dtype_of(ProductJob)
 _FLOAT32 = np.dtype(np.float32)
+#: Read in every call; see `gemm.py`.
+_settings = vars(config)
 
 
 def _make_pack(mr: int) -> Routine:
@@ -247,6 +251,20 @@ def gemm_lowbit(
         raise TypeError(
             f"rhs: expected a PackedRhsLowbit (from pack_rhs_lowbit or pack_rhs_4bit), got {type(rhs).__name__}"
         )
+    # A call of a kind that was seen before goes on in compiled code.
+    key = None
+    if (
+        type(lhs) is np.ndarray
+        and type(rhs) is PackedRhsLowbit
+        and (type(lhs_zero_point), lhs_zero_point, lhs_scale) == (int, 0, None)
+        and type(num_threads) in (int, type(None))
+    ):
+        key = (lhs.shape, num_threads, bias is None, _settings["kernel"])
+        known = rhs.again.get(key)
+        if known is not None and (known.made_for is None or known.made_for == threads.settings()):
+            done = known.run(lhs, bias, out)
+            if done is not None:
+                return done
     plain = type(lhs) is np.ndarray and lhs.dtype == _FLOAT32 and lhs.flags.c_contiguous and lhs.flags.aligned
     a = lhs if plain else as_floats(lhs, "lhs", "a rectangular array")
     zero, num_threads = integer(lhs_zero_point, "lhs_zero_point"), as_num_threads(num_threads)
@@ -274,11 +292,33 @@ def gemm_lowbit(
         to = np.empty((q.shape[0], n), np.float32)
     if to.size:
         _multiply(q, rhs, zero, factors, offsets, to, num_threads)
+        if key is not None and plain and (offsets is None or offsets is bias):
+            _remember(key, lhs, rhs, to.reshape(*lead, n), offsets, num_threads)
     if result is None:
         return to.reshape(*lead, n)
     if not result.flags.c_contiguous:
         result[...] = to.reshape(result.shape)
     return result
+
+
+def _remember(
+    key: Any, lhs: np.ndarray, rhs: PackedRhsLowbit, out: np.ndarray, bias: np.ndarray | None, num_threads: int | None
+) -> None:  # fmt: skip
+    """Keep the job of a call, as `rowcall.Again`, for the next call of its kind.
+
+    Only if it is known to come again, or if Python's way in is compiled already.
+    """
+    again, rows = rhs.again, math.prod(lhs.shape[:-1])
+    if len(again) >= KINDS_KEPT:
+        again.clear()
+    made_for = None if num_threads == 1 else threads.settings()
+    known = again.get(key)
+    if known is not None and known.made_for == made_for:
+        return  # it was busy with another thread's call
+    if not rowcall.is_made() and key not in again:
+        again[key] = None
+    elif not compiling() and rowcall.multiply_again() is not None and (ready := rhs.ready.pop(rows, None)):
+        again[key] = rowcall.Again(ready, lhs, out, bias, rhs.threads_for(rows, num_threads), made_for)
 
 
 def gemm_4bit(

@@ -269,12 +269,17 @@ class Ready(NotCopied):
         job.row_scales = 0 if factors is None else factors.ctypes.data
         job.bias = 0 if bias is None else bias.ctypes.data
         job.bad = job.given = job.from_front = job.from_back = job.copying = job.copied = 0
+        threads.run(jobs.work, job.address, 0, self.room_for(workers))
+        return not job.bad
+
+    def room_for(self, workers: int) -> int:
+        """Get memory for so many threads, or for as many as there is work for; how many that are."""
+        job = self.job
         workers = min(workers, job.tasks)
         if self.scratch.size < workers * self.scratch_bytes:
             self.scratch = aligned_empty(workers * self.scratch_bytes)
             job.scratch = self.scratch.ctypes.data
-        threads.run(jobs.work, job.address, 0, workers)
-        return not job.bad
+        return workers
 
 
 def held_rows(kernel: Kernel, rows: int) -> int:

@@ -19,7 +19,6 @@ import numpy as np
 
 from lowgemm.blockwise import PackedRhsLowbit, gemm_lowbit, pack_rhs_lowbit
 from lowgemm.jit.caches import cache_sizes
-from lowgemm.jit.scratch import aligned_empty
 from lowgemm.kernels import selected
 from lowgemm.kernels.tools import limits
 from lowgemm.kernels.tools.timing import Progress, TableWriter, blas_threads, interleave
@@ -47,9 +46,9 @@ def _twin(w: PackedRhsLowbit) -> PackedRhsLowbit:
     """The same weight in memory of its own; a copy by `copy` would pack it anew, which takes a second."""
     new = object.__new__(type(w))
     new.__dict__.update(w.__dict__)
-    new.panels = aligned_empty(w.panels.size)
-    new.panels[...] = w.panels
-    new.scales, new.sums, new.ready = w.scales.copy(), w.sums.copy(), {}
+    new.take_memory(w.panels.size, w.scales.shape)
+    new.panels[...], new.scales[...], new.sums = w.panels, w.scales, w.sums.copy()
+    new.forget()
     return new
 
 

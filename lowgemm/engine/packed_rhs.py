@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lowgemm.engine import packing
-from lowgemm.jit import scratch
+from lowgemm.jit.pages import weights_empty
 from lowgemm.kernels import Kernel, by_name, selected
 
 
@@ -45,7 +45,7 @@ class PackedRhs:
         panels = -(-n // kernel.lanes)
         self.rhs_bytes = panels * kernel.lanes * packing.padded_depth_bytes(kernel, depth)
         size = self.distinct_rhs * self.rhs_bytes
-        self.panels = scratch.aligned_empty(size + kernel.over_read)[:size]
+        self.panels = weights_empty(size + kernel.over_read)[:size]
         self.sums = np.empty((self.distinct_rhs, panels * kernel.lanes), dtype=np.int32)
         #: Both addresses: what a planned call on several threads hands on.
         self.panels_address, self.sums_address = self.panels.ctypes.data, self.sums.ctypes.data

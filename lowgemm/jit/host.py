@@ -7,6 +7,7 @@
 | threads of this process | ``/proc/self/task`` | ``proc_pidinfo`` | not asked: there is no fork |
 | a hook in a forked child | ``os.register_at_fork`` | the same | no fork |
 | let another thread have the core | ``sched_yield`` | ``sched_yield`` | ``SwitchToThread`` |
+| memory on large pages | ``madvise`` | not asked for | not asked for |
 
 Each question has an answer that says "not known": a system that is none of these, or one that hides it (a
 container without ``/proc``), costs speed or a diagnosis, never a right result.
@@ -21,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import mmap
 import os
 import pathlib
 import struct
@@ -166,3 +168,22 @@ def give_way() -> int:
         return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
     except (OSError, AttributeError):
         return 0
+
+
+# ---- memory ------------------------------------------------------------------------------------------------------
+def large_pages(nbytes: int, page: int) -> memoryview | None:
+    """Fresh memory that begins on a boundary of `page` bytes, whose whole pages of that size the system is asked
+    to make large ones; None where there is no asking. It is given back with the last array over it.
+
+    Linux's large pages are called transparent: what is asked for is given if there is a piece that large, and
+    small pages serve otherwise. Memory from ``malloc`` may have small pages already, which stay.
+    """
+    if sys.platform != "linux" or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return None
+    whole = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    with contextlib.suppress(OSError):  # no memory, or a Linux without large pages
+        memory = mmap.mmap(-1, whole + page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        start = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % page
+        memory.madvise(mmap.MADV_HUGEPAGE, start, whole)
+        return memoryview(memory)[start : start + nbytes]
+    return None
