@@ -60,6 +60,9 @@ class RowsProductJob(Job):
         # of each row and group, rows from one group to the next; rows that one task copies
         ("lhs", Pointer), ("lhs_group", Number), ("lhs_row", Number), ("row_terms", Pointer), ("held_rows", Number),
         ("chunk", Number),
+        # chunks of columns; whether several threads work, of which those that take the last tasks first are to
+        # go through the chunks of the second half from their first on
+        ("chunks", Number), ("several", Number),
         # packed codes, bytes of a panel, the level of each code; int32 sums of levels and float32 scales by
         # group and column
         ("panels", Pointer), ("panel_bytes", Number), ("levels", Pointer), ("sums", Pointer), ("scales", Pointer),
@@ -177,6 +180,8 @@ def _make_multiply(
         m, groups = job.rows, job.groups
         blocks = (m + BLOCK_ROWS - 1) // BLOCK_ROWS
         chunk, row = task // blocks, task % blocks * BLOCK_ROWS
+        if job.several != 0 and chunk >= job.chunks // 2:
+            chunk = job.chunks // 2 + job.chunks - 1 - chunk
         rows, cols = min(BLOCK_ROWS, m - row), min(nr, job.cols - chunk * nr)
         nv = (cols + lanes - 1) // lanes
         total = numba.carray(scratch, (BLOCK_ROWS * nr,), np.float32)
@@ -249,7 +254,7 @@ class Ready(NotCopied):
             lhs_group=held * row_bytes, lhs_row=row_bytes, row_terms=self.terms.ctypes.data, held_rows=held, chunk=chunk,
             panels=w.panels.ctypes.data, panel_bytes=w.panel_bytes, levels=self.levels.ctypes.data, sums=w.sums.ctypes.data,
             scales=w.scales.ctypes.data, copies=copies, copy=self.copy.address, give_way=host.give_way(),
-            task=self.multiply.address, tasks=w.chunks * -(-rows // BLOCK_ROWS), scratch_bytes=self.scratch_bytes,
+            task=self.multiply.address, chunks=w.chunks, tasks=w.chunks * -(-rows // BLOCK_ROWS), scratch_bytes=self.scratch_bytes,
             row_sums=self.row_sums.ctypes.data if with_zeros else 0, zeros=w.zeros.ctypes.data if with_zeros else 0,
         )  # fmt: skip
 
@@ -276,6 +281,7 @@ class Ready(NotCopied):
         """Get memory for so many threads, or for as many as there is work for; how many that are."""
         job = self.job
         workers = min(workers, job.tasks)
+        job.several = workers > 1
         if self.scratch.size < workers * self.scratch_bytes:
             self.scratch = aligned_empty(workers * self.scratch_bytes)
             job.scratch = self.scratch.ctypes.data

@@ -34,6 +34,9 @@ SHAPES = [
 ]
 #: Groups, if none is given: those that the formats usually come with.
 GROUPS = {"nf4": 64, "fp4": 64, "af4": 64}
+#: Seconds of calls of one candidate, one after the other, before it is the next one's turn: as a model makes them, whose
+#: threads need not be woken for each.
+TURN = 0.05
 #: Bytes of weights that are taken in turn, at most.
 MOST_BYTES = 1 << 30
 
@@ -164,17 +167,19 @@ CANDIDATES = {
 
 
 def in_turn(calls: dict[str, Callable[[int], Any]], seconds: float) -> dict[str, float]:
-    """Median seconds of each call; they take turns, each time with the next weight."""
+    """Median seconds of each call; they take turns of `TURN` seconds, and each call has the next weight."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call(0)
-    number, end = 1, time.perf_counter() + seconds * len(calls)
-    while number < 4 or time.perf_counter() < end:
+    rounds, end = 0, time.perf_counter() + seconds * len(calls)
+    while rounds < 3 or time.perf_counter() < end:
         for name, call in calls.items():
-            start = time.perf_counter()
-            call(number)
-            times[name].append(time.perf_counter() - start)
-        number += 1
+            now = begun = time.perf_counter()
+            while now < begun + TURN:
+                call(len(times[name]) + 1)
+                before, now = now, time.perf_counter()
+                times[name].append(now - before)
+        rounds += 1
     return {name: statistics.median(t) for name, t in times.items()}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from lowgemm import kernels
 from lowgemm.engine import packing
 from lowgemm.jit.caches import cache_sizes
+from lowgemm.jit.pages import weights_empty
 from lowgemm.jit.scratch import aligned_empty
 from lowgemm.kernels import Kernel
 from lowgemm.kernels.tools import peak
@@ -81,6 +82,7 @@ def _sum(a: np.ndarray) -> int:
 
 
 def read_call(megabytes: int = 256) -> tuple[Any, int]:
-    """Call that reads a buffer much larger than L3 on one thread, and its bytes."""
-    a = np.ones(megabytes << 17, dtype=np.int64)
+    """Call that reads a buffer much larger than L3 on one thread, and its bytes: memory as packed weights have it."""
+    a = weights_empty(megabytes << 20).view(np.int64)
+    a[:] = 1
     return (lambda: _sum(a)), a.nbytes
