@@ -25,6 +25,7 @@ from lowgemm.checks.arrays import as_floats, to_numpy
 from lowgemm.checks.values import integer
 from lowgemm.engine import packing
 from lowgemm.jit.pages import weights_empty
+from lowgemm.jit.scratch import ALIGNMENT
 from lowgemm.kernels import Kernel, by_name, rhs_packer, selected
 
 #: Elements of the product that count as one for `choose_threads`, whose unit is the time to code one.
@@ -93,11 +94,15 @@ class PackedRhsLowbit:
         self.zeros = None if zero_points is None else self._by_chunk(zero_points.astype(np.int8), nr)
 
     def take_memory(self, code_bytes: int, scales: tuple[int, ...]) -> None:
-        """Memory for codes, a multiple of `STEP_BYTES`, and for scales of a shape: in one piece, which fits large pages
-        better (3 to 4 % of the time of one row).
+        """Memory for codes, a multiple of `STEP_BYTES`, and for scales of a shape: in one piece, scales in front.
+
+        The end of the piece may lie on small pages. With the scales there, one row took 0.60 ms (4096 x 4096, INT4 in
+        groups of 128), with some of the codes 0.55.
         """
-        memory = weights_empty(code_bytes + 4 * math.prod(scales))
-        self.panels, self.scales = memory[:code_bytes], memory[code_bytes:].view(np.float32).reshape(scales)
+        count = math.prod(scales)
+        codes_at = -(-4 * count // ALIGNMENT) * ALIGNMENT
+        memory = weights_empty(codes_at + code_bytes)
+        self.scales, self.panels = memory[: 4 * count].view(np.float32).reshape(scales), memory[codes_at:]
 
     def _by_chunk(self, a: np.ndarray, nr: int) -> np.ndarray:
         """(n, groups) to (chunks, groups, nr), filled up with zeros."""

@@ -49,6 +49,8 @@ FEW_REGISTERS = (8, 4, 2, 1)
 #: 4096 x 4096, INT4 in groups of 128 that no cache held: 0.58 ms; 2048 bytes ahead 0.61, into the first-level
 #: cache 0.63, not at all 0.77.
 AHEAD = 8192
+#: Products of a turn of the loop at most where it has two steps.
+PRODUCTS_OF_A_TURN = 4
 #: What the levels are higher where they are the unsigned side.
 RAISED = 128
 _f32 = ir.FloatType()
@@ -180,15 +182,18 @@ class _Tile:
         loads = STEP_BYTES // self.width
         each = 2 if k.element_bytes == 2 else 1  # products of a look-up
         products = fields * loads * each  # of each row in a step
-        # a product waits four or five cycles for the one before it into the same sum
-        chains = max(1, min(products, 8 // rows))
+        # A product waits four or five cycles for the one before it into the same sum. So two steps that have no more
+        # than two products each are one turn (2 % of the time of one row).
+        together = 2 if rows * products <= PRODUCTS_OF_A_TURN // 2 else 1
+        chains = max(1, min(together * products, 8 // rows))
         step_bytes = products * k.kr * k.element_bytes  # of a row
         lhs = at(b, args["lhs"], b.mul(row, args["lhs_stride"]))
         codes = at(b, args["codes"], b.mul(panel, args["panel_bytes"]))
         starts = [acc for r in range(rows) for acc in self._starts(chains, self._plus(row, r), panel)]
         registers = len(k.zero())
 
-        def turn(step: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
+        def one(step: ir.Value, values: list[ir.Value], first: int = 0) -> list[ir.Value]:
+            """A step; its first product goes into chain `first`."""
             now = [tuple(values[i : i + registers]) for i in range(0, len(values), registers)]
             left_at = at(b, lhs, b.mul(step, const(i64, step_bytes)))
             source = at(b, codes, b.mul(step, const(i64, STEP_BYTES)))
@@ -203,11 +208,24 @@ class _Tile:
                         for r in range(rows):
                             at_row = at(b, left_at, b.mul(args["lhs_stride"], const(i64, r)))
                             left = k.load_lhs(b, at(b, at_row, place * k.kr * k.element_bytes))
-                            c = r * chains + place % chains
+                            c = r * chains + (first + place) % chains
                             now[c] = self._product(now[c], left, levels)
             return [value for acc in now for value in acc]
 
-        values = repeat(b, args["steps"], [value for acc in starts for value in acc], turn)
+        def turn(number: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
+            step = b.mul(number, const(i64, together))
+            for i in range(together):
+                values = one(b.add(step, const(i64, i)), values, i * products)
+            return values
+
+        values = [value for acc in starts for value in acc]
+        if together == 1:
+            values = repeat(b, args["steps"], values, turn)
+        else:
+            turns = b.lshr(args["steps"], const(i64, 1))
+            last, rest = b.shl(turns, const(i64, 1)), b.and_(args["steps"], const(i64, 1))
+            values = repeat(b, turns, values, turn, maybe_none=True)
+            values = repeat(b, rest, values, lambda _, now: one(last, now), maybe_none=True)
         sums = [tuple(values[i : i + registers]) for i in range(0, len(values), registers)]
         for r in range(rows):
             self._add(panel, self._plus(row, r), sums[r * chains : (r + 1) * chains])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lowgemm
-from lowgemm.jit import host, pages
+from lowgemm.jit import host
 from lowgemm.jit.pages import LARGE, LEAST, weights_empty
 
 ON_LINUX = sys.platform == "linux" and hasattr(mmap, "MADV_HUGEPAGE")
@@ -103,5 +103,5 @@ def test_packed_weights_lie_there(monkeypatch):
     w = lowgemm.pack_rhs(np.ones((64, 48), np.int8))
     assert asked and asked[-1] >= w.panels.nbytes
     coded = lowgemm.blockwise.pack_rhs_lowbit(np.ones((64, 48), np.float32), "int4")
-    assert asked[-1] == coded.panels.nbytes + coded.scales.nbytes
-    assert pages.LEAST <= pages.LARGE
+    assert 0 <= asked[-1] - coded.panels.nbytes - coded.scales.nbytes < 64
+    assert coded.panels.ctypes.data % 64 == 0

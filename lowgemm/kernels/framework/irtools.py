@@ -75,14 +75,19 @@ def repeat(
     count: ir.Value,
     starts: list[ir.Value],
     turn: Callable[[ir.Value, list[ir.Value]], list[ir.Value]],
+    maybe_none: bool = False,
 ) -> list[ir.Value]:
-    """A loop of `count` turns, at least one, that hands values on; what they are after the last turn.
+    """A loop of `count` turns, at least one but with `maybe_none`, that hands values on; what they are after the
+    last turn.
 
     `turn` emits a turn: from its number and the values to the values of the next one.
     """
     entry, body = builder.block, builder.function.append_basic_block("turn")
     done = builder.function.append_basic_block("turned")
-    builder.branch(body)
+    if maybe_none:
+        builder.cbranch(builder.icmp_signed(">", count, const(i64, 0)), body, done)
+    else:
+        builder.branch(body)
     builder.position_at_end(body)
     number = builder.phi(i64)
     number.add_incoming(const(i64, 0), entry)
@@ -93,6 +98,13 @@ def repeat(
     for value, start, new in zip(values, starts, after, strict=True):
         value.add_incoming(start, entry)
         value.add_incoming(new, builder.block)
+    last = builder.block
     builder.cbranch(builder.icmp_signed("<", following, count), body, done)
     builder.position_at_end(done)
-    return after
+    if not maybe_none:
+        return after
+    ends = [builder.phi(start.type) for start in starts]
+    for end, start, new in zip(ends, starts, after, strict=True):
+        end.add_incoming(start, entry)
+        end.add_incoming(new, last)
+    return ends
