@@ -12,16 +12,23 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run import chains, dynamic, tables
+from lowgemm.onnx_run.convolution import PackedFilters
 from lowgemm.onnx_run.engines import Context, Subgraph, attributes_of, reads_of
 from lowgemm.onnx_run.prepare import prepared
-from lowgemm.onnx_run.state import NotOurs, State
+from lowgemm.onnx_run.state import NotOurs, Packed, State
 
 #: A node is lowgemm's ("ours"), the engine's ("theirs"), or whoever's is at hand ("either").
 OURS, THEIRS, EITHER = "ours", "theirs", "either"
 #: Operators whose first operand is an image.
 CONVOLUTIONS = ("QLinearConv", "ConvInteger", "ConvIntegerToFloat")
+#: Which input of an operator is the weight that a prepared node holds packed.
+WEIGHTS = {
+    "QLinearConv": 3, "ConvInteger": 1, "ConvIntegerToFloat": 1, "QLinearMatMul": 3, "QGemm": 3, "MatMulIntegerToFloat": 1,
+    "DynamicQuantizeMatMul": 1,
+}  # fmt: skip
 #: Operators that bring sums to float32, into memory that they make.
 FLOAT_PRODUCTS = ("ConvIntegerToFloat", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 
@@ -72,9 +79,22 @@ class _Step:
         What it does.
     label : str
         What an error begins with.
+    weight : str
+        The constant that it takes packed.
     """
 
-    __slots__ = ("frees", "inputs", "label", "nodes", "outputs", "part", "run", "runs_on", "seconds")
+    __slots__ = (
+        "frees",
+        "inputs",
+        "label",
+        "nodes",
+        "outputs",
+        "part",
+        "run",
+        "runs_on",
+        "seconds",
+        "weight",
+    )
 
     def __init__(
         self, run: Callable[..., Any], nodes: list[Any], label: str, part: Subgraph | None = None
@@ -85,6 +105,7 @@ class _Step:
         self.frees: tuple[int, ...] = ()
         self.seconds = 0.0
         self.runs_on = "lowgemm"
+        self.weight = ""
 
     def owners(self) -> list[str]:
         """Who runs each of the nodes."""
@@ -292,6 +313,8 @@ class Program(NotCopied):
 
         step = _Step(run, [node], label_of(node))
         step.inputs, step.outputs = self._numbers(node.input), self._numbers(node.output)
+        if fast is not None and node.op_type in WEIGHTS:
+            step.weight = node.input[WEIGHTS[node.op_type]]
         return step
 
     def _theirs(self, step: _Step, inputs: Sequence[Any]) -> tuple[Any, ...]:
@@ -304,12 +327,13 @@ class Program(NotCopied):
         # the rounding that was asked for is the onnx package's
         reference = self.state.rounding == "onnx_reference"
         context = self.context._replace(
-            classes=(), engine="onnx.reference" if reference else self.context.engine
+            classes=tuple, engine="onnx.reference" if reference else self.context.engine
         )
         step.part = Subgraph([node], names, [o for o in node.output if o], {}, context)
 
         def run(*values: Any) -> Any:
-            return step.part(*[v for n, v in zip(node.input, values, strict=True) if n])  # type: ignore[misc]
+            given = [v.to_array() if isinstance(v, (PackedRhs, PackedFilters)) else v for v in values]
+            return step.part(*[v for n, v in zip(node.input, given, strict=True) if n])  # type: ignore[misc]
 
         step.run = run
         return run(*inputs)
@@ -372,15 +396,36 @@ class Program(NotCopied):
                 last[n] = i
         for i, step in enumerate(self.steps):
             step.frees = tuple(n for n in {*step.inputs, *step.outputs} if last[n] == i and n not in kept)
+        self.packed = self._packed_alone()
         self._start: list[Any] = [None] * len(self._number)
         for name, value in self.constants.items():
             if name in self._number:
-                self._start[self._number[name]] = value
+                self._start[self._number[name]] = self.packed[name].form if name in self.packed else value
+        self.constants = {}  # the steps hold what they need
         # an output that may be an input or a constant, or lie in one, is copied for the caller
         made_by_part = {
             n for s in self.steps if s.part is not None and "onnxruntime" in s.part.runs_on for n in s.outputs
         }
         self._lent = [n not in made_by_part for n in self._out]
+
+    def _packed_alone(self) -> dict[str, Packed]:
+        """Weights that are held in their packed form alone: every step that reads one takes it packed."""
+        readers: dict[int, list[_Step]] = {}
+        for step in self.steps:
+            for n in step.inputs:
+                readers.setdefault(n, []).append(step)
+        found = {}
+        for name in dict.fromkeys(s.weight for s in self.steps if s.weight):
+            if name in self.constants and name not in self.outputs:
+                all_packed = all(s.weight == name for s in readers[self._number[name]])
+                packed = self.state.packed_alone(self.constants[name]) if all_packed else None
+                if packed is not None:
+                    found[name] = packed
+        return found
+
+    def unpacked(self) -> dict[str, np.ndarray]:
+        """The weights that are held packed, as the model has them."""
+        return {name: packed.plain() for name, packed in self.packed.items()}
 
     # ---- running it ---------------------------------------------------------------------------------------
     def run(self, inputs: Sequence[Any], timed: bool = False) -> list[Any]:
