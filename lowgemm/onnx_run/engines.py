@@ -16,7 +16,7 @@ import numpy as np
 from lowgemm import config
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run import mended
-from lowgemm.onnx_run.turned import contiguous
+from lowgemm.onnx_run.turned import second
 
 #: Settings of `Model(float_nodes=...)`.
 CHOICES = ("auto", "onnxruntime", "onnx.reference")
@@ -225,8 +225,7 @@ class Subgraph(NotCopied):
             try:
                 # onnxruntime would copy them too, element by element
                 given = [
-                    v if v.__class__ is not np.ndarray or v.flags.c_contiguous else contiguous(v)
-                    for v in given
+                    v if v.__class__ is not np.ndarray or v.flags.c_contiguous else second(v) for v in given
                 ]
                 return run(outputs, dict(zip(names, given)))  # noqa: B905 - the program counts them
             except Exception as error:

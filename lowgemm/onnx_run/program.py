@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numba
 import numpy as np
 
 from lowgemm.engine.packed_rhs import PackedRhs
@@ -23,14 +24,14 @@ from lowgemm.onnx_run.state import NotOurs, Packed, State
 #: A node is lowgemm's ("ours"), the engine's ("theirs"), or whoever's is at hand ("either").
 OURS, THEIRS, EITHER = "ours", "theirs", "either"
 #: Operators whose first operand is an image.
-CONVOLUTIONS = ("QLinearConv", "ConvInteger", "ConvIntegerToFloat")
+CONVOLUTIONS = ("QLinearConv", "ConvInteger", "ConvIntegerToFloat", "ConvSums")
 #: Which input of an operator is the weight that a prepared node holds packed.
 WEIGHTS = {
-    "QLinearConv": 3, "ConvInteger": 1, "ConvIntegerToFloat": 1, "QLinearMatMul": 3, "QGemm": 3, "MatMulIntegerToFloat": 1,
+    "QLinearConv": 3, "ConvInteger": 1, "ConvSums": 1, "QLinearMatMul": 3, "QGemm": 3, "MatMulIntegerToFloat": 1,
     "DynamicQuantizeMatMul": 1,
 }  # fmt: skip
 #: Operators that bring sums to float32, into memory that they make.
-FLOAT_PRODUCTS = ("ConvIntegerToFloat", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
+FLOAT_PRODUCTS = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 
 
 def phases(nodes: Sequence[Any], kinds: Sequence[str]) -> list[tuple[str, list[int]]]:
@@ -50,19 +51,23 @@ def phases(nodes: Sequence[Any], kinds: Sequence[str]) -> list[tuple[str, list[i
     turns: list[tuple[str, list[int]]] = []
     side, idle = THEIRS, 0
     while left:
-        taken, later = [], []
-        for i in left:
-            if kinds[i] in (side, EITHER) and needs[i] <= done:
-                done.add(i)
-                taken.append(i)
-            else:
-                later.append(i)
+        taken: list[int] = []
+        before = -1
+        while len(taken) > before:  # a list's order need not be one in which all that is ready comes at once
+            before, later = len(taken), []
+            for i in left:
+                if kinds[i] in (side, EITHER) and needs[i] <= done:
+                    done.add(i)
+                    taken.append(i)
+                else:
+                    later.append(i)
+            left = later
         idle = 0 if taken else idle + 1
         if idle == 2:
             raise ValueError("model: expected nodes in an order in which each comes after what it reads")
         if taken:
             turns.append((side, taken))
-        left, side = later, OURS if side == THEIRS else THEIRS
+        side = OURS if side == THEIRS else THEIRS
     return turns
 
 
@@ -110,6 +115,10 @@ class _Step:
     def owners(self) -> list[str]:
         """Who runs each of the nodes."""
         return [self.runs_on] * len(self.nodes) if self.part is None else self.part.runs_on
+
+
+def _read_by(nodes: Sequence[Any]) -> set[str]:
+    return {r for n in nodes for r in reads_of(n)}
 
 
 def label_of(node: Any) -> str:
@@ -161,7 +170,9 @@ class Program(NotCopied):
         self._chains: dict[str, chains.Group] = {}
         self._tables: dict[str, tables.Table] = {}
         if context.optimize:
-            nodes = self._chained(self._tabled(nodes))
+            nodes = self._tabled(nodes)
+            if not numba.config.DISABLE_JIT:
+                nodes = self._chained(nodes)
         self._last = self._convolved(nodes)
         self.steps: list[_Step] = []
         turns = phases(nodes, [self._kind(n) for n in nodes])
@@ -212,25 +223,58 @@ class Program(NotCopied):
         """Nodes with each chain of float operators as one node, in the place of its last."""
         from onnx import helper
 
+        nodes = [more for n in nodes for more in dynamic.split(n, self.constants)]
         made = {o for n in nodes if n.op_type in FLOAT_PRODUCTS and n.domain for o in n.output}
-        place, gone = {}, set()
-        for group in chains.find(nodes, self.constants, made, made, set(self.outputs)):
+        sums = {n.output[0] for n in nodes if n.op_type == "ConvSums"}
+        place: dict[int, Any] = {}
+        gone: set[int] = set()
+        ranged: set[str] = set()
+        for group in chains.find(nodes, self.constants, made, made | sums, set(self.outputs)):
             inputs = [n for n in group.inputs if n not in self.constants]
-            node = helper.make_node("Chain", inputs, group.outputs, domain=dynamic.OWN)
+            outputs = [*group.outputs, *(f"{o} range" for o in group.ranged)]
+            node = helper.make_node("Chain", inputs, outputs, domain=dynamic.OWN)
             self._chains[group.outputs[0]] = group
             place[id(group.nodes[-1])] = node
             gone.update(id(n) for n in group.nodes)
-        return [place.get(id(n), n) for n in nodes if id(n) in place or id(n) not in gone]
+            ranged.update(group.ranged)
+        kept = [place.get(id(n), n) for n in nodes if id(n) in place or id(n) not in gone]
+        return [self._in_range(n, ranged) for n in kept]
+
+    def _in_range(self, node: Any, ranged: set[str]) -> Any:
+        """A DynamicQuantizeLinear of a chain's result with the range that the chain found."""
+        from onnx import helper
+
+        if node.op_type != "DynamicQuantizeLinear" or node.input[0] not in ranged:
+            return node
+        inputs = [node.input[0], f"{node.input[0]} range"]
+        return helper.make_node(
+            "QuantizeInRange", inputs, list(node.output), name=node.name, domain=dynamic.OWN
+        )
 
     def _chain(self, node: Any) -> _Step:
         group = self._chains[node.output[0]]
         constants = {n: self.constants[n] for n in group.inputs if n in self.constants}
-        part = Subgraph(group.nodes, list(node.input), group.outputs, constants, self.context)
+        own = group.nodes[0] if group.nodes[0].op_type == chains.SCALED else None
+        rest = group.nodes[own is not None :]
+        made = {o for n in rest for o in n.output}
+        reads = dict.fromkeys(r for n in rest for r in reads_of(n) if r not in made and r not in constants)
+        outputs = [o for o in group.outputs if o in made]
+        part = Subgraph(
+            rest,
+            list(reads),
+            outputs,
+            {n: v for n, v in constants.items() if n in _read_by(rest)},
+            self.context,
+        )
 
         def otherwise(*values: Any) -> Sequence[Any]:
-            results = part(*values)
-            step.runs_on = part.runs_on[0]
-            return results
+            known = constants | dict(zip(node.input, values, strict=True))
+            if own is not None:
+                known[own.output[0]] = dynamic.scaled(self.state, *[known[n] for n in own.input])
+            if rest:
+                known.update(zip(part.outputs, part(*[known[n] for n in part.inputs]), strict=True))
+                step.runs_on = part.runs_on[0]
+            return [known[o] for o in group.outputs]
 
         step = _Step(
             chains.Chain(group, self.constants, otherwise),
