@@ -35,6 +35,7 @@ def quantize_one(x, scale, zero, below, above):
 
 @inner_dividing
 def quantize_all(x, out, begin, count, scale, zero, low, high, limit):
+    """`quantize_one` of `count` numbers from `begin` on; `limit` keeps the low bits of an integer."""
     b = _u64(begin)
     below, above = np.float32(low - zero), np.float32(high - zero)
     for i in range(_u64(count)):
