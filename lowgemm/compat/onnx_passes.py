@@ -7,12 +7,17 @@ NumPy operations.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
+from numba import types
+from numba.extending import intrinsic
 from numpy.typing import DTypeLike
 
-from lowgemm.jit.memory import round_even, store_32
-from lowgemm.jit.routine import inner, inner_dividing, routine
+from lowgemm.jit.memory import offset, round_even, stack, store_32, store_64
+from lowgemm.jit.routine import inner, inner_dividing, routine, unpack_words
+from lowgemm.kernels.framework.irtools import at, const, i32, load, store, vec
 
 _u64 = np.uint64
 
@@ -29,7 +34,8 @@ def quantize_one(x, scale, zero, below, above):
 
 
 @inner_dividing
-def _quantize(x, out, begin, count, scale, zero, low, high, limit):
+def quantize_all(x, out, begin, count, scale, zero, low, high, limit):
+    """`quantize_one` of `count` numbers from `begin` on; `limit` keeps the low bits of an integer."""
     b = _u64(begin)
     below, above = np.float32(low - zero), np.float32(high - zero)
     for i in range(_u64(count)):
@@ -47,9 +53,9 @@ def quantize(src, dst, scales, zeros, outer, channels, inner, low, high, item):
         for c in range(channels):
             begin = (o * channels + c) * inner
             if item == 1:
-                _quantize(x, out8, begin, inner, scale[c], zero[c], low, high, np.int32(0xFF))
+                quantize_all(x, out8, begin, inner, scale[c], zero[c], low, high, np.int32(0xFF))
             else:
-                _quantize(x, out16, begin, inner, scale[c], zero[c], low, high, np.int32(0xFFFF))
+                quantize_all(x, out16, begin, inner, scale[c], zero[c], low, high, np.int32(0xFFFF))
 
 
 @inner
@@ -77,15 +83,67 @@ def dequantize(src, dst, scales, zeros, outer, channels, inner, kind):
                 _dequantize(s32, out, begin, inner, scale[c], zero[c])
 
 
+#: Smallest and largest are looked for in so many places at once.
+LANES = 64
+
+
+def _noted(lanes: int) -> Any:
+    """An intrinsic: (ends, numbers) with `lanes` float32 numbers, as int32 keys in their order."""
+    ty = vec(i32, lanes)
+
+    def make(typingctx, args):
+        def codegen(context, b, signature, values):
+            ends, numbers = unpack_words(context, b, signature.args[0], values[0])
+            x = load(b, ty, numbers)
+            sign = b.ashr(x, const(ty, 31))
+            key = b.xor(x, b.and_(sign, const(ty, 0x7FFFFFFF)))
+            for place, order in ((0, "<"), (4 * LANES, ">")):
+                kept = load(b, ty, at(b, ends, place))
+                store(b, b.select(b.icmp_signed(order, key, kept), key, kept), at(b, ends, place))
+            return context.get_dummy_value()
+
+        return types.void(args), codegen
+
+    return intrinsic(make)
+
+
+_note, _note_few, _note_one = (_noted(lanes) for lanes in (LANES, 16, 1))
+
+
+@inner
+def note_range(ends, x, count):
+    """Note the smallest and the largest of `count` float32 numbers in `ends`: int32 keys, `LANES` smallest and as many largest.
+
+    A key is in the order of the numbers; NaNs lie beyond the infinities. Zeros in `ends` are the key of 0, which the
+    range includes.
+    """
+    many, few = count // LANES, count // 16
+    for i in range(many):
+        _note((ends, offset(x, 4 * LANES * i)))
+    for i in range(many * (LANES // 16), few):
+        _note_few((ends, offset(x, 64 * i)))
+    for i in range(16 * few, count):
+        _note_one((ends, offset(x, 4 * i)))
+
+
+@inner
+def range_of(ends):
+    """The keys of the smallest and of the largest that were noted."""
+    e = numba.carray(ends, (2 * LANES,), np.int32)
+    low, high = e[0], e[LANES]
+    for i in range(1, LANES):
+        low, high = min(low, e[i]), max(high, e[LANES + i])
+    return low, high
+
+
 @inner
 def extremes_of(x, count):
-    """The keys of the smallest and the largest number and of 0; see `extremes`."""
-    low, high = np.int32(0), np.int32(0)  # the key of 0, which the range includes
-    for i in range(_u64(count)):
-        bits = x[i]
-        key = bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
-        low, high = min(low, key), max(high, key)
-    return low, high
+    """The keys of the smallest and the largest number and of 0."""
+    ends = stack(8 * 64)
+    for i in range(LANES):
+        store_64(ends, i, 0)
+    note_range(ends, x, count)
+    return range_of(ends)
 
 
 @routine("ppn")
@@ -93,7 +151,7 @@ def extremes(src, dst, count):
     """Smallest and largest float32, as int32 keys in the same order as the numbers; NaNs lie beyond the
     infinities.
     """
-    low, high = extremes_of(numba.carray(src, (count,), np.int32), count)
+    low, high = extremes_of(src, count)
     store_32(dst, 0, low)
     store_32(dst, 1, high)
 
@@ -116,7 +174,7 @@ def scale_of(low, high):
 @routine("pppn")
 def dynamic_scale(src, real, whole, count):
     """Scale (to `real`) and zero point (to `whole`, int32; -1 if a value is not finite) of float32 data."""
-    low, high = extremes_of(numba.carray(src, (count,), np.int32), count)
+    low, high = extremes_of(src, count)
     ends, r, w = (
         numba.carray(whole, (2,), np.int32),
         numba.carray(real, (2,), np.float32),

@@ -1,7 +1,8 @@
-"""Sigmoid and tanh of float32 vectors, with onnxruntime's bits on x86 with fused multiply-add, on every CPU.
+"""Sigmoid, tanh and erf of float32 vectors, with onnxruntime's bits on x86 with fused multiply-add, on every CPU.
 
-Both are quotients of two polynomials in the square of a number within bounds. The coefficients, highest power
-first, are those of the rational approximations that Eigen and other libraries share.
+The first two are quotients of two polynomials in the square of a number within bounds. The coefficients, highest power
+first, are those of the rational approximations that Eigen and other libraries share. erf is a polynomial near 0, and
+1 - exp(-polynomial) further out, with coefficients by N. Juffa (stackoverflow.com/questions/35148198).
 """
 
 from __future__ import annotations
@@ -37,6 +38,17 @@ TANH_P = (
     6.37261928875436e-04, 4.89352455891786e-03,
 )  # fmt: skip
 TANH_Q = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
+#: erf of x up to the border is x + x P(x * x); above it is 1 - exp(-(x + x P(x))), and x counts as the bound at most.
+ERF_BORDER, ERF_BOUND = 0.921875, 3.925
+ERF_NEAR = (-5.99104969e-4, 4.99339588e-3, -2.67667342e-2, 1.12818025e-1, -3.76124859e-1, 1.28379151e-1)
+ERF_FAR = (
+    1.72948930e-5, -3.83208680e-4, 3.88393435e-3, -2.42545605e-2, 1.06777847e-1, 6.34846687e-1, 1.28717512e-1,
+)  # fmt: skip
+#: exp of x is 2**n P(x - n ln 2), where n is the whole number next to x / ln 2, and ln 2 has two parts.
+EXP_P = (1.38319808e-3, 8.37550033e-3, 4.16689515e-2, 1.66664466e-1, 4.99999851e-1, 1.0, 1.0)
+EXP_LOWEST, INVERSE_LN_2, LN_2 = -88.3762626647949, 1.44269504088896341, (-6.93145752e-1, -1.42860677e-6)
+#: Adding and subtracting it rounds to a whole number.
+WHOLE = 1.25829120e7
 
 
 def _polynomial(b: ir.IRBuilder, x: ir.Value, coefficients: Sequence[float]) -> ir.Value:
@@ -63,6 +75,38 @@ def _emit_sigmoid(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 def _emit_tanh(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     return _quotient(b, x, TANH_BOUND, TANH_P, TANH_Q)
+
+
+def _fused(b: ir.IRBuilder, x: ir.Value, y: ir.Value | float, z: ir.Value | float) -> ir.Value:
+    values = [
+        v if isinstance(v, ir.Value) else ir.Constant(x.type, [float(np.float32(v))] * LANES) for v in (y, z)
+    ]
+    return call_intrinsic(b, f"llvm.fma.v{LANES}f32", x.type, [x, *values])
+
+
+def _emit_erf(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    ints = ir.VectorType(ir.IntType(32), LANES)
+
+    def whole(number: int) -> ir.Value:
+        return ir.Constant(ints, [number] * LANES)
+
+    def number(value: float) -> ir.Value:
+        return ir.Constant(x.type, [float(np.float32(value))] * LANES)
+
+    bits = b.bitcast(x, ints)
+    sign, size = b.and_(bits, whole(-(2**31))), b.bitcast(b.and_(bits, whole(2**31 - 1)), x.type)
+    size = b.select(b.fcmp_ordered("<", number(ERF_BOUND), size), number(ERF_BOUND), size)  # a NaN stays
+    near = _fused(b, _polynomial(b, b.fmul(size, size), ERF_NEAR), size, size)
+    far = b.fneg(_fused(b, _polynomial(b, size, ERF_FAR), size, size))
+    far = b.select(b.fcmp_ordered("<", far, number(EXP_LOWEST)), number(EXP_LOWEST), far)
+    n = b.fsub(_fused(b, far, INVERSE_LN_2, WHOLE), number(WHOLE))
+    rest = _fused(b, n, LN_2[1], _fused(b, n, LN_2[0], far))
+    # 2**n; a NaN's n is none
+    power = b.select(b.fcmp_ordered("ord", n, n), n, number(0))
+    power = b.shl(b.add(b.fptosi(power, ints), whole(127)), whole(23))
+    far = b.fsub(number(1), b.fmul(_polynomial(b, rest, EXP_P), b.bitcast(power, x.type)))
+    y = b.select(b.fcmp_ordered(">", size, number(ERF_BORDER)), far, near)
+    return b.bitcast(b.or_(b.bitcast(y, ints), sign), x.type)
 
 
 def _over_vectors(emit: Any) -> Any:
@@ -99,6 +143,7 @@ def _over_vectors(emit: Any) -> Any:
 
 sigmoid = _over_vectors(_emit_sigmoid)
 tanh = _over_vectors(_emit_tanh)
+erf = _over_vectors(_emit_erf)
 
 
 def by_definition(x: np.ndarray, bound: float, p: Sequence[float], q: Sequence[float]) -> np.ndarray:

@@ -4,13 +4,17 @@ swish: one pass for all.
 An engine reads and writes the whole tensor for each of them. Here a list of instructions is carried out on
 blocks that stay in the first level of the caches. Only operators that are defined to the last bit are taken,
 so the result is the model's as it is written, on every CPU: sums, products, quotients, smaller and larger of
-two, as IEEE 754 has them, and sigmoid and tanh, as onnxruntime has them. A chain begins at a result of
-lowgemm's that is float32; what it reads besides may be of the same shape, one number a channel, or one
-number. Anything else runs in the engine.
+two, as IEEE 754 has them, and sigmoid, tanh and erf, as onnxruntime has them. A chain begins where sums of a convolution become
+float32 (`Scaled`, see `dynamic.py`), or at another float32 result of lowgemm's. What it reads besides may be of the same shape, one
+number a channel, one a column, or one number. Anything else runs in the engine.
+
+Where a result is quantized next, the chain notes the smallest and the largest number of each block, so that
+DynamicQuantizeLinear need not go through the memory for them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,24 +24,29 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from lowgemm.compat.onnx_passes import LANES as ENDS
+from lowgemm.compat.onnx_passes import note_range
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.jit.memory import load_f32, offset, pointer_at, store_f32
+from lowgemm.jit.memory import load_f32, load_i32, offset, pointer_at, store_f32
 from lowgemm.jit.routine import inner, inner_dividing, routine, unpack_words
 from lowgemm.kernels.framework.irtools import load, store, vec
 from lowgemm.onnx_run import activations
 from lowgemm.onnx_run.activations import LANES
 from lowgemm.onnx_run.engines import attributes_of, reads_of
+from lowgemm.onnx_run.turned import brought_last, empty_last, sizes
 
-#: Numbers of a block: with eight registers, a third of a first level of 48 KiB.
+#: Numbers of a block, about: with eight registers, a third of a first level of 48 KiB.
 BLOCK = 512
 #: Registers at most.
 REGISTERS = 24
 #: Shapes of inputs whose plans a chain keeps.
 SHAPES = 32
-ADD, SUB, MUL, DIV, MAX, MIN, SIGMOID, TANH = range(8)
+ADD, SUB, MUL, DIV, MAX, MIN, SLOPE, SIGMOID, TANH, ERF, SCALE, RANGE = range(12)
 
 
-def _vector(emit: Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]) -> Any:
+def _vector(emit: Callable[..., ir.Value]) -> Any:
+    """An instruction on `LANES` numbers: (where the result goes, operands ...)."""
+
     def make(typingctx, args):
         def codegen(context, b, signature, values):
             to, *from_ = unpack_words(context, b, signature.args[0], values[0])
@@ -57,6 +66,12 @@ _mul = _vector(lambda b, x, y: b.fmul(x, y))
 _div = _vector(lambda b, x, y: b.fdiv(x, y))
 _max = _vector(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), y, x))
 _min = _vector(lambda b, x, y: b.select(b.fcmp_ordered("<", y, x), y, x))
+_slope = _vector(
+    lambda b, x, y: b.select(b.fcmp_ordered("<", x, ir.Constant(x.type, [0.0] * LANES)), b.fmul(x, y), x)
+)
+_scale = _vector(
+    lambda b, x, y, z: b.fadd(b.fmul(b.sitofp(b.bitcast(x, vec(ir.IntType(32), LANES)), x.type), y), z)
+)
 
 
 @inner_dividing
@@ -71,18 +86,34 @@ def _one(code, x, y):
         return x / y
     if code == MAX:
         return y if x < y else x
-    return y if y < x else x
+    if code == MIN:
+        return y if y < x else x
+    return x * y if x < np.float32(0) else x
 
 
 @inner
-def _apply(code, to, a, b, count):
+def _apply(code, to, a, b, c, count):
     if code == SIGMOID:
         activations.sigmoid(to, a, count)
         return
     if code == TANH:
         activations.tanh(to, a, count)
         return
+    if code == ERF:
+        activations.erf(to, a, count)
+        return
+    if code == RANGE:
+        note_range(to, a, count)
+        return
     whole = count // LANES
+    if code == SCALE:
+        for i in range(whole):
+            j = 4 * LANES * i
+            _scale((offset(to, j), offset(a, j), offset(b, j), offset(c, j)))
+        for i in range(whole * LANES, count):
+            t = np.float32(np.int32(load_i32(a, i))) * load_f32(b, i)
+            store_f32(to, i, t + load_f32(c, i))
+        return
     for i in range(whole):
         j = 4 * LANES * i
         args = (offset(to, j), offset(a, j), offset(b, j))
@@ -96,36 +127,46 @@ def _apply(code, to, a, b, count):
             _div(args)
         elif code == MAX:
             _max(args)
-        else:
+        elif code == MIN:
             _min(args)
+        else:
+            _slope(args)
     for i in range(whole * LANES, count):
         store_f32(to, i, _one(code, load_f32(a, i), load_f32(b, i)))
 
 
-@routine("pppnnnnn")
-def run_chain(pointers, fills, code, instructions, images, channels, pixels, filled):
-    """Carry out a chain.
+@inner
+def _fill(register, numbers, begin, period, count):
+    for j in range(min(period, count)):
+        store_f32(register, j, load_f32(numbers, begin + j))
+    for j in range(period, count):
+        store_f32(register, j, load_f32(register, j - period))
 
-    `code` is int64, 7 an instruction: the operation, then for the result and both operands which pointer, and
-    whether it moves on from block to block. `fills` is int64, 2 a register with one number a channel: which
-    pointer, and whose numbers.
+
+@routine("pppnnnnnn")
+def run_chain(pointers, fills, code, instructions, filled, rows, length, period, block):
+    """Carry out a chain on `rows` times `length` numbers that lie one after the other.
+
+    `code` is int64, 9 an instruction: the operation, then for the result and three operands which pointer, and
+    whether it moves on from block to block. `fills` is int64, 4 a register that is filled before a row: which pointer, whose
+    numbers, how many there are, and how many of them are repeated in the register.
     """
-    c = numba.carray(code, (instructions, 7), np.int64)
-    f = numba.carray(fills, (filled, 2), np.int64)
-    for row in range(images * channels):
-        channel = row % channels
+    c = numba.carray(code, (instructions, 9), np.int64)
+    f = numba.carray(fills, (filled, 4), np.int64)
+    for row in range(rows):
         for i in range(filled):
-            register, value = pointer_at(pointers, f[i, 0]), load_f32(pointer_at(pointers, f[i, 1]), channel)
-            for j in range(min(BLOCK, pixels)):
-                store_f32(register, j, value)
-        for start in range(0, pixels, BLOCK):
-            count, moved = min(BLOCK, pixels - start), 4 * (row * pixels + start)
+            if row == 0 or f[i, 2] != f[i, 3]:  # else it is there already
+                register, numbers = pointer_at(pointers, f[i, 0]), pointer_at(pointers, f[i, 1])
+                _fill(register, numbers, (row * f[i, 3]) % f[i, 2], f[i, 3], min(block, length))
+        for start in range(0, length, block):
+            count, moved = min(block, length - start), 4 * (row * length + start)
             for i in range(instructions):
                 _apply(
                     c[i, 0],
                     offset(pointer_at(pointers, c[i, 1]), moved * c[i, 2]),
                     offset(pointer_at(pointers, c[i, 3]), moved * c[i, 4]),
                     offset(pointer_at(pointers, c[i, 5]), moved * c[i, 6]),
+                    offset(pointer_at(pointers, c[i, 7]), moved * c[i, 8]),
                     count,
                 )
 
@@ -133,17 +174,21 @@ def run_chain(pointers, fills, code, instructions, images, channels, pixels, fil
 # ---- finding chains ---------------------------------------------------------------------------------------
 class Group(NamedTuple):
     """Nodes of a chain in order; names of what it reads and makes; which inputs no one else reads, so that a
-    result may lie there.
+    result may lie there; and outputs whose range is wanted.
     """
 
     nodes: list[Any]
     inputs: list[str]
     outputs: list[str]
     spent: list[str]
+    ranged: list[str]
 
 
 #: Operators of two operands.
-_TWO = {"Add": ADD, "Sub": SUB, "Mul": MUL, "Div": DIV}
+_TWO = {"Add": ADD, "Sub": SUB, "Mul": MUL, "Div": DIV, "PRelu": SLOPE}
+_CURVES = {"Sigmoid": SIGMOID, "Tanh": TANH, "Erf": ERF}
+#: Where a chain begins that makes float32 numbers of sums: sums * scale + bias.
+SCALED = "Scaled"
 
 
 def _number(constants: Mapping[str, np.ndarray], name: str) -> float | None:
@@ -160,8 +205,10 @@ def steps_of(node: Any, constants: Mapping[str, np.ndarray]) -> list[tuple[int, 
     numbers = attributes_of(node)
     if node.op_type == "Relu":
         return [(MAX, 0.0)]
-    if node.op_type in ("Sigmoid", "Tanh"):
-        return [(SIGMOID if node.op_type == "Sigmoid" else TANH, 0.0)]
+    if node.op_type in _CURVES:
+        return [(_CURVES[node.op_type], 0.0)]
+    if node.op_type == "LeakyRelu":
+        return [(SLOPE, float(np.float32(numbers.get("alpha", 0.01))))]
     if node.op_type == "HardSigmoid":
         alpha, beta = (np.float32(numbers.get(n, d)) for n, d in (("alpha", 0.2), ("beta", 0.5)))
         return [(MUL, float(alpha)), (ADD, float(beta)), (MIN, 1.0), (MAX, 0.0)]
@@ -224,11 +271,15 @@ def find(
         reads = reads_of(node)
         joined = None
         data = [n for n in reads if n not in constants]
+        if node.op_type == SCALED:
+            joined = len(groups)
+            groups.append([])
+            needs.append(0)
         fits = steps_of(node, constants) is not None or (
             not node.domain and node.op_type in _TWO and len(node.input) == 2
             and all(n not in constants or constants[n].dtype == np.float32 for n in reads)
         )  # fmt: skip
-        if fits and any(n in place or n in sources for n in data):
+        if joined is None and fits and any(n in place or n in sources for n in data):
             for group in sorted({place[n] for n in data if n in place}, reverse=True):
                 others = [n for n in data if place.get(n) != group]
                 if not groups_of(others) >> group & 1:
@@ -251,6 +302,7 @@ def find(
 def _closed(groups: list[list[Any]], nodes: Sequence[Any], fresh: set[str], seen: set[str]) -> list[Group]:
     """Groups with what each reads and makes; those that make nothing that is read are left out."""
     readers: dict[str, list[int]] = {}
+    quantized = {n.input[0] for n in nodes if n.op_type == "DynamicQuantizeLinear"}
     for node in nodes:
         for name in reads_of(node):
             readers.setdefault(name, []).append(id(node))
@@ -264,11 +316,16 @@ def _closed(groups: list[list[Any]], nodes: Sequence[Any], fresh: set[str], seen
         ]  # fmt: skip
         spent = [n for n in inputs if n in fresh and n not in seen and set(readers[n]) <= own]
         if outputs:
-            found.append(Group(members, inputs, outputs, spent))
+            found.append(Group(members, inputs, outputs, spent, [o for o in outputs if o in quantized]))
     return found
 
 
 # ---- running them -----------------------------------------------------------------------------------------
+def _memory(v: np.ndarray) -> np.ndarray:
+    """An operand in C order, or with its channels last in memory."""
+    return v if v.flags.c_contiguous or sizes(v) is not None else np.ascontiguousarray(v)
+
+
 class Chain(NotCopied):
     """A chain, ready to run.
 
@@ -287,99 +344,117 @@ class Chain(NotCopied):
     def __init__(
         self, group: Group, constants: Mapping[str, np.ndarray], otherwise: Callable[..., Sequence[Any]]
     ) -> None:
-        self.group, self.constants, self.otherwise = group, constants, otherwise
+        self.group, self.otherwise = group, otherwise
         self.inputs = [n for n in group.inputs if n not in constants]
-        #: (operation, result, operand, operand); an operand is a name or a number.
-        self.instructions: list[tuple[int, str, Any, Any]] = []
+        self.sums = {n.input[0] for n in group.nodes if n.op_type == SCALED}
+        #: (operation, result, operands ...); an operand is a name or a number.
+        self.instructions: list[tuple[Any, ...]] = []
         for node in group.nodes:
-            output, simple = node.output[0], steps_of(node, constants)
-            if simple is None:
-                both = [constants.get(n, n) for n in node.input]
-                self.instructions.append((_TWO[node.op_type], output, *both))
-                continue
-            name = node.input[0]
+            self._add(node, constants)
+        self._plans: dict[Any, Any] = {}
+
+    def _add(self, node: Any, constants: Mapping[str, np.ndarray]) -> None:
+        """The instructions of a node."""
+        output, simple = node.output[0], steps_of(node, constants)
+        given = [constants.get(n, n) for n in node.input]
+        if node.op_type == SCALED:
+            # adding -0.0 changes no number
+            self.instructions.append(
+                (SCALE, output, *given[:2], given[2] if len(given) > 2 else np.float32(-0.0))
+            )
+        elif simple is None:
+            self.instructions.append((_TWO[node.op_type], output, *given))
+        else:
+            name = given[0]
             for i, (operation, value) in enumerate(simple):
                 to = output if i == len(simple) - 1 else f"{output} {i}"
                 self.instructions.append((operation, to, name, np.float32(value)))
                 name = to
-        self._plans: dict[Any, Any] = {}
 
     def _plan(self, values: Sequence[np.ndarray]) -> Any:
         """How inputs of these shapes are gone through, or None if the engine has to."""
-        if any(v.dtype != np.float32 for v in values):
-            return None
         shapes = {n: v.shape for n, v in zip(self.inputs, values, strict=True)}
-        for _, to, a, b in self.instructions:
+        for _, to, *operands in self.instructions:
             try:
                 shapes[to] = np.broadcast_shapes(
-                    *(shapes[x] if isinstance(x, str) else np.shape(x) for x in (a, b))
+                    *(shapes[x] if isinstance(x, str) else np.shape(x) for x in operands)
                 )
             except ValueError:  # the engine says so
                 return None
         shape = max((shapes[o] for o in self.group.outputs), key=len)
         if any(shapes[o] != shape for o in self.group.outputs) or 0 in shape or not shape:
             return None
-        plan = _Plan(shape)
+        whole = {n: v for n, v in zip(self.inputs, values, strict=True) if v.shape == shape}
+        turned = any(not v.flags.c_contiguous for v in whole.values())
+        plan = _Plan(shape, turned)
         for name, value in zip(self.inputs, values, strict=True):
-            if not plan.add_input(name, value.shape):
+            if name in whole:
+                plan.add_input(name, turned and value.flags.c_contiguous)
+            elif not plan.repeated(name, name, value.shape):
                 return None
-        last = {x: i for i, (_, _, *both) in enumerate(self.instructions) for x in both if isinstance(x, str)}
-        for i, (operation, to, a, b) in enumerate(self.instructions):
-            operands = [plan.operand(x) for x in (a, b)]
-            if None in operands:
+        read = {x: i for i, (_, _, *both) in enumerate(self.instructions) for x in both if isinstance(x, str)}
+        for i, (operation, to, *operands) in enumerate(self.instructions):
+            places = [plan.operand(x) for x in operands]
+            if None in places:
                 return None
-            plan.release({x for x in (a, b) if isinstance(x, str) and last[x] == i})
-            plan.code.append(
-                (operation, *plan.result(to, to in self.group.outputs), *operands[0], *operands[1])
-            )
-        if plan.registers > REGISTERS:
+            plan.release({x for x in operands if isinstance(x, str) and read[x] == i})
+            plan.add(operation, plan.result(to, to in self.group.outputs), places)
+            if to in self.group.ranged:
+                plan.note_range(to)
+        if len(plan.registers) > REGISTERS or not plan.finish():
             return None
-        made = {to: i for i, (_, to, _, _) in enumerate(self.instructions)}
-        spare = [n for n in self.group.spent if shapes.get(n) == shape]
+        made = {to: i for i, (_, to, *_) in enumerate(self.instructions)}
+        spare = [n for n in self.group.spent if shapes.get(n) == shape and n not in plan.turned]
         for output in plan.outputs:
             # an input's memory, if nothing reads the input after the output is made
-            found = next((n for n in spare if last[n] <= made[output]), None)
+            found = next((n for n in spare if read[n] <= made[output]), None)
             if found is not None:
                 plan.reused[output] = found
                 spare.remove(found)
         return plan
 
     def __call__(self, *values: Any) -> Sequence[Any]:
-        """Values of the outputs."""
-        values = [np.ascontiguousarray(v) if v.ndim else v for v in values]
-        key = tuple(v.shape for v in values)
+        """Values of the outputs, then the ranges that are wanted (None where the engine ran)."""
+        values = [_memory(v) for v in values]
+        key = tuple([(v.shape, v.flags.c_contiguous, v.dtype.char) for v in values])
         if key not in self._plans:
             if len(self._plans) >= SHAPES:
                 self._plans = {}
-            self._plans[key] = self._plan(values)
+            fits = all(
+                v.dtype == (np.int32 if n in self.sums else np.float32)
+                for n, v in zip(self.inputs, values, strict=True)
+            )
+            self._plans[key] = self._plan(values) if fits else None
         plan = self._plans[key]
-        if plan is None or any(v.dtype != np.float32 for v in values):
-            return self.otherwise(*values)
-        by_name = dict(zip(self.inputs, values, strict=True))
-        outputs = {o: np.empty(plan.shape, np.float32) for o in plan.outputs if o not in plan.reused}
-        outputs |= {o: by_name[x] for o, x in plan.reused.items()}
-        plan.run(by_name, outputs)
-        return [outputs[o] for o in self.group.outputs]
+        if plan is None:
+            return [*self.otherwise(*values), *[None] * len(self.group.ranged)]
+        return plan.run(dict(zip(self.inputs, values, strict=True)), self.group.outputs, self.group.ranged)
 
 
 class _Plan(NotCopied):
-    """Instructions for inputs of certain shapes, and which array each pointer is of."""
+    """Instructions for inputs of certain shapes, and which array each pointer is of.
+
+    The whole lies in memory as it is counted: `rows` times `length` numbers. With the channels last in memory
+    (`last`) a row is an image, else a channel of an image, or all if no operand is one number a channel.
+    """
 
     instead = "copy the Model"
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape, self.registers = shape, 0
+    def __init__(self, shape: tuple[int, ...], last: bool) -> None:
+        self.shape, self.last = shape, last
         self.code: list[tuple[int, ...]] = []
         self.outputs: list[str] = []
+        self.ranges: list[str] = []
         self.reused: dict[str, str] = {}  # outputs that lie in the memory of an input
+        self.turned: set[str] = set()  # inputs whose channels are brought last
+        self.registers: list[int] = []  # their pointers
         self._where: dict[Any, tuple[int, int]] = {}  # number of the pointer, and whether it moves
         self._arrays: list[
             Any
-        ] = []  # of each pointer: a name, a register's number, or numbers of the channels
+        ] = []  # of each pointer: a name, (name, "made"), (name, "range"), numbers, or None
         self._free: list[int] = []
-        self._fills: list[tuple[int, int]] = []
-        self._constants: dict[int, np.float32] = {}
-        self._made: Any = None
+        self._fills: list[tuple[int, int, int]] = []  # register, pointer, how many numbers
+        self._along: set[str] = set()  # "channel", "column": what operands are repeated along
 
     def _pointer(self, what: Any) -> int:
         self._arrays.append(what)
@@ -390,52 +465,50 @@ class _Plan(NotCopied):
         # result
         if self._free and not filled:
             return self._free.pop()
-        self.registers += 1
-        return self._pointer(self.registers - 1)
+        self.registers.append(self._pointer(None))
+        return self.registers[-1]
 
-    def _by_channel(self, shape: tuple[int, ...]) -> bool:
-        """Whether there is one number for each index of the second axis, of three or more."""
-        whole = (1,) * (len(self.shape) - len(shape)) + tuple(shape)
-        return len(self.shape) > 2 and all(n == (self.shape[1] if i == 1 else 1) for i, n in enumerate(whole))
+    def add_input(self, name: str, turned: bool) -> None:
+        """Where an input of the whole shape lies."""
+        self._where[name] = self._pointer(name), 1
+        if turned:
+            self.turned.add(name)
 
-    def add_input(self, name: str, shape: tuple[int, ...]) -> bool:
-        """Where an input lies; False if it is repeated in another way."""
-        if shape == self.shape:
-            self._where[name] = self._pointer(name), 1
-        elif self._by_channel(shape) or (int(np.prod(shape)) == 1 and len(shape) <= len(self.shape)):
-            self._filled(name, name, int(np.prod(shape)))
-        else:
+    def repeated(self, key: Any, what: Any, shape: tuple[int, ...]) -> bool:
+        """Where an operand lies that is repeated; False if it is so in another way than these."""
+        axes = len(self.shape)
+        if len(shape) > axes:
             return False
-        return True
-
-    def _filled(self, key: Any, what: Any, count: int) -> None:
-        register = self._register(True)
-        numbers = self._pointer((what, count))
-        self._fills.append((register, numbers))
+        whole, count = (1,) * (axes - len(shape)) + tuple(shape), int(np.prod(shape))
+        if count > 1:
+            if (axes > 2 and whole[1] == count and count == self.shape[1]) or (
+                axes > 2 and whole[:2] == self.shape[:2] and count == whole[0] * whole[1]
+            ):
+                self._along.add("channel")
+            elif whole[-1] == count and count == self.shape[-1]:
+                self._along.add("column")
+            else:
+                return False
+        register, numbers = self._register(True), self._pointer(what)
+        self._fills.append((register, numbers, count))
         self._where[key] = register, 0
+        return True
 
     def operand(self, x: Any) -> tuple[int, int] | None:
         """Pointer of an operand, and whether it moves."""
         if isinstance(x, str):
             return self._where[x]
-        value = np.asarray(x, np.float32)
-        key = value.tobytes(), value.shape if value.size > 1 else ()
-        if key not in self._where:
-            if value.size == 1 and value.ndim <= len(self.shape):
-                register = self._register(True)
-                self._constants[register] = np.float32(value.reshape(()))
-                self._where[key] = register, 0
-            elif self._by_channel(value.shape):
-                self._filled(key, np.ascontiguousarray(value.reshape(-1)), value.size)
-            else:
-                return None
+        value = np.ascontiguousarray(x, np.float32)
+        key = value.tobytes(), np.shape(x)
+        if key not in self._where and not self.repeated(key, value, np.shape(x)):
+            return None
         return self._where[key]
 
     def release(self, names: set[str]) -> None:
         """Values that are not read again."""
         for name in sorted(names):
             pointer, moves = self._where[name]
-            held = isinstance(self._arrays[pointer], int) and not any(pointer == r for r, _ in self._fills)
+            held = pointer in self.registers and not any(pointer == f[0] for f in self._fills)
             if not moves and held and pointer not in self._free:
                 self._free.append(pointer)
 
@@ -443,43 +516,81 @@ class _Plan(NotCopied):
         """Where an instruction's result goes."""
         if output:
             self.outputs.append(name)
-            self._where[name] = self._pointer((name, -1)), 1
+            self._where[name] = self._pointer((name, "made")), 1
         else:
             self._where[name] = self._register(), 0
         return self._where[name]
 
-    def _make(self) -> Any:
-        """What all runs share: code, what is filled, and the pointers as far as they are known."""
-        channels = self.shape[1] if self._fills else 1
-        images = self.shape[0] if self._fills else 1
-        pixels = int(np.prod(self.shape)) // (images * channels)
-        code = np.array(self.code, np.int64)
-        fills = np.array(self._fills, np.int64).reshape(-1, 2)
-        return code, fills, (len(self.code), images, channels, pixels, len(fills))
+    def add(self, operation: int, to: tuple[int, int], operands: Sequence[Any]) -> None:
+        """An instruction; operands that it has not are its first."""
+        places = [*operands, *[operands[0]] * 3][:3]
+        self.code.append((operation, *to, *(n for place in places for n in place)))
 
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
-        """Compute the outputs."""
-        if self._made is None:
-            self._made = self._make()
-        code, fills, sizes = self._made
-        space = np.empty((self.registers, BLOCK), np.float32)
-        held, pointers = [], np.empty(len(self._arrays), np.int64)
-        base = space.ctypes.data
+    def note_range(self, name: str) -> None:
+        """Note the range of a result."""
+        self.ranges.append(name)
+        self.add(RANGE, (self._pointer((name, "range")), 0), [self._where[name]])
+
+    def finish(self) -> bool:
+        """Make what all runs share: code, what is filled, and the pointers as far as they are known; False if operands are repeated
+        along axes that are not counted together.
+        """
+        images, channels, size = (
+            self.shape[0],
+            self.shape[1] if len(self.shape) > 1 else 1,
+            int(np.prod(self.shape)),
+        )
+        if len(self._along) > 1 or (self.last and "column" in self._along):
+            return False
+        rows, period = 1, 1
+        if self._along == {"channel"}:
+            # a channel of one pixel lies as if it were last
+            one = self.last or size == images * channels
+            rows, period = (images, channels) if one else (images * channels, 1)
+        elif self._along:
+            period = self.shape[-1]
+        length, block = size // rows, BLOCK
+        if period > 1:
+            # whole vectors, if they are not too many
+            unit = math.lcm(period, LANES) if math.lcm(period, LANES) <= 2 * BLOCK else period
+            block = unit * max(1, BLOCK // unit)
+        self._block = block
+        self._code = np.array(self.code, np.int64)
+        fills = [(*fill, 1 if fill[2] == 1 else period) for fill in self._fills]
+        self._filled = np.array(fills, np.int64).reshape(-1, 4)
+        self._pointers = np.zeros(len(self._arrays), np.int64)
+        for i, register in enumerate(self.registers):
+            self._pointers[register] = 4 * block * i
         for i, what in enumerate(self._arrays):
-            if isinstance(what, int):
-                pointers[i] = base + 4 * BLOCK * what
-                if i in self._constants:
-                    space[what] = self._constants[i]
-            elif isinstance(what, str):
-                pointers[i] = inputs[what].ctypes.data
+            if isinstance(what, np.ndarray):
+                self._pointers[i] = what.ctypes.data
+        self._mask = np.zeros(len(self._arrays), np.int64)
+        self._mask[self.registers] = 1
+        self._inputs = [(i, what) for i, what in enumerate(self._arrays) if isinstance(what, str)]
+        self._made = [(i, *what) for i, what in enumerate(self._arrays) if isinstance(what, tuple)]
+        self._sizes = (len(self._code), len(fills), rows, length, period, block)
+        self._at = self._filled.ctypes.data, self._code.ctypes.data
+        return True
+
+    def run(self, inputs: dict[str, np.ndarray], outputs: Sequence[str], ranges: Sequence[str]) -> list[Any]:
+        """Compute the outputs and ranges."""
+        for name in self.turned:
+            inputs[name] = brought_last(inputs[name])
+        found: dict[Any, Any] = {}
+        for name in self.outputs:
+            if name in self.reused:
+                found[name, "made"] = inputs[self.reused[name]].view(np.float32)
             else:
-                values, count = what
-                if count == -1:
-                    pointers[i] = outputs[values].ctypes.data
-                    continue
-                values = inputs[values] if isinstance(values, str) else values
-                if count == 1:
-                    values = np.full(sizes[2], values.reshape(()), np.float32)
-                held.append(values)
-                pointers[i] = values.ctypes.data
-        run_chain.ctypes(pointers.ctypes.data, fills.ctypes.data, code.ctypes.data, *sizes)
+                found[name, "made"] = (
+                    empty_last(self.shape, np.float32) if self.last else np.empty(self.shape, np.float32)
+                )
+        for name in self.ranges:
+            found[name, "range"] = np.zeros(2 * ENDS, np.int32)
+        space = np.empty(len(self.registers) * self._block, np.float32)
+        pointers = self._pointers + self._mask * space.ctypes.data
+        for i, name in self._inputs:
+            pointers[i] = inputs[name].ctypes.data
+        for i, name, kind in self._made:
+            pointers[i] = found[name, kind].ctypes.data
+        run_chain.ctypes(pointers.ctypes.data, *self._at, *self._sizes)
+        return [*(found[o, "made"] for o in outputs), *(found[o, "range"] for o in ranges)]

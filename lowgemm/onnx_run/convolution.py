@@ -70,6 +70,16 @@ class PackedFilters:
         """Bytes held."""
         return sum(f.nbytes for f in self.slices)
 
+    def to_array(self) -> np.ndarray:
+        """The filters, in the order of `shape`."""
+        w = np.empty(self.shape, self.dtype)
+        for at, part in zip(self.outer, self.slices, strict=bool(self.shape[0])):
+            plain = part.to_array()
+            w[(slice(None), slice(None), *at)] = plain.transpose(
+                plain.ndim - 1, plain.ndim - 2, *range(plain.ndim - 2)
+            )
+        return w
+
 
 class Convolution(NotCopied):
     """A convolution with everything that does not change from image to image checked and prepared.

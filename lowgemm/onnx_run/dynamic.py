@@ -10,17 +10,25 @@ own. Here product, scale and bias become one node: ConvIntegerToFloat of domain 
 | ConvInteger -> Cast -> Mul by (a scale times a scale) (-> Add a bias) | ConvIntegerToFloat |
 | ConvInteger -> Add floor(bias / scale) -> Cast -> Mul | the same, `floored`: the form that older tools write |
 | MatMulInteger -> Cast -> Mul (-> Add a bias) | MatMulIntegerToFloat |
+
+When the program is made, a ConvIntegerToFloat becomes ConvSums and Scaled (`split`): the sums stay int32 with the channels last in
+memory, and the chain of float operators behind them (`chains.py`) begins with the scale and the bias. So no pass of its own makes
+float32 of them. Where the chain ends in a DynamicQuantizeLinear, it notes the range, and QuantizeInRange quantizes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numba
 import numpy as np
 
 from lowgemm.compat import onnx_passes
 from lowgemm.gemm import gemm
+from lowgemm.jit.memory import load_f32, store_32
+from lowgemm.jit.routine import routine
 from lowgemm.onnx_run import convolution, operators, turned, views
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.engines import attributes_of
@@ -198,39 +206,78 @@ def conv_integer_to_float(
     return (sums + ints).astype(np.float32) * scale + floats
 
 
-def prepared_conv(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
-    """ConvIntegerToFloat with constant filters."""
-    _, w, _, w_zero, _, w_scale, bias = constants
-    if w is None or w.dtype not in _BYTES or w_scale is None:
-        return None
+def sums_of_conv(state: State, x, w, x_zero, w_zero, x_scale, w_scale, *bias: Any, **attributes: Any) -> Any:
+    """ConvSums: the sums of a ConvIntegerToFloat, a floored bias added, and the scale of each channel."""
+    sums = operators.conv_integer(state, x, w, x_zero, w_zero, **attributes)
+    return _with_scale(sums, x_scale, w_scale, *bias)
+
+
+def _with_scale(
+    sums: np.ndarray, x_scale: Any, w_scale: Any, bias: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
+    around = (-1, *(1,) * (sums.ndim - 2))
+    scale = x_scale.reshape(()) * w_scale.reshape(around)
+    if bias is not None:
+        sums += _whole_bias(bias.reshape(around), scale, 1, (sums.shape[1], *around[1:]))[0]
+    return sums, scale
+
+
+def prepared_sums(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
+    """ConvSums with constant filters."""
+    _, w, _, w_zero, _, w_scale, *bias = constants
     how = operators.convolution_attributes(attributes)
     filters = state.filters(w, how.get("group", 1))
     made = {
         dtype: convolution.Convolution(filters, dtype, (None, w_zero), how, num_threads=state.num_threads)
         for dtype in _BYTES
     }
-    count, floored, given_later = w.shape[0], attributes.get("floored", 0), _given_later(constants, 3, 6)
-    scales = np.broadcast_to(w_scale.reshape(-1), (count,)).astype(np.float32)
-    ints, floats = _whole_bias(bias, scales, 0, count)
-    call = turned.scaled_second.ctypes
+    scales = np.ascontiguousarray(w_scale.reshape(-1, *(1,) * (w.ndim - 2)))
+    given_later = _given_later(constants, 3)
 
     def run(*inputs: Any) -> Any:
-        x, _, x_zero, _, x_scale = inputs[:5]
-        if x.dtype not in made or x_zero is None or x_zero.size != 1 or x_zero.dtype != x.dtype:
+        x, x_zero, x_scale = inputs[0], inputs[2], inputs[4]
+        if (
+            x.dtype not in made
+            or x_zero is None
+            or x_zero.size != 1
+            or x_zero.dtype != x.dtype
+            or given_later(inputs)
+        ):
             return NotImplemented
-        if given_later(inputs):
-            return NotImplemented
-        sums = np.moveaxis(made[x.dtype].run(x, int(x_zero.reshape(()))), 1, -1)
-        scale = x_scale.reshape(()) * scales
-        whole, more = _whole_bias(bias, scale, 1, count) if floored else (ints, floats)
-        y = np.empty((sums.shape[0], count, *sums.shape[1:-1]), np.float32)
-        if y.size:
-            sums = np.ascontiguousarray(sums)
-            addresses = (v.ctypes.data for v in (sums, y, whole, scale, more))
-            call(*addresses, y.shape[0], y.size // (y.shape[0] * count), count)
-        return y
+        sums = made[x.dtype].run(x, x_zero.item())
+        return _with_scale(sums, x_scale, scales, *bias) if bias else (sums, x_scale.reshape(()) * scales)
 
     return run
+
+
+def split(node: Any, constants: Any) -> list[Any]:
+    """A ConvIntegerToFloat as its sums, and the scaling and the bias of them, which a chain may begin with; or as it is."""
+    from onnx import helper
+
+    if node.op_type != "ConvIntegerToFloat":
+        return [node]
+    x, w, x_zero, w_zero, x_scale, w_scale, bias = node.input
+    if any(n not in constants for n in (w, w_scale, bias) if n):
+        return [node]
+    attributes = {a.name: a for a in node.attribute}
+    floored = attributes.pop("floored").i
+    inputs, output = [x, w, x_zero, w_zero, x_scale, w_scale], node.output[0]
+    sums, scale = f"{output} sums", f"{output} scale"
+    own = helper.make_node(
+        "ConvSums", [*inputs, *([bias] if floored else [])], [sums, scale], name=node.name, domain=OWN
+    )
+    own.attribute.extend(attributes.values())
+    more = []
+    if bias and not floored:
+        more = [f"{output} bias"]
+        constants[more[0]] = constants[bias].reshape(-1, *(1,) * (constants[w].ndim - 2))
+    return [own, helper.make_node("Scaled", [sums, scale, *more], [output], name=node.name, domain=OWN)]
+
+
+def scaled(state: State, sums: np.ndarray, scale: np.ndarray, bias: Any = None) -> np.ndarray:
+    """Scaled: float32 of sums, by the definition."""
+    y = sums.astype(np.float32) * scale
+    return y if bias is None else y + bias
 
 
 def _of_columns(value: Any, default: float, count: int) -> np.ndarray | None:
@@ -294,35 +341,62 @@ def prepared_product(state: State, constants: Sequence[Any], attributes: dict[st
     return run
 
 
-def quantized(x: np.ndarray, last: bool) -> Any:
+@routine("ppppnnnnn")
+def quantize(src, dst, ends, made, images, channels, pixels, last, known):
+    """DynamicQuantizeLinear of float32.
+
+    `ends` are the keys of the range (`onnx_passes.note_range`), which are looked for unless they are `known`. `made` is
+    float32: the scale (NaN if a number is not finite, and nothing else is written), the limits from which the zero point is taken
+    away, and the zero point.
+    """
+    size = images * channels * pixels
+    m = numba.carray(made, (4,), np.float32)
+    low, high = onnx_passes.range_of(ends) if known else onnx_passes.extremes_of(src, size)
+    store_32(made, 0, low ^ ((low >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+    store_32(made, 1, high ^ ((high >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+    lowest, highest = load_f32(made, 0), load_f32(made, 1)
+    if not (np.isfinite(lowest) and np.isfinite(highest)):
+        m[0] = np.float32(np.nan)
+        return
+    scale, zero = onnx_passes.scale_of(lowest, highest)
+    m[0], m[1], m[2], m[3] = scale, np.float32(-zero), np.float32(255 - zero), np.float32(zero)
+    if last:
+        turned.turn_over(turned.QUANTIZED, src, dst, made, zero, images, channels, pixels)
+        return
+    x, y = numba.carray(src, (size,), np.float32), numba.carray(dst, (size,), np.uint8)
+    onnx_passes.quantize_all(x, y, 0, size, scale, zero, 0, 255, np.int32(0xFF))
+
+
+def quantized(x: np.ndarray, last: bool, ends: np.ndarray | None = None) -> Any:
     """DynamicQuantizeLinear of float32, its result with the channels last in memory if `last`; NotImplemented
-    if it is not for this.
+    if it is not for this. `ends` are the keys of its range (`onnx_passes.note_range`) if they are known.
     """
     if x.dtype != np.float32 or not x.size:
         return NotImplemented
-    real, whole = np.zeros(3, np.float32), np.zeros(2, np.int32)
-    turn = last and x.ndim > 2 and x.shape[1] > 1 and x.flags.c_contiguous
-    y = turned.empty_last(x.shape, np.uint8) if turn else onnx_passes.empty_like(x, np.uint8)
-    if y is None:
-        return NotImplemented
-    at, to, scale, zero = (v.ctypes.data for v in (x, y, real, whole))
-    onnx_passes.dynamic_scale.ctypes(at, scale, zero, x.size)
-    point = int(whole[0])
-    if point < 0:
-        return NotImplemented
-    if turn:
-        images, channels = x.shape[:2]
-        turned.quantized_last.ctypes(
-            at, to, scale, point, images, channels, x.size // (images * channels), 0, 255
-        )
+    images, channels, pixels, turn = 1, 1, x.size, 0
+    if last and x.ndim > 2 and x.shape[1] > 1 and x.flags.c_contiguous:
+        y, turn, images, channels = turned.empty_last(x.shape, np.uint8), 1, *x.shape[:2]
+        pixels = x.size // (images * channels)
     else:
-        onnx_passes.quantize.ctypes(at, to, scale, zero, 1, 1, x.size, 0, 255, 1)
-    return y, real[:1].reshape(()), np.array(point, np.uint8)
+        y = onnx_passes.empty_like(x, np.uint8)
+        if y is None:
+            return NotImplemented
+    made = np.empty(4, np.float32)
+    addresses = x.ctypes.data, y.ctypes.data, 0 if ends is None else ends.ctypes.data, made.ctypes.data
+    quantize.ctypes(*addresses, images, channels, pixels, turn, ends is not None)
+    if math.isnan(made[0]):
+        return NotImplemented
+    return y, made[:1].reshape(()), np.array(made[3], np.uint8)
 
 
 def prepared_quantizer(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
-    """DynamicQuantizeLinear."""
-    return lambda x: quantized(x, last)
+    """DynamicQuantizeLinear; a second input is the keys of the range, or None."""
+    return lambda x, ends=None: quantized(x, last, ends)
+
+
+def quantize_in_range(state: State, x: np.ndarray, ends: Any) -> Any:
+    """QuantizeInRange: DynamicQuantizeLinear of data whose range is known."""
+    return operators.dynamic_quantize_linear(state, x)
 
 
 def prepared_float_product(
@@ -343,10 +417,16 @@ def prepared_float_product(
 
 
 #: Operators that lowgemm alone has.
-OPERATORS = {(OWN, "ConvIntegerToFloat"): conv_integer_to_float}
+OPERATORS = {
+    (OWN, "ConvIntegerToFloat"): conv_integer_to_float,
+    (OWN, "ConvSums"): sums_of_conv,
+    (OWN, "Scaled"): scaled,
+    (OWN, "QuantizeInRange"): quantize_in_range,
+}
 #: How its nodes are prepared, as in `prepare.py`.
 MAKERS = {
-    (OWN, "ConvIntegerToFloat"): prepared_conv,
+    (OWN, "ConvSums"): prepared_sums,
+    (OWN, "QuantizeInRange"): prepared_quantizer,
     (DOMAIN, "MatMulIntegerToFloat"): prepared_product,
     (DOMAIN, "DynamicQuantizeMatMul"): prepared_float_product,
     ("", "DynamicQuantizeLinear"): prepared_quantizer,

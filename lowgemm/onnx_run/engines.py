@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from lowgemm import config
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run import mended
-from lowgemm.onnx_run.turned import contiguous
+from lowgemm.onnx_run.turned import second
 
 #: Settings of `Model(float_nodes=...)`.
 CHOICES = ("auto", "onnxruntime", "onnx.reference")
@@ -58,8 +58,9 @@ class Context(NamedTuple):
         For each product, and for onnxruntime's operators.
     optimize : bool
         Whether onnxruntime may rewrite its parts, so that floats may differ in their last bits.
-    classes : tuple of type
-        lowgemm's operators as `onnx.reference` takes them, for bodies of loops.
+    classes : callable
+        Makes lowgemm's operators as `onnx.reference` takes them, for bodies of loops; that package is loaded where it runs
+        something, because it takes 9 MiB.
     """
 
     engine: str
@@ -67,9 +68,11 @@ class Context(NamedTuple):
     ir_version: int
     num_threads: int | None
     optimize: bool = True
-    classes: tuple[type, ...] = ()
+    classes: Callable[[], Sequence[type]] = tuple
 
 
+#: Bytes from which on a float constant is not written into a part.
+_OUTSIDE = 1 << 16
 #: Types of outputs that onnxruntime hands over as NumPy arrays.
 _READABLE = re.compile(r"(seq\()?tensor\((float|double|float16|u?int(8|16|32|64)|bool|string)\)\)?")
 
@@ -92,6 +95,17 @@ def _value_info(name: str, value: Any) -> Any:
         raise _CannotRun(f"{name}: no element type of onnxruntime's")
     kind = 8 if value.dtype.kind == "O" else helper.np_dtype_to_tensor_dtype(value.dtype)
     return helper.make_tensor_value_info(name, kind, [None] * value.ndim)
+
+
+def _outside(name: str, value: np.ndarray) -> Any:
+    """A constant that onnxruntime gets beside the model; as one of the model it would be copied four times."""
+    from onnx import TensorProto, helper
+
+    kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+    tensor = TensorProto(name=name, data_type=kind, dims=value.shape, data_location=TensorProto.EXTERNAL)
+    for key, text in (("location", "memory"), ("offset", "0"), ("length", str(value.nbytes))):
+        tensor.external_data.add(key=key, value=text)
+    return tensor
 
 
 def _untyped(name: str) -> Any:
@@ -150,14 +164,14 @@ class Subgraph(NotCopied):
         return self._run(*values)
 
     # ---- making it ----------------------------------------------------------------------------------------
-    def _model(self, values: Sequence[Any], typed: bool) -> Any:
+    def _model(self, values: Sequence[Any], typed: bool, outside: Collection[str] = ()) -> Any:
         from onnx import helper, numpy_helper
 
         make = _value_info if typed else (lambda name, _: _untyped(name))
         graph = helper.make_graph(
             self.nodes, "part", [make(n, v) for n, v in zip(self.inputs, values, strict=True)],
             [_untyped(n) for n in self.outputs],
-            [numpy_helper.from_array(v, n) for n, v in self._constants.items()],
+            [_outside(n, v) if n in outside else numpy_helper.from_array(v, n) for n, v in self._constants.items()],
         )  # fmt: skip
         opsets = [helper.make_opsetid(d, v) for d, v in self.context.opsets.items()]
         return helper.make_model(graph, opset_imports=opsets, ir_version=self.context.ir_version)
@@ -184,10 +198,18 @@ class Subgraph(NotCopied):
         )
         options.inter_op_num_threads = 1
         options.intra_op_num_threads = _threads(self.context.num_threads)
+        # each session would keep an arena of its own
+        options.enable_cpu_mem_arena = False
         # threads that wait in a loop take the cores from lowgemm's
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            data = self._model(values, True).SerializeToString()
+            outside = {
+                n: v for n, v in self._constants.items() if v.nbytes > _OUTSIDE and v.dtype == np.float32
+            }
+            if outside:
+                shared = [package.OrtValue.ortvalue_from_numpy(v) for v in outside.values()]
+                options.add_external_initializers(list(outside), shared)
+            data = self._model(values, True, outside).SerializeToString()
             session = package.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except _CannotRun:
             raise
@@ -203,8 +225,7 @@ class Subgraph(NotCopied):
             try:
                 # onnxruntime would copy them too, element by element
                 given = [
-                    v if v.__class__ is not np.ndarray or v.flags.c_contiguous else contiguous(v)
-                    for v in given
+                    v if v.__class__ is not np.ndarray or v.flags.c_contiguous else second(v) for v in given
                 ]
                 return run(outputs, dict(zip(names, given)))  # noqa: B905 - the program counts them
             except Exception as error:
@@ -240,7 +261,7 @@ class Subgraph(NotCopied):
     def _by_reference(self, values: Sequence[Any]) -> Any:
         from onnx.reference import ReferenceEvaluator
 
-        classes = [*self.context.classes, *mended.classes(self.context.opsets.get("", 1))]
+        classes = [*self.context.classes(), *mended.classes(self.context.opsets.get("", 1))]
         evaluator = ReferenceEvaluator(self._model(values, False), new_ops=classes)
         names, outputs = self.inputs, self.outputs
 

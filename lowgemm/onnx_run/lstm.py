@@ -42,7 +42,7 @@ def run_steps(
     product's sums, and what lies between.
     """
     size, wide = rows * hidden, 4 * hidden
-    bits, state = numba.carray(h, (size,), np.int32), numba.carray(h, (size,), np.float32)
+    state = numba.carray(h, (size,), np.float32)
     q, s = numba.carray(coded, (size,), np.uint8), numba.carray(acc, (rows * wide,), np.int32)
     gates = numba.carray(x, (steps * rows * wide,), np.float32)
     b, w = numba.carray(bias, (wide,), np.float32), numba.carray(scales, (wide,), np.float32)
@@ -50,7 +50,7 @@ def run_steps(
     out = numba.carray(y, (steps * y_step,), np.float32)
     for i in range(steps):
         t = steps - 1 - i if backward else i
-        low, high = extremes_of(bits, size)
+        low, high = extremes_of(h, size)
         store_32(work, 0, low ^ ((low >> np.int32(31)) & np.int32(0x7FFFFFFF)))
         store_32(work, 1, high ^ ((high >> np.int32(31)) & np.int32(0x7FFFFFFF)))
         scale, point = scale_of(load_f32(work, 0), load_f32(work, 1))

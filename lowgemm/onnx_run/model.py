@@ -49,7 +49,6 @@ class Row(NamedTuple):
 def _package() -> Any:
     try:
         import onnx
-        import onnx.reference
     except ImportError:
         raise ImportError("lowgemm.onnx_run needs the package onnx: pip install onnx") from None
     return onnx
@@ -164,16 +163,13 @@ def _constants(model: Any) -> dict[str, np.ndarray]:
 _PLAIN = tuple(np.dtype(t) for t in (np.float32, np.float64, np.int8, np.uint8, np.int32, np.int64))
 
 
-def _without(model: Any, constants: Mapping[str, np.ndarray]) -> tuple[Any, dict[str, np.ndarray]]:
-    """The model without its larger initializers, and those: what the steps hold is not held twice.
+def _without(model: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    """The model without its larger initializers, and those: nothing is held twice.
 
     protobuf gives the memory of what is deleted back with the whole model, so this is a copy.
     """
-    taken = {
-        t.name: constants[t.name]
-        for t in model.graph.initializer
-        if constants[t.name].dtype in _PLAIN and constants[t.name].nbytes > 1024
-    }
+    constants = _constants(model)
+    taken = {n: v for n, v in constants.items() if v.dtype in _PLAIN and v.nbytes > 1024}
     kept = [t for t in model.graph.initializer if t.name not in taken]
     kept = [type(t).FromString(t.SerializeToString()) for t in kept]
     del model.graph.initializer[:]
@@ -265,9 +261,8 @@ class Model:
             raise TypeError(f"fuse: expected a bool, got {type(fuse).__name__}")
         self._engine, self._fuse, self._timing = float_nodes, bool(fuse), False
         self.state = State(rounding, as_num_threads(num_threads))
-        model = _load(source)
         with _named_errors("model"):
-            self._prepare(model, fuse)
+            self._prepare(_load(source), fuse)
 
     def __getstate__(self) -> dict[str, Any]:
         """The rewritten model: what else there is holds addresses and identities, and classes made for this
@@ -277,7 +272,8 @@ class Model:
 
         model = type(self._proto)()
         model.CopyFrom(self._proto)
-        model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in self._large.items())
+        large = self._large | self._program.unpacked()
+        model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in large.items())
         return {
             "model": model.SerializeToString(), "rewritten": self.rewritten,
             "rounding": self.state.rounding, "num_threads": self.state.num_threads, "float_nodes": self._engine, "fuse": self._fuse,
@@ -296,20 +292,23 @@ class Model:
 
         model = _plain(model)
         rewrite.constants_to_initializers(model)
-        self.rewritten = rewrite.Rewriter(model).run() if fuse else Counter()
-        constants = _constants(model)
-        held = set(constants)
-        self.inputs = [_tensor(i) for i in model.graph.input if i.name not in held]
+        model, large = _without(model)
+        self.rewritten = rewrite.Rewriter(model, large).run() if fuse else Counter()
         given = {i.name for i in model.graph.input}
-        self._overridable = {n: v for n, v in constants.items() if n in given}
         self.outputs = [_tensor(o) for o in model.graph.output]
+        read = {n for node in model.graph.node for n in engines.reads_of(node)} | {
+            t.name for t in self.outputs
+        }
+        large = {n: v for n, v in large.items() if n in read or n in given}
+        constants = _constants(model) | large
+        self.inputs = [_tensor(i) for i in model.graph.input if i.name not in constants]
+        self._overridable = {n: v for n, v in constants.items() if n in given}
         table = operators.OPERATORS | contrib.OPERATORS | dynamic.OPERATORS | lstm.OPERATORS
         self._refuse_unknown(model, table)
-        model, self._large = _without(model, constants)
         self._proto = model
         context = engines.Context(
             self._engine, {o.domain: o.version for o in model.opset_import}, model.ir_version, self.state.num_threads,
-            fuse, tuple(operators.evaluator_class(*key, function, self.state) for key, function in table.items()),
+            fuse, lambda: [operators.evaluator_class(*key, function, self.state) for key, function in table.items()],
         )  # fmt: skip
         self.state.add_constants(constants.values())
         self._program = Program(
@@ -317,15 +316,16 @@ class Model:
             [*(t.name for t in self.inputs), *self._overridable], [t.name for t in self.outputs],
             table=table, either=views.OPERATORS, state=self.state, context=context,
         )  # fmt: skip
+        self._large = {n: v for n, v in large.items() if n not in self._program.packed}
 
     def _refuse_unknown(self, model: Any, table: Any) -> None:
         """Name everything that nothing can run, instead of the first of it at some later time."""
-        from onnx.defs import get_all_schemas_with_history
+        from onnx.defs import has
 
-        known = {(s.domain, s.name) for s in get_all_schemas_with_history()} | set(table)
-        if self._engine == "onnxruntime":
-            known |= engines.contributed()
-        unknown = {key: n for key, n in sorted(_operators(model.graph).items()) if key not in known}
+        found = sorted(_operators(model.graph).items())
+        unknown = {key: n for key, n in found if key not in table and not has(key[1], key[0])}
+        if unknown and self._engine == "onnxruntime":
+            unknown = {key: n for key, n in unknown.items() if key not in engines.contributed()}
         if unknown:
             text = ", ".join(
                 f"{domain or 'ai.onnx'}::{op} ({count} node{'s' * (count > 1)})"

@@ -129,12 +129,9 @@ def quantize_linear(state: State, constants: Constants, attributes: dict[str, An
     scale, zero = constants[1].reshape(1).copy(), constants[2].reshape(1).astype(np.int32)
     info = np.iinfo(dtype)
     at, low, high = (scale.ctypes.data, zero.ctypes.data), int(info.min), int(info.max)
-    call, turn, point, real = (
-        onnx_passes.quantize.ctypes,
-        turned.quantized_last.ctypes,
-        int(zero[0]),
-        float(scale[0]),
-    )
+    call, turn, point = onnx_passes.quantize.ctypes, turned.turn.ctypes, int(zero[0])
+    reals = np.array((scale[0], low - point, high - point), np.float32)
+    real = reals.ctypes.data
 
     def run(x: np.ndarray, *_: Any) -> np.ndarray:
         if (
@@ -146,9 +143,8 @@ def quantize_linear(state: State, constants: Constants, attributes: dict[str, An
             and x.flags.c_contiguous
         ):
             images, channels = x.shape[:2]
-            y, own = turned.empty_last(x.shape, dtype), np.array((real, 0, 0), np.float32)
-            pixels = x.size // (images * channels)
-            turn(x.ctypes.data, y.ctypes.data, own.ctypes.data, point, images, channels, pixels, low, high)
+            y, pixels = turned.empty_last(x.shape, dtype), x.size // (images * channels)
+            turn(turned.QUANTIZED, x.ctypes.data, y.ctypes.data, real, point, images, channels, pixels)
             return y
         y = onnx_passes.empty_like(x, dtype) if x.dtype == np.float32 else None
         if y is None:
@@ -156,7 +152,7 @@ def quantize_linear(state: State, constants: Constants, attributes: dict[str, An
         call(x.ctypes.data, y.ctypes.data, *at, 1, 1, x.size, low, high, 1)
         return y
 
-    run.held = scale, zero  # type: ignore[attr-defined]  # the addresses point into them
+    run.held = scale, zero, reals  # type: ignore[attr-defined]  # the addresses point into them
     return run
 
 
@@ -175,14 +171,14 @@ def dequantize_linear(state: State, constants: Constants, attributes: dict[str, 
     )
 
     both = np.array((scale[0], zero[0]), np.float32)
-    turn, real, flip = turned.dequantized_second.ctypes, both.ctypes.data, 128 if dtype == np.int8 else 0
+    turn, real, flip = turned.turn.ctypes, both.ctypes.data, 128 if dtype == np.int8 else 0
 
     def run(x: np.ndarray, *_: Any) -> np.ndarray:
         found = turned.sizes(x) if x.dtype == dtype else None
         if found is not None:  # the float node that reads it wants its channels second
             images, channels, pixels = found
             y = np.empty(x.shape, np.float32)
-            turn(x.ctypes.data, y.ctypes.data, real, flip, images, pixels, channels)
+            turn(turned.DEQUANTIZED, x.ctypes.data, y.ctypes.data, real, flip, images, pixels, channels)
             return y
         y = onnx_passes.empty_like(x, np.float32) if x.dtype == dtype else None
         if y is None:

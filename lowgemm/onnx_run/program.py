@@ -10,20 +10,28 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numba
 import numpy as np
 
+from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run import chains, dynamic, tables
+from lowgemm.onnx_run.convolution import PackedFilters
 from lowgemm.onnx_run.engines import Context, Subgraph, attributes_of, reads_of
 from lowgemm.onnx_run.prepare import prepared
-from lowgemm.onnx_run.state import NotOurs, State
+from lowgemm.onnx_run.state import NotOurs, Packed, State
 
 #: A node is lowgemm's ("ours"), the engine's ("theirs"), or whoever's is at hand ("either").
 OURS, THEIRS, EITHER = "ours", "theirs", "either"
 #: Operators whose first operand is an image.
-CONVOLUTIONS = ("QLinearConv", "ConvInteger", "ConvIntegerToFloat")
+CONVOLUTIONS = ("QLinearConv", "ConvInteger", "ConvIntegerToFloat", "ConvSums")
+#: Which input of an operator is the weight that a prepared node holds packed.
+WEIGHTS = {
+    "QLinearConv": 3, "ConvInteger": 1, "ConvSums": 1, "QLinearMatMul": 3, "QGemm": 3, "MatMulIntegerToFloat": 1,
+    "DynamicQuantizeMatMul": 1,
+}  # fmt: skip
 #: Operators that bring sums to float32, into memory that they make.
-FLOAT_PRODUCTS = ("ConvIntegerToFloat", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
+FLOAT_PRODUCTS = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 
 
 def phases(nodes: Sequence[Any], kinds: Sequence[str]) -> list[tuple[str, list[int]]]:
@@ -43,19 +51,23 @@ def phases(nodes: Sequence[Any], kinds: Sequence[str]) -> list[tuple[str, list[i
     turns: list[tuple[str, list[int]]] = []
     side, idle = THEIRS, 0
     while left:
-        taken, later = [], []
-        for i in left:
-            if kinds[i] in (side, EITHER) and needs[i] <= done:
-                done.add(i)
-                taken.append(i)
-            else:
-                later.append(i)
+        taken: list[int] = []
+        before = -1
+        while len(taken) > before:  # a list's order need not be one in which all that is ready comes at once
+            before, later = len(taken), []
+            for i in left:
+                if kinds[i] in (side, EITHER) and needs[i] <= done:
+                    done.add(i)
+                    taken.append(i)
+                else:
+                    later.append(i)
+            left = later
         idle = 0 if taken else idle + 1
         if idle == 2:
             raise ValueError("model: expected nodes in an order in which each comes after what it reads")
         if taken:
             turns.append((side, taken))
-        left, side = later, OURS if side == THEIRS else THEIRS
+        side = OURS if side == THEIRS else THEIRS
     return turns
 
 
@@ -72,9 +84,22 @@ class _Step:
         What it does.
     label : str
         What an error begins with.
+    weight : str
+        The constant that it takes packed.
     """
 
-    __slots__ = ("frees", "inputs", "label", "nodes", "outputs", "part", "run", "runs_on", "seconds")
+    __slots__ = (
+        "frees",
+        "inputs",
+        "label",
+        "nodes",
+        "outputs",
+        "part",
+        "run",
+        "runs_on",
+        "seconds",
+        "weight",
+    )
 
     def __init__(
         self, run: Callable[..., Any], nodes: list[Any], label: str, part: Subgraph | None = None
@@ -85,10 +110,15 @@ class _Step:
         self.frees: tuple[int, ...] = ()
         self.seconds = 0.0
         self.runs_on = "lowgemm"
+        self.weight = ""
 
     def owners(self) -> list[str]:
         """Who runs each of the nodes."""
         return [self.runs_on] * len(self.nodes) if self.part is None else self.part.runs_on
+
+
+def _read_by(nodes: Sequence[Any]) -> set[str]:
+    return {r for n in nodes for r in reads_of(n)}
 
 
 def label_of(node: Any) -> str:
@@ -140,7 +170,9 @@ class Program(NotCopied):
         self._chains: dict[str, chains.Group] = {}
         self._tables: dict[str, tables.Table] = {}
         if context.optimize:
-            nodes = self._chained(self._tabled(nodes))
+            nodes = self._tabled(nodes)
+            if not numba.config.DISABLE_JIT:
+                nodes = self._chained(nodes)
         self._last = self._convolved(nodes)
         self.steps: list[_Step] = []
         turns = phases(nodes, [self._kind(n) for n in nodes])
@@ -191,25 +223,58 @@ class Program(NotCopied):
         """Nodes with each chain of float operators as one node, in the place of its last."""
         from onnx import helper
 
+        nodes = [more for n in nodes for more in dynamic.split(n, self.constants)]
         made = {o for n in nodes if n.op_type in FLOAT_PRODUCTS and n.domain for o in n.output}
-        place, gone = {}, set()
-        for group in chains.find(nodes, self.constants, made, made, set(self.outputs)):
+        sums = {n.output[0] for n in nodes if n.op_type == "ConvSums"}
+        place: dict[int, Any] = {}
+        gone: set[int] = set()
+        ranged: set[str] = set()
+        for group in chains.find(nodes, self.constants, made, made | sums, set(self.outputs)):
             inputs = [n for n in group.inputs if n not in self.constants]
-            node = helper.make_node("Chain", inputs, group.outputs, domain=dynamic.OWN)
+            outputs = [*group.outputs, *(f"{o} range" for o in group.ranged)]
+            node = helper.make_node("Chain", inputs, outputs, domain=dynamic.OWN)
             self._chains[group.outputs[0]] = group
             place[id(group.nodes[-1])] = node
             gone.update(id(n) for n in group.nodes)
-        return [place.get(id(n), n) for n in nodes if id(n) in place or id(n) not in gone]
+            ranged.update(group.ranged)
+        kept = [place.get(id(n), n) for n in nodes if id(n) in place or id(n) not in gone]
+        return [self._in_range(n, ranged) for n in kept]
+
+    def _in_range(self, node: Any, ranged: set[str]) -> Any:
+        """A DynamicQuantizeLinear of a chain's result with the range that the chain found."""
+        from onnx import helper
+
+        if node.op_type != "DynamicQuantizeLinear" or node.input[0] not in ranged:
+            return node
+        inputs = [node.input[0], f"{node.input[0]} range"]
+        return helper.make_node(
+            "QuantizeInRange", inputs, list(node.output), name=node.name, domain=dynamic.OWN
+        )
 
     def _chain(self, node: Any) -> _Step:
         group = self._chains[node.output[0]]
         constants = {n: self.constants[n] for n in group.inputs if n in self.constants}
-        part = Subgraph(group.nodes, list(node.input), group.outputs, constants, self.context)
+        own = group.nodes[0] if group.nodes[0].op_type == chains.SCALED else None
+        rest = group.nodes[own is not None :]
+        made = {o for n in rest for o in n.output}
+        reads = dict.fromkeys(r for n in rest for r in reads_of(n) if r not in made and r not in constants)
+        outputs = [o for o in group.outputs if o in made]
+        part = Subgraph(
+            rest,
+            list(reads),
+            outputs,
+            {n: v for n, v in constants.items() if n in _read_by(rest)},
+            self.context,
+        )
 
         def otherwise(*values: Any) -> Sequence[Any]:
-            results = part(*values)
-            step.runs_on = part.runs_on[0]
-            return results
+            known = constants | dict(zip(node.input, values, strict=True))
+            if own is not None:
+                known[own.output[0]] = dynamic.scaled(self.state, *[known[n] for n in own.input])
+            if rest:
+                known.update(zip(part.outputs, part(*[known[n] for n in part.inputs]), strict=True))
+                step.runs_on = part.runs_on[0]
+            return [known[o] for o in group.outputs]
 
         step = _Step(
             chains.Chain(group, self.constants, otherwise),
@@ -292,6 +357,8 @@ class Program(NotCopied):
 
         step = _Step(run, [node], label_of(node))
         step.inputs, step.outputs = self._numbers(node.input), self._numbers(node.output)
+        if fast is not None and node.op_type in WEIGHTS:
+            step.weight = node.input[WEIGHTS[node.op_type]]
         return step
 
     def _theirs(self, step: _Step, inputs: Sequence[Any]) -> tuple[Any, ...]:
@@ -304,12 +371,13 @@ class Program(NotCopied):
         # the rounding that was asked for is the onnx package's
         reference = self.state.rounding == "onnx_reference"
         context = self.context._replace(
-            classes=(), engine="onnx.reference" if reference else self.context.engine
+            classes=tuple, engine="onnx.reference" if reference else self.context.engine
         )
         step.part = Subgraph([node], names, [o for o in node.output if o], {}, context)
 
         def run(*values: Any) -> Any:
-            return step.part(*[v for n, v in zip(node.input, values, strict=True) if n])  # type: ignore[misc]
+            given = [v.to_array() if isinstance(v, (PackedRhs, PackedFilters)) else v for v in values]
+            return step.part(*[v for n, v in zip(node.input, given, strict=True) if n])  # type: ignore[misc]
 
         step.run = run
         return run(*inputs)
@@ -372,15 +440,36 @@ class Program(NotCopied):
                 last[n] = i
         for i, step in enumerate(self.steps):
             step.frees = tuple(n for n in {*step.inputs, *step.outputs} if last[n] == i and n not in kept)
+        self.packed = self._packed_alone()
         self._start: list[Any] = [None] * len(self._number)
         for name, value in self.constants.items():
             if name in self._number:
-                self._start[self._number[name]] = value
+                self._start[self._number[name]] = self.packed[name].form if name in self.packed else value
+        self.constants = {}  # the steps hold what they need
         # an output that may be an input or a constant, or lie in one, is copied for the caller
         made_by_part = {
             n for s in self.steps if s.part is not None and "onnxruntime" in s.part.runs_on for n in s.outputs
         }
         self._lent = [n not in made_by_part for n in self._out]
+
+    def _packed_alone(self) -> dict[str, Packed]:
+        """Weights that are held in their packed form alone: every step that reads one takes it packed."""
+        readers: dict[int, list[_Step]] = {}
+        for step in self.steps:
+            for n in step.inputs:
+                readers.setdefault(n, []).append(step)
+        found = {}
+        for name in dict.fromkeys(s.weight for s in self.steps if s.weight):
+            if name in self.constants and name not in self.outputs:
+                all_packed = all(s.weight == name for s in readers[self._number[name]])
+                packed = self.state.packed_alone(self.constants[name]) if all_packed else None
+                if packed is not None:
+                    found[name] = packed
+        return found
+
+    def unpacked(self) -> dict[str, np.ndarray]:
+        """The weights that are held packed, as the model has them."""
+        return {name: packed.plain() for name, packed in self.packed.items()}
 
     # ---- running it ---------------------------------------------------------------------------------------
     def run(self, inputs: Sequence[Any], timed: bool = False) -> list[Any]:

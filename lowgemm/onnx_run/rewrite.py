@@ -30,7 +30,7 @@ same.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,17 +106,24 @@ def _captured(node: Any) -> set[str]:
 
 
 class Rewriter:
-    """Looks through one model and rewrites its main graph in place."""
+    """Looks through one model and rewrites its main graph in place.
 
-    def __init__(self, model: Any) -> None:
+    Parameters
+    ----------
+    model : ModelProto
+        The model.
+    held : mapping of str to ndarray
+        Initializers that were taken out of it.
+    """
+
+    def __init__(self, model: Any, held: Mapping[str, np.ndarray] | None = None) -> None:
         from onnx import numpy_helper
 
         self.model, self.graph = model, model.graph
         fed = {i.name for i in self.graph.input}
+        own = {i.name: numpy_helper.to_array(i) for i in self.graph.initializer}
         # an initializer that is also an input may be overridden, so it is no constant
-        self.constants = {
-            i.name: numpy_helper.to_array(i) for i in self.graph.initializer if i.name not in fed
-        }
+        self.constants = {n: v for n, v in (own | dict(held or {})).items() if n not in fed}
         self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         self.counts: Counter[str] = Counter()
         self.index()
@@ -220,8 +227,16 @@ class Rewriter:
         shape = [1] * held.ndim
         if b.zero.size > 1:
             shape[b.axis] = -1
-        each = np.abs(held.astype(np.int64) - b.zero.astype(np.int64).reshape(shape)).sum(axes)
         info, zero = np.iinfo(a.zero.dtype), int(a.zero.reshape(()))
+        # no difference of bytes passes 255, so most products need no look at the weights
+        if (
+            np.prod([held.shape[i] for i in axes], dtype=int) * 255**2 + int(extra.max(initial=0))
+            <= INT32_MAX
+        ):
+            return True
+        each = np.abs(held.astype(np.int16) - b.zero.astype(np.int16).reshape(shape)).sum(
+            axes, dtype=np.int64
+        )
         if bias and extra.shape != each.shape:
             extra = extra.max(initial=0)
         return int((max(zero - info.min, info.max - zero) * each + extra).max(initial=0)) <= INT32_MAX

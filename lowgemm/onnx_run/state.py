@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,7 @@ class State(NotCopied):
         self.tables: dict[Any, np.ndarray] = {}
         self._constants: dict[int, np.ndarray] = {}
         self._packed: dict[tuple[int, int], PackedRhs | PackedFilters] = {}
+        self._alone: list[PackedRhs | PackedFilters] = []
 
     def add_constants(self, arrays: Any) -> None:
         """Declare arrays that no run changes."""
@@ -50,15 +51,17 @@ class State(NotCopied):
     @property
     def packed_bytes(self) -> int:
         """Bytes of packed weights held."""
-        return sum(p.nbytes for p in self._packed.values())
+        return sum(p.nbytes for p in (*self._packed.values(), *self._alone))
 
     @property
     def packed_count(self) -> int:
         """Number of weights that were packed."""
-        return len(self._packed)
+        return len(self._packed) + len(self._alone)
 
-    def rhs(self, b: np.ndarray, transposed: bool = False) -> np.ndarray | PackedRhs:
+    def rhs(self, b: Any, transposed: bool = False) -> np.ndarray | PackedRhs:
         """The right-hand side of a product, packed if it is a constant."""
+        if isinstance(b, PackedRhs):
+            return b
         key = (id(b), -1 - transposed)
         if self._constants.get(id(b)) is not b or b.ndim < 2:
             return b.T if transposed else b
@@ -66,11 +69,34 @@ class State(NotCopied):
             self._packed[key] = pack_rhs(b.T if transposed else b)
         return self._packed[key]  # type: ignore[return-value]
 
-    def filters(self, w: np.ndarray, group: int) -> PackedFilters:
+    def filters(self, w: Any, group: int) -> PackedFilters:
         """A convolution's filters, packed; kept if they are a constant."""
+        if isinstance(w, PackedFilters):
+            return w
         key = (id(w), group)
         if self._constants.get(id(w)) is not w:
             return PackedFilters(w, group)
         if key not in self._packed:
             self._packed[key] = PackedFilters(w, group)
         return self._packed[key]  # type: ignore[return-value]
+
+    def packed_alone(self, w: np.ndarray) -> Packed | None:
+        """Let go of a constant that was packed in one way, and hold the packed form alone; None if it was not."""
+        keys = [key for key in self._packed if key[0] == id(w)]
+        if len(keys) != 1 or self._constants.pop(id(w), None) is None:
+            return None
+        # another array may get its identity
+        self._alone.append(self._packed.pop(keys[0]))
+        return Packed(self._alone[-1], keys[0][1] == -2)
+
+
+class Packed(NamedTuple):
+    """A weight in its packed form alone, and whether that is the transposed one's."""
+
+    form: PackedRhs | PackedFilters
+    transposed: bool
+
+    def plain(self) -> np.ndarray:
+        """The weight as the model has it."""
+        w = self.form.to_array()
+        return w.T if self.transposed else w

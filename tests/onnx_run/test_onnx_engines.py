@@ -146,7 +146,7 @@ def test_values_are_let_go_of():
     """After a run's step nothing is held that no later step reads."""
     program = Model(mixed(), fuse=False)._program
     read = set(program._out)
-    held = {program._number[n] for n in program.constants if n in program._number} | {0}
+    held = {n for n, v in enumerate(program._start) if v is not None} | {0}
     for step in reversed(program.steps):
         assert set(step.frees) == ({*step.inputs, *step.outputs} - read - held)
         read |= set(step.inputs) | set(step.outputs)

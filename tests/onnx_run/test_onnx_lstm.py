@@ -119,19 +119,36 @@ def test_what_is_unusual_runs_in_the_engine():
         assert {r.runs_on for r in model.profile} == {"onnxruntime"}
 
 
-@pytest.mark.parametrize("op", ["Sigmoid", "Tanh"])
+@pytest.mark.parametrize("op", ["Sigmoid", "Tanh", "Erf"])
 def test_activations(op):
     """At 0, at the bounds, NaN and infinities, in lengths around the vectors'."""
     peers.need("onnxruntime")
     g = np.random.default_rng(5)
-    odd = np.float32([0, -0.0, 18, -18, 17.99999, 9, -9, 8.99999, 1e-30, 100, -100, np.nan, np.inf, -np.inf])
+    borders = [
+        0,
+        -0.0,
+        0.921875,
+        -0.921875,
+        0.92187506,
+        3.925,
+        3.9250002,
+        -3.925,
+        18,
+        -18,
+        17.99999,
+        9,
+        -9,
+        8.99999,
+    ]
+    odd = np.float32([*borders, 1e-30, 100, -100, np.nan, np.inf, -np.inf])
     for size in (1, 15, 16, 17, 40, 5000):
         x = np.concatenate([odd, g.standard_normal(size), g.uniform(-19, 19, 3 * size)]).astype(np.float32)
         got, data = np.empty_like(x), x.copy()
         pointers = np.array([got.ctypes.data, data.ctypes.data], np.int64)
-        which = chains.SIGMOID if op == "Sigmoid" else chains.TANH
-        code, fills = np.array([which, 0, 1, 1, 1, 1, 1], np.int64), np.empty(0, np.int64)
-        chains.run_chain.ctypes(pointers.ctypes.data, fills.ctypes.data, code.ctypes.data, 1, 1, 1, x.size, 0)
+        which = {"Sigmoid": chains.SIGMOID, "Tanh": chains.TANH, "Erf": chains.ERF}[op]
+        code, fills = np.array([which, 0, 1, 1, 1, 1, 1, 1, 1], np.int64), np.empty(0, np.int64)
+        addresses = pointers.ctypes.data, fills.ctypes.data, code.ctypes.data
+        chains.run_chain.ctypes(*addresses, 1, 0, 1, x.size, 1, chains.BLOCK)
         info = onnx.helper.make_tensor_value_info
         graph = h.make_graph(
             [h.make_node(op, ["x"], ["y"])], "g", [info("x", 1, [None])], [info("y", 1, [None])]

@@ -35,9 +35,6 @@ def test_sums_to_floats(size):
     ints = g.integers(-9, 9, channels).astype(np.int32)
     scales, floats = g.random(channels, np.float32), g.standard_normal(channels).astype(np.float32)
     want = (sums + ints).astype(np.float32) * scales + floats
-    got = np.empty((images, channels, pixels), np.float32)
-    turned.scaled_second.ctypes(*addresses(sums, got, ints, scales, floats), images, pixels, channels)
-    np.testing.assert_array_equal(got, np.moveaxis(want, -1, 1))
     turned.scaled_rows.ctypes(*addresses(sums, sums, ints, scales, floats), images * pixels, channels)
     np.testing.assert_array_equal(sums.view(np.float32), want)
 
@@ -51,28 +48,31 @@ def test_bytes(size, dtype):
     zero = np.asarray(g.integers(info.min, info.max, endpoint=True)).astype(dtype)
     x = g.standard_normal(size).astype(np.float32)
     x.reshape(-1)[g.integers(0, x.size, 3)] = [np.nan, np.inf, -np.inf]
-    got, real = np.empty((images, pixels, channels), dtype), np.array([scale, 0, 0], np.float32)
-    turned.quantized_last.ctypes(*addresses(x, got, real), int(zero), *size, info.min, info.max)
+    got, point = np.empty((images, pixels, channels), dtype), int(zero)
+    real = np.array([scale, info.min - point, info.max - point], np.float32)
+    turned.turn.ctypes(turned.QUANTIZED, *addresses(x, got, real), point, *size)
     want = ox.quantize_linear(x, scale, zero)
     np.testing.assert_array_equal(np.moveaxis(got, -1, 1), want)
     back, real = np.empty(size, np.float32), np.array([scale, zero], np.float32)
     flip = 128 if dtype == np.int8 else 0
-    turned.dequantized_second.ctypes(*addresses(got, back, real), flip, images, pixels, channels)
+    turned.turn.ctypes(turned.DEQUANTIZED, *addresses(got, back, real), flip, images, pixels, channels)
     np.testing.assert_array_equal(back, ox.dequantize_linear(want, scale, zero))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int32, np.float64])
 @pytest.mark.parametrize("size", SIZES)
-def test_contiguous(size):
-    """Bytes with their channels last are brought into order; what is not so laid out stays as it is."""
-    x = np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8)
-    last = turned.empty_last(size, np.uint8)
-    last[...] = x
-    got = turned.contiguous(last)
-    assert got.flags.c_contiguous
-    np.testing.assert_array_equal(got, x)
-    assert turned.contiguous(x) is x
-    other = x.transpose(2, 1, 0)
-    assert turned.contiguous(other) is other or turned.contiguous(other).flags.c_contiguous
+def test_second_and_last(size, dtype):
+    """Elements with their channels last are brought into order and back; what is not so laid out is copied by NumPy."""
+    x = np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8).astype(dtype)
+    lain = turned.empty_last(size, dtype)
+    lain[...] = x
+    for y in (lain, x, x.transpose(2, 1, 0)):
+        got = turned.second(y)
+        assert got.flags.c_contiguous
+        np.testing.assert_array_equal(got, y)
+        back = turned.last(y)
+        assert back.flags.c_contiguous
+        np.testing.assert_array_equal(back, np.moveaxis(y, 1, -1))
 
 
 def test_concatenated():
