@@ -31,7 +31,6 @@ from lowgemm.checks.arguments import as_num_threads, as_operand, check_out
 from lowgemm.checks.arrays import as_floats
 from lowgemm.checks.values import integer
 from lowgemm.engine import packing, threads
-from lowgemm.jit.disk_cache import compiling
 from lowgemm.jit.memory import as_address, offset, pointer_field
 from lowgemm.jit.routine import Routine, call_address, routine
 from lowgemm.jit.scratch import aligned_empty
@@ -317,7 +316,7 @@ def _remember(
         return  # it was busy with another thread's call
     if not rowcall.is_made() and key not in again:
         again[key] = None
-    elif not compiling() and rowcall.multiply_again() is not None and (ready := rhs.ready.pop(rows, None)):
+    elif rowcall.multiply_again() is not None and (ready := rhs.ready.pop(rows, None)):
         again[key] = rowcall.Again(ready, lhs, out, bias, rhs.threads_for(rows, num_threads), made_for)
 
 
