@@ -19,7 +19,7 @@ import numpy as np
 import lowgemm
 from lowgemm import blockwise as bw
 from lowgemm import kernels, nn, quantization
-from lowgemm.blockwise import hyper, job, rowjob
+from lowgemm.blockwise import hyper, job, rowcall, rowjob
 from lowgemm.blockwise.optimizer import Optimizer
 from lowgemm.blockwise.records import Record
 from lowgemm.blockwise.state import StateKind, TensorState
@@ -316,6 +316,16 @@ if importlib.util.find_spec("onnx") is not None:
 OBJECTS = {name: (cls, make, use) for name, cls, make, use in _OBJECTS}
 assert len(OBJECTS) == len(_OBJECTS), "two objects of one name"
 
+
+
+def _again() -> rowcall.Again:
+    """What a weight keeps of a call that came before."""
+    w = bw.pack_rhs_lowbit(np.ones((32, 16), np.float32), "int4")
+    for _ in range(3):
+        bw.gemm_lowbit(np.ones((1, 32), np.float32), w)
+    return next(known for known in w.again.values() if known is not None)
+
+
 #: Classes whose objects refuse, how to make one, and the class to copy instead.
 REFUSED: dict[type, Callable[[], Any]] = {
     Plan: lambda: lowgemm.plan(X, W).plan,
@@ -325,6 +335,7 @@ REFUSED: dict[type, Callable[[], Any]] = {
     pipeline.CompiledPipeline: lambda: lowgemm.plan(X, W, output=STAGES).plan.pipeline,
     tile_routine.Step: lambda: clamp.clamp.step(low=1, high=2),
     CustomRoutine: lambda: lowgemm.Custom(module_function).step().routine,
+    rowcall.Again: _again,
     rowjob.Ready: lambda: rowjob.Ready(bw.pack_rhs_lowbit(np.ones((32, 16), np.float32), "int4"), 1),
     team.Team: lambda: team.Team(1),
     program.Program: lambda: program.Program(network().layers, IMAGES.shape, False),
