@@ -32,6 +32,7 @@ from lowgemm.jit.routine import inner, inner_dividing, routine, unpack_words
 from lowgemm.kernels.framework.irtools import load, store, vec
 from lowgemm.onnx_run import activations
 from lowgemm.onnx_run.activations import LANES
+from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.engines import attributes_of, reads_of
 from lowgemm.onnx_run.turned import brought_last, empty_last, sizes
 
@@ -563,13 +564,13 @@ class _Plan(NotCopied):
             self._pointers[register] = 4 * block * i
         for i, what in enumerate(self._arrays):
             if isinstance(what, np.ndarray):
-                self._pointers[i] = what.ctypes.data
+                self._pointers[i] = address(what)
         self._mask = np.zeros(len(self._arrays), np.int64)
         self._mask[self.registers] = 1
         self._inputs = [(i, what) for i, what in enumerate(self._arrays) if isinstance(what, str)]
         self._made = [(i, *what) for i, what in enumerate(self._arrays) if isinstance(what, tuple)]
         self._sizes = (len(self._code), len(fills), rows, length, period, block)
-        self._at = self._filled.ctypes.data, self._code.ctypes.data
+        self._at = address(self._filled), address(self._code)
         return True
 
     def run(self, inputs: dict[str, np.ndarray], outputs: Sequence[str], ranges: Sequence[str]) -> list[Any]:
@@ -587,10 +588,10 @@ class _Plan(NotCopied):
         for name in self.ranges:
             found[name, "range"] = np.zeros(2 * ENDS, np.int32)
         space = np.empty(len(self.registers) * self._block, np.float32)
-        pointers = self._pointers + self._mask * space.ctypes.data
+        pointers = self._pointers + self._mask * address(space)
         for i, name in self._inputs:
-            pointers[i] = inputs[name].ctypes.data
+            pointers[i] = address(inputs[name])
         for i, name, kind in self._made:
-            pointers[i] = found[name, kind].ctypes.data
-        run_chain.ctypes(pointers.ctypes.data, *self._at, *self._sizes)
+            pointers[i] = address(found[name, kind])
+        run_chain.ctypes(address(pointers), *self._at, *self._sizes)
         return [*(found[o, "made"] for o in outputs), *(found[o, "range"] for o in ranges)]

@@ -30,6 +30,7 @@ from lowgemm.gemm import gemm
 from lowgemm.jit.memory import load_f32, store_32
 from lowgemm.jit.routine import routine
 from lowgemm.onnx_run import convolution, operators, turned, views
+from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.engines import attributes_of
 from lowgemm.onnx_run.state import State
@@ -312,8 +313,8 @@ def _float_product(state: State, b: Any, b_scale: Any, b_zero: Any, bias: Any) -
         rows = a.reshape(-1, a.shape[-1])
         sums = gemm(rows, right, lhs_zero_point=a_zero, rhs_zero_point=zero, num_threads=state.num_threads)
         scale = a_scale.reshape(()) * scales
-        at = sums.ctypes.data
-        call(at, at, ints.ctypes.data, scale.ctypes.data, floats.ctypes.data, rows.shape[0], count)
+        at = address(sums)
+        call(at, at, address(ints), address(scale), address(floats), rows.shape[0], count)
         return sums.view(np.float32).reshape(*a.shape[:-1], count)
 
     return run
@@ -382,7 +383,7 @@ def quantized(x: np.ndarray, last: bool, ends: np.ndarray | None = None) -> Any:
         if y is None:
             return NotImplemented
     made = np.empty(4, np.float32)
-    addresses = x.ctypes.data, y.ctypes.data, 0 if ends is None else ends.ctypes.data, made.ctypes.data
+    addresses = address(x), address(y), 0 if ends is None else address(ends), address(made)
     quantize.ctypes(*addresses, images, channels, pixels, turn, ends is not None)
     if math.isnan(made[0]):
         return NotImplemented

@@ -24,6 +24,7 @@ from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.memory import load_f32, offset, store_32
 from lowgemm.jit.routine import call_address, inner, routine
 from lowgemm.onnx_run import activations, dynamic, operators, turned
+from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.state import NotOurs, State
 
@@ -146,9 +147,9 @@ class _Direction(NotCopied):
         )
         none, nothing = np.zeros(columns, np.int32), np.full(columns, -0.0, np.float32)
         own = scale.reshape(()) * self.scales[0]
-        to = parts.ctypes.data
+        to = address(parts)
         turned.scaled_rows.ctypes(
-            to, to, none.ctypes.data, own.ctypes.data, nothing.ctypes.data, steps * rows, columns
+            to, to, address(none), address(own), address(nothing), steps * rows, columns
         )
         plan, r = self._plan(rows), self.r
         space = scratch.aligned_empty(plan.scratch_bytes + scratch.ALIGNMENT)
@@ -158,9 +159,9 @@ class _Direction(NotCopied):
             np.empty(max(hidden, 2), np.float32),
         )
         run_steps.ctypes(
-            int(plan.p.single), plan.numbers.ctypes.data, r.panels_address, r.sums_address, space.ctypes.data, to,
-            h.ctypes.data, c.ctypes.data, self.bias.ctypes.data, self.scales[1].ctypes.data, y.ctypes.data, bytes_.ctypes.data,
-            acc.ctypes.data, work.ctypes.data, int(self.zeros[1]), steps, rows, hidden, y.strides[0] // 4, int(backward),
+            int(plan.p.single), address(plan.numbers), r.panels_address, r.sums_address, address(space), to,
+            address(h), address(c), address(self.bias), address(self.scales[1]), address(y), address(bytes_),
+            address(acc), address(work), int(self.zeros[1]), steps, rows, hidden, y.strides[0] // 4, int(backward),
         )  # fmt: skip
 
 

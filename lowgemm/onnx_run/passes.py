@@ -21,6 +21,7 @@ from lowgemm.jit.memory import offset, round_even
 from lowgemm.jit.routine import inner, inner_dividing, routine, unpack_words
 from lowgemm.jit.target import target
 from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i8, i64, load, store, vec
+from lowgemm.onnx_run.addresses import address
 
 _u64 = np.uint64
 #: Axes of a pass over two operands, after those that can be are counted as one.
@@ -435,7 +436,7 @@ class Binary(NotCopied):
         y = np.empty(memory, a.dtype)
         if y.size:
             first, second = (b, a) if turned else (a, b)
-            self.function.ctypes(record.ctypes.data, first.ctypes.data, second.ctypes.data, y.ctypes.data)
+            self.function.ctypes(address(record), address(first), address(second), address(y))
         return y if back is None else y.transpose(back)
 
 
@@ -447,7 +448,7 @@ def by_table(table: np.ndarray, x: np.ndarray) -> np.ndarray:
     if y is None:
         x = np.ascontiguousarray(x)
         y = np.empty(x.shape, table.dtype)
-    look_up.ctypes(table.ctypes.data, x.ctypes.data, y.ctypes.data, x.size)
+    look_up.ctypes(address(table), address(x), address(y), x.size)
     return y
 
 
@@ -462,10 +463,10 @@ def sum_spatial(x: np.ndarray) -> np.ndarray:
     total = np.empty((images, channels), np.int32)
     flip = 128 if x.dtype == np.int8 else 0
     if last.flags.c_contiguous and not x.flags.c_contiguous:
-        sums.ctypes(x.ctypes.data, total.ctypes.data, images, area, channels, flip)
+        sums.ctypes(address(x), address(total), images, area, channels, flip)
     else:
         x = np.ascontiguousarray(x)
-        sums.ctypes(x.ctypes.data, total.ctypes.data, images * channels, area, 1, flip)
+        sums.ctypes(address(x), address(total), images * channels, area, 1, flip)
     return total.astype(np.int64).reshape(images, channels, *(1,) * (x.ndim - 2))
 
 
@@ -493,6 +494,6 @@ def averages(
     places = np.array((*g.begin, *g.strides, everywhere, 0), np.int64)
     (a, b), (p, q) = (v.reshape(()) for v in scales), (v.reshape(()) for v in zeros)
     params = np.array((p, a, q, b, info.min, info.max), np.float32)
-    addresses = (v.ctypes.data for v in (last, y, places, params))
+    addresses = (address(v) for v in (last, y, places, params))
     average_pool.ctypes(*addresses, *last.shape, *out, *g.kernel, 128 if x.dtype == np.int8 else 0)
     return y.transpose(0, 3, 1, 2)

@@ -19,6 +19,7 @@ from lowgemm.checks.onnx import result_zero_point
 from lowgemm.compat import onnx, onnx_passes
 from lowgemm.gemm import gemm
 from lowgemm.onnx_run import convolution, dynamic, elementwise, lstm, passes, turned
+from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.operators import convolution_attributes
 from lowgemm.onnx_run.pipelines import pipeline
@@ -81,7 +82,7 @@ def conv_integer(state: State, constants: Constants, attributes: dict[str, Any],
             )
         if x.dtype not in made:
             raise TypeError(f"x: expected uint8 or int8, got {x.dtype}")
-        return made[x.dtype].run(x, None if x_zero is None else int(x_zero.reshape(())))
+        return made[x.dtype].run(x, None if x_zero is None else x_zero.item())
 
     return run
 
@@ -128,10 +129,10 @@ def quantize_linear(state: State, constants: Constants, attributes: dict[str, An
         return None
     scale, zero = constants[1].reshape(1).copy(), constants[2].reshape(1).astype(np.int32)
     info = np.iinfo(dtype)
-    at, low, high = (scale.ctypes.data, zero.ctypes.data), int(info.min), int(info.max)
+    at, low, high = (address(scale), address(zero)), int(info.min), int(info.max)
     call, turn, point = onnx_passes.quantize.ctypes, turned.turn.ctypes, int(zero[0])
     reals = np.array((scale[0], low - point, high - point), np.float32)
-    real = reals.ctypes.data
+    real = address(reals)
 
     def run(x: np.ndarray, *_: Any) -> np.ndarray:
         if (
@@ -144,12 +145,12 @@ def quantize_linear(state: State, constants: Constants, attributes: dict[str, An
         ):
             images, channels = x.shape[:2]
             y, pixels = turned.empty_last(x.shape, dtype), x.size // (images * channels)
-            turn(turned.QUANTIZED, x.ctypes.data, y.ctypes.data, real, point, images, channels, pixels)
+            turn(turned.QUANTIZED, address(x), address(y), real, point, images, channels, pixels)
             return y
         y = onnx_passes.empty_like(x, dtype) if x.dtype == np.float32 else None
         if y is None:
             return NotImplemented
-        call(x.ctypes.data, y.ctypes.data, *at, 1, 1, x.size, low, high, 1)
+        call(address(x), address(y), *at, 1, 1, x.size, low, high, 1)
         return y
 
     run.held = scale, zero, reals  # type: ignore[attr-defined]  # the addresses point into them
@@ -165,25 +166,25 @@ def dequantize_linear(state: State, constants: Constants, attributes: dict[str, 
     dtype = constants[2].dtype
     scale, zero = constants[1].reshape(1).copy(), constants[2].reshape(1).astype(np.int32)
     at, kind, call = (
-        (scale.ctypes.data, zero.ctypes.data),
+        (address(scale), address(zero)),
         int(dtype == np.int8),
         onnx_passes.dequantize.ctypes,
     )
 
     both = np.array((scale[0], zero[0]), np.float32)
-    turn, real, flip = turned.turn.ctypes, both.ctypes.data, 128 if dtype == np.int8 else 0
+    turn, real, flip = turned.turn.ctypes, address(both), 128 if dtype == np.int8 else 0
 
     def run(x: np.ndarray, *_: Any) -> np.ndarray:
         found = turned.sizes(x) if x.dtype == dtype else None
         if found is not None:  # the float node that reads it wants its channels second
             images, channels, pixels = found
             y = np.empty(x.shape, np.float32)
-            turn(turned.DEQUANTIZED, x.ctypes.data, y.ctypes.data, real, flip, images, pixels, channels)
+            turn(turned.DEQUANTIZED, address(x), address(y), real, flip, images, pixels, channels)
             return y
         y = onnx_passes.empty_like(x, np.float32) if x.dtype == dtype else None
         if y is None:
             return NotImplemented
-        call(x.ctypes.data, y.ctypes.data, *at, 1, 1, x.size, kind)
+        call(address(x), address(y), *at, 1, 1, x.size, kind)
         return y
 
     run.held = scale, zero, both  # type: ignore[attr-defined]  # the addresses point into them

@@ -32,6 +32,7 @@ from lowgemm.kernels.framework.irtools import (
     store,
     vec,
 )
+from lowgemm.onnx_run.addresses import address
 
 _u64 = np.uint64
 _f32 = ir.FloatType()
@@ -218,7 +219,7 @@ _KINDS = {1: BYTES, 4: WORDS}
 
 
 def _turned(x: np.ndarray, y: np.ndarray, images: int, rows: int, columns: int) -> np.ndarray:
-    turn.ctypes(_KINDS[x.itemsize], x.ctypes.data, y.ctypes.data, 0, 0, images, rows, columns)
+    turn.ctypes(_KINDS[x.itemsize], address(x), address(y), 0, 0, images, rows, columns)
     return y
 
 
