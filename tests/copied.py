@@ -317,7 +317,6 @@ OBJECTS = {name: (cls, make, use) for name, cls, make, use in _OBJECTS}
 assert len(OBJECTS) == len(_OBJECTS), "two objects of one name"
 
 
-
 def _again() -> rowcall.Again:
     """What a weight keeps of a call that came before."""
     w = bw.pack_rhs_lowbit(np.ones((32, 16), np.float32), "int4")
