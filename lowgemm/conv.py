@@ -19,12 +19,13 @@ from numpy.typing import ArrayLike
 from lowgemm import config, reference
 from lowgemm.checks.arguments import as_num_threads, as_operand, as_zero_point, check_out
 from lowgemm.checks.values import choice, integer
-from lowgemm.engine.channels_last import channels_last
+from lowgemm.engine import entry
+from lowgemm.engine.channels_last import ChannelsLast
 from lowgemm.engine.filters import PackedFilters, convolution_plan
 from lowgemm.engine.image import Windows
 from lowgemm.engine.plan import Plan
 from lowgemm.engine.ready import Ready, ready
-from lowgemm.engine.seen import stages_key
+from lowgemm.engine.seen import remember_list, stages_key
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.output.base import Stage
 from lowgemm.output.check import check_pipeline
@@ -32,6 +33,7 @@ from lowgemm.output.check import check_pipeline
 #: Where the channels of images and filters are.
 CHANNELS = ("last", "first")
 _LARGE = 1 << 20
+_settings = vars(config)
 
 
 def pack_filters(filters: ArrayLike, groups: int = 1, *, channels: str = "last") -> PackedFilters:
@@ -150,18 +152,83 @@ def conv(
            [ 1,  4,  8],
            [ 2,  5,  7]], dtype=int32)
     """
-    x = image if type(image) is np.ndarray and image.dtype.kind in "ui" else as_operand(image, "image")
-    first = choice(channels, "channels", CHANNELS) == "first"
-    if not isinstance(filters, PackedFilters):
-        filters = pack_filters(filters, 1 if groups is None else groups, channels=channels)
-    elif groups is not None and integer(groups, "groups", 1) != filters.groups:
-        raise ValueError(f"groups: expected {filters.groups}, as the filters were packed for, got {groups}")
-    if first and x.ndim > 1:
-        x = x.transpose(0, *range(2, x.ndim), 1)
-    known = _prepared(
-        filters, x, image_zero_point, filter_zero_point, stride, padding, dilation, output, num_threads
-    )
-    return known.run(x, out, first)
+    key = known = None
+    if type(image) is np.ndarray and type(filters) is PackedFilters:
+        key = _key(
+            image,
+            image_zero_point,
+            filter_zero_point,
+            stride,
+            padding,
+            dilation,
+            groups,
+            output,
+            num_threads,
+            channels,
+        )
+        known = filters.seen.get(key) if key is not None else None
+    if known is None:
+        first = choice(channels, "channels", CHANNELS) == "first"
+        image = as_operand(image, "image")
+        if not isinstance(filters, PackedFilters):
+            filters = pack_filters(filters, 1 if groups is None else groups, channels=channels)
+        elif groups is not None and integer(groups, "groups", 1) != filters.groups:
+            raise ValueError(
+                f"groups: expected {filters.groups}, as the filters were packed for, got {groups}"
+            )
+        shape = _last(image).shape if first else image.shape
+        zeros = image_zero_point, filter_zero_point
+        known = Prepared(filters, shape, image.dtype, zeros, stride, padding, dilation, output, num_threads)
+        if key is not None:
+            filters.seen.add(key, known)  # it keeps `output`, whose identity is in the key
+            remember_list(output)
+    first = channels == "first"
+    return known.run(_last(image) if first else image, out, first)
+
+
+def _last(x: np.ndarray) -> np.ndarray:
+    """Images whose channels come first, seen with their channels last."""
+    return x.transpose(0, *range(2, x.ndim), 1) if x.ndim > 1 else x
+
+
+#: Types of a number of a kind of call that is remembered. Equal keys must mean equal treatment, and 1 == True, so no other.
+_NUMBER = (int, type(None))
+
+
+def _key(
+    image: np.ndarray, image_zero: Any, filter_zero: Any, stride: Any, padding: Any, dilation: Any, groups: Any,
+    output: Any, num_threads: Any, channels: Any,
+) -> Any:  # fmt: skip
+    """What is remembered of a call with packed filters: all but addresses. None: such a call is checked each time."""
+    if type(image_zero) is not int or type(num_threads) not in _NUMBER or type(groups) not in _NUMBER:
+        return None
+    if type(filter_zero) is not int:
+        if type(filter_zero) is not np.ndarray:
+            return None
+        filter_zero = filter_zero.dtype, filter_zero.shape, filter_zero.tobytes()
+    geometry = stride, padding, dilation
+    for value in geometry:
+        if type(value) is not int:
+            if type(value) not in (tuple, list):
+                return None
+            geometry = repr(geometry)  # type: ignore[assignment]  # a list has no hash
+    return (
+        image.shape, image.strides, image.dtype, image_zero, filter_zero, geometry, groups, stages_key(output), num_threads,
+        channels,
+    )  # fmt: skip
+
+
+class _Way:
+    """What runs for images of one kind, with one setting of the kernel."""
+
+    __slots__ = ("copied", "plan", "ready", "rhs", "runs", "setting", "strides")
+
+    def __init__(
+        self, strides: tuple[int, ...], setting: Any, plan: Plan, rhs: Any, copied: ChannelsLast | None
+    ) -> None:
+        self.strides, self.setting, self.plan, self.rhs, self.copied = strides, setting, plan, rhs, copied
+        self.ready: Ready | None = None
+        self.runs = 0
 
 
 class Prepared(NotCopied):
@@ -186,6 +253,8 @@ class Prepared(NotCopied):
         Of the result, channels last.
     windows : Windows
         Where the windows lie.
+    size : tuple of int
+        Of an image, without channels.
     """
 
     instead = "copy its filters"
@@ -204,65 +273,89 @@ class Prepared(NotCopied):
         if isinstance(zero, np.ndarray) and (zero == zero[0]).all():
             zero = int(zero[0])
         self.filter_zero = zero
-        self._in_loop = filters.in_loop(zero)  # which subtracts it beforehand
+        #: What is left of it for the plan to subtract; the loop of depthwise convolutions has it subtracted beforehand.
+        self._left_zero = 0 if filters.in_loop(zero) else zero
         self.num_threads, self.output = as_num_threads(num_threads), output
         axes = filters.axes
+        self.size = shape[1:-1]
         self.shape = (shape[0], *self.windows.out[3 - axes :], filters.outputs)
         self.stages, self.result = check_pipeline(output, math.prod(self.shape[:-1]), filters.outputs)
-        self._ready: tuple[Any, Plan | None, Ready | None] = (None, None, None)
+        self._way: _Way | None = None
 
     def plan(self, strides: tuple[int, ...]) -> Plan:
-        """The plan for images with these strides, channels last and contiguous."""
-        return self._plan_for(strides)[0]
+        """The plan for images with these strides, channels last; they are copied first where that is needed."""
+        return self._way_for(strides).plan
 
-    def _plan_for(self, strides: tuple[int, ...]) -> tuple[Plan, Ready | None]:
-        key = strides, config.kernel
-        known, plan, run = self._ready
-        if known == key and plan is not None and plan.serves():
-            return plan, run
-        inner = strides[1:-1]
-        wide = (strides[0], *[strides[0]] * (3 - len(inner)), *inner)
+    def _way_for(self, strides: tuple[int, ...]) -> _Way:
+        """What runs for images with these strides; that of the last strides is kept."""
+        way, setting = self._way, _settings["kernel"]
+        if way is not None and way.strides == strides and way.setting == setting and way.plan.serves():
+            return way
+        shape, seen = (*self.shape[:1], *self.size, self.filters.channels), strides
+        copied = None
+        if strides[-1] != 1 or min(strides) < 0:
+            copied = ChannelsLast(shape, strides)
+            seen = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+        inner = seen[1:-1]
+        wide = (seen[0], *[seen[0]] * (3 - len(inner)), *inner)
         plan = convolution_plan(
             self.filters, self.windows, wide, self.dtype.kind, stages=self.stages, result=self.result,
             out_row_stride=self.filters.outputs * self.result.itemsize, filter_zero=self.filter_zero,
             num_threads=self.num_threads,
         )  # fmt: skip
-        zero = 0 if self._in_loop else self.filter_zero
+        way = _Way(strides, setting, plan, self.filters.rhs(plan.kernel, self.filter_zero), copied)
+        self._way = way
+        return way
+
+    def _ready(self, way: _Way) -> Ready | None:
+        """Python's way into compiled code. It is made at the second call: a program that convolves once does not wait for it."""
+        if way.runs == 0 and not entry.is_made():
+            return None
         call = SimpleNamespace(
-            out=SimpleNamespace(shape=self.shape), lhs_zero=self.image_zero, rhs_zero=zero, own_zeros=False
+            out=SimpleNamespace(shape=self.shape),
+            lhs_zero=self.image_zero,
+            rhs_zero=self._left_zero,
+            own_zeros=False,
         )
-        run = ready(call, plan, self.image_zero, zero)  # type: ignore[arg-type]
-        self._ready = key, plan, run  # one assignment, so threads see what fits together
-        return plan, run
+        return ready(call, way.plan, self.image_zero, self._left_zero)  # type: ignore[arg-type]
 
     def run(
         self, x: np.ndarray, out: np.ndarray | None = None, first: bool = False, image_zero: int | None = None
     ) -> np.ndarray:
         """Convolve images of the shape and dtype, channels last; with `first` the result is seen with its channels first."""
         zero = self.image_zero if image_zero is None else image_zero
-        to = None
+        y = to = None
         if out is not None:
             to = check_out(out, _seen(self.shape, first), self.result, {"image": x})
             to = to.transpose(0, *range(2, to.ndim), 1) if first else to
-        direct = to is not None and to.flags.c_contiguous and type(to) is np.ndarray
-        y = to if direct else np.empty(self.shape, self.result)
+            if to.flags.c_contiguous and type(to) is np.ndarray:
+                y = to
+        if y is None:
+            y = np.empty(self.shape, self.result)
         if y.size:
             if numba.config.DISABLE_JIT:
                 self._run_slowly(x, y, zero)
             else:
-                if x.strides[-1] != 1 or min(x.strides) < 0:
-                    x = channels_last(x)
-                plan, run = self._plan_for(x.strides)
-                rhs = self.filters.rhs(plan.kernel, self.filter_zero)
-                by_zero = 0 if self._in_loop else self.filter_zero
-                if run is None or run.run(x, rhs, y, zero, by_zero) is None:
-                    places = x.ctypes.data, rhs.panels_address, rhs.sums_address, y.ctypes.data
-                    plan.run(*places, zero, by_zero)
+                self._run(x, y, zero)
         if out is not None:
-            if not direct:
+            if y is not to:
                 to[...] = y  # type: ignore[index]
             return out
         return y.transpose(0, y.ndim - 1, *range(1, y.ndim - 1)) if first else y
+
+    def _run(self, x: np.ndarray, y: np.ndarray, zero: int) -> None:
+        """Convolve to `y`, which is contiguous."""
+        way = self._way_for(x.strides)
+        if way.runs < 2:
+            if way.ready is None:
+                way.ready = self._ready(way)
+            way.runs += 1
+        if way.copied is not None:
+            x = way.copied.run(x, way.ready is not None)
+        rhs = way.rhs
+        if way.ready is None or way.ready.run(x, rhs, y, zero, self._left_zero) is None:
+            places = x.ctypes.data, rhs.panels_address, rhs.sums_address, y.ctypes.data
+            way.plan.run(*places, zero, self._left_zero)
 
     def _run_slowly(self, x: np.ndarray, y: np.ndarray, zero: int) -> None:
         """By the definition, where nothing is compiled."""
@@ -275,27 +368,6 @@ class Prepared(NotCopied):
 
 def _seen(shape: tuple[int, ...], first: bool) -> tuple[int, ...]:
     return (shape[0], shape[-1], *shape[1:-1]) if first else shape
-
-
-def _prepared(
-    filters: PackedFilters, x: np.ndarray, image_zero: Any, filter_zero: Any, stride: Any, padding: Any, dilation: Any,
-    output: Any, num_threads: Any,
-) -> Prepared:  # fmt: skip
-    """What was prepared for a call of this kind, kept with the filters."""
-    key = None
-    plain = type(image_zero) is int and type(filter_zero) is int and type(num_threads) in (int, type(None))
-    if plain and all(type(v) in (int, tuple, list) for v in (stride, padding, dilation)):
-        geometry = str((stride, padding, dilation))  # a list has no hash, and 1 == True
-        key = (x.shape, x.dtype, image_zero, filter_zero, geometry, stages_key(output), num_threads)
-        known = filters.seen.get(key)
-        if known is not None:
-            return known
-    made = Prepared(
-        filters, x.shape, x.dtype, (image_zero, filter_zero), stride, padding, dilation, output, num_threads
-    )
-    if key is not None:
-        filters.seen.add(key, made)  # it keeps `output`, whose identity is in the key
-    return made
 
 
 def _is_list(value: Any) -> bool:
