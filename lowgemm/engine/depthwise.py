@@ -8,13 +8,18 @@ As a product of patches and filters each would have a single column. Here a regi
        int32 sum: by `vpdpbusd` where the CPU has it, else in 16 bits (`pmaddwd`).
     3. the sums go through the output stages while they are in L1.
 
+Interleaving takes as long as multiplying. Windows of three lines leave room for one line more in a register, those of five for three: the next
+lines of the result that fit are computed from the same registers, with weights that begin one line lower (`lines_together`).
+
 Sums begin with the bias of columns less the image's zero point times the sum of the channel's weights. Channels come in blocks of 16. The last block
 overlaps the one before, so every vector is whole; with fewer than 16 channels in all it reads what follows in the image.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +34,7 @@ from lowgemm.engine.records import STATE, plan_at, state_at
 from lowgemm.jit.both_ends import next_number
 from lowgemm.jit.memory import as_address, field_address, load_i32, load_u8, offset, stack, store_8, store_32
 from lowgemm.jit.routine import Routine, call_address, inner, routine, unpack_words
+from lowgemm.jit.target import target
 from lowgemm.kernels import Kernel
 from lowgemm.kernels.framework.irtools import (
     at,
@@ -69,36 +75,93 @@ def _interleaved(bytes_of_weight: int) -> list[int]:
     return [(2 * half + t) * LANES + c for half in range(2) for c in range(LANES) for t in range(2)]
 
 
+def fours_of(lines: int) -> int:
+    """Registers of four lines that hold so many."""
+    return -(-lines // FOUR)
+
+
+def lines_together(taps: tuple[int, ...], step: tuple[int, ...], apart: tuple[int, ...]) -> int:
+    """Lines of the result whose windows reach into the same registers; the arguments are those of `image.Windows`."""
+    if taps[0] > 1 or apart[1] > 1:
+        return 1
+    return (FOUR * fours_of(taps[1]) - taps[1]) // step[1] + 1
+
+
 def arranged(weights: np.ndarray, bytes_of_weight: int) -> np.ndarray:
-    """Weights (lines, taps of a line, channels) as `multiply` reads them: (blocks of channels, four lines, taps, 16 x 4)."""
+    """Weights (lines, taps of a line, channels) as `multiply` reads them: (first line, blocks of channels, four lines, taps, 16 x 4).
+
+    The first axis has the weights from line 0 of the registers on, from line 1 on, and so on as long as they fit.
+    """
     lines, taps, channels = weights.shape
-    blocks, fours = -(-channels // LANES), -(-lines // FOUR)
-    padded = np.zeros(
-        (fours * FOUR, taps, max(channels, LANES)), np.int16 if bytes_of_weight == 2 else np.int8
-    )
-    padded[:lines, :, :channels] = weights
+    blocks, fours = -(-channels // LANES), fours_of(lines)
     order = _interleaved(bytes_of_weight)
-    made = np.empty((blocks, fours, taps, FOUR * LANES), padded.dtype)
-    for block in range(blocks):
-        first = max(0, min(block * LANES, channels - LANES))
-        part = padded[:, :, first : first + LANES].reshape(fours, FOUR, taps, LANES)
-        made[block] = part.transpose(0, 2, 1, 3).reshape(fours, taps, FOUR * LANES)[:, :, order]
+    firsts = FOUR * fours - lines + 1
+    made = np.empty(
+        (firsts, blocks, fours, taps, FOUR * LANES), np.int16 if bytes_of_weight == 2 else np.int8
+    )
+    for line in range(firsts):
+        padded = np.zeros((fours * FOUR, taps, max(channels, LANES)), made.dtype)
+        padded[line : line + lines, :, :channels] = weights
+        for block in range(blocks):
+            first = max(0, min(block * LANES, channels - LANES))
+            part = padded[:, :, first : first + LANES].reshape(fours, FOUR, taps, LANES)
+            made[line, block] = part.transpose(0, 2, 1, 3).reshape(fours, taps, FOUR * LANES)[:, :, order]
     return made
 
 
 # ---- in vectors ---------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _loop_of_pointers(
+    b: ir.IRBuilder, count: ir.Value, starts: list[ir.Value], steps: list[ir.Value]
+) -> Iterator[list[ir.Value]]:
+    """Emit a loop of `count` turns over pointers that each go on by a step: LLVM would multiply each turn's number with each step."""
+    fn, entry = b.function, b.block
+    body, done = fn.append_basic_block("turn"), fn.append_basic_block("turns_done")
+    zero, one = const(i64, 0), const(i64, 1)
+    b.cbranch(b.icmp_signed(">", count, zero), body, done)
+    b.position_at_end(body)
+    number, places = b.phi(i64), [b.phi(start.type) for start in starts]
+    yield places
+    following = b.add(number, one)
+    for phi, first, then in (
+        (number, zero, following),
+        *(
+            (place, start, at(b, place, step))
+            for place, start, step in zip(places, starts, steps, strict=True)
+        ),
+    ):
+        phi.add_incoming(first, entry)
+        phi.add_incoming(then, b.block)
+    b.cbranch(b.icmp_signed("<", following, count), body, done)
+    b.position_at_end(done)
+
+
+def _mixed(order: list[int], parts: list[ir.Value], by_table: ir.Value | None, b: ir.IRBuilder) -> ir.Value:
+    """Emit: four times 16 bytes as one register in that order."""
+    pairs = [shuffle(b, parts[i], parts[i + 1], list(range(2 * LANES))) for i in (0, 2)]
+    whole = shuffle(b, *pairs, list(range(WIDE)))
+    if by_table is None:
+        return shuffle(b, whole, None, order)
+    return call_intrinsic(b, "llvm.x86.avx512.permvar.qi.512", whole.type, [whole, by_table])
+
+
 def _emit_interleave(order: list[int], b: ir.IRBuilder, a: dict[str, ir.Value]) -> None:
-    """Emit: `count` registers of 4 x 16 bytes, from four addresses that each go on by a stride."""
-    flip = splat(b, b.trunc(a["flip"], i8), WIDE)
-    with cgutils.for_range(b, a["count"]) as loop:
-        parts = [
-            load(b, vec(i8, LANES), at(b, a[f"line{i}"], b.mul(loop.index, a[f"stride{i}"])))
-            for i in range(FOUR)
-        ]
-        pairs = [shuffle(b, parts[i], parts[i + 1], list(range(2 * LANES))) for i in (0, 2)]
-        whole = shuffle(b, *pairs, list(range(WIDE)))
-        mixed = b.xor(shuffle(b, whole, None, order), flip)
-        store(b, mixed, at(b, a["dst"], b.mul(loop.index, const(i64, WIDE))), WIDE)
+    """Emit: `count` registers of 4 x 16 bytes, from four addresses that each go on by a stride; with the bits of `flip` flipped."""
+    flips, bits = b.icmp_signed("!=", a["flip"], const(i64, 0)), splat(b, b.trunc(a["flip"], i8), WIDE)
+    starts = [*(a[f"line{i}"] for i in range(FOUR)), a["dst"]]
+    steps = [*(a[f"stride{i}"] for i in range(FOUR)), const(i64, WIDE)]
+    table = None
+    if "avx512vbmi" in target()[1]:
+        # `vpermb` by a table. LLVM makes eight unpackings of a table that it knows, which takes twice as long; that a count has no upper
+        # 16 bits it does not know.
+        nothing = b.trunc(b.lshr(a["count"], const(i64, 48)), i8)
+        table = b.add(ir.Constant(vec(i8, WIDE), order), splat(b, nothing, WIDE))
+    # two loops: the flip of signed images would be one of five operations for all
+    with b.if_else(flips) as ways:
+        for way, flip in zip(ways, (bits, None), strict=True):
+            with way, _loop_of_pointers(b, a["count"], starts, steps) as (*lines, to):
+                made = _mixed(order, [load(b, vec(i8, LANES), line) for line in lines], table, b)
+                store(b, made if flip is None else b.xor(made, flip), to, WIDE)
 
 
 def _dot(bits: int, b: ir.IRBuilder, acc: ir.Value, x: ir.Value, w: Any) -> ir.Value:
@@ -196,6 +259,20 @@ def interleave_lines(typingctx, bytes_of_weight, args):
     return types.void(bytes_of_weight, args), codegen
 
 
+@intrinsic
+def fill_registers(typingctx, dst, byte, count):
+    """Write `count` registers of one byte's value."""
+
+    def codegen(context, builder, signature, values):
+        to, byte, count = values
+        whole = splat(builder, builder.trunc(byte, i8), WIDE)
+        with cgutils.for_range(builder, count) as loop:
+            store(builder, whole, at(builder, to, builder.mul(loop.index, const(i64, WIDE))), WIDE)
+        return context.get_dummy_value()
+
+    return types.void(types.voidptr, types.int64, types.int64), codegen
+
+
 @intrinsic(prefer_literal=True)
 def multiply_windows(typingctx, bits, count, args):
     """`_emit_windows` with the arguments `_WINDOWS`."""
@@ -209,16 +286,18 @@ def multiply_windows(typingctx, bits, count, args):
     return types.void(bits, count, args), codegen
 
 
-# ---- a block of the result: windows of one line, some channels -------------------------------------------------
+# ---- a block of the result: windows of some lines, some channels -------------------------------------------------
 @inner
 def _line_of(w, image, number, z, y, line, channel, filled):
-    """Where line number `line` of the lines that a window reaches begins, and bytes from pixel to pixel; `filled` and 0 if it lies outside."""
+    """Where line number `line` of the lines from that on which the windows of line `y` reach begins, and bytes from pixel to pixel; `filled`
+    and 0 if it lies outside.
+    """
     tap_z, tap_y = 0, line
     if w.taps_z > 1:
         tap_z, tap_y = line // w.taps_y, line % w.taps_y
     at_z = z * w.step_z + tap_z * w.apart_z - w.front
     at_y = y * w.step_y + tap_y * w.apart_y - w.top
-    if line >= w.taps_z * w.taps_y or at_z < 0 or at_z >= w.depth or at_y < 0 or at_y >= w.height:
+    if tap_z >= w.taps_z or at_z < 0 or at_z >= w.depth or at_y < 0 or at_y >= w.height:
         return filled, 0
     place = number * w.image_stride + at_z * w.depth_stride + at_y * w.height_stride + channel
     return offset(image, place), w.width_stride
@@ -249,9 +328,43 @@ def _make(bits: int, key: Any) -> Routine:
     size = 1 if bits else 2
     weights_bytes = WIDE * size
 
+    @inner
+    def multiply(registers, step, apart, taps, four, fours, weights, start, tile, windows):
+        """The sums of `windows` windows of a line for 16 channels; the others are arguments of `multiply_windows`."""
+        done = 0
+        while done < windows:
+            # the last windows are done with some of those before, a second time
+            if windows >= AT_ONCE:
+                i = min(done, windows - AT_ONCE)
+                to = offset(tile, 4 * CHANNELS * i)
+                multiply_windows(
+                    bits,
+                    AT_ONCE,
+                    (offset(registers, i * step), step, apart, taps, four, fours, weights, start, to),
+                )
+                done = i + AT_ONCE
+            elif windows >= HALF:
+                i = min(done, windows - HALF)
+                to = offset(tile, 4 * CHANNELS * i)
+                multiply_windows(
+                    bits,
+                    HALF,
+                    (offset(registers, i * step), step, apart, taps, four, fours, weights, start, to),
+                )
+                done = i + HALF
+            else:
+                to = offset(tile, 4 * CHANNELS * done)
+                multiply_windows(
+                    bits,
+                    1,
+                    (offset(registers, done * step), step, apart, taps, four, fours, weights, start, to),
+                )
+                done += 1
+
     @routine("ppppppnpnn", key)
-    def depthwise_block(plan, windows, image, weights, starts, space, out, by_row, line_of_windows, part):
-        """Block `part` of the channels, for one line of windows; `space` is the thread's memory, `out` the address of the result.
+    def depthwise_block(plan, windows, image, weights, starts, space, out, by_row, lines_of_windows, part):
+        """Block `part` of the channels, for the lines of windows number `lines_of_windows` of those that are computed together; `space` is
+        the thread's memory, `out` the address of the result.
 
         `by_row` points to the bias of every window, if there is one.
         """
@@ -261,13 +374,18 @@ def _make(bits: int, key: Any) -> Routine:
             offset(space, p.row_compensation_at),
             offset(space, p.tile_at),
         )
-        plane, y = line_of_windows // w.out_height, line_of_windows % w.out_height
+        of_a_plane = (w.out_height + w.together - 1) // w.together
+        plane, y = lines_of_windows // of_a_plane, lines_of_windows % of_a_plane * w.together
+        lines = min(w.together, w.out_height - y)
         number, z = plane // w.out_depth, plane % w.out_depth
         last = max(p.n - LANES, 0)  # no register of channels begins behind it
         col = min(part * CHANNELS, last)
         cols = min(CHANNELS, p.n - col)
+        blocks, all_blocks = (cols + LANES - 1) // LANES, (p.n + LANES - 1) // LANES
         fours = (w.taps_z * w.taps_y + FOUR - 1) // FOUR
         taps, step, apart, room, flip = w.taps_x, w.step_x, w.apart_x, w.room, p.lhs_flip
+        outside = load_u8(filled, 0) ^ flip
+        weights_of_block = fours * taps * weights_bytes
         for x0 in range(0, w.out_width, WINDOWS):
             count_of_windows = min(WINDOWS, w.out_width - x0)
             count = (count_of_windows - 1) * step + (taps - 1) * apart + 1
@@ -275,7 +393,6 @@ def _make(bits: int, key: Any) -> Routine:
             low = min(max(0 - first, 0), count)
             high = max(min(w.width - first, count), low)
             begin = first + low
-            blocks = (cols + LANES - 1) // LANES
             for four in range(fours):
                 l0, s0 = _line_of(w, image, number, z, y, FOUR * four, col, filled)
                 l1, s1 = _line_of(w, image, number, z, y, FOUR * four + 1, col, filled)
@@ -292,7 +409,7 @@ def _make(bits: int, key: Any) -> Routine:
                         LANES * c, last - col
                     )  # less than a register, so a line that is `filled` may be read there too
                     to = offset(space, (c * fours + four) * count * WIDE)
-                    interleave_lines(size, (filled, filled, filled, filled, 0, 0, 0, 0, low, flip, to))
+                    fill_registers(to, outside, low)
                     interleave_lines(
                         size,
                         (
@@ -312,73 +429,37 @@ def _make(bits: int, key: Any) -> Routine:
                                 flip, offset(to, WIDE * i),
                             ),
                         )  # fmt: skip
-                    interleave_lines(
-                        size,
+                    fill_registers(offset(to, WIDE * high), outside, count - high)
+            # whole lines follow one another in the result: the stages take as many as a tile holds
+            in_tile = WINDOWS // count_of_windows if count_of_windows == w.out_width else 1
+            for line in range(0, lines, in_tile):
+                some = min(in_tile, lines - line)
+                for i in range(some):
+                    for c in range(blocks):
+                        shift = min(LANES * c, last - col)
+                        own = (
+                            (line + i) * w.step_y * all_blocks + part * (CHANNELS // LANES) + c
+                        ) * weights_of_block
+                        multiply(
+                            offset(space, c * fours * count * WIDE), step * WIDE, apart * WIDE, taps, count * WIDE, fours,
+                            offset(weights, own), offset(starts, 4 * (col + shift)),
+                            offset(tile, 4 * (CHANNELS * i * count_of_windows + shift)), count_of_windows,
+                        )  # fmt: skip
+                rows = some * count_of_windows
+                row = (plane * w.out_height + y + line) * w.out_width + x0
+                if p.has_row_bias != 0:  # one for each window, where a bias of axis 0 comes first
+                    for i in range(rows):
+                        bias = load_i32(by_row, row + i)
+                        for c in range(cols):
+                            store_32(tile, CHANNELS * i + c, load_i32(tile, CHANNELS * i + c) + bias)
+                for i in range(p.stages):
+                    call_address(
+                        p.stage[i, 0],
                         (
-                            filled,
-                            filled,
-                            filled,
-                            filled,
-                            0,
-                            0,
-                            0,
-                            0,
-                            count - high,
-                            flip,
-                            offset(to, WIDE * high),
+                            as_address(tile), CHANNELS, rows, cols, row, col, p.stage[i, 1], 0, 0, 0, 0,
+                            out + row * p.out_row_stride + col * p.out_col_stride, p.out_row_stride, p.out_col_stride,
                         ),
-                    )
-            for c in range(blocks):
-                shift = min(LANES * c, last - col)
-                own = offset(weights, (part * (CHANNELS // LANES) + c) * fours * taps * weights_bytes)
-                start, sums = offset(starts, 4 * (col + shift)), offset(tile, 4 * shift)
-                registers = offset(space, c * fours * count * WIDE)
-                # the last windows are done with some of those before, a second time
-                done = 0
-                while done < count_of_windows:
-                    if count_of_windows >= AT_ONCE:
-                        at = min(done, count_of_windows - AT_ONCE)
-                        multiply_windows(
-                            bits, AT_ONCE,
-                            (
-                                offset(registers, at * step * WIDE), step * WIDE, apart * WIDE, taps, count * WIDE, fours, own,
-                                start, offset(sums, 4 * CHANNELS * at),
-                            ),
-                        )  # fmt: skip
-                        done = at + AT_ONCE
-                    elif count_of_windows >= HALF:
-                        at = min(done, count_of_windows - HALF)
-                        multiply_windows(
-                            bits, HALF,
-                            (
-                                offset(registers, at * step * WIDE), step * WIDE, apart * WIDE, taps, count * WIDE, fours, own,
-                                start, offset(sums, 4 * CHANNELS * at),
-                            ),
-                        )  # fmt: skip
-                        done = at + HALF
-                    else:
-                        multiply_windows(
-                            bits, 1,
-                            (
-                                offset(registers, done * step * WIDE), step * WIDE, apart * WIDE, taps, count * WIDE, fours, own,
-                                start, offset(sums, 4 * CHANNELS * done),
-                            ),
-                        )  # fmt: skip
-                        done += 1
-            row = line_of_windows * w.out_width + x0
-            if p.has_row_bias != 0:  # one for each window, where a bias of axis 0 comes first
-                for i in range(count_of_windows):
-                    bias = load_i32(by_row, row + i)
-                    for c in range(cols):
-                        store_32(tile, CHANNELS * i + c, load_i32(tile, CHANNELS * i + c) + bias)
-            for i in range(p.stages):
-                call_address(
-                    p.stage[i, 0],
-                    (
-                        as_address(tile), CHANNELS, count_of_windows, cols, row, col, p.stage[i, 1], 0, 0, 0, 0,
-                        out + row * p.out_row_stride + col * p.out_col_stride, p.out_row_stride, p.out_col_stride,
-                    ),
-                )  # fmt: skip
+                    )  # fmt: skip
 
     return depthwise_block
 

@@ -94,8 +94,10 @@ class DepthwisePlan(Plan):
         out_row_stride: int,
         num_threads: int | None,
     ) -> None:
-        n, lines = windows.channels, windows.images * windows.out[0] * windows.out[1]
-        self.m, self.n, self.channels, self.depth = lines * windows.out[2], n, n, math.prod(windows.taps)
+        n, planes = windows.channels, windows.images * windows.out[0]
+        together = depthwise.lines_together(windows.taps, windows.step, windows.apart)
+        lines = planes * -(-windows.out[1] // together)
+        self.m, self.n, self.channels, self.depth = planes * math.prod(windows.out[1:]), n, n, math.prod(windows.taps)
         self.runs = self.kernel = kernel
         self.packed, self.bilinear, self.fused = True, False, False
         self.output, self.num_threads, self.result = stages, num_threads, np.dtype(result)
@@ -109,9 +111,10 @@ class DepthwisePlan(Plan):
         work = MACS_OF_ONE * self.macs
         self.made_for = threads.settings() if threads.worth_threads(num_threads, work) else None
         self.image = image = windows.record(strides, n)
+        image["together"] = together
         signed, bias, by_row = kind == "i", pipeline.col_bias, pipeline.row_bias
         columns = (depthwise.WINDOWS - 1) * windows.step[2] + (windows.taps[2] - 1) * windows.apart[2] + 1
-        fours = -(-windows.taps[0] * windows.taps[1] // depthwise.FOUR)
+        fours = depthwise.fours_of(windows.taps[0] * windows.taps[1])
         blocks = -(-n // depthwise.CHANNELS)
         plan = blank_plan(
             m=self.m, n=n, depth=self.depth, batch=1, distinct_rhs=1, packed=1, out_row_stride=out_row_stride,

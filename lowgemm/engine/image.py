@@ -33,6 +33,7 @@ IMAGE = record_type(
     "room",  # bytes from the first tap's to the end of the last pixel's
     "row_bytes",  # what rows of the lhs are padded to, for a kernel that reads them as rows; or 0
     "mr",  # rows of a panel
+    "together",  # lines of windows that are computed together, in depthwise convolutions
     "panel_rows panel_bytes",  # rows that are gathered at a time for a kernel that reads panels, and bytes of the memory of such a row
 )
 image_at = record_at(IMAGE)
