@@ -97,7 +97,12 @@ class DepthwisePlan(Plan):
         n, planes = windows.channels, windows.images * windows.out[0]
         together = depthwise.lines_together(windows.taps, windows.step, windows.apart)
         lines = planes * -(-windows.out[1] // together)
-        self.m, self.n, self.channels, self.depth = planes * math.prod(windows.out[1:]), n, n, math.prod(windows.taps)
+        self.m, self.n, self.channels, self.depth = (
+            planes * math.prod(windows.out[1:]),
+            n,
+            n,
+            math.prod(windows.taps),
+        )
         self.runs = self.kernel = kernel
         self.packed, self.bilinear, self.fused = True, False, False
         self.output, self.num_threads, self.result = stages, num_threads, np.dtype(result)

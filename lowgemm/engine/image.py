@@ -118,7 +118,11 @@ SLACK = 64
 
 
 #: Bytes of rows that are gathered before they are packed into panels: a part of L1.
-PATCHES = 8192
+PATCHES = 16384
+
+
+#: Bytes of rows whose filter lines are gathered one after the other: rows share cache lines with those of the line before, which are in L1.
+GATHERED = 16384
 
 
 @register_jitable
@@ -143,10 +147,14 @@ def _copy_wide(dst, dst_stride, src, src_stride, count, run):
         for r in range(count):
             copy_bytes(offset(dst, r * dst_stride), offset(src, r * src_stride), 32)
     else:
+        # the last 32 bytes by themselves, so that they straddle no cache line where rows and runs are multiples of 32
+        whole = (run + 31) // 64 * 64
         for r in range(count):
             to, source = offset(dst, r * dst_stride), offset(src, r * src_stride)
-            for j in range(0, run, 64):
+            for j in range(0, whole, 64):
                 copy_bytes(offset(to, j), offset(source, j), 64)
+            if run > whole:
+                copy_bytes(offset(to, whole), offset(source, whole), 32)
 
 
 @inner
@@ -155,8 +163,10 @@ def copy_runs(dst, dst_stride, src, src_stride, count, run, room):
 
     Behind each run up to `SLACK` bytes are written.
     """
-    wide = 16 if run <= 16 else 32 if run <= 32 else (run + 63) // 64 * 64
-    safe = min(count, max((room - wide + src_stride) // src_stride, 0)) if src_stride > 0 else 0
+    wide = 16 if run <= 16 else (run + 31) // 32 * 32
+    safe = count
+    if src_stride <= 0 or (count - 1) * src_stride + wide > room:  # a division only where it is needed
+        safe = min(count, max((room - wide + src_stride) // src_stride, 0)) if src_stride > 0 else 0
     _copy_wide(dst, dst_stride, src, src_stride, safe, run)
     for r in range(safe, count):
         for j in range(run):
@@ -205,33 +215,50 @@ def _tap(w, line, room, shift, first, count, zero, dst, dst_stride, begin, size)
 
 
 @inner
+def _at_the_edge(w, line, room, first, count, zero, dst, dst_stride):
+    """All taps of a filter line, which lie side by side, for `count` windows from `first` on that reach over an end of the line."""
+    taps, run = w.taps_x, w.run
+    for r in range(count):
+        start, to = (first + r) * w.step_x - w.left, offset(dst, r * dst_stride)
+        low = min(max(0 - start, 0), taps)
+        high = max(min(w.width - start, taps), low)
+        if low > 0:
+            fill_runs(to, dst_stride, zero, 1, low * run)
+        if high > low:
+            at = (start + low) * run
+            copy_runs(
+                offset(to, low * run), dst_stride, offset(line, at), run, 1, (high - low) * run, room - at
+            )
+        if taps > high:
+            fill_runs(offset(to, high * run), dst_stride, zero, 1, (taps - high) * run)
+
+
+@inner
 def _line_of_taps(w, line, room, first, count, zero, dst, dst_stride, k0, k1):
     """All taps of a filter line for `count` windows of a line; only bytes `k0` to `k1` of what they give."""
     taps, run = w.taps_x, w.run
-    left, right = 0 - w.left, (taps - 1) * w.apart_x - w.left
-    low, high = first, first
     if taps > 1 and w.apart_x == 1 and w.width_stride == run and k0 == 0 and k1 == taps * run:
         # taps lie side by side: one run, for windows that are all inside
+        left, right = 0 - w.left, taps - 1 - w.left
         low = min(max(first_inside(left, w.step_x), first), first + count)
         high = max(min(end_inside(right, w.step_x, w.width), first + count), low)
-        at = (low * w.step_x + left) * run
-        copy_runs(
-            offset(dst, (low - first) * dst_stride), dst_stride, offset(line, at), w.step_x * run, high - low, taps * run,
-            room - at,
-        )  # fmt: skip
+        if low > first:
+            _at_the_edge(w, line, room, first, low - first, zero, dst, dst_stride)
+        if high > low:
+            at = (low * w.step_x + left) * run
+            copy_runs(
+                offset(dst, (low - first) * dst_stride), dst_stride, offset(line, at), w.step_x * run, high - low, taps * run,
+                room - at,
+            )  # fmt: skip
+        if first + count > high:
+            to = offset(dst, (high - first) * dst_stride)
+            _at_the_edge(w, line, room, high, first + count - high, zero, to, dst_stride)
+        return
     for x in range(taps):
         begin, end = max(k0, x * run), min(k1, (x + 1) * run)
         if begin < end:
             to, shift = offset(dst, begin - k0), x * w.apart_x - w.left
-            within, size = begin - x * run, end - begin
-            if low == high:
-                _tap(w, line, room, shift, first, count, zero, to, dst_stride, within, size)
-            else:
-                _tap(w, line, room, shift, first, low - first, zero, to, dst_stride, within, size)
-                _tap(
-                    w, line, room, shift, high, first + count - high, zero, offset(to, (high - first) * dst_stride), dst_stride,
-                    within, size,
-                )  # fmt: skip
+            _tap(w, line, room, shift, first, count, zero, to, dst_stride, begin - x * run, end - begin)
 
 
 @inner
@@ -241,7 +268,7 @@ def gather_rows(w, image, row, rows, k0, depth, zero, dst, dst_stride):
     done = 0
     while done < rows:
         line_of_windows, x = (row + done) // w.out_width, (row + done) % w.out_width
-        count = min(w.out_width - x, rows - done)
+        count = min(w.out_width - x, rows - done, max(GATHERED // dst_stride, 1))
         plane, y = line_of_windows // w.out_height, line_of_windows % w.out_height
         number, z = plane // w.out_depth, plane % w.out_depth
         to = offset(dst, done * dst_stride)
