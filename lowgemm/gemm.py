@@ -23,7 +23,7 @@ from lowgemm.engine.planned import Pattern, PlannedGemm, planned
 from lowgemm.engine.ready import ready
 from lowgemm.engine.seen import Seen, remember_list, stages_key
 from lowgemm.engine.threads import settings as thread_settings
-from lowgemm.engine.zero_points import zero_key
+from lowgemm.engine.zero_points import one_for_all, zero_key
 from lowgemm.output.base import Stage
 
 _calls = Seen()
@@ -152,26 +152,8 @@ def _simplest(zero: Any, operand: Any, axis: int) -> tuple[Any, Any]:
     number does not.
     """
     if type(zero) is np.ndarray:
-        zero = _one_for_all(zero, operand, axis)
+        zero = one_for_all(zero, getattr(operand, "shape", ()), axis)
     return zero, zero_key(zero)
-
-
-def _one_for_all(zero: np.ndarray, operand: Any, axis: int) -> Any:
-    """The one value of a vector of zero points that are equal and fit; else the vector."""
-    shape = getattr(operand, "shape", ())
-    if (
-        zero.ndim != 1
-        or len(shape) < 2
-        or zero.size != shape[axis]
-        or not zero.size
-        or zero.dtype.kind not in "iu"
-    ):
-        return zero
-    first = zero.item(0)
-    # most vectors that differ are known after two looks
-    if first != zero.item(zero.size - 1) or first != zero.item(zero.size // 2) or (zero != first).any():
-        return zero
-    return first
 
 
 def _checked(

@@ -223,3 +223,61 @@ def test_explain_says_what_runs():
         lowgemm.explain(np.ascontiguousarray(X.transpose(0, 3, 1, 2)), w, channels="first")
     )
     assert "depthwise" in str(lowgemm.explain(X, lowgemm.pack_filters(np.ones((3, 3, 1, 4), np.int8), 4)))
+
+
+def test_a_remembered_call_is_for_equal_arguments_only():
+    g = np.random.default_rng(0)
+    image, packed = (
+        integers(g, "uint8", (2, 9, 8, 6)),
+        lowgemm.pack_filters(integers(g, "int8", (3, 3, 6, 4))),
+    )
+    plain = packed.to_array()
+    stages = [lowgemm.BiasAddition(np.arange(4))]
+    zeros = np.arange(4)
+
+    def same(x=image, **options):
+        expected = reference.conv(
+            x, plain, **{"stride": (1, 1), "padding": ((0, 0),) * 2, "dilation": (1, 1), **options}
+        )
+        np.testing.assert_array_equal(lowgemm.conv(x, packed, **options), expected, strict=True)
+
+    for _ in range(3):
+        same()
+        same(stride=(2, 1))
+        same(padding=((1, 0), (0, 2)))
+        same(output=stages)
+        same(filter_zero_point=zeros)
+        same(image.view(np.int8))
+        same(image[:, ::2])
+        same(image[:, ::-1])
+        same(image.transpose(0, 2, 1, 3))
+        with pytest.raises((TypeError, ValueError), match=r"^stride"):
+            lowgemm.conv(image, packed, stride=True)
+        with pytest.raises((TypeError, ValueError), match=r"^stride"):
+            lowgemm.conv(image, packed, stride=(2.0, 1))
+        with pytest.raises(ValueError, match=r"^groups"):
+            lowgemm.conv(image, packed, groups=2)
+        with pytest.raises(ValueError, match=r"^channels"):
+            lowgemm.conv(image, packed, channels="second")
+        zeros += 1
+        stages[0] = lowgemm.BiasAddition(g.integers(-9, 9, 4))
+
+
+def test_out_may_not_be_the_image():
+    x, w = np.zeros((1, 4, 4, 2), np.uint8), lowgemm.pack_filters(np.ones((1, 1, 2, 2), np.int8))
+    for _ in range(3):
+        with pytest.raises(ValueError, match=r"^out"):
+            lowgemm.conv(x, w, output=lowgemm.SaturatingCast(np.uint8), out=x)
+        frozen = np.zeros_like(x)
+        frozen.flags.writeable = False
+        with pytest.raises(ValueError, match=r"^out"):
+            lowgemm.conv(x, w, output=lowgemm.SaturatingCast(np.uint8), out=frozen)
+
+
+def test_groups_are_put_together_where_the_kernel_gains_by_it():
+    filters = lowgemm.pack_filters(np.ones((3, 3, 4, 32), np.int8), 8)
+    for kernel in kernels.all_kernels():
+        products, depth, columns = filters.packed_for(kernel, 0).shape if kernel.name in RUNS else (0, 0, 0)
+        if products:
+            assert columns == (32 if kernel.row_bytes else 16)
+            assert products * columns == 32 and depth == 9 * columns

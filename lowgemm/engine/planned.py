@@ -17,6 +17,7 @@ from lowgemm.engine.call import Call, PatternCall
 from lowgemm.engine.packed_rhs import PackedRhs, repacked
 from lowgemm.engine.plan import Plan
 from lowgemm.engine.ready import Ready
+from lowgemm.engine.zero_points import one_for_all
 
 
 class Pattern(NamedTuple):
@@ -115,8 +116,8 @@ class PlannedGemm:
         rhs: np.ndarray | PackedRhs,
         out: np.ndarray | None = None,
         *,
-        lhs_zero_point: int = 0,
-        rhs_zero_point: int = 0,
+        lhs_zero_point: int | np.ndarray = 0,
+        rhs_zero_point: int | np.ndarray = 0,
     ) -> np.ndarray:
         """Multiply.
 
@@ -126,8 +127,8 @@ class PlannedGemm:
             Operands of the planned shapes, strides and dtypes.
         out : ndarray, optional
             C-contiguous result array.
-        lhs_zero_point, rhs_zero_point : int
-            As in `gemm`.
+        lhs_zero_point, rhs_zero_point : int, or ndarray of one value
+            As in `gemm`; vectors, one for each row or column, only of values that are all equal, as most models have them.
 
         Returns
         -------
@@ -139,6 +140,10 @@ class PlannedGemm:
         TypeError, ValueError
             If an argument is not what was planned; the message names it.
         """
+        if type(rhs_zero_point) is np.ndarray:
+            rhs_zero_point = one_for_all(rhs_zero_point, self._rhs.shape, -1)
+        if type(lhs_zero_point) is np.ndarray:
+            lhs_zero_point = one_for_all(lhs_zero_point, self._lhs.shape, -2)
         if (
             self._compares
             and type(lhs_zero_point) is int

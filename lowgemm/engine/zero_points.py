@@ -68,6 +68,23 @@ def zero_key(value: Any) -> Any:
     return (value.shape, value.strides, value.dtype) if type(value) is np.ndarray else type(value)
 
 
+def one_for_all(zero: np.ndarray, shape: Any, axis: int) -> Any:
+    """The one value of a vector of zero points, one along that axis of an operand's shape, that are equal and fit; else the vector."""
+    if (
+        zero.ndim != 1
+        or len(shape) < 2
+        or zero.size != shape[axis]
+        or not zero.size
+        or zero.dtype.kind not in "iu"
+    ):
+        return zero
+    first = zero.item(0)
+    # most vectors that differ are known after two looks
+    if first != zero.item(zero.size - 1) or first != zero.item(zero.size // 2) or (zero != first).any():
+        return zero
+    return first
+
+
 def kind_of(value: Any) -> int | None:
     """How compiled code reads a zero point that was found to be right; None: it does not."""
     if type(value) in _NUMBERS:

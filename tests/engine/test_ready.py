@@ -326,3 +326,22 @@ def test_requantize(shape, out):
                 assert (to is None or got is to) and got.dtype == want.dtype
                 np.testing.assert_array_equal(np.asarray(got), want)
             assert len(SUMS._entries) == 1
+
+
+def test_a_plan_takes_vectors_of_one_value_as_a_number():
+    rng = np.random.default_rng(0)
+    lhs, rhs = numbers(rng, "u1", (M, K)), numbers(rng, "i1", (K, N))
+    for right in (rhs, lowgemm.pack_rhs(rhs)):
+        planned = lowgemm.plan(lhs, right)
+        for dtype in (np.int8, np.int32, np.int64):
+            rows, cols = np.full(M, 7, dtype), np.full(N, -3, dtype)
+            expected = reference.gemm(lhs, rhs, lhs_zero_point=7, rhs_zero_point=-3)
+            for _ in range(2):
+                np.testing.assert_array_equal(
+                    planned(lhs, right, lhs_zero_point=rows, rhs_zero_point=cols), expected
+                )
+        cols[N // 3] = 4
+        with pytest.raises((TypeError, ValueError), match=r"^rhs_zero_point: expected"):
+            planned(lhs, right, rhs_zero_point=cols)
+        with pytest.raises((TypeError, ValueError), match=r"^lhs_zero_point: expected"):
+            planned(lhs, right, lhs_zero_point=np.zeros(M + 1, np.int32))

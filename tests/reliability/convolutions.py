@@ -18,11 +18,13 @@ from .outcomes import DOCUMENTED, same
 
 def _problem(s: Any) -> tuple[np.ndarray, np.ndarray, int, dict[str, Any]]:
     r = s.r
-    axes, groups = r.choice((1, 2, 2, 3)), r.choice((1, 1, 2, 3, 18))
+    axes, groups = r.choice((1, 2, 2, 3)), r.choice((1, 1, 2, 3, 8, 18, 70))
     depth, each = (
-        (1, 1) if groups > 3 or r.random() < 0.2 else (r.choice((1, 2, 5, 17, 40)), r.choice((1, 3, 18)))
+        (1, 1)
+        if groups > 8 or r.random() < 0.2
+        else (r.choice((1, 2, 4, 5, 17, 40)), r.choice((1, 3, 4, 18)))
     )
-    taps = tuple(r.randrange(1, 4) for _ in range(axes))
+    taps = tuple(r.randrange(1, 4 if axes > 2 else 7) for _ in range(axes))
     apart, stride = (tuple(r.randrange(1, 3) for _ in range(axes)) for _ in range(2))
     around = tuple((r.randrange(3), r.randrange(3)) for _ in range(axes))
     least = [max(1, (k - 1) * d + 1 - sum(p)) for k, d, p in zip(taps, apart, around, strict=True)]
@@ -52,9 +54,18 @@ def conv(s: Any) -> None:
     image, filters, groups, options = _problem(s)
     expected = reference.conv(image, filters, groups=groups, **options)
     given = {"groups": groups}
+    if r.random() < 0.3:
+        axes = image.ndim - 2
+        turn = 0, axes + 1, *range(1, axes + 1)
+        image, filters = (
+            np.ascontiguousarray(a)
+            for a in (image.transpose(turn), filters.transpose(axes + 1, axes, *range(axes)))
+        )
+        expected, given["channels"] = expected.transpose(turn), "first"
     x, w = dressed(r, image), dressed(r, filters)
     if r.random() < 0.5:
-        w, given = s.call("pack_filters", lg.pack_filters, w, groups), {}
+        del given["groups"]
+        w = s.call("pack_filters", lg.pack_filters, w, groups, **given)
     if r.random() < 0.3:
         given["num_threads"] = r.choice((1, 2, None))
     for _ in range(2):
