@@ -38,6 +38,7 @@ from lowgemm.engine import (
     sums,
     zero_points,
 )
+from lowgemm.engine.channels_last import ChannelsLast
 from lowgemm.engine.depthwise_plan import DepthwisePlan, DepthwiseWeights
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.in_numba.packed_type import _TYPES, PackedRhsType
@@ -349,6 +350,7 @@ REFUSED: dict[type, Callable[[], Any]] = {
         None,
         None,
     ),
+    ChannelsLast: lambda: ChannelsLast((1, 4, 4, 2), (32, 4, 1, 16)),
     DepthwisePlan: lambda: (
         lowgemm.explain(IMAGES, lowgemm.pack_filters(np.ones((3, 3, 1, 4), np.int8), 4)).plan
     ),
