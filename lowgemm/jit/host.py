@@ -181,7 +181,7 @@ def large_pages(nbytes: int, page: int) -> memoryview | None:
     if sys.platform != "linux" or not hasattr(mmap, "MADV_HUGEPAGE"):
         return None
     whole = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
-    with contextlib.suppress(OSError):  # no memory, or a Linux without large pages
+    with contextlib.suppress(OSError, OverflowError):  # no memory, or a Linux without large pages
         memory = mmap.mmap(-1, whole + page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         start = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % page
         memory.madvise(mmap.MADV_HUGEPAGE, start, whole)
