@@ -42,7 +42,7 @@ from lowgemm.engine.channels_last import ChannelsLast
 from lowgemm.engine.depthwise_plan import DepthwisePlan, DepthwiseWeights
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.in_numba.packed_type import _TYPES, PackedRhsType
-from lowgemm.jit import caches, part, team
+from lowgemm.jit import caches, lowering, team
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.disk_cache import CheckedCache, CheckedFile, Lazy
 from lowgemm.jit.routine import Routine
@@ -376,5 +376,6 @@ BASES = {
     records.RhsAddresses, records.ItemAddresses, Windows, image.Windows, DepthwiseWeights, requant.FixedPoint, requant.Float32, cases.FloatScale,
     lowgemm.Stage, Layer, weighted.Weighted, Optimizer, observer.Observer, NotCopied, CheckedCache, CheckedFile,
     quantization.observers.HistogramObserver, kernels.Kernel, TileLoop, explaining.Prediction, explaining.TellsItself,
-    part.LowerPart, part.LowerRoutine, part.PartCompiler, part.PartLibrary, part.RoutineCompiler, part.RoutineLibrary,
+    lowering.LowerPart, lowering.LowerRoutine, lowering.PartCompiler, lowering.PartLibrary, lowering.RoutineCompiler,
+    lowering.RoutineLibrary,
 }  # fmt: skip

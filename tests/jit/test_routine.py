@@ -15,9 +15,19 @@ from numba.core import errors
 
 import lowgemm
 from lowgemm import in_numba, kernels
-from lowgemm.blockwise import job, product4, rowjob, steps
+from lowgemm.blockwise import job, product4, rowcall, rowjob, steps
 from lowgemm.blockwise.rowtile import decodes
-from lowgemm.engine import compensation, depthwise, drivers, entry, image, packing, planner, sums
+from lowgemm.engine import (
+    channels_last,
+    compensation,
+    depthwise,
+    drivers,
+    entry,
+    image,
+    packing,
+    planner,
+    sums,
+)
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.records import PLAN
 from lowgemm.jit import caches, team
@@ -161,10 +171,12 @@ def callers() -> dict[str, list]:
         "lowgemm/blockwise/rowjob.py": [
             r for k in {kernels.rhs_packer(k) for k in kinds} if decodes(k) for r in rowjob.routines(k, 4)[:2]
         ],
+        "lowgemm/blockwise/rowcall.py": [rowcall._multiply_again],
         "lowgemm/blockwise/product4.py": [r for k in kinds for r in product4.routines(k)[:2]],
         "lowgemm/nn/program.py": [program.run_calls],
         "lowgemm/nn/routines.py": [layers.multiply],
         "lowgemm/engine/image.py": [image.pack_image],
+        "lowgemm/engine/channels_last.py": [channels_last._copy],
         "lowgemm/engine/depthwise.py": [
             depthwise.block_routine(0),
             depthwise.depthwise_single,
