@@ -1,5 +1,5 @@
 """Products that wait for memory: float32 rows by 4-bit and ternary weights, few rows by int8 weights that are
-not packed, and results that are large beside their depth. One thread.
+not packed, and results that are large beside their depth. One thread, and two where the name says so.
 
 Weights are taken in turn, so that the second-level cache holds none of those that come next.
 """
@@ -23,6 +23,7 @@ class LowBit:
         ["int4", "int4 with zero points", "nf4", "ternary"],
     )
     param_names = ("shape", "weights")
+    threads = 1
 
     def setup(self, shape, book):
         m, k, n = shape_of(shape)
@@ -42,7 +43,7 @@ class LowBit:
         for other in coded[1:]:
             other.__setstate__(coded[0].__getstate__())
         turn = itertools.cycle(coded)
-        self.call = lambda: product(x, next(turn), num_threads=1)
+        self.call = lambda: product(x, next(turn), num_threads=self.threads)
         self.base = lambda: x @ weight
         self.call()
 
@@ -53,6 +54,11 @@ class LowBit:
     def track_time_ratio_to_float32(self, shape, book):
         with hold_blas():
             return ratio(self.call, self.base)
+
+
+class LowBitTwoThreads(LowBit):
+    params = (["1x4096x4096", "16x4096x4096"], ["int4", "nf4"])
+    threads = 2
 
 
 class InPlace:
