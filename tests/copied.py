@@ -309,7 +309,8 @@ if importlib.util.find_spec("onnx") is not None:
          lambda f: [s.to_array() for s in f.slices]),
         ("geometry", geometry.Geometry, lambda: geometry.geometry((1, 3, 8, 8), (5, 3, 3, 3)), fields),
         ("coded tensor", rewrite.Coded, lambda: rewrite.Coded("a", "b", "c", np.ones(1), np.zeros(1), 0), tuple),
-        ("chain's nodes", chains.Group, lambda: chains.Group([], ["x"], ["y"], []), tuple),
+        ("weight held packed", state.Packed, lambda: state.Packed(lowgemm.pack_rhs(W), True), lambda p: (p.plain(), p.transposed)),
+        ("chain's nodes", chains.Group, lambda: chains.Group([], ["x"], ["y"], [], []), tuple),
         ("table's nodes", tables.Table, lambda: tables.Table([], "x", "y"), tuple),
         ("rewriter", rewrite.Rewriter, lambda: rewrite.Rewriter(onnx_model()), lambda r: r.constants["w"]),
     ]  # fmt: skip
@@ -361,7 +362,7 @@ if importlib.util.find_spec("onnx") is not None:
     REFUSED[engines.Subgraph] = lambda: engines.Subgraph(
         [], [], [], {}, engines.Context("onnx.reference", {}, 8, None)
     )
-    REFUSED[chains.Chain] = lambda: chains.Chain(chains.Group([], [], [], []), {}, list)
+    REFUSED[chains.Chain] = lambda: chains.Chain(chains.Group([], [], [], [], []), {}, list)
     REFUSED[tables.LookUp] = lambda: tables.LookUp(lambda x: x)
     REFUSED[passes.Binary] = lambda: passes.Binary(passes.add, passes.ADD, {"ra": 1.0})
     REFUSED[convolution.Convolution] = lambda: convolution.Convolution(
