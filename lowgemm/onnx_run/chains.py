@@ -210,6 +210,8 @@ def steps_of(node: Any, constants: Mapping[str, np.ndarray]) -> list[tuple[int, 
         return [(_CURVES[node.op_type], 0.0)]
     if node.op_type == "LeakyRelu":
         return [(SLOPE, float(np.float32(numbers.get("alpha", 0.01))))]
+    if node.op_type == "HardSwish":  # the number times its hard sigmoid
+        return [(MUL, float(np.float32(1 / 6))), (ADD, 0.5), (MIN, 1.0), (MAX, 0.0)]
     if node.op_type == "HardSigmoid":
         alpha, beta = (np.float32(numbers.get(n, d)) for n, d in (("alpha", 0.2), ("beta", 0.5)))
         return [(MUL, float(alpha)), (ADD, float(beta)), (MIN, 1.0), (MAX, 0.0)]
@@ -365,6 +367,13 @@ class Chain(NotCopied):
             )
         elif simple is None:
             self.instructions.append((_TWO[node.op_type], output, *given))
+        elif node.op_type == "HardSwish":
+            for i, (operation, value) in enumerate(simple):
+                name = f"{output} {i}"
+                self.instructions.append(
+                    (operation, name, f"{output} {i - 1}" if i else given[0], np.float32(value))
+                )
+            self.instructions.append((MUL, output, given[0], name))
         else:
             name = given[0]
             for i, (operation, value) in enumerate(simple):

@@ -25,6 +25,8 @@ from lowgemm.onnx_run.state import NotOurs, Packed, State
 OURS, THEIRS, EITHER = "ours", "theirs", "either"
 #: Operators whose first operand is an image.
 CONVOLUTIONS = ("QLinearConv", "ConvInteger", "ConvIntegerToFloat", "ConvSums")
+#: Bytes from which on a table that rows are taken from is an input of its part.
+TABLE = 1 << 16
 #: Which input of an operator is the weight that a prepared node holds packed.
 WEIGHTS = {
     "QLinearConv": 3, "ConvInteger": 1, "ConvSums": 1, "QLinearMatMul": 3, "QGemm": 3, "MatMulIntegerToFloat": 1,
@@ -115,6 +117,12 @@ class _Step:
     def owners(self) -> list[str]:
         """Who runs each of the nodes."""
         return [self.runs_on] * len(self.nodes) if self.part is None else self.part.runs_on
+
+
+def _only_gathered(name: str, nodes: Sequence[Any]) -> bool:
+    """Whether all that nodes do with a value is to take rows of it."""
+    readers = [n for n in nodes if name in reads_of(n)]
+    return all(n.op_type == "Gather" and not n.domain and name not in n.input[1:] for n in readers)
 
 
 def _read_by(nodes: Sequence[Any]) -> set[str]:
@@ -410,8 +418,14 @@ class Program(NotCopied):
     def _part(self, nodes: list[Any], read_later: set[str]) -> _Step:
         made = {o for n in nodes for o in n.output if o}
         reads = list(dict.fromkeys(r for n in nodes for r in reads_of(n) if r not in made))
-        inputs = [n for n in reads if n not in self.constants]
-        constants = {n: self.constants[n] for n in reads if n in self.constants}
+        # a session copies its constants; a table that rows are taken from need not be one
+        tables = {
+            n
+            for n in reads
+            if n in self.constants and self.constants[n].nbytes > TABLE and _only_gathered(n, nodes)
+        }
+        inputs = [n for n in reads if n not in self.constants or n in tables]
+        constants = {n: self.constants[n] for n in reads if n in self.constants and n not in tables}
         outputs = [o for n in nodes for o in n.output if o in read_later]
         part = Subgraph(nodes, inputs, outputs, constants, self.context)
         step = _Step(

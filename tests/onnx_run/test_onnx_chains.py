@@ -71,6 +71,7 @@ def drawn(g, nodes, channels):
                     "Relu",
                     "LeakyRelu",
                     "HardSigmoid",
+                    "HardSwish",
                     "Clip",
                     "Sigmoid",
                     "Tanh",

@@ -124,7 +124,7 @@ def test_other_operands_than_were_prepared_for():
 
 
 def test_constants_of_float_nodes_are_shared():
-    """A table and a float matrix of more than 64 KiB: given beside the part, also to one of other inputs."""
+    """A table of more than 64 KiB is an input of the part, a float matrix is given beside it."""
     peers.need("onnxruntime")
     table, matrix = (
         G.standard_normal((300, 256)).astype(np.float32),
@@ -141,4 +141,5 @@ def test_constants_of_float_nodes_are_shared():
         for same in (model, pickle.loads(pickle.dumps(model))):
             np.testing.assert_allclose(same.run(None, {"x": x})[0], want, rtol=1e-5, atol=1e-5)
     part = model._program.steps[0].part
-    assert len(part._model([x], True, {"table": table, "matrix": matrix}).SerializeToString()) < 2000
+    assert set(part.inputs) == {"x", "table"}
+    assert len(part._model([x, table], True, {"matrix": matrix}).SerializeToString()) < 2000
