@@ -1,4 +1,4 @@
-"""Convolutions of ResNet-50, MobileNetV3, a YOLO and a text detector, beside the product of the same size.
+"""Convolutions of ResNet-50, MobileNetV3, a YOLO, a text detector and ResNeXt, beside the product of the same size.
 One thread, uint8 results.
 """
 
@@ -21,6 +21,10 @@ SHAPES = {
     "112x112x64 3x3 s2 depthwise": (112, 64, 3, 64, 2, 1, 64),
     "28x28x120 5x5 depthwise": (28, 120, 5, 120, 1, 2, 120),
     "14x14x672 5x5 s2 depthwise": (14, 672, 5, 672, 2, 2, 672),
+    "14x14x480 3x3 depthwise": (14, 480, 3, 480, 1, 1, 480),
+    "320x320x3 3x3 s2 16": (320, 3, 3, 16, 2, 1, 1),
+    "80x80x96 3x3 24": (80, 96, 3, 24, 1, 1, 1),
+    "28x28x128 3x3 32 groups": (28, 128, 3, 128, 1, 1, 32),
     "8x8x3 3x3 8": (8, 3, 3, 8, 1, 1, 1),
 }
 
@@ -47,6 +51,11 @@ class Convolution:
             "num_threads": 1,
         }
         self.call = lambda: conv(image, filters, **options)
+        first = np.ascontiguousarray(image.transpose(0, 3, 1, 2))
+        self.first = lambda: conv(first, filters, channels="first", **options)
+        unsigned = pack(operand(rng, "uint8", (taps, taps, channels // groups, outputs)), groups)
+        self.unsigned = lambda: conv(image, unsigned, filter_zero_point=128, **options)
+        self.first(), self.unsigned()
         windows = self.call().shape[1] ** 2
         depth = taps * taps * channels // groups
         lhs = operand(rng, "uint8", (windows, depth))
@@ -55,6 +64,12 @@ class Convolution:
 
     def time_conv(self, shape):
         self.call()
+
+    def time_channels_first(self, shape):
+        self.first()
+
+    def time_uint8_filters(self, shape):
+        self.unsigned()
 
     @named(
         "convolution time / product time",
