@@ -459,7 +459,8 @@ def test_planned_product_with_and_without_the_built_in(monkeypatch, threads, bui
                 expected = reference.gemm(lhs, rhs, **zero)
                 np.testing.assert_array_equal(planned(lhs, right, **zero), expected)
             out, result = np.empty((m, n), np.int32), planned(lhs, right)
-            assert sys.getrefcount(result) == 2
+            mine = np.empty(1)
+            assert sys.getrefcount(result) == sys.getrefcount(mine)  # 2, and since Python 3.14 1
             counts = [sys.getrefcount(x) for x in (lhs, rhs, right, out, None)]
             for _ in range(1000):
                 planned(lhs, right, out)
