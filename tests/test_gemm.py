@@ -436,6 +436,7 @@ def test_planned_product_with_and_without_the_built_in(monkeypatch, threads, bui
     import sys
 
     from lowgemm.engine import entry
+    from lowgemm.jit import team
 
     if not built_in:
         monkeypatch.setattr(entry, "enter", lambda: None)
@@ -448,13 +449,18 @@ def test_planned_product_with_and_without_the_built_in(monkeypatch, threads, bui
         lhs.flags.writeable = False
         for right in (rhs, lowgemm.pack_rhs(rhs)):
             planned = lowgemm.plan(lhs, right, num_threads=threads)
-            assert planned.plan.threads == threads and (planned.plan.enter is not None) == built_in
+            # without a team of threads, Numba's parallel regions run what several threads do
+            by_routine = threads == 1 or team.available()
+            assert planned.plan.threads == threads and (planned.plan.enter is not None) == (
+                built_in and by_routine
+            )
             for zeros in ((0, 0), (-(2**31), 2**31 - 1), (5, -7)):
                 zero = dict(zip(("lhs_zero_point", "rhs_zero_point"), zeros, strict=True))
                 expected = reference.gemm(lhs, rhs, **zero)
                 np.testing.assert_array_equal(planned(lhs, right, **zero), expected)
             out, result = np.empty((m, n), np.int32), planned(lhs, right)
-            assert sys.getrefcount(result) == 2
+            mine = np.empty(1)
+            assert sys.getrefcount(result) == sys.getrefcount(mine)  # 2, and since Python 3.14 1
             counts = [sys.getrefcount(x) for x in (lhs, rhs, right, out, None)]
             for _ in range(1000):
                 planned(lhs, right, out)

@@ -16,6 +16,8 @@ from numba.core import cgutils, errors
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
+from lowgemm.jit.target import round_even_name
+
 _void = types.voidptr
 _i8, _i64 = ir.IntType(8), ir.IntType(64)
 
@@ -101,7 +103,7 @@ def round_even(typingctx, value):
 
     def codegen(context, builder, signature, values):
         ty = values[0].type
-        name = "llvm.roundeven." + ("f32" if isinstance(ty, ir.FloatType) else "f64")
+        name = round_even_name("f32" if isinstance(ty, ir.FloatType) else "f64")
         fn = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ty, [ty]), name)
         return builder.call(fn, values)
 

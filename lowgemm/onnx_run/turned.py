@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 from lowgemm.compat.onnx_passes import quantize_one
 from lowgemm.jit.memory import load_f32, load_i32, load_u8, offset, store_8, store_32, store_f32
 from lowgemm.jit.routine import inner, routine, unpack_words
+from lowgemm.jit.target import round_even_name
 from lowgemm.kernels.framework.irtools import (
     at,
     call_intrinsic,
@@ -93,7 +94,7 @@ def _emit_quantized(b: ir.IRBuilder, rows: list[ir.Value], real: ir.Value, whole
     (scale, below, above), zero = _numbers(b, real, 3), splat(b, b.trunc(whole, i32), BLOCK)
     for row in rows:
         t = b.fdiv(load(b, floats, row), scale)
-        t = call_intrinsic(b, f"llvm.roundeven.v{BLOCK}f32", floats, [t])
+        t = call_intrinsic(b, round_even_name(f"v{BLOCK}f32"), floats, [t])
         t = b.select(b.fcmp_ordered(">", t, below), t, below)  # a NaN too
         t = b.select(b.fcmp_ordered("<", t, above), t, above)
         found.append(b.trunc(b.add(b.fptosi(t, vec(i32, BLOCK)), zero), vec(i8, BLOCK)))

@@ -12,6 +12,7 @@ import pytest
 from patience import PATIENCE
 
 from lowgemm import kernels
+from lowgemm.jit import target as target_module
 from lowgemm.jit.target import available_features, target
 
 pytestmark = pytest.mark.skipif(
@@ -101,3 +102,40 @@ def test_available_features(arch, name, features, forced, has, lacks):
 def test_a_name_that_llvm_does_not_know_is_refused(features):
     with pytest.raises(ValueError, match=r"^NUMBA_CPU_NAME: LLVM knows no CPU called 'unheard-of'"):
         available_features("x86_64", "unheard-of", features, name_forced=True)
+
+
+@pytest.mark.parametrize(
+    ("features", "name"),
+    [
+        ({"sse2"}, "llvm.rint.f32"), ({"sse2", "sse4.1", "avx2"}, "llvm.roundeven.f32"),
+        ({"neon"}, "llvm.roundeven.f32"), (set(), "llvm.roundeven.f32"),
+    ],
+)  # fmt: skip
+def test_rounding_where_windows_has_no_function_for_it(features, name, monkeypatch):
+    monkeypatch.setattr(target_module, "target", lambda: ("a CPU", frozenset(features)))
+    assert target_module.round_even_name("f32") == name
+
+
+def test_rounding_on_a_cpu_without_an_instruction_for_it(tmp_path):
+    code = """
+import numpy as np, numba
+from lowgemm.jit.memory import round_even
+f = numba.njit(lambda x: round_even(x))
+x = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 2.4999998, 8388609.0, np.inf, 1e-30])
+for kind in (np.float32, np.float64):
+    got = np.array([f(kind(v)) for v in x])
+    assert (got == np.rint(x.astype(kind))).all() and (np.signbit(got) == np.signbit(x)).all()
+text = "".join(f.inspect_llvm().values())
+print("roundeven" in text, "rint" in text)
+"""
+    env = {
+        **os.environ,
+        "NUMBA_CPU_NAME": "core2",
+        "NUMBA_CPU_FEATURES": "",
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr[-1500:]
+    assert done.stdout.split() == ["False", "True"]

@@ -33,6 +33,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from lowgemm.jit.target import round_even_name
 from lowgemm.kernels.framework.irtools import (
     at,
     call_intrinsic,
@@ -134,7 +135,7 @@ class Float32:
         y = b.fmul(b.sitofp(x, scale.type), scale)
         y = b.select(b.fcmp_ordered(">", y, low), y, low)
         y = b.select(b.fcmp_ordered("<", y, high), y, high)
-        y = call_intrinsic(b, f"llvm.roundeven.v{count}f32", y.type, [y])
+        y = call_intrinsic(b, round_even_name(f"v{count}f32"), y.type, [y])
         return b.trunc(b.add(b.fptosi(y, x.type), zero), vec(ir.IntType(bits), count))
 
 
