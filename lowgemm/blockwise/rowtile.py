@@ -219,13 +219,9 @@ class _Tile:
             return values
 
         values = [value for acc in starts for value in acc]
-        if together == 1:
-            values = repeat(b, args["steps"], values, turn)
-        else:
-            turns = b.lshr(args["steps"], const(i64, 1))
-            last, rest = b.shl(turns, const(i64, 1)), b.and_(args["steps"], const(i64, 1))
-            values = repeat(b, turns, values, turn, maybe_none=True)
-            values = repeat(b, rest, values, lambda _, now: one(last, now), maybe_none=True)
+        # panels are padded to 16 depth steps, which are two steps here where two are one turn
+        turns = args["steps"] if together == 1 else b.lshr(args["steps"], const(i64, 1))
+        values = repeat(b, turns, values, turn)
         sums = [tuple(values[i : i + registers]) for i in range(0, len(values), registers)]
         for r in range(rows):
             self._add(panel, self._plus(row, r), sums[r * chains : (r + 1) * chains])
