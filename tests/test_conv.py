@@ -281,3 +281,15 @@ def test_groups_are_put_together_where_the_kernel_gains_by_it():
         if products:
             assert columns == (32 if kernel.row_bytes else 16)
             assert products * columns == 32 and depth == 9 * columns
+
+
+@pytest.mark.parametrize("kernel", RUNS)
+def test_lines_of_a_depthwise_convolution_share_registers(kernel, monkeypatch):
+    monkeypatch.setattr(lowgemm.config, "kernel", kernel)
+    g = np.random.default_rng(0)
+    for taps, step, width in ((1, 1, 5), (2, 2, 6), (3, 1, 14), (5, 1, 40), (5, 2, 15), (5, 3, 9), (6, 2, 7)):
+        image, filters = integers(g, "uint8", (2, 15, width, 20)), integers(g, "int8", (taps, taps, 1, 20))
+        options = {"stride": (step, step), "padding": ((1, 2), (2, 1)), "dilation": (1, 1), "groups": 20}
+        expected = reference.conv(image, filters, image_zero_point=9, **options)
+        got = lowgemm.conv(image, filters, image_zero_point=9, **options)
+        np.testing.assert_array_equal(got, expected, strict=True)
