@@ -213,7 +213,7 @@ def test_gate():
     model = conv_then(nodes, ["r"], {}, more=("gate", "beside"))
     g = np.random.default_rng(1)
     x = g.standard_normal((2, 3, 9, 9)).astype(np.float32)
-    for shape in ((1, 5, 1, 1), (2, 5, 9, 9), (1, 1, 1, 1), (1,)):
+    for shape in ((1, 5, 1, 1), (2, 5, 1, 1), (2, 5, 9, 9), (1, 1, 1, 1), (1,)):
         feeds = {"x": x, "gate": g.random(shape, np.float32), "beside": g.random((2, 5, 9, 9), np.float32)}
         compared(model, feeds)
 
