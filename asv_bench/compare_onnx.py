@@ -3,8 +3,8 @@
     python asv_bench/compare_onnx.py MODEL.onnx[=INPUTS.npz] ... [--repeat 15] [--memory]
 
 Both run in turns in one process, on one and on two threads; the times are medians of CPU time, with two
-threads of wall time. Memory is what a process of its own has grown by, from before the model is loaded to
-after three runs.
+threads of wall time. Memory is the largest that a process of its own has grown by, from before the model is
+loaded to after three runs.
 """
 
 from __future__ import annotations
@@ -77,20 +77,29 @@ def differing(ours, theirs) -> str:
 
 
 def peak(path: str, given: str, who: str) -> float:
-    """MiB by which a process grows."""
+    """MiB by which the largest resident set of a fresh process that loads a model and runs it three times passes
+    what it has before: the libraries, and what lowgemm's first product compiles or loads.
+    """
     code = f"""
 import resource, sys
 sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
-import numpy as np, onnx, onnxruntime, numba, lowgemm.onnx_run.model, compare_onnx
+import numpy as np, onnx, onnxruntime, numba, lowgemm, lowgemm.onnx_run.model, compare_onnx
 feeds = compare_onnx.inputs_of({path!r}, {given!r})
-x = np.ones((64, 64), np.uint8); lowgemm = __import__("lowgemm"); lowgemm.gemm(x, lowgemm.pack_rhs(x), num_threads=1)
-before = int(open("/proc/self/statm").read().split()[1]) * 4096
-model = {{"ours": lambda: lowgemm.onnx_run.model.Model({path!r}, num_threads=1), "theirs": lambda: compare_onnx.session({path!r}, 1)}}[{who!r}]()
-for _ in range(3): model.run(None, feeds)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20, (int(open("/proc/self/statm").read().split()[1]) * 4096 - before) / 2**20)
+if {who!r} == "ours":
+    x = np.ones((64, 64), np.uint8)
+    lowgemm.gemm(x, lowgemm.pack_rhs(x), num_threads=1)
+before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+if {who!r} == "ours":
+    model = lowgemm.onnx_run.model.Model({path!r}, num_threads=1)
+else:
+    model = compare_onnx.session({path!r}, 1)
+for _ in range(3):
+    model.run(None, feeds)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20)
 """
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    return float(out.split()[1])
+    return float(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    )
 
 
 def times_of(path: str, feeds: dict[str, np.ndarray], threads: int, repeat: int) -> tuple[float, float]:
