@@ -102,9 +102,10 @@ class PackedFilters:
         Groups with few outputs are put together until a product has `COLUMNS` or more. What one group's filters would add to another's is the zero
         point, which counts as 0.
         """
-        info = np.iinfo(self.dtype)
-        fits = not isinstance(zero, np.ndarray) and info.min <= zero <= info.max
-        together = self._together(kernel) if fits else 1
+        together = 1
+        if self.groups > 1 and not isinstance(zero, np.ndarray):  # every call comes here
+            info = np.iinfo(self.dtype)
+            together = self._together(kernel) if info.min <= zero <= info.max else 1
         key = kernel.name, zero if together > 1 else None
         known, packed = self._packed
         if known != key or packed is None:
