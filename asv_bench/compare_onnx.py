@@ -77,8 +77,8 @@ def differing(ours, theirs) -> str:
 
 
 def peak(path: str, given: str, who: str) -> float:
-    """MiB by which the largest resident set of a fresh process that loads a model and runs it three times passes
-    what it has before: the libraries, and what lowgemm's first product compiles or loads.
+    """MiB by which the largest resident set of a fresh process that loads a model and runs it three times
+    passes what it has before: the libraries, and what lowgemm's first product compiles or loads.
     """
     code = f"""
 import resource, sys

@@ -42,8 +42,8 @@ def pack_filters(filters: ArrayLike, groups: int = 1, *, channels: str = "last")
     Parameters
     ----------
     filters : array_like of uint8 or int8
-        Shape (sizes along one to three axes ..., channels of a group, outputs), or with ``channels="first"`` as in PyTorch and ONNX:
-        (outputs, channels of a group, sizes ...). Outputs are ordered by group.
+        Shape (sizes along one to three axes ..., channels of a group, outputs), or with ``channels="first"``
+        as in PyTorch and ONNX: (outputs, channels of a group, sizes ...). Outputs are ordered by group.
     groups : int
         Groups of channels. With one channel and one output each it is a depthwise convolution.
     channels : {"last", "first"}
@@ -52,7 +52,8 @@ def pack_filters(filters: ArrayLike, groups: int = 1, *, channels: str = "last")
     Returns
     -------
     PackedFilters
-        Accepted by `conv` in place of `filters`, with channels of images last or first. Pickle saves the plain filters.
+        Accepted by `conv` in place of `filters`, with channels of images last or first. Pickle saves the
+        plain filters.
 
     Raises
     ------
@@ -96,14 +97,15 @@ def conv(
 ) -> np.ndarray:
     """Convolve 8-bit images with 8-bit filters exactly.
 
-    A window's sum over its taps t and the channels c of its group is
-    ``sum (image[i, window * stride + t * dilation - padding, c] - image_zero_point) * (filters[t, c, o] - filter_zero_point[o])`` in int32
-    modulo 2**32, where pixels outside of the image add nothing. The sums go through the `output` stages.
+    A window's sum over its taps t and the channels c of its group is ``sum (image[i, window * stride + t *
+    dilation - padding, c] - image_zero_point) * (filters[t, c, o] - filter_zero_point[o])`` in int32 modulo
+    2**32, where pixels outside of the image add nothing. The sums go through the `output` stages.
 
     Parameters
     ----------
     image : array_like of uint8 or int8
-        Shape (images, sizes along one to three axes ..., channels), or (images, channels, sizes ...) with ``channels="first"``.
+        Shape (images, sizes along one to three axes ..., channels), or (images, channels, sizes ...) with
+        ``channels="first"``.
     filters : array_like of uint8 or int8, or PackedFilters
         As in `pack_filters`, which makes the second.
     image_zero_point : int
@@ -117,7 +119,8 @@ def conv(
     groups : int, optional
         Groups of channels, for filters that are not packed; the default is 1.
     output, num_threads
-        As in `gemm`, where a row of the result is a window and a column an output. A large convolution runs on several threads.
+        As in `gemm`, where a row of the result is a window and a column an output. A large convolution runs
+        on several threads.
     out : ndarray, optional
         Array to write to: the result's shape and dtype, any strides, no overlap with the image.
     channels : {"last", "first"}
@@ -126,8 +129,9 @@ def conv(
     Returns
     -------
     ndarray
-        Shape (images, windows along each axis ..., outputs), or (images, outputs, windows ...) with ``channels="first"``; then its memory
-        has the channels last all the same, so that the next convolution need not copy it. `out` if that was given.
+        Shape (images, windows along each axis ..., outputs), or (images, outputs, windows ...) with
+        ``channels="first"``; then its memory has the channels last all the same, so that the next convolution
+        need not copy it. `out` if that was given.
 
     Raises
     ------
@@ -136,9 +140,9 @@ def conv(
 
     Notes
     -----
-    The patches are gathered from the image while the engine packs its left operand, so no matrix of patches is in memory. Filters of one
-    pixel with a stride of 1 multiply the image where it lies. Depthwise convolutions have a loop of their own. An image whose channels are
-    first in memory is copied once.
+    The patches are gathered from the image while the engine packs its left operand, so no matrix of patches
+    is in memory. Filters of one pixel with a stride of 1 multiply the image where it lies. Depthwise
+    convolutions have a loop of their own. An image whose channels are first in memory is copied once.
 
     Examples
     --------
@@ -191,7 +195,8 @@ def _last(x: np.ndarray) -> np.ndarray:
     return x.transpose(0, *range(2, x.ndim), 1) if x.ndim > 1 else x
 
 
-#: Types of a number of a kind of call that is remembered. Equal keys must mean equal treatment, and 1 == True, so no other.
+#: Types of a number of a kind of call that is remembered. Equal keys must mean equal treatment, and 1 ==
+#: True, so no other.
 _NUMBER = (int, type(None))
 
 
@@ -199,7 +204,9 @@ def _key(
     image: np.ndarray, image_zero: Any, filter_zero: Any, stride: Any, padding: Any, dilation: Any, groups: Any,
     output: Any, num_threads: Any, channels: Any,
 ) -> Any:  # fmt: skip
-    """What is remembered of a call with packed filters: all but addresses. None: such a call is checked each time."""
+    """What is remembered of a call with packed filters: all but addresses. None: such a call is checked each
+    time.
+    """
     if type(image_zero) is not int or type(num_threads) not in _NUMBER or type(groups) not in _NUMBER:
         return None
     if type(filter_zero) is not int:
@@ -273,7 +280,8 @@ class Prepared(NotCopied):
         if isinstance(zero, np.ndarray) and (zero == zero[0]).all():
             zero = int(zero[0])
         self.filter_zero = zero
-        #: What is left of it for the plan to subtract; the loop of depthwise convolutions has it subtracted beforehand.
+        #: What is left of it for the plan to subtract; the loop of depthwise convolutions has it subtracted
+        #: beforehand.
         self._left_zero = 0 if filters.in_loop(zero) else zero
         self.num_threads, self.output = as_num_threads(num_threads), output
         axes = filters.axes
@@ -308,7 +316,9 @@ class Prepared(NotCopied):
         return way
 
     def _ready(self, way: _Way) -> Ready | None:
-        """Python's way into compiled code. It is made at the second call: a program that convolves once does not wait for it."""
+        """Python's way into compiled code. It is made at the second call: a program that convolves once does
+        not wait for it.
+        """
         if way.runs == 0 and not entry.is_made():
             return None
         call = SimpleNamespace(
@@ -322,7 +332,9 @@ class Prepared(NotCopied):
     def run(
         self, x: np.ndarray, out: np.ndarray | None = None, first: bool = False, image_zero: int | None = None
     ) -> np.ndarray:
-        """Convolve images of the shape and dtype, channels last; with `first` the result is seen with its channels first."""
+        """Convolve images of the shape and dtype, channels last; with `first` the result is seen with its
+        channels first.
+        """
         zero = self.image_zero if image_zero is None else image_zero
         y = to = None
         if out is not None:
@@ -404,7 +416,9 @@ def _around(value: Any, axes: int) -> tuple[tuple[int, int], ...]:
 def windows_of(
     filters: PackedFilters, shape: tuple[int, ...], stride: Any, padding: Any, dilation: Any
 ) -> tuple[Windows, tuple[Any, Any, Any]]:
-    """Where the windows lie on images of a shape (channels last), and the checked stride, padding and dilation."""
+    """Where the windows lie on images of a shape (channels last), and the checked stride, padding and
+    dilation.
+    """
     axes = filters.axes
     if len(shape) != axes + 2:
         raise ValueError(
@@ -419,7 +433,8 @@ def windows_of(
         reach = d * (k - 1) + 1
         if n + before + after < reach:
             raise ValueError(
-                f"image: expected at least a window of {reach} with padding, got shape {shape} (channels last)"
+                f"image: expected at least a window of {reach} with padding, got shape {shape} (channels "
+                "last)"
             )
         out.append((n + before + after - reach) // s + 1)
 

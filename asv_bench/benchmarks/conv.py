@@ -1,5 +1,5 @@
-"""Convolutions of ResNet-50, MobileNetV3, a YOLO, a text detector and ResNeXt, beside the product of the same size.
-One thread, uint8 results.
+"""Convolutions of ResNet-50, MobileNetV3, a YOLO, a text detector and ResNeXt, beside the product of the same
+size. One thread, uint8 results.
 """
 
 import numpy as np

@@ -94,10 +94,11 @@ class PackedRhsLowbit:
         self.zeros = None if zero_points is None else self._by_chunk(zero_points.astype(np.int8), nr)
 
     def take_memory(self, code_bytes: int, scales: tuple[int, ...]) -> None:
-        """Memory for codes, a multiple of `STEP_BYTES`, and for scales of a shape: in one piece, scales in front.
+        """Memory for codes, a multiple of `STEP_BYTES`, and for scales of a shape: in one piece, scales in
+        front.
 
-        The end of the piece may lie on small pages. With the scales there, one row took 0.60 ms (4096 x 4096, INT4 in
-        groups of 128), with some of the codes 0.55.
+        The end of the piece may lie on small pages. With the scales there, one row took 0.60 ms (4096 x 4096,
+        INT4 in groups of 128), with some of the codes 0.55.
         """
         count = math.prod(scales)
         codes_at = -(-4 * count // ALIGNMENT) * ALIGNMENT

@@ -248,7 +248,8 @@ def gemm_lowbit(
     """
     if not isinstance(rhs, PackedRhsLowbit):
         raise TypeError(
-            f"rhs: expected a PackedRhsLowbit (from pack_rhs_lowbit or pack_rhs_4bit), got {type(rhs).__name__}"
+            "rhs: expected a PackedRhsLowbit (from pack_rhs_lowbit or pack_rhs_4bit), got "
+            f"{type(rhs).__name__}"
         )
     # A call of a kind that was seen before goes on in compiled code.
     key = None

@@ -1,9 +1,9 @@
 """Python's way into a product with coded weights of a kind that came before: one built-in function.
 
-After a product of one row, the core's caches hold the weights that it read. What Python does for the next call must
-then come from memory too, line by line: looking at the arguments, filling the job, and handing it on took 85 us,
-where a product of 4096 x 4096 takes 530 (2 cores of an Intel Xeon with AMX, INT4 in groups of 128). In compiled
-code it touches a few lines: `engine/entry.py` says how it is called.
+After a product of one row, the core's caches hold the weights that it read. What Python does for the next
+call must then come from memory too, line by line: looking at the arguments, filling the job, and handing it
+on took 85 us, where a product of 4096 x 4096 takes 530 (2 cores of an Intel Xeon with AMX, INT4 in groups of
+128). In compiled code it touches a few lines: `engine/entry.py` says how it is called.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def _multiply_again(_self, args, _count):
 
 @functools.cache
 def multiply_again() -> Any:
-    """``multiply_again(call, lhs, out, bias) -> out``; None, and nothing written, if the arrays are not as the record
-    in `call` says, if they share memory, if a row is not finite, or while another thread's call uses the same
-    record. None instead of a function where it is not `entry.usable`.
+    """``multiply_again(call, lhs, out, bias) -> out``; None, and nothing written, if the arrays are not as
+    the record in `call` says, if they share memory, if a row is not finite, or while another thread's call
+    uses the same record. None instead of a function where it is not `entry.usable`.
     """
     return entry.built_in(b"multiply_again", _multiply_again)
 
@@ -90,8 +90,8 @@ def is_made() -> bool:
 
 
 class Again(NotCopied):
-    """A product that was made before, for more of its kind: float32 rows one after another, the same shape, threads
-    and kernel, with a bias or without.
+    """A product that was made before, for more of its kind: float32 rows one after another, the same shape,
+    threads and kernel, with a bias or without.
 
     Parameters
     ----------
@@ -127,6 +127,8 @@ class Again(NotCopied):
         self._enter = multiply_again()
 
     def run(self, lhs: np.ndarray, bias: Any, out: np.ndarray | None) -> np.ndarray | None:
-        """Multiply; None, and nothing written, if the call is of another kind after all or its rows are not finite."""
+        """Multiply; None, and nothing written, if the call is of another kind after all or its rows are not
+        finite.
+        """
         to = _EMPTY(self._shape, _FLOAT32) if out is None else out
         return self._enter(self._record, lhs, to, bias)

@@ -60,8 +60,8 @@ class RowsProductJob(Job):
         # of each row and group, rows from one group to the next; rows that one task copies
         ("lhs", Pointer), ("lhs_group", Number), ("lhs_row", Number), ("row_terms", Pointer), ("held_rows", Number),
         ("chunk", Number),
-        # chunks of columns; whether several threads work, of which those that take the last tasks first are to
-        # go through the chunks of the second half from their first on
+        # chunks of columns; whether several threads work, of which those that take the last tasks first are
+        # to go through the chunks of the second half from their first on
         ("chunks", Number), ("several", Number),
         # packed codes, bytes of a panel, the level of each code; int32 sums of levels and float32 scales by
         # group and column

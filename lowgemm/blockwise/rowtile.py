@@ -182,8 +182,8 @@ class _Tile:
         loads = STEP_BYTES // self.width
         each = 2 if k.element_bytes == 2 else 1  # products of a look-up
         products = fields * loads * each  # of each row in a step
-        # A product waits four or five cycles for the one before it into the same sum. So two steps that have no more
-        # than two products each are one turn (2 % of the time of one row).
+        # A product waits four or five cycles for the one before it into the same sum. So two steps that have
+        # no more than two products each are one turn (2 % of the time of one row).
         together = 2 if rows * products <= PRODUCTS_OF_A_TURN // 2 else 1
         chains = max(1, min(together * products, 8 // rows))
         step_bytes = products * k.kr * k.element_bytes  # of a row

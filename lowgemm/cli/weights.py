@@ -34,8 +34,8 @@ SHAPES = [
 ]
 #: Groups, if none is given: those that the formats usually come with.
 GROUPS = {"nf4": 64, "fp4": 64, "af4": 64}
-#: Seconds of calls of one candidate, one after the other, before it is the next one's turn: as a model makes them, whose
-#: threads need not be woken for each.
+#: Seconds of calls of one candidate, one after the other, before it is the next one's turn: as a model makes
+#: them, whose threads need not be woken for each.
 TURN = 0.05
 #: Bytes of weights that are taken in turn, at most.
 MOST_BYTES = 1 << 30
@@ -279,7 +279,8 @@ def _measure_all(args: argparse.Namespace, report: dict[str, Any]) -> None:
     progress = Progress(len(shapes) + 1)
     with blas_threads(args.threads) as blas:
         print(
-            f"kernel {report['kernel']}, {args.threads} thread(s), weights {args.weights}; float32: {blas.text}"
+            f"kernel {report['kernel']}, {args.threads} thread(s), weights {args.weights}; float32: "
+            f"{blas.text}"
         )
         progress.step("read speed")
         bandwidth = read_speed(max(64, total >> 20), args.threads)  # no cache holds that either

@@ -112,10 +112,11 @@ _note, _note_few, _note_one = (_noted(lanes) for lanes in (LANES, 16, 1))
 
 @inner
 def note_range(ends, x, count):
-    """Note the smallest and the largest of `count` float32 numbers in `ends`: int32 keys, `LANES` smallest and as many largest.
+    """Note the smallest and the largest of `count` float32 numbers in `ends`: int32 keys, `LANES` smallest
+    and as many largest.
 
-    A key is in the order of the numbers; NaNs lie beyond the infinities. Zeros in `ends` are the key of 0, which the
-    range includes.
+    A key is in the order of the numbers; NaNs lie beyond the infinities. Zeros in `ends` are the key of 0,
+    which the range includes.
     """
     many, few = count // LANES, count // 16
     for i in range(many):

@@ -31,8 +31,8 @@ _CALL, _IMAGE, _MADE = range(3)
 def turn_planes(src, plane_stride, image_stride, dst, pixels, channels, images):
     """Copy images of contiguous planes to pixels of contiguous channels.
 
-    `src` and `dst` point to the images; planes are `plane_stride` bytes apart, images `image_stride`. The last squares overlap those
-    before.
+    `src` and `dst` point to the images; planes are `plane_stride` bytes apart, images `image_stride`. The
+    last squares overlap those before.
     """
     for number in range(images):
         image, to = offset(src, number * image_stride), offset(dst, number * pixels * channels)
@@ -75,7 +75,8 @@ def copy() -> Any:
 
 
 class ChannelsLast(NotCopied):
-    """Copies images of 8 bits of one shape (images, sizes ..., channels) and strides so that they are contiguous.
+    """Copies images of 8 bits of one shape (images, sizes ..., channels) and strides so that they are
+    contiguous.
 
     It is fast where each channel's plane is contiguous.
 

@@ -1,6 +1,7 @@
 """Convolutions in which each channel has one filter of its own, in vectors of channels.
 
-As a product of patches and filters each would have a single column. Here a register holds 16 channels. For a line of the result:
+As a product of patches and filters each would have a single column. Here a register holds 16 channels. For a
+line of the result:
 
     1. the lines of the image that the windows reach are interleaved, four at a time: a register has 16 channels x 4 bytes of one column of
        pixels. What lies outside of the image is the zero point.
@@ -8,11 +9,13 @@ As a product of patches and filters each would have a single column. Here a regi
        int32 sum: by `vpdpbusd` where the CPU has it, else in 16 bits (`pmaddwd`).
     3. the sums go through the output stages while they are in L1.
 
-Interleaving takes as long as multiplying. Windows of three lines leave room for one line more in a register, those of five for three: the next
-lines of the result that fit are computed from the same registers, with weights that begin one line lower (`lines_together`).
+Interleaving takes as long as multiplying. Windows of three lines leave room for one line more in a register,
+those of five for three: the next lines of the result that fit are computed from the same registers, with
+weights that begin one line lower (`lines_together`).
 
-Sums begin with the bias of columns less the image's zero point times the sum of the channel's weights. Channels come in blocks of 16. The last block
-overlaps the one before, so every vector is whole; with fewer than 16 channels in all it reads what follows in the image.
+Sums begin with the bias of columns less the image's zero point times the sum of the channel's weights.
+Channels come in blocks of 16. The last block overlaps the one before, so every vector is whole; with fewer
+than 16 channels in all it reads what follows in the image.
 """
 
 from __future__ import annotations
@@ -69,7 +72,9 @@ def dot_bits(kernel: Kernel) -> int:
 
 
 def _interleaved(bytes_of_weight: int) -> list[int]:
-    """Which of 4 x 16 bytes of a column comes where: with 8-bit weights the four of a channel together, else two and two."""
+    """Which of 4 x 16 bytes of a column comes where: with 8-bit weights the four of a channel together, else
+    two and two.
+    """
     if bytes_of_weight == 1:
         return [t * LANES + c for c in range(LANES) for t in range(FOUR)]
     return [(2 * half + t) * LANES + c for half in range(2) for c in range(LANES) for t in range(2)]
@@ -81,16 +86,20 @@ def fours_of(lines: int) -> int:
 
 
 def lines_together(taps: tuple[int, ...], step: tuple[int, ...], apart: tuple[int, ...]) -> int:
-    """Lines of the result whose windows reach into the same registers; the arguments are those of `image.Windows`."""
+    """Lines of the result whose windows reach into the same registers; the arguments are those of
+    `image.Windows`.
+    """
     if taps[0] > 1 or apart[1] > 1:
         return 1
     return (FOUR * fours_of(taps[1]) - taps[1]) // step[1] + 1
 
 
 def arranged(weights: np.ndarray, bytes_of_weight: int) -> np.ndarray:
-    """Weights (lines, taps of a line, channels) as `multiply` reads them: (first line, blocks of channels, four lines, taps, 16 x 4).
+    """Weights (lines, taps of a line, channels) as `multiply` reads them: (first line, blocks of channels,
+    four lines, taps, 16 x 4).
 
-    The first axis has the weights from line 0 of the registers on, from line 1 on, and so on as long as they fit.
+    The first axis has the weights from line 0 of the registers on, from line 1 on, and so on as long as they
+    fit.
     """
     lines, taps, channels = weights.shape
     blocks, fours = -(-channels // LANES), fours_of(lines)
@@ -109,12 +118,14 @@ def arranged(weights: np.ndarray, bytes_of_weight: int) -> np.ndarray:
     return made
 
 
-# ---- in vectors ---------------------------------------------------------------------------------------------
+# ---- in vectors --------------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def _loop_of_pointers(
     b: ir.IRBuilder, count: ir.Value, starts: list[ir.Value], steps: list[ir.Value]
 ) -> Iterator[list[ir.Value]]:
-    """Emit a loop of `count` turns over pointers that each go on by a step: LLVM would multiply each turn's number with each step."""
+    """Emit a loop of `count` turns over pointers that each go on by a step: LLVM would multiply each turn's
+    number with each step.
+    """
     fn, entry = b.function, b.block
     body, done = fn.append_basic_block("turn"), fn.append_basic_block("turns_done")
     zero, one = const(i64, 0), const(i64, 1)
@@ -146,14 +157,16 @@ def _mixed(order: list[int], parts: list[ir.Value], by_table: ir.Value | None, b
 
 
 def _emit_interleave(order: list[int], b: ir.IRBuilder, a: dict[str, ir.Value]) -> None:
-    """Emit: `count` registers of 4 x 16 bytes, from four addresses that each go on by a stride; with the bits of `flip` flipped."""
+    """Emit: `count` registers of 4 x 16 bytes, from four addresses that each go on by a stride; with the bits
+    of `flip` flipped.
+    """
     flips, bits = b.icmp_signed("!=", a["flip"], const(i64, 0)), splat(b, b.trunc(a["flip"], i8), WIDE)
     starts = [*(a[f"line{i}"] for i in range(FOUR)), a["dst"]]
     steps = [*(a[f"stride{i}"] for i in range(FOUR)), const(i64, WIDE)]
     table = None
     if "avx512vbmi" in target()[1]:
-        # `vpermb` by a table. LLVM makes eight unpackings of a table that it knows, which takes twice as long; that a count has no upper
-        # 16 bits it does not know.
+        # `vpermb` by a table. LLVM makes eight unpackings of a table that it knows, which takes twice as
+        # long; that a count has no upper 16 bits it does not know.
         nothing = b.trunc(b.lshr(a["count"], const(i64, 48)), i8)
         table = b.add(ir.Constant(vec(i8, WIDE), order), splat(b, nothing, WIDE))
     # two loops: the flip of signed images would be one of five operations for all
@@ -186,8 +199,9 @@ def _dot(bits: int, b: ir.IRBuilder, acc: ir.Value, x: ir.Value, w: Any) -> ir.V
 def _emit_windows(bits: int, count: int, b: ir.IRBuilder, a: dict[str, ir.Value]) -> None:
     """Emit: the sums of `count` neighbouring windows for 16 channels, to a tile.
 
-    `columns` has the registers of the first window's first column, of which `step` bytes lead to the next window, `apart` to the next tap
-    and `four` to the next four lines; there are `fours` of these, with `taps` taps each.
+    `columns` has the registers of the first window's first column, of which `step` bytes lead to the next
+    window, `apart` to the next tap and `four` to the next four lines; there are `fours` of these, with `taps`
+    taps each.
     """
     size = WIDE if bits else 2 * WIDE
     start = load(b, vec(i32, LANES), a["start"], 4)
@@ -286,11 +300,11 @@ def multiply_windows(typingctx, bits, count, args):
     return types.void(bits, count, args), codegen
 
 
-# ---- a block of the result: windows of some lines, some channels -------------------------------------------------
+# ---- a block of the result: windows of some lines, some channels -------------------------------------------
 @inner
 def _line_of(w, image, number, z, y, line, channel, filled):
-    """Where line number `line` of the lines from that on which the windows of line `y` reach begins, and bytes from pixel to pixel; `filled`
-    and 0 if it lies outside.
+    """Where line number `line` of the lines from that on which the windows of line `y` reach begins, and
+    bytes from pixel to pixel; `filled` and 0 if it lies outside.
     """
     tap_z, tap_y = 0, line
     if w.taps_z > 1:
@@ -305,7 +319,9 @@ def _line_of(w, image, number, z, y, line, channel, filled):
 
 @inner
 def _safe(image, room, line, step, x, count):
-    """How many of `count` vectors, `step` bytes apart from pixel `x` of a line on, do not reach behind the image."""
+    """How many of `count` vectors, `step` bytes apart from pixel `x` of a line on, do not reach behind the
+    image.
+    """
     if step == 0:
         return count
     left = as_address(image) + room - as_address(line) - x * step - LANES
@@ -330,7 +346,9 @@ def _make(bits: int, key: Any) -> Routine:
 
     @inner
     def multiply(registers, step, apart, taps, four, fours, weights, start, tile, windows):
-        """The sums of `windows` windows of a line for 16 channels; the others are arguments of `multiply_windows`."""
+        """The sums of `windows` windows of a line for 16 channels; the others are arguments of
+        `multiply_windows`.
+        """
         done = 0
         while done < windows:
             # the last windows are done with some of those before, a second time
@@ -363,8 +381,8 @@ def _make(bits: int, key: Any) -> Routine:
 
     @routine("ppppppnpnn", key)
     def depthwise_block(plan, windows, image, weights, starts, space, out, by_row, lines_of_windows, part):
-        """Block `part` of the channels, for the lines of windows number `lines_of_windows` of those that are computed together; `space` is
-        the thread's memory, `out` the address of the result.
+        """Block `part` of the channels, for the lines of windows number `lines_of_windows` of those that are
+        computed together; `space` is the thread's memory, `out` the address of the result.
 
         `by_row` points to the bias of every window, if there is one.
         """
@@ -484,7 +502,7 @@ def depthwise_start(n, zero, bias, sums, has_bias, byte, starts, filled, lanes):
         store_8(filled, i, byte)
 
 
-# ---- one thread, and each of several ------------------------------------------------------------------------------
+# ---- one thread, and each of several -----------------------------------------------------------------------
 @inner
 def _start(p, s, space):
     call_address(
@@ -509,7 +527,9 @@ def _block(plan, p, s, space, task):
 
 @routine("pnnnnnnnnn")
 def depthwise_single(plan, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros):
-    """A convolution on one thread; the arguments are those of `drivers.single`, the rhs is `arranged` weights and their sums."""
+    """A convolution on one thread; the arguments are those of `drivers.single`, the rhs is `arranged` weights
+    and their sums.
+    """
     p, s = plan_at(plan), state_at(stack(_STATE_BYTES))
     begin_state(p, s, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros, rhs_zeros)
     _start(p, s, s.scratch_of_workers)

@@ -18,12 +18,14 @@ from lowgemm.jit.team import the_team
 from lowgemm.kernels import Kernel
 from lowgemm.output.pipeline import compile_pipeline
 
-#: What a multiply-accumulate here counts for where threads are chosen: a product does some twelve in the same time.
+#: What a multiply-accumulate here counts for where threads are chosen: a product does some twelve in the same
+#: time.
 MACS_OF_ONE = 12
 
 
 class DepthwiseWeights:
-    """Weights less their zero point, arranged for a kernel's CPU, with the sum of each channel's: in place of a packed rhs.
+    """Weights less their zero point, arranged for a kernel's CPU, with the sum of each channel's: in place of
+    a packed rhs.
 
     Parameters
     ----------
@@ -59,7 +61,9 @@ class DepthwiseWeights:
 
     @staticmethod
     def fit(filters: np.ndarray, zero: int | np.ndarray) -> bool:
-        """Whether any filters of this type have 16 bits when their zero point is subtracted, as the loop wants."""
+        """Whether any filters of this type have 16 bits when their zero point is subtracted, as the loop
+        wants.
+        """
         info, widest = np.iinfo(filters.dtype), np.iinfo(np.int16)
         return bool(info.min - int(np.max(zero)) >= widest.min and info.max - int(np.min(zero)) <= widest.max)
 
@@ -131,7 +135,8 @@ class DepthwisePlan(Plan):
             kernel=depthwise.block_routine(weights.bits).address,
             col_compensation_routine=depthwise.depthwise_start.address, single=depthwise.depthwise_single.address,
         )  # fmt: skip
-        # a thread's memory: interleaved columns, a register of the zero point, one of the last pixels, a tile, what the sums begin with
+        # a thread's memory: interleaved columns, a register of the zero point, one of the last pixels, a
+        # tile, what the sums begin with
         plan.row_sums_at = depthwise.CHANNELS // depthwise.LANES * fours * columns * depthwise.WIDE
         plan.row_compensation_at = plan.row_sums_at + depthwise.WIDE
         plan.tile_at = plan.row_compensation_at + depthwise.WIDE

@@ -1,8 +1,9 @@
 """Filters of a convolution that are packed once, and plans of convolutions with them.
 
-A convolution is a product of patches and filters, and runs on the engine of all products (`image.py` says how the patches come in). Groups
-are the items of a batch. Where a window is a pixel the image itself is the lhs. Where each channel has a filter of its own, a product would
-have a single column: such convolutions run on a loop of their own, `depthwise.py`.
+A convolution is a product of patches and filters, and runs on the engine of all products (`image.py` says how
+the patches come in). Groups are the items of a batch. Where a window is a pixel the image itself is the lhs.
+Where each channel has a filter of its own, a product would have a single column: such convolutions run on a
+loop of their own, `depthwise.py`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.seen import Seen
 from lowgemm.kernels import Kernel, selected
 
-#: Columns up to which groups are put together in one product: a panel of the widest kernels of vectors. A kernel that reads rows (AMX)
-#: takes as many columns as a row's step has bytes: 28x28x128 in 32 groups of 4 takes 131, 84 and 77 us there with 16, 32 and 64 columns,
-#: and 176, 189 and 271 with VNNI.
+#: Columns up to which groups are put together in one product: a panel of the widest kernels of vectors. A
+#: kernel that reads rows (AMX) takes as many columns as a row's step has bytes: 28x28x128 in 32 groups of 4
+#: takes 131, 84 and 77 us there with 16, 32 and 64 columns, and 176, 189 and 271 with VNNI.
 COLUMNS = 16
 
 
@@ -68,7 +69,9 @@ class PackedFilters:
         return self.groups > 1 and self.shape[-2] == 1 and self.outputs == self.groups
 
     def in_loop(self, zero: int | np.ndarray) -> bool:
-        """Whether the loop of depthwise convolutions runs, given the filters' zero point; if not, one product for each channel."""
+        """Whether the loop of depthwise convolutions runs, given the filters' zero point; if not, one product
+        for each channel.
+        """
         return self.depthwise and DepthwiseWeights.fit(self._filters, zero)
 
     @property
@@ -97,10 +100,11 @@ class PackedFilters:
         return self._filters.copy()
 
     def packed_for(self, kernel: Kernel, zero: int | np.ndarray) -> PackedRhs:
-        """The filters as the rhs of a batch of products, given their zero point: shape (products, depth, columns).
+        """The filters as the rhs of a batch of products, given their zero point: shape (products, depth,
+        columns).
 
-        Groups with few outputs are put together until a product has `COLUMNS` or more. What one group's filters would add to another's is the zero
-        point, which counts as 0.
+        Groups with few outputs are put together until a product has `COLUMNS` or more. What one group's
+        filters would add to another's is the zero point, which counts as 0.
         """
         together = 1
         if self.groups > 1 and not isinstance(zero, np.ndarray):  # every call comes here
@@ -136,7 +140,9 @@ class PackedFilters:
         return self.depthwise_weights(kernel, zero) if self.in_loop(zero) else self.packed_for(kernel, zero)
 
     def depthwise_weights(self, kernel: Kernel, zero: int | np.ndarray) -> DepthwiseWeights:
-        """The filters of a depthwise convolution less their zero point; those of the last zero point are kept."""
+        """The filters of a depthwise convolution less their zero point; those of the last zero point are
+        kept.
+        """
         key = kernel.name, zero.tobytes() if isinstance(zero, np.ndarray) else zero
         known, weights = self._weights
         if known != key or weights is None:
@@ -157,7 +163,8 @@ def convolution_plan(
     filter_zero: int | np.ndarray,
     num_threads: int | None,
 ) -> Plan:
-    """Plan of a convolution: its lhs is the first image, its rhs the packed filters, its result one row a window.
+    """Plan of a convolution: its lhs is the first image, its rhs the packed filters, its result one row a
+    window.
 
     Parameters
     ----------

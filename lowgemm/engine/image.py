@@ -1,10 +1,12 @@
 """An lhs whose rows are the patches of an image: they are gathered while the lhs is packed (implicit GEMM).
 
-A convolution is a product: a row of its lhs is what one window sees, filter line by filter line, each tap with its channels; the rhs holds
-the filters in the same order. That lhs is never in memory as a whole. Where the tile loop packs a block of an lhs, it calls `pack_image`,
-which copies the block's rows from the image, writes the zero point where a window hangs over the edge, and packs that.
+A convolution is a product: a row of its lhs is what one window sees, filter line by filter line, each tap
+with its channels; the rhs holds the filters in the same order. That lhs is never in memory as a whole. Where
+the tile loop packs a block of an lhs, it calls `pack_image`, which copies the block's rows from the image,
+writes the zero point where a window hangs over the edge, and packs that.
 
-Images have up to three spatial axes, here depth, height and width; missing ones have a size of 1. Channels are last and side by side.
+Images have up to three spatial axes, here depth, height and width; missing ones have a size of 1. Channels
+are last and side by side.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from lowgemm.engine.records import record_type
 from lowgemm.jit.memory import as_address, copy_bytes, is_null, load_i32, load_u8, offset, record_at, store_8
 from lowgemm.jit.routine import call_address, inner, routine
 
-#: What `pack_image` needs to know of an image and its windows. Sizes and steps are in pixels, strides in bytes.
+#: What `pack_image` needs to know of an image and its windows. Sizes and steps are in pixels, strides in
+#: bytes.
 IMAGE = record_type(
     "depth height width",  # of an image
     "image_stride depth_stride height_stride width_stride",
@@ -47,8 +50,8 @@ class Windows(NamedTuple):
     images : int
         Number of images.
     size, out, taps, step, apart, before : tuple of int
-        Size of an image, windows along each axis, taps of a window, pixels from one window to the next and from one tap to the next, padding
-        before the image.
+        Size of an image, windows along each axis, taps of a window, pixels from one window to the next and
+        from one tap to the next, padding before the image.
     channels : int
         Channels of an image.
     """
@@ -112,8 +115,8 @@ def _fill_bytes(typingctx, to, value, size):
     return types.void(types.voidptr, types.int64, size), codegen
 
 
-#: Bytes behind a row of patches that copying may write: runs are copied in whole vectors, from left to right, so that the next run covers
-#: what the one before wrote too much.
+#: Bytes behind a row of patches that copying may write: runs are copied in whole vectors, from left to right,
+#: so that the next run covers what the one before wrote too much.
 SLACK = 64
 
 
@@ -121,7 +124,8 @@ SLACK = 64
 PATCHES = 16384
 
 
-#: Bytes of rows whose filter lines are gathered one after the other: rows share cache lines with those of the line before, which are in L1.
+#: Bytes of rows whose filter lines are gathered one after the other: rows share cache lines with those of the
+#: line before, which are in L1.
 GATHERED = 16384
 
 
@@ -147,7 +151,8 @@ def _copy_wide(dst, dst_stride, src, src_stride, count, run):
         for r in range(count):
             copy_bytes(offset(dst, r * dst_stride), offset(src, r * src_stride), 32)
     else:
-        # the last 32 bytes by themselves, so that they straddle no cache line where rows and runs are multiples of 32
+        # the last 32 bytes by themselves, so that they straddle no cache line where rows and runs are
+        # multiples of 32
         whole = (run + 31) // 64 * 64
         for r in range(count):
             to, source = offset(dst, r * dst_stride), offset(src, r * src_stride)
@@ -159,7 +164,8 @@ def _copy_wide(dst, dst_stride, src, src_stride, count, run):
 
 @inner
 def copy_runs(dst, dst_stride, src, src_stride, count, run, room):
-    """Copy `count` runs of `run` bytes; the strides are from one to the next, `room` is how many bytes there are from `src` on.
+    """Copy `count` runs of `run` bytes; the strides are from one to the next, `room` is how many bytes there
+    are from `src` on.
 
     Behind each run up to `SLACK` bytes are written.
     """
@@ -198,7 +204,8 @@ def end_inside(shift, step, size):
 def _tap(w, line, room, shift, first, count, zero, dst, dst_stride, begin, size):
     """Bytes `begin` to ``begin + size`` of one tap for `count` windows of a line from window `first` on.
 
-    `line` points to the image's line, from which on there are `room` bytes; `shift` is where the tap of window 0 lies in it.
+    `line` points to the image's line, from which on there are `room` bytes; `shift` is where the tap of
+    window 0 lies in it.
     """
     low = min(max(first_inside(shift, w.step_x), first), first + count)
     high = max(min(end_inside(shift, w.step_x, w.width), first + count), low)
@@ -216,7 +223,9 @@ def _tap(w, line, room, shift, first, count, zero, dst, dst_stride, begin, size)
 
 @inner
 def _at_the_edge(w, line, room, first, count, zero, dst, dst_stride):
-    """All taps of a filter line, which lie side by side, for `count` windows from `first` on that reach over an end of the line."""
+    """All taps of a filter line, which lie side by side, for `count` windows from `first` on that reach over
+    an end of the line.
+    """
     taps, run = w.taps_x, w.run
     for r in range(count):
         start, to = (first + r) * w.step_x - w.left, offset(dst, r * dst_stride)
@@ -304,10 +313,11 @@ def pack_image(
 ):
     """Pack `rows` x `depth` of the lhs from (`row`, `k0`) on.
 
-    `image` points to the first image, `windows` to its `IMAGE`. `zero` is what padding is, as a number of 8 bits; where the filters'
-    zero points differ, `zeros` points to int32 that it is to be added to, all alike. `pack` points to the
-    kernel's packing routine; `flip`, `dst`, `dst_stride` and `sums` are its arguments. `patches` points to memory for `panel_rows` rows.
-    Rows that the kernel reads as they are come to `dst` at once; their sums are made if `summed` is not 0.
+    `image` points to the first image, `windows` to its `IMAGE`. `zero` is what padding is, as a number of 8
+    bits; where the filters' zero points differ, `zeros` points to int32 that it is to be added to, all alike.
+    `pack` points to the kernel's packing routine; `flip`, `dst`, `dst_stride` and `sums` are its arguments.
+    `patches` points to memory for `panel_rows` rows. Rows that the kernel reads as they are come to `dst` at
+    once; their sums are made if `summed` is not 0.
     """
     w = image_at(windows)
     if not is_null(zeros):

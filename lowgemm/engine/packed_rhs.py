@@ -29,9 +29,10 @@ class PackedRhs:
 
     Notes
     -----
-    ``lhs @ packed`` and ``np.matmul(lhs, packed)`` are ``gemm(lhs, packed)``. Nothing else is arithmetic here: `to_array` gives the
-    plain matrix. To keep a packed matrix in a file, use `pickle`, or save the plain matrix with `numpy.save` and pack it after loading:
-    panels have the layout of one kernel, so a pickle holds the plain matrix too, and packs it for the machine that loads it.
+    ``lhs @ packed`` and ``np.matmul(lhs, packed)`` are ``gemm(lhs, packed)``. Nothing else is arithmetic
+    here: `to_array` gives the plain matrix. To keep a packed matrix in a file, use `pickle`, or save the
+    plain matrix with `numpy.save` and pack it after loading: panels have the layout of one kernel, so a
+    pickle holds the plain matrix too, and packs it for the machine that loads it.
     """
 
     #: Panels have no strides; what is keyed by an operand's strides finds this.
@@ -65,7 +66,8 @@ class PackedRhs:
 
     @property
     def T(self) -> PackedRhs:
-        """The transposed matrix, packed. Unlike an array's `T` this is a copy, and costs as much as `pack_rhs`.
+        """The transposed matrix, packed. Unlike an array's `T` this is a copy, and costs as much as
+        `pack_rhs`.
 
         Raises
         ------
@@ -92,7 +94,8 @@ class PackedRhs:
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> NoReturn:
         raise TypeError(
-            "a PackedRhs is a packed right operand and no array; .to_array() gives the matrix back, pickle saves it"
+            "a PackedRhs is a packed right operand and no array; .to_array() gives the matrix back, pickle "
+            "saves it"
         )
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **named: Any) -> Any:
@@ -101,13 +104,15 @@ class PackedRhs:
         if ufunc is np.matmul and method == "__call__" and not isinstance(lhs, PackedRhs) and not named:
             return self.__rmatmul__(lhs)  # type: ignore[attr-defined]
         raise TypeError(
-            f"np.{ufunc.__name__}: a PackedRhs is the right operand of a product, lhs @ packed or gemm(lhs, packed), and takes part "
+            f"np.{ufunc.__name__}: a PackedRhs is the right operand of a product, lhs @ packed or gemm(lhs, "
+            "packed), and takes part "
             "in no other arithmetic; .to_array() gives the matrix back"
         )
 
     def __matmul__(self, other: Any) -> NoReturn:
         raise TypeError(
-            "a PackedRhs is packed as the right operand: write lhs @ packed, or gemm(packed.to_array(), other)"
+            "a PackedRhs is packed as the right operand: write lhs @ packed, or gemm(packed.to_array(), "
+            "other)"
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -164,8 +169,8 @@ def pack_rhs(rhs: ArrayLike) -> PackedRhs:
     Returns
     -------
     PackedRhs
-        Accepted by `gemm` in place of `rhs`; ``lhs @ packed`` is ``gemm(lhs, packed)``. Pickle saves it, as the plain
-        matrix, which is packed anew where it is loaded.
+        Accepted by `gemm` in place of `rhs`; ``lhs @ packed`` is ``gemm(lhs, packed)``. Pickle saves it, as
+        the plain matrix, which is packed anew where it is loaded.
 
     Raises
     ------

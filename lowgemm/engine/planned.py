@@ -128,7 +128,8 @@ class PlannedGemm:
         out : ndarray, optional
             C-contiguous result array.
         lhs_zero_point, rhs_zero_point : int, or ndarray of one value
-            As in `gemm`; vectors, one for each row or column, only of values that are all equal, as most models have them.
+            As in `gemm`; vectors, one for each row or column, only of values that are all equal, as most
+            models have them.
 
         Returns
         -------

@@ -69,7 +69,9 @@ def zero_key(value: Any) -> Any:
 
 
 def one_for_all(zero: np.ndarray, shape: Any, axis: int) -> Any:
-    """The one value of a vector of zero points, one along that axis of an operand's shape, that are equal and fit; else the vector."""
+    """The one value of a vector of zero points, one along that axis of an operand's shape, that are equal and
+    fit; else the vector.
+    """
     if (
         zero.ndim != 1
         or len(shape) < 2

@@ -59,7 +59,7 @@ def _sysctl(name: str) -> int | None:
     return int(value.value)
 
 
-# ---- caches ----------------------------------------------------------------------------------------------------
+# ---- caches ------------------------------------------------------------------------------------------------
 def caches() -> dict[int, int]:
     """Bytes of the data caches that the first core uses, by level; without the levels that are not known."""
     with contextlib.suppress(OSError, AttributeError, ValueError, struct.error):
@@ -120,7 +120,7 @@ def _windows_caches() -> dict[int, int]:
     return found
 
 
-# ---- instructions ------------------------------------------------------------------------------------------------
+# ---- instructions ------------------------------------------------------------------------------------------
 def arm_features() -> frozenset[str] | None:
     """Which of ``dotprod`` and ``i8mm`` the Arm CPU has on which this runs; None where the system does not
     say.
@@ -137,7 +137,7 @@ def arm_features() -> frozenset[str] | None:
     return None
 
 
-# ---- processes ---------------------------------------------------------------------------------------------------
+# ---- processes ---------------------------------------------------------------------------------------------
 def thread_count() -> int | None:
     """Threads of this process; None where the system does not say."""
     with contextlib.suppress(OSError, AttributeError):
@@ -170,10 +170,10 @@ def give_way() -> int:
         return 0
 
 
-# ---- memory ------------------------------------------------------------------------------------------------------
+# ---- memory ------------------------------------------------------------------------------------------------
 def large_pages(nbytes: int, page: int) -> memoryview | None:
-    """Fresh memory that begins on a boundary of `page` bytes, whose whole pages of that size the system is asked
-    to make large ones; None where there is no asking. It is given back with the last array over it.
+    """Fresh memory that begins on a boundary of `page` bytes, whose whole pages of that size the system is
+    asked to make large ones; None where there is no asking. It is given back with the last array over it.
 
     Linux's large pages are called transparent: what is asked for is given if there is a piece that large, and
     small pages serve otherwise. Memory from ``malloc`` may have small pages already, which stay.

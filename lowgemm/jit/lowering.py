@@ -42,9 +42,9 @@ for _where, _names in _NEEDED.items():
             raise ImportError(f"this Numba has no {_where.__name__}.{_name}")
 
 
-#: Characters of LLVM code. A routine that has fewer is simplified before its parts come: without that, the loops that
-#: store sums with a zero point for each column take longer, a product of 256 x 256 x 256 by 5 %. The longer ones gain
-#: nothing, and would take 0.1 s for it.
+#: Characters of LLVM code. A routine that has fewer is simplified before its parts come: without that, the
+#: loops that store sums with a zero point for each column take longer, a product of 256 x 256 x 256 by 5 %.
+#: The longer ones gain nothing, and would take 0.1 s for it.
 _SHORT = 1 << 15
 
 

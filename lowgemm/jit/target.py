@@ -59,8 +59,9 @@ def available_features(arch: str, name: str, features: str, *, name_forced: bool
 def round_even_name(kind: str) -> str:
     """LLVM's function that rounds to the nearest whole number, ties to even, for a type like "f32".
 
-    An x86 CPU before SSE4.1 has no instruction for it. LLVM calls the C library's ``roundeven`` then, which Windows
-    lacks, and ends the process. ``rint`` is there, and rounds so unless the process has set another mode.
+    An x86 CPU before SSE4.1 has no instruction for it. LLVM calls the C library's ``roundeven`` then, which
+    Windows lacks, and ends the process. ``rint`` is there, and rounds so unless the process has set another
+    mode.
     """
     features = target()[1]
     before_sse41 = "sse2" in features and "sse4.1" not in features

@@ -1,8 +1,10 @@
-"""Sigmoid, tanh and erf of float32 vectors, with onnxruntime's bits on x86 with fused multiply-add, on every CPU.
+"""Sigmoid, tanh and erf of float32 vectors, with onnxruntime's bits on x86 with fused multiply-add, on every
+CPU.
 
-The first two are quotients of two polynomials in the square of a number within bounds. The coefficients, highest power
-first, are those of the rational approximations that Eigen and other libraries share. erf is a polynomial near 0, and
-1 - exp(-polynomial) further out, with coefficients by N. Juffa (stackoverflow.com/questions/35148198).
+The first two are quotients of two polynomials in the square of a number within bounds. The coefficients,
+highest power first, are those of the rational approximations that Eigen and other libraries share. erf is a
+polynomial near 0, and 1 - exp(-polynomial) further out, with coefficients by N. Juffa
+(stackoverflow.com/questions/35148198).
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ TANH_P = (
     6.37261928875436e-04, 4.89352455891786e-03,
 )  # fmt: skip
 TANH_Q = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
-#: erf of x up to the border is x + x P(x * x); above it is 1 - exp(-(x + x P(x))), and x counts as the bound at most.
+#: erf of x up to the border is x + x P(x * x); above it is 1 - exp(-(x + x P(x))), and x counts as the bound
+#: at most.
 ERF_BORDER, ERF_BOUND = 0.921875, 3.925
 ERF_NEAR = (-5.99104969e-4, 4.99339588e-3, -2.67667342e-2, 1.12818025e-1, -3.76124859e-1, 1.28379151e-1)
 ERF_FAR = (

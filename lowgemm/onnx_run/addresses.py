@@ -1,4 +1,6 @@
-"""Where an array's first element lies, asked in the quickest way: a small model's nodes ask for hundreds of addresses."""
+"""Where an array's first element lies, asked in the quickest way: a small model's nodes ask for hundreds of
+addresses.
+"""
 
 from __future__ import annotations
 

@@ -4,9 +4,10 @@ swish: one pass for all.
 An engine reads and writes the whole tensor for each of them. Here a list of instructions is carried out on
 blocks that stay in the first level of the caches. Only operators that are defined to the last bit are taken,
 so the result is the model's as it is written, on every CPU: sums, products, quotients, smaller and larger of
-two, as IEEE 754 has them, and sigmoid, tanh and erf, as onnxruntime has them. A chain begins where sums of a convolution become
-float32 (`Scaled`, see `dynamic.py`), or at another float32 result of lowgemm's. What it reads besides may be of the same shape, one
-number a channel, one a column, or one number. Anything else runs in the engine.
+two, as IEEE 754 has them, and sigmoid, tanh and erf, as onnxruntime has them. A chain begins where sums of a
+convolution become float32 (`Scaled`, see `dynamic.py`), or at another float32 result of lowgemm's. What it
+reads besides may be of the same shape, one number a channel, one a column, or one number. Anything else runs
+in the engine.
 
 Where a result is quantized next, the chain notes the smallest and the largest number of each block, so that
 DynamicQuantizeLinear need not go through the memory for them.
@@ -148,9 +149,9 @@ def _fill(register, numbers, begin, period, count):
 def run_chain(pointers, fills, code, instructions, filled, rows, length, period, block):
     """Carry out a chain on `rows` times `length` numbers that lie one after the other.
 
-    `code` is int64, 9 an instruction: the operation, then for the result and three operands which pointer, and
-    whether it moves on from block to block. `fills` is int64, 4 a register that is filled before a row: which pointer, whose
-    numbers, how many there are, and how many of them are repeated in the register.
+    `code` is int64, 9 an instruction: the operation, then for the result and three operands which pointer,
+    and whether it moves on from block to block. `fills` is int64, 4 a register that is filled before a row:
+    which pointer, whose numbers, how many there are, and how many of them are repeated in the register.
     """
     c = numba.carray(code, (instructions, 9), np.int64)
     f = numba.carray(fills, (filled, 4), np.int64)
@@ -542,8 +543,8 @@ class _Plan(NotCopied):
         self.add(RANGE, (self._pointer((name, "range")), 0), [self._where[name]])
 
     def finish(self) -> bool:
-        """Make what all runs share: code, what is filled, and the pointers as far as they are known; False if operands are repeated
-        along axes that are not counted together.
+        """Make what all runs share: code, what is filled, and the pointers as far as they are known; False if
+        operands are repeated along axes that are not counted together.
         """
         images, channels, size = (
             self.shape[0],

@@ -1,8 +1,9 @@
-"""ConvInteger and QLinearConv on NumPy arrays: ONNX's attributes and any number of spatial axes, on `lowgemm.conv`.
+"""ConvInteger and QLinearConv on NumPy arrays: ONNX's attributes and any number of spatial axes, on
+`lowgemm.conv`.
 
-Images have their channels last inside, so results are views: channels second as ONNX wants, last in memory, and the next
-convolution need not copy. With more than three spatial axes, the sums of each offset along the outer ones are added.
-`reference.conv_sums` says what the sums are.
+Images have their channels last inside, so results are views: channels second as ONNX wants, last in memory,
+and the next convolution need not copy. With more than three spatial axes, the sums of each offset along the
+outer ones are added. `reference.conv_sums` says what the sums are.
 """
 
 from __future__ import annotations
@@ -327,7 +328,9 @@ def quantized_convolution(
     rounding: str = "onnx",
     num_threads: int | None = None,
 ) -> Convolution:
-    """What `qlinear_conv` runs, for many images; scales and zero points are of the images, the filters and the result."""
+    """What `qlinear_conv` runs, for many images; scales and zero points are of the images, the filters and
+    the result.
+    """
     count = filters.shape[0]
     zero, result = result_zero_point(zero_points[2])
     names = (("x_scale", 1), ("w_scale", count), ("y_scale", 1))

@@ -11,9 +11,10 @@ own. Here product, scale and bias become one node: ConvIntegerToFloat of domain 
 | ConvInteger -> Add floor(bias / scale) -> Cast -> Mul | the same, `floored`: the form that older tools write |
 | MatMulInteger -> Cast -> Mul (-> Add a bias) | MatMulIntegerToFloat |
 
-When the program is made, a ConvIntegerToFloat becomes ConvSums and Scaled (`split`): the sums stay int32 with the channels last in
-memory, and the chain of float operators behind them (`chains.py`) begins with the scale and the bias. So no pass of its own makes
-float32 of them. Where the chain ends in a DynamicQuantizeLinear, it notes the range, and QuantizeInRange quantizes.
+When the program is made, a ConvIntegerToFloat becomes ConvSums and Scaled (`split`): the sums stay int32 with
+the channels last in memory, and the chain of float operators behind them (`chains.py`) begins with the scale
+and the bias. So no pass of its own makes float32 of them. Where the chain ends in a DynamicQuantizeLinear, it
+notes the range, and QuantizeInRange quantizes.
 """
 
 from __future__ import annotations
@@ -252,7 +253,9 @@ def prepared_sums(state: State, constants: Sequence[Any], attributes: dict[str, 
 
 
 def split(node: Any, constants: Any) -> list[Any]:
-    """A ConvIntegerToFloat as its sums, and the scaling and the bias of them, which a chain may begin with; or as it is."""
+    """A ConvIntegerToFloat as its sums, and the scaling and the bias of them, which a chain may begin with;
+    or as it is.
+    """
     from onnx import helper
 
     if node.op_type != "ConvIntegerToFloat":
@@ -346,9 +349,9 @@ def prepared_product(state: State, constants: Sequence[Any], attributes: dict[st
 def quantize(src, dst, ends, made, images, channels, pixels, last, known):
     """DynamicQuantizeLinear of float32.
 
-    `ends` are the keys of the range (`onnx_passes.note_range`), which are looked for unless they are `known`. `made` is
-    float32: the scale (NaN if a number is not finite, and nothing else is written), the limits from which the zero point is taken
-    away, and the zero point.
+    `ends` are the keys of the range (`onnx_passes.note_range`), which are looked for unless they are `known`.
+    `made` is float32: the scale (NaN if a number is not finite, and nothing else is written), the limits from
+    which the zero point is taken away, and the zero point.
     """
     size = images * channels * pixels
     m = numba.carray(made, (4,), np.float32)

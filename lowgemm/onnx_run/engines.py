@@ -59,8 +59,8 @@ class Context(NamedTuple):
     optimize : bool
         Whether onnxruntime may rewrite its parts, so that floats may differ in their last bits.
     classes : callable
-        Makes lowgemm's operators as `onnx.reference` takes them, for bodies of loops; that package is loaded where it runs
-        something, because it takes 9 MiB.
+        Makes lowgemm's operators as `onnx.reference` takes them, for bodies of loops; that package is loaded
+        where it runs something, because it takes 9 MiB.
     """
 
     engine: str

@@ -78,7 +78,8 @@ def conv_integer(state: State, constants: Constants, attributes: dict[str, Any],
     def run(x: np.ndarray, w: Any, x_zero: Any = None, *_: Any) -> np.ndarray:
         if x_zero is not None and (x_zero.dtype != x.dtype or x_zero.size != 1):
             raise TypeError(
-                f"x_zero_point: expected one {x.dtype} like its operand, got {x_zero.dtype}, shape {x_zero.shape}"
+                f"x_zero_point: expected one {x.dtype} like its operand, got {x_zero.dtype}, shape "
+                f"{x_zero.shape}"
             )
         if x.dtype not in made:
             raise TypeError(f"x: expected uint8 or int8, got {x.dtype}")

@@ -81,7 +81,9 @@ class State(NotCopied):
         return self._packed[key]  # type: ignore[return-value]
 
     def packed_alone(self, w: np.ndarray) -> Packed | None:
-        """Let go of a constant that was packed in one way, and hold the packed form alone; None if it was not."""
+        """Let go of a constant that was packed in one way, and hold the packed form alone; None if it was
+        not.
+        """
         keys = [key for key in self._packed if key[0] == id(w)]
         if len(keys) != 1 or self._constants.pop(id(w), None) is None:
             return None

@@ -1,9 +1,10 @@
-"""Compiled passes that bring channels last, or second: what stands between lowgemm's convolutions and float nodes.
+"""Compiled passes that bring channels last, or second: what stands between lowgemm's convolutions and float
+nodes.
 
 Convolutions want an image's channels last in memory, `(images, pixels, channels)`, and float nodes want them
-second. `turn` swaps rows and columns of matrices, 16 by 16 elements at a time in registers. QuantizeLinear and
-DequantizeLinear read and write every element anyway, so they turn blocks over at the same time. What they compute is
-what `lowgemm.compat.onnx_passes` computes, and NumPy's `moveaxis` says where.
+second. `turn` swaps rows and columns of matrices, 16 by 16 elements at a time in registers. QuantizeLinear
+and DequantizeLinear read and write every element anyway, so they turn blocks over at the same time. What they
+compute is what `lowgemm.compat.onnx_passes` computes, and NumPy's `moveaxis` says where.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def _turn(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
 def _block(emit: Any) -> Any:
     """An intrinsic that turns a block over: ``(src, step, dst, to_step, real, whole)``.
 
-    `step` and `to_step` are bytes from one row to the next, before and after; `real` and `whole` are `turn`'s.
+    `step` and `to_step` are bytes from one row to the next, before and after; `real` and `whole` are
+    `turn`'s.
     """
 
     def make(typingctx, args):
@@ -167,17 +169,17 @@ def turn_over(kind, src, dst, real, whole, images, rows, columns):
 def turn(kind, src, dst, real, whole, images, rows, columns):
     """Elements of (images, rows, columns) to (images, columns, rows).
 
-    `real` points to float32 numbers. Of QUANTIZED they are the scale and the limits from which the zero point is taken
-    away, and `whole` is the zero point. Of DEQUANTIZED they are the scale and the zero point, and `whole` is 128 for
-    int8, else 0.
+    `real` points to float32 numbers. Of QUANTIZED they are the scale and the limits from which the zero point
+    is taken away, and `whole` is the zero point. Of DEQUANTIZED they are the scale and the zero point, and
+    `whole` is 128 for int8, else 0.
     """
     turn_over(kind, src, dst, real, whole, images, rows, columns)
 
 
 @routine("pppppnn")
 def scaled_rows(src, dst, ints, scales, floats, rows, columns):
-    """int32 sums of (rows, columns) to float32: ``float(sum + ints[c]) * scales[c] + floats[c]``, rounded after the
-    product too; `dst` may be `src`.
+    """int32 sums of (rows, columns) to float32: ``float(sum + ints[c]) * scales[c] + floats[c]``, rounded
+    after the product too; `dst` may be `src`.
     """
     size = rows * columns
     x, y = numba.carray(src, (size,), np.int32), numba.carray(dst, (size,), np.float32)

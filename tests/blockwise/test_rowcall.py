@@ -1,5 +1,5 @@
-"""Products with coded weights of a kind that came before: the same bits, and the slow way where something is not as
-it was.
+"""Products with coded weights of a kind that came before: the same bits, and the slow way where something is
+not as it was.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def counted(monkeypatch):
 
 @pytest.mark.parametrize("kernel", DECODING)
 def test_every_kind(kernel, counted, monkeypatch):
-    """Shapes, threads, bias, `out`, zero points: from the third call on in compiled code, with the bits of the first."""
+    """Shapes, threads, bias, `out`, zero points: from the third call on in compiled code, with the bits of
+    the first.
+    """
     monkeypatch.setattr(config, "kernel", kernel)
     monkeypatch.setattr(job, "ELEMENTS_PER_THREAD", 1)
     rng = np.random.default_rng(0)

@@ -334,7 +334,8 @@ def test_arguments_have_the_names_and_kinds_of_the_python_function():
 
 def test_import_compiles_nothing():
     code = (
-        "import numba.core.compiler as c, sys; import lowgemm.in_numba as n; n.init(); import lowgemm.in_numba.linked as i;"
+        "import numba.core.compiler as c, sys; import lowgemm.in_numba as n; n.init(); import "
+        "lowgemm.in_numba.linked as i;"
         "from lowgemm import kernels; from lowgemm.engine import drivers; assert i._ADDRESSES.sum() == 0;"
         "assert 'compiled' not in vars(drivers.single) and not kernels.microkernel.cache_info().currsize"
     )

@@ -1,4 +1,6 @@
-"""Memory for packed weights: where it begins, how large it is, that it is given back, and what serves without it."""
+"""Memory for packed weights: where it begins, how large it is, that it is given back, and what serves without
+it.
+"""
 
 from __future__ import annotations
 

@@ -145,7 +145,9 @@ def product_then(nodes, outputs, constants, columns, axes):
 @pytest.mark.parametrize("columns", [1, 5, 16, 48, 700, 1500])
 @pytest.mark.parametrize("axes", [2, 3])
 def test_columns(columns, axes):
-    """Operands of one number a column, of few and of more columns than a block has; quantized again at the end."""
+    """Operands of one number a column, of few and of more columns than a block has; quantized again at the
+    end.
+    """
     g = np.random.default_rng(columns)
     constants = {
         "a": g.standard_normal(columns).astype(np.float32), "b": g.standard_normal((1,) * (axes - 1) + (columns,)).astype(np.float32),
@@ -195,7 +197,9 @@ def test_what_is_not_finite_is_refused():
 
 @pytest.mark.parametrize("groups", [1, 5])
 def test_chains_on_sums(groups):
-    """Images of several sizes after each other: plans of each; one pixel, where both orders of memory are the same."""
+    """Images of several sizes after each other: plans of each; one pixel, where both orders of memory are the
+    same.
+    """
     nodes = [h.make_node("PRelu", ["c", "p"], ["r"]), h.make_node("Add", ["r", "c"], ["y"])]
     model = conv_then(nodes, ["y"], {"p": np.float32([[[0.1]], [[-0.2]], [[0.3]], [[2]], [[0]]])})
     ours, g = Model(model), np.random.default_rng(groups)

@@ -1,4 +1,6 @@
-"""What a loaded model holds: each weight once, and the constants of its float nodes beside the parts, not in them."""
+"""What a loaded model holds: each weight once, and the constants of its float nodes beside the parts, not in
+them.
+"""
 
 from __future__ import annotations
 

@@ -57,7 +57,8 @@ def test_every_tensor(case):
             unequal += int(np.count_nonzero(got != right))
             worst = max(worst, float(np.abs(got - right).max(initial=0)))
     print(
-        f"\n{name} {kind}: {integers} integers equal; {unequal} of {floats} floats differ, by {worst:.1e} at most"
+        f"\n{name} {kind}: {integers} integers equal; {unequal} of {floats} floats differ, by {worst:.1e} at "
+        "most"
     )
     assert integers > 0 and worst < 2e-6
 
@@ -79,7 +80,8 @@ def test_fused(case):
     counts = [int(np.count_nonzero(got != y)) for y in (basic, full)]
     worst = [float(np.abs(got - y).max()) for y in (basic, full)]
     print(
-        f"\n{name} {kind}: of {got.size} outputs {counts[0]} differ from the model as written, by {worst[0]:.1e} at most; "
+        f"\n{name} {kind}: of {got.size} outputs {counts[0]} differ from the model as written, by "
+        f"{worst[0]:.1e} at most; "
         f"{counts[1]} from the optimized one, by {worst[1]:.1e}"
     )
     step = 1 / 255
@@ -112,7 +114,8 @@ def test_fused_layers_before_softmax(case):
     right = om.onnxruntime_run(short, {"x": x})[logits]
     steps = np.abs(got.astype(int) - right.astype(int))
     print(
-        f"\n{name} {kind}: {np.count_nonzero(steps)} of {steps.size} logits differ, by {steps.max()} step(s) at most"
+        f"\n{name} {kind}: {np.count_nonzero(steps)} of {steps.size} logits differ, by {steps.max()} step(s) "
+        "at most"
     )
     assert steps.max() <= 1 and np.count_nonzero(steps) <= steps.size // 50
 

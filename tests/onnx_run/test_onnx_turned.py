@@ -62,7 +62,9 @@ def test_bytes(size, dtype):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int32, np.float64])
 @pytest.mark.parametrize("size", SIZES)
 def test_second_and_last(size, dtype):
-    """Elements with their channels last are brought into order and back; what is not so laid out is copied by NumPy."""
+    """Elements with their channels last are brought into order and back; what is not so laid out is copied by
+    NumPy.
+    """
     x = np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8).astype(dtype)
     lain = turned.empty_last(size, dtype)
     lain[...] = x

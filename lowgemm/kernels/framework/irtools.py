@@ -77,8 +77,8 @@ def repeat(
     turn: Callable[[ir.Value, list[ir.Value]], list[ir.Value]],
     maybe_none: bool = False,
 ) -> list[ir.Value]:
-    """A loop of `count` turns, at least one but with `maybe_none`, that hands values on; what they are after the
-    last turn.
+    """A loop of `count` turns, at least one but with `maybe_none`, that hands values on; what they are after
+    the last turn.
 
     `turn` emits a turn: from its number and the values to the values of the next one.
     """

@@ -82,7 +82,9 @@ def _sum(a: np.ndarray) -> int:
 
 
 def read_call(megabytes: int = 256) -> tuple[Any, int]:
-    """Call that reads a buffer much larger than L3 on one thread, and its bytes: memory as packed weights have it."""
+    """Call that reads a buffer much larger than L3 on one thread, and its bytes: memory as packed weights
+    have it.
+    """
     a = weights_empty(megabytes << 20).view(np.int64)
     a[:] = 1
     return (lambda: _sum(a)), a.nbytes
