@@ -59,6 +59,10 @@ NOT_ON_THE_FLY, BY_ROWS, BY_COLUMNS = range(3)
 IN_PLACE_BY_ROWS, IN_PLACE_BY_COLUMNS = 3, 4
 
 
+#: Rows of a block at most whose depth is split so that a large rhs passes by less often.
+TALL_ROWS = 512
+
+
 class Blocking(NamedTuple):
     """Block sizes (mc rows, nc columns, kc depth), how many blocks there are each way, and how the rhs is
     packed.
@@ -110,6 +114,24 @@ def columns_of_a_call(k, mc, kc, wide):
 
 
 @register_jitable
+def deep_block(k, m, n, depth, mc):
+    """Rows, columns and depth of blocks with which far fewer bytes come from L3, for a kernel that reads rows; 0, 0, 0
+    where there are none.
+
+    With the whole depth in a block few rows fit L2, and the rhs passes by once for each block of rows. With a part of
+    the depth many rows fit, beside their sums; but then the lhs passes by once for each block of columns.
+    """
+    size = k.element_bytes
+    rows, columns = min(up(m, k.mr), TALL_ROWS), min(n, up(k.most_columns, k.nr))
+    kc = (k.l2 * 7 // 8 - 4 * rows * columns) // (rows * size) // k.row_bytes * k.row_bytes
+    passing = -(-m // mc) * n + m  # times the depth
+    passing_then = -(-m // rows) * n + -(-n // columns) * m
+    if n * depth * size <= k.l2 or kc < k.row_bytes or kc >= depth or 2 * passing_then > passing:
+        return 0, 0, 0
+    return rows, columns, up(-(-depth // -(-depth // kc)), k.row_bytes)
+
+
+@register_jitable
 def block_sizes(k, m, n, depth, threads, batch, direct, on_the_fly):
     """The fields of `Blocking`. It runs in Python, and compiled as a part of the planner.
 
@@ -130,13 +152,20 @@ def block_sizes(k, m, n, depth, threads, batch, direct, on_the_fly):
     mc = max(min(room // (kc * size), most) // mr * mr, mr)
     mc = min(mc, up(m, mr))
     nc = n if depth_blocks == 1 else min(n, up(k.most_columns, nr))
+    deep = 0
+    if k.row_bytes != 0 and depth_blocks == 1 and on_the_fly == NOT_ON_THE_FLY:
+        deep, columns, part = deep_block(k, m, n, depth, mc)
+    if deep != 0:
+        mc, kc, depth_blocks = deep, part, -(-depth // part)
+        # no thread gets one block more than another
+        nc = up(-(-n // up(-(-n // columns), threads)), nr)
     wanted = threads * BLOCKS_PER_THREAD if threads > 1 else 1
     few = min(4 * mr, FEW_ROWS)
     while batch * -(-m // mc) * -(-n // nc) < wanted and mc > few:
         mc = max(up(mc // 2, mr), few)
-    while threads > 1 and mc >= 2 * max(BLOCK_ROWS, mr) and mc * nc * kc > BLOCK_MACS:
+    while deep == 0 and threads > 1 and mc >= 2 * max(BLOCK_ROWS, mr) and mc * nc * kc > BLOCK_MACS:
         mc = up(mc // 2, mr)
-    while threads > 1 and nc >= 2 * max(BLOCK_COLUMNS, nr) and mc * nc * kc > BLOCK_MACS:
+    while deep == 0 and threads > 1 and nc >= 2 * max(BLOCK_COLUMNS, nr) and mc * nc * kc > BLOCK_MACS:
         nc = up(nc // 2, nr)
     row_blocks = -(-m // mc)
     if row_blocks >= wanted > 1:

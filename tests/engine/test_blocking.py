@@ -30,14 +30,16 @@ from lowgemm.jit.caches import cache_sizes
 SIZE = st.one_of(st.integers(1, 300), st.integers(1, 10**6))
 
 
-def blocks(kernel, m, n, depth, *, threads=1, batch=1, direct=True, on_the_fly=NOT_ON_THE_FLY) -> Blocking:
+def blocks(
+    kernel, m, n, depth, *, threads=1, batch=1, direct=True, on_the_fly=NOT_ON_THE_FLY, l2=None
+) -> Blocking:
     """Block sizes of one product, also for a kernel that does not run here: a template would compile it."""
     most = zip(("most_rows", "most_rows_with_stages", "most_columns"), block_limits(kernel), strict=True)
     own = {
         name: getattr(kernel, name)
         for name in ("mr", "nr", "lanes", "element_bytes", "row_bytes", "any_panels")
     }
-    limits = types.SimpleNamespace(**own, **dict(most), l2=cache_sizes().l2, l3=cache_sizes().l3)
+    limits = types.SimpleNamespace(**own, **dict(most), l2=l2 or cache_sizes().l2, l3=cache_sizes().l3)
     return Blocking(*block_sizes(limits, m, n, depth, threads, batch, direct, on_the_fly))
 
 
@@ -104,6 +106,24 @@ def test_an_rhs_of_one_use_is_streamed_where_rows_are_few():
     )
     assert not blocks(kernel, **sizes).on_the_fly
     assert not blocks(kernel, 400, 4096, 4096, on_the_fly=BY_ROWS).on_the_fly
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_a_deep_product_has_tall_blocks_of_a_part_of_the_depth(threads):
+    """Where that saves half of what comes from L3, for a kernel that reads rows."""
+    kernel = kernels.by_name("x86_amx_int8")
+    deep = blocks(kernel, 512, 4096, 11008, threads=threads, l2=2 << 20)
+    assert deep.mc == 512 and deep.depth_blocks > 1 and deep.kc % kernel.row_bytes == 0
+    assert deep.mc * deep.kc + 4 * deep.mc * deep.nc <= 2 << 20
+    assert deep.col_blocks % threads == 0 and deep.splits == 1
+    for m, n, depth in (
+        (512, 4096, 4096),  # two blocks of rows
+        (512, 128, 11008),  # an rhs that fits L2
+        (64, 4096, 11008),  # one block of rows
+    ):
+        assert blocks(kernel, m, n, depth, threads=threads, l2=2 << 20).depth_blocks == 1
+    common = kernels.by_name("x86_avx512vnni")
+    assert blocks(common, 512, 4096, 11008, threads=threads, l2=2 << 20).depth_blocks == 1
 
 
 def test_a_kernel_may_say_its_own_block_sizes():
