@@ -55,7 +55,6 @@ class Convolution:
         self.first = lambda: conv(first, filters, channels="first", **options)
         unsigned = pack(operand(rng, "uint8", (taps, taps, channels // groups, outputs)), groups)
         self.unsigned = lambda: conv(image, unsigned, filter_zero_point=128, **options)
-        self.first(), self.unsigned()
         windows = self.call().shape[1] ** 2
         depth = taps * taps * channels // groups
         lhs = operand(rng, "uint8", (windows, depth))
