@@ -57,7 +57,8 @@ def main() -> int:
             *["--quick", "--show-stderr", "--dry-run", "--machine", "check", "--durations", "5"],
         ]
         quick += ["--attribute", "timeout=3600"]  # what fails here is wrong, not slow
-        if hasattr(os, "fork"):  # one process imports NumPy and Numba for all of them, which takes each 0.6 s else
+        # one process imports NumPy and Numba for all of them, which would take 0.6 s for each
+        if hasattr(os, "fork"):
             quick += ["--launch-method", "forkserver"]
         quick += ["--bench", only] if only else []
         for command in (machine, ["check", *same], quick):
