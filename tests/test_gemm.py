@@ -579,8 +579,8 @@ def test_zero_points_that_are_equal_are_one(value, monkeypatch):
     """A vector of one value takes the way of the number; one that differs in a single place does not."""
     rng, seen = np.random.default_rng(1), []
     gemm = sys.modules["lowgemm.gemm"]  # `lowgemm.gemm` is the function
-    kept = gemm._one_for_all
-    monkeypatch.setattr(gemm, "_one_for_all", lambda *a: seen.append(kept(*a)) or seen[-1])
+    kept = gemm.one_for_all
+    monkeypatch.setattr(gemm, "one_for_all", lambda *a: seen.append(kept(*a)) or seen[-1])
     lhs, rhs = (
         rng.integers(0, 256, (9, 40), dtype=np.uint8),
         rng.integers(-128, 128, (40, 11)).astype(np.int8),

@@ -256,7 +256,9 @@ def gemm_lowbit(
     if (
         type(lhs) is np.ndarray
         and type(rhs) is PackedRhsLowbit
-        and (type(lhs_zero_point), lhs_zero_point, lhs_scale) == (int, 0, None)
+        and type(lhs_zero_point) is int
+        and lhs_zero_point == 0
+        and lhs_scale is None
         and type(num_threads) in (int, type(None))
     ):
         key = (lhs.shape, num_threads, bias is None, _settings["kernel"])

@@ -19,8 +19,9 @@ class NotCopied:
     >>> class Table(NotCopied):
     ...     instead = "copy what it was made of"
     >>> copy.copy(Table())
-    Traceback (most recent call last): TypeError: Table: holds addresses of this process, so it cannot be
-    copied or pickled; copy what it was made of
+    Traceback (most recent call last):
+    TypeError: Table: holds addresses of this process, so it cannot be copied or pickled;
+    copy what it was made of
     """
 
     instead: str
