@@ -21,7 +21,7 @@ from . import child
 def test_short_soak():
     # compiling takes tens of MiB, and is not what is measured: the first run fills the disk cache, whatever
     # it says
-    first = [sys.executable, "-m", "tests.reliability.soak", "--calls", "6000"]
+    first = [sys.executable, "-m", "tests.reliability.soak", "--calls", "12000"]
     subprocess.run(first, env=child.ENVIRONMENT, cwd=child.ROOT, capture_output=True, timeout=PATIENCE)
     result = json.loads(child.module("soak", "--calls", "12000"))
     assert result["wrong"] == 0 and result["growth MiB"] <= result["bound MiB"]
