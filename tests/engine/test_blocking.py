@@ -120,6 +120,7 @@ def test_a_deep_product_has_tall_blocks_of_a_part_of_the_depth(threads):
         (512, 4096, 4096),  # two blocks of rows
         (512, 128, 11008),  # an rhs that fits L2
         (64, 4096, 11008),  # one block of rows
+        (1024, 4096, 11008),  # more rows than fit
     ):
         assert blocks(kernel, m, n, depth, threads=threads, l2=2 << 20).depth_blocks == 1
     common = kernels.by_name("x86_avx512vnni")
