@@ -157,6 +157,9 @@ def conv(
            [ 2,  5,  7]], dtype=int32)
     """
     key = known = None
+    # text of another type (a member of an enumeration) is compared by `choice` alone
+    if type(channels) is not str:
+        channels = choice(channels, "channels", CHANNELS)
     if type(image) is np.ndarray and type(filters) is PackedFilters:
         key = _key(
             image,

@@ -4,6 +4,7 @@ filters.
 
 from __future__ import annotations
 
+import enum
 import pickle
 
 import numba
@@ -293,3 +294,16 @@ def test_lines_of_a_depthwise_convolution_share_registers(kernel, monkeypatch):
         expected = reference.conv(image, filters, image_zero_point=9, **options)
         got = lowgemm.conv(image, filters, image_zero_point=9, **options)
         np.testing.assert_array_equal(got, expected, strict=True)
+
+
+def test_channels_may_be_a_member_of_an_enumeration():
+    """Its value counts, in the first call and in those that are found again."""
+    member = enum.Enum("Layout", {"FIRST": "first"}).FIRST
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (1, 4, 6, 6), dtype=np.uint8)
+    filters = lowgemm.pack_filters(rng.integers(-128, 128, (3, 3, 4, 5)).astype(np.int8))
+    expected = lowgemm.conv(image, filters, channels="first")
+    for _ in range(3):
+        np.testing.assert_array_equal(lowgemm.conv(image, filters, channels=member), expected)
+    with pytest.raises((TypeError, ValueError), match="channels"):
+        lowgemm.conv(image, filters, channels=np.array([1, 2]))
