@@ -231,18 +231,19 @@ def _avoid(team, seat):
 def _move_here(team, seat):
     """Let a helper that does not run use this thread's core, if it may, and no other."""
     core, cores, new = _core(team), stack(CORES_BYTES), stack(CORES_BYTES)
-    if core < 0 or not _read_cores(team, seat, cores):
+    # one that another caller took over has that caller's core alone now, which says nothing of what it may use
+    if core < 0 or not atomic_replace(seat, MOVED, STAYED, MOVING):
         return
     left = 0
-    for i in range(_CORE_WORDS):
-        word = load_i64(offset(seat, 8 * ALL), i) & _bit(core, i)
-        store_64(new, i, word)
-        left |= word
-    if left != 0 and atomic_replace(seat, MOVED, STAYED, MOVING):
+    if _read_cores(team, seat, cores):
         for i in range(_CORE_WORDS):
             store_64(offset(seat, 8 * CORES), i, load_i64(cores, i))
+            word = load_i64(offset(seat, 8 * ALL), i) & _bit(core, i)
+            store_64(new, i, word)
+            left |= word
+    if left != 0:
         call_address(load_i64(team, SCHED_SETAFFINITY), (load_i64(seat, THREAD), CORES_BYTES, new))
-        atomic_store(seat, MOVED, AWAY)
+    atomic_store(seat, MOVED, AWAY if left != 0 else STAYED)
 
 
 @inner

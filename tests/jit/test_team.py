@@ -313,6 +313,10 @@ def test_a_helper_that_does_not_run_is_taken_over(four):
     finally:
         os.sched_setaffinity(0, allowed)
     assert os.sched_getaffinity(thread) == {core}
+    everything = four.numbers[inside + team.ALL : inside + team.SEAT].copy()
+    look_at_clocks.ctypes(four.address, slot, 0)  # another caller that finds it taken over already
+    assert (four.numbers[inside + team.ALL : inside + team.SEAT] == everything).all()
+    assert os.sched_getaffinity(thread) == {core}
     others = [int(four.numbers[HEAD + SEAT * seat + team.THREAD]) for seat in (0, 2)]
     assert all(os.sched_getaffinity(other) == allowed for other in others)
     four.numbers[inside + team.INSIDE_OF] = 0
