@@ -27,8 +27,10 @@ way. So:
   wakes.
 * A helper may lose its core in the middle of a piece. A caller that has nothing else to do sees that by the
   helper's own clock, which stands still, and takes it over to its own core, which is free.
-* A helper with nothing to do looks for open jobs for `AWAKE` nanoseconds, then it sleeps on a futex. It does
-  not give its core away while it looks (``sched_yield``): it would come back only long after the next job.
+* A helper with nothing to do looks for open jobs for `AWAKE` nanoseconds, or for an eighth of what its last work
+  took if that is longer. Then it sleeps on a futex. The time does not run while a caller is still busy with the
+  last piece of its job, unless that lasts longer than `AWAKE_IN_LOOP`. A helper does not give its core away
+  while it looks (``sched_yield``): it would come back only long after the next job.
 * It looks for `AWAKE_IN_LOOP` once so many jobs as `LOOP` came one after the other with less than that
   between them, so that a loop with some Python between its products does not wake a helper for each. If
   another library's thread waits for the core meanwhile, that library's call takes longer than
@@ -75,10 +77,15 @@ from lowgemm.jit.memory import (
 from lowgemm.jit.routine import call_address, call_for_address, inner, routine
 from lowgemm.jit.scratch import ALIGNMENT
 
-#: Nanoseconds for which a helper looks for work before it sleeps. Another library whose thread waits for the
-#: core waits as long. Waking costs the caller 7 us at least, and the helper comes 45 us later on an idle core
-#: of a virtual machine.
-AWAKE = 15_000
+#: Nanoseconds for which a helper looks for work before it sleeps, from the end of the last job. Another library
+#: whose thread waits for the core waits as long. Waking costs the caller 7 to 40 us, and the helper comes 15 to
+#: 45 us later on an idle core of a virtual machine. With 15 us, 196 x 2304 x 256 with AMX took 0.84 to 1.05 of
+#: one thread's speed, with 40 us 1.10 to 1.21; NumPy's products in turn with ours took the same time (from 256
+#: cubed on).
+AWAKE = 40_000
+#: After long work it looks for this part of what that took. Python itself is slow between two products whose
+#: operands have taken its place in the caches: 18 to 40 us where it takes 2 otherwise.
+AWAKE_SHARE = 8
 #: The same in a loop of jobs, and how many jobs make a loop.
 AWAKE_IN_LOOP, LOOP = 100_000, 32
 #: Nanoseconds for which a caller that has no more work looks whether the helpers are done before it sleeps,
@@ -307,12 +314,12 @@ def _start(team, wanted):
 
 
 @inner
-def _any_open(team):
-    """Whether any job has places."""
-    places = 0
+def _jobs(team):
+    """The words of all slots in one: which of their bits any job has."""
+    bits = 0
     for number in range(SLOTS):
-        places |= atomic_load(_slot(team, number), WORD) & PLACES
-    return places != 0
+        bits |= atomic_load(_slot(team, number), WORD)
+    return bits
 
 
 @inner
@@ -337,15 +344,22 @@ def _help_with(team, seat, slot):
 
 
 @inner
-def _look(team):
-    """Look for an open job for a while; whether there is one."""
-    until = _now(team) + (AWAKE_IN_LOOP if atomic_load(team, FOLLOWED) >= LOOP else AWAKE)
+def _look(team, worked):
+    """Look for an open job for a while; whether there is one. `worked`: nanoseconds that the last one took."""
+    begin = _now(team)
+    awake = AWAKE_IN_LOOP
+    if atomic_load(team, FOLLOWED) < LOOP:
+        awake = min(max(AWAKE, worked // AWAKE_SHARE), AWAKE_IN_LOOP)
+    last = begin  # when a job was under way
     while True:
         for _ in range(PAUSES):
-            if _any_open(team):
+            if _jobs(team) & PLACES != 0:
                 return True
             pause()
-        if _now(team) >= until:
+        now = _now(team)
+        if _jobs(team) != 0 and now < begin + AWAKE_IN_LOOP:
+            last = now
+        if now >= last + awake:
             return False
 
 
@@ -354,7 +368,7 @@ def _sleep(team, seat):
     """Sleep until somebody opens a job."""
     atomic_store(seat, DOES, SLEEPS)
     # whoever opened a job before this may have found this helper awake
-    if not _any_open(team) or not atomic_replace(seat, DOES, SLEEPS, WORKS):
+    if _jobs(team) & PLACES == 0 or not atomic_replace(seat, DOES, SLEEPS, WORKS):
         while True:
             does = atomic_load(seat, DOES)
             if does == WORKS:
@@ -380,16 +394,19 @@ def _helper(seat):
     team = pointer_at(seat, TEAM)
     store_64(seat, THREAD, call_for_address(load_i64(team, SYSCALL), (load_i64(team, GETTID),)))
     _ask_for_short_slices(team)
+    worked = 0
     while True:
-        helped = False
+        helped, begin = False, _now(team)
         for number in range(SLOTS):
             if _help_with(team, seat, _slot(team, number)):
                 helped = True
+        if helped:
+            worked = _now(team) - begin
         # on a core that a caller lent it, which the caller wants back, it does not look
         lent = _move_back(team, seat)
         if not helped or lent:
             atomic_store(seat, DOES, LOOKS)
-            if lent or not _look(team):
+            if lent or not _look(team, worked):
                 _sleep(team, seat)
             atomic_store(seat, DOES, WORKS)
 

@@ -20,10 +20,27 @@ from lowgemm.jit.memory import (
     atomic_load,
     load_i64,
     pause,
+    pointer_at,
     store_64,
 )
 from lowgemm.jit.routine import signature
-from lowgemm.jit.team import DOES, HEAD, INSIDE, OWNED, SEAT, SLEEPS, SLOTS, STARTED, USED, Team
+from lowgemm.jit.team import (
+    DOES,
+    HEAD,
+    INSIDE,
+    OWNED,
+    PLACE,
+    SEAT,
+    SLEEPS,
+    SLOT,
+    SLOTS,
+    STARTED,
+    USED,
+    WORD,
+    WORK,
+    Team,
+    _look,
+)
 
 pytestmark = pytest.mark.skipif(
     not team.available() or numba.config.DISABLE_JIT, reason="no team of threads on this system"
@@ -204,6 +221,27 @@ def test_helpers_sleep_and_wake(four):
         job = job_of(4)
         four.run(meeting.address, job.ctypes.data, 0, 4)  # comes back only if all three wake
         assert job[CAME] == 4
+
+
+@numba.cfunc(signature("pnn"), nopython=True)
+def looking(memory, worked, result):
+    """What `_look` says of the team at `memory`."""
+    store_64(pointer_at(memory, result), 0, _look(memory, worked))
+
+
+@pytest.mark.parametrize("worked", [0, 10_000_000])
+@pytest.mark.parametrize(
+    ("word", "found"), [(0, False), (OWNED, False), (OWNED + 1, False), (OWNED + PLACE, True)]
+)
+def test_a_helper_looks_for_places_only(word, found, worked):
+    """It does not look for ever where a job has none left, however long the job's caller needs."""
+    a_team = Team(2)
+    result = np.full(1, -1)
+    at = HEAD + SEAT * a_team.seats + SLOT * (SLOTS - 1)
+    a_team.numbers[at + WORD] = word
+    a_team.numbers[at + WORK] = result.ctypes.data
+    looking.ctypes(a_team.address, worked, at + WORK)
+    assert result[0] == found
 
 
 def test_short_jobs_wake_nobody_but_in_a_loop(four):
