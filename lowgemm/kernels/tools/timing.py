@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import statistics
 import sys
 import time
@@ -18,7 +19,8 @@ def interleave(
 ) -> dict[str, float]:
     """Median seconds of each candidate, taken in turn so that all see the same weather.
 
-    Each is called once before, unmeasured. Calls shorter than 200 us are measured in bunches, because the
+    The order is another one in each round: threads of some libraries keep a core busy for 0.1 s after a call,
+    and it would always be the same candidate that meets them. Each is called once before, unmeasured. Calls shorter than 200 us are measured in bunches, because the
     clock and the switch between candidates cost about a microsecond.
     """
     bunch = {}
@@ -30,9 +32,10 @@ def interleave(
         bunch[name] = max(1, min(1000, int(200e-6 / max(once, 1e-9))))
     times: dict[str, list[float]] = {name: [] for name in candidates}
     end = time.perf_counter() + seconds
-    rounds = 0
+    rounds, order, shuffle = 0, list(candidates.items()), random.Random(0).shuffle
     while rounds < least or (time.perf_counter() < end and rounds < most):
-        for name, call in candidates.items():
+        shuffle(order)
+        for name, call in order:
             count = bunch[name]
             call()  # the candidate before left its own data in the caches
             start = time.perf_counter()
