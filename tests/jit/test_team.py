@@ -251,8 +251,9 @@ def test_short_jobs_wake_nobody_but_in_a_loop(four):
     job = job_of(4)
     four.run(meeting.address, job.ctypes.data, 0, 4)
     wait_until(lambda: does(four) == [SLEEPS] * 3)
-    for ended, woken in ((0, 0), (2**62, 3)):  # long ago; in the future, so that any time after it is soon
-        four.numbers[team.ENDED] = ended
+    # long ago; in the future, so that any time after it is soon, but the loop is young; the same in a longer loop
+    for ended, lasted, woken in ((0, 2**40, 0), (2**62, 0, 0), (2**62, team.WAKE_AFTER, 3)):
+        four.numbers[team.ENDED], four.numbers[team.LASTED] = ended, lasted
         job = job_of(1)
         four.run(counting.address, job.ctypes.data, 0, 4, long=False)
         if woken:
@@ -261,10 +262,12 @@ def test_short_jobs_wake_nobody_but_in_a_loop(four):
             four.run(meeting.address, job.ctypes.data, 0, 4, long=False)  # comes back only if all three wake
         else:
             assert does(four) == [SLEEPS] * 3 and job[CAME] == 1
+        assert four.numbers[team.LASTED] > (lasted if ended else 0)
 
 
 def test_jobs_that_follow_one_another_are_counted(four):
     """So that helpers look longer in a loop; a pause ends it."""
+    first = time.monotonic_ns()
     for ended, expected in ((2**62, 1), (2**62, 2), (2**62, 3), (0, 0), (2**62, 1)):
         four.numbers[team.ENDED] = ended
         job = job_of(3)
@@ -273,6 +276,8 @@ def test_jobs_that_follow_one_another_are_counted(four):
         after = time.monotonic_ns()
         assert four.numbers[team.FOLLOWED] == expected
         assert before <= four.numbers[team.ENDED] <= after
+        assert four.numbers[team.LASTED] <= after - (first if expected else before)
+        first = first if expected else before
 
 
 def cores_of(members, seat=0):
