@@ -275,7 +275,18 @@ def filled(h: Any) -> Any:
 
 
 if importlib.util.find_spec("onnx") is not None:
-    from lowgemm.onnx_run import chains, convolution, engines, geometry, model, passes, rewrite, state, tables
+    from lowgemm.onnx_run import (
+        chains,
+        convolution,
+        engines,
+        geometry,
+        model,
+        passes,
+        rewrite,
+        state,
+        tables,
+        windows,
+    )
     from lowgemm.onnx_run import program as onnx_program
 
     def onnx_model() -> Any:
@@ -307,6 +318,7 @@ if importlib.util.find_spec("onnx") is not None:
         ("engine context", engines.Context, lambda: engines.Context("onnx.reference", {"": 17}, 8, None), tuple),
         ("packed filters", convolution.PackedFilters, lambda: convolution.PackedFilters(np.ones((4, 2, 3, 3), np.int8), 2),
          lambda f: [s.to_array() for s in f.slices]),
+        ("windows", windows.Windows, lambda: windows.windows((8, 8), (3, 3)), tuple),
         ("geometry", geometry.Geometry, lambda: geometry.geometry((1, 3, 8, 8), (5, 3, 3, 3)), fields),
         ("coded tensor", rewrite.Coded, lambda: rewrite.Coded("a", "b", "c", np.ones(1), np.zeros(1), 0), tuple),
         ("weight held packed", state.Packed, lambda: state.Packed(lowgemm.pack_rhs(W), True), lambda p: (p.plain(), p.transposed)),

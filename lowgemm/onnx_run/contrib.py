@@ -20,7 +20,6 @@ from lowgemm.compat import onnx as ox
 from lowgemm.gemm import gemm
 from lowgemm.onnx_run import operators, passes, turned
 from lowgemm.onnx_run.elementwise import qlinear_add, qlinear_mul
-from lowgemm.onnx_run.geometry import geometry
 from lowgemm.onnx_run.operators import (
     dequantize_linear,
     need_bytes,
@@ -29,6 +28,7 @@ from lowgemm.onnx_run.operators import (
 )
 from lowgemm.onnx_run.softmax import qlinear_softmax
 from lowgemm.onnx_run.state import State
+from lowgemm.onnx_run.windows import at_place, windows
 
 DOMAIN = "com.microsoft"
 #: Tables of 256 that a model keeps: more than common networks have, and scales that change with each run fill
@@ -140,31 +140,24 @@ def qlinear_average_pool(
     `count_include_pad` a window counts all its places, also those that `ceil_mode` adds behind the padding.
     """
     x = _channels_first(x, channels_last)
-    kernel = tuple(kernel_shape)
-    g = geometry(x.shape, (1, x.shape[1], *kernel), auto_pad=auto_pad, pads=pads, strides=strides)
-    out, end = list(g.out), list(g.end)
-    for i, (size, begin, step) in enumerate(zip(g.size, g.begin, g.strides, strict=True)):
-        if (
-            ceil_mode
-            and (out[i] - 1) * step + kernel[i] < size + begin + end[i]
-            and out[i] * step < size + begin
-        ):
-            out[i] += 1  # a last window that begins inside of the image
-        end[i] = max(0, (out[i] - 1) * step + kernel[i] - size - begin)
-    if len(kernel) == 2 and x.dtype in (np.uint8, np.int8) and x.size and not numba.config.DISABLE_JIT:
+    w = windows(x.shape[2:], kernel_shape, auto_pad=auto_pad, ceil_mode=ceil_mode, pads=pads, strides=strides)
+    if (
+        w.kernel == x.shape[2:] and not any(w.begin) and set(w.out) == {1}
+    ):  # onnxruntime takes it for a global one
+        y = qlinear_global_average_pool(state, x, x_scale, x_zero, y_scale, y_zero)
+        return _channels_back(y, channels_last)
+    if len(w.kernel) == 2 and x.dtype in (np.uint8, np.int8) and x.size and not numba.config.DISABLE_JIT:
         zeros = _zero_like(x, x_zero), _zero_like(x, y_zero)
-        y = passes.averages(x, (x_scale, y_scale), zeros, g, out, bool(count_include_pad))
+        y = passes.averages(x, (x_scale, y_scale), zeros, w, w.out, bool(count_include_pad))
         return _channels_back(y, channels_last)
     real = _real(x, x_scale, x_zero)
-    around = [(0, 0), (0, 0), *zip(g.begin, end, strict=True)]
-    padded, inside = np.pad(real, around), np.pad(np.ones(g.size, np.float32), around[2:])
-    total, count = np.zeros((*real.shape[:2], *out), np.float32), np.zeros(out, np.float32)
-    for offset in np.ndindex(kernel):
-        places = zip(offset, out, g.strides, strict=True)
-        window = tuple(slice(o, o + (n - 1) * step + 1, step) for o, n, step in places)
-        total += padded[(slice(None), slice(None), *window)]
-        count += inside[window]
-    mean = total / (np.float32(math.prod(kernel)) if count_include_pad else count)
+    total, count = np.zeros((*real.shape[:2], *w.out), np.float32), np.zeros(w.out, np.float32)
+    for place in np.ndindex(w.kernel) if x.size else ():
+        found, inside = at_place(real, w, place)
+        total += np.where(inside, found, np.float32(0))
+        count += inside
+    with np.errstate(invalid="ignore"):  # a window without elements is 0 / 0, as in onnxruntime
+        mean = total / (np.float32(math.prod(w.kernel)) if count_include_pad else count)
     y = _coded(mean, y_scale, _zero_like(x, y_zero), point_first=True)
     return _channels_back(y, channels_last)
 

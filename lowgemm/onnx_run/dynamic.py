@@ -185,7 +185,7 @@ def _whole_bias(
     return ints, floats
 
 
-def _given_later(constants: Sequence[Any], *places: int) -> Callable[[Sequence[Any]], bool]:
+def given_later(constants: Sequence[Any], *places: int) -> Callable[[Sequence[Any]], bool]:
     """Whether inputs that are no constants come with the data after all; one that is left out is no constant
     either.
     """
@@ -234,7 +234,7 @@ def prepared_sums(state: State, constants: Sequence[Any], attributes: dict[str, 
         for dtype in _BYTES
     }
     scales = np.ascontiguousarray(w_scale.reshape(-1, *(1,) * (w.ndim - 2)))
-    given_later = _given_later(constants, 3)
+    later = given_later(constants, 3)
 
     def run(*inputs: Any) -> Any:
         x, x_zero, x_scale = inputs[0], inputs[2], inputs[4]
@@ -243,7 +243,7 @@ def prepared_sums(state: State, constants: Sequence[Any], attributes: dict[str, 
             or x_zero is None
             or x_zero.size != 1
             or x_zero.dtype != x.dtype
-            or given_later(inputs)
+            or later(inputs)
         ):
             return NotImplemented
         sums = made[x.dtype].run(x, x_zero.item())
@@ -326,7 +326,7 @@ def _float_product(state: State, b: Any, b_scale: Any, b_zero: Any, bias: Any) -
 def prepared_product(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
     """MatMulIntegerToFloat with a constant right-hand side."""
     _, b, _, b_scale, *more = [*constants, None, None, None]
-    product, given_later = _float_product(state, b, b_scale, more[1], more[2]), _given_later(constants, 5, 6)
+    product, later = _float_product(state, b, b_scale, more[1], more[2]), given_later(constants, 5, 6)
     if product is None:
         return None
 
@@ -337,7 +337,7 @@ def prepared_product(state: State, constants: Sequence[Any], attributes: dict[st
         if (
             not fits
             or (a_zero is not None and (a_zero.size != 1 or a_zero.dtype != a.dtype))
-            or given_later(inputs)
+            or later(inputs)
         ):
             return NotImplemented
         return product(a, a_scale, 0 if a_zero is None else int(a_zero.reshape(())))
@@ -408,13 +408,13 @@ def prepared_float_product(
 ) -> Any:
     """DynamicQuantizeMatMul with a constant right-hand side."""
     _, b, b_scale, *more = [*constants, None, None]
-    product, given_later = _float_product(state, b, b_scale, *more[:2]), _given_later(constants, 3, 4)
+    product, later = _float_product(state, b, b_scale, *more[:2]), given_later(constants, 3, 4)
     if product is None:
         return None
 
     def run(*inputs: Any) -> Any:
         a = inputs[0]
-        found = NotImplemented if a.ndim < 2 or given_later(inputs) else quantized(a, False)
+        found = NotImplemented if a.ndim < 2 or later(inputs) else quantized(a, False)
         return found if found is NotImplemented else product(found[0], found[1], int(found[2]))
 
     return run

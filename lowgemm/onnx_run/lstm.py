@@ -244,13 +244,14 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
         )
         for d in range(directions)
     ]  # fmt: skip
+    later = dynamic.given_later(constants, 3, 9, 11)
     backward = [kinds == "reverse"] if directions == 1 else [False, True]
 
     def run(*inputs: Any) -> Any:
         x, lengths, h, c, peepholes = inputs[0], *[*inputs[4:8], *[None] * 4][:4]
         if lengths is not None or peepholes is not None or x.dtype != np.float32 or x.ndim != 3 or not x.size:
             return NotImplemented
-        if constants[3] is None and len(inputs) > 3 and inputs[3] is not None:
+        if later(inputs):
             return NotImplemented
         coded = dynamic.quantized(np.ascontiguousarray(x), False)
         if coded is NotImplemented:

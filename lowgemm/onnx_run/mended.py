@@ -3,7 +3,8 @@
 Found by comparison with onnxruntime (onnx 1.23): BatchNormalization of operator sets 7 to 13 runs in training
 mode, Softmax, LogSoftmax and Hardmax below 13 do not take the axes from `axis` on as one, LogSoftmax has the
 logarithm of 0 where a power is 0, ConvTranspose mixes up its groups, GlobalMaxPool takes the wrong axes
-unless there are two, LRN loops over images instead of channels, MaxPool pads int8 with 0. onnxruntime, where
+unless there are two, LRN loops over images instead of channels, MaxPool pads int8 with 0, numbers elements
+wrongly and has other windows in odd cases. onnxruntime, where
 it is installed, runs all of these; then nothing here is used.
 """
 
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from lowgemm.onnx_run.windows import largest, windows
 
 
 def batch_normalization(
@@ -68,6 +71,11 @@ def hardmax(x: np.ndarray, *, axis: int, opset: int) -> np.ndarray:
 def global_max_pool(x: np.ndarray) -> np.ndarray:
     """GlobalMaxPool over any number of spatial axes."""
     return x.max(axis=tuple(range(2, x.ndim)), keepdims=True)
+
+
+def max_pool(x: np.ndarray, *, storage_order: int = 0, **attributes: Any) -> tuple[np.ndarray, np.ndarray]:
+    """MaxPool, and the numbers of the elements that are the largest of their windows."""
+    return largest(x, windows(x.shape[2:], **attributes), bool(storage_order))
 
 
 def lrn(
@@ -154,7 +162,7 @@ MENDED: dict[str, tuple[int, int | None, Callable[..., np.ndarray]]] = {
     "Softmax": (1, 13, _softmaxes(softmax)),
     "LogSoftmax": (1, None, _softmaxes(log_softmax)),
     "Hardmax": (1, 13, _softmaxes(hardmax)),
-    "MaxPool": (12, None, lambda opset, x: x),
+    "MaxPool": (1, None, lambda opset, x, **attributes: max_pool(x, **attributes)),
     "GlobalMaxPool": (1, None, lambda opset, x: global_max_pool(x)),
     "LRN": (1, None, lambda opset, x, **attributes: lrn(x, **attributes)),
     "ConvTranspose": (1, None, lambda opset, *inputs, **attributes: conv_transpose(*inputs, **attributes)),
@@ -183,17 +191,11 @@ def _evaluator_class(name: str, function: Callable[..., np.ndarray], opset: int)
                 from onnx.reference.ops import load_op
 
                 return load_op("", name, opset)(self.onnx_node, self.run_params).run(*inputs)
-            if (
-                name == "MaxPool"
-            ):  # floats have a value below all others to pad with; 8-bit integers are floats exactly
-                from onnx.reference.ops import load_op
-
-                theirs = load_op("", name, opset)(self.onnx_node, self.run_params)
-                x = inputs[0]
-                y, *more = theirs.run(x.astype(np.float32) if x.dtype in (np.uint8, np.int8) else x)
-                return (y.astype(x.dtype), *more)
             given = {k: v for k, v in attributes.items() if v is not None}
-            return (np.asarray(function(opset, *inputs, **given)),)
+            result = function(opset, *inputs, **given)
+            return (
+                result[: len(self.onnx_node.output)] if isinstance(result, tuple) else (np.asarray(result),)
+            )
 
     Operator.__name__ = Operator.__qualname__ = name
     return Operator

@@ -18,7 +18,7 @@ import numpy as np
 from lowgemm.checks.onnx import result_zero_point
 from lowgemm.compat import onnx, onnx_passes
 from lowgemm.gemm import gemm
-from lowgemm.onnx_run import convolution, dynamic, elementwise, lstm, passes, turned
+from lowgemm.onnx_run import convolution, dynamic, elementwise, lstm, max_pool, passes, turned
 from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.operators import convolution_attributes
@@ -99,8 +99,12 @@ def _binary(values: Callable[..., Any], routine: Any, record: np.dtype) -> Calla
         a, b, y = (constants[1], zeros[0]), (constants[4], zeros[1]), (constants[6], zeros[2])
         ready = passes.Binary(routine, record, values(dtype, *a, *b, *y))
         turned = passes.Binary(routine, record, values(dtype, *b, *a, *y))
+        later = dynamic.given_later(constants, 2, 5, 7)
 
-        def run(a: np.ndarray, _s: Any, _z: Any, b: np.ndarray, *_: Any) -> np.ndarray:
+        def run(*inputs: Any) -> Any:
+            if later(inputs):
+                return NotImplemented
+            a, b = inputs[0], inputs[3]
             if a.dtype != dtype or b.dtype != dtype:
                 raise TypeError(f"A, B: expected {dtype} like the zero points, got {a.dtype} and {b.dtype}")
             if elementwise.first_is_repeated(a.shape, b.shape):
@@ -302,6 +306,7 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     (DOMAIN, "DequantizeLinear"): dequantize_linear,
     **dynamic.MAKERS,
     **lstm.MAKERS,
+    **max_pool.MAKERS,
 }
 
 

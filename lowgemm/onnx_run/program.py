@@ -15,7 +15,7 @@ import numpy as np
 
 from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.onnx_run import chains, dynamic, tables
+from lowgemm.onnx_run import chains, dynamic, max_pool, tables
 from lowgemm.onnx_run.convolution import PackedFilters
 from lowgemm.onnx_run.engines import Context, Subgraph, attributes_of, reads_of
 from lowgemm.onnx_run.prepare import prepared
@@ -174,7 +174,7 @@ class Program(NotCopied):
         self.table, self.either, self.state, self.context = table, either, state, context
         self.constants = dict(constants)
         self._number: dict[str, int] = {"": 0}
-        nodes = self._folded(list(nodes))
+        nodes = max_pool.of_bytes(self._folded(list(nodes)), self.constants)
         self._chains: dict[str, chains.Group] = {}
         self._tables: dict[str, tables.Table] = {}
         if context.optimize:

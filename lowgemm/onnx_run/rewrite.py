@@ -124,7 +124,6 @@ class Rewriter:
         own = {i.name: numpy_helper.to_array(i) for i in self.graph.initializer}
         # an initializer that is also an input may be overridden, so it is no constant
         self.constants = {n: v for n, v in (own | dict(held or {})).items() if n not in fed}
-        self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         self.counts: Counter[str] = Counter()
         self.index()
 
@@ -377,13 +376,10 @@ class Rewriter:
             return False
         if a.scale.reshape(()) != coded.scale.reshape(()) or a.zero.reshape(()) != coded.zero.reshape(()):
             return False
-        if node.op_type == "MaxPool":
-            # of integers from operator set 12 on; a scale below 0 would turn the order around
-            padded = any(v.name == "auto_pad" or (v.name == "pads" and any(v.ints)) for v in node.attribute)
-            if padded or self.opset < 12 or not a.scale.reshape(()) > 0:
-                return False
+        # of bytes it is lowgemm's own, whatever operator set the model has
+        domain = dynamic.OWN if node.op_type == "MaxPool" else ""
         inputs = [a.name, *node.input[1:]]
-        self.replace(node, chain, node.op_type, "", inputs, coded.name, list(node.attribute))
+        self.replace(node, chain, node.op_type, domain, inputs, coded.name, list(node.attribute))
         return True
 
     def replace(

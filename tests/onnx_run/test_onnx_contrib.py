@@ -270,6 +270,21 @@ def test_average_pool(count_include_pad, ceil_mode):
         )
 
 
+@pytest.mark.parametrize("size, kernel, strides", [((7, 1), (2, 2), (2, 2)), ((15, 3), (15, 3), (1, 3)), ((4,), (4,), (1,)),
+                                                   ((2, 6), (3, 2), (2, 3)), ((1,), (3,), (3,))])  # fmt: skip
+def test_average_pool_of_whole_or_larger_windows(size, kernel, strides):
+    """onnxruntime takes a window of the whole image for a global pool, which rounds elsewhere; and a window that is
+    larger by less than its stride counts.
+    """
+    g = np.random.default_rng(7)
+    for trial in range(8):
+        dtype, channels_last = BYTES[trial % 2], trial // 2 % 2
+        shape = (2, *size, 9) if channels_last else (2, 9, *size)
+        inputs = {"x": whole(g, dtype, shape), **coded(g, dtype, "x"), **coded(g, dtype, "y")}
+        how = {"kernel_shape": list(kernel), "strides": list(strides), "ceil_mode": trial // 4}
+        same("QLinearAveragePool", inputs, dtype, channels_last=channels_last, **how)
+
+
 def test_concat_and_where():
     g = np.random.default_rng(6)
     for trial in range(12):

@@ -51,6 +51,16 @@ NODES = [
     ("pool", h.make_node("QLinearAveragePool", ["x", "s", "z", "t", "z"], ["y"], domain=MS, kernel_shape=[2, 2]), np.uint8, (3, 6, 6)),
 ]  # fmt: skip
 IDS = [name for name, *_ in NODES]
+#: More nodes, for what is asked of each parameter.
+MORE = [
+    ("mul", h.make_node("QLinearMul", ["x", "s", "z", "x", "s", "z", "t", "z"], ["y"], domain=MS), np.uint8, (3, 6, 6)),
+    ("sums", h.make_node("MatMulInteger", ["x", "m", "z", "iv"], ["y"]), np.uint8, (6,)),
+    ("sums of a convolution", h.make_node("ConvInteger", ["x", "w", "z", "i"], ["y"]), np.uint8, (3, 6, 6)),
+    ("to floats", h.make_node("MatMulIntegerToFloat", ["x", "m", "s", "v", "z", "iv", "v"], ["y"], domain=MS), np.uint8, (6,)),
+    ("from floats", h.make_node("DynamicQuantizeMatMul", ["x", "m", "v", "iv", "v"], ["y"], domain=MS), np.float32, (6,)),
+    ("leaky relu", h.make_node("QLinearLeakyRelu", ["x", "s", "z", "t", "z"], ["y"], domain=MS), np.uint8, (6,)),
+    ("concat", h.make_node("QLinearConcat", ["s", "z", "x", "t", "z", "x", "s", "z"], ["y"], domain=MS, axis=1), np.uint8, (6,)),
+]  # fmt: skip
 
 
 def drawn(kind, shape):
@@ -136,3 +146,21 @@ def test_parameters_that_come_with_the_data():
         np.testing.assert_array_equal(
             model.run(None, feeds)[0], om.onnxruntime_run(proto, feeds, "ORT_DISABLE_ALL")["y"]
         )
+
+
+@pytest.mark.parametrize("case", NODES + MORE, ids=[name for name, *_ in NODES + MORE])
+def test_constants_that_may_be_overridden(case):
+    """An initializer that is an input too is no constant, but it is not left out either: with the model's value and with
+    another one, the result is onnxruntime's.
+    """
+    peers.need("onnxruntime")
+    _, node, kind, shape = case
+    x = drawn(kind, (2, *shape))
+    for name in dict.fromkeys(n for n in node.input if n in CONSTANTS):
+        value = np.asarray(CONSTANTS[name])
+        info = onnx.helper.make_tensor_value_info(name, h.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        proto = model_of([node], CONSTANTS, kind, 1 + len(shape), [info])
+        model = Model(proto)
+        for feeds in ({}, {name: np.asarray(value + value.dtype.type(1))}, {}):
+            want = om.onnxruntime_run(proto, {"x": x, **feeds}, "ORT_DISABLE_ALL")["y"]
+            np.testing.assert_array_equal(model.run(None, {"x": x, **feeds})[0], want, err_msg=name)

@@ -1,0 +1,201 @@
+"""MaxPool of bytes: a compiled pass, and how nodes are found that it may run.
+
+A window that holds no element has the type's smallest value. Channels are last in the memory of the result, since
+convolutions want them so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numba
+import numpy as np
+
+from lowgemm.jit.routine import inner, routine
+from lowgemm.onnx_run import turned
+from lowgemm.onnx_run.addresses import address
+from lowgemm.onnx_run.dynamic import OWN
+from lowgemm.onnx_run.state import NotOurs, State
+from lowgemm.onnx_run.windows import Windows, largest, windows
+
+_u64 = np.uint64
+_BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
+#: Spatial axes of the compiled pass.
+AXES = 3
+#: Shapes of images whose windows are kept.
+SHAPES = 64
+
+
+def max_by_definition(x: np.ndarray, w: Windows) -> np.ndarray:
+    """The largest of each window of (images, channels, ...)."""
+    return largest(x, w)[0]
+
+
+@inner
+def _first(begin, step, size):
+    """The first place of a window that is not before the data, and the first behind the data."""
+    low = (-begin + step - 1) // step if begin < 0 else 0
+    high = (size - begin + step - 1) // step if begin < size else 0
+    return low, high
+
+
+@inner
+def _larger(x, from_, out, to, count):
+    p, q = _u64(from_), _u64(to)
+    for c in range(_u64(count)):
+        v = x[p + c]
+        out[q + c] = v if v > out[q + c] else out[q + c]
+
+
+@inner
+def _pool(x, out, g, images, channels, lowest):
+    """`g` has the sizes, places, strides, dilations, beginnings and windows of three axes."""
+    to = 0
+    for n in range(images):
+        for i in range(g[5, 0]):
+            top = i * g[2, 0] - g[4, 0]
+            low0, high0 = _first(top, g[3, 0], g[0, 0])
+            for j in range(g[5, 1]):
+                middle = j * g[2, 1] - g[4, 1]
+                low1, high1 = _first(middle, g[3, 1], g[0, 1])
+                for k in range(g[5, 2]):
+                    left = k * g[2, 2] - g[4, 2]
+                    low2, high2 = _first(left, g[3, 2], g[0, 2])
+                    for c in range(_u64(channels)):
+                        out[_u64(to) + c] = lowest
+                    for u in range(low0, min(high0, g[1, 0])):
+                        row = (n * g[0, 0] + top + u * g[3, 0]) * g[0, 1]
+                        for v in range(low1, min(high1, g[1, 1])):
+                            line = (row + middle + v * g[3, 1]) * g[0, 2]
+                            for w in range(low2, min(high2, g[1, 2])):
+                                _larger(x, (line + left + w * g[3, 2]) * channels, out, to, channels)
+                    to += channels
+
+
+@routine("pppnnnnn")
+def max_pool_bytes(src, dst, numbers, images, channels, size, out_size, signed):
+    """Largest bytes of windows; channels are last in the memory of both."""
+    g = numba.carray(numbers, (6, 3), np.int64)
+    if signed:
+        _pool(
+            numba.carray(src, (size,), np.int8),
+            numba.carray(dst, (out_size,), np.int8),
+            g,
+            images,
+            channels,
+            np.int8(-128),
+        )
+    else:
+        _pool(
+            numba.carray(src, (size,), np.uint8),
+            numba.carray(dst, (out_size,), np.uint8),
+            g,
+            images,
+            channels,
+            np.uint8(0),
+        )
+
+
+def _numbers(size: Sequence[int], w: Windows) -> np.ndarray:
+    """What the compiled pass takes: three axes, the outer ones of size 1 if there are fewer."""
+    more = AXES - len(size)
+    fill = (1, 1, 1, 1, 0, 1)
+    rows = (size, w.kernel, w.strides, w.dilations, w.begin, w.out)
+    return np.array([(f,) * more + tuple(r) for f, r in zip(fill, rows, strict=True)], np.int64)
+
+
+def _compiled(x: np.ndarray, w: Windows, numbers: np.ndarray) -> np.ndarray:
+    """`max_by_definition`, by the compiled pass."""
+    images, channels = x.shape[:2]
+    y = turned.empty_last((images, channels, *w.out), x.dtype)
+    if y.size:
+        x = turned.last(x)
+        max_pool_bytes.ctypes(
+            address(x),
+            address(y),
+            address(numbers),
+            images,
+            channels,
+            x.size,
+            y.size,
+            int(x.dtype == np.int8),
+        )
+    return y
+
+
+def _checked(x: np.ndarray) -> None:
+    if x.dtype not in _BYTES:
+        raise NotOurs
+    if x.ndim < 3:
+        raise ValueError(f"X: expected images, channels and at least one spatial axis, got shape {x.shape}")
+
+
+def _fits(x: np.ndarray) -> bool:
+    return x.ndim - 2 <= AXES and bool(x.size) and not numba.config.DISABLE_JIT
+
+
+def max_pool(state: State, x: np.ndarray, *, storage_order: int = 0, **attributes: Any) -> np.ndarray:
+    """MaxPool of bytes; `storage_order` is about indices, which are not made."""
+    _checked(x)
+    w = windows(x.shape[2:], **attributes)
+    return _compiled(x, w, _numbers(x.shape[2:], w)) if _fits(x) else max_by_definition(x, w)
+
+
+def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
+    """MaxPool of bytes; where the windows of a shape lie is found out once."""
+    how = {k: v for k, v in attributes.items() if k != "storage_order"}
+    plans: dict[tuple[int, ...], Any] = {}
+
+    def run(x: np.ndarray) -> Any:
+        if x.dtype not in _BYTES or x.ndim < 3 or not _fits(x):
+            return NotImplemented
+        size = x.shape[2:]
+        plan = plans.get(size)
+        if plan is None:
+            if len(plans) >= SHAPES:
+                plans.clear()
+            w = windows(size, **how)
+            plan = plans[size] = w, _numbers(size, w)
+        return _compiled(x, *plan)
+
+    return run
+
+
+#: Operators of the standard that only move elements; the first input's type is the result's.
+_MOVING = (
+    "Concat", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+)  # fmt: skip
+
+
+def _gives_bytes(node: Any, constants: Mapping[str, np.ndarray], known: set[str]) -> bool:
+    if node.op_type == "QuantizeLinear":
+        zero = constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        if zero is None:
+            return len(node.input) < 3 and not any(a.name == "output_dtype" for a in node.attribute)
+        return zero.dtype in _BYTES
+    if node.op_type in _MOVING and not node.domain:
+        return node.input[0] in known or (
+            node.input[0] in constants and constants[node.input[0]].dtype in _BYTES
+        )
+    return node.op_type.startswith("QLinear") or node.op_type == "DynamicQuantizeLinear"
+
+
+def of_bytes(nodes: Sequence[Any], constants: Mapping[str, np.ndarray]) -> list[Any]:
+    """Nodes with MaxPool as lowgemm's own where it is certain that it gets bytes, and no indices are wanted."""
+    known: set[str] = set()
+    found = []
+    for node in nodes:
+        if _gives_bytes(node, constants, known):
+            known.add(node.output[0])
+            if node.op_type == "MaxPool" and not node.domain and len(node.output) == 1:
+                own = type(node)()
+                own.CopyFrom(node)
+                own.domain = OWN
+                node = own
+        found.append(node)
+    return found
+
+
+OPERATORS = {(OWN, "MaxPool"): max_pool}
+MAKERS = {(OWN, "MaxPool"): prepared}
