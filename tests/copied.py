@@ -281,6 +281,7 @@ if importlib.util.find_spec("onnx") is not None:
         engines,
         geometry,
         model,
+        nbits,
         passes,
         rewrite,
         state,
@@ -306,6 +307,10 @@ if importlib.util.find_spec("onnx") is not None:
         )  # fmt: skip
         return h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
 
+    def packed_blocks() -> Any:
+        codes = np.arange(5 * 2 * 8, dtype=np.uint8).reshape(5, 2, 8)
+        return nbits.PackedBlocks(codes, np.ones((5, 2), np.float32), None, 30, 4, 16)
+
     def run(m: Any) -> Any:
         return m.run({"x": X}), m.packed_bytes, m.rewritten, m.inputs, m.state.rounding
 
@@ -318,6 +323,8 @@ if importlib.util.find_spec("onnx") is not None:
         ("engine context", engines.Context, lambda: engines.Context("onnx.reference", {"": 17}, 8, None), tuple),
         ("packed filters", convolution.PackedFilters, lambda: convolution.PackedFilters(np.ones((4, 2, 3, 3), np.int8), 2),
          lambda f: [s.to_array() for s in f.slices]),
+        ("blocks", nbits.PackedBlocks, packed_blocks, lambda b: [b.to_array().tolist(), b.nbytes]),
+        ("packed blocks", nbits.PackedBlocks, packed_blocks, lambda b: (b.to_array(), b.nbytes, b.block)),
         ("windows", windows.Windows, lambda: windows.windows((8, 8), (3, 3)), tuple),
         ("geometry", geometry.Geometry, lambda: geometry.geometry((1, 3, 8, 8), (5, 3, 3, 3)), fields),
         ("coded tensor", rewrite.Coded, lambda: rewrite.Coded("a", "b", "c", np.ones(1), np.zeros(1), 0), tuple),

@@ -288,7 +288,7 @@ class Model:
 
     def _prepare(self, model: Any, fuse: bool) -> None:
         """Rewrite the model, refuse what cannot run, and make the program."""
-        from lowgemm.onnx_run import contrib, dynamic, lstm, max_pool, operators, rewrite, views
+        from lowgemm.onnx_run import contrib, dynamic, lstm, max_pool, nbits, operators, rewrite, views
 
         model = _plain(model)
         rewrite.constants_to_initializers(model)
@@ -304,7 +304,12 @@ class Model:
         self.inputs = [_tensor(i) for i in model.graph.input if i.name not in constants]
         self._overridable = {n: v for n, v in constants.items() if n in given}
         table = (
-            operators.OPERATORS | contrib.OPERATORS | dynamic.OPERATORS | lstm.OPERATORS | max_pool.OPERATORS
+            operators.OPERATORS
+            | contrib.OPERATORS
+            | dynamic.OPERATORS
+            | lstm.OPERATORS
+            | max_pool.OPERATORS
+            | nbits.OPERATORS
         )
         self._refuse_unknown(model, table)
         self._proto = model

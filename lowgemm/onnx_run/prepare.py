@@ -18,7 +18,7 @@ import numpy as np
 from lowgemm.checks.onnx import result_zero_point
 from lowgemm.compat import onnx, onnx_passes
 from lowgemm.gemm import gemm
-from lowgemm.onnx_run import convolution, dynamic, elementwise, lstm, max_pool, passes, turned
+from lowgemm.onnx_run import convolution, dynamic, elementwise, lstm, max_pool, nbits, passes, turned
 from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.operators import convolution_attributes
@@ -307,6 +307,7 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     **dynamic.MAKERS,
     **lstm.MAKERS,
     **max_pool.MAKERS,
+    **nbits.MAKERS,
 }
 
 

@@ -18,6 +18,7 @@ from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run import chains, dynamic, max_pool, tables
 from lowgemm.onnx_run.convolution import PackedFilters
 from lowgemm.onnx_run.engines import Context, Subgraph, attributes_of, reads_of
+from lowgemm.onnx_run.nbits import PackedBlocks
 from lowgemm.onnx_run.prepare import prepared
 from lowgemm.onnx_run.state import NotOurs, Packed, State
 
@@ -30,8 +31,10 @@ TABLE = 1 << 16
 #: Which input of an operator is the weight that a prepared node holds packed.
 WEIGHTS = {
     "QLinearConv": 3, "ConvInteger": 1, "ConvSums": 1, "QLinearMatMul": 3, "QGemm": 3, "MatMulIntegerToFloat": 1,
-    "DynamicQuantizeMatMul": 1,
+    "DynamicQuantizeMatMul": 1, "MatMulNBits": 1,
 }  # fmt: skip
+#: Contributed operators that onnxruntime runs where their attributes or types are not lowgemm's.
+SHARED = ("DynamicQuantizeLSTM", "MatMulNBits")
 #: Operators that bring sums to float32, into memory that they make.
 FLOAT_PRODUCTS = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 
@@ -372,9 +375,10 @@ class Program(NotCopied):
     def _theirs(self, step: _Step, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """Give a node whose element types lowgemm has no arithmetic for to the engine, now and in later runs."""
         node = step.nodes[0]
-        if node.domain and (node.op_type != "DynamicQuantizeLSTM" or self.context.engine != "onnxruntime"):
+        if node.domain and (node.op_type not in SHARED or self.context.engine != "onnxruntime"):
             types = ", ".join("none" if i is None else str(i.dtype) for i in inputs)
-            raise TypeError(f"these element types are not supported: {types}")
+            needs = " without onnxruntime" if node.op_type in SHARED else ""
+            raise TypeError(f"these attributes or element types are not supported{needs}: {types}")
         names = [n for n in node.input if n]
         # the rounding that was asked for is the onnx package's
         reference = self.state.rounding == "onnx_reference"
@@ -384,7 +388,9 @@ class Program(NotCopied):
         step.part = Subgraph([node], names, [o for o in node.output if o], {}, context)
 
         def run(*values: Any) -> Any:
-            given = [v.to_array() if isinstance(v, (PackedRhs, PackedFilters)) else v for v in values]
+            given = [
+                v.to_array() if isinstance(v, (PackedRhs, PackedFilters, PackedBlocks)) else v for v in values
+            ]
             return step.part(*[v for n, v in zip(node.input, given, strict=True) if n])  # type: ignore[misc]
 
         step.run = run

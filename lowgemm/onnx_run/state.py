@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,8 +39,8 @@ class State(NotCopied):
         self.rounding, self.num_threads = rounding, num_threads
         self.tables: dict[Any, np.ndarray] = {}
         self._constants: dict[int, np.ndarray] = {}
-        self._packed: dict[tuple[int, int], PackedRhs | PackedFilters] = {}
-        self._alone: list[PackedRhs | PackedFilters] = []
+        self._packed: dict[tuple[int, Any], Any] = {}
+        self._alone: list[Any] = []
 
     def add_constants(self, arrays: Any) -> None:
         """Declare arrays that no run changes."""
@@ -80,6 +81,15 @@ class State(NotCopied):
             self._packed[key] = PackedFilters(w, group)
         return self._packed[key]  # type: ignore[return-value]
 
+    def blocks(self, b: np.ndarray, *others: Any, make: Callable[[], Any]) -> Any:
+        """Weights that `make` packs from `b` and other constants; kept if `b` is one."""
+        key = id(b), tuple(id(o) for o in others)
+        if self._constants.get(id(b)) is not b:
+            return make()
+        if key not in self._packed:
+            self._packed[key] = make()
+        return self._packed[key]
+
     def packed_alone(self, w: np.ndarray) -> Packed | None:
         """Let go of a constant that was packed in one way, and hold the packed form alone; None if it was
         not.
@@ -95,7 +105,7 @@ class State(NotCopied):
 class Packed(NamedTuple):
     """A weight in its packed form alone, and whether that is the transposed one's."""
 
-    form: PackedRhs | PackedFilters
+    form: Any
     transposed: bool
 
     def plain(self) -> np.ndarray:
