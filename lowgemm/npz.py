@@ -15,7 +15,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from lowgemm.checks.values import as_array
+from lowgemm.checks.files import check_file
+from lowgemm.checks.values import as_array, integer
 from lowgemm.engine.packed_rhs import PackedRhs, pack_rhs
 
 #: Deflate cannot make more than this of a byte, so an entry that claims more is lying.
@@ -38,8 +39,9 @@ def write(file: str | os.PathLike[str] | IO[bytes], **arrays: Any) -> None:
     Raises
     ------
     TypeError
-        If an array holds objects or records.
+        If an array holds objects or records, or `file` is neither a path nor a binary file.
     """
+    check_file(file, "file", "write")
     checked = {}
     for name, value in arrays.items():
         a = as_array(value, name, "an array")
@@ -79,6 +81,8 @@ def read(file: str | os.PathLike[str] | IO[bytes], *, max_bytes: int = 1 << 36) 
 
     Raises
     ------
+    TypeError
+        If it is neither a path nor a binary file.
     ValueError
         If it is no such file, is damaged, holds objects, or claims more than it has.
     OSError
@@ -92,6 +96,8 @@ def read(file: str | os.PathLike[str] | IO[bytes], *, max_bytes: int = 1 << 36) 
     >>> read(f)
     {'x': array([1, 2])}
     """
+    check_file(file, "file", "read")
+    max_bytes = integer(max_bytes, "max_bytes", 0, 2**63 - 1)
     if hasattr(file, "read"):
         return _read(file, max_bytes)
     with open(file, "rb") as f:

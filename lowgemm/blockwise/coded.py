@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,8 @@ class BlockwiseArray:
         put(self, "book", as_codebook(self.book, "book"))
         put(self, "blocksize", integer(self.blocksize, "blocksize", 1, 2**62))
         shape = (self.shape,) if isinstance(self.shape, (int, np.integer)) else self.shape
+        if not isinstance(shape, (Sequence, np.ndarray)) or isinstance(shape, (str, bytes)):
+            raise TypeError(f"shape: expected a tuple of integers, got {type(shape).__name__}")
         put(self, "shape", tuple(integer(s, "shape", 0, 2**62) for s in shape))
         put(self, "dtype", float_dtype(self.dtype))
         check_codes(self.codes, (code_bytes(self.size, True),) if self.packed else self.shape)

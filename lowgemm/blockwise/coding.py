@@ -145,9 +145,10 @@ def dequantize_blockwise(
     """
     if not isinstance(q, BlockwiseArray):
         raise TypeError(f"q: expected a BlockwiseArray, got {type(q).__name__}")
-    if dtype is None:
-        dtype = q.dtype if out is None else getattr(out, "dtype", q.dtype)
-    dtype = float_dtype(dtype)
+    if dtype is not None or out is None:
+        dtype = float_dtype(q.dtype if dtype is None else dtype)
+    else:
+        dtype = float_dtype(getattr(out, "dtype", q.dtype), "out")
     num_threads = as_num_threads(num_threads)
     if out is not None:
         inputs = {"q.codes": q.codes}

@@ -205,7 +205,7 @@ def mixed_linear(
     flat, shape = as_rows(x, "x")
     inputs, outputs = w.shape
     if shape[-1] != inputs:
-        raise ValueError(f"x: expected shape (..., {inputs}), got {shape}")
+        raise ValueError(f"x: expected shape (..., {inputs}) for this weight, got {shape}")
     offsets, limit, num_threads = as_bias(bias, outputs), as_threshold(threshold), as_num_threads(num_threads)
     scale_without = as_scale_without(scale_without)
     codes, scales, outliers = code_rows(flat, limit, num_threads, "x", scale_without)

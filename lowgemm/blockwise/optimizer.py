@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Mapping
 from typing import IO, Any, ClassVar
@@ -19,6 +18,7 @@ from lowgemm.blockwise.hyper import Number
 from lowgemm.blockwise.parameters import as_list, check_parameters, gradient_of, put, single
 from lowgemm.blockwise.state import MOST_STEPS, StateKind, TensorState
 from lowgemm.checks.arguments import as_num_threads
+from lowgemm.checks.files import check_file
 from lowgemm.checks.values import flag, integer
 
 #: The absolute value of a gradient must be smaller than this, so that no mean of squares overflows.
@@ -177,7 +177,8 @@ class Optimizer:
 
     def state_of(self, index: int) -> dict[str, np.ndarray]:
         """States of parameter number `index`, decoded: name to float32 array of the parameter's shape."""
-        return self._states[index].decoded()
+        count = len(self._states)
+        return self._states[integer(index, "index", -count, count - 1)].decoded()
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Everything that `load_state_dict` needs, as arrays; copies. Hyper-parameters are not part of it."""
@@ -245,7 +246,7 @@ class Optimizer:
         TypeError
             If it is neither.
         """
-        _check_file(path, "write")
+        check_file(path, "path", "write")
         if hasattr(path, "write"):
             np.savez(path, **self.state_dict())
             return
@@ -266,7 +267,7 @@ class Optimizer:
         ValueError
             If it is not such a file or does not fit this optimizer. Nothing has been changed then.
         """
-        _check_file(path, "read")
+        check_file(path, "path", "read")
         try:
             state = npz.read(path)
         except ValueError as error:
@@ -276,19 +277,6 @@ class Optimizer:
     def __repr__(self) -> str:
         bits = sum(not s.wide for s in self._states)
         return f"{type(self).__name__}({len(self.params)} tensors, {bits} with 8-bit state, lr={self.lr:g})"
-
-
-def _check_file(path: Any, method: str) -> None:
-    """TypeError if `path` is neither a path nor a binary file.
-
-    An integer is refused too, because Python would take it for the number of an open file.
-    """
-    if isinstance(path, io.TextIOBase):
-        raise TypeError(
-            f"path: expected a path or a binary file, got {type(path).__name__}; open it in binary mode"
-        )
-    if not isinstance(path, (str, bytes, os.PathLike)) and not hasattr(path, method):
-        raise TypeError(f"path: expected a path or a binary file, got {type(path).__name__}")
 
 
 def _compiled_step(

@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike
 from lowgemm.blockwise.hyper import Decays, Eps, Number, Steps
 from lowgemm.blockwise.optimizer import Optimizer
 from lowgemm.blockwise.rules import Constants
-from lowgemm.blockwise.state import StateKind
+from lowgemm.blockwise.state import MOST_STEPS, StateKind
+from lowgemm.checks.values import integer
 
 #: Means of the gradient, and means or sums of its square.
 MEAN, SQUARE = StateKind("m", "dynamic"), StateKind("v", "dynamic_unsigned", squares=True)
@@ -225,6 +226,7 @@ class AdEMAMix(Optimizer):
         >>> AdEMAMix(np.ones(3, np.float32), t_alpha=10, t_beta3=10).warmed_up(10)
         (5.0, 0.9999)
         """
+        step = integer(step, "step", 1, MOST_STEPS)
         alpha, (beta1, _, beta3) = self.alpha, self.betas
         if self.t_alpha is not None:
             alpha = min(step * alpha / self.t_alpha, alpha)

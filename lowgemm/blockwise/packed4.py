@@ -365,7 +365,7 @@ def pack_rhs_codes(
     if factors.dtype.kind not in "iuf":
         raise TypeError(f"scales: expected real numbers, got {factors.dtype}")
     if factors.shape != shape:
-        raise ValueError(f"scales: expected shape {shape}, got {factors.shape}")
+        raise ValueError(f"scales: expected shape {shape} for these codes and group, got {factors.shape}")
     with np.errstate(over="ignore"):  # refused as infinity
         factors = factors.astype(np.float32)
     if not np.isfinite(factors).all():
@@ -374,7 +374,7 @@ def pack_rhs_codes(
     if zero_points is not None:
         zeros = _whole_numbers(zero_points, "zero_points", 2**bits)
         if zeros.shape != shape:
-            raise ValueError(f"zero_points: expected shape {shape}, got {zeros.shape}")
+            raise ValueError(f"zero_points: expected shape {shape} like scales, got {zeros.shape}")
         zeros = zeros.T
     full = np.zeros((n, shape[0] * size), np.uint8)
     full[:, :depth] = q.T

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import numbers
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -79,6 +80,19 @@ def integers(value: Any, name: str, low: int = INT32_MIN, high: int = INT32_MAX)
     a = a.astype(np.int32)
     a.flags.writeable = False
     return a
+
+
+def renamed(error: Exception, **names: str) -> Exception:
+    """The error of a function that was called with other names, in the words of its caller: `names` maps the names
+    of that function's parameters to those of the caller's.
+
+    Examples
+    --------
+    >>> renamed(ValueError("rhs: expected depth 2 to match lhs, got 3"), lhs="A", rhs="B")
+    ValueError('B: expected depth 2 to match A, got 3')
+    """
+    text = re.sub(rf"\b({'|'.join(names)})\b", lambda found: names[found[1]], str(error))
+    return TypeError(text) if isinstance(error, TypeError) else ValueError(text)
 
 
 def as_array(value: Any, name: str, expected: str, listed: Any = None) -> np.ndarray:

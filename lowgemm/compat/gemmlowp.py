@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lowgemm.checks.arguments import as_operand, as_zero_point
-from lowgemm.checks.values import choice, flag, integer, is_masked
+from lowgemm.checks.values import choice, flag, integer, is_masked, number, renamed
 from lowgemm.gemm import gemm as _gemm
 from lowgemm.output.base import Stage
 from lowgemm.output.stages import Dequantize, QuantizeDownInt32ToUint8Scale, SaturatingCast
@@ -147,7 +147,19 @@ def _run(lhs: Any, rhs: Any, result: Any, lhs_offset: Any, rhs_offset: Any, pipe
     out = _matrix(result)
     if depth == rhs.shape[0] and 0 in (m, depth, n):
         return
-    _gemm(lhs, rhs, lhs_zero_point=zeros[0], rhs_zero_point=zeros[1], output=pipeline, out=out)
+    try:
+        _gemm(lhs, rhs, lhs_zero_point=zeros[0], rhs_zero_point=zeros[1], output=pipeline, out=out)
+    except (TypeError, ValueError) as error:
+        raise renamed(error, out="result", output="output_pipeline") from None
+
+
+def _to_uint8(offset: Any, multiplier: Any, shift: Any, names: tuple[str, str, str]) -> list[Stage]:
+    """The stages of gemmlowp's first output scheme, of arguments with these names."""
+    numbers = [integer(value, name) for value, name in zip((offset, multiplier, shift), names, strict=True)]
+    try:
+        return [QuantizeDownInt32ToUint8Scale(*numbers), SaturatingCast(np.uint8)]
+    except ValueError as error:
+        raise renamed(error, shift=names[2]) from None
 
 
 def gemm_with_output_pipeline(
@@ -250,10 +262,8 @@ def gemm(
     >>> result
     array([[12]], dtype=uint8)
     """
-    stages = [
-        QuantizeDownInt32ToUint8Scale(result_offset, result_mult_int, result_shift),
-        SaturatingCast(np.uint8),
-    ]
+    names = ("result_offset", "result_mult_int", "result_shift")
+    stages = _to_uint8(result_offset, result_mult_int, result_shift, names)
     gemm_with_output_pipeline(lhs, rhs, result, lhs_offset, rhs_offset, stages)
 
 
@@ -320,25 +330,29 @@ def eight_bit_int_gemm(
         MapOrder.ROW_MAJOR if flag(value, name) else MapOrder.COL_MAJOR for name, value in flags.items()
     ]
     maps = []
-    for name, data, order, rows, cols, stride in (
-        ("a", a, orders[0], m, k, lda), ("b", b, orders[1], k, n, ldb), ("c", c, orders[2], m, n, ldc)
+    for name, data, order, (rows, cols), stride, (rows_name, cols_name) in (
+        ("a", a, orders[0], (m, k), lda, "mk"), ("b", b, orders[1], (k, n), ldb, "kn"),
+        ("c", c, orders[2], (m, n), ldc, "mn"),
     ):  # fmt: skip
         try:
             maps.append(MatrixMap(data, order, rows, cols, stride))
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{name}: {error}") from None
+            names = {"data": name, "stride": f"ld{name}", "rows": rows_name, "cols": cols_name}
+            raise renamed(error, **names) from None
     lhs, rhs, result = maps
     integer(a_offset, "a_offset")
     integer(b_offset, "b_offset")
     if c.dtype == np.float32:
         if c_mult_int is not None or c_shift is not None:
             raise ValueError("c_mult_int, c_shift: expected None for a float32 result")
-        stages: list[Any] = [Dequantize(float(np.float32(c_offset)))]
+        stages: list[Stage] = [Dequantize(float(np.float32(number(c_offset, "c_offset"))))]
     elif c.dtype == np.uint8:
         if c_mult_int is None or c_shift is None:
             raise ValueError("c_mult_int, c_shift: expected integers for a uint8 result")
-        scale = QuantizeDownInt32ToUint8Scale(integer(c_offset, "c_offset"), c_mult_int, c_shift)
-        stages = [scale, SaturatingCast(np.uint8)]
+        stages = _to_uint8(c_offset, c_mult_int, c_shift, ("c_offset", "c_mult_int", "c_shift"))
     else:
         raise TypeError(f"c: expected dtype uint8 or float32, got {c.dtype}")
-    gemm_with_output_pipeline(lhs, rhs, result, a_offset, b_offset, stages)
+    try:
+        gemm_with_output_pipeline(lhs, rhs, result, a_offset, b_offset, stages)
+    except (TypeError, ValueError) as error:
+        raise renamed(error, lhs="a", rhs="b", result="c") from None

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from lowgemm.checks.arguments import as_operand
 from lowgemm.checks.onnx import float_argument, result_zero_point, scale_argument
-from lowgemm.checks.values import as_array, integer
+from lowgemm.checks.values import as_array, choice, integer, renamed
 from lowgemm.compat import onnx_passes as passes
 from lowgemm.gemm import gemm
 from lowgemm.output.base import cast_dtype
@@ -61,7 +61,9 @@ def zero_points(
             continue
         point = as_array(value, name, "a number or a vector", operand.dtype)
         if point.dtype != operand.dtype:
-            raise TypeError(f"{name}: expected dtype {operand.dtype} like its operand, got {point.dtype}")
+            raise TypeError(
+                f"{name}: expected dtype {operand.dtype} like {name.removesuffix('_zero_point')}, got {point.dtype}"
+            )
         point = _of_stack(point, name, operand.shape, axis)
         found[argument] = point.reshape(-1) if point.ndim == 2 else point
     return found
@@ -178,7 +180,11 @@ def matmul_integer(
     array([[-11]], dtype=int32)
     """
     A, B = as_operand(A, "A"), as_operand(B, "B")
-    y = gemm(A, B, **zero_points(A, B, a_zero_point, b_zero_point))
+    points = zero_points(A, B, a_zero_point, b_zero_point)
+    try:
+        y = gemm(A, B, **points)
+    except ValueError as error:
+        raise renamed(error, lhs="A", rhs="B") from None
     return np.asarray(y)  # of two vectors a tensor too, without dimensions
 
 
@@ -237,7 +243,10 @@ def qlinear_matmul(
         return [Requantize(scale, zero, dtype, rounding=rounding, axis=axis)]
 
     points = zero_points(a, b, a_zero_point, b_zero_point)
-    return scaled_product(a, b, (a_scale, b_scale, y_scale), points, make)
+    try:
+        return scaled_product(a, b, (a_scale, b_scale, y_scale), points, make)
+    except ValueError as error:
+        raise renamed(error, lhs="a", rhs="b") from None
 
 
 #: Types that a compiled pass dequantizes, as it is told them.
@@ -319,6 +328,7 @@ def quantize_linear(
     array([128, 129, 130, 255], dtype=uint8)
     """
     x, scale = as_array(x, "x", "an array"), as_array(y_scale, "y_scale", "a scale")
+    rounding = choice(rounding, "rounding", ("onnx", "onnx_reference"))
     if x.dtype.kind not in "fi":
         raise TypeError(f"x: expected floats or int32, got {x.dtype}")
     if scale.dtype.kind != "f":
@@ -334,8 +344,6 @@ def quantize_linear(
     along = _along_axis(scale, "y_scale", x, axis, block_size)
     zeros = _along_axis(zero, "y_zero_point", x, axis, block_size)
     info = np.iinfo(dtype)
-    if rounding not in ("onnx", "onnx_reference"):
-        raise ValueError(f"rounding: expected 'onnx' or 'onnx_reference', got {rounding!r}")
     if x.dtype == np.float16 and rounding == "onnx":
         x = x.astype(np.float32)
     if x.dtype == np.float32 and not block_size and not numba.config.DISABLE_JIT:
@@ -398,6 +406,7 @@ def dequantize_linear(
         raise TypeError(f"x: expected uint8, int8, uint16, int16 or int32, got {x.dtype}")
     if scale.dtype.kind != "f":
         raise TypeError(f"x_scale: expected a float scale, got {scale.dtype}")
+    factors = _along_axis(scale, "x_scale", x, axis, block_size)
     zero = (
         np.zeros(scale.shape, x.dtype)
         if x_zero_point is None
@@ -405,8 +414,8 @@ def dequantize_linear(
     )
     if zero.dtype != x.dtype:
         raise TypeError(f"x_zero_point: expected dtype {x.dtype} like x, got {zero.dtype}")
+    zeros = _along_axis(zero, "x_zero_point", x, axis, block_size)
     if scale.dtype == np.float32 and x.dtype in _KINDS and not block_size and not numba.config.DISABLE_JIT:
-        _along_axis(zero, "x_zero_point", x, axis, 0), _along_axis(scale, "x_scale", x, axis, 0)
         y = passes.empty_like(x, np.float32)
         parts = None if y is None else passes.split(x, scale.size, int(axis) % max(x.ndim, 1))
         if parts is not None and zero.size == scale.size:
@@ -415,10 +424,7 @@ def dequantize_linear(
                 x.ctypes.data, y.ctypes.data, scale.ctypes.data, zero.ctypes.data, *parts, _KINDS[x.dtype]
             )
             return y
-    difference = x.astype(np.float32) - _along_axis(zero, "x_zero_point", x, axis, block_size).astype(
-        np.float32
-    )
-    return (difference * _along_axis(scale, "x_scale", x, axis, block_size)).astype(scale.dtype)
+    return ((x.astype(np.float32) - zeros.astype(np.float32)) * factors).astype(scale.dtype)
 
 
 def _range(x: np.ndarray) -> tuple[np.float32, np.float32]:

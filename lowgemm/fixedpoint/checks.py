@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from lowgemm.checks.values import as_array
+
 WIDE, NARROW = (np.int16, np.int32), (np.int8, np.int16, np.int32)
 
 
 def value(x: Any, name: str, dtypes: tuple[type, ...] = WIDE) -> np.ndarray:
     """An argument as an array of one of `dtypes`."""
-    a = np.asarray(x)
+    a = as_array(x, name, "integers")
     if a.dtype not in [np.dtype(t) for t in dtypes]:
         raise TypeError(f"{name}: expected {' or '.join(t.__name__ for t in dtypes)}, got {a.dtype}")
     return a
@@ -27,7 +29,7 @@ def same(a: Any, b: Any, dtypes: tuple[type, ...] = WIDE) -> tuple[np.ndarray, n
 
 def whole(x: Any, name: str, low: int, high: int) -> np.ndarray:
     """Integers of `low` to `high`."""
-    a = np.asarray(x)
+    a = as_array(x, name, "integers")
     if a.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {a.dtype}")
     if a.size and (int(a.min()) < low or int(a.max()) > high):

@@ -120,7 +120,7 @@ def dynamic_linear(
         raise TypeError(_no_weights(packed))
     inputs, outputs = packed.shape
     if real.ndim == 0 or real.shape[-1] != inputs:
-        raise ValueError(f"x: expected shape (..., {inputs}), got {real.shape}")
+        raise ValueError(f"x: expected shape (..., {inputs}) for this weight, got {real.shape}")
     scale = _scales(weight_scale, outputs).astype(np.float32)
     offset = None if bias is None else per_channel(bias, "bias", outputs).astype(np.float32)
     to = None
@@ -234,7 +234,7 @@ def weight_only_linear(
     if w.dtype != np.int8 or w.ndim != 2:
         raise TypeError(_no_weights(w))
     if real.ndim == 0 or real.shape[-1] != w.shape[0]:
-        raise ValueError(f"x: expected shape (..., {w.shape[0]}), got {real.shape}")
+        raise ValueError(f"x: expected shape (..., {w.shape[0]}) for this weight, got {real.shape}")
     scale = _scales(weight_scale, w.shape[1]).astype(np.float32)
     out = np.empty((*real.shape[:-1], w.shape[1]), np.float32)
     step = max(1, BLOCK_BYTES // (4 * max(w.shape[0], 1)))

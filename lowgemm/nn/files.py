@@ -50,7 +50,8 @@ def save(file: str | os.PathLike[str] | IO[bytes], model: QuantizedSequential) -
     Raises
     ------
     TypeError
-        If `model` is no `QuantizedSequential`, or a layer is not one of this package.
+        If `model` is no `QuantizedSequential`, a layer is not one of this package, or `file` is neither a path
+        nor a binary file.
     """
     if not isinstance(model, QuantizedSequential):
         raise TypeError(f"model: expected a QuantizedSequential, got {type(model).__name__}")
@@ -95,6 +96,8 @@ def load(file: str | os.PathLike[str] | IO[bytes], *, max_bytes: int = 1 << 36) 
 
     Raises
     ------
+    TypeError
+        If `file` is neither a path nor a binary file.
     ValueError
         If the file is damaged, or is no network. Memory grows with what is in the file, not with the sizes
         that it names.

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from lowgemm.checks.values import integer
 from lowgemm.nn.layer import Layer
 from lowgemm.nn.sequential import QuantizedSequential
@@ -105,14 +107,19 @@ def count_maccs(
     if isinstance(model, QuantizedSequential):
         if input_shape is None:
             raise ValueError("input_shape: expected the shape of the network's input")
+        if not isinstance(input_shape, (Sequence, np.ndarray)) or isinstance(input_shape, (str, bytes)):
+            raise TypeError(f"input_shape: expected a sequence of integers, got {type(input_shape).__name__}")
         shape = tuple(integer(s, "input_shape", 0) for s in input_shape)
-        return Cost(tuple(_layers(model.layers, shape)))
-    if input_shape is not None:
-        raise ValueError("input_shape: expected None for products")
-    if not isinstance(model, Sequence) or isinstance(model, str):
+        try:
+            return Cost(tuple(_layers(model.layers, shape)))
+        except ValueError as error:
+            raise ValueError(f"input_shape: a layer's {error}") from None
+    if not isinstance(model, Sequence) or isinstance(model, (str, bytes)):
         raise TypeError(
             f"model: expected a network or a sequence of (m, depth, n), got {type(model).__name__}"
         )
+    if input_shape is not None:
+        raise ValueError("input_shape: expected None where model is a sequence of products")
     costs = []
     for i, product in enumerate(model):
         if not isinstance(product, Sequence) or isinstance(product, str) or len(product) != 3:

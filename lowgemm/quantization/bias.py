@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lowgemm.checks.values import number
 from lowgemm.quantization.folding import axis_in, finite_array, per_channel
 
 
@@ -104,10 +105,14 @@ def correct_bias_from_outputs(
     real, rounded = finite_array(expected, "expected"), finite_array(got, "got")
     if real.shape != rounded.shape:
         raise ValueError(f"got: expected shape {real.shape} like expected, got {rounded.shape}")
-    axis = axis_in(axis, real.ndim, "axis")
+    axis = axis_in(axis, real.ndim, "axis", "expected")
     if not real.size:
         raise ValueError("expected: expected at least one value per channel")
-    b = np.zeros(real.shape[axis]) if bias is None else per_channel(bias, "bias", real.shape[axis])
+    b = (
+        np.zeros(real.shape[axis])
+        if bias is None
+        else per_channel(bias, "bias", real.shape[axis], "expected")
+    )
     others = tuple(i for i in range(real.ndim) if i != axis)
     return (b + (real - rounded).mean(others)).astype(np.float32)
 
@@ -148,10 +153,13 @@ def clipped_normal_mean(
     array([0.3989, 3.    ], dtype=float32)
     """
     m, s = finite_array(mean, "mean"), finite_array(std, "std")
-    if m.ndim != 1 or m.shape != s.shape:
+    if m.ndim != 1:
+        raise ValueError(f"mean: expected a vector, got shape {m.shape}")
+    if m.shape != s.shape:
         raise ValueError(f"std: expected a vector like mean of shape {m.shape}, got {s.shape}")
     if (s < 0).any():
         raise ValueError("std: expected numbers from 0 up")
+    low, high = number(low, "low"), number(high, "high")
     if not low <= high:
         raise ValueError(f"high: expected at least low ({low}), got {high}")
     return np.array([_clipped_mean(*pair, low, high) for pair in zip(m, s, strict=True)], np.float32)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO, TypeVar
 
+from lowgemm.checks.values import flag, renamed
 from lowgemm.quantization.observer import Observer
 from lowgemm.quantization.qparams import QParams
 
@@ -89,7 +90,7 @@ def calibrate(
     Raises
     ------
     TypeError, ValueError
-        As `Observer.observe`.
+        As `Observer.observe`; the message says which batch.
 
     Examples
     --------
@@ -100,10 +101,25 @@ def calibrate(
     """
     if not isinstance(observer, Observer):
         raise TypeError(f"observer: expected an Observer, got {type(observer).__name__}")
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"batches: expected an iterable of arrays, got {type(batches).__name__}")
+    if function is not None and not callable(function):
+        raise TypeError(f"function: expected a function or None, got {type(function).__name__}")
     if callable(progress):
         batches = progress(batches)
-    elif progress:
+        if not isinstance(batches, Iterable):
+            raise TypeError(
+                f"progress: expected a function that gives an iterable, not {type(batches).__name__}"
+            )
+    elif flag(progress, "progress"):
         batches = progress_bar(batches)
-    for batch in batches:
-        observer.observe(batch if function is None else function(batch))
-    return observer.qparams()
+    for i, batch in enumerate(batches):
+        x = batch if function is None else function(batch)
+        try:
+            observer.observe(x)
+        except (TypeError, ValueError) as error:
+            raise renamed(error, x=f"batches[{i}]") from None
+    try:
+        return observer.qparams()
+    except ValueError as error:  # nothing was observed
+        raise renamed(error, observer="batches") from None

@@ -126,7 +126,7 @@ def equalize_ranges(
     if len(given) != len(ws):
         raise ValueError(f"biases: expected {len(ws)}, one per layer, got {len(given)}")
     bs = [
-        None if b is None else per_channel(b, f"biases[{i}]", ws[i].shape[outs[i]])
+        None if b is None else per_channel(b, f"biases[{i}]", ws[i].shape[outs[i]], f"weights[{i}]")
         for i, b in enumerate(given)
     ]
     for i in range(len(ws) - 1):
@@ -171,7 +171,10 @@ def _shares(ranges: Any, sizes: list[int]) -> list[np.ndarray]:
         return [np.zeros(n) for n in sizes]
     if not isinstance(ranges, Sequence) or len(ranges) != len(sizes):
         raise ValueError(f"ranges: expected a sequence of {len(sizes)} vectors, one per pair of layers")
-    found = [per_channel(r, f"ranges[{i}]", n) for i, (r, n) in enumerate(zip(ranges, sizes, strict=True))]
+    found = [
+        per_channel(r, f"ranges[{i}]", n, f"weights[{i}]")
+        for i, (r, n) in enumerate(zip(ranges, sizes, strict=True))
+    ]
     for i, r in enumerate(found):
         if (r < 0).any():
             raise ValueError(f"ranges[{i}]: expected magnitudes, none below 0")
@@ -188,7 +191,13 @@ def _divide_outputs(
 
 
 def _axes(value: Any, name: str, ws: list[np.ndarray]) -> list[int]:
-    values = [value] * len(ws) if isinstance(value, (int, np.integer)) else list(value)
+    if isinstance(value, (int, np.integer)):
+        value = [value] * len(ws)
+    elif not isinstance(value, (Sequence, np.ndarray)):
+        raise TypeError(f"{name}: expected an integer or a sequence of them, got {type(value).__name__}")
+    values = list(value)
     if len(values) != len(ws):
         raise ValueError(f"{name}: expected one axis or {len(ws)}, got {len(values)}")
-    return [axis_in(v, w.ndim, name) for v, w in zip(values, ws, strict=True)]
+    return [
+        axis_in(v, w.ndim, name, f"weights[{i}]") for i, (v, w) in enumerate(zip(values, ws, strict=True))
+    ]

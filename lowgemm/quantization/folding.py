@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lowgemm.checks.values import number
+from lowgemm.checks.values import integer, number
 from lowgemm.quantization.affine import real_array
 
 
@@ -19,20 +19,18 @@ def finite_array(x: ArrayLike, name: str) -> np.ndarray:
     return a
 
 
-def axis_in(axis: Any, ndim: int, name: str) -> int:
-    """`axis` counted from 0."""
-    if isinstance(axis, (bool, np.bool_)) or not isinstance(axis, (int, np.integer)):
-        raise TypeError(f"{name}: expected an integer, got {type(axis).__name__}")
-    if not -ndim <= axis < ndim:
-        raise ValueError(f"{name}: expected {-ndim} to {ndim - 1}, got {axis}")
-    return int(axis) % ndim
+def axis_in(axis: Any, ndim: int, name: str, of: str = "weight") -> int:
+    """`axis` of the argument `of`, counted from 0."""
+    if ndim == 0:
+        raise ValueError(f"{of}: expected at least one dimension, got a number")
+    return integer(axis, name, -ndim, ndim - 1) % ndim
 
 
-def per_channel(value: Any, name: str, channels: int) -> np.ndarray:
-    """`value` as a finite float64 vector with one number per channel."""
+def per_channel(value: Any, name: str, channels: int, of: str = "weight") -> np.ndarray:
+    """`value` as a finite float64 vector with one number per channel of the argument `of`."""
     a = finite_array(value, name)
     if a.shape != (channels,):
-        raise ValueError(f"{name}: expected shape ({channels},), one per channel, got {a.shape}")
+        raise ValueError(f"{name}: expected shape ({channels},), one per channel of {of}, got {a.shape}")
     return a
 
 

@@ -39,7 +39,7 @@ class Observer(ABC):
         power_of_two: bool = False,
         nonfinite: str = "raise",
     ) -> None:
-        integer_range(dtype, bits, narrow_range)
+        integer_range(dtype, bits, flag(narrow_range, "narrow_range"))
         nonfinite = choice(nonfinite, "nonfinite", ("raise", "ignore"))
         self.options = {
             "dtype": as_dtype(dtype),

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from lowgemm.checks.shown import fields_shown
-from lowgemm.checks.values import MAX_DIMS, as_array, flag, integer, number
+from lowgemm.checks.values import MAX_DIMS, as_array, flag, integer, number, renamed
 from lowgemm.output.stages.requantize import quantize_multiplier as _quantize_one
 
 DTYPES = tuple(np.dtype(t) for t in (np.int8, np.uint8, np.int16, np.int32))
@@ -274,6 +274,13 @@ def choose_qparams(
     return QParams(scale, zero_point, dtype, axis, qmin, qmax)
 
 
+def _one_multiplier(real_scale: float) -> tuple[int, int]:
+    try:
+        return _quantize_one(real_scale)
+    except ValueError as error:
+        raise renamed(error, scale="real_scale") from None
+
+
 def quantize_multiplier(real_scale: ArrayLike) -> tuple[Any, Any]:
     """A real scale as a Q0.31 multiplier and an exponent: ``multiplier / 2**31 * 2**exponent``.
 
@@ -306,9 +313,9 @@ def quantize_multiplier(real_scale: ArrayLike) -> tuple[Any, Any]:
     (1073741824, 1)
     """
     if isinstance(real_scale, numbers.Real) and not isinstance(real_scale, (bool, np.bool_)):
-        return _quantize_one(number(real_scale, "real_scale"))
+        return _one_multiplier(number(real_scale, "real_scale"))
     scale = reals(real_scale, "real_scale")
     if scale.ndim == 0:
-        return _quantize_one(float(scale))
-    pairs = np.array([_quantize_one(float(s)) for s in scale], dtype=np.int32).reshape(-1, 2)
+        return _one_multiplier(float(scale))
+    pairs = np.array([_one_multiplier(float(s)) for s in scale], dtype=np.int32).reshape(-1, 2)
     return pairs[:, 0].copy(), pairs[:, 1].copy()

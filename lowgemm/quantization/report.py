@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from lowgemm.checks.values import choice
+from lowgemm.checks.values import choice, flag
 from lowgemm.quantization.advice import advise
 from lowgemm.quantization.affine import fake_quantize
 from lowgemm.quantization.findings import Finding, TensorReport
@@ -143,6 +143,10 @@ def range_report(
         raise TypeError(f"tensors: expected a mapping of names to arrays, got {type(tensors).__name__}")
     qmin, qmax = integer_range(as_dtype(dtype), bits)
     roles = {} if roles is None else roles
+    if not isinstance(roles, Mapping):
+        raise TypeError(f"roles: expected a mapping of names to roles, got {type(roles).__name__}")
+    if symmetric is not None:
+        symmetric = flag(symmetric, "symmetric")
     for name in roles:
         if name not in tensors:
             raise ValueError(f"roles: expected names of tensors, got {name!r}")
@@ -152,10 +156,12 @@ def range_report(
         a = finite_array(x, f"tensors[{name!r}]")
         if not a.size:
             raise ValueError(f"tensors[{name!r}]: expected at least one value")
-        along = axis.get(name, -1) if isinstance(axis, Mapping) else axis
-        along = None if along is None or a.ndim < 2 else axis_in(along, a.ndim, f"axis of {name!r}")
+        along, called = (
+            (axis.get(name, -1), f"axis[{name!r}]") if isinstance(axis, Mapping) else (axis, "axis")
+        )
+        along = None if along is None or a.ndim < 2 else axis_in(along, a.ndim, called)
         role = roles.get(name) or _role(name)
-        even = role == "weight" if symmetric is None else bool(symmetric)
+        even = role == "weight" if symmetric is None else symmetric
         options = {"dtype": dtype, "bits": bits, "symmetric": even, "narrow_range": even and role == "weight"}
         report = _measure(name, role, a, along, options)
         report.findings.extend(advise(report, a, options))

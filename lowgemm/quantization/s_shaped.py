@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from lowgemm import fixedpoint
-from lowgemm.checks.values import choice
+from lowgemm.checks.values import choice, number, renamed
 from lowgemm.output.stages import Lut, Stage
 from lowgemm.output.stages.requantize import Requantize
 from lowgemm.quantization.affine import dequantize, quantize, real_array
-from lowgemm.quantization.qparams import QParams, choose_qparams, quantize_multiplier
+from lowgemm.quantization.qparams import QParams, as_dtype, choose_qparams, quantize_multiplier, reals
 
 #: Where an 8-bit output is within about 0.64 of a step of its limit.
 CLIP = {"sigmoid": 6.0, "tanh": 3.0}
@@ -29,6 +29,14 @@ INTEGER_BITS = 4
 
 def _kind(kind: Any) -> str:
     return choice(kind, "kind", CLIP)
+
+
+def _bound(kind: str, clip: Any) -> float:
+    """Largest magnitude to represent."""
+    bound = CLIP[kind] if clip is None else number(clip, "clip")
+    if not bound > 0:  # not NaN either
+        raise ValueError(f"clip: expected a positive number, got {clip}")
+    return bound
 
 
 def _real(kind: str, x: np.ndarray) -> np.ndarray:
@@ -81,9 +89,8 @@ def s_shaped_input(
     >>> round(float(p.low), 2), round(float(p.high), 2)
     (-2.99, 3.01)
     """
-    bound = CLIP[_kind(kind)] if clip is None else clip
-    if not bound > 0:
-        raise ValueError(f"clip: expected a positive number, got {clip}")
+    bound = _bound(_kind(kind), clip)
+    low, high = number(low, "low"), number(high, "high")
     if not low <= high:
         raise ValueError(f"high: expected at least low ({low}), got {high}")
     return choose_qparams(
@@ -124,7 +131,7 @@ def s_shaped_output(kind: str, dtype: DTypeLike = "int8") -> QParams:
     >>> float(p.low), float(p.high)
     (0.0, 0.99609375)
     """
-    dtype = np.dtype(dtype)
+    dtype = as_dtype(dtype)
     if dtype not in (np.int8, np.uint8):
         raise TypeError(f"dtype: expected int8 or uint8, got {dtype}")
     lowest = int(np.iinfo(dtype).min)
@@ -170,15 +177,13 @@ def s_shaped_table(
     >>> table[[0, 64, 128, 192, 255]].tolist()
     [-127, -115, 3, 117, 127]
     """
-    kind = _kind(kind)
+    kind, method = _kind(kind), choice(method, "method", ("fixedpoint", "float"))
     out = s_shaped_output(kind, _eight_bit(input_qparams, "input_qparams").dtype)
     out = out if output_qparams is None else _eight_bit(output_qparams, "output_qparams")
     lowest = int(np.iinfo(input_qparams.dtype).min)
     q = np.clip(np.arange(lowest, lowest + 256), input_qparams.qmin, input_qparams.qmax)
     if method == "float":
         return quantize(_real(kind, dequantize(q, input_qparams)), out)
-    if method != "fixedpoint":
-        raise ValueError(f"method: expected 'fixedpoint' or 'float', got {method!r}")
     raw = _multiply(
         q - int(input_qparams.zero_point), float(input_qparams.scale) * 2.0 ** (31 - INTEGER_BITS)
     )
@@ -250,15 +255,18 @@ def s_shaped_stages(
     array([[0.004, 0.5  , 0.73 ]], dtype=float32)
     """
     table = s_shaped_table(kind, input_qparams, output_qparams, method=method)
-    scale = np.asarray(accumulator_scale, np.float64) / float(input_qparams.scale)
-    to_input = Requantize(
-        scale if scale.ndim else float(scale),
-        int(input_qparams.zero_point),
-        input_qparams.dtype,
-        rounding=rounding,
-        min=input_qparams.qmin,
-        max=input_qparams.qmax,
-    )
+    scale = reals(accumulator_scale, "accumulator_scale") / float(input_qparams.scale)
+    try:
+        to_input = Requantize(
+            scale if scale.ndim else float(scale),
+            int(input_qparams.zero_point),
+            input_qparams.dtype,
+            rounding=rounding,
+            min=input_qparams.qmin,
+            max=input_qparams.qmax,
+        )
+    except (TypeError, ValueError) as error:
+        raise renamed(error, scale="accumulator_scale") from None
     # A `Requantize` must come last in a pipeline, so its parts are used: scale and bounds, without the cast.
     return [*to_input.lower()[:-1], Lut(table, input_qparams.dtype)]
 
@@ -338,9 +346,10 @@ def s_shaped_gain(
     x = real_array(x)
     if not x.size or not np.isfinite(x).all():
         raise ValueError("x: expected at least one number, all of them finite")
-    real, low, high = _real(_kind(kind), x), float(x.min()), float(x.max())
+    kind = _kind(kind)
+    real, low, high = _real(kind, x), float(x.min()), float(x.max())
     out = s_shaped_output(kind, dtype)
-    inside = np.abs(x) <= (CLIP[kind] if clip is None else clip)
+    inside = np.abs(x) <= _bound(kind, clip)
     if not inside.any():
         raise ValueError("x: expected a number within the clip")
     figures = []

@@ -55,7 +55,7 @@ def sqnr(x: ArrayLike, qparams: QParams, *, axis: int | None = None) -> float | 
     6
     """
     a = finite_array(x, "x")
-    axis = None if axis is None else axis_in(axis, a.ndim, "axis")
+    axis = None if axis is None else axis_in(axis, a.ndim, "axis", "x")
     if not a.size:
         raise ValueError("x: expected at least one value")
     ratio = decibels(a, fake_quantize(a, qparams).astype(np.float64), axis)

@@ -101,7 +101,7 @@ def test_bad_input():
         g.MatrixMap(np.zeros(9, np.uint8), g.MapOrder.ROW_MAJOR, 3, 3, 2)
     with pytest.raises(ValueError, match="data: expected at least 9"):
         g.MatrixMap(np.zeros(8, np.uint8), g.MapOrder.ROW_MAJOR, 3, 3)
-    with pytest.raises(ValueError, match="c: data"):
+    with pytest.raises(ValueError, match="c: expected at least 4"):
         g.eight_bit_int_gemm(
             True, True, True, 2, 2, 2, x.ravel(), 0, 2, x.ravel(), 0, 2, np.zeros(3, np.uint8), 0, 1, 1, 2
         )

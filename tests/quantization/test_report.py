@@ -184,7 +184,7 @@ def test_plot_without_matplotlib_says_so(monkeypatch):
         (lambda: range_report({"a": ["x"]}), TypeError, r"tensors\['a'\]: expected real"),
         (lambda: range_report({"a": [1.0]}, roles={"b": "weight"}), ValueError, "roles: expected names"),
         (lambda: range_report({"a": [1.0]}, roles={"a": "gradient"}), ValueError, "roles: expected 'input'"),
-        (lambda: range_report({"a": np.ones((2, 2))}, axis=2), ValueError, "axis of 'a': expected -2 to 1"),
+        (lambda: range_report({"a": np.ones((2, 2))}, axis=2), ValueError, "axis: expected -2 to 1"),
         (lambda: range_report({"a": [1.0]}, bits=1), ValueError, "bits: expected 2 to 8"),
         (lambda: sqnr([], choose_qparams(0, 1)), ValueError, "x: expected at least one"),
     ],

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-import numpy as np
-
-from lowgemm.checks.values import INT32_MAX, integer
+from lowgemm.checks.values import INT32_MAX, integer, number
 from lowgemm.output.base import Stage
 from lowgemm.output.elementwise import elementwise
 from lowgemm.output.parameters import NUMBER
@@ -54,7 +53,7 @@ def relu(zero_point: int = 0) -> Clamp:
     >>> relu(3)
     Clamp(min=3, max=2147483647)
     """
-    return Clamp(zero_point, INT32_MAX)
+    return Clamp(integer(zero_point, "zero_point"), INT32_MAX)
 
 
 def relu6(scale: float, zero_point: int = 0) -> Clamp:
@@ -65,6 +64,8 @@ def relu6(scale: float, zero_point: int = 0) -> Clamp:
     >>> relu6(0.05, -100)
     Clamp(min=-100, max=20)
     """
-    if not np.isfinite(scale) or scale <= 0:
+    scale, zero_point = number(scale, "scale"), integer(zero_point, "zero_point")
+    if not 0 < scale < math.inf:
         raise ValueError(f"scale: expected a positive number, got {scale}")
-    return Clamp(zero_point, min(zero_point + round(6 / scale), INT32_MAX))
+    steps = min(6 / scale, 2.0**32)  # infinite for the smallest scales
+    return Clamp(zero_point, min(zero_point + round(steps), INT32_MAX))
