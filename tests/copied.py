@@ -350,6 +350,7 @@ def _again() -> rowcall.Again:
 REFUSED: dict[type, Callable[[], Any]] = {
     Plan: lambda: lowgemm.plan(X, W).plan,
     ready.Ready: lambda: lowgemm.plan(X, W)._ready,
+    ready.ReadyWithFunctions: lambda: lowgemm.plan(X, W, output=lowgemm.Custom(module_function))._ready,
     sums.ReadySums: lambda: sums.ReadySums((lowgemm.Clamp(0, 9),), ACC, np.empty_like(ACC), ACC.shape),
     zero_points.Zeros: lambda: lowgemm.plan(X, W)._ready._zeros,
     pipeline.CompiledPipeline: lambda: lowgemm.plan(X, W, output=STAGES).plan.pipeline,

@@ -19,6 +19,7 @@ import ctypes
 import functools
 import sys
 import sysconfig
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ from lowgemm.engine.array_objects import (
 )
 from lowgemm.engine.records import record_type
 from lowgemm.engine.zero_points import Zeros, item_at, read_zeros, zeros_at, zeros_of
-from lowgemm.jit.memory import as_address, pointer_at, pointer_field, record_at
+from lowgemm.jit.memory import as_address, load_i64, pointer_at, pointer_field, record_at
 from lowgemm.jit.routine import Routine, call_address, call_for_address, inner, routine
 
 #: What every built-in function is told of a kind of call, in its first argument. The unsigned ones are
@@ -61,6 +62,7 @@ PRODUCT_CALL = record_type(
     "packed",  # whether the rhs is packed
     ("zeros", np.uint64),  # a record of `zero_points.ZEROS`
     ("pattern", np.uint64),  # what `pattern_of` says of the operands; 0: they are not compared
+    ("watches", np.uint64),  # what `watch_list` says of the functions of the user's; 0: there are none
 )
 product_call_at = record_at(PRODUCT_CALL)
 #: Numbers of the arguments of `enter`.
@@ -99,6 +101,16 @@ def new_reference(call, args, number):
     return result
 
 
+@inner
+def _one_failed(watches):
+    """Whether a function of the user's failed; `watches` is what `watch_list` gives, or a null pointer."""
+    failures = 0
+    if as_address(watches) != 0:
+        for i in range(load_i64(watches, 0)):
+            failures += load_i64(pointer_at(watches, 1 + i), 0)
+    return failures != 0
+
+
 BUILT_IN = types.voidptr(types.voidptr, types.voidptr, types.intp)
 
 
@@ -131,7 +143,7 @@ def _enter(_self, args, _count):
         )  # fmt: skip
     if release != 0:
         call_address(call.restore_thread, (state,))
-    return new_reference(call, args, _OUT)
+    return new_reference(call, args, _CALL if _one_failed(pointer_field(call, "watches")) else _OUT)
 
 
 class _MethodDef(ctypes.Structure):
@@ -185,7 +197,8 @@ def enter() -> Any:
     rhs are its panels and column sums, and `sums` is not looked at otherwise. It is for callers that know all
     that to fit. What it looks at itself are the operands, if the record has a pattern of them, whether `out`
     can be written and lies apart from them, and the values of the zero points: if those do not fit, it
-    returns None and has written nothing but scratch memory.
+    returns None and has written nothing but scratch memory. After a product in which a function of the user's
+    failed, it returns `call`.
     """
     return built_in(b"enter", _enter)
 
@@ -207,6 +220,11 @@ def pattern_of(*arrays: Any) -> np.ndarray:
     for a in arrays:
         numbers += [id(np.ndarray), id(np.dtype(a.dtype.str)), len(a.shape), *a.shape, *a.strides]
     return np.array(numbers, dtype=np.int64)
+
+
+def watch_list(counters: Sequence[int]) -> np.ndarray:
+    """What `enter` looks at after a product: where the failures of each stage are counted."""
+    return np.array([len(counters), *counters], dtype=np.int64)
 
 
 @functools.cache
@@ -242,8 +260,9 @@ def product_call(
     out_bytes: int,
     zeros: Zeros,
     pattern: np.ndarray | None = None,
+    watches: np.ndarray | None = None,
 ) -> np.ndarray:
-    """First argument of `enter` for a plan's numbers, zero points and pattern, which must outlive it.
+    """First argument of `enter` for a plan's numbers, zero points, pattern and watches; they must outlive it.
 
     Parameters
     ----------
@@ -261,6 +280,8 @@ def product_call(
         The zero points.
     pattern : ndarray, optional
         What `pattern_of` says of the operands, if they are still to be compared.
+    watches : ndarray, optional
+        What `watch_list` says of the functions of the user's, if there are any.
     """
     return filled(
         PRODUCT_CALL,
@@ -270,5 +291,6 @@ def product_call(
         release=release,
         zeros=zeros.numbers.ctypes.data,
         pattern=0 if pattern is None else pattern.ctypes.data,
+        watches=0 if watches is None else watches.ctypes.data,
         out_bytes=out_bytes,
     )

@@ -16,7 +16,7 @@ from lowgemm.engine import entry
 from lowgemm.engine.call import Call, PatternCall
 from lowgemm.engine.packed_rhs import PackedRhs, repacked
 from lowgemm.engine.plan import Plan
-from lowgemm.engine.ready import Ready
+from lowgemm.engine.ready import made_ready
 from lowgemm.engine.zero_points import one_for_all
 
 
@@ -97,7 +97,7 @@ class PlannedGemm:
         self._lhs, self._rhs, self._packed = lhs, rhs, plan.packed
         self._shape, self._result = call.out.shape, plan.result
         self._pattern = entry.pattern_of(lhs) if self._packed else entry.pattern_of(lhs, rhs)
-        self._ready = Ready(call, plan, 0, 0, self._pattern)
+        self._ready = made_ready(call, plan, 0, 0, self._pattern)
         #: Whether compiled code compares the operands with the planned ones.
         self._compares = bool(plan.enter)
 

@@ -25,7 +25,7 @@ from lowgemm.engine.plan import Plan
 from lowgemm.engine.zero_points import NUMBER, Zeros, kind_of
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.scratch import aligned_empty, borrow, borrowed, give_back
-from lowgemm.output.pipeline import raise_failures
+from lowgemm.output.pipeline import counters_of, raise_failures
 
 _empty, _share = np.empty, np.may_share_memory
 #: Bytes of scratch memory up to which calls with functions of the user's keep their own between calls: to
@@ -67,8 +67,8 @@ class Ready(NotCopied):
     instead = "copy the PlannedGemm, which plans anew"
 
     __slots__ = (
-        "_customs", "_enter", "_lent", "_number", "_packed", "_pattern", "_record", "_result", "_scratch", "_shape",
-        "_special", "_zeros", "kernel", "made_for", "plan",
+        "_enter", "_number", "_packed", "_pattern", "_record", "_result", "_scratch", "_shape", "_special", "_zeros",
+        "kernel", "made_for", "plan",
     )  # fmt: skip
 
     def __init__(
@@ -77,7 +77,7 @@ class Ready(NotCopied):
         self.plan, self.kernel, self.made_for = plan, plan.kernel.name, plan.made_for
         self._shape, self._result = call.out.shape, plan.result
         self._number = not self._shape  # of two vectors: a number, not an array
-        self._packed, self._customs = plan.packed, bool(plan.pipeline.customs)
+        self._packed = plan.packed
         self._enter, self._pattern = plan.enter, pattern
         self._zeros = Zeros(
             (plan.m, plan.channels),
@@ -89,27 +89,30 @@ class Ready(NotCopied):
             plan.scratch_bytes,
         )
         self._scratch = self._zeros.end
-        #: Whether `run` has more to do than the usual call: one test in place of three, 0.02 us.
-        self._special = self._customs or self._enter is None or self._number
+        #: Whether `run` has more to do than the usual call: one test in place of two.
+        self._special = self._enter is None or self._number
         #: First argument of the built-in functions; None where they do not work.
         self._record = self._call_record(plan.numbers) if plan.enter else None
-        #: What calls with functions of the user's left over: a record, numbers of the plan, watches, memory.
-        self._lent: list[Any] = []
 
-    def _call_record(self, numbers: np.ndarray) -> np.ndarray:
+    def _call_record(self, numbers: np.ndarray, watches: np.ndarray | None = None) -> np.ndarray:
         plan = self.plan
         # Helpers of the team may need the interpreter, for functions of the user's: a caller that waits for
         # them lets go of it.
         release = not plan.one_by_one or plan.macs >= entry.RELEASE_MACS
         return entry.product_call(
-            numbers, plan.way.address, plan.packed, release, plan.result.itemsize, self._zeros, self._pattern
+            numbers,
+            plan.way.address,
+            plan.packed,
+            release,
+            plan.result.itemsize,
+            self._zeros,
+            self._pattern,
+            watches,
         )
 
     def run(self, lhs: Any, rhs: Any, out: Any, lhs_zero: Any, rhs_zero: Any) -> Any:
         """Multiply; None, and nothing written, if something is not as it must be, the pattern included."""
         if self._special:
-            if self._customs and self._record is not None:
-                return self._run_functions(lhs, rhs, out, lhs_zero, rhs_zero)
             return self._run(lhs, rhs, out, lhs_zero, rhs_zero)
         if out is None:
             out = _empty(self._shape, self._result)
@@ -137,31 +140,6 @@ class Ready(NotCopied):
             return None
         return to[()] if self._number and out is None else to
 
-    def _run_functions(self, lhs: Any, rhs: Any, out: Any, lhs_zero: Any, rhs_zero: Any) -> Any:
-        """The same with functions of the user's, which note failures in numbers that no other call writes to,
-        and which may multiply themselves, so that the call has memory of its own.
-        """
-        to = _empty(self._shape, self._result) if out is None else out
-        panels, sums = (rhs.panels, rhs.sums) if self._packed else (rhs, None)
-        try:
-            lent = self._lent.pop()  # of a call that is over
-        except IndexError:
-            numbers, watches = self.plan.watched()
-            space = aligned_empty(self._scratch) if self._scratch <= OWN_SCRATCH else None
-            lent = self._call_record(numbers), numbers, watches, space
-        record, _, watches, space = lent
-        if space is not None:
-            done = self._enter(record, lhs, panels, sums, to, space, lhs_zero, rhs_zero)
-        else:
-            space = borrow(self._scratch)
-            done = self._enter(record, lhs, panels, sums, to, space, lhs_zero, rhs_zero)
-            give_back(space)
-        raise_failures(watches)
-        self._lent.append(lent)
-        if done is None:
-            return None
-        return to[()] if self._number and out is None else to
-
     def by_addresses(self, lhs: Any, rhs: Any, out: Any, lhs_zero: int, rhs_zero: int) -> Any:
         """The same for arrays of any kind and an interpreter of any kind: NumPy is asked where they lie, in 3
         us.
@@ -171,6 +149,60 @@ class Ready(NotCopied):
         right = (rhs.panels_address, rhs.sums_address) if packed else (rhs.ctypes.data, 0)
         self.plan.run(lhs.ctypes.data, *right, to.ctypes.data, lhs_zero, rhs_zero)
         return to[()] if self._number and out is None else to
+
+
+class ReadyWithFunctions(Ready):
+    """The same with functions of the user's. They note failures in numbers that no other call writes to, and
+    may multiply themselves, so that each call has memory of its own.
+    """
+
+    __slots__ = ("_lent",)
+
+    def __init__(
+        self, call: Call, plan: Plan, lhs_zero: Any, rhs_zero: Any, pattern: np.ndarray | None = None
+    ) -> None:
+        super().__init__(call, plan, lhs_zero, rhs_zero, pattern)
+        #: What calls that are over left: see `_lend`.
+        self._lent: list[Any] = []
+
+    def _lend(self) -> tuple[np.ndarray, Any, np.ndarray | None, tuple[np.ndarray, np.ndarray]]:
+        """What a call needs for itself: a record, what to give to `raise_failures`, scratch memory (None:
+        that of the thread), and the arrays that the record points to.
+        """
+        numbers, watches = self.plan.watched()
+        counters = entry.watch_list(counters_of(watches))
+        space = aligned_empty(self._scratch) if self._scratch <= OWN_SCRATCH else None
+        return self._call_record(numbers, counters), watches, space, (numbers, counters)
+
+    def run(self, lhs: Any, rhs: Any, out: Any, lhs_zero: Any, rhs_zero: Any) -> Any:
+        """As `Ready.run`; raises what a function raised."""
+        if self._record is None:
+            return self._run(lhs, rhs, out, lhs_zero, rhs_zero)
+        to = _empty(self._shape, self._result) if out is None else out
+        panels, sums = (rhs.panels, rhs.sums) if self._packed else (rhs, None)
+        try:
+            lent = self._lent.pop()  # of a call that is over
+        except IndexError:
+            lent = self._lend()
+        record, watches, own, _ = lent
+        space = borrow(self._scratch) if own is None else own
+        done = self._enter(record, lhs, panels, sums, to, space, lhs_zero, rhs_zero)
+        if own is None:
+            give_back(space)
+        if done is record:
+            raise_failures(watches)
+        self._lent.append(lent)
+        if done is None:
+            return None
+        return to[()] if self._number and out is None else to
+
+
+def made_ready(
+    call: Call, plan: Plan, lhs_zero: Any, rhs_zero: Any, pattern: np.ndarray | None = None
+) -> Ready:
+    """A planned product, ready for arguments that are known to be of the kinds of this call."""
+    kind = ReadyWithFunctions if plan.pipeline.customs else Ready
+    return kind(call, plan, lhs_zero, rhs_zero, pattern)
 
 
 def ready(
@@ -187,4 +219,4 @@ def ready(
         return None
     if plan.enter is None and kinds != {NUMBER}:
         return None
-    return Ready(call, plan, lhs_zero, rhs_zero, pattern)
+    return made_ready(call, plan, lhs_zero, rhs_zero, pattern)

@@ -91,6 +91,11 @@ class CompiledPipeline(NotCopied):
         return numbers, watches
 
 
+def counters_of(watches: Iterable[Watch]) -> list[int]:
+    """Addresses of the counts of failures, for compiled code that looks whether any is not 0."""
+    return [step.record.ctypes.data + words.itemsize * STOPPED for words, step in watches]
+
+
 def raise_failures(watches: Iterable[Watch]) -> None:
     """Raise what the first of the user's functions to fail raised.
 

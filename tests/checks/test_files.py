@@ -16,7 +16,7 @@ def test_paths_and_binary_files_are_taken(value, method):
 
 @pytest.mark.parametrize("value", [3, True, None, ["x.npz"], object(), io.StringIO()])
 def test_all_else_is_refused_by_name(value):
-    with pytest.raises(TypeError, match="^path: expected a path or a binary file"):
+    with pytest.raises(TypeError, match=r"^path: expected a path or a binary file"):
         check_file(value, "path", "read")
 
 
@@ -25,8 +25,8 @@ def test_a_number_closes_no_open_file(tmp_path):
     from lowgemm import npz
 
     with (tmp_path / "x").open("wb") as f:
-        with pytest.raises(TypeError, match="^file: "):
+        with pytest.raises(TypeError, match=r"^file: "):
             npz.read(f.fileno())
-        with pytest.raises(TypeError, match="^file: "):
+        with pytest.raises(TypeError, match=r"^file: "):
             npz.write(f.fileno(), x=1)
         f.write(b"still open")
