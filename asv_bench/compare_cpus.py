@@ -30,7 +30,8 @@ _THEIRS = """
 import onnxruntime as ort
 options = ort.SessionOptions()
 options.intra_op_num_threads, options.log_severity_level = 1, 4
-def run(model, feeds): return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, feeds)
+def run(model, feeds):
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, feeds)
 """
 _ALL = """
 import sys, numpy as np

@@ -58,5 +58,11 @@ class OneMachine(OutputPublisher):
             raise ValueError(
                 "one_machine.py finds no line for asv_ui.js in asv's index.html (a new version of asv?)"
             )
-        scripts = f'<script>window.one_machine_of = {json.dumps(shown)};</script>\n    <script src="one_machine.js"></script>\n    '
+        scripts = "\n    ".join(
+            (
+                f"<script>window.one_machine_of = {json.dumps(shown)};</script>",
+                '<script src="one_machine.js"></script>',
+                "",
+            )
+        )
         (html / "index.html").write_text(page.replace(_BEFORE, scripts + _BEFORE))

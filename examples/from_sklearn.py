@@ -25,7 +25,7 @@ def layers_of(model, scaler=None):
         if activation is None:
             raise ValueError(f"activation: expected 'relu' or 'identity', got {model.activation!r}")
         pairs = list(zip(model.coefs_, model.intercepts_, strict=True))
-    else:  # scikit-learn keeps the weights of a linear model as (outputs, inputs), or (inputs,) for one output
+    else:  # scikit-learn keeps a linear model's weights as (outputs, inputs), or (inputs,) for one output
         activation, pairs = "none", [(np.atleast_2d(model.coef_).T, np.atleast_1d(model.intercept_))]
     if scaler is not None:
         w, b = pairs[0]

@@ -1,6 +1,7 @@
 """The convolution, beside `gemm` and like it: check the arguments, plan, run.
 
-    conv.py -> engine/: filters.py -> image.py (patches) or depthwise.py -> the tile loop and output stages of all products
+    conv.py -> engine/: filters.py -> image.py (patches) or depthwise.py -> the tile loop and output stages
+    of all products
 
 `reference.conv` says what the result is.
 """
@@ -151,7 +152,8 @@ def conv(
     >>> lowgemm.conv(image, np.ones((2, 2, 1, 1), np.int8))[0, ..., 0]
     array([[ 8, 12],
            [20, 24]], dtype=int32)
-    >>> lowgemm.conv(image, np.ones((2, 2, 1, 1), np.int8), image_zero_point=4, padding=[(0, 1), (1, 0)])[0, ..., 0]
+    >>> around = [(0, 1), (1, 0)]
+    >>> lowgemm.conv(image, np.ones((2, 2, 1, 1), np.int8), image_zero_point=4, padding=around)[0, ..., 0]
     array([[-5, -8, -4],
            [ 1,  4,  8],
            [ 2,  5,  7]], dtype=int32)
@@ -204,8 +206,8 @@ _NUMBER = (int, type(None))
 
 
 def _key(
-    image: np.ndarray, image_zero: Any, filter_zero: Any, stride: Any, padding: Any, dilation: Any, groups: Any,
-    output: Any, num_threads: Any, channels: Any,
+    image: np.ndarray, image_zero: Any, filter_zero: Any, stride: Any, padding: Any, dilation: Any,
+    groups: Any, output: Any, num_threads: Any, channels: Any,
 ) -> Any:  # fmt: skip
     """What is remembered of a call with packed filters: all but addresses. None: such a call is checked each
     time.
@@ -294,7 +296,7 @@ class Prepared(NotCopied):
         self._way: _Way | None = None
 
     def plan(self, strides: tuple[int, ...]) -> Plan:
-        """The plan for images with these strides, channels last; they are copied first where that is needed."""
+        """The plan for images with these strides, channels last; they are copied first where they must be."""
         return self._way_for(strides).plan
 
     def _way_for(self, strides: tuple[int, ...]) -> _Way:

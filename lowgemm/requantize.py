@@ -48,7 +48,8 @@ def requantize(
     --------
     >>> import numpy as np, lowgemm
     >>> acc = np.array([[100, -100, 70000]], np.int32)
-    >>> lowgemm.requantize(acc, [lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 1), lowgemm.SaturatingCast(np.int8)])
+    >>> half = lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 1)
+    >>> lowgemm.requantize(acc, [half, lowgemm.SaturatingCast(np.int8)])
     array([[ 25, -25, 127]], dtype=int8)
     """
     # as in `gemm`: what was found right for one call of a kind is right for the next

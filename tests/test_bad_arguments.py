@@ -1,5 +1,5 @@
-"""Every parameter of every public function is given what it may not be: arrays where one number is expected, lists
-that are no array, tables, objects. The call works, or its exception names the parameter.
+"""Every parameter of every public function is given what it may not be: arrays where one number is expected,
+lists that are no array, tables, objects. The call works, or its exception names the parameter.
 """
 
 from __future__ import annotations
@@ -51,14 +51,15 @@ JUNK: dict[str, Callable[[], Any]] = {
     "a flag": lambda: True,
     "a time": lambda: np.datetime64("2020"),
 }
-#: Results that functions return, what the package's own parts hand to each other, and layers, which check what they are
-#: called with where a network begins.
+#: Results that functions return, what the package's own parts hand to each other, and layers, which check
+#: what they are called with where a network begins.
 GIVEN_BY_THE_PACKAGE = re.compile(
     r"""lowgemm\.(
-        (PackedFilters|PackedRhs|Stage|nn\.Layer|nn\.Quantized(Linear|Conv2d|Flatten|Add|Residual)|blockwise\.PackedRhsLowbit
-        |quantization\.RangeReport)(\.\w+)
+        (PackedFilters|PackedRhs|Stage|nn\.Layer|nn\.Quantized(Linear|Conv2d|Flatten|Add|Residual)
+        |blockwise\.PackedRhsLowbit|quantization\.RangeReport)(\.\w+)
         |PackedFilters|PackedRhs|nn\.(Cost|LayerCost)|blockwise\.(PackedRhsLowbit|Optimizer)
-        |quantization\.(Equalized|Finding|RangeReport|SShapedGain|TensorReport|Observer(\.rows)?|QParams\.along)
+        |quantization\.(Equalized|Finding|RangeReport|SShapedGain|TensorReport)
+        |quantization\.(Observer(\.rows)?|QParams\.along)
         |\w+\.axis_of_field|compat\.onnx\.(zero_points|scaled_product)|nn\.QuantizedSequential\.output_shape
     )$""",
     re.VERBOSE,
@@ -217,8 +218,8 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "lowgemm.compat.onnx.dequantize_linear": lambda: {"x": W8, "x_scale": np.float32(1)},
     "lowgemm.compat.onnx.dynamic_quantize_linear": lambda: {"x": FLOATS},
 }  # fmt: skip
-for name in ("exp_on_interval_between_negative_one_quarter_and_0_excl", "one_minus_x_over_one_plus_x_for_x_in_0_1",
-             "one_over_one_plus_x_for_x_in_0_1"):  # fmt: skip
+for name in ("exp_on_interval_between_negative_one_quarter_and_0_excl",
+             "one_minus_x_over_one_plus_x_for_x_in_0_1", "one_over_one_plus_x_for_x_in_0_1"):  # fmt: skip
     CALLS[f"lowgemm.fixedpoint.{name}"] = lambda: {"a": np.int32(-5)}
 for name in ("exp_on_negative_values", "logistic", "tanh"):
     CALLS[f"lowgemm.fixedpoint.{name}"] = lambda: {"a": np.int32(-5), "integer_bits": 4}

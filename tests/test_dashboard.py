@@ -171,7 +171,8 @@ def newest_machine(name: str) -> str:
 _OPENED = """
 const plot = $('#main-graph').data('plot');
 if (!plot || !plot.getData().length) return null;
-const active = $('#graphdisplay-state-params .panel').first().find('.btn.active').toArray().map(b => b.textContent);
+const buttons = $('#graphdisplay-state-params .panel').first().find('.btn.active').toArray();
+const active = buttons.map(b => b.textContent);
 return {curves: plot.getData().length, machines: active, address: location.hash};
 """
 
@@ -196,7 +197,10 @@ def test_a_graph_opens_with_one_machine_and_at_most_eight_curves(browser, addres
     open_page(browser, f"{address}#{RATIO}")
     for machine in MACHINES:
         if machine != newest_machine(RATIO):
-            press = "$('#graphdisplay-state-params .btn').filter((_, b) => b.textContent === arguments[0])[0].click()"
+            press = (
+                "$('#graphdisplay-state-params .btn')"
+                ".filter((_, b) => b.textContent === arguments[0])[0].click()"
+            )
             WebDriverWait(browser, PATIENCE).until(lambda b: b.execute_script(_OPENED))
             browser.execute_script(press, machine)
     WebDriverWait(browser, PATIENCE).until(lambda b: b.execute_script(_OPENED)["machines"] == MACHINES)

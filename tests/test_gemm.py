@@ -103,7 +103,8 @@ def test_equals_the_definition(any_kernel, threads, data, m, k, n, left, right, 
 
 @bounded
 @given(
-    m=st.integers(1, 40), k=st.integers(0, 60), n=st.integers(1, 70), layout=st.sampled_from(["C", "F", "step", "negative", "offset"]),
+    m=st.integers(1, 40), k=st.integers(0, 60), n=st.integers(1, 70),
+    layout=st.sampled_from(["C", "F", "step", "negative", "offset"]),
     accumulate=st.booleans(), seed=st.integers(0, 2**32),
 )  # fmt: skip
 def test_out_of_any_strides(any_kernel, m, k, n, layout, accumulate, seed):
@@ -126,8 +127,10 @@ def test_out_of_any_strides(any_kernel, m, k, n, layout, accumulate, seed):
 
 @pytest.mark.parametrize(
     ("left", "right"),
-    [((5,), (5,)), ((3, 5), (5,)), ((5,), (5, 4)), ((2, 3, 5), (5, 4)), ((3, 5), (2, 5, 4)), ((2, 1, 3, 5), (4, 5, 6)),
-     ((7, 5), (2, 0, 5, 4)), ((5,), (2, 5, 4)), ((2, 3, 5), (5,)), ((0, 5), (5, 3)), ((3, 0), (0, 3)), ((0,), (0,))],
+    [((5,), (5,)), ((3, 5), (5,)), ((5,), (5, 4)), ((2, 3, 5), (5, 4)), ((3, 5), (2, 5, 4)),
+     ((2, 1, 3, 5), (4, 5, 6)),
+     ((7, 5), (2, 0, 5, 4)), ((5,), (2, 5, 4)), ((2, 3, 5), (5,)), ((0, 5), (5, 3)), ((3, 0), (0, 3)),
+     ((0,), (0,))],
 )  # fmt: skip
 def test_shapes_as_matmul(any_kernel, threads, left, right):
     rng = np.random.default_rng(1)
@@ -478,8 +481,10 @@ def test_planned_product_refuses_what_was_not_planned(monkeypatch, built_in):
     x, w = np.ones((4, 4), np.uint8), np.full((4, 4), 2, np.int8)
     packed = lowgemm.pack_rhs(w)
     others = [
-        None, 3, "x", [[1]], (), object(), np.uint8(1), np.array(1, np.uint8), x[0], x[None], x[:, :3], x[::-1], x.T,
-        np.ones((4, 8), np.uint8)[:, ::2], np.asfortranarray(x), x.view(np.int8), x.view(bool), x.astype(np.float32),
+        None, 3, "x", [[1]], (), object(), np.uint8(1), np.array(1, np.uint8), x[0], x[None], x[:, :3],
+        x[::-1], x.T,
+        np.ones((4, 8), np.uint8)[:, ::2], np.asfortranarray(x), x.view(np.int8), x.view(bool),
+        x.astype(np.float32),
         np.ma.array(x, mask=x == 1),
     ]  # fmt: skip
     for right in (w, packed):

@@ -17,7 +17,8 @@ import lowgemm.nn
 
 ALONE = """
 import sys, lowgemm
-early = [m for m in sys.modules if m.startswith(("lowgemm.nn", "lowgemm.quantization", "lowgemm.blockwise", "lowgemm.onnx_run", "lowgemm.compat", "lowgemm.dask"))]
+early = [m for m in sys.modules if m.startswith(("lowgemm.nn", "lowgemm.quantization", "lowgemm.blockwise",
+                                                "lowgemm.onnx_run", "lowgemm.compat", "lowgemm.dask"))]
 assert not early, early
 for name in NAMES:
     value = lowgemm
@@ -27,7 +28,8 @@ for name in NAMES:
 print("all there")
 """
 NAMES = [
-    "blockwise.Adam", "compat.gemmlowp", "compat.onnx.matmul_integer", "nn.QuantizedLinear", "nn.convert.convert",
+    "blockwise.Adam", "compat.gemmlowp", "compat.onnx.matmul_integer", "nn.QuantizedLinear",
+    "nn.convert.convert",
     "quantization.choose_qparams", "quantize", "dynamic_linear", "QuantizedSequential",
 ]  # fmt: skip
 

@@ -169,7 +169,8 @@ import importlib.metadata, pathlib, sys
 import numba, numpy as np
 import lowgemm, lowgemm.kernels
 place = pathlib.Path(sys.prefix)
-assert place in pathlib.Path(lowgemm.__file__).parents and place in pathlib.Path(lowgemm.kernels.__file__).parents
+for package in (lowgemm, lowgemm.kernels):
+    assert place in pathlib.Path(package.__file__).parents
 assert importlib.metadata.version("lowgemm") == lowgemm.__version__
 (entry,) = [e for e in importlib.metadata.entry_points(group="numba_extensions") if e.dist.name == "lowgemm"]
 entry.load()

@@ -47,7 +47,8 @@ def test_nothing_is_judged_by_its_speed(path):
 @pytest.mark.parametrize(
     "line",
     [
-        "run(x, timeout=120)", "settings(deadline=200)", "assert time.time() - start < 5", "while time.monotonic() < end: x()",
+        "run(x, timeout=120)", "settings(deadline=200)", "assert time.time() - start < 5",
+        "while time.monotonic() < end: x()",
         "CODE = 'import time\\nassert perf_counter() < 3'",
     ],
 )  # fmt: skip

@@ -150,7 +150,8 @@ def test_own_functions(any_kernel, threads):
     for output in (
         [lowgemm.Custom(add_place)],
         [lowgemm.Custom(per_column, arrays), lowgemm.Clamp(-500, 500), lowgemm.SaturatingCast(np.int16)],
-        [lowgemm.Custom(lambda acc, row, col: acc // 3), lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 4), lowgemm.SaturatingCast(np.int8)],
+        [lowgemm.Custom(lambda acc, row, col: acc // 3), lowgemm.QuantizeDownInt32ByFixedPoint(2**30, 4),
+         lowgemm.SaturatingCast(np.int8)],
     ):  # fmt: skip
         expected = reference.gemm(lhs, rhs, output=output)
         np.testing.assert_array_equal(lowgemm.gemm(lhs, rhs, output=output, num_threads=threads), expected)

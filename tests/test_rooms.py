@@ -184,10 +184,13 @@ MADE_UP = {
     [
         ("engine/packing", "def f():\n    from lowgemm.engine.plan import Plan", circles, "engine/plan"),
         ("engine/packing", "if TYPE_CHECKING:\n    import lowgemm.engine.plan", circles, "engine/packing"),
-        ("jit/target", "def f():\n    from lowgemm.engine import packing", upward, "jit/target:2 takes engine/packing"),
+        ("jit/target", "def f():\n    from lowgemm.engine import packing", upward,
+         "jit/target:2 takes engine/packing"),
         ("config", "import lowgemm", upward, "config:1 takes __init__"),
-        ("engine/plan", "from lowgemm.jit.target import _seen", private, "engine/plan:1 takes _seen of jit/target"),
-        ("engine/plan", "from lowgemm.jit import target\ntarget._seen", private, "engine/plan:2 takes ._seen of jit"),
+        ("engine/plan", "from lowgemm.jit.target import _seen", private,
+         "engine/plan:1 takes _seen of jit/target"),
+        ("engine/plan", "from lowgemm.jit import target\ntarget._seen", private,
+         "engine/plan:2 takes ._seen of jit"),
     ],
 )  # fmt: skip
 def test_faults_are_found(module, line, finder, says):

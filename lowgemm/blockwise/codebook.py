@@ -124,7 +124,10 @@ class CodeBook:
 
     def _mid_points(self) -> None:
         """Mid-points as sums of two numbers of 24 bits; either times a float32 is exact in float64."""
-        exact = [(Fraction(float(a)) + Fraction(float(b))) / 2 for a, b in zip(self.sorted, self.sorted[1:])]  # noqa: B905
+        exact = [
+            (Fraction(float(a)) + Fraction(float(b))) / 2
+            for a, b in zip(self.sorted[:-1], self.sorted[1:], strict=True)
+        ]
         high = np.array([np.float32(float(m)) for m in exact], dtype=np.float32).astype(np.float64)
         low = np.array(
             [np.float32(float(m - Fraction(h))) for m, h in zip(exact, high.tolist(), strict=True)]

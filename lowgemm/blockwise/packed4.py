@@ -148,7 +148,7 @@ class PackedRhsLowbit:
         return self._by_group(self.scales)
 
     def zero_points(self) -> np.ndarray | None:
-        """The level that stands for 0 in each group and column: int8, shape (groups, n); None: 0 everywhere."""
+        """The level that stands for 0 in each group and column, int8, shape (groups, n); None: 0 in all."""
         return None if self.zeros is None else self._by_group(self.zeros)
 
     def integers(self) -> np.ndarray:
@@ -221,7 +221,8 @@ class PackedRhsLowbit:
         if a.ndim == 0 or a.shape[-1] != depth:
             raise ValueError(f"lhs: expected shape (..., {depth}), got {a.shape}")
         m, requested = math.prod(a.shape[:-1]), as_num_threads(num_threads)
-        head = f"{m} x {depth} by {depth} x {n}, {a.dtype} x {self.bits}-bit codes in groups of {self.group} -> float32"
+        codes = f"{self.bits}-bit codes in groups of {self.group}"
+        head = f"{m} x {depth} by {depth} x {n}, {a.dtype} x {codes} -> float32"
         if numba.config.DISABLE_JIT or 0 in (m, n, depth):
             return "reference", 1, 0.0, f"{head}\nkernel    none: the definition runs"
         kernel, threads = rhs_packer(selected()), self.threads_for(m, requested)
@@ -234,7 +235,8 @@ class PackedRhsLowbit:
         return kernel.name, threads, 0.0, text
 
     def __repr__(self) -> str:
-        return f"PackedRhsLowbit(shape={self.shape}, group={self.group}, bits={self.bits}, kernel={self.kernel!r})"
+        form = f"shape={self.shape}, group={self.group}, bits={self.bits}, kernel={self.kernel!r}"
+        return f"PackedRhsLowbit({form})"
 
 
 #: The name it had while there were 4-bit codes only.

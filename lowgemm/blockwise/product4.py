@@ -223,10 +223,10 @@ def gemm_lowbit(
     -------
     ndarray of float32, shape (..., n)
         ``(float32(s0) * scales[0] + float32(s1) * scales[1] + ...) * lhs_scale + bias`` with the exact int32
-        sums s0, s1,
-        ... of the groups, ``sum_k (lhs - lhs_zero_point) * rhs.integers()`` (modulo 2**32: it cannot pass it for groups
-        below 65,000), and ``scales = rhs.group_scales()``; groups ascending, each operation rounded to
-        float32. The same bits on every CPU and for any number of threads. `out` if that is given.
+        sums s0, s1, ... of the groups, ``sum_k (lhs - lhs_zero_point) * rhs.integers()`` (modulo 2**32, which
+        those of groups below 65,000 cannot pass), and ``scales = rhs.group_scales()``; groups ascending, each
+        operation rounded to float32. The same bits on every CPU and for any number of threads. `out` if that
+        is given.
 
     Raises
     ------

@@ -16,9 +16,8 @@ def zero_point_argument(value: Any, name: str, operand: np.ndarray, size: int) -
         return 0
     a = as_array(value, name, "a number or a vector", operand.dtype)
     if a.dtype != operand.dtype:
-        raise TypeError(
-            f"{name}: expected dtype {operand.dtype} like {name.removesuffix('_zero_point')}, got {a.dtype}"
-        )
+        like = name.removesuffix("_zero_point")
+        raise TypeError(f"{name}: expected dtype {operand.dtype} like {like}, got {a.dtype}")
     if a.size == 1:
         return int(a.reshape(()))
     flat = a.reshape(-1)

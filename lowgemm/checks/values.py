@@ -83,8 +83,8 @@ def integers(value: Any, name: str, low: int = INT32_MIN, high: int = INT32_MAX)
 
 
 def renamed(error: Exception, **names: str) -> Exception:
-    """The error of a function that was called with other names, in the words of its caller: `names` maps the names
-    of that function's parameters to those of the caller's.
+    """The error of a function in the words of its caller: `names` maps the names of its parameters to those
+    of the caller's.
 
     Examples
     --------
@@ -130,4 +130,6 @@ def is_masked(value: Any) -> bool:
     """
     ma = sys.modules.get("numpy.ma")
     kind = getattr(ma, "MaskedArray", None)
-    return kind is not None and isinstance(value, kind) and bool(ma.is_masked(value))  # type: ignore[union-attr]
+    if kind is None or not isinstance(value, kind):
+        return False
+    return bool(ma.is_masked(value))  # type: ignore[union-attr]

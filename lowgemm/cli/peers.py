@@ -29,7 +29,8 @@ def _onnx_session(op: str, lhs: np.ndarray, rhs: np.ndarray, threads: int) -> An
     else:
         scale = np.float32(SCALE)
         for name, value in (
-            ("as", np.float32(1)), ("az", lhs.dtype.type(0)), ("bs", np.float32(1)), ("bz", rhs.dtype.type(0)),
+            ("as", np.float32(1)), ("az", lhs.dtype.type(0)), ("bs", np.float32(1)),
+            ("bz", rhs.dtype.type(0)),
             ("ys", np.float32(1) / scale), ("yz", lhs.dtype.type(0)),
         ):  # fmt: skip
             weights.append(numpy_helper.from_array(np.asarray(value), name))

@@ -61,9 +61,8 @@ def zero_points(
             continue
         point = as_array(value, name, "a number or a vector", operand.dtype)
         if point.dtype != operand.dtype:
-            raise TypeError(
-                f"{name}: expected dtype {operand.dtype} like {name.removesuffix('_zero_point')}, got {point.dtype}"
-            )
+            like = name.removesuffix("_zero_point")
+            raise TypeError(f"{name}: expected dtype {operand.dtype} like {like}, got {point.dtype}")
         point = _of_stack(point, name, operand.shape, axis)
         found[argument] = point.reshape(-1) if point.ndim == 2 else point
     return found

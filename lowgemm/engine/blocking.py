@@ -59,10 +59,10 @@ NOT_ON_THE_FLY, BY_ROWS, BY_COLUMNS = range(3)
 IN_PLACE_BY_ROWS, IN_PLACE_BY_COLUMNS = 3, 4
 
 
-#: Rows of a product at most whose depth is split so that a large rhs passes by once. 512 x 11008 x 4096 with AMX
-#: took 723 GMAC/s on one thread with six blocks of rows, and takes 801 so; on two threads 1,659 and 1,640, and
-#: with other programs running 606 and 762. With two such blocks, 1024 rows, it was 801 and 815 on one thread, but
-#: 1,849 and 1,655 on two.
+#: Most rows of a product whose depth is split so that a large rhs passes by once. With AMX, 512 x 11008 x
+#: 4096 on one thread was 723 GMAC/s with six blocks of rows, and is 801 so; on two threads 1,659 and 1,640,
+#: and with other programs running 606 and 762. With two such blocks, 1024 rows, it was 801 and 815 on one
+#: thread, but 1,849 and 1,655 on two.
 TALL_ROWS = 512
 
 
@@ -118,11 +118,12 @@ def columns_of_a_call(k, mc, kc, wide):
 
 @register_jitable
 def deep_block(k, m, n, depth, mc):
-    """Rows, columns and depth of blocks with which far fewer bytes come from L3, for a kernel that reads rows; 0, 0, 0
-    where there are none.
+    """Rows, columns and depth of blocks with which far fewer bytes come from L3, for a kernel that reads
+    rows; 0, 0, 0 where there are none.
 
-    With the whole depth in a block few rows fit L2, and the rhs passes by once for each block of rows. With a part of
-    the depth all rows may fit, beside their sums; but then the lhs passes by once for each block of columns.
+    With the whole depth in a block few rows fit L2, and the rhs passes by once for each block of rows. With a
+    part of the depth all rows may fit, beside their sums; but then the lhs passes by once for each block of
+    columns.
     """
     size = k.element_bytes
     rows, columns = up(m, k.mr), min(n, up(k.most_columns, k.nr))

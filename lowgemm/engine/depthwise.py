@@ -3,10 +3,11 @@
 As a product of patches and filters each would have a single column. Here a register holds 16 channels. For a
 line of the result:
 
-    1. the lines of the image that the windows reach are interleaved, four at a time: a register has 16 channels x 4 bytes of one column of
-       pixels. What lies outside of the image is the zero point.
-    2. for each window these registers are multiplied with as many of weights, and the products of each channel's four bytes added to its
-       int32 sum: by `vpdpbusd` where the CPU has it, else in 16 bits (`pmaddwd`).
+    1. the lines of the image that the windows reach are interleaved, four at a time: a register has 16
+       channels x 4 bytes of one column of pixels. What lies outside of the image is the zero point.
+    2. for each window these registers are multiplied with as many of weights, and the products of each
+       channel's four bytes added to its int32 sum: by `vpdpbusd` where the CPU has it, else in 16 bits
+       (`pmaddwd`).
     3. the sums go through the output stages while they are in L1.
 
 Interleaving takes as long as multiplying. Windows of three lines leave room for one line more in a register,

@@ -37,7 +37,8 @@ IMAGE = record_type(
     "row_bytes",  # what rows of the lhs are padded to, for a kernel that reads them as rows; or 0
     "mr",  # rows of a panel
     "together",  # lines of windows that are computed together, in depthwise convolutions
-    "panel_rows panel_bytes",  # rows that are gathered at a time for a kernel that reads panels, and bytes of the memory of such a row
+    # for a kernel that reads panels: rows that are gathered at a time, and bytes of the memory of such a row
+    "panel_rows panel_bytes",
 )
 image_at = record_at(IMAGE)
 

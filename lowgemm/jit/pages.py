@@ -20,7 +20,7 @@ LEAST = LARGE // 2
 
 
 def weights_empty(nbytes: int) -> np.ndarray:
-    """Uninitialised uint8 array whose first byte is 64-byte aligned, for what lives long and is often read."""
+    """Uninitialised uint8 array, aligned to 64 bytes, for what lives long and is often read."""
     if nbytes >= LEAST:
         ends_large = nbytes % LARGE >= LEAST
         memory = host.large_pages(-(-nbytes // LARGE) * LARGE if ends_large else nbytes, LARGE)

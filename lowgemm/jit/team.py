@@ -242,7 +242,8 @@ def _avoid(team, seat):
 def _move_here(team, seat):
     """Let a helper that does not run use this thread's core, if it may, and no other."""
     core, cores, new = _core(team), stack(CORES_BYTES), stack(CORES_BYTES)
-    # one that another caller took over has that caller's core alone now, which says nothing of what it may use
+    # one that another caller took over has that caller's core alone now, which says nothing of what it may
+    # use
     if core < 0 or not atomic_replace(seat, MOVED, STAYED, MOVING):
         return
     left = 0

@@ -1,7 +1,8 @@
 """SSE2, the x86-64 baseline: `pmaddwd` on 128 bits, two 16-bit products a lane, any pair of signs
 (`pmaddwd.py`).
 
-    acc[i][n] += lhs[r, 2g] * rhs[2g, n] + lhs[r, 2g + 1] * rhs[2g + 1, n]   with r = (n + i) mod 4, i = 0 .. 3
+    acc[i][n] += lhs[r, 2g] * rhs[2g, n] + lhs[r, 2g + 1] * rhs[2g + 1, n]
+                 with r = (n + i) mod 4, i = 0 .. 3
 
     lhs panel, group g (16 bytes)                  rhs panel, group g (16 bytes; elements of 16 bits)
     r0: k0 k1 | r1: k0 k1 | ... r3                 n0: k0 k1 | n1: k0 k1 | ... n3

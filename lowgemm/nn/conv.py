@@ -54,7 +54,8 @@ class QuantizedConv2d(Weighted):
     --------
     >>> import numpy as np
     >>> from lowgemm.quantization import QParams
-    >>> layer = QuantizedConv2d(np.ones((2, 2, 1, 1), np.int8), None, QParams(1.0, 0, "uint8"), QParams(1.0), QParams(1.0))
+    >>> pixels, one = QParams(1.0, 0, "uint8"), QParams(1.0)
+    >>> layer = QuantizedConv2d(np.ones((2, 2, 1, 1), np.int8), None, pixels, one, one)
     >>> layer(np.arange(9, dtype=np.uint8).reshape(1, 3, 3, 1))[0, ..., 0]
     array([[ 8, 12],
            [20, 24]], dtype=int8)

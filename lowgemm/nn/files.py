@@ -50,8 +50,8 @@ def save(file: str | os.PathLike[str] | IO[bytes], model: QuantizedSequential) -
     Raises
     ------
     TypeError
-        If `model` is no `QuantizedSequential`, a layer is not one of this package, or `file` is neither a path
-        nor a binary file.
+        If `model` is no `QuantizedSequential`, a layer is not one of this package, or `file` is neither a
+        path nor a binary file.
     """
     if not isinstance(model, QuantizedSequential):
         raise TypeError(f"model: expected a QuantizedSequential, got {type(model).__name__}")

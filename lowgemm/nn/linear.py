@@ -36,8 +36,8 @@ class QuantizedLinear(Weighted):
     --------
     >>> import numpy as np
     >>> from lowgemm.quantization import QParams
-    >>> layer = QuantizedLinear(np.array([[1], [-2]], np.int8), np.array([4], np.int32), QParams(0.5, 3, "uint8"),
-    ...     QParams(0.25), QParams(0.125))
+    >>> weight, bias = np.array([[1], [-2]], np.int8), np.array([4], np.int32)
+    >>> layer = QuantizedLinear(weight, bias, QParams(0.5, 3, "uint8"), QParams(0.25), QParams(0.125))
     >>> layer(np.array([[5, 3], [3, 5]], np.uint8))
     array([[6],
            [0]], dtype=int8)

@@ -85,10 +85,12 @@ class Stage:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy is made by the constructor: its vectors are its own, checked and read-only like these."""
-        return type(self), tuple(getattr(self, f.name) for f in dataclasses.fields(self) if f.init)  # type: ignore[arg-type]
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return type(self), tuple(getattr(self, f.name) for f in fields if f.init)
 
     def _items(self) -> tuple[Any, ...]:
-        return tuple(_exact(getattr(self, f.name)) for f in dataclasses.fields(self))  # type: ignore[arg-type]
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return tuple(_exact(getattr(self, f.name)) for f in fields)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self._items() == other._items()  # type: ignore[attr-defined]

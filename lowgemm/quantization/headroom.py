@@ -65,7 +65,8 @@ def scale_for_bias(
     >>> import numpy as np
     >>> from lowgemm.quantization import choose_qparams
     >>> w, inputs = np.array([[1e-9, 0.5], [-1e-9, 1.0]]), QParams(1 / 255, 0, "uint8")
-    >>> p, raised = scale_for_bias(choose_qparams(w.min(0), w.max(0), symmetric=True, axis=1), w, [1.0, 1.0], inputs)
+    >>> chosen = choose_qparams(w.min(0), w.max(0), symmetric=True, axis=1)
+    >>> p, raised = scale_for_bias(chosen, w, [1.0, 1.0], inputs)
     >>> int(raised[0]), int(raised[1])
     (15080, 1)
     >>> float(1 / (p.scale[0] * inputs.scale)) < 2**31

@@ -78,7 +78,8 @@ def quantize_array(
     >>> x = np.array([[0.5, -1.0], [2.0, 1.5]])
     >>> w = np.array([[0.25, -4.0], [1.0, 2.0]])
     >>> a, b = lowgemm.quantize(x, "uint8"), lowgemm.quantize(w, axis=1, symmetric=True)
-    >>> y = lowgemm.gemm(a.codes, b.codes, lhs_zero_point=a.zero_point, output=lowgemm.Dequantize(a.scale * b.scale))
+    >>> to_floats = lowgemm.Dequantize(a.scale * b.scale)
+    >>> y = lowgemm.gemm(a.codes, b.codes, lhs_zero_point=a.zero_point, output=to_floats)
     >>> print(y.round(1), x @ w, sep="\\n")
     [[-0.9 -4. ]
      [ 2.  -5. ]]

@@ -43,7 +43,8 @@ def test_every_kernel(kernel, monkeypatch):
     rng = np.random.default_rng(0)
     for m, depth, n, group, code in (
         (1, 64, 16, 64, "nf4"), (5, 200, 50, 32, "int4"), (70, 130, 97, 17, "fp4"), (3, 1300, 7, 1100, "af4"),
-        (2, 5, 3, 1, "nf4"), (66, 33, 49, 4096, "int4"), (9, 300, 65, 128, "ternary"), (23, 70, 90, 70, "int2"),
+        (2, 5, 3, 1, "nf4"), (66, 33, 49, 4096, "int4"), (9, 300, 65, 128, "ternary"),
+        (23, 70, 90, 70, "int2"),
         (13, 257, 33, 64, [-1, 0.25, 0.5]), (7, 40, 31, 3, "ternary"), (1, 2048, 17, 2048, "int2"),
     ):  # fmt: skip
         w = pack_rhs_lowbit(rng.standard_normal((depth, n)), code, group=group)
@@ -58,7 +59,8 @@ def test_every_kernel(kernel, monkeypatch):
 
 @given(
     st.integers(0, 70), st.integers(0, 150), st.integers(0, 60), st.integers(1, 160),
-    st.sampled_from(["nf4", "int4", "fp4", "af4", "int2", "ternary"]), st.booleans(), st.integers(0, 2**32 - 1),
+    st.sampled_from(["nf4", "int4", "fp4", "af4", "int2", "ternary"]), st.booleans(),
+    st.integers(0, 2**32 - 1),
 )  # fmt: skip
 @settings(max_examples=80, deadline=None)
 def test_any_shape(m, depth, n, group, code, more, seed):
@@ -113,7 +115,8 @@ def test_zero_points(kernel, monkeypatch):
 
 
 @given(
-    st.integers(1, 9), st.integers(0, 90), st.integers(0, 40), st.integers(1, 100), st.sampled_from([2, 4]), st.booleans(),
+    st.integers(1, 9), st.integers(0, 90), st.integers(0, 40), st.integers(1, 100), st.sampled_from([2, 4]),
+    st.booleans(),
     st.integers(0, 2**32 - 1),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)

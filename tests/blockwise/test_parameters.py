@@ -104,8 +104,10 @@ def test_memmap_and_buffers(tmp_path):
 
 def test_what_cannot_be_written_into():
     for bad, error in (
-        (Copies(START), TypeError), (OnlyArrayMethod(START.astype(np.uint16)), TypeError), (b"abcd", TypeError),
-        (memoryview(b"abcd").cast("f"), ValueError), (np.ma.array(START, mask=False), TypeError), ("p", TypeError),
+        (Copies(START), TypeError), (OnlyArrayMethod(START.astype(np.uint16)), TypeError),
+        (b"abcd", TypeError),
+        (memoryview(b"abcd").cast("f"), ValueError), (np.ma.array(START, mask=False), TypeError),
+        ("p", TypeError),
         (np.float32(3), TypeError),
     ):  # fmt: skip
         with pytest.raises(error, match=r"^params\[0\]: expected"):

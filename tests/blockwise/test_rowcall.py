@@ -62,7 +62,8 @@ def test_every_kind(kernel, counted, monkeypatch):
     monkeypatch.setattr(job, "ELEMENTS_PER_THREAD", 1)
     rng = np.random.default_rng(0)
     for depth, n, group, book, zero_points in (
-        (256, 100, 64, "int4", False), (130, 49, 32, "nf4", False), (300, 700, 100, "int4", True), (512, 33, 128, "ternary", False),
+        (256, 100, 64, "int4", False), (130, 49, 32, "nf4", False), (300, 700, 100, "int4", True),
+        (512, 33, 128, "ternary", False),
     ):  # fmt: skip
         w = pack_rhs_lowbit(rng.standard_normal((depth, n)), book, group=group, zero_points=zero_points)
         vector = rng.standard_normal(n).astype(np.float32)
@@ -104,7 +105,8 @@ def test_what_does_not_fit_goes_the_slow_way(counted):
         pass
 
     for other in (
-        x.astype(np.float64), far[:, ::2], fields["x"][0], x.view(Mine), x.tolist(), x.astype(">f4"), np.asfortranarray(x.T).T[:, ::1],
+        x.astype(np.float64), far[:, ::2], fields["x"][0], x.view(Mine), x.tolist(), x.astype(">f4"),
+        np.asfortranarray(x.T).T[:, ::1],
     ):  # fmt: skip
         assert same(np.asarray(gemm_lowbit(other, w)), expected)
     wide = np.zeros((1, 128), np.float32)

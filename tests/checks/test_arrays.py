@@ -105,8 +105,10 @@ def test_no_copy(kind):
 def test_lists_of_integers_are_operands():
     """uint8 without negative values, int8 with; the two ends of each, and one beyond."""
     cases = (
-        ([[0, 255]], np.uint8), ([[0, 127]], np.uint8), ([[-1, 127]], np.int8), ([[-128, 0]], np.int8), ([[]], np.uint8),
-        (((1, 2), (3, 4)), np.uint8), ([np.array([1, -2]), np.array([3, 4])], np.int8), ([[np.int64(3), np.uint16(4)]], np.uint8),
+        ([[0, 255]], np.uint8), ([[0, 127]], np.uint8), ([[-1, 127]], np.int8), ([[-128, 0]], np.int8),
+        ([[]], np.uint8),
+        (((1, 2), (3, 4)), np.uint8), ([np.array([1, -2]), np.array([3, 4])], np.int8),
+        ([[np.int64(3), np.uint16(4)]], np.uint8),
         ([np.array([1, 2], np.int8), np.array([3, 4], np.int8)], np.int8),
     )  # fmt: skip
     for value, dtype in cases:
@@ -119,8 +121,10 @@ def test_lists_of_integers_are_operands():
         ):
             lowgemm.gemm([[1]], value)
     for value, text in (
-        ([[1.0, 2]], "float64; lowgemm.quantize"), ([[True, False]], "bool"), ([[1, None]], "object"), ([[1, 10**30]], "object"),
-        ([["1"]], "<U1"), (np.array([[1, 2]]), "int64; .astype(numpy.int8) or .astype(numpy.uint8), if all"), ([[1, 2.5]], "float64; lowgemm.quantize"), ([[1j]], "complex128"),
+        ([[1.0, 2]], "float64; lowgemm.quantize"), ([[True, False]], "bool"), ([[1, None]], "object"),
+        ([[1, 10**30]], "object"),
+        ([["1"]], "<U1"), (np.array([[1, 2]]), "int64; .astype(numpy.int8) or .astype(numpy.uint8), if all"),
+        ([[1, 2.5]], "float64; lowgemm.quantize"), ([[1j]], "complex128"),
     ):  # fmt: skip
         with pytest.raises(TypeError, match=re.escape(f"lhs: expected dtype uint8 or int8, got {text}")):
             lowgemm.gemm(value, RHS)
@@ -205,8 +209,10 @@ def test_every_argument_takes_every_kind(name):
     array_, function = arguments_that_take_arrays()[name]
     want = function(array_)
     kinds = {
-        "list": array_.tolist(), "tuple": tuple(array_.tolist()), "dlpack": OnlyDlpack(array_), "host memory": OnlyDlpack(array_, 11),
-        "interface": OnlyInterface(array_), "array method": OnlyArrayMethod(array_), "subclass": array_.view(Subclass),
+        "list": array_.tolist(), "tuple": tuple(array_.tolist()), "dlpack": OnlyDlpack(array_),
+        "host memory": OnlyDlpack(array_, 11),
+        "interface": OnlyInterface(array_), "array method": OnlyArrayMethod(array_),
+        "subclass": array_.view(Subclass),
         "memoryview": memoryview(array_),
     }  # fmt: skip
     if array_.ndim == 1:

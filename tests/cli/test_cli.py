@@ -61,13 +61,17 @@ def test_version_and_what_is_unknown(capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["bench", "--threads", "0"], "--threads: expected 1 to"), (["bench", "--threads", "100000"], "--threads: expected 1 to"),
-        (["demo", "--threads", "100000"], "--threads: expected 1 to"), (["bench", "--seconds", "-1"], "--seconds: expected more than 0"),
-        (["bench", "--seconds", "nan"], "--seconds: "), (["bench", "--json", "/no/such/folder/x.json"], "--json: cannot write"),
+        (["bench", "--threads", "0"], "--threads: expected 1 to"),
+        (["bench", "--threads", "100000"], "--threads: expected 1 to"),
+        (["demo", "--threads", "100000"], "--threads: expected 1 to"),
+        (["bench", "--seconds", "-1"], "--seconds: expected more than 0"),
+        (["bench", "--seconds", "nan"], "--seconds: "),
+        (["bench", "--json", "/no/such/folder/x.json"], "--json: cannot write"),
         (["bench", "--plot", "/no/such/folder/x.png"], "--plot: cannot write"),
         pytest.param(
             ["bench", "--plot", "x.foo"], "--plot: expected a name that ends in .",
-            marks=pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib knows which names, and is not installed"),
+            marks=pytest.mark.skipif(find_spec("matplotlib") is None,
+                                     reason="matplotlib knows which names, and is not installed"),
         ),
     ],
 )  # fmt: skip
@@ -164,7 +168,8 @@ import numpy as np, lowgemm as lg
 rng = np.random.default_rng(0)
 a, b = rng.integers(0, 256, (70, 90), dtype=np.uint8), rng.integers(-128, 128, (90, 50), dtype=np.int8)
 stages = [
-    lg.BiasAddition(np.arange(50)), lg.BiasAddition(np.arange(70), axis=0), lg.Clamp(-9, 9000), lg.Tanh(3, 500),
+    lg.BiasAddition(np.arange(50)), lg.BiasAddition(np.arange(70), axis=0), lg.Clamp(-9, 9000),
+        lg.Tanh(3, 500),
     lg.ScaleInt32ByFixedPointAndExponent(rng.integers(0, 2**31, 50), rng.integers(-9, 3, 50), 5),
     lg.QuantizeDownInt32ByFixedPoint(2**30, 7, 1), lg.QuantizeDownInt32ToUint8Scale(3, 5, 7), lg.Logistic(9),
 ]

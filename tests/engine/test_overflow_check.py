@@ -93,7 +93,8 @@ NUMBER = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(
-    seed=st.integers(0, 2**32 - 1), shape=st.tuples(*[st.integers(1, 5)] * 3), zeros=st.tuples(NUMBER, NUMBER),
+    seed=st.integers(0, 2**32 - 1), shape=st.tuples(*[st.integers(1, 5)] * 3),
+    zeros=st.tuples(NUMBER, NUMBER),
     start=st.lists(NUMBER, min_size=1, max_size=4),
 )  # fmt: skip
 def test_what_is_let_through_is_exact(seed, shape, zeros, start):

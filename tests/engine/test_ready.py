@@ -85,7 +85,8 @@ OPERANDS = {
     "list": lambda a: a.tolist(),
 }
 SHAPES = {
-    "matrices": ((M, K), (K, N)), "lhs vector": ((K,), (K, N)), "rhs vector": ((M, K), (K,)), "two vectors": ((K,), (K,)),
+    "matrices": ((M, K), (K, N)), "lhs vector": ((K,), (K, N)), "rhs vector": ((M, K), (K,)),
+    "two vectors": ((K,), (K,)),
     "stacks": ((3, M, K), (3, K, N)), "one rhs": ((3, M, K), (K, N)), "in turn": ((2, 1, M, K), (4, K, N)),
 }  # fmt: skip
 OUTPUTS = {
@@ -246,7 +247,11 @@ def test_an_out_that_does_not_fit_is_refused_by_a_known_call_too():
     refused = {
         "writable": frozen, "aligned": odd, "overlap": memory[:64].view(np.int32).reshape(4, 4),
     }  # fmt: skip
-    over = lambda out: (lowgemm.gemm(lhs, rhs, out=out), lowgemm.gemm(rhs, lhs, out=out, accumulate=True))  # noqa: E731
+
+    def over(out):
+        lowgemm.gemm(lhs, rhs, out=out)
+        lowgemm.gemm(rhs, lhs, out=out, accumulate=True)
+
     sums = np.ones((4, 4), np.int32)
     planned = lowgemm.plan(lhs, rhs)
     ways = {

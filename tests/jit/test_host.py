@@ -210,14 +210,16 @@ def test_who_lets_another_thread_run(pretend):
 
 #: Questions whose answers differ from system to system, and what some systems lack.
 OF_ONE_SYSTEM = re.compile(
-    r"""sys\.platform|os\.name\b|platform\.(?:system|machine)\(|["']/(?:proc|sys|dev)/|os\.(?:fork|sched_|symlink|getuid|mkfifo)|"""
-    r"""\b(?:mprotect|fcntl|resource|msvcrt|winreg|pwd)\b *(?:\.|$)|register_at_fork|WinDLL|CDLL\(|signal\.(?:SIG|setitimer|pthread)"""
+    r"""sys\.platform|os\.name\b|platform\.(?:system|machine)\(|["']/(?:proc|sys|dev)/"""
+    r"""|os\.(?:fork|sched_|symlink|getuid|mkfifo)"""
+    r"""|\b(?:mprotect|fcntl|resource|msvcrt|winreg|pwd)\b *(?:\.|$)"""
+    r"""|register_at_fork|WinDLL|CDLL\(|signal\.(?:SIG|setitimer|pthread)"""
 )
 #: Where they may stand, and why.
 WRITTEN_FOR_SYSTEMS = {
     "jit/host.py": "the one place",
     "jit/team.py": "threads of Linux; elsewhere Numba's parallel regions",
-    "kernels/framework/tile_permission.py": "Linux's permission for tile registers; elsewhere the AMX kernel is not offered",
+    "kernels/framework/tile_permission.py": "Linux's permission for tile registers; other systems get no AMX",
     "kernels/tools/timing.py": "a tool that counts the cores it may use where the system says",
     "cli/bench.py": "notes the machine's name beside figures",
 }

@@ -54,7 +54,8 @@ if numba.config.DISABLE_JIT:
 
 AARCH64 = cross.Target("aarch64-unknown-linux-gnu", "generic", "+neon")
 WIDTHS = [
-    types.boolean, types.int8, types.uint8, types.int16, types.uint16, types.int32, types.uint32, types.int64, types.uint64
+    types.boolean, types.int8, types.uint8, types.int16, types.uint16, types.int32, types.uint32, types.int64,
+    types.uint64
 ]  # fmt: skip
 
 
@@ -261,7 +262,8 @@ def pass_all(callee, values, x, y):
     call_address(
         callee,
         (
-            0, 1, 2, 3, 4, 5, 6, 7, np.int8(v[0]), np.uint8(v[1]), np.int16(v[2]), np.uint16(v[3]), np.int32(v[4]),
+            0, 1, 2, 3, 4, 5, 6, 7, np.int8(v[0]), np.uint8(v[1]), np.int16(v[2]), np.uint16(v[3]),
+            np.int32(v[4]),
             np.uint32(v[5]), x > y, v[6],
         ),
     )  # fmt: skip
@@ -272,8 +274,8 @@ def test_every_integer_width_on_aarch64(tmp_path):
     main = """
     static FILE *out;
     void pass_all(int64_t callee, void *values, int64_t x, int64_t y);
-    void seen(int64_t a, int64_t b, int64_t c, int64_t d, int64_t e, int64_t f, int64_t g, int64_t h, int64_t i,
-              int64_t j, int64_t k, int64_t l, int64_t m, int64_t n, int64_t o, int64_t p) {
+    void seen(int64_t a, int64_t b, int64_t c, int64_t d, int64_t e, int64_t f, int64_t g, int64_t h,
+              int64_t i, int64_t j, int64_t k, int64_t l, int64_t m, int64_t n, int64_t o, int64_t p) {
         int64_t all[] = {a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p};
         fwrite(all, sizeof all, 1, out);
     }
@@ -306,10 +308,10 @@ def test_every_integer_width_on_aarch64(tmp_path):
 
 #: The tile loop under emulation: the plan's addresses are entered, and one product is computed.
 PRODUCT = """
-void single(void *p, int64_t lhs, int64_t rhs, int64_t sums, int64_t out, int64_t space, int64_t lhs_zero, int64_t rhs_zero,
-            int64_t lhs_zeros, int64_t rhs_zeros);
-void microkernel(void); void pack_lhs(void); void pack_rhs(void); void col_compensation(void); void row_compensation(void);
-void store32(void);
+void single(void *p, int64_t lhs, int64_t rhs, int64_t sums, int64_t out, int64_t space,
+            int64_t lhs_zero, int64_t rhs_zero, int64_t lhs_zeros, int64_t rhs_zeros);
+void microkernel(void); void pack_lhs(void); void pack_rhs(void);
+void col_compensation(void); void row_compensation(void); void store32(void);
 static void *get(FILE *f, int64_t n) {
     void *p = aligned_alloc(64, (n + 127) / 64 * 64);
     if (fread(p, 1, n, f) != (size_t)n) exit(3);
@@ -322,7 +324,8 @@ int main(int argc, char **argv) {
     int64_t *p = get(in, h[0]);
     void *lhs = get(in, h[1]), *rhs = get(in, h[2]), *result = malloc(h[3]);
     p[KERNEL] = (int64_t)microkernel, p[PACK_LHS] = (int64_t)pack_lhs, p[PACK_RHS] = (int64_t)pack_rhs;
-    p[COL_COMPENSATION_ROUTINE] = (int64_t)col_compensation, p[ROW_COMPENSATION_ROUTINE] = (int64_t)row_compensation;
+    p[COL_COMPENSATION_ROUTINE] = (int64_t)col_compensation;
+    p[ROW_COMPENSATION_ROUTINE] = (int64_t)row_compensation;
     p[NO_COMPENSATION] = (int64_t)calloc(1 << 16, 1);
     p[STAGE] = (int64_t)store32, p[STAGE + 1] = (int64_t)params;
     void *space = aligned_alloc(64, h[4] + 4096);
@@ -352,7 +355,8 @@ def test_product_on_aarch64(tmp_path, monkeypatch, shape):
     routines = {
         "single": drivers.single, "microkernel": kernels.microkernel(kernel),
         "pack_lhs": packing.pack_routine(kernel, "lhs"), "pack_rhs": packing.pack_routine(kernel, "rhs"),
-        "col_compensation": compensation.col_compensation, "row_compensation": compensation.row_compensation, "store32": store32,
+        "col_compensation": compensation.col_compensation, "row_compensation": compensation.row_compensation,
+        "store32": store32,
     }  # fmt: skip
     names = (
         "kernel",

@@ -45,15 +45,18 @@ def test_vectors_reach_every_tile():
 
 #: One part of the contract at a time, changed after the right answer was computed.
 PARTS = {
-    "one row compensation": lambda v: dataclasses.replace(v, row_compensation=v.row_compensation + (np.arange(v.m) == v.m - 1)),
-    "one column compensation": lambda v: dataclasses.replace(v, col_compensation=v.col_compensation + (np.arange(v.col_compensation.size) == 0)),
+    "one row compensation": lambda v: dataclasses.replace(v,
+                                                          row_compensation=v.row_compensation + (np.arange(v.m) == v.m - 1)),
+    "one column compensation": lambda v: dataclasses.replace(v,
+                                                             col_compensation=v.col_compensation + (np.arange(v.col_compensation.size) == 0)),
     "the lhs panel": lambda v: dataclasses.replace(v, lhs=v.lhs ^ 1),
     "the rhs panel": lambda v: dataclasses.replace(v, rhs=v.rhs ^ 1),
     "the depth": lambda v: dataclasses.replace(v, groups=max(v.groups - 1, 0)),
     "whether c is added": lambda v: dataclasses.replace(v, add_c=1 - v.add_c),
     "a row less": lambda v: dataclasses.replace(v, m=v.m - 1) if v.m > 1 else v,
     "the stride of c": lambda v: dataclasses.replace(v, ldc=v.ldc - 1) if v.m > 1 else v,
-    "one bit of one result": lambda v: dataclasses.replace(v, expected=v.expected ^ (np.arange(v.expected.size) == 0).reshape(v.expected.shape)),
+    "one bit of one result": lambda v: dataclasses.replace(v,
+                                                           expected=v.expected ^ (np.arange(v.expected.size) == 0).reshape(v.expected.shape)),
 }  # fmt: skip
 
 
@@ -142,7 +145,8 @@ def test_register_loop_is_the_same_mix_without_loads(kernel):
 @pytest.mark.parametrize(
     ("name", "cpu", "instruction"),
     [
-        *(("x86_avx512vnni", cpu, "vpdpbusd") for cpu in ("cascadelake", "icelake-server", "sapphirerapids", "znver4", "znver5")),
+        *(("x86_avx512vnni", cpu, "vpdpbusd") for cpu in ("cascadelake", "icelake-server", "sapphirerapids",
+                                                          "znver4", "znver5")),
         ("x86_avx512bw", "skylake-avx512", "vpmaddwd"),
         ("x86_avx512bw", "icelake-server", "vpdpwssd"),  # LLVM fuses pmaddwd and the addition where it can
     ],
@@ -160,8 +164,9 @@ def test_512_bits_stay_512_bits(name, cpu, instruction):
 
 #: What came with SSSE3 and SSE4.1.
 AFTER_SSE2 = re.compile(
-    r"p(shufb|alignr|sign|abs|maddubsw|mulhrsw|h(add|sub)\w*)|p(mulld|muldq|minsb|minsd|minu[wd]|maxsb|maxsd|maxu[wd]|packusdw)|"
-    r"packusdw|pmov[sz]x\w+|p?blend\w+|ptest|pcmpeqq|pinsr[bdq]|pextr[bdq]|insertps|extractps|round[ps][sd]|dpp[sd]|movntdqa|mpsadbw"
+    r"p(shufb|alignr|sign|abs|maddubsw|mulhrsw|h(add|sub)\w*)"
+    r"|p(mulld|muldq|minsb|minsd|minu[wd]|maxsb|maxsd|maxu[wd])|packusdw|pmov[sz]x\w+|p?blend\w+|ptest"
+    r"|pcmpeqq|pinsr[bdq]|pextr[bdq]|insertps|extractps|round[ps][sd]|dpp[sd]|movntdqa|mpsadbw"
 )
 
 

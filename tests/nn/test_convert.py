@@ -25,7 +25,8 @@ def conv_net(g, stretch=0):
         fl.Conv2d(w(3, 3, 1, 6), None, "relu", padding=1, groups=6),
         fl.Conv2d(w(1, 1, 6, 8) / s[:, None], None, "relu"),
         fl.MaxPool2d(2),
-        fl.Residual([fl.Conv2d(w(3, 3, 4, 8), padding=1, groups=2, activation="relu6"), fl.Conv2d(w(1, 1, 8, 8))], "relu"),
+        fl.Residual([fl.Conv2d(w(3, 3, 4, 8), padding=1, groups=2, activation="relu6"),
+                     fl.Conv2d(w(1, 1, 8, 8))], "relu"),
         fl.AveragePool2d(2, 1, (0, 1, 0, 1)),
         fl.Flatten(),
         fl.Linear(w(72, 12), g.standard_normal(12) * 0.1, "relu"),
@@ -41,8 +42,10 @@ def decibels(real, got):
     return 10 * np.log10((real**2).sum() / ((real - got) ** 2).sum())
 
 
-@pytest.mark.parametrize("options", [{}, {"per_channel": False}, {"symmetric_weights": False, "per_channel": False},
-                                     {"rounding": "onnx", "correct_biases": True}, {"float_output": False}])  # fmt: skip
+@pytest.mark.parametrize("options",
+                         [{}, {"per_channel": False}, {"symmetric_weights": False, "per_channel": False},
+                                     {"rounding": "onnx", "correct_biases": True},
+                                     {"float_output": False}])  # fmt: skip
 def test_close_to_float_and_equal_to_the_reference(options):
     g = np.random.default_rng(0)
     net = conv_net(g)
@@ -153,7 +156,8 @@ WORSE = 2.0
 
 @pytest.mark.parametrize(
     "spoil",
-    [("none", 1), ("weights", 1e-2), ("weights", 1e-4), ("weights", 1e-8), ("weights", 1e2), ("readers", 1e-4),
+    [("none", 1), ("weights", 1e-2), ("weights", 1e-4), ("weights", 1e-8), ("weights", 1e2),
+     ("readers", 1e-4),
      ("readers", 1e-8), ("all", 32.0)],
     ids=str,
 )  # fmt: skip

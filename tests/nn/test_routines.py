@@ -57,12 +57,14 @@ for group in (1, 2, 4):
     got = conv_integer(x, w, np.uint8(9), np.int8(-3), group=group, pads=[1, 0, 1, 1])
     assert (got == sums).all()
     one = np.float32(1)
-    y = qlinear_conv(x, one, np.uint8(9), w, one, np.int8(-3), np.float32(512), np.uint8(100), group=group, pads=[1, 0, 1, 1])
+    y = qlinear_conv(x, one, np.uint8(9), w, one, np.int8(-3), np.float32(512), np.uint8(100), group=group,
+                     pads=[1, 0, 1, 1])
     assert (y == np.clip(np.rint(sums / 512) + 100, 0, 255)).all()
 print("right")
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True,
+        [sys.executable, "-c", code], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, capture_output=True,
+        text=True,
         timeout=PATIENCE,
     )  # fmt: skip
     assert done.stdout == "right\n", done.stderr

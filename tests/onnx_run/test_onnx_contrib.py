@@ -296,7 +296,8 @@ def test_concat_and_where():
         same("QLinearConcat", inputs, dtype, constants=constants, axis=(1, -2)[trial // 2 % 2])
         shape = tuple(int(n) for n in g.integers(1, 7, 3))
         inputs = {"c": g.random(shape) < 0.5, "x": whole(g, dtype, shape), **coded(g, dtype, "x"),
-                  "w": whole(g, dtype, shape[1:]), **coded(g, dtype, "w"), **coded(g, dtype, "y")}  # fmt: skip
+                  "w": whole(g, dtype, shape[1:]), **coded(g, dtype, "w"),
+                  **coded(g, dtype, "y")}  # fmt: skip
         same("QLinearWhere", inputs, dtype, constants=[n for n in inputs if len(n) > 1])
 
 
@@ -335,7 +336,8 @@ def test_qgemm_refuses_a_bias_that_does_not_fit():
     a, one, zero = np.zeros((4, 3), np.uint8), np.array(1, np.float32), np.array(0, np.uint8)
     inputs = {"a": a, "as": one, "az": zero, "b": np.zeros((3, 5), np.uint8), "bs": one, "bz": zero}
     for bias, error in (
-        (np.zeros(4, np.int32), ValueError), (np.zeros((5, 1), np.int32), ValueError), (np.zeros((1, 4, 5), np.int32), ValueError),
+        (np.zeros(4, np.int32), ValueError), (np.zeros((5, 1), np.int32), ValueError),
+        (np.zeros((1, 4, 5), np.int32), ValueError),
         (np.zeros(5, np.float32), TypeError), (np.zeros((8, 5), np.int32), ValueError),
     ):  # fmt: skip
         model, feeds = model_of("QGemm", {**inputs, "c": bias}, np.float32, CONTRIB, (), 21, {})
@@ -397,7 +399,8 @@ def test_products_of_16_bits():
         left, right = kinds[trial % 2], kinds[trial // 2 % 2]
         m, k, n = (int(v) for v in g.integers(1, 40, 3))
         shapes = (
-            ((m, k), (k, n)), ((k,), (k, n)), ((m, k), (k,)), ((k,), (k,)), ((2, m, k), (k, n)), ((3, 1, m, k), (2, k, n)),
+            ((m, k), (k, n)), ((k,), (k, n)), ((m, k), (k,)), ((k,), (k,)), ((2, m, k), (k, n)),
+            ((3, 1, m, k), (2, k, n)),
             ((2, m, k), (k,)),
         )[trial % 7]  # fmt: skip
         a, b = whole(g, left, shapes[0]), whole(g, right, shapes[1])

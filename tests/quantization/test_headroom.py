@@ -27,7 +27,8 @@ def largest_sums(w, bias, p, inputs):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.integers(0, 2**32 - 1), st.booleans(), st.booleans(), st.sampled_from([2, 4, 8]), st.booleans(), st.booleans()
+    st.integers(0, 2**32 - 1), st.booleans(), st.booleans(), st.sampled_from([2, 4, 8]), st.booleans(),
+    st.booleans()
 )  # fmt: skip
 def test_bias_and_products_fit(seed, per_channel, symmetric, bits, power_of_two, filters):
     g = np.random.default_rng(seed)
@@ -111,7 +112,8 @@ def test_errors_name_the_argument():
         ("weight", ValueError, (p, [[np.nan]], None, p)),
         ("bias", ValueError, (p, w, [1.0], p)),
         ("bias", ValueError, (p, w, [1e38, 1.0], QParams(1e-30))),
-        ("weight", ValueError, (QParams(1e-30), np.ones((2**24 + 2**19, 1), np.float32), None, QParams(1.0, 0, "uint8"))),
+        ("weight", ValueError, (QParams(1e-30), np.ones((2**24 + 2**19, 1), np.float32), None,
+                                QParams(1.0, 0, "uint8"))),
     ):  # fmt: skip
         with pytest.raises(error, match=f"^{name}:"):
             scale_for_bias(*args)

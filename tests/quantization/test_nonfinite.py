@@ -21,10 +21,14 @@ def test_every_quantizer_keeps_the_rule():
 
 def test_the_definitions_keep_it_too():
     """Without compiled code (NUMBA_DISABLE_JIT) the references run."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import nonfinite; nonfinite.SIZES = (7, 300); print(nonfinite.wrong())"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); "
+        "import nonfinite; nonfinite.SIZES = (7, 300); print(nonfinite.wrong())"
+    )
     tests = pathlib.Path(__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, "-c", code, tests], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, capture_output=True,
+        [sys.executable, "-c", code, tests], env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
         text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0 and done.stdout.strip() == "[]", done.stdout + done.stderr

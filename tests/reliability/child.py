@@ -93,7 +93,11 @@ def layers() -> list[str]:
     """Numba's threading layers that can be loaded here."""
     found = []
     for name, file in (("omp", "omppool"), ("workqueue", "workqueue"), ("tbb", "tbbpool")):
-        code = f"from numba.np.ufunc import parallel; parallel._check_tbb_version_compatible() if {name!r} == 'tbb' else 0; from numba.np.ufunc import {file}"
+        code = (
+            "from numba.np.ufunc import parallel; "
+            f"parallel._check_tbb_version_compatible() if {name!r} == 'tbb' else 0; "
+            f"from numba.np.ufunc import {file}"
+        )
         if subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True).returncode == 0:
             found.append(name)
     return found

@@ -82,7 +82,8 @@ import joblib
 assert use() == (True, 0)
 got = joblib.Parallel(n_jobs=4)(joblib.delayed(use)() for _ in range(8))
 assert got == [(True, 0)] * 8, got
-threaded = joblib.Parallel(n_jobs=4, backend="threading")(joblib.delayed(lambda: use()[0])() for _ in range(40))
+pool, once = joblib.Parallel(n_jobs=4, backend="threading"), joblib.delayed(lambda: use()[0])
+threaded = pool(once() for _ in range(40))
 assert all(threaded)
 print("fine")
 """
@@ -123,7 +124,8 @@ def test_multiprocessing(method, tmp_path):
     )
     script = tmp_path / "pool.py"
     script.write_text(START + POOL.replace("METHOD", method).replace("TOLD", f"({told})"))
-    code = f"import runpy, sys; sys.argv = [{str(script)!r}]; runpy.run_path({str(script)!r}, run_name='__main__')"
+    name = str(script)
+    code = f"import runpy, sys; sys.argv = [{name!r}]; runpy.run_path({name!r}, run_name='__main__')"
     if method == "spawn":  # the children import the script by its path
         import subprocess
 
@@ -150,5 +152,6 @@ def test_xdist(tmp_path):
         )
     )
     (tmp_path / "test_it.py").write_text(lines)
-    code = f"import pytest; raise SystemExit(pytest.main(['-q', '-n', '2', '-p', 'no:cacheprovider', {str(tmp_path)!r}]))"
+    arguments = ["-q", "-n", "2", "-p", "no:cacheprovider", str(tmp_path)]
+    code = f"import pytest; raise SystemExit(pytest.main({arguments!r}))"
     child.run(code, cwd=tmp_path)

@@ -102,13 +102,14 @@ print(calls, "calls and", seen[0], "handlers, wrong", wrong + seen[1])
 #: longer than the last, until one is too long to interrupt anything.
 COMPILING = """
 import os, signal, threading, numpy as np, lowgemm
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background of a shell starts without it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background program has none
 g = np.random.default_rng(0)
 a, b = g.integers(0, 256, (40, 70), dtype=np.uint8), g.integers(-128, 128, (70, 30), dtype=np.int8)
 exact = a.astype(np.int64) @ b.astype(np.int64)
 calls = [
     lambda: lowgemm.gemm(a, b) - exact, lambda: lowgemm.gemm(a.T, b[:40]) - a.T.astype(np.int64) @ b[:40],
-    lambda: lowgemm.gemm(a[:1], b) - exact[:1], lambda: lowgemm.gemm(a, b, output=lowgemm.Clamp(0, 99)) - exact.clip(0, 99),
+    lambda: lowgemm.gemm(a[:1], b) - exact[:1],
+    lambda: lowgemm.gemm(a, b, output=lowgemm.Clamp(0, 99)) - exact.clip(0, 99),
     lambda: lowgemm.fixedpoint.saturating_add(np.int32([2]), np.int32([3])) - 5,
     lambda: lowgemm.quantize(np.float32([-255, 0]), "uint8").codes - np.array([0, 255]),
 ]
@@ -155,7 +156,7 @@ print("fine", len(right))
 #: Ctrl-C whenever LLVM calls back into Python, where no exception can be raised.
 IN_CALLBACK = """
 import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background of a shell starts without it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background program has none
 from numba.core import codegen
 pieces = []
 real = codegen.JITCodeLibrary._object_compiled_hook.__func__
@@ -190,7 +191,7 @@ print("interrupts", came, len(pieces))
 #: generator gives it the new ones, whenever it compiles. Every kind of function that lowgemm compiles.
 DECLARATIONS = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background of a shell starts without it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background program has none
 import numba
 from numba import types
 from lowgemm.jit import disk_cache
@@ -204,7 +205,8 @@ one = disk_cache.njit([types.int64(types.int64)])(lambda x: x + 1)
 two = disk_cache.njit()(lambda x: x + 2)
 three = disk_cache.vectorize(lambda x: x + 3)
 kinds = [
-    lambda: one(1) - 2, lambda: two(1) - 3, lambda: two(1.0) - 3, lambda: three(1) - 4, lambda: three(1.0) - 4,
+    lambda: one(1) - 2, lambda: two(1) - 3, lambda: two(1.0) - 3, lambda: three(1) - 4,
+    lambda: three(1.0) - 4,
     lambda: disk_cache.cfunc(lambda x: x + 4, types.int64(types.int64)).ctypes(1) - 5,
 ]
 came = wrong = 0

@@ -5,7 +5,8 @@ Start reading here if you port lowgemm to another CPU, then open `../x86_avx512v
 
 Every microkernel computes, for `m` rows and `nv` adjacent packed rhs panels of `lanes` columns each,
 
-    c[r, n] = sum_k lhs[r, k] * rhs[k, n] + row_compensation[r] + col_compensation[n] + (c[r, n] if add_c else 0)
+    c[r, n] = sum_k lhs[r, k] * rhs[k, n]
+              + row_compensation[r] + col_compensation[n] + (c[r, n] if add_c else 0)
 
 modulo 2**32, for r < m and n < nv * lanes. `row_compensation` and `col_compensation` carry zero points, bias
 and the compensation for flipped signs, so that a plain int32 product is stored once and never read again. If

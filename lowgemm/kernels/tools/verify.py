@@ -31,8 +31,9 @@ HARNESS = r"""
 #include <stdio.h>
 #include <stdlib.h>
 #include <stdint.h>
-void kernel(int64_t m, int64_t nv, int64_t groups, void *lhs, int64_t lhs_stride, void *rhs, int64_t rhs_stride,
-            void *c, int64_t ldc, void *row_compensation, void *col_compensation, int64_t add_c, void *requant, int64_t col);
+void kernel(int64_t m, int64_t nv, int64_t groups, void *lhs, int64_t lhs_stride, void *rhs,
+            int64_t rhs_stride, void *c, int64_t ldc, void *row_compensation, void *col_compensation,
+            int64_t add_c, void *requant, int64_t col);
 static void *get(FILE *f, int64_t n) {
     void *p = aligned_alloc(64, (n + 127) / 64 * 64);
     if (!p || (n && fread(p, 1, n, f) != (size_t)n)) exit(3);
@@ -43,7 +44,8 @@ int main(int argc, char **argv) {
     int64_t h[12];
     if (!in || !out || argc != 3) return 2;
     while (fread(h, sizeof h, 1, in) == 1) {
-        void *lhs = get(in, h[7]), *rhs = get(in, h[8]), *rows = get(in, h[9]), *cols = get(in, h[10]), *c = get(in, h[11]);
+        void *lhs = get(in, h[7]), *rhs = get(in, h[8]), *rows = get(in, h[9]), *cols = get(in, h[10]);
+        void *c = get(in, h[11]);
         kernel(h[0], h[1], h[2], lhs, h[5], rhs, h[6], c, h[4], rows, cols, h[3], 0, 0);
         if (fwrite(c, 1, h[11], out) != (size_t)h[11]) return 4;
         free(lhs); free(rhs); free(rows); free(cols); free(c);

@@ -141,7 +141,8 @@ class Requantize(Stage):
 
     def lower(self) -> list[Stage]:
         """The same as simpler stages."""
-        bounds: list[Stage] = [Clamp(self.min, self.max), SaturatingCast(self.dtype)]  # type: ignore[arg-type]
+        low, high = self.min, self.max
+        bounds: list[Stage] = [Clamp(low, high), SaturatingCast(self.dtype)]  # type: ignore[arg-type]
         if self.rounding in ("gemmlowp", "tflite"):
             return [
                 SaturatingScale(*self.fixed_point(), self.zero_point, self.axis),
@@ -150,4 +151,7 @@ class Requantize(Stage):
         if self.rounding == "tflite_single":
             return [SingleRoundingScale(*self.fixed_point(), self.zero_point, self.axis), *bounds]
         double = self.rounding == "onnx_reference"
-        return [FloatScale(self.scale, self.zero_point, self.min, self.max, double, self.axis), *bounds]  # type: ignore[arg-type]
+        return [
+            FloatScale(self.scale, self.zero_point, low, high, double, self.axis),  # type: ignore[arg-type]
+            *bounds,
+        ]
