@@ -249,8 +249,7 @@ def test_an_out_that_does_not_fit_is_refused_by_a_known_call_too():
     }  # fmt: skip
 
     def over(out):
-        lowgemm.gemm(lhs, rhs, out=out)
-        lowgemm.gemm(rhs, lhs, out=out, accumulate=True)
+        return lowgemm.gemm(lhs, rhs, out=out), lowgemm.gemm(rhs, lhs, out=out, accumulate=True)
 
     sums = np.ones((4, 4), np.int32)
     planned = lowgemm.plan(lhs, rhs)
