@@ -18,6 +18,7 @@ from lowgemm.checks.arguments import as_operand
 from lowgemm.checks.onnx import float_argument, result_zero_point, scale_argument
 from lowgemm.checks.values import as_array, choice, integer, renamed
 from lowgemm.compat import onnx_passes as passes
+from lowgemm.engine.parts import run
 from lowgemm.gemm import gemm
 from lowgemm.output.base import cast_dtype
 from lowgemm.output.check import check_pipeline
@@ -350,10 +351,10 @@ def quantize_linear(
         parts = None if y is None else passes.split(x, scale.size, int(axis) % max(x.ndim, 1))
         if parts is not None and zero.size == scale.size:
             scale, zero = np.ascontiguousarray(scale, np.float32), np.ascontiguousarray(zero, np.int32)
-            passes.quantize.ctypes(
-                x.ctypes.data, y.ctypes.data, scale.ctypes.data, zero.ctypes.data, *parts, info.min, info.max,
-                y.itemsize,
-            )  # fmt: skip
+            outer, channels, inner = parts
+            at = x.ctypes.data, y.ctypes.data, scale.ctypes.data, zero.ctypes.data
+            limits = int(info.min), int(info.max)
+            run(passes.quantize, (*at, channels, inner, x.size, *limits, y.itemsize), outer)
             return y
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         quotient = np.rint(x / along.astype(x.dtype if x.dtype.kind == "f" else along.dtype))
@@ -419,9 +420,9 @@ def dequantize_linear(
         parts = None if y is None else passes.split(x, scale.size, int(axis) % max(x.ndim, 1))
         if parts is not None and zero.size == scale.size:
             scale, zero = np.ascontiguousarray(scale), np.ascontiguousarray(zero, np.int32)
-            passes.dequantize.ctypes(
-                x.ctypes.data, y.ctypes.data, scale.ctypes.data, zero.ctypes.data, *parts, _KINDS[x.dtype]
-            )
+            outer, channels, inner = parts
+            at = x.ctypes.data, y.ctypes.data, scale.ctypes.data, zero.ctypes.data
+            run(passes.dequantize, (*at, channels, inner, x.size, _KINDS[x.dtype]), outer)
             return y
     return ((x.astype(np.float32) - zeros.astype(np.float32)) * factors).astype(scale.dtype)
 
@@ -487,6 +488,7 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.nd
     if y is None:
         return quantize_linear(x, scale, zero), *result
     held = np.array([scale]), np.array([zero], np.int32)
-    at = held[0].ctypes.data, held[1].ctypes.data
-    passes.quantize.ctypes(x.ctypes.data, y.ctypes.data, *at, 1, 1, x.size, 0, 255, 1)
+    at = x.ctypes.data, y.ctypes.data, held[0].ctypes.data, held[1].ctypes.data
+    outer, channels, inner = passes.split(x, 1, 0)  # type: ignore[misc]  # never None for one
+    run(passes.quantize, (*at, channels, inner, x.size, 0, 255, 1), outer)
     return y, *result

@@ -1,8 +1,8 @@
 """Compiled passes over dense arrays for QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear.
 
-Each takes addresses. Parameters lie along one axis: elements are seen as (outer, channels, inner), one scale
-and one zero point a channel; one for all is one channel. What they compute is in `lowgemm.compat.onnx`, as
-NumPy operations.
+Parameters lie along one axis: elements are seen as (outer, channels, inner), one scale and one zero point a
+channel; one for all is one channel, and the elements are cut into pieces of `PIECE` then. What the passes
+compute is in `lowgemm.compat.onnx`, as NumPy operations.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import DTypeLike
 
-from lowgemm.jit.memory import offset, round_even, stack, store_32, store_64
+from lowgemm.engine.parts import PASS
+from lowgemm.jit.memory import load_i64, offset, pointer_at, round_even, stack, store_32, store_64
 from lowgemm.jit.routine import inner, inner_dividing, routine, unpack_words
 from lowgemm.kernels.framework.irtools import at, const, i32, load, store, vec
 
 _u64 = np.uint64
+#: Elements of a piece of a pass that treats all alike.
+PIECE = 4096
 
 
 @inner_dividing
@@ -42,20 +45,26 @@ def quantize_all(x, out, begin, count, scale, zero, low, high, limit):
         out[b + i] = quantize_one(x[b + i], scale, zero, below, above) & limit
 
 
-@routine("ppppnnnnnn")
-def quantize(src, dst, scales, zeros, outer, channels, inner, low, high, item):
-    """float32 to integers of `item` bytes, 1 or 2, between `low` and `high`; `zeros` are int32."""
-    size = outer * channels * inner
-    x = numba.carray(src, (size,), np.float32)
-    scale, zero = numba.carray(scales, (channels,), np.float32), numba.carray(zeros, (channels,), np.int32)
+@routine(PASS)
+def quantize(args, first, end, worker):
+    """float32 to integers of `item` bytes, 1 or 2, between `low` and `high`; `zeros` are int32.
+
+    Arguments: src, dst, scales, zeros, channels, inner, size, low, high, item. Pieces are the outer indices.
+    """
+    channels, inner_size, size = load_i64(args, 4), load_i64(args, 5), load_i64(args, 6)
+    low, high, item = load_i64(args, 7), load_i64(args, 8), load_i64(args, 9)
+    x, dst = numba.carray(pointer_at(args, 0), (size,), np.float32), pointer_at(args, 1)
+    scale = numba.carray(pointer_at(args, 2), (channels,), np.float32)
+    zero = numba.carray(pointer_at(args, 3), (channels,), np.int32)
     out8, out16 = numba.carray(dst, (size,), np.uint8), numba.carray(dst, (size,), np.uint16)
-    for o in range(outer):
+    for o in range(first, end):
         for c in range(channels):
-            begin = (o * channels + c) * inner
+            begin = (o * channels + c) * inner_size
+            count = min(inner_size, size - begin)
             if item == 1:
-                quantize_all(x, out8, begin, inner, scale[c], zero[c], low, high, np.int32(0xFF))
+                quantize_all(x, out8, begin, count, scale[c], zero[c], low, high, np.int32(0xFF))
             else:
-                quantize_all(x, out16, begin, inner, scale[c], zero[c], low, high, np.int32(0xFFFF))
+                quantize_all(x, out16, begin, count, scale[c], zero[c], low, high, np.int32(0xFFFF))
 
 
 @inner
@@ -65,22 +74,28 @@ def _dequantize(x, out, begin, count, scale, zero):
         out[b + i] = (np.float32(x[b + i]) - point) * scale
 
 
-@routine("ppppnnnn")
-def dequantize(src, dst, scales, zeros, outer, channels, inner, kind):
-    """Integers to float32; `kind` 0, 1, 2 for uint8, int8, int32; `zeros` are int32."""
-    size = outer * channels * inner
+@routine(PASS)
+def dequantize(args, first, end, worker):
+    """Integers to float32; `kind` 0, 1, 2 for uint8, int8, int32; `zeros` are int32.
+
+    Arguments: src, dst, scales, zeros, channels, inner, size, kind. Pieces are the outer indices.
+    """
+    channels, inner_size, size = load_i64(args, 4), load_i64(args, 5), load_i64(args, 6)
+    src, kind = pointer_at(args, 0), load_i64(args, 7)
     u8, s8 = numba.carray(src, (size,), np.uint8), numba.carray(src, (size,), np.int8)
-    s32, out = numba.carray(src, (size,), np.int32), numba.carray(dst, (size,), np.float32)
-    scale, zero = numba.carray(scales, (channels,), np.float32), numba.carray(zeros, (channels,), np.int32)
-    for o in range(outer):
+    s32, out = numba.carray(src, (size,), np.int32), numba.carray(pointer_at(args, 1), (size,), np.float32)
+    scale = numba.carray(pointer_at(args, 2), (channels,), np.float32)
+    zero = numba.carray(pointer_at(args, 3), (channels,), np.int32)
+    for o in range(first, end):
         for c in range(channels):
-            begin = (o * channels + c) * inner
+            begin = (o * channels + c) * inner_size
+            count = min(inner_size, size - begin)
             if kind == 0:
-                _dequantize(u8, out, begin, inner, scale[c], zero[c])
+                _dequantize(u8, out, begin, count, scale[c], zero[c])
             elif kind == 1:
-                _dequantize(s8, out, begin, inner, scale[c], zero[c])
+                _dequantize(s8, out, begin, count, scale[c], zero[c])
             else:
-                _dequantize(s32, out, begin, inner, scale[c], zero[c])
+                _dequantize(s32, out, begin, count, scale[c], zero[c])
 
 
 #: Smallest and largest are looked for in so many places at once.
@@ -210,11 +225,11 @@ def empty_like(x: np.ndarray, dtype: DTypeLike) -> np.ndarray | None:
 
 
 def split(x: np.ndarray, count: int, axis: int) -> tuple[int, int, int] | None:
-    """(outer, channels, inner) of a dense array with `count` parameters along an axis; None if they are not
-    so laid out.
+    """Outer indices, channels, and elements of each, of a dense array with `count` parameters along an axis;
+    None if they are not so laid out.
     """
     if count == 1:
-        return 1, 1, x.size
+        return -(-x.size // PIECE), 1, PIECE
     if not x.flags.c_contiguous:
         return None
     inner = 1

@@ -74,10 +74,10 @@ def most_threads(requested: int | None) -> int:
     return default_threads() if requested is None else min(requested, numba.get_num_threads())
 
 
-def run(job: Routine, a: int, b: int, workers: int) -> None:
+def run(job: Routine, a: int, b: int, workers: int, long: bool = True) -> None:
     """Run a job (see `jit/team.py`) on at most `workers` threads; any number of them does all its work."""
     standing = team.the_team()
     if standing is not None:
-        standing.run(job.address, a, b, workers)
+        standing.run(job.address, a, b, workers, long)
     else:
         region.run(job, a, b, workers)

@@ -27,8 +27,18 @@ from numba.extending import intrinsic
 
 from lowgemm.compat.onnx_passes import LANES as ENDS
 from lowgemm.compat.onnx_passes import note_range
+from lowgemm.engine import parts
+from lowgemm.engine.parts import PASS
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.jit.memory import load_f32, load_i32, offset, pointer_at, store_f32
+from lowgemm.jit.memory import (
+    copy_bytes,
+    load_f32,
+    load_i32,
+    load_i64,
+    offset,
+    pointer_at,
+    store_f32,
+)
 from lowgemm.jit.routine import inner, inner_dividing, routine, unpack_words
 from lowgemm.kernels.framework.irtools import load, store, vec
 from lowgemm.onnx_run import activations
@@ -43,6 +53,10 @@ BLOCK = 512
 REGISTERS = 24
 #: Shapes of inputs whose plans a chain keeps.
 SHAPES = 32
+#: Words between the memory of two workers, so that they share no cache line, nor two that are fetched together.
+APART = 32
+#: Bytes of a vector.
+VECTOR = 4 * LANES
 ADD, SUB, MUL, DIV, MAX, MIN, SLOPE, SIGMOID, TANH, ERF, SCALE, RANGE = range(12)
 
 
@@ -139,38 +153,74 @@ def _apply(code, to, a, b, c, count):
 
 @inner
 def _fill(register, numbers, begin, period, count):
-    for j in range(min(period, count)):
+    """Fill a register with `period` numbers again and again."""
+    if period == 1:
+        number = load_f32(numbers, begin)
+        for j in range(count):
+            store_f32(register, j, number)
+        return
+    first = min(period, count)
+    for j in range(first):
         store_f32(register, j, load_f32(numbers, begin + j))
-    for j in range(period, count):
+    # whole vectors from so far back that all of them is there
+    back = period * ((LANES + period - 1) // period)
+    for j in range(first, min(back, count)):
         store_f32(register, j, load_f32(register, j - period))
+    whole = max(count - back, 0) // LANES
+    for i in range(whole):
+        j = back + LANES * i
+        copy_bytes(offset(register, 4 * j), offset(register, 4 * (j - back)), VECTOR)
+    for j in range(back + LANES * whole, count):
+        store_f32(register, j, load_f32(register, j - back))
 
 
-@routine("pppnnnnnn")
-def run_chain(pointers, fills, code, instructions, filled, rows, length, period, block):
-    """Carry out a chain on `rows` times `length` numbers that lie one after the other.
+#: Numbers of the arguments of `run_chain`; the pointers are the last.
+FILLS, CODE, INSTRUCTIONS, FILLED, LENGTH, STEP, MEMORY, WORKER_BYTES, POINTERS = range(9)
 
-    `code` is int64, 9 an instruction: the operation, then for the result and three operands which pointer,
-    and whether it moves on from block to block. `fills` is int64, 4 a register that is filled before a row:
-    which pointer, whose numbers, how many there are, and how many of them are repeated in the register.
+
+@inner
+def _place(args, memory, number, moved, moves):
+    """Where an operand lies: it moves on from block to block, or it is in a worker's memory."""
+    if moves != 0:
+        return offset(pointer_at(args, POINTERS + number), moved)
+    return offset(memory, load_i64(args, POINTERS + number))
+
+
+@routine(PASS)
+def run_chain(args, first, end, worker):
+    """Carry out a chain on rows of `LENGTH` numbers that lie one after the other.
+
+    `CODE` is int64, 9 an instruction: the operation, then for the result and three operands which pointer, and
+    whether it moves on from block to block. `FILLS` is int64, 4 a register that is filled before a row: which
+    pointer, whose numbers, how many there are, and how many of them are repeated in the register. `MEMORY` has
+    `WORKER_BYTES` for each worker; the pointers that do not move are offsets into that. Pieces are blocks of
+    `STEP` numbers, from the beginning of each row on.
     """
-    c = numba.carray(code, (instructions, 9), np.int64)
-    f = numba.carray(fills, (filled, 4), np.int64)
-    for row in range(rows):
-        for i in range(filled):
-            if row == 0 or f[i, 2] != f[i, 3]:  # else it is there already
-                register, numbers = pointer_at(pointers, f[i, 0]), pointer_at(pointers, f[i, 1])
-                _fill(register, numbers, (row * f[i, 3]) % f[i, 2], f[i, 3], min(block, length))
-        for start in range(0, length, block):
-            count, moved = min(block, length - start), 4 * (row * length + start)
-            for i in range(instructions):
-                _apply(
-                    c[i, 0],
-                    offset(pointer_at(pointers, c[i, 1]), moved * c[i, 2]),
-                    offset(pointer_at(pointers, c[i, 3]), moved * c[i, 4]),
-                    offset(pointer_at(pointers, c[i, 5]), moved * c[i, 6]),
-                    offset(pointer_at(pointers, c[i, 7]), moved * c[i, 8]),
-                    count,
-                )
+    instructions, filled = load_i64(args, INSTRUCTIONS), load_i64(args, FILLED)
+    length, block = load_i64(args, LENGTH), load_i64(args, STEP)
+    memory = offset(pointer_at(args, MEMORY), worker * load_i64(args, WORKER_BYTES))
+    c = numba.carray(pointer_at(args, CODE), (instructions, 9), np.int64)
+    f = numba.carray(pointer_at(args, FILLS), (filled, 4), np.int64)
+    blocks, last = (length + block - 1) // block, -1
+    for piece in range(first, end):
+        row, start = piece // blocks, piece % blocks * block
+        if row != last:
+            for i in range(filled):
+                if last < 0 or f[i, 2] != f[i, 3]:  # else it is there already
+                    register = _place(args, memory, f[i, 0], 0, 0)
+                    numbers = pointer_at(args, POINTERS + f[i, 1])
+                    _fill(register, numbers, (row * f[i, 3]) % f[i, 2], f[i, 3], min(block, length))
+            last = row
+        count, moved = min(block, length - start), 4 * (row * length + start)
+        for i in range(instructions):
+            _apply(
+                c[i, 0],
+                _place(args, memory, c[i, 1], moved, c[i, 2]),
+                _place(args, memory, c[i, 3], moved, c[i, 4]),
+                _place(args, memory, c[i, 5], moved, c[i, 6]),
+                _place(args, memory, c[i, 7], moved, c[i, 8]),
+                count,
+            )
 
 
 # ---- finding chains ---------------------------------------------------------------------------------------
@@ -325,9 +375,9 @@ def _closed(groups: list[list[Any]], nodes: Sequence[Any], fresh: set[str], seen
 
 
 # ---- running them -----------------------------------------------------------------------------------------
-def _memory(v: np.ndarray) -> np.ndarray:
-    """An operand in C order, or with its channels last in memory."""
-    return v if v.flags.c_contiguous or sizes(v) is not None else np.ascontiguousarray(v)
+def _in_order(v: np.ndarray) -> bool:
+    """Whether an operand is in C order, or has its channels last in memory."""
+    return v.flags.c_contiguous or sizes(v) is not None
 
 
 class Chain(NotCopied):
@@ -341,14 +391,20 @@ class Chain(NotCopied):
         Values that no run changes.
     otherwise : callable
         Runs the nodes in the engine, for inputs that are not for this; takes the values of `group.inputs`.
+    num_threads : int or None
+        As in `lowgemm.gemm`.
     """
 
     instead = "copy the Model"
 
     def __init__(
-        self, group: Group, constants: Mapping[str, np.ndarray], otherwise: Callable[..., Sequence[Any]]
+        self,
+        group: Group,
+        constants: Mapping[str, np.ndarray],
+        otherwise: Callable[..., Sequence[Any]],
+        num_threads: int | None = 1,
     ) -> None:
-        self.group, self.otherwise = group, otherwise
+        self.group, self.otherwise, self.num_threads = group, otherwise, num_threads
         self.inputs = [n for n in group.inputs if n not in constants]
         self.sums = {n.input[0] for n in group.nodes if n.op_type == SCALED}
         #: (operation, result, operands ...); an operand is a name or a number.
@@ -412,7 +468,7 @@ class Chain(NotCopied):
             plan.add(operation, plan.result(to, to in self.group.outputs), places)
             if to in self.group.ranged:
                 plan.note_range(to)
-        if len(plan.registers) > REGISTERS or not plan.finish():
+        if len(plan.registers) > REGISTERS or not plan.finish(self):
             return None
         made = {to: i for i, (_, to, *_) in enumerate(self.instructions)}
         spare = [n for n in self.group.spent if shapes.get(n) == shape and n not in plan.turned]
@@ -420,26 +476,30 @@ class Chain(NotCopied):
             # an input's memory, if nothing reads the input after the output is made
             found = next((n for n in spare if read[n] <= made[output]), None)
             if found is not None:
-                plan.reused[output] = found
+                plan.reused[output] = self.inputs.index(found)
                 spare.remove(found)
         return plan
 
     def __call__(self, *values: Any) -> Sequence[Any]:
         """Values of the outputs, then the ranges that are wanted (None where the engine ran)."""
-        values = [_memory(v) for v in values]
-        key = tuple([(v.shape, v.flags.c_contiguous, v.dtype.char) for v in values])
-        if key not in self._plans:
+        key = tuple([(v.shape, v.strides, v.dtype) for v in values])
+        plan = self._plans.get(key, self)
+        if plan is self:
             if len(self._plans) >= SHAPES:
                 self._plans = {}
             fits = all(
                 v.dtype == (np.int32 if n in self.sums else np.float32)
                 for n, v in zip(self.inputs, values, strict=True)
             )
-            self._plans[key] = self._plan(values) if fits else None
-        plan = self._plans[key]
+            ordered = [v if _in_order(v) else np.ascontiguousarray(v) for v in values]
+            plan = self._plans[key] = self._plan(ordered) if fits else None
+            if plan is not None:
+                plan.gaps = any(not _in_order(v) for v in values)
         if plan is None:
             return [*self.otherwise(*values), *[None] * len(self.group.ranged)]
-        return plan.run(dict(zip(self.inputs, values, strict=True)), self.group.outputs, self.group.ranged)
+        if plan.gaps:
+            values = tuple(v if _in_order(v) else np.ascontiguousarray(v) for v in values)
+        return plan.run(values)
 
 
 class _Plan(NotCopied):
@@ -456,13 +516,13 @@ class _Plan(NotCopied):
         self.code: list[tuple[int, ...]] = []
         self.outputs: list[str] = []
         self.ranges: list[str] = []
-        self.reused: dict[str, str] = {}  # outputs that lie in the memory of an input
+        self.reused: dict[str, int] = {}  # outputs that lie in the memory of an input: which
+        self.gaps = False  # whether some input has to be brought into order first
         self.turned: set[str] = set()  # inputs whose channels are brought last
         self.registers: list[int] = []  # their pointers
         self._where: dict[Any, tuple[int, int]] = {}  # number of the pointer, and whether it moves
-        self._arrays: list[
-            Any
-        ] = []  # of each pointer: a name, (name, "made"), (name, "range"), numbers, or None
+        # of each pointer: a name, (name, "made"), (name, "range"), numbers, or None
+        self._arrays: list[Any] = []
         self._free: list[int] = []
         self._fills: list[tuple[int, int, int]] = []  # register, pointer, how many numbers
         self._along: set[str] = set()  # "channel", "column": what operands are repeated along
@@ -542,14 +602,14 @@ class _Plan(NotCopied):
         self.ranges.append(name)
         self.add(RANGE, (self._pointer((name, "range")), 0), [self._where[name]])
 
-    def finish(self) -> bool:
+    def finish(self, chain: Chain) -> bool:
         """Make what all runs share: code, what is filled, and the pointers as far as they are known; False if
         operands are repeated along axes that are not counted together.
         """
         images, channels, size = (
             self.shape[0],
             self.shape[1] if len(self.shape) > 1 else 1,
-            int(np.prod(self.shape)),
+            math.prod(self.shape),
         )
         if len(self._along) > 1 or (self.last and "column" in self._along):
             return False
@@ -565,43 +625,61 @@ class _Plan(NotCopied):
             # whole vectors, if they are not too many
             unit = math.lcm(period, LANES) if math.lcm(period, LANES) <= 2 * BLOCK else period
             block = unit * max(1, BLOCK // unit)
-        self._block = block
-        self._code = np.array(self.code, np.int64)
         fills = [(*fill, 1 if fill[2] == 1 else period) for fill in self._fills]
+        self._code = np.array(self.code, np.int64)
         self._filled = np.array(fills, np.int64).reshape(-1, 4)
-        self._pointers = np.zeros(len(self._arrays), np.int64)
+        # a worker's memory: the ends of ranges, then the registers
+        ends = 2 * ENDS * len(self.ranges)
+        self._words = ends + block * len(self.registers) + APART
+        pointers = [0] * len(self._arrays)
         for i, register in enumerate(self.registers):
-            self._pointers[register] = 4 * block * i
+            pointers[register] = 4 * (ends + block * i)
+        made: dict[str, int] = {}
         for i, what in enumerate(self._arrays):
             if isinstance(what, np.ndarray):
-                self._pointers[i] = address(what)
-        self._mask = np.zeros(len(self._arrays), np.int64)
-        self._mask[self.registers] = 1
-        self._inputs = [(i, what) for i, what in enumerate(self._arrays) if isinstance(what, str)]
-        self._made = [(i, *what) for i, what in enumerate(self._arrays) if isinstance(what, tuple)]
-        self._sizes = (len(self._code), len(fills), rows, length, period, block)
-        self._at = address(self._filled), address(self._code)
+                pointers[i] = address(what)
+            elif isinstance(what, tuple) and what[1] == "range":
+                pointers[i] = 8 * ENDS * self.ranges.index(what[0])
+            elif isinstance(what, tuple):
+                made[what[0]] = POINTERS + i
+        self._args = [
+            address(self._filled), address(self._code), len(self._code), len(fills), length, block, 0, 4 * self._words,
+            *pointers,
+        ]  # fmt: skip
+        self._inputs = [
+            (POINTERS + i, chain.inputs.index(x)) for i, x in enumerate(self._arrays) if isinstance(x, str)
+        ]
+        self._turned = [chain.inputs.index(n) for n in sorted(self.turned)]
+        self._made = [(made[name], name) for name in chain.group.outputs]
+        self._ends = [2 * ENDS * self.ranges.index(name) for name in chain.group.ranged]
+        self._pieces = rows * -(-length // block)
+        curves = sum(line[0] in (SIGMOID, TANH, ERF) for line in self.code)
+        self._time = size * (0.4 + 0.05 * len(self.code) + curves)
+        self._threads = chain.num_threads
         return True
 
-    def run(self, inputs: dict[str, np.ndarray], outputs: Sequence[str], ranges: Sequence[str]) -> list[Any]:
-        """Compute the outputs and ranges."""
-        for name in self.turned:
-            inputs[name] = brought_last(inputs[name])
-        found: dict[Any, Any] = {}
-        for name in self.outputs:
+    def run(self, values: Sequence[np.ndarray]) -> list[Any]:
+        """The outputs, and the ranges."""
+        workers = 1
+        if self._threads != 1:
+            workers = parts.workers_for(self._time, self._pieces, self._threads)
+        if self._turned:
+            values = list(values)
+            for i in self._turned:
+                values[i] = brought_last(values[i], self._threads)
+        args, found = self._args.copy(), []
+        memory = np.empty((workers, self._words), np.int32)
+        if self._ends:
+            memory[:, : 2 * ENDS * len(self._ends)] = 0
+        args[MEMORY] = address(memory)
+        for place, i in self._inputs:
+            args[place] = address(values[i])
+        for place, name in self._made:
             if name in self.reused:
-                found[name, "made"] = inputs[self.reused[name]].view(np.float32)
+                y = values[self.reused[name]].view(np.float32)
             else:
-                found[name, "made"] = (
-                    empty_last(self.shape, np.float32) if self.last else np.empty(self.shape, np.float32)
-                )
-        for name in self.ranges:
-            found[name, "range"] = np.zeros(2 * ENDS, np.int32)
-        space = np.empty(len(self.registers) * self._block, np.float32)
-        pointers = self._pointers + self._mask * address(space)
-        for i, name in self._inputs:
-            pointers[i] = address(inputs[name])
-        for i, name, kind in self._made:
-            pointers[i] = address(found[name, kind])
-        run_chain.ctypes(address(pointers), *self._at, *self._sizes)
-        return [*(found[o, "made"] for o in outputs), *(found[o, "range"] for o in ranges)]
+                y = empty_last(self.shape, np.float32) if self.last else np.empty(self.shape, np.float32)
+            args[place] = address(y)
+            found.append(y)
+        parts.run(run_chain, args, self._pieces, workers, self._time)
+        return found + [memory[:, at : at + 2 * ENDS] for at in self._ends]

@@ -76,7 +76,7 @@ def _by_table(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
             )
             if len(state.tables) < TABLES:
                 state.tables[key] = table
-        return passes.by_table(table, x)
+        return passes.by_table(table, x, state.num_threads)
 
     return run
 
@@ -111,7 +111,7 @@ def qlinear_global_average_pool(
 ) -> np.ndarray:
     """QLinearGlobalAveragePool: the mean of the integers is taken exactly, then scaled."""
     x = _channels_first(x, channels_last)
-    sums = passes.sum_spatial(x)
+    sums = passes.sum_spatial(x, state.num_threads)
     count = int(np.prod(x.shape[2:]))
     zero = 0 if x_zero is None else int(x_zero.reshape(()))
     mean = (sums - zero * count).astype(np.float32) / np.float32(count)
@@ -148,7 +148,8 @@ def qlinear_average_pool(
         return _channels_back(y, channels_last)
     if len(w.kernel) == 2 and x.dtype in (np.uint8, np.int8) and x.size and not numba.config.DISABLE_JIT:
         zeros = _zero_like(x, x_zero), _zero_like(x, y_zero)
-        y = passes.averages(x, (x_scale, y_scale), zeros, w, w.out, bool(count_include_pad))
+        threads = state.num_threads
+        y = passes.averages(x, (x_scale, y_scale), zeros, w, w.out, bool(count_include_pad), threads)
         return _channels_back(y, channels_last)
     real = _real(x, x_scale, x_zero)
     total, count = np.zeros((*real.shape[:2], *w.out), np.float32), np.zeros(w.out, np.float32)
@@ -174,7 +175,9 @@ def qlinear_reduce_mean(
 def qlinear_concat(state: State, y_scale, y_zero, *parts: Any, axis: int) -> np.ndarray:
     """QLinearConcat: (tensor, scale, zero point) for each part."""
     triples = zip(parts[::3], parts[1::3], parts[2::3], strict=True)
-    return turned.concatenated([_recoded(state, *t, y_scale, y_zero) for t in triples], axis)
+    return turned.concatenated(
+        [_recoded(state, *t, y_scale, y_zero) for t in triples], axis, state.num_threads
+    )
 
 
 @_by_table

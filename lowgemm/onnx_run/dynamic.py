@@ -27,10 +27,13 @@ import numba
 import numpy as np
 
 from lowgemm.compat import onnx_passes
+from lowgemm.compat.onnx_passes import PIECE
+from lowgemm.engine import parts
+from lowgemm.engine.parts import PASS
 from lowgemm.gemm import gemm
-from lowgemm.jit.memory import load_f32, store_32
+from lowgemm.jit.memory import load_f32, load_i64, offset, pointer_at, store_32
 from lowgemm.jit.routine import routine
-from lowgemm.onnx_run import convolution, operators, turned, views
+from lowgemm.onnx_run import chains, convolution, operators, turned, views
 from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.engines import attributes_of
@@ -310,14 +313,13 @@ def _float_product(state: State, b: Any, b_scale: Any, b_zero: Any, bias: Any) -
         zero = int(b_zero.reshape(-1)[0]) if (b_zero == b_zero.reshape(-1)[:1]).all() else b_zero.reshape(-1)
     if scales is None or floats is None or not count:
         return None
-    right, ints, call = state.rhs(b), np.zeros(count, np.int32), turned.scaled_rows.ctypes
+    right, ints = state.rhs(b), np.zeros(count, np.int32)
 
     def run(a: np.ndarray, a_scale: np.ndarray, a_zero: int) -> np.ndarray:
         rows = a.reshape(-1, a.shape[-1])
         sums = gemm(rows, right, lhs_zero_point=a_zero, rhs_zero_point=zero, num_threads=state.num_threads)
         scale = a_scale.reshape(()) * scales
-        at = address(sums)
-        call(at, at, address(ints), address(scale), address(floats), rows.shape[0], count)
+        turned.run_scaled_rows(address(sums), ints, scale, floats, rows.shape[0], state.num_threads)
         return sums.view(np.float32).reshape(*a.shape[:-1], count)
 
     return run
@@ -345,57 +347,94 @@ def prepared_product(state: State, constants: Sequence[Any], attributes: dict[st
     return run
 
 
-@routine("ppppnnnnn")
-def quantize(src, dst, ends, made, images, channels, pixels, last, known):
+#: What `quantize` does: it looks for the range, makes the scale of it, and quantizes the elements.
+RANGE, SCALE, ELEMENTS = 1, 2, 4
+
+
+@routine(PASS)
+def quantize(args, first, end, worker):
     """DynamicQuantizeLinear of float32.
 
-    `ends` are the keys of the range (`onnx_passes.note_range`), which are looked for unless they are `known`.
-    `made` is float32: the scale (NaN if a number is not finite, and nothing else is written), the limits from
-    which the zero point is taken away, and the zero point.
+    Arguments: src, dst, ends, `step` bytes from one worker's ends to the next, how many there are, made, size,
+    channels, pixels, last, what. `ends` are the keys of the range (`onnx_passes.note_range`). `made` is float32: the
+    scale (NaN if a number is not finite, and nothing else is written), the limits from which the zero point is
+    taken away, and the zero point. Pieces are those of `turned.turn` if `last`, else of `PIECE` elements.
     """
-    size = images * channels * pixels
+    src, dst, ends, step = pointer_at(args, 0), pointer_at(args, 1), pointer_at(args, 2), load_i64(args, 3)
+    made, size, what = pointer_at(args, 5), load_i64(args, 6), load_i64(args, 10)
     m = numba.carray(made, (4,), np.float32)
-    low, high = onnx_passes.range_of(ends) if known else onnx_passes.extremes_of(src, size)
-    store_32(made, 0, low ^ ((low >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-    store_32(made, 1, high ^ ((high >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-    lowest, highest = load_f32(made, 0), load_f32(made, 1)
-    if not (np.isfinite(lowest) and np.isfinite(highest)):
-        m[0] = np.float32(np.nan)
-        return
-    scale, zero = onnx_passes.scale_of(lowest, highest)
-    m[0], m[1], m[2], m[3] = scale, np.float32(-zero), np.float32(255 - zero), np.float32(zero)
-    if last:
-        turned.turn_over(turned.QUANTIZED, src, dst, made, zero, images, channels, pixels)
-        return
-    x, y = numba.carray(src, (size,), np.float32), numba.carray(dst, (size,), np.uint8)
-    onnx_passes.quantize_all(x, y, 0, size, scale, zero, 0, 255, np.int32(0xFF))
+    if what & RANGE:
+        begin, stop = first * PIECE, min(end * PIECE, size)
+        onnx_passes.note_range(offset(ends, worker * step), offset(src, 4 * begin), stop - begin)
+    if what & SCALE:
+        low, high = np.int64(0), np.int64(0)
+        for i in range(load_i64(args, 4)):
+            a, b = onnx_passes.range_of(offset(ends, i * step))
+            low, high = min(low, np.int64(a)), max(high, np.int64(b))
+        store_32(made, 0, low ^ ((low >> 31) & 0x7FFFFFFF))
+        store_32(made, 1, high ^ ((high >> 31) & 0x7FFFFFFF))
+        lowest, highest = load_f32(made, 0), load_f32(made, 1)
+        if not (np.isfinite(lowest) and np.isfinite(highest)):
+            m[0] = np.float32(np.nan)
+            return
+        scale, zero = onnx_passes.scale_of(lowest, highest)
+        m[0], m[1], m[2], m[3] = scale, np.float32(-zero), np.float32(255 - zero), np.float32(zero)
+    if what & ELEMENTS:
+        zero = np.int32(m[3])
+        if load_i64(args, 9) != 0:
+            sizes = load_i64(args, 7), load_i64(args, 8)
+            turned.turn_over(turned.QUANTIZED, src, dst, made, np.int64(zero), *sizes, first, end)
+            return
+        x, y = numba.carray(src, (size,), np.float32), numba.carray(dst, (size,), np.uint8)
+        begin, stop = first * PIECE, min(end * PIECE, size)
+        onnx_passes.quantize_all(x, y, begin, stop - begin, m[0], zero, 0, 255, np.int32(0xFF))
 
 
-def quantized(x: np.ndarray, last: bool, ends: np.ndarray | None = None) -> Any:
+def quantized(x: np.ndarray, last: bool, ends: np.ndarray | None = None, num_threads: int | None = 1) -> Any:
     """DynamicQuantizeLinear of float32, its result with the channels last in memory if `last`; NotImplemented
-    if it is not for this. `ends` are the keys of its range (`onnx_passes.note_range`) if they are known.
+    if it is not for this. `ends` are the keys of its range (`onnx_passes.note_range`), one row a worker that
+    looked for it, if they are known.
     """
-    if x.dtype != np.float32 or not x.size:
+    size = x.size
+    if x.dtype != np.float32 or not size:
         return NotImplemented
-    images, channels, pixels, turn = 1, 1, x.size, 0
+    channels, pixels, turn, pieces = 1, size, 0, -(-size // PIECE)
     if last and x.ndim > 2 and x.shape[1] > 1 and x.flags.c_contiguous:
-        y, turn, images, channels = turned.empty_last(x.shape, np.uint8), 1, *x.shape[:2]
-        pixels = x.size // (images * channels)
+        y, turn, channels = turned.empty_last(x.shape, np.uint8), 1, x.shape[1]
+        pixels = size // (x.shape[0] * channels)
+        pieces = turned.pieces_of(x.shape[0], channels, pixels)
     else:
         y = onnx_passes.empty_like(x, np.uint8)
         if y is None:
             return NotImplemented
-    made = np.empty(4, np.float32)
-    addresses = address(x), address(y), 0 if ends is None else address(ends), address(made)
-    quantize.ctypes(*addresses, images, channels, pixels, turn, ends is not None)
-    if math.isnan(made[0]):
+    known, made, time = ends is not None, np.empty(4, np.float32), 0.3 * size
+    workers = 1 if num_threads == 1 else parts.workers_for(time, pieces, num_threads)
+    if not known:
+        ends = np.zeros((workers, 2 * onnx_passes.LANES + chains.APART), np.int32)
+    args = [
+        address(x), address(y), address(ends), ends.strides[0], len(ends), address(made), size, channels, pixels, turn,
+        SCALE | ELEMENTS,
+    ]  # fmt: skip
+    if workers > 1 or (turn and not known):  # each for itself, since the pieces are not the same
+        if not known:
+            args[-1] = RANGE
+            parts.run(quantize, args, -(-size // PIECE), workers, time)
+        args[-1] = SCALE
+        parts.run(quantize, args, 1)
+        args[-1] = ELEMENTS
+    elif not known:
+        args[-1] |= RANGE
+    parts.run(quantize, args, pieces, workers, time)
+    scale = made.item(0)
+    if scale != scale:
         return NotImplemented
     return y, made[:1].reshape(()), np.array(made[3], np.uint8)
 
 
 def prepared_quantizer(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
     """DynamicQuantizeLinear; a second input is the keys of the range, or None."""
-    return lambda x, ends=None: quantized(x, last, ends)
+    threads = state.num_threads
+    return lambda x, ends=None: quantized(x, last, ends, threads)
 
 
 def quantize_in_range(state: State, x: np.ndarray, ends: Any) -> Any:
@@ -414,7 +453,7 @@ def prepared_float_product(
 
     def run(*inputs: Any) -> Any:
         a = inputs[0]
-        found = NotImplemented if a.ndim < 2 or later(inputs) else quantized(a, False)
+        found = NotImplemented if a.ndim < 2 or later(inputs) else quantized(a, False, None, state.num_threads)
         return found if found is NotImplemented else product(found[0], found[1], int(found[2]))
 
     return run

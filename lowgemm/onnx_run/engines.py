@@ -219,13 +219,14 @@ class Subgraph(NotCopied):
         if bare:
             raise _CannotRun(f"NumPy lacks {', '.join(bare)}")
         names, outputs, run = self.inputs, self.outputs, session.run
-        kinds = [getattr(v, "ndim", None) for v in values]
+        kinds, threads = [getattr(v, "ndim", None) for v in values], self.context.num_threads
 
         def call(*given: Any) -> Sequence[Any]:
             try:
                 # onnxruntime would copy them too, element by element
                 given = [
-                    v if v.__class__ is not np.ndarray or v.flags.c_contiguous else second(v) for v in given
+                    v if v.__class__ is not np.ndarray or v.flags.c_contiguous else second(v, threads)
+                    for v in given
                 ]
                 return run(outputs, dict(zip(names, given)))  # noqa: B905 - the program counts them
             except Exception as error:

@@ -148,9 +148,7 @@ class _Direction(NotCopied):
         none, nothing = np.zeros(columns, np.int32), np.full(columns, -0.0, np.float32)
         own = scale.reshape(()) * self.scales[0]
         to = address(parts)
-        turned.scaled_rows.ctypes(
-            to, to, address(none), address(own), address(nothing), steps * rows, columns
-        )
+        turned.run_scaled_rows(to, none, own, nothing, steps * rows, threads)
         plan, r = self._plan(rows), self.r
         space = scratch.aligned_empty(plan.scratch_bytes + scratch.ALIGNMENT)
         bytes_, acc, work = (
@@ -253,7 +251,7 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
             return NotImplemented
         if later(inputs):
             return NotImplemented
-        coded = dynamic.quantized(np.ascontiguousarray(x), False)
+        coded = dynamic.quantized(np.ascontiguousarray(x), False, None, state.num_threads)
         if coded is NotImplemented:
             return NotImplemented
         steps, rows, _ = x.shape

@@ -6,6 +6,7 @@ the passes compute is in `elementwise.py` as NumPy operations; tests compare the
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numba
@@ -15,9 +16,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lowgemm.compat.onnx_passes import empty_like
+from lowgemm.compat.onnx_passes import PIECE, empty_like
+from lowgemm.engine.parts import PASS, run, workers_for
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.jit.memory import offset, round_even
+from lowgemm.jit.memory import load_i64, offset, pointer_at, round_even
 from lowgemm.jit.routine import inner, inner_dividing, routine, unpack_words
 from lowgemm.jit.target import target
 from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i8, i64, load, store, vec
@@ -28,6 +30,10 @@ _u64 = np.uint64
 AXES = 4
 #: Shapes of operands whose plans are kept.
 SHAPES = 64
+#: Elements of a segment of a long line, and lanes whose sums are made together.
+SEGMENT, SUMMED = 4096, 256
+#: Nanoseconds of an element of the passes with one operation for each byte, about.
+NANOSECONDS = 0.1
 
 
 @intrinsic
@@ -93,9 +99,12 @@ def _mul_one(a, at_a, v, out, at, count, flip, za, ratio, zero, low, high):
 
 #: Where two operands lie: sizes of the axes, bytes from one element to the next along each, for `a` and for
 #: `b` (0 where it is repeated). The last axis steps by 1 in `a`, and by 1 or 0 in `b`. `turned`: `a` is the
-#: operator's second operand, since its first is the repeated one.
+#: operator's second operand, since its first is the repeated one. Lines of the last axis are cut into
+#: `segments` of `segment` elements.
 _NEST = [
     ("n", np.int64, AXES),
+    ("segments", np.int64),
+    ("segment", np.int64),
     ("a", np.int64, AXES),
     ("b", np.int64, AXES),
     ("reach_a", np.int64),
@@ -121,56 +130,78 @@ MUL = np.dtype(
 )
 
 
-@routine("pppp")
-def add(params, first, second, dst):
-    """QLinearAdd."""
-    p = numba.carray(params, (1,), ADD)[0]
+@inner
+def _following(n, i, j, k):
+    """The next line's place along the first three axes."""
+    k += 1
+    if k == n[2]:
+        j, k = j + 1, 0
+        if j == n[1]:
+            i, j = i + 1, 0
+    return i, j, k
+
+
+@routine(PASS)
+def add(args, first, end, worker):
+    """QLinearAdd.
+
+    Arguments: the record, both operands, dst. Pieces are segments of lines.
+    """
+    p = numba.carray(pointer_at(args, 0), (1,), ADD)[0]
     n, sa, sb = p.n, p.a, p.b
     count, step = n[3], sb[3]
     flip, ra, rb, fixed, low, high = np.int32(p.flip), p.ra, p.rb, p.fixed, p.low, p.high
-    a, b = numba.carray(first, (p.reach_a,), np.uint8), numba.carray(second, (p.reach_b,), np.uint8)
-    out = numba.carray(dst, (n[0] * n[1] * n[2] * count,), np.uint8)
-    at = 0
-    for i in range(n[0]):
-        for j in range(n[1]):
-            for k in range(n[2]):
-                at_a = i * sa[0] + j * sa[1] + k * sa[2]
-                at_b = i * sb[0] + j * sb[1] + k * sb[2]
-                if step:
-                    _add_line(a, at_a, b, at_b, out, at, count, flip, ra, rb, fixed, low, high)
-                else:
-                    v = np.float32((np.int32(b[at_b]) ^ flip) - flip)
-                    if p.turned:
-                        _one_add(a, at_a, v, out, at, count, flip, ra, rb, fixed, low, high)
-                    else:
-                        _add_one(a, at_a, fused(v, rb, fixed), out, at, count, flip, ra, low, high)
-                at += count
+    a = numba.carray(pointer_at(args, 1), (p.reach_a,), np.uint8)
+    b = numba.carray(pointer_at(args, 2), (p.reach_b,), np.uint8)
+    out = numba.carray(pointer_at(args, 3), (n[0] * n[1] * n[2] * count,), np.uint8)
+    line, skip = first // p.segments, first % p.segments * p.segment
+    i, j, k = line // n[2] // n[1], line // n[2] % n[1], line % n[2]
+    for _ in range(first, end):
+        at_a = i * sa[0] + j * sa[1] + k * sa[2] + skip
+        at_b, at = i * sb[0] + j * sb[1] + k * sb[2], line * count + skip
+        size = min(p.segment, count - skip)
+        if step:
+            _add_line(a, at_a, b, at_b + skip, out, at, size, flip, ra, rb, fixed, low, high)
+        else:
+            v = np.float32((np.int32(b[at_b]) ^ flip) - flip)
+            if p.turned:
+                _one_add(a, at_a, v, out, at, size, flip, ra, rb, fixed, low, high)
+            else:
+                _add_one(a, at_a, fused(v, rb, fixed), out, at, size, flip, ra, low, high)
+        skip += p.segment
+        if skip >= count:
+            line, skip = line + 1, 0
+            i, j, k = _following(n, i, j, k)
 
 
-@routine("pppp")
-def mul(params, first, second, dst):
-    """QLinearMul."""
-    p = numba.carray(params, (1,), MUL)[0]
+@routine(PASS)
+def mul(args, first, end, worker):
+    """QLinearMul; the arguments are those of `add`."""
+    p = numba.carray(pointer_at(args, 0), (1,), MUL)[0]
     n, sa, sb = p.n, p.a, p.b
     count, step = n[3], sb[3]
     flip, za, zb = np.int32(p.flip), np.int32(p.za), np.int32(p.zb)
     if p.turned:
         za, zb = zb, za
     ratio, zero, low, high = p.ratio, p.zero, p.low, p.high
-    a, b = numba.carray(first, (p.reach_a,), np.uint8), numba.carray(second, (p.reach_b,), np.uint8)
-    out = numba.carray(dst, (n[0] * n[1] * n[2] * count,), np.uint8)
-    at = 0
-    for i in range(n[0]):
-        for j in range(n[1]):
-            for k in range(n[2]):
-                at_a = i * sa[0] + j * sa[1] + k * sa[2]
-                at_b = i * sb[0] + j * sb[1] + k * sb[2]
-                if step:
-                    _mul_line(a, at_a, b, at_b, out, at, count, flip, za, zb, ratio, zero, low, high)
-                else:
-                    v = (np.int32(b[at_b]) ^ flip) - flip - zb
-                    _mul_one(a, at_a, v, out, at, count, flip, za, ratio, zero, low, high)
-                at += count
+    a = numba.carray(pointer_at(args, 1), (p.reach_a,), np.uint8)
+    b = numba.carray(pointer_at(args, 2), (p.reach_b,), np.uint8)
+    out = numba.carray(pointer_at(args, 3), (n[0] * n[1] * n[2] * count,), np.uint8)
+    line, skip = first // p.segments, first % p.segments * p.segment
+    i, j, k = line // n[2] // n[1], line // n[2] % n[1], line % n[2]
+    for _ in range(first, end):
+        at_a = i * sa[0] + j * sa[1] + k * sa[2] + skip
+        at_b, at = i * sb[0] + j * sb[1] + k * sb[2], line * count + skip
+        size = min(p.segment, count - skip)
+        if step:
+            _mul_line(a, at_a, b, at_b + skip, out, at, size, flip, za, zb, ratio, zero, low, high)
+        else:
+            v = (np.int32(b[at_b]) ^ flip) - flip - zb
+            _mul_one(a, at_a, v, out, at, size, flip, za, ratio, zero, low, high)
+        skip += p.segment
+        if skip >= count:
+            line, skip = line + 1, 0
+            i, j, k = _following(n, i, j, k)
 
 
 @intrinsic
@@ -197,30 +228,37 @@ def _look_up_64(typingctx, args):
     return types.void(args), codegen
 
 
-@routine("pppn")
-def look_up(table, src, dst, count):
-    """Bytes by a table of 256."""
-    t = numba.carray(table, (256,), np.uint8)
-    x, out = numba.carray(src, (count,), np.uint8), numba.carray(dst, (count,), np.uint8)
-    whole = count // 64
+@routine(PASS)
+def look_up(args, first, end, worker):
+    """Bytes by a table of 256.
+
+    Arguments: table, src, dst, count. Pieces are `PIECE` bytes.
+    """
+    table, src, dst = pointer_at(args, 0), pointer_at(args, 1), pointer_at(args, 2)
+    begin, stop = PIECE * first, min(PIECE * end, load_i64(args, 3))
+    t, x = numba.carray(table, (256,), np.uint8), numba.carray(src, (stop,), np.uint8)
+    out = numba.carray(dst, (stop,), np.uint8)
+    whole = (stop - begin) // 64
     for i in range(whole):
-        _look_up_64((table, offset(src, 64 * i), offset(dst, 64 * i)))
-    for i in range(64 * whole, count):
+        _look_up_64((table, offset(src, begin + 64 * i), offset(dst, begin + 64 * i)))
+    for i in range(begin + 64 * whole, stop):
         out[i] = t[x[i]]
 
 
-@routine("ppppnnnn")
-def softmax(src, dst, table, params, rows, count, flip, high):
-    """QLinearSoftmax of (rows, count) bytes; `params` is float64: the number of steps of 1, and the zero
-    point.
+@routine(PASS)
+def softmax(args, first, end, worker):
+    """QLinearSoftmax of rows of `count` bytes.
 
-    `table` has the power of each distance from the largest, from -255 to 0. A row's powers are added one
-    after the other.
+    Arguments: src, dst, table, params, rows, count, flip, high. `params` is float64: the number of steps of 1, and
+    the zero point. `table` has the power of each distance from the largest, from -255 to 0. A row's powers are
+    added one after the other. Pieces are rows.
     """
+    src, dst, table, params = (pointer_at(args, 0), pointer_at(args, 1), pointer_at(args, 2), pointer_at(args, 3))
+    rows, count, flip, high = load_i64(args, 4), load_i64(args, 5), load_i64(args, 6), load_i64(args, 7)
     x, out = numba.carray(src, (rows * count,), np.uint8), numba.carray(dst, (rows * count,), np.uint8)
     t, p, f = numba.carray(table, (256,), np.float32), numba.carray(params, (2,), np.float64), np.int32(flip)
     whole, zero, limit = p[0], p[1], np.float64(high)
-    for r in range(rows):
+    for r in range(first, end):
         begin, largest = _u64(r * count), np.int32(-128)
         for i in range(_u64(count)):
             largest = max(largest, (np.int32(x[begin + i]) ^ f) - f)
@@ -238,57 +276,43 @@ def _quotient(a, b):
     return a / b
 
 
-@routine("ppppnnnnnnnnn")
-def average_pool(
-    src, dst, places, params, images, height, width, channels, out_height, out_width, kh, kw, flip
-):
+@routine(PASS)
+def average_pool(args, first, end, worker):
     """QLinearAveragePool of images with their channels last.
 
+    Arguments: src, dst, places, params, images, height, width, channels, out_height, out_width, kh, kw, flip.
     `places` is int64: where windows begin, the step between them, and whether all places count, one each for
-    rows and columns. `params` is float32: zero point and scale before, zero point and scale after, and
-    limits.
+    rows and columns. `params` is float32: zero point and scale before, zero point and scale after, and limits.
+    Pieces are lines of the result.
     """
+    src, dst, places, params = (pointer_at(args, 0), pointer_at(args, 1), pointer_at(args, 2), pointer_at(args, 3))
+    images, height, width, channels = (load_i64(args, 4), load_i64(args, 5), load_i64(args, 6), load_i64(args, 7))
+    out_height, out_width, kh, kw = (load_i64(args, 8), load_i64(args, 9), load_i64(args, 10), load_i64(args, 11))
     p, at = numba.carray(params, (6,), np.float32), numba.carray(places, (6,), np.int64)
     x = numba.carray(src, (images * height * width * channels,), np.uint8)
     out = numba.carray(dst, (images * out_height * out_width * channels,), np.uint8)
     top, left, down, across, everywhere = at[0], at[1], at[2], at[3], at[4]
-    f, place = np.int32(flip), 0
+    f = np.int32(load_i64(args, 12))
     total = np.empty(channels, np.float32)
-    for n in range(images):
-        for i in range(out_height):
-            for j in range(out_width):
-                for c in range(channels):
-                    total[c] = np.float32(0)
-                count = 0
-                for u in range(kh):
-                    row = i * down - top + u
-                    if row < 0 or row >= height:
-                        continue
-                    for v in range(kw):
-                        column = j * across - left + v
-                        if column >= 0 and column < width:
-                            _add_real(
-                                x,
-                                ((n * height + row) * width + column) * channels,
-                                total,
-                                channels,
-                                f,
-                                p[0],
-                                p[1],
-                            )
-                            count += 1
-                _mean(
-                    total,
-                    out,
-                    place,
-                    channels,
-                    np.float32(kh * kw if everywhere else count),
-                    p[2],
-                    p[3],
-                    p[4],
-                    p[5],
-                )
-                place += channels
+    for line in range(first, end):
+        n, i = line // out_height, line % out_height
+        for j in range(out_width):
+            for c in range(channels):
+                total[c] = np.float32(0)
+            count = 0
+            for u in range(kh):
+                row = i * down - top + u
+                if row < 0 or row >= height:
+                    continue
+                for v in range(kw):
+                    column = j * across - left + v
+                    if column >= 0 and column < width:
+                        begin = ((n * height + row) * width + column) * channels
+                        _add_real(x, begin, total, channels, f, p[0], p[1])
+                        count += 1
+            divisor = np.float32(kh * kw if everywhere else count)
+            place = (line * out_width + j) * channels
+            _mean(total, out, place, channels, divisor, p[2], p[3], p[4], p[5])
 
 
 @inner
@@ -306,25 +330,31 @@ def _mean(total, out, begin, channels, count, zero, scale, low, high):
         out[b + c] = _byte(total[c] / count / scale + zero, low, high)
 
 
-@routine("ppnnnn")
-def sums(src, dst, rows, count, lanes, flip):
-    """int32 sums over the middle axis of (rows, count, lanes) bytes."""
-    x = numba.carray(src, (rows * count * lanes,), np.uint8)
-    out = numba.carray(dst, (rows * lanes,), np.int32)
-    f = np.int32(flip)
-    for r in range(rows):
+@routine(PASS)
+def sums(args, first, end, worker):
+    """int32 sums over the middle axis of (rows, count, lanes) bytes.
+
+    Arguments: src, dst, rows, count, lanes, flip. Pieces are `SUMMED` lanes of a row.
+    """
+    rows, count, lanes = load_i64(args, 2), load_i64(args, 3), load_i64(args, 4)
+    x = numba.carray(pointer_at(args, 0), (rows * count * lanes,), np.uint8)
+    out = numba.carray(pointer_at(args, 1), (rows * lanes,), np.int32)
+    f, parts = np.int32(load_i64(args, 5)), (lanes + SUMMED - 1) // SUMMED
+    for piece in range(first, end):
+        r, low = piece // parts, piece % parts * SUMMED
+        size = _u64(min(SUMMED, lanes - low))
         if lanes == 1:
             total, begin = np.int32(0), _u64(r * count)
             for i in range(_u64(count)):
                 total += (np.int32(x[begin + i]) ^ f) - f
             out[r] = total
         else:
-            to = _u64(r * lanes)
-            for c in range(_u64(lanes)):
+            to = _u64(r * lanes + low)
+            for c in range(size):
                 out[to + c] = 0
             for i in range(count):
-                begin = _u64((r * count + i) * lanes)
-                for c in range(_u64(lanes)):
+                begin = _u64((r * count + i) * lanes + low)
+                for c in range(size):
                     out[to + c] += (np.int32(x[begin + c]) ^ f) - f
 
 
@@ -388,19 +418,23 @@ class Binary(NotCopied):
         The routine and its record.
     values : dict
         Fields of the record.
+    num_threads : int or None
+        As in `lowgemm.gemm`.
     """
 
     instead = "make another from the same values"
 
-    def __init__(self, function: Any, dtype: np.dtype, values: dict[str, Any]) -> None:
-        self.function, self.record = function, np.zeros(1, dtype)
+    def __init__(
+        self, function: Any, dtype: np.dtype, values: dict[str, Any], num_threads: int | None = 1
+    ) -> None:
+        self.function, self.record, self.num_threads = function, np.zeros(1, dtype), num_threads
         for name, value in values.items():
             self.record[name] = value
         self._plans: dict[Any, tuple[Any, ...]] = {}
 
     def _plan(self, a: np.ndarray, b: np.ndarray) -> tuple[Any, ...]:
         """Record, shape in memory, axes of the result from it (None: as they are), whether operands change
-        places.
+        places, and pieces.
 
         Without a record the operands have to be copied first.
         """
@@ -408,18 +442,21 @@ class Binary(NotCopied):
         memory = tuple(shape[i] for i in order)
         back = None if order == tuple(range(len(shape))) else tuple(int(i) for i in np.argsort(order))
         if 0 in shape:
-            return self.record, memory, back, False
+            return self.record, memory, back, False, 0
         found, turned = nest(p, q), False
         if found is not None and found[1][-1] == 0 and found[2][-1] == 1:
             found, turned = (found[0], found[2], found[1]), True
         if found is None or found[1][-1] != 1 or found[2][-1] not in (0, 1):
-            return None, memory, back, False
+            return None, memory, back, False, 0
         record = self.record.copy()
         record["n"], record["a"], record["b"] = found
         record["turned"] = turned
+        line = found[0][-1]
+        record["segments"], record["segment"] = -(-line // SEGMENT), SEGMENT
         for name, strides in zip(("reach_a", "reach_b"), found[1:], strict=True):
             record[name] = 1 + sum((n - 1) * s for n, s in zip(found[0], strides, strict=True))
-        return record, memory, back, turned
+        pieces = math.prod(found[0][:-1]) * -(-line // SEGMENT)
+        return record, memory, back, turned, pieces
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """The result, in the memory order of the larger operand."""
@@ -429,18 +466,20 @@ class Binary(NotCopied):
             if len(self._plans) >= SHAPES:
                 self._plans = {}
             plan = self._plans[key] = self._plan(a, b)
-        record, memory, back, turned = plan
+        record, memory, back, turned, pieces = plan
         if record is None:
             shape = np.broadcast_shapes(a.shape, b.shape)
             return self(*(np.ascontiguousarray(np.broadcast_to(x, shape)) for x in (a, b)))
         y = np.empty(memory, a.dtype)
         if y.size:
             first, second = (b, a) if turned else (a, b)
-            self.function.ctypes(address(record), address(first), address(second), address(y))
+            args = address(record), address(first), address(second), address(y)
+            time = NANOSECONDS * y.size
+            run(self.function, args, pieces, workers_for(time, pieces, self.num_threads), time)
         return y if back is None else y.transpose(back)
 
 
-def by_table(table: np.ndarray, x: np.ndarray) -> np.ndarray:
+def by_table(table: np.ndarray, x: np.ndarray, num_threads: int | None = 1) -> np.ndarray:
     """Every byte of `x` replaced by the table's; `table` is indexed by the byte's bits."""
     if numba.config.DISABLE_JIT:
         return table[x.view(np.uint8)]
@@ -448,11 +487,13 @@ def by_table(table: np.ndarray, x: np.ndarray) -> np.ndarray:
     if y is None:
         x = np.ascontiguousarray(x)
         y = np.empty(x.shape, table.dtype)
-    look_up.ctypes(address(table), address(x), address(y), x.size)
+    pieces, time = -(-x.size // PIECE), NANOSECONDS * x.size
+    args = address(table), address(x), address(y), x.size
+    run(look_up, args, pieces, workers_for(time, pieces, num_threads), time)
     return y
 
 
-def sum_spatial(x: np.ndarray) -> np.ndarray:
+def sum_spatial(x: np.ndarray, num_threads: int | None = 1) -> np.ndarray:
     """Sums of (images, channels, ...) bytes over all axes from the third on, as int64 with those axes
     kept.
     """
@@ -462,17 +503,19 @@ def sum_spatial(x: np.ndarray) -> np.ndarray:
         return x.astype(np.int64).sum(axis=tuple(range(2, x.ndim)), keepdims=True)
     total = np.empty((images, channels), np.int32)
     flip = 128 if x.dtype == np.int8 else 0
-    if last.flags.c_contiguous and not x.flags.c_contiguous:
-        sums.ctypes(address(x), address(total), images, area, channels, flip)
-    else:
-        x = np.ascontiguousarray(x)
-        sums.ctypes(address(x), address(total), images * channels, area, 1, flip)
+    rows, lanes = images, channels
+    if x.flags.c_contiguous or not last.flags.c_contiguous:
+        x, rows, lanes = np.ascontiguousarray(x), images * channels, 1
+    pieces, time = rows * -(-lanes // SUMMED), NANOSECONDS * x.size
+    args = address(x), address(total), rows, area, lanes, flip
+    run(sums, args, pieces, workers_for(time, pieces, num_threads), time)
     return total.astype(np.int64).reshape(images, channels, *(1,) * (x.ndim - 2))
 
 
 def averages(
-    x: np.ndarray, scales: tuple[Any, Any], zeros: tuple[Any, Any], g: Any, out: Any, everywhere: bool
-) -> np.ndarray:
+    x: np.ndarray, scales: tuple[Any, Any], zeros: tuple[Any, Any], g: Any, out: Any, everywhere: bool,
+    num_threads: int | None = 1,
+) -> np.ndarray:  # fmt: skip
     """QLinearAveragePool of bytes with the channels second and two spatial axes; channels are last in the
     result's memory.
 
@@ -488,12 +531,16 @@ def averages(
         Windows along both axes.
     everywhere : bool
         Whether places outside of the image count.
+    num_threads : int or None
+        As in `lowgemm.gemm`.
     """
     last = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
     y, info = np.empty((x.shape[0], *out, x.shape[1]), zeros[1].dtype), np.iinfo(zeros[1].dtype)
     places = np.array((*g.begin, *g.strides, everywhere, 0), np.int64)
     (a, b), (p, q) = (v.reshape(()) for v in scales), (v.reshape(()) for v in zeros)
     params = np.array((p, a, q, b, info.min, info.max), np.float32)
-    addresses = (address(v) for v in (last, y, places, params))
-    average_pool.ctypes(*addresses, *last.shape, *out, *g.kernel, 128 if x.dtype == np.int8 else 0)
+    at = [address(v) for v in (last, y, places, params)]
+    pieces, time = x.shape[0] * int(out[0]), 0.2 * y.size * math.prod(g.kernel)
+    args = (*at, *last.shape, *map(int, out), *map(int, g.kernel), 128 if x.dtype == np.int8 else 0)
+    run(average_pool, args, pieces, workers_for(time, pieces, num_threads), time)
     return y.transpose(0, 3, 1, 2)

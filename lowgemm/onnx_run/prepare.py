@@ -17,6 +17,7 @@ import numpy as np
 
 from lowgemm.checks.onnx import result_zero_point
 from lowgemm.compat import onnx, onnx_passes
+from lowgemm.engine import parts
 from lowgemm.gemm import gemm
 from lowgemm.onnx_run import convolution, dynamic, elementwise, lstm, max_pool, nbits, passes, turned
 from lowgemm.onnx_run.addresses import address
@@ -97,8 +98,8 @@ def _binary(values: Callable[..., Any], routine: Any, record: np.dtype) -> Calla
         if dtype is None or not elementwise.is_compiled(dtype, *(z.dtype for z in zeros if z is not None)):
             return None
         a, b, y = (constants[1], zeros[0]), (constants[4], zeros[1]), (constants[6], zeros[2])
-        ready = passes.Binary(routine, record, values(dtype, *a, *b, *y))
-        turned = passes.Binary(routine, record, values(dtype, *b, *a, *y))
+        ready = passes.Binary(routine, record, values(dtype, *a, *b, *y), state.num_threads)
+        turned = passes.Binary(routine, record, values(dtype, *b, *a, *y), state.num_threads)
         later = dynamic.given_later(constants, 2, 5, 7)
 
         def run(*inputs: Any) -> Any:
@@ -134,10 +135,9 @@ def quantize_linear(state: State, constants: Constants, attributes: dict[str, An
         return None
     scale, zero = constants[1].reshape(1).copy(), constants[2].reshape(1).astype(np.int32)
     info = np.iinfo(dtype)
-    at, low, high = (address(scale), address(zero)), int(info.min), int(info.max)
-    call, turn, point = onnx_passes.quantize.ctypes, turned.turn.ctypes, int(zero[0])
+    at, low, high, point = (address(scale), address(zero)), int(info.min), int(info.max), int(zero[0])
     reals = np.array((scale[0], low - point, high - point), np.float32)
-    real = address(reals)
+    real, threads = address(reals), state.num_threads
 
     def run(x: np.ndarray, *_: Any) -> np.ndarray:
         if (
@@ -148,14 +148,15 @@ def quantize_linear(state: State, constants: Constants, attributes: dict[str, An
             and x.dtype == np.float32
             and x.flags.c_contiguous
         ):
-            images, channels = x.shape[:2]
-            y, pixels = turned.empty_last(x.shape, dtype), x.size // (images * channels)
-            turn(turned.QUANTIZED, address(x), address(y), real, point, images, channels, pixels)
+            y, sizes = turned.empty_last(x.shape, dtype), (*x.shape[:2], x.size // (x.shape[0] * x.shape[1]))
+            turned.run_turn(turned.QUANTIZED, address(x), address(y), real, point, sizes, threads)
             return y
         y = onnx_passes.empty_like(x, dtype) if x.dtype == np.float32 else None
         if y is None:
             return NotImplemented
-        call(address(x), address(y), *at, 1, 1, x.size, low, high, 1)
+        pieces, time = -(-x.size // onnx_passes.PIECE), 0.2 * x.size
+        args = address(x), address(y), *at, 1, onnx_passes.PIECE, x.size, low, high, 1
+        parts.run(onnx_passes.quantize, args, pieces, parts.workers_for(time, pieces, threads), time)
         return y
 
     run.held = scale, zero, reals  # type: ignore[attr-defined]  # the addresses point into them
@@ -170,26 +171,24 @@ def dequantize_linear(state: State, constants: Constants, attributes: dict[str, 
         return None
     dtype = constants[2].dtype
     scale, zero = constants[1].reshape(1).copy(), constants[2].reshape(1).astype(np.int32)
-    at, kind, call = (
-        (address(scale), address(zero)),
-        int(dtype == np.int8),
-        onnx_passes.dequantize.ctypes,
-    )
-
+    at, kind = (address(scale), address(zero)), int(dtype == np.int8)
     both = np.array((scale[0], zero[0]), np.float32)
-    turn, real, flip = turned.turn.ctypes, address(both), 128 if dtype == np.int8 else 0
+    real, flip, threads = address(both), 128 if dtype == np.int8 else 0, state.num_threads
 
     def run(x: np.ndarray, *_: Any) -> np.ndarray:
         found = turned.sizes(x) if x.dtype == dtype else None
         if found is not None:  # the float node that reads it wants its channels second
             images, channels, pixels = found
             y = np.empty(x.shape, np.float32)
-            turn(turned.DEQUANTIZED, address(x), address(y), real, flip, images, pixels, channels)
+            sizes = images, pixels, channels
+            turned.run_turn(turned.DEQUANTIZED, address(x), address(y), real, flip, sizes, threads)
             return y
         y = onnx_passes.empty_like(x, np.float32) if x.dtype == dtype else None
         if y is None:
             return NotImplemented
-        call(address(x), address(y), *at, 1, 1, x.size, kind)
+        pieces, time = -(-x.size // onnx_passes.PIECE), 0.2 * x.size
+        args = address(x), address(y), *at, 1, onnx_passes.PIECE, x.size, kind
+        parts.run(onnx_passes.dequantize, args, pieces, parts.workers_for(time, pieces, threads), time)
         return y
 
     run.held = scale, zero, both  # type: ignore[attr-defined]  # the addresses point into them

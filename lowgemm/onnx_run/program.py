@@ -224,7 +224,7 @@ class Program(NotCopied):
             state=self.state, context=self.context._replace(optimize=False),
         )  # fmt: skip
         step = _Step(
-            tables.LookUp(lambda x: program.run([x])[0]), table.nodes,
+            tables.LookUp(lambda x: program.run([x])[0], self.state.num_threads), table.nodes,
             f"table of {len(table.nodes)} nodes from {label_of(table.nodes[0])}",
         )  # fmt: skip
         step.inputs, step.outputs = self._numbers(node.input), self._numbers(node.output)
@@ -288,7 +288,7 @@ class Program(NotCopied):
             return [known[o] for o in group.outputs]
 
         step = _Step(
-            chains.Chain(group, self.constants, otherwise),
+            chains.Chain(group, self.constants, otherwise, self.state.num_threads),
             group.nodes,
             f"chain of {len(group.nodes)} nodes from {label_of(group.nodes[0])}",
         )

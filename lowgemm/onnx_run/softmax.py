@@ -12,6 +12,7 @@ import numpy as np
 
 from lowgemm.checks.onnx import scale_argument
 from lowgemm.checks.values import integer
+from lowgemm.engine.parts import run, workers_for
 from lowgemm.onnx_run import passes
 from lowgemm.onnx_run.operators import need_bytes
 from lowgemm.onnx_run.state import State
@@ -54,10 +55,10 @@ def qlinear_softmax(
         y, count = np.empty_like(whole), whole.shape[-1]
         params = np.array((np.floor(np.float32(1) / step), zero), np.float64)
         powers = _powers(scale, count)
-        addresses = (v.ctypes.data for v in (whole, y, powers, params))
-        passes.softmax.ctypes(
-            *addresses, whole.size // count, count, 128 if x.dtype == np.int8 else 0, info.max
-        )
+        at = [v.ctypes.data for v in (whole, y, powers, params)]
+        rows, time = whole.size // count, 3 * whole.size
+        args = (*at, rows, count, 128 if x.dtype == np.int8 else 0, int(info.max))
+        run(passes.softmax, args, rows, workers_for(time, rows, state.num_threads), time)
         return (y if opset < 13 else np.moveaxis(y, -1, axis)).reshape(x.shape)
     below = whole.astype(np.int64) - whole.max(axis=-1, keepdims=True)
     powers = _powers(scale, whole.shape[-1])[255 + below]

@@ -128,12 +128,14 @@ class LookUp(NotCopied):
     ----------
     run : callable
         Computes the output from any bytes: the nodes as they are written.
+    num_threads : int or None
+        As in `lowgemm.gemm`.
     """
 
     instead = "copy the Model"
 
-    def __init__(self, run: Callable[[np.ndarray], np.ndarray]) -> None:
-        self.run = run
+    def __init__(self, run: Callable[[np.ndarray], np.ndarray], num_threads: int | None = 1) -> None:
+        self.run, self.num_threads = run, num_threads
         self._tables: dict[tuple[np.dtype, int], np.ndarray | None] = {}
 
     def _table(self, x: np.ndarray) -> np.ndarray | None:
@@ -155,4 +157,4 @@ class LookUp(NotCopied):
         if key not in self._tables:
             self._tables[key] = self._table(x)
         table = self._tables[key]
-        return (self.run(x) if table is None else passes.by_table(table, x),)
+        return (self.run(x) if table is None else passes.by_table(table, x, self.num_threads),)

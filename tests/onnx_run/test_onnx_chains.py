@@ -44,9 +44,9 @@ def conv_then(nodes, outputs, constants, channels=5, more=()):
     return h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
 
 
-def compared(model, feeds, kinds=True):
+def compared(model, feeds, kinds=True, threads=1):
     """Ours equals onnxruntime's of the model as written; the model."""
-    ours, want = Model(model), om.onnxruntime_run(model, feeds, "ORT_DISABLE_ALL")
+    ours, want = Model(model, num_threads=threads), om.onnxruntime_run(model, feeds, "ORT_DISABLE_ALL")
     for _ in range(2):
         for t, got in zip(ours.outputs, ours.run(None, feeds), strict=True):
             np.testing.assert_array_equal(got, want[t.name], err_msg=t.name)
@@ -106,7 +106,7 @@ def drawn(g, nodes, channels):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_random_chains(seed):
+def test_random_chains(seed, threads):
     """Any graph of these operators, several outputs, operands of one number, one a channel and all,
     infinities and NaN.
     """
@@ -118,7 +118,7 @@ def test_random_chains(seed):
     for size in ((1, 7), (24, 31)):
         x = g.standard_normal((int(g.integers(1, 3)), 3, *size)).astype(np.float32)
         # zero divided by zero is a NaN of any sign, which `assert_array_equal` takes for one
-        compared(model, {"x": x})
+        compared(model, {"x": x}, threads=threads)
 
 
 def product_then(nodes, outputs, constants, columns, axes):
@@ -144,7 +144,7 @@ def product_then(nodes, outputs, constants, columns, axes):
 
 @pytest.mark.parametrize("columns", [1, 5, 16, 48, 700, 1500])
 @pytest.mark.parametrize("axes", [2, 3])
-def test_columns(columns, axes):
+def test_columns(columns, axes, threads):
     """Operands of one number a column, of few and of more columns than a block has; quantized again at the
     end.
     """
@@ -162,7 +162,8 @@ def test_columns(columns, axes):
     for outputs in (["last"], ["last", "y", "c"]):
         model = product_then(nodes, outputs, constants, columns, axes)
         for rows in (1, 9):
-            ours = compared(model, {"x": g.standard_normal((*(2,) * (axes - 2), rows, 7)).astype(np.float32)})
+            x = g.standard_normal((*(2,) * (axes - 2), rows, 7)).astype(np.float32)
+            ours = compared(model, {"x": x}, threads=threads)
         assert "lowgemm::QuantizeInRange" in {r.op for r in ours.profile}
 
 

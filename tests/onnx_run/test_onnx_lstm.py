@@ -13,6 +13,7 @@ import onnx
 import onnx_models as om
 from onnx import helper as h
 
+from lowgemm.engine import parts
 from lowgemm.onnx_run import Model, chains, lstm
 from lowgemm.onnx_run.state import State
 
@@ -144,11 +145,11 @@ def test_activations(op):
     for size in (1, 15, 16, 17, 40, 5000):
         x = np.concatenate([odd, g.standard_normal(size), g.uniform(-19, 19, 3 * size)]).astype(np.float32)
         got, data = np.empty_like(x), x.copy()
-        pointers = np.array([got.ctypes.data, data.ctypes.data], np.int64)
         which = {"Sigmoid": chains.SIGMOID, "Tanh": chains.TANH, "Erf": chains.ERF}[op]
         code, fills = np.array([which, 0, 1, 1, 1, 1, 1, 1, 1], np.int64), np.empty(0, np.int64)
-        addresses = pointers.ctypes.data, fills.ctypes.data, code.ctypes.data
-        chains.run_chain.ctypes(*addresses, 1, 0, 1, x.size, 1, chains.BLOCK)
+        pointers = got.ctypes.data, data.ctypes.data
+        args = fills.ctypes.data, code.ctypes.data, 1, 0, x.size, chains.BLOCK, 0, 0, *pointers
+        parts.run(chains.run_chain, args, -(-x.size // chains.BLOCK))
         info = onnx.helper.make_tensor_value_info
         graph = h.make_graph(
             [h.make_node(op, ["x"], ["y"])], "g", [info("x", 1, [None])], [info("y", 1, [None])]

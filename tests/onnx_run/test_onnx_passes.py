@@ -11,7 +11,10 @@ from lowgemm.onnx_run import contrib, elementwise, passes
 from lowgemm.onnx_run.softmax import qlinear_softmax
 from lowgemm.onnx_run.state import State
 
-STATE = State()
+
+@pytest.fixture
+def state(threads):
+    return State(num_threads=threads)
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def laid_out(g, shape, dtype):
 
 
 @pytest.mark.parametrize("name", ["qlinear_add", "qlinear_mul"])
-def test_two_operands(name, slowly):
+def test_two_operands(name, slowly, state):
     """Every broadcast of up to five axes, any memory order, scales of ties and extremes, both types."""
     g, function = np.random.default_rng(1), getattr(elementwise, name)
     for _ in range(400):
@@ -67,11 +70,11 @@ def test_two_operands(name, slowly):
             )
             zero = np.asarray(g.integers(0, 256, dtype=np.uint8)).view(dtype)
             arguments += [*([] if x is None else [x]), np.float32(scale), zero]
-        same([function(STATE, *arguments)], [slowly(function, STATE, *arguments)])
+        same([function(state, *arguments)], [slowly(function, state, *arguments)])
 
 
 @pytest.mark.parametrize("name", ["qlinear_add", "qlinear_mul"])
-def test_every_pair_of_bytes(name, slowly):
+def test_every_pair_of_bytes(name, slowly, state):
     """All 65,536, once side by side and once with the second or the first repeated; where rounding twice
     would show.
     """
@@ -87,7 +90,7 @@ def test_every_pair_of_bytes(name, slowly):
         )
         for a, b in pairs:
             arguments = a, scales[0], zeros[0], b, scales[1], zeros[1], scales[2], zeros[2]
-            same([function(STATE, *arguments)], [slowly(function, STATE, *arguments)])
+            same([function(state, *arguments)], [slowly(function, state, *arguments)])
 
 
 def test_quantize_and_dequantize(slowly):
@@ -125,17 +128,17 @@ def test_quantize_and_dequantize(slowly):
                 ox.dynamic_quantize_linear(x)
 
 
-def test_tables_and_sums(slowly):
+def test_tables_and_sums(slowly, threads):
     g = np.random.default_rng(3)
     for _ in range(100):
         dtype = g.choice([np.uint8, np.int8])
         x = laid_out(g, tuple(map(int, g.integers(1, 9, g.integers(2, 6)))), dtype)
         table = g.integers(0, 256, 256, dtype=np.uint8).view(dtype)
-        same([passes.by_table(table, x)], [table[np.ascontiguousarray(x).view(np.uint8)]])
-        same([passes.sum_spatial(x)], [slowly(passes.sum_spatial, x)])
+        same([passes.by_table(table, x, threads)], [table[np.ascontiguousarray(x).view(np.uint8)]])
+        same([passes.sum_spatial(x, threads)], [slowly(passes.sum_spatial, x)])
 
 
-def test_softmax(slowly):
+def test_softmax(slowly, state):
     """Lengths around the table's, both types, any axis, ties and long rows."""
     g = np.random.default_rng(5)
     for trial in range(60):
@@ -146,11 +149,11 @@ def test_softmax(slowly):
         arguments = x, scales[0], np.zeros((), dtype), scales[1] if trial % 2 else np.float32(1 / 256), zero
         more = {"axis": int(g.integers(-x.ndim, x.ndim)), "opset": opset}
         same(
-            [qlinear_softmax(STATE, *arguments, **more)], [slowly(qlinear_softmax, STATE, *arguments, **more)]
+            [qlinear_softmax(state, *arguments, **more)], [slowly(qlinear_softmax, state, *arguments, **more)]
         )
 
 
-def test_average_pool(slowly):
+def test_average_pool(slowly, state):
     """Kernels, strides, padding, windows that are counted whole or not, channels second or last."""
     g = np.random.default_rng(6)
     for _ in range(80):
@@ -165,6 +168,6 @@ def test_average_pool(slowly):
         }  # fmt: skip
         arguments = x, scales[0], zeros[0], scales[1], zeros[1]
         same(
-            [contrib.qlinear_average_pool(STATE, *arguments, **more)],
-            [slowly(contrib.qlinear_average_pool, STATE, *arguments, **more)],
+            [contrib.qlinear_average_pool(state, *arguments, **more)],
+            [slowly(contrib.qlinear_average_pool, state, *arguments, **more)],
         )

@@ -17,6 +17,9 @@ SIZES = [
     (2, 16, 16),
     (1, 17, 33),
     (1, 40, 100),
+    (2, 5, 70),
+    (1, 70, 5),
+    (2, 100, 40),
     (3, 24, 49),
     (1, 7, 15),
     (1, 15, 7),
@@ -28,20 +31,20 @@ def addresses(*arrays):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_sums_to_floats(size):
+def test_sums_to_floats(size, threads):
     g = np.random.default_rng(sum(size))
     images, channels, pixels = size
     sums = g.integers(-(2**31), 2**31, (images, pixels, channels)).astype(np.int32)
     ints = g.integers(-9, 9, channels).astype(np.int32)
     scales, floats = g.random(channels, np.float32), g.standard_normal(channels).astype(np.float32)
     want = (sums + ints).astype(np.float32) * scales + floats
-    turned.scaled_rows.ctypes(*addresses(sums, sums, ints, scales, floats), images * pixels, channels)
+    turned.run_scaled_rows(sums.ctypes.data, ints, scales, floats, images * pixels, threads)
     np.testing.assert_array_equal(sums.view(np.float32), want)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
 @pytest.mark.parametrize("size", SIZES)
-def test_bytes(size, dtype):
+def test_bytes(size, dtype, threads):
     g = np.random.default_rng(sum(size))
     images, channels, pixels = size
     info, scale = np.iinfo(dtype), np.float32(0.013)
@@ -50,18 +53,18 @@ def test_bytes(size, dtype):
     x.reshape(-1)[g.integers(0, x.size, 3)] = [np.nan, np.inf, -np.inf]
     got, point = np.empty((images, pixels, channels), dtype), int(zero)
     real = np.array([scale, info.min - point, info.max - point], np.float32)
-    turned.turn.ctypes(turned.QUANTIZED, *addresses(x, got, real), point, *size)
+    turned.run_turn(turned.QUANTIZED, *addresses(x, got, real), point, size, threads)
     want = ox.quantize_linear(x, scale, zero)
     np.testing.assert_array_equal(np.moveaxis(got, -1, 1), want)
     back, real = np.empty(size, np.float32), np.array([scale, zero], np.float32)
     flip = 128 if dtype == np.int8 else 0
-    turned.turn.ctypes(turned.DEQUANTIZED, *addresses(got, back, real), flip, images, pixels, channels)
+    turned.run_turn(turned.DEQUANTIZED, *addresses(got, back, real), flip, (images, pixels, channels), threads)
     np.testing.assert_array_equal(back, ox.dequantize_linear(want, scale, zero))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int32, np.float64])
 @pytest.mark.parametrize("size", SIZES)
-def test_second_and_last(size, dtype):
+def test_second_and_last(size, dtype, threads):
     """Elements with their channels last are brought into order and back; what is not so laid out is copied by
     NumPy.
     """
@@ -69,10 +72,10 @@ def test_second_and_last(size, dtype):
     lain = turned.empty_last(size, dtype)
     lain[...] = x
     for y in (lain, x, x.transpose(2, 1, 0)):
-        got = turned.second(y)
+        got = turned.second(y, threads)
         assert got.flags.c_contiguous
         np.testing.assert_array_equal(got, y)
-        back = turned.last(y)
+        back = turned.last(y, threads)
         assert back.flags.c_contiguous
         np.testing.assert_array_equal(back, np.moveaxis(y, 1, -1))
 
