@@ -15,6 +15,8 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import DTypeLike
 
+from lowgemm.compat.onnx_quotient import LANES as VECTOR
+from lowgemm.compat.onnx_quotient import is_quick, prepare, quantize_vectors
 from lowgemm.engine.parts import PASS
 from lowgemm.jit.memory import load_i64, offset, pointer_at, round_even, stack, store_32, store_64
 from lowgemm.jit.routine import inner, inner_dividing, routine, unpack_words
@@ -45,6 +47,19 @@ def quantize_all(x, out, begin, count, scale, zero, low, high, limit):
         out[b + i] = quantize_one(x[b + i], scale, zero, below, above) & limit
 
 
+@inner
+def quantize_bytes(src, dst, count, scale, zero, low, high):
+    """`quantize_one` of `count` numbers to bytes; pointers."""
+    done, below, above = 0, np.float32(low - zero), np.float32(high - zero)
+    if is_quick(scale):
+        parameters, vectors = stack(64), count // VECTOR
+        prepare(parameters, scale, below, above)
+        quantize_vectors((src, dst, parameters, zero, vectors))
+        done = VECTOR * vectors
+    x, out = numba.carray(src, (count,), np.float32), numba.carray(dst, (count,), np.uint8)
+    quantize_all(x, out, done, count - done, scale, zero, low, high, np.int32(0xFF))
+
+
 @routine(PASS)
 def quantize(args, first, end, worker):
     """float32 to integers of `item` bytes, 1 or 2, between `low` and `high`; `zeros` are int32.
@@ -53,16 +68,16 @@ def quantize(args, first, end, worker):
     """
     channels, inner_size, size = load_i64(args, 4), load_i64(args, 5), load_i64(args, 6)
     low, high, item = load_i64(args, 7), load_i64(args, 8), load_i64(args, 9)
-    x, dst = numba.carray(pointer_at(args, 0), (size,), np.float32), pointer_at(args, 1)
+    src, dst = pointer_at(args, 0), pointer_at(args, 1)
+    x, out16 = numba.carray(src, (size,), np.float32), numba.carray(dst, (size,), np.uint16)
     scale = numba.carray(pointer_at(args, 2), (channels,), np.float32)
     zero = numba.carray(pointer_at(args, 3), (channels,), np.int32)
-    out8, out16 = numba.carray(dst, (size,), np.uint8), numba.carray(dst, (size,), np.uint16)
     for o in range(first, end):
         for c in range(channels):
             begin = (o * channels + c) * inner_size
             count = min(inner_size, size - begin)
             if item == 1:
-                quantize_all(x, out8, begin, count, scale[c], zero[c], low, high, np.int32(0xFF))
+                quantize_bytes(offset(src, 4 * begin), offset(dst, begin), count, scale[c], zero[c], low, high)
             else:
                 quantize_all(x, out16, begin, count, scale[c], zero[c], low, high, np.int32(0xFFFF))
 

@@ -81,3 +81,12 @@ def run(job: Routine, a: int, b: int, workers: int, long: bool = True) -> None:
         standing.run(job.address, a, b, workers, long)
     else:
         region.run(job, a, b, workers)
+
+
+def helpers(num_threads: int | None) -> tuple[team.Team, int] | None:
+    """The team, and how many of its threads a call that asks for `num_threads` may use beside its own; None for
+    none.
+    """
+    standing = team.the_team() if num_threads != 1 else None
+    count = 0 if standing is None else most_threads(num_threads) - 1
+    return None if standing is None or count < 1 else (standing, count)

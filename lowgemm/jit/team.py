@@ -35,6 +35,8 @@ way. So:
   between them, so that a loop with some Python between its products does not wake a helper for each. If
   another library's thread waits for the core meanwhile, that library's call takes longer than
   `AWAKE_IN_LOOP`, which ends the loop. So of its calls at most one of `LOOP` waits.
+* Who opens many short jobs with other work in between, such as a model's run, holds the team (`hold`): its
+  helpers look for `AWAKE_HELD` meanwhile. It lets go before it calls another library that has threads.
 * Waking takes longer than some jobs last. Whoever opens a job says whether it is worth it. For another one
   sleeping helpers are woken only in a loop of jobs that has lasted for `WAKE_AFTER` already: if it goes on for as
   long once more, the waking is paid for.
@@ -92,6 +94,8 @@ AWAKE_IN_LOOP, LOOP = 100_000, 32
 #: 40 us, and they save a third to a half of the time. With the second job of each loop instead, the second of two
 #: products of 128 x 768 x 768, 256 or 512 cubed with AMX took 1.2 to 1.3 times one thread's time.
 WAKE_AFTER = 150_000
+#: The same while a caller holds the team because it is about to open many short jobs (`hold`).
+AWAKE_HELD = 1_000_000
 #: Nanoseconds for which a caller that has no more work looks whether the helpers are done before it sleeps,
 #: and after which it looks at their clocks. To read a clock takes up to 25 us after another library's call,
 #: when nothing of it is in a cache; a helper that lost its core is away for 3 ms.
@@ -103,12 +107,13 @@ PAUSES = 32
 
 #: Numbers of the head. First what does not change: addresses of C functions, numbers of system calls, seats.
 #: Those that change have cache lines of their own: threads started; threads that calls are using, when the
-#: last job ended, how many jobs came soon after the one before, and how long they took together.
+#: last job ended, how many jobs came soon after the one before, how many callers hold the team, and how long
+#: those jobs took together.
 (
     PTHREAD_CREATE, PTHREAD_SIGMASK, SYSCALL, CLOCK_GETTIME, SCHED_GETCPU, SCHED_GETAFFINITY, SCHED_SETAFFINITY,
     HELPER, FUTEX, GETTID, GETATTR, SETATTR, SEATS,
 ) = range(13)  # fmt: skip
-STARTED, USED, ENDED, FOLLOWED, LASTED, HEAD = 16, 24, 25, 26, 28, 32
+STARTED, USED, ENDED, FOLLOWED, HELD, LASTED, HEAD = 16, 24, 25, 26, 27, 28, 32
 #: Numbers of a seat: what the helper does (a futex), its thread's number, the address of the team, whether
 #: a caller took it over, the address of the slot that it works for, its clock when a caller last looked, the
 #: core that it avoids (and 1; 0: none), and two sets of cores: those to go back to, and all that it may use.
@@ -364,7 +369,7 @@ def _look(team, worked):
         now = _now(team)
         if _jobs(team) != 0 and now < begin + AWAKE_IN_LOOP:
             last = now
-        if now >= last + awake:
+        if now >= last + (AWAKE_HELD if atomic_load(team, HELD) > 0 else awake):
             return False
 
 
@@ -537,6 +542,17 @@ def run(team, work, a, b, workers, long):
     share(team, work, a, b, workers, long)
 
 
+@routine("pnn")
+def hold(team, change, wanted):
+    """Count one caller more, or one less, that holds the team; `wanted` helpers are started or woken."""
+    atomic_add(team, HELD, change)
+    wanted = min(wanted, load_i64(team, SEATS))
+    if wanted > 0:
+        if atomic_load(team, STARTED) < wanted:
+            _start(team, wanted)
+        _wake_helpers(team, wanted)
+
+
 # ---- in Python --------------------------------------------------------------------------------------------
 def available() -> bool:
     """Whether this system has what a team needs: Linux on a CPU whose system calls are known here."""
@@ -614,6 +630,19 @@ class Team(NotCopied):
     def run(self, work: int, a: int, b: int, workers: int, long: bool = True) -> None:
         """Run a job on at most `workers` threads, this one among them; see `share`."""
         run.ctypes(self.address, work, a, b, workers, long)
+
+    @property
+    def last_end(self) -> int:
+        """When the last job ended that several could share: another number after each."""
+        return int(self.numbers[ENDED])
+
+    def hold(self, helpers: int) -> None:
+        """Keep so many helpers awake between jobs, until `let_go`."""
+        hold.ctypes(self.address, 1, helpers)
+
+    def let_go(self) -> None:
+        """Undo a `hold`."""
+        hold.ctypes(self.address, -1, 0)
 
 
 @functools.cache

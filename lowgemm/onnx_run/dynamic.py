@@ -385,9 +385,9 @@ def quantize(args, first, end, worker):
             sizes = load_i64(args, 7), load_i64(args, 8)
             turned.turn_over(turned.QUANTIZED, src, dst, made, np.int64(zero), *sizes, first, end)
             return
-        x, y = numba.carray(src, (size,), np.float32), numba.carray(dst, (size,), np.uint8)
         begin, stop = first * PIECE, min(end * PIECE, size)
-        onnx_passes.quantize_all(x, y, begin, stop - begin, m[0], zero, 0, 255, np.int32(0xFF))
+        src, dst = offset(src, 4 * begin), offset(dst, begin)
+        onnx_passes.quantize_bytes(src, dst, stop - begin, m[0], zero, 0, 255)
 
 
 def quantized(x: np.ndarray, last: bool, ends: np.ndarray | None = None, num_threads: int | None = 1) -> Any:

@@ -73,12 +73,20 @@ class Context(NamedTuple):
 
 #: Bytes from which on a float constant is not written into a part.
 _OUTSIDE = 1 << 16
+#: Elements of the inputs times nodes from which on a part may have threads: to wake those of a session takes
+#: onnxruntime 20 us and more.
+_SHARED = 1 << 17
 #: Types of outputs that onnxruntime hands over as NumPy arrays.
 _READABLE = re.compile(r"(seq\()?tensor\((float|double|float16|u?int(8|16|32|64)|bool|string)\)\)?")
 
 
 class _CannotRun(Exception):
     """onnxruntime does not take a part of the model."""
+
+
+def _elements(values: Sequence[Any]) -> int:
+    """Of arrays; of anything else so many that they are many."""
+    return sum(v.size if isinstance(v, np.ndarray) else _SHARED for v in values)
 
 
 def _value_info(name: str, value: Any) -> Any:
@@ -154,6 +162,7 @@ class Subgraph(NotCopied):
         self.context = context
         self._constants = constants
         self._run: Any = None
+        self._alone = False
         #: Who runs each node, once the first inputs came.
         self.runs_on = [context.engine] * len(self.nodes)
 
@@ -197,7 +206,8 @@ class Subgraph(NotCopied):
             level.ORT_ENABLE_ALL if self.context.optimize else level.ORT_DISABLE_ALL
         )
         options.inter_op_num_threads = 1
-        options.intra_op_num_threads = _threads(self.context.num_threads)
+        self._alone = _elements(values) * len(self.nodes) < _SHARED
+        options.intra_op_num_threads = 1 if self._alone else _threads(self.context.num_threads)
         # each session would keep an arena of its own
         options.enable_cpu_mem_arena = False
         # threads that wait in a loop take the cores from lowgemm's
@@ -222,6 +232,9 @@ class Subgraph(NotCopied):
         kinds, threads = [getattr(v, "ndim", None) for v in values], self.context.num_threads
 
         def call(*given: Any) -> Sequence[Any]:
+            if self._alone and threads != 1 and _elements(given) * len(self.nodes) >= _SHARED:
+                self._start(given)
+                return self._run(*given)
             try:
                 # onnxruntime would copy them too, element by element
                 given = [

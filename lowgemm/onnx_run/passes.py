@@ -13,10 +13,10 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from lowgemm.compat.onnx_passes import PIECE, empty_like
+from lowgemm.compat.onnx_quotient import fused
 from lowgemm.engine.parts import PASS, run, workers_for
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.memory import load_i64, offset, pointer_at, round_even
@@ -34,20 +34,6 @@ SHAPES = 64
 SEGMENT, SUMMED = 4096, 256
 #: Nanoseconds of an element of the passes with one operation for each byte, about.
 NANOSECONDS = 0.1
-
-
-@intrinsic
-def fused(typingctx, a, b, c):
-    """``a * b + c`` of float32, rounded once."""
-
-    def codegen(context, builder, signature, values):
-        ty = ir.FloatType()
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ty, [ty] * 3), "llvm.fma.f32"
-        )
-        return builder.call(function, values)
-
-    return types.float32(types.float32, types.float32, types.float32), codegen
 
 
 @inner

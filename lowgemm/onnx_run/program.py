@@ -13,6 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from lowgemm.engine import threads
 from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run import chains, dynamic, max_pool, tables
@@ -26,6 +27,8 @@ from lowgemm.onnx_run.state import NotOurs, Packed, State
 OURS, THEIRS, EITHER = "ours", "theirs", "either"
 #: Operators whose first operand is an image.
 CONVOLUTIONS = ("QLinearConv", "ConvInteger", "ConvIntegerToFloat", "ConvSums")
+#: Seconds from which on a part gets the cores for itself: the engine may have threads of its own.
+LONG_PART = 2e-4
 #: Bytes from which on a table that rows are taken from is an input of its part.
 TABLE = 1 << 16
 #: Which input of an operator is the weight that a prepared node holds packed.
@@ -91,12 +94,15 @@ class _Step:
         What an error begins with.
     weight : str
         The constant that it takes packed.
+    last : float
+        Seconds of the last run, of a part.
     """
 
     __slots__ = (
         "frees",
         "inputs",
         "label",
+        "last",
         "nodes",
         "outputs",
         "part",
@@ -113,13 +119,33 @@ class _Step:
         self.inputs: tuple[int, ...] = ()
         self.outputs: tuple[int, ...] = ()
         self.frees: tuple[int, ...] = ()
-        self.seconds = 0.0
+        self.seconds = self.last = 0.0
         self.runs_on = "lowgemm"
         self.weight = ""
 
     def owners(self) -> list[str]:
         """Who runs each of the nodes."""
         return [self.runs_on] * len(self.nodes) if self.part is None else self.part.runs_on
+
+
+class _Held:
+    """A team of threads that is held (`jit/team.py`), or not for a while."""
+
+    def __init__(self, team: Any, helpers: int) -> None:
+        self.team, self.helpers, self.now = team, helpers, False
+        self.hold()
+
+    def hold(self) -> None:
+        """Hold it, if it is not held."""
+        if not self.now:
+            self.team.hold(self.helpers)
+            self.now = True
+
+    def let_go(self) -> None:
+        """Let go of it, if it is held."""
+        if self.now:
+            self.team.let_go()
+            self.now = False
 
 
 def _only_gathered(name: str, nodes: Sequence[Any]) -> bool:
@@ -176,6 +202,7 @@ class Program(NotCopied):
         self.inputs, self.outputs = list(inputs), list(outputs)
         self.table, self.either, self.state, self.context = table, either, state, context
         self.constants = dict(constants)
+        self._shared = False  # whether any job of the last run was one for several threads
         self._number: dict[str, int] = {"": 0}
         nodes = max_pool.of_bytes(self._folded(list(nodes)), self.constants)
         self._chains: dict[str, chains.Group] = {}
@@ -497,8 +524,29 @@ class Program(NotCopied):
         values = self._start.copy()
         for n, value in zip(self._in, inputs, strict=True):
             values[n] = value
+        team = threads.helpers(self.state.num_threads)
+        if team is None:
+            self._run(values, timed, None)
+        else:
+            standing, count = team
+            before = standing.last_end
+            # passes are short, and threads that sleep come too late for them
+            held = _Held(standing, count) if self._shared else None
+            try:
+                self._run(values, timed, held)
+            finally:
+                if held is not None:
+                    held.let_go()
+            self._shared = standing.last_end != before
+        return [values[n] for n in self._out]
+
+    def _run(self, values: list[Any], timed: bool, held: _Held | None) -> None:
+        """Run the steps."""
         for step in self.steps:
-            begin = time.perf_counter() if timed else 0.0
+            of_engine = step.part is not None
+            begin = time.perf_counter() if timed or of_engine else 0.0
+            if held is not None and of_engine and step.last > LONG_PART:
+                held.let_go()
             try:
                 results = step.run(*[values[n] for n in step.inputs])
             except TypeError as error:
@@ -508,14 +556,16 @@ class Program(NotCopied):
             except Exception as error:  # other engines raise a dozen kinds
                 kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
                 raise ValueError(f"{step.label}: {kind}{error}") from error
-            for n, value in zip(step.outputs, results, strict=False):
+            for n, value in zip(step.outputs, results):  # noqa: B905 - a node may leave some out
                 values[n] = value
             values[0] = None  # where a result goes that has no name
             for n in step.frees:
                 values[n] = None
-            if timed:
-                step.seconds += time.perf_counter() - begin
-        return [values[n] for n in self._out]
+            if timed or of_engine:
+                step.last = time.perf_counter() - begin
+                step.seconds += step.last if timed else 0.0
+                if held is not None:
+                    held.hold()
 
     def owned(self, results: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
         """The results, those copied that lie in the memory of an input, a constant or another result."""

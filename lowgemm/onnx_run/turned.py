@@ -17,7 +17,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from lowgemm.compat import onnx_quotient
 from lowgemm.compat.onnx_passes import quantize_one
+from lowgemm.compat.onnx_quotient import is_quick, prepare
 from lowgemm.engine.parts import PASS, run, workers_for
 from lowgemm.jit.memory import (
     load_f32,
@@ -26,6 +28,7 @@ from lowgemm.jit.memory import (
     load_u8,
     offset,
     pointer_at,
+    stack,
     store_8,
     store_32,
     store_f32,
@@ -124,6 +127,13 @@ def _emit_dequantized(
     return [b.fmul(b.fsub(x, point), scale) for x in numbers]
 
 
+def _emit_quickly(b: ir.IRBuilder, rows: list[ir.Value], real: ir.Value, whole: ir.Value) -> list[ir.Value]:
+    given, zero = onnx_quotient.load_parameters(b, real), splat(b, b.trunc(whole, i32), BLOCK)
+    numbers = [onnx_quotient.emit_rounded(b, load(b, vec(_f32, BLOCK), row), given) for row in rows]
+    return _turn(b, [b.trunc(b.add(x, zero), vec(i8, BLOCK)) for x in numbers])
+
+
+_block_quickly = _block(_emit_quickly)
 _block_of_bytes, _block_of_words = _block(_emit_bytes), _block(_emit_words)
 _block_quantized, _block_dequantized = _block(_emit_quantized), _block(_emit_dequantized)
 
@@ -151,6 +161,10 @@ def turn_over(kind, src, dst, real, whole, rows, columns, first, end):
     to_wide = 4 if kind in (WORDS, DEQUANTIZED) else 1
     step, to_step = wide * columns, to_wide * rows
     blocks = (max(rows, columns) + BLOCK - 1) // BLOCK
+    quick, given = False, stack(64)
+    if kind == QUANTIZED:
+        quick = is_quick(load_f32(real, 0))
+        prepare(given, load_f32(real, 0), load_f32(real, 1), load_f32(real, 2))
     while first < end:
         # a part of an image: some of its rows, or some of its columns
         begin, low = first // blocks * rows * columns, first % blocks
@@ -171,14 +185,15 @@ def turn_over(kind, src, dst, real, whole, rows, columns, first, end):
             r = min(p, rows - BLOCK)
             for k in range(c0, c1, BLOCK):
                 c = min(k, columns - BLOCK)
-                args = (
-                    offset(src, wide * (begin + r * columns + c)), step,
-                    offset(dst, to_wide * (begin + c * rows + r)), to_step, real, whole,
-                )  # fmt: skip
+                place = offset(src, wide * (begin + r * columns + c))
+                to = offset(dst, to_wide * (begin + c * rows + r))
+                args = (place, step, to, to_step, real, whole)
                 if kind == BYTES:
                     _block_of_bytes(args)
                 elif kind == WORDS:
                     _block_of_words(args)
+                elif quick:
+                    _block_quickly((place, step, to, to_step, given, whole))
                 elif kind == QUANTIZED:
                     _block_quantized(args)
                 else:

@@ -28,6 +28,7 @@ from lowgemm.jit.team import (
     DOES,
     HEAD,
     INSIDE,
+    LOOKS,
     OWNED,
     PLACE,
     SEAT,
@@ -263,6 +264,27 @@ def test_short_jobs_wake_nobody_but_in_a_loop(four):
         else:
             assert does(four) == [SLEEPS] * 3 and job[CAME] == 1
         assert four.numbers[team.LASTED] > (lasted if ended else 0)
+
+
+def test_who_holds_the_team_starts_and_wakes_helpers(four):
+    """As many as are wanted, and no more than there are; who holds it is counted."""
+    four.hold(2)
+    assert four.started == 2 and four.numbers[team.HELD] == 1
+    four.hold(9)
+    assert four.started == 3 and four.numbers[team.HELD] == 2
+    for _ in range(2):
+        four.let_go()
+    assert four.numbers[team.HELD] == 0
+    wait_until(lambda: does(four) == [SLEEPS] * 3)
+
+    def looks():
+        four.hold(3)
+        seen = LOOKS in does(four)
+        four.let_go()
+        return seen
+
+    wait_until(looks)
+    wait_until(lambda: does(four) == [SLEEPS] * 3)
 
 
 def test_jobs_that_follow_one_another_are_counted(four):
