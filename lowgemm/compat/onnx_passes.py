@@ -77,7 +77,9 @@ def quantize(args, first, end, worker):
             begin = (o * channels + c) * inner_size
             count = min(inner_size, size - begin)
             if item == 1:
-                quantize_bytes(offset(src, 4 * begin), offset(dst, begin), count, scale[c], zero[c], low, high)
+                quantize_bytes(
+                    offset(src, 4 * begin), offset(dst, begin), count, scale[c], zero[c], low, high
+                )
             else:
                 quantize_all(x, out16, begin, count, scale[c], zero[c], low, high, np.int32(0xFFFF))
 

@@ -106,5 +106,3 @@ def quantize_vectors(typingctx, args):
         return context.get_dummy_value()
 
     return types.void(args), codegen
-
-

@@ -17,7 +17,7 @@ from typing import Any
 
 from lowgemm.engine import threads
 from lowgemm.jit.both_ends import COUNTERS, next_number
-from lowgemm.jit.memory import load_i64, offset
+from lowgemm.jit.memory import load_i64
 from lowgemm.jit.routine import Routine, call_address, routine
 
 #: Signature of a pass.

@@ -19,7 +19,6 @@ notes the range, and QuantizeInRange quantizes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -453,7 +452,11 @@ def prepared_float_product(
 
     def run(*inputs: Any) -> Any:
         a = inputs[0]
-        found = NotImplemented if a.ndim < 2 or later(inputs) else quantized(a, False, None, state.num_threads)
+        found = (
+            NotImplemented
+            if a.ndim < 2 or later(inputs)
+            else quantized(a, False, None, state.num_threads)
+        )
         return found if found is NotImplemented else product(found[0], found[1], int(found[2]))
 
     return run

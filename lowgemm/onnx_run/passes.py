@@ -11,7 +11,6 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -239,7 +238,12 @@ def softmax(args, first, end, worker):
     the zero point. `table` has the power of each distance from the largest, from -255 to 0. A row's powers are
     added one after the other. Pieces are rows.
     """
-    src, dst, table, params = (pointer_at(args, 0), pointer_at(args, 1), pointer_at(args, 2), pointer_at(args, 3))
+    src, dst, table, params = (
+        pointer_at(args, 0),
+        pointer_at(args, 1),
+        pointer_at(args, 2),
+        pointer_at(args, 3),
+    )
     rows, count, flip, high = load_i64(args, 4), load_i64(args, 5), load_i64(args, 6), load_i64(args, 7)
     x, out = numba.carray(src, (rows * count,), np.uint8), numba.carray(dst, (rows * count,), np.uint8)
     t, p, f = numba.carray(table, (256,), np.float32), numba.carray(params, (2,), np.float64), np.int32(flip)
@@ -271,9 +275,24 @@ def average_pool(args, first, end, worker):
     rows and columns. `params` is float32: zero point and scale before, zero point and scale after, and limits.
     Pieces are lines of the result.
     """
-    src, dst, places, params = (pointer_at(args, 0), pointer_at(args, 1), pointer_at(args, 2), pointer_at(args, 3))
-    images, height, width, channels = (load_i64(args, 4), load_i64(args, 5), load_i64(args, 6), load_i64(args, 7))
-    out_height, out_width, kh, kw = (load_i64(args, 8), load_i64(args, 9), load_i64(args, 10), load_i64(args, 11))
+    src, dst, places, params = (
+        pointer_at(args, 0),
+        pointer_at(args, 1),
+        pointer_at(args, 2),
+        pointer_at(args, 3),
+    )
+    images, height, width, channels = (
+        load_i64(args, 4),
+        load_i64(args, 5),
+        load_i64(args, 6),
+        load_i64(args, 7),
+    )
+    out_height, out_width, kh, kw = (
+        load_i64(args, 8),
+        load_i64(args, 9),
+        load_i64(args, 10),
+        load_i64(args, 11),
+    )
     p, at = numba.carray(params, (6,), np.float32), numba.carray(places, (6,), np.int64)
     x = numba.carray(src, (images * height * width * channels,), np.uint8)
     out = numba.carray(dst, (images * out_height * out_width * channels,), np.uint8)

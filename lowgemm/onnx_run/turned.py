@@ -293,9 +293,7 @@ def empty_last(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 _KINDS = {1: BYTES, 4: WORDS}
 
 
-def _turned(
-    x: np.ndarray, y: np.ndarray, sizes: tuple[int, int, int], num_threads: int | None
-) -> np.ndarray:
+def _turned(x: np.ndarray, y: np.ndarray, sizes: tuple[int, int, int], num_threads: int | None) -> np.ndarray:
     run_turn(_KINDS[x.itemsize], address(x), address(y), 0, 0, sizes, num_threads)
     return y
 

@@ -29,7 +29,7 @@ def test_each_piece_is_done_once(pieces, workers):
         numbers, by = np.zeros(pieces + 1, np.int64), np.zeros(pieces + 1, np.int64)
         parts.run(counting, (numbers.ctypes.data, by.ctypes.data, 5), pieces, workers, parts.LONG)
         assert (numbers[:pieces] == 5).all() and numbers[pieces] == 0
-        assert 0 <= by.min() and by.max() < workers
+        assert by.min() >= 0 and by.max() < workers
 
 
 def test_threads_of_a_pass(monkeypatch):

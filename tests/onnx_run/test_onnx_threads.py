@@ -13,7 +13,6 @@ from onnx import helper as h
 from lowgemm.jit import team
 from lowgemm.onnx_run import Model
 
-
 #: Two threads that share every pass (`conftest.py`).
 shared = pytest.mark.parametrize("threads", [2], indirect=True)
 

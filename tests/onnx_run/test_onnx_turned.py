@@ -58,7 +58,9 @@ def test_bytes(size, dtype, threads):
     np.testing.assert_array_equal(np.moveaxis(got, -1, 1), want)
     back, real = np.empty(size, np.float32), np.array([scale, zero], np.float32)
     flip = 128 if dtype == np.int8 else 0
-    turned.run_turn(turned.DEQUANTIZED, *addresses(got, back, real), flip, (images, pixels, channels), threads)
+    turned.run_turn(
+        turned.DEQUANTIZED, *addresses(got, back, real), flip, (images, pixels, channels), threads
+    )
     np.testing.assert_array_equal(back, ox.dequantize_linear(want, scale, zero))
 
 
