@@ -1,12 +1,13 @@
-"""Many float32 numbers divided by one and rounded to whole numbers, with the bits of a division, by multiplication.
+"""Many float32 numbers divided by one and rounded to whole numbers, with the bits of a division, by
+multiplication.
 
-A division takes a vector of the CPU as long as all of this. Let r and e be 1 / s in two parts, and q0 be ``x r + x e``,
-rounded once: it is x / s but for half a unit in the last place, and a trifle. Then ``q0 + (x - q0 s) r``, with fused
-multiply-adds, is x / s correctly rounded (P. Markstein, "Computation of elementary functions on the IBM RISC
-System/6000 processor", 1990, theorem 3), if ``x - q0 s`` is exact. It is, where neither s nor the quotient is near
-the ends of float32. So s has bounds here, and numbers are cut off beforehand where their quotients would leave the
-bytes; the quotient of a limit and s lies so near a whole number that it is rounded to it. Small quotients are
-rounded to 0 in any case.
+A division takes a vector of the CPU longer than all of this. Let r and e be 1 / s in two parts, and q0 be
+``x r + x e``, rounded once: it is x / s but for half a unit in the last place, and a trifle. Then
+``q0 + (x - q0 s) r``, with fused multiply-adds, is x / s correctly rounded (P. Markstein, "Computation of
+elementary functions on the IBM RISC System/6000 processor", 1990, theorem 3), if ``x - q0 s`` is exact. It
+is, where neither s nor the quotient is near the ends of float32. So s has bounds here, and numbers are cut
+off beforehand where their quotients would leave the bytes; the quotient of a limit and s lies so near a
+whole number that it is rounded to it. Small quotients are rounded to 0 in any case.
 """
 
 from __future__ import annotations

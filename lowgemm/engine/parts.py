@@ -1,9 +1,9 @@
 """Passes over arrays, cut into parts that the threads of a call share.
 
-A pass is a routine with `PASS` as its signature, ``work(args, first, end, worker)``. `args` points to its arguments,
-64-bit integers. It does pieces `first` to `end` (without the last) of some number of pieces, such as rows. No
-piece reads what another writes, so the result has the same bits on any number of threads. What a pass gathers,
-such as a largest number, it keeps apart for each `worker`, and the caller puts it together.
+A pass is a routine with `PASS` as its signature, ``work(args, first, end, worker)``. `args` points to its
+arguments, 64-bit integers. It does pieces `first` to `end` (without the last) of some number of pieces, such
+as rows. No piece reads what another writes, so the result has the same bits on any number of threads. What
+a pass gathers, such as a largest number, it keeps apart for each `worker`, and the caller puts it together.
 
 `run` hands out the pieces to the standing team of threads (`jit/team.py`), as a product does its blocks.
 """

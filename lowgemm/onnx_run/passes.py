@@ -234,9 +234,9 @@ def look_up(args, first, end, worker):
 def softmax(args, first, end, worker):
     """QLinearSoftmax of rows of `count` bytes.
 
-    Arguments: src, dst, table, params, rows, count, flip, high. `params` is float64: the number of steps of 1, and
-    the zero point. `table` has the power of each distance from the largest, from -255 to 0. A row's powers are
-    added one after the other. Pieces are rows.
+    Arguments: src, dst, table, params, rows, count, flip, high. `params` is float64: the number of steps of
+    1, and the zero point. `table` has the power of each distance from the largest, from -255 to 0. A row's
+    powers are added one after the other. Pieces are rows.
     """
     src, dst, table, params = (
         pointer_at(args, 0),

@@ -1,4 +1,4 @@
-"""Rounded quotients by multiplication beside NumPy's division: near ties, at the limits, for divisors of all sizes."""
+"""Rounded quotients by multiplication beside NumPy's division: near ties, at the limits, any divisors."""
 
 from __future__ import annotations
 
