@@ -287,7 +287,7 @@ class Prepared(NotCopied):
         self.filter_zero = zero
         #: What is left of it for the plan to subtract; the loop of depthwise convolutions has it subtracted
         #: beforehand.
-        self._left_zero = 0 if filters.in_loop(zero) else zero
+        self.left_zero = 0 if filters.in_loop(zero) else zero
         self.num_threads, self.output = as_num_threads(num_threads), output
         axes = filters.axes
         self.size = shape[1:-1]
@@ -320,6 +320,16 @@ class Prepared(NotCopied):
         self._way = way
         return way
 
+    def in_one_call(self, strides: tuple[int, ...]) -> tuple[Plan, Any] | None:
+        """The plan and the packed filters for images with these strides, channels last, if a call of the plan's
+        `way` with addresses and zero points is all that runs; else None.
+        """
+        way = self._way_for(strides)
+        plain = way.copied is None and way.plan.way is not None and not way.plan.bilinear
+        if not plain or type(self.left_zero) is not int or way.plan.pipeline.customs or not math.prod(self.shape):
+            return None
+        return way.plan, way.rhs
+
     def _ready(self, way: _Way) -> Ready | None:
         """Python's way into compiled code. It is made at the second call: a program that convolves once does
         not wait for it.
@@ -329,10 +339,10 @@ class Prepared(NotCopied):
         call = SimpleNamespace(
             out=SimpleNamespace(shape=self.shape),
             lhs_zero=self.image_zero,
-            rhs_zero=self._left_zero,
+            rhs_zero=self.left_zero,
             own_zeros=False,
         )
-        return ready(call, way.plan, self.image_zero, self._left_zero)  # type: ignore[arg-type]
+        return ready(call, way.plan, self.image_zero, self.left_zero)  # type: ignore[arg-type]
 
     def run(
         self, x: np.ndarray, out: np.ndarray | None = None, first: bool = False, image_zero: int | None = None
@@ -370,9 +380,9 @@ class Prepared(NotCopied):
         if way.copied is not None:
             x = way.copied.run(x, way.ready is not None)
         rhs = way.rhs
-        if way.ready is None or way.ready.run(x, rhs, y, zero, self._left_zero) is None:
+        if way.ready is None or way.ready.run(x, rhs, y, zero, self.left_zero) is None:
             places = x.ctypes.data, rhs.panels_address, rhs.sums_address, y.ctypes.data
-            way.plan.run(*places, zero, self._left_zero)
+            way.plan.run(*places, zero, self.left_zero)
 
     def _run_slowly(self, x: np.ndarray, y: np.ndarray, zero: int) -> None:
         """By the definition, where nothing is compiled."""

@@ -54,6 +54,11 @@ def workers_for(nanoseconds: float, pieces: int, num_threads: int | None) -> int
     return max(1, min(threads.most_threads(num_threads), pieces, int(nanoseconds / NANOSECONDS)))
 
 
+def step_of(pieces: int, workers: int) -> int:
+    """Pieces of a part."""
+    return max(1, -(-pieces // (PARTS * workers)))
+
+
 @functools.cache
 def words(count: int) -> Any:
     """The type of so many 64-bit integers."""
@@ -94,7 +99,6 @@ def run(work: Routine, args: Sequence[int], pieces: int, workers: int = 1, nanos
     if workers == 1:
         work.ctypes(given, 0, pieces, 0)
         return
-    step = max(1, -(-pieces // (PARTS * workers)))
-    job = words(JOB)(work.address, ctypes.addressof(given), pieces, step)
+    job = words(JOB)(work.address, ctypes.addressof(given), pieces, step_of(pieces, workers))
     at = ctypes.addressof(job)
     threads.run(work_on_parts, at, at + 8 * GIVEN, workers, nanoseconds >= LONG)

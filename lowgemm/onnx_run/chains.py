@@ -45,6 +45,7 @@ from lowgemm.onnx_run import activations
 from lowgemm.onnx_run.activations import LANES
 from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.engines import attributes_of, reads_of
+from lowgemm.onnx_run.tape import Recorder, clear
 from lowgemm.onnx_run.turned import brought_last, empty_last, sizes
 
 #: Numbers of a block, about: with eight registers, a third of a first level of 48 KiB.
@@ -482,6 +483,23 @@ class Chain(NotCopied):
 
     def __call__(self, *values: Any) -> Sequence[Any]:
         """Values of the outputs, then the ranges that are wanted (None where the engine ran)."""
+        plan = self._plan_for(values)
+        if plan is None:
+            return [*self.otherwise(*values), *[None] * len(self.group.ranged)]
+        if plan.gaps:
+            values = tuple(v if _in_order(v) else np.ascontiguousarray(v) for v in values)
+        return plan.run(values)
+
+    def record(self, recorder: Recorder, *values: Any) -> Sequence[Any] | None:
+        """Take the chain down; None if that cannot be."""
+        plan = self._plan_for(values)
+        if plan is None or plan.gaps:
+            return None
+        recorder.kept.append(plan)
+        return plan.run(values, recorder)
+
+    def _plan_for(self, values: Sequence[Any]) -> Any:
+        """How inputs like these are gone through, or None if the engine has to."""
         key = tuple([(v.shape, v.strides, v.dtype) for v in values])
         plan = self._plans.get(key, self)
         if plan is self:
@@ -495,11 +513,7 @@ class Chain(NotCopied):
             plan = self._plans[key] = self._plan(ordered) if fits else None
             if plan is not None:
                 plan.gaps = any(not _in_order(v) for v in values)
-        if plan is None:
-            return [*self.otherwise(*values), *[None] * len(self.group.ranged)]
-        if plan.gaps:
-            values = tuple(v if _in_order(v) else np.ascontiguousarray(v) for v in values)
-        return plan.run(values)
+        return plan
 
 
 class _Plan(NotCopied):
@@ -658,28 +672,35 @@ class _Plan(NotCopied):
         self._threads = chain.num_threads
         return True
 
-    def run(self, values: Sequence[np.ndarray]) -> list[Any]:
-        """The outputs, and the ranges."""
-        workers = 1
+    def run(self, values: Sequence[np.ndarray], recorder: Recorder | None = None) -> list[Any]:
+        """The outputs, and the ranges; with a recorder they are taken down."""
+        at: Any = address
+        workers, run = 1, parts.run
+        if recorder is not None:
+            at, run = recorder.at, recorder.run
         if self._threads != 1:
             workers = parts.workers_for(self._time, self._pieces, self._threads)
         if self._turned:
             values = list(values)
             for i in self._turned:
-                values[i] = brought_last(values[i], self._threads)
+                values[i] = brought_last(values[i], self._threads, recorder)
         args, found = self._args.copy(), []
         memory = np.empty((workers, self._words), np.int32)
-        if self._ends:
+        if self._ends and recorder is None:
             memory[:, : 2 * ENDS * len(self._ends)] = 0
-        args[MEMORY] = address(memory)
+        elif self._ends:
+            run(clear, (at(memory), 4 * self._words, ENDS * len(self._ends)), workers)
+        args[MEMORY] = at(memory)
         for place, i in self._inputs:
-            args[place] = address(values[i])
+            args[place] = at(values[i])
         for place, name in self._made:
-            if name in self.reused:
+            if name in self.reused and (recorder is None or recorder.owns(values[self.reused[name]])):
                 y = values[self.reused[name]].view(np.float32)
             else:
                 y = empty_last(self.shape, np.float32) if self.last else np.empty(self.shape, np.float32)
-            args[place] = address(y)
+            args[place] = at(y)
             found.append(y)
-        parts.run(run_chain, args, self._pieces, workers, self._time)
-        return found + [memory[:, at : at + 2 * ENDS] for at in self._ends]
+        run(run_chain, args, self._pieces, workers, self._time)
+        if recorder is not None:
+            recorder.keep(memory, *found)
+        return found + [memory[:, begin : begin + 2 * ENDS] for begin in self._ends]

@@ -37,6 +37,7 @@ from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.engines import attributes_of
 from lowgemm.onnx_run.state import State
+from lowgemm.onnx_run.tape import Recorder, clear, scale_by
 
 #: The domain of operators that lowgemm alone has.
 OWN = "lowgemm"
@@ -251,6 +252,19 @@ def prepared_sums(state: State, constants: Sequence[Any], attributes: dict[str, 
         sums = made[x.dtype].run(x, x_zero.item())
         return _with_scale(sums, x_scale, scales, *bias) if bias else (sums, x_scale.reshape(()) * scales)
 
+    def record(recorder: Recorder, *inputs: Any) -> Any:
+        x, x_zero, x_scale = inputs[0], inputs[2], inputs[4]
+        if bias or x.dtype not in made or x_zero is None or given_later(inputs) or x_scale.size != 1:
+            return None
+        sums, scale = made[x.dtype].record(recorder, x, x_zero), np.empty(scales.shape, np.float32)
+        if sums is None:
+            return None
+        recorder.kept.append(scales)
+        at = recorder.at(x_scale), address(scales), recorder.at(scale)
+        recorder.run(scale_by, at, scales.size)
+        return sums, scale
+
+    run.record = record  # type: ignore[attr-defined]
     return run
 
 
@@ -389,12 +403,20 @@ def quantize(args, first, end, worker):
         onnx_passes.quantize_bytes(src, dst, stop - begin, m[0], zero, 0, 255)
 
 
-def quantized(x: np.ndarray, last: bool, ends: np.ndarray | None = None, num_threads: int | None = 1) -> Any:
+def quantized(
+    x: np.ndarray,
+    last: bool,
+    ends: np.ndarray | None = None,
+    num_threads: int | None = 1,
+    recorder: Recorder | None = None,
+) -> Any:
     """DynamicQuantizeLinear of float32, its result with the channels last in memory if `last`; NotImplemented
     if it is not for this. `ends` are the keys of its range (`onnx_passes.note_range`), one row a worker that
-    looked for it, if they are known.
+    looked for it, if they are known. With a recorder this is taken down, and the result stands for what will
+    come.
     """
-    size = x.size
+    at: Any = address
+    run, size = parts.run, x.size
     if x.dtype != np.float32 or not size:
         return NotImplemented
     channels, pixels, turn, pieces = 1, size, 0, -(-size // PIECE)
@@ -408,22 +430,39 @@ def quantized(x: np.ndarray, last: bool, ends: np.ndarray | None = None, num_thr
             return NotImplemented
     known, made, time = ends is not None, np.empty(4, np.float32), 0.3 * size
     workers = 1 if num_threads == 1 else parts.workers_for(time, pieces, num_threads)
+    if recorder is not None:
+        at, run = recorder.at, recorder.run
+        recorder.keep(y, made)
     if not known:
         ends = np.zeros((workers, 2 * onnx_passes.LANES + chains.APART), np.int32)
-    args = [
-        address(x), address(y), address(ends), ends.strides[0], len(ends), address(made), size, channels, pixels, turn,
-        SCALE | ELEMENTS,
-    ]  # fmt: skip
+        if recorder is not None:
+            recorder.keep(ends)
+            run(clear, (at(ends), ends.strides[0], onnx_passes.LANES), workers)
+    what = SCALE | ELEMENTS
+
+    def arguments() -> list[Any]:
+        places = at(x), at(y), at(ends), ends.strides[0], len(ends), at(made)  # type: ignore[union-attr, arg-type]
+        return [*places, size, channels, pixels, turn, what]
+
     if workers > 1 or (turn and not known):  # each for itself, since the pieces are not the same
         if not known:
-            args[-1] = RANGE
-            parts.run(quantize, args, -(-size // PIECE), workers, time)
-        args[-1] = SCALE
-        parts.run(quantize, args, 1)
-        args[-1] = ELEMENTS
-    elif not known:
-        args[-1] |= RANGE
-    parts.run(quantize, args, pieces, workers, time)
+            what = RANGE
+            run(quantize, arguments(), -(-size // PIECE), workers, time)
+        what = SCALE
+        run(quantize, arguments(), 1)
+        if recorder is not None:
+            recorder.check(made)
+        what = ELEMENTS
+        run(quantize, arguments(), pieces, workers, time)
+    else:
+        what |= 0 if known else RANGE
+        run(quantize, arguments(), pieces)
+        if recorder is not None:
+            recorder.check(made)
+    if recorder is not None:
+        zero = np.empty((), np.uint8)
+        recorder.stands_for(zero, made)
+        return y, made[:1].reshape(()), zero
     scale = made.item(0)
     if scale != scale:
         return NotImplemented
@@ -433,7 +472,16 @@ def quantized(x: np.ndarray, last: bool, ends: np.ndarray | None = None, num_thr
 def prepared_quantizer(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
     """DynamicQuantizeLinear; a second input is the keys of the range, or None."""
     threads = state.num_threads
-    return lambda x, ends=None: quantized(x, last, ends, threads)
+
+    def run(x: np.ndarray, ends: Any = None) -> Any:
+        return quantized(x, last, ends, threads)
+
+    def record(recorder: Recorder, x: np.ndarray, ends: Any = None) -> Any:
+        found = quantized(x, last, ends, threads, recorder)
+        return None if found is NotImplemented else found
+
+    run.record = record  # type: ignore[attr-defined]
+    return run
 
 
 def quantize_in_range(state: State, x: np.ndarray, ends: Any) -> Any:

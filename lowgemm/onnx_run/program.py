@@ -6,6 +6,7 @@ each of which one engine runs at once (`engines.Subgraph`). A value is let go of
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from lowgemm.engine import threads
 from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.onnx_run import chains, dynamic, max_pool, tables
+from lowgemm.onnx_run import chains, dynamic, max_pool, tables, tape
 from lowgemm.onnx_run.convolution import PackedFilters
 from lowgemm.onnx_run.engines import Context, Subgraph, attributes_of, reads_of
 from lowgemm.onnx_run.nbits import PackedBlocks
@@ -96,6 +97,8 @@ class _Step:
         The constant that it takes packed.
     last : float
         Seconds of the last run, of a part.
+    record : callable or None
+        Takes the step down, for a `tape.Group`.
     """
 
     __slots__ = (
@@ -106,6 +109,7 @@ class _Step:
         "nodes",
         "outputs",
         "part",
+        "record",
         "run",
         "runs_on",
         "seconds",
@@ -122,10 +126,32 @@ class _Step:
         self.seconds = self.last = 0.0
         self.runs_on = "lowgemm"
         self.weight = ""
+        self.record: Any = None
 
     def owners(self) -> list[str]:
         """Who runs each of the nodes."""
         return [self.runs_on] * len(self.nodes) if self.part is None else self.part.runs_on
+
+
+class _Group:
+    """Steps that run as one if they can."""
+
+    __slots__ = ("frees", "group", "members", "part")
+
+    def __init__(self, members: list[_Step], group: tape.Group) -> None:
+        self.members, self.group, self.part = members, group, None
+        self.frees: tuple[int, ...] = ()
+
+    def run(self, values: list[Any]) -> bool:
+        """Whether it ran; the values are filled in then."""
+        made = self.group.run(values)
+        if made is None:
+            return False
+        for n, value in zip(self.group.outputs, made, strict=True):
+            values[n] = value
+        for n in self.frees:
+            values[n] = None
+        return True
 
 
 class _Held:
@@ -314,11 +340,13 @@ class Program(NotCopied):
                 step.runs_on = part.runs_on[0]
             return [known[o] for o in group.outputs]
 
+        chain = chains.Chain(group, self.constants, otherwise, self.state.num_threads)
         step = _Step(
-            chains.Chain(group, self.constants, otherwise, self.state.num_threads),
+            chain,
             group.nodes,
             f"chain of {len(group.nodes)} nodes from {label_of(group.nodes[0])}",
         )
+        step.record = chain.record
         step.inputs, step.outputs = self._numbers(node.input), self._numbers(node.output)
         return step
 
@@ -395,6 +423,7 @@ class Program(NotCopied):
 
         step = _Step(run, [node], label_of(node))
         step.inputs, step.outputs = self._numbers(node.input), self._numbers(node.output)
+        step.record = getattr(fast, "record", None)
         if fast is not None and node.op_type in WEIGHTS:
             step.weight = node.input[WEIGHTS[node.op_type]]
         return step
@@ -487,6 +516,7 @@ class Program(NotCopied):
                 last[n] = i
         for i, step in enumerate(self.steps):
             step.frees = tuple(n for n in {*step.inputs, *step.outputs} if last[n] == i and n not in kept)
+        self._turns = self._grouped(kept, held) if self.context.optimize else self.steps
         self.packed = self._packed_alone()
         self._start: list[Any] = [None] * len(self._number)
         for name, value in self.constants.items():
@@ -498,6 +528,25 @@ class Program(NotCopied):
             n for s in self.steps if s.part is not None and "onnxruntime" in s.part.runs_on for n in s.outputs
         }
         self._lent = [n not in made_by_part for n in self._out]
+
+    def _grouped(self, kept: set[int], held: set[int]) -> list[Any]:
+        """The steps, those that can be recorded together with those that follow."""
+        found: list[Any] = []
+        for recorded, steps in itertools.groupby(self.steps, key=lambda s: s.record is not None):
+            members = list(steps)
+            if not recorded or len(members) < 2:
+                found += members
+                continue
+            made = {n for s in members for n in s.outputs if n}
+            read = dict.fromkeys(n for s in members for n in s.inputs)
+            inputs = tuple(n for n in read if n not in made and n not in held)
+            gone = {n for s in members for n in s.frees}
+            outputs = tuple(sorted(n for n in made if n not in gone or n in kept))
+            records = [(s.record, s.inputs, s.outputs) for s in members]
+            group = _Group(members, tape.Group(records, inputs, outputs, self.state.num_threads))
+            group.frees = tuple(n for n in inputs if n in gone)
+            found.append(group)
+        return found
 
     def _packed_alone(self) -> dict[str, Packed]:
         """Weights that are held in their packed form alone: every step that reads one takes it packed."""
@@ -526,23 +575,27 @@ class Program(NotCopied):
             values[n] = value
         team = threads.helpers(self.state.num_threads)
         if team is None:
-            self._run(values, timed, None)
+            self._run(self.steps if timed else self._turns, values, timed, None)
         else:
             standing, count = team
             before = standing.last_end
             # passes are short, and threads that sleep come too late for them
             held = _Held(standing, count) if self._shared else None
             try:
-                self._run(values, timed, held)
+                self._run(self.steps if timed else self._turns, values, timed, held)
             finally:
                 if held is not None:
                     held.let_go()
             self._shared = standing.last_end != before
         return [values[n] for n in self._out]
 
-    def _run(self, values: list[Any], timed: bool, held: _Held | None) -> None:
-        """Run the steps."""
-        for step in self.steps:
+    def _run(self, steps: list[Any], values: list[Any], timed: bool, held: _Held | None) -> None:
+        """Run steps and groups of steps."""
+        for step in steps:
+            if step.__class__ is _Group:
+                if not step.run(values):
+                    self._run(step.members, values, timed, held)
+                continue
             of_engine = step.part is not None
             begin = time.perf_counter() if timed or of_engine else 0.0
             if held is not None and of_engine and step.last > LONG_PART:

@@ -225,9 +225,10 @@ _TIMES = {BYTES: 0.1, WORDS: 0.4, QUANTIZED: 0.3, DEQUANTIZED: 0.4}
 
 
 def run_turn(
-    kind: int, src: int, dst: int, real: int, whole: int, sizes: tuple[int, int, int], num_threads: int | None
-) -> None:
-    """Turn (images, rows, columns) over; the other arguments are those of `turn`."""
+    kind: int, src: Any, dst: Any, real: int, whole: int, sizes: tuple[int, int, int], num_threads: int | None,
+    run: Any = run,
+) -> None:  # fmt: skip
+    """Turn (images, rows, columns) over; the other arguments are those of `turn`, and what runs the pass."""
     images, rows, columns = sizes
     pieces, time = pieces_of(*sizes), _TIMES[kind] * images * rows * columns
     args = kind, src, dst, real, whole, rows, columns
@@ -293,24 +294,31 @@ def empty_last(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 _KINDS = {1: BYTES, 4: WORDS}
 
 
-def _turned(x: np.ndarray, y: np.ndarray, sizes: tuple[int, int, int], num_threads: int | None) -> np.ndarray:
-    run_turn(_KINDS[x.itemsize], address(x), address(y), 0, 0, sizes, num_threads)
+def _turned(
+    x: np.ndarray, y: np.ndarray, sizes: tuple[int, int, int], num_threads: int | None, recorder: Any = None
+) -> np.ndarray:
+    if recorder is None:
+        run_turn(_KINDS[x.itemsize], address(x), address(y), 0, 0, sizes, num_threads)
+    else:
+        recorder.keep(y)
+        at = recorder.at(x), recorder.at(y)
+        run_turn(_KINDS[x.itemsize], *at, 0, 0, sizes, num_threads, recorder.run)
     return y
 
 
-def last(x: np.ndarray, num_threads: int | None = 1) -> np.ndarray:
-    """Images as (images, ..., channels), contiguous."""
+def last(x: np.ndarray, num_threads: int | None = 1, recorder: Any = None) -> np.ndarray:
+    """Images as (images, ..., channels), contiguous; with a `tape.Recorder` this is taken down."""
     y = x.transpose(_ORDERS[x.ndim][0])
     fits = x.flags.c_contiguous and x.size and x.itemsize in _KINDS and not numba.config.DISABLE_JIT
     if y.flags.c_contiguous or not fits:
         return np.ascontiguousarray(y)
     sizes = x.shape[0], x.shape[1], x.size // (x.shape[0] * x.shape[1])
-    return _turned(x, np.empty(y.shape, x.dtype), sizes, num_threads)
+    return _turned(x, np.empty(y.shape, x.dtype), sizes, num_threads, recorder)
 
 
-def brought_last(x: np.ndarray, num_threads: int | None = 1) -> np.ndarray:
+def brought_last(x: np.ndarray, num_threads: int | None = 1, recorder: Any = None) -> np.ndarray:
     """The same array with the channels last in memory."""
-    return last(x, num_threads).transpose(_ORDERS[x.ndim][1])
+    return last(x, num_threads, recorder).transpose(_ORDERS[x.ndim][1])
 
 
 def second(x: np.ndarray, num_threads: int | None = 1) -> np.ndarray:
