@@ -326,7 +326,12 @@ class Prepared(NotCopied):
         """
         way = self._way_for(strides)
         plain = way.copied is None and way.plan.way is not None and not way.plan.bilinear
-        if not plain or type(self.left_zero) is not int or way.plan.pipeline.customs or not math.prod(self.shape):
+        if (
+            not plain
+            or type(self.left_zero) is not int
+            or way.plan.pipeline.customs
+            or not math.prod(self.shape)
+        ):
             return None
         return way.plan, way.rhs
 

@@ -206,9 +206,7 @@ class _Tape(NotCopied):
             self._outputs.append(_Output(owner, place, a.shape, a.dtype, a.strides, made is not None))
         outside = {o.owner for o in self._outputs}
         # an output may be an input, or lie in one
-        self._fresh = [
-            (n, recorder.owners[n][0].nbytes) for n in sorted(outside) if n not in recorder.inputs
-        ]
+        self._fresh = [(n, recorder.owners[n][0].nbytes) for n in sorted(outside) if n not in recorder.inputs]
         self._inputs = recorder.inputs
         where, self._nbytes = _placed(recorder.owners, {*outside, *recorder.inputs})
         words: list[Any] = [0, len(recorder.passes), parts.work_on_parts.address, 0]
@@ -263,9 +261,7 @@ class _Tape(NotCopied):
         return found
 
 
-def _placed(
-    owners: Sequence[tuple[np.ndarray, int, int]], outside: set[int]
-) -> tuple[dict[int, int], int]:
+def _placed(owners: Sequence[tuple[np.ndarray, int, int]], outside: set[int]) -> tuple[dict[int, int], int]:
     """Where arrays lie in memory of their own, by number, and its size: those that live at the same time apart."""
     where: dict[int, int] = {}
     live: list[tuple[int, int, int]] = []  # begin, end, last pass

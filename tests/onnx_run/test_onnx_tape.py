@@ -1,0 +1,160 @@
+"""Recorded steps beside the same steps one by one, bit for bit; where values lie; and whose memory results are."""
+
+from __future__ import annotations
+
+import concurrent.futures
+
+import numpy as np
+import peers
+import pytest
+
+pytest.importorskip("onnx", reason="the package onnx is not installed (extra `test`)")
+import onnx
+from onnx import helper as h
+
+from lowgemm.onnx_run import Model, tape
+
+
+@pytest.fixture(autouse=True)
+def _needs():
+    peers.need("onnxruntime")
+
+
+def model_of(outputs, beside=False):
+    """Two dynamically quantized convolutions with chains behind them, a residual sum, and a float node."""
+    g, info = np.random.default_rng(0), onnx.helper.make_tensor_value_info
+    made = {
+        "w0": g.integers(0, 256, (20, 3, 3, 3), dtype=np.uint8), "w1": g.integers(0, 256, (20, 20, 1, 1), dtype=np.uint8),
+        "wz": np.uint8(120), "ws": np.float32(0.02),
+    }  # fmt: skip
+    nodes, last = [], "x"
+    for i in range(2):
+        nodes += [
+            h.make_node("DynamicQuantizeLinear", [last], [f"q{i}", f"s{i}", f"z{i}"]),
+            h.make_node("ConvInteger", [f"q{i}", f"w{i}", f"z{i}", "wz"], [f"sums{i}"]),
+            h.make_node("Cast", [f"sums{i}"], [f"real{i}"], to=1),
+            h.make_node("Mul", [f"s{i}", "ws"], [f"scale{i}"]),
+            h.make_node("Mul", [f"real{i}", f"scale{i}"], [f"c{i}"]),
+            h.make_node("Sigmoid" if i else "Relu", [f"c{i}"], [f"y{i}"]),
+        ]
+        last = f"y{i}"
+    nodes += [
+        h.make_node("Add", ["y1", "beside" if beside else "y0"], ["t"]),
+        h.make_node("DynamicQuantizeLinear", ["t"], ["q2", "s2", "z2"]),
+        h.make_node("GlobalMaxPool", ["t"], ["y"]),
+    ]
+    inputs = [info("x", 1, [None, 3, None, None])] + ([info("beside", 1, [None] * 4)] if beside else [])
+    kinds = {"q": onnx.TensorProto.UINT8, "z": onnx.TensorProto.UINT8}
+    graph = h.make_graph(
+        nodes, "g", inputs, [info(o, kinds.get(o[0], 1), None) for o in outputs],
+        [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in made.items()],
+    )  # fmt: skip
+    return h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
+
+
+def tapes(model):
+    """All that were recorded."""
+    groups = [t.group for t in model._program._turns if hasattr(t, "group")]
+    return [t for g in groups for t in g._tapes.values()]
+
+
+def one_by_one(model, feeds):
+    """What the steps give without tapes."""
+    return model.timed(None, feeds)
+
+
+@pytest.mark.parametrize("outputs", [["y"], ["t", "y0"], ["q2", "s2", "z2", "y"], ["z0", "s1", "q1", "y1"]])
+def test_as_the_steps(outputs, threads):
+    """Whatever is read of them: floats, bytes, scales, zero points; images of several sizes."""
+    model, g = Model(model_of(outputs), num_threads=threads), np.random.default_rng(1)
+    for size in ((5, 5), (40, 33), (120, 90), (40, 33)):
+        feeds = {"x": g.standard_normal((2, 3, *size)).astype(np.float32)}
+        want = one_by_one(model, feeds)
+        for _ in range(2):
+            for got, expected in zip(model.run(None, feeds), want, strict=True):
+                assert got.dtype == expected.dtype and got.shape == expected.shape
+                np.testing.assert_array_equal(got, expected)
+    assert tapes(model) and all(t is not None for t in tapes(model))
+
+
+def test_inputs_of_any_strides():
+    """What comes from outside is read where it lies, or brought into order by the steps themselves."""
+    model, g = Model(model_of(["t", "y"], beside=True)), np.random.default_rng(2)
+    x = g.standard_normal((2, 3, 12, 14)).astype(np.float32)
+    whole = g.standard_normal((2, 20, 20, 24)).astype(np.float32)
+    last = np.ascontiguousarray(np.moveaxis(whole[:, :, :10, :12], 1, -1))
+    for beside in (
+        np.ascontiguousarray(whole[:, :, :10, :12]), np.moveaxis(last, -1, 1), whole[:, :, :20:2, ::2], whole[:, ::-1, :10, :12],
+    ):  # fmt: skip
+        feeds, kept = {"x": x, "beside": beside}, beside.copy()
+        want = one_by_one(model, feeds)
+        for got, expected in zip(model.run(None, feeds), want, strict=True):
+            np.testing.assert_array_equal(got, expected)
+        np.testing.assert_array_equal(beside, kept)
+
+
+def test_results_are_the_callers():
+    """A later run does not write to them, and writing to them changes no later run."""
+    model, g = Model(model_of(["t", "q2", "s2", "z2", "y0"])), np.random.default_rng(3)
+    feeds = [{"x": g.standard_normal((1, 3, 9, 9)).astype(np.float32)} for _ in range(2)]
+    first = model.run(None, feeds[0])
+    kept = [a.copy() for a in first]
+    model.run(None, feeds[1])
+    for got, expected in zip(first, kept, strict=True):
+        np.testing.assert_array_equal(got, expected)
+        got[...] = 0
+    for got, expected in zip(model.run(None, feeds[0]), kept, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_what_a_pass_refuses_the_steps_refuse():
+    """Infinities in the input, and such as a chain makes, are said as without tapes; the next run is right."""
+    model = Model(model_of(["y"]))
+    x = np.ones((1, 3, 9, 9), np.float32)
+    want = model.run(None, {"x": x})
+    for bad in (np.nan, np.inf):
+        y = x.copy()
+        y[0, 1, 2, 3] = bad
+        with pytest.raises(ValueError, match=r"DynamicQuantizeLinear.*finite"):
+            model.run(None, {"x": y})
+    with pytest.raises(ValueError, match=r"QuantizeInRange.*finite"):
+        model.run(None, {"x": np.full_like(x, 3e38)})
+    np.testing.assert_array_equal(model.run(None, {"x": x}), want)
+
+
+def test_python_threads_at_once():
+    model, g = Model(model_of(["t"])), np.random.default_rng(4)
+    feeds = [{"x": g.standard_normal((1, 3, 30, 30)).astype(np.float32)} for _ in range(8)]
+    want = [one_by_one(model, f)[0] for f in feeds]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for got, expected in zip(pool.map(lambda f: model.run(None, f)[0], feeds * 5), want * 5, strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_more_shapes_than_are_kept():
+    model = Model(model_of(["y"]))
+    for size in range(5, 5 + 2 * tape.SHAPES):
+        feeds = {"x": np.full((1, 3, size, 5), size, np.float32)}
+        np.testing.assert_array_equal(model.run(None, feeds), one_by_one(model, feeds))
+        assert len(tapes(model)) <= tape.SHAPES * 2
+
+
+def test_places_of_values_that_live_at_once_are_apart():
+    """And the memory is no larger than all of them together."""
+    g = np.random.default_rng(5)
+    for _ in range(200):
+        owners, first = [], 0
+        for _ in range(int(g.integers(1, 30))):
+            first += int(g.integers(0, 3))
+            owners.append((np.empty(int(g.integers(1, 500)), np.uint8), first, first + int(g.integers(0, 9))))
+        outside = {int(n) for n in g.integers(0, len(owners), 3)}
+        where, size = tape._placed(owners, outside)
+        assert set(where) == set(range(len(owners))) - outside
+        for i, begin in where.items():
+            a, low, high = owners[i]
+            assert begin % 64 == 0 and begin + a.nbytes <= size
+            for j, other in where.items():
+                b, least, most = owners[j]
+                if i != j and low <= most and least <= high:
+                    assert begin + a.nbytes <= other or other + b.nbytes <= begin
+        assert size <= sum(-(-owners[i][0].nbytes // 64) * 64 for i in where)
