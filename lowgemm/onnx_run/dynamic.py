@@ -254,7 +254,7 @@ def prepared_sums(state: State, constants: Sequence[Any], attributes: dict[str, 
 
     def record(recorder: Recorder, *inputs: Any) -> Any:
         x, x_zero, x_scale = inputs[0], inputs[2], inputs[4]
-        if bias or x.dtype not in made or x_zero is None or given_later(inputs) or x_scale.size != 1:
+        if bias or x.dtype not in made or x_zero is None or later(inputs) or x_scale.size != 1:
             return None
         sums, scale = made[x.dtype].record(recorder, x, x_zero), np.empty(scales.shape, np.float32)
         if sums is None:

@@ -3,7 +3,7 @@
 A small step costs more in Python than in compiled code: its arrays have to be made, looked at and asked for their
 addresses. But for inputs of known shapes all of that is the same in every run. So steps that can are recorded when
 inputs of new shapes come: each says by `Recorder.run` which passes it would run, on arrays that are never filled
-(`Recorder.at`). What comes out is a `_Tape`: a list of passes with their arguments, and one piece of memory in which
+(`Recorder.at`). What comes out is a `Tape`: a list of passes with their arguments, and one piece of memory in which
 all values lie that nothing outside reads, those that do not live at the same time in one place. A run writes the
 addresses of inputs and outputs into a copy of the list, and `run_tape` goes through it.
 
@@ -81,7 +81,7 @@ def scale_by(args, first, end, worker):
         store_f32(dst, i, factor * load_f32(src, i))
 
 
-class Place(NamedTuple):
+class _Place(NamedTuple):
     """A place in an array's memory: whose, and how many bytes from its beginning."""
 
     owner: int
@@ -95,7 +95,7 @@ def _owner(a: np.ndarray) -> np.ndarray:
     return a
 
 
-class Recorder:
+class Recorder(NotCopied):
     """Takes down the passes of steps, on arrays that stand for those of a run.
 
     Parameters
@@ -104,9 +104,11 @@ class Recorder:
         What the steps read of others: arrays as they will come.
     """
 
+    instead = "record again"
+
     def __init__(self, inputs: Sequence[np.ndarray]) -> None:
         self.passes: list[tuple[Any, list[Any], int, int, float]] = []
-        self.checks: dict[int, Place | int] = {}
+        self.checks: dict[int, _Place | int] = {}
         #: What has to live as long as the tape, and what only until it is made.
         self.kept: list[Any] = []
         self._alive: list[Any] = list(inputs)
@@ -141,14 +143,14 @@ class Recorder:
         """What stands for a value, until the tape is made."""
         self._alive += arrays
 
-    def at(self, a: np.ndarray) -> Place | int:
+    def at(self, a: np.ndarray) -> _Place | int:
         """Where an array will lie, for an argument of the next pass."""
         if id(_owner(a)) in self._constants:
             return address(a)
         number = self.number(a)
         owner, first, _ = self.owners[number]
         self.owners[number] = owner, first, len(self.passes)
-        return Place(number, address(a) - address(owner))
+        return _Place(number, address(a) - address(owner))
 
     def run(
         self, work: Any, args: Sequence[Any], pieces: int, workers: int = 1, nanoseconds: float = 0
@@ -182,7 +184,7 @@ class _Output(NamedTuple):
     zero: bool
 
 
-class _Tape(NotCopied):
+class Tape(NotCopied):
     """Recorded passes, ready to run.
 
     Parameters
@@ -224,7 +226,7 @@ class _Tape(NotCopied):
         self._relative = np.zeros(len(words), np.int64)
         self._outside: dict[int, list[int]] = {}
         for i, word in enumerate(words):
-            if not isinstance(word, Place):
+            if not isinstance(word, _Place):
                 self._words[i] = word
             elif word.owner in where:
                 self._words[i], self._relative[i] = where[word.owner] + word.bytes, 1
@@ -306,7 +308,7 @@ class Group(NotCopied):
     ) -> None:
         self._records, self.inputs, self.outputs = records, inputs, outputs
         self._alone = num_threads == 1
-        self._tapes: dict[Any, _Tape | None] = {}
+        self._tapes: dict[Any, Tape | None] = {}
 
     def run(self, values: Sequence[Any]) -> list[np.ndarray] | None:
         """The outputs, from all values by number; None if the steps have to run one by one."""
@@ -324,7 +326,7 @@ class Group(NotCopied):
             tape = self._tapes[key] = self._record(given, values)
         return None if tape is None else tape.run(given)
 
-    def _record(self, given: Sequence[np.ndarray], values: Sequence[Any]) -> _Tape | None:
+    def _record(self, given: Sequence[np.ndarray], values: Sequence[Any]) -> Tape | None:
         if not self._alone and team.the_team() is None:
             return None
         if any(v.size == 0 for v in given) or len({id(_owner(v)) for v in given}) < len(given):
@@ -339,4 +341,4 @@ class Group(NotCopied):
                 return None
             known.update(zip(makes, made, strict=False))
             recorder.keep(*made)
-        return _Tape(recorder, [known[n] for n in self.outputs])
+        return Tape(recorder, [known[n] for n in self.outputs])
