@@ -501,9 +501,7 @@ def prepared_float_product(
     def run(*inputs: Any) -> Any:
         a = inputs[0]
         found = (
-            NotImplemented
-            if a.ndim < 2 or later(inputs)
-            else quantized(a, False, None, state.num_threads)
+            NotImplemented if a.ndim < 2 or later(inputs) else quantized(a, False, None, state.num_threads)
         )
         return found if found is NotImplemented else product(found[0], found[1], int(found[2]))
 
