@@ -329,7 +329,7 @@ def _float_product(state: State, b: Any, b_scale: Any, b_zero: Any, bias: Any) -
     right, ints = state.rhs(b), np.zeros(count, np.int32)
 
     def run(a: np.ndarray, a_scale: np.ndarray, a_zero: int) -> np.ndarray:
-        rows = a.reshape(-1, a.shape[-1])
+        rows = a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
         sums = gemm(rows, right, lhs_zero_point=a_zero, rhs_zero_point=zero, num_threads=state.num_threads)
         scale = a_scale.reshape(()) * scales
         turned.run_scaled_rows(address(sums), ints, scale, floats, rows.shape[0], state.num_threads)

@@ -164,3 +164,12 @@ def test_constants_that_may_be_overridden(case):
         for feeds in ({}, {name: np.asarray(value + value.dtype.type(1))}, {}):
             want = om.onnxruntime_run(proto, {"x": x, **feeds}, "ORT_DISABLE_ALL")["y"]
             np.testing.assert_array_equal(model.run(None, {"x": x, **feeds})[0], want, err_msg=name)
+
+
+@pytest.mark.parametrize("shape", [(8, 0), (2, 3, 0)])
+def test_products_without_depth(shape):
+    """Sums of nothing are 0; onnxruntime gives what its memory held."""
+    node = h.make_node("MatMulIntegerToFloat", ["x", "n", "s", "s"], ["y"], domain=MS)
+    proto = model_of([node], {"n": np.empty((0, 4), np.int8), "s": np.float32(1)}, np.uint8, len(shape))
+    got = Model(proto).run(None, {"x": np.empty(shape, np.uint8)})[0]
+    assert got.shape == (*shape[:-1], 4) and not got.any()
