@@ -19,6 +19,7 @@ notes the range, and QuantizeInRange quantizes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
