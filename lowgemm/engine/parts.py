@@ -102,3 +102,10 @@ def run(work: Routine, args: Sequence[int], pieces: int, workers: int = 1, nanos
     job = words(JOB)(work.address, ctypes.addressof(given), pieces, step_of(pieces, workers))
     at = ctypes.addressof(job)
     threads.run(work_on_parts, at, at + 8 * GIVEN, workers, nanoseconds >= LONG)
+
+
+def run_shared(
+    work: Routine, args: Sequence[int], pieces: int, nanoseconds: float, num_threads: int | None
+) -> None:
+    """`run` a pass on as many threads as pay, at most `num_threads`."""
+    run(work, args, pieces, workers_for(nanoseconds, pieces, num_threads), nanoseconds)

@@ -90,12 +90,12 @@ AWAKE = 40_000
 AWAKE_SHARE = 8
 #: The same in a loop of jobs, and how many jobs make a loop.
 AWAKE_IN_LOOP, LOOP = 100_000, 32
+#: The same while a caller holds the team because it is about to open many short jobs (`hold`).
+AWAKE_HELD = 1_000_000
 #: Nanoseconds of work in a loop of short jobs after which helpers are woken for it. Their waking costs the caller
 #: 40 us, and they save a third to a half of the time. With the second job of each loop instead, the second of two
 #: products of 128 x 768 x 768, 256 or 512 cubed with AMX took 1.2 to 1.3 times one thread's time.
 WAKE_AFTER = 150_000
-#: The same while a caller holds the team because it is about to open many short jobs (`hold`).
-AWAKE_HELD = 1_000_000
 #: Nanoseconds for which a caller that has no more work looks whether the helpers are done before it sleeps,
 #: and after which it looks at their clocks. To read a clock takes up to 25 us after another library's call,
 #: when nothing of it is in a cache; a helper that lost its core is away for 3 ms.
@@ -247,8 +247,7 @@ def _avoid(team, seat):
 def _move_here(team, seat):
     """Let a helper that does not run use this thread's core, if it may, and no other."""
     core, cores, new = _core(team), stack(CORES_BYTES), stack(CORES_BYTES)
-    # one that another caller took over has that caller's core alone now, which says nothing of what it may
-    # use
+    # one that another caller took over has that caller's core alone, which does not tell what it may use
     if core < 0 or not atomic_replace(seat, MOVED, STAYED, MOVING):
         return
     left = 0

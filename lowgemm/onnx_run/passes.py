@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from lowgemm.compat.onnx_passes import PIECE, empty_like
 from lowgemm.compat.onnx_quotient import fused
-from lowgemm.engine.parts import PASS, run, workers_for
+from lowgemm.engine.parts import PASS, run_shared
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.memory import load_i64, offset, pointer_at, round_even
 from lowgemm.jit.routine import inner, inner_dividing, routine, unpack_words
@@ -116,14 +116,25 @@ MUL = np.dtype(
 
 
 @inner
-def _following(n, i, j, k):
-    """The next line's place along the first three axes."""
-    k += 1
-    if k == n[2]:
-        j, k = j + 1, 0
-        if j == n[1]:
-            i, j = i + 1, 0
-    return i, j, k
+def _segment(p, number):
+    """Of a segment of a nest: its line, that line's place along the first three axes, and where in it the segment
+    begins.
+    """
+    n, line = p.n, number // p.segments
+    return line, line // n[2] // n[1], line // n[2] % n[1], line % n[2], number % p.segments * p.segment
+
+
+@inner
+def _following(p, line, i, j, k, skip):
+    """`_segment` of the next one."""
+    n, skip = p.n, skip + p.segment
+    if skip >= n[3]:
+        line, k, skip = line + 1, k + 1, 0
+        if k == n[2]:
+            j, k = j + 1, 0
+            if j == n[1]:
+                i, j = i + 1, 0
+    return line, i, j, k, skip
 
 
 @routine(PASS)
@@ -139,8 +150,7 @@ def add(args, first, end, worker):
     a = numba.carray(pointer_at(args, 1), (p.reach_a,), np.uint8)
     b = numba.carray(pointer_at(args, 2), (p.reach_b,), np.uint8)
     out = numba.carray(pointer_at(args, 3), (n[0] * n[1] * n[2] * count,), np.uint8)
-    line, skip = first // p.segments, first % p.segments * p.segment
-    i, j, k = line // n[2] // n[1], line // n[2] % n[1], line % n[2]
+    line, i, j, k, skip = _segment(p, first)
     for _ in range(first, end):
         at_a = i * sa[0] + j * sa[1] + k * sa[2] + skip
         at_b, at = i * sb[0] + j * sb[1] + k * sb[2], line * count + skip
@@ -153,10 +163,7 @@ def add(args, first, end, worker):
                 _one_add(a, at_a, v, out, at, size, flip, ra, rb, fixed, low, high)
             else:
                 _add_one(a, at_a, fused(v, rb, fixed), out, at, size, flip, ra, low, high)
-        skip += p.segment
-        if skip >= count:
-            line, skip = line + 1, 0
-            i, j, k = _following(n, i, j, k)
+        line, i, j, k, skip = _following(p, line, i, j, k, skip)
 
 
 @routine(PASS)
@@ -172,8 +179,7 @@ def mul(args, first, end, worker):
     a = numba.carray(pointer_at(args, 1), (p.reach_a,), np.uint8)
     b = numba.carray(pointer_at(args, 2), (p.reach_b,), np.uint8)
     out = numba.carray(pointer_at(args, 3), (n[0] * n[1] * n[2] * count,), np.uint8)
-    line, skip = first // p.segments, first % p.segments * p.segment
-    i, j, k = line // n[2] // n[1], line // n[2] % n[1], line % n[2]
+    line, i, j, k, skip = _segment(p, first)
     for _ in range(first, end):
         at_a = i * sa[0] + j * sa[1] + k * sa[2] + skip
         at_b, at = i * sb[0] + j * sb[1] + k * sb[2], line * count + skip
@@ -183,10 +189,7 @@ def mul(args, first, end, worker):
         else:
             v = (np.int32(b[at_b]) ^ flip) - flip - zb
             _mul_one(a, at_a, v, out, at, size, flip, za, ratio, zero, low, high)
-        skip += p.segment
-        if skip >= count:
-            line, skip = line + 1, 0
-            i, j, k = _following(n, i, j, k)
+        line, i, j, k, skip = _following(p, line, i, j, k, skip)
 
 
 @intrinsic
@@ -480,7 +483,7 @@ class Binary(NotCopied):
             first, second = (b, a) if turned else (a, b)
             args = address(record), address(first), address(second), address(y)
             time = NANOSECONDS * y.size
-            run(self.function, args, pieces, workers_for(time, pieces, self.num_threads), time)
+            run_shared(self.function, args, pieces, time, self.num_threads)
         return y if back is None else y.transpose(back)
 
 
@@ -494,7 +497,7 @@ def by_table(table: np.ndarray, x: np.ndarray, num_threads: int | None = 1) -> n
         y = np.empty(x.shape, table.dtype)
     pieces, time = -(-x.size // PIECE), NANOSECONDS * x.size
     args = address(table), address(x), address(y), x.size
-    run(look_up, args, pieces, workers_for(time, pieces, num_threads), time)
+    run_shared(look_up, args, pieces, time, num_threads)
     return y
 
 
@@ -513,7 +516,7 @@ def sum_spatial(x: np.ndarray, num_threads: int | None = 1) -> np.ndarray:
         x, rows, lanes = np.ascontiguousarray(x), images * channels, 1
     pieces, time = rows * -(-lanes // SUMMED), NANOSECONDS * x.size
     args = address(x), address(total), rows, area, lanes, flip
-    run(sums, args, pieces, workers_for(time, pieces, num_threads), time)
+    run_shared(sums, args, pieces, time, num_threads)
     return total.astype(np.int64).reshape(images, channels, *(1,) * (x.ndim - 2))
 
 
@@ -547,5 +550,5 @@ def averages(
     at = [address(v) for v in (last, y, places, params)]
     pieces, time = x.shape[0] * int(out[0]), 0.2 * y.size * math.prod(g.kernel)
     args = (*at, *last.shape, *map(int, out), *map(int, g.kernel), 128 if x.dtype == np.int8 else 0)
-    run(average_pool, args, pieces, workers_for(time, pieces, num_threads), time)
+    run_shared(average_pool, args, pieces, time, num_threads)
     return y.transpose(0, 3, 1, 2)

@@ -156,7 +156,7 @@ def quantize_linear(state: State, constants: Constants, attributes: dict[str, An
             return NotImplemented
         pieces, time = -(-x.size // onnx_passes.PIECE), 0.2 * x.size
         args = address(x), address(y), *at, 1, onnx_passes.PIECE, x.size, low, high, 1
-        parts.run(onnx_passes.quantize, args, pieces, parts.workers_for(time, pieces, threads), time)
+        parts.run_shared(onnx_passes.quantize, args, pieces, time, threads)
         return y
 
     run.held = scale, zero, reals  # type: ignore[attr-defined]  # the addresses point into them
@@ -188,7 +188,7 @@ def dequantize_linear(state: State, constants: Constants, attributes: dict[str, 
             return NotImplemented
         pieces, time = -(-x.size // onnx_passes.PIECE), 0.2 * x.size
         args = address(x), address(y), *at, 1, onnx_passes.PIECE, x.size, kind
-        parts.run(onnx_passes.dequantize, args, pieces, parts.workers_for(time, pieces, threads), time)
+        parts.run_shared(onnx_passes.dequantize, args, pieces, time, threads)
         return y
 
     run.held = scale, zero, both  # type: ignore[attr-defined]  # the addresses point into them

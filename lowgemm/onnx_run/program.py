@@ -609,7 +609,7 @@ class Program(NotCopied):
             except Exception as error:  # other engines raise a dozen kinds
                 kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
                 raise ValueError(f"{step.label}: {kind}{error}") from error
-            for n, value in zip(step.outputs, results):  # noqa: B905 - a node may leave some out
+            for n, value in zip(step.outputs, results, strict=False):  # a node may leave some out
                 values[n] = value
             values[0] = None  # where a result goes that has no name
             for n in step.frees:

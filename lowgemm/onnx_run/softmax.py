@@ -12,7 +12,7 @@ import numpy as np
 
 from lowgemm.checks.onnx import scale_argument
 from lowgemm.checks.values import integer
-from lowgemm.engine.parts import run, workers_for
+from lowgemm.engine.parts import run_shared
 from lowgemm.onnx_run import passes
 from lowgemm.onnx_run.operators import need_bytes
 from lowgemm.onnx_run.state import State
@@ -58,7 +58,7 @@ def qlinear_softmax(
         at = [v.ctypes.data for v in (whole, y, powers, params)]
         rows, time = whole.size // count, 3 * whole.size
         args = (*at, rows, count, 128 if x.dtype == np.int8 else 0, int(info.max))
-        run(passes.softmax, args, rows, workers_for(time, rows, state.num_threads), time)
+        run_shared(passes.softmax, args, rows, time, state.num_threads)
         return (y if opset < 13 else np.moveaxis(y, -1, axis)).reshape(x.shape)
     below = whole.astype(np.int64) - whole.max(axis=-1, keepdims=True)
     powers = _powers(scale, whole.shape[-1])[255 + below]

@@ -24,6 +24,19 @@ def model_of(nodes, inputs, outputs, constants, opset=OPSET, checked=True):
     return model
 
 
+def dynamic_convolution(source, w, n="", **attributes):
+    """Nodes of a dynamically quantized convolution of `source` and weights `w`, whose zero point is "wz" and whose
+    scale is "ws": quantized "q", "s" and "z", "sums", and "c", each with `n` behind its name.
+    """
+    return [
+        helper.make_node("DynamicQuantizeLinear", [source], [f"q{n}", f"s{n}", f"z{n}"]),
+        helper.make_node("ConvInteger", [f"q{n}", w, f"z{n}", "wz"], [f"sums{n}"], **attributes),
+        helper.make_node("Cast", [f"sums{n}"], [f"real{n}"], to=1),
+        helper.make_node("Mul", [f"s{n}", "ws"], [f"scale{n}"]),
+        helper.make_node("Mul", [f"real{n}", f"scale{n}"], [f"c{n}"]),
+    ]
+
+
 def weights(g, constants, name, *shape):
     constants[name] = (g.standard_normal(shape) * (2 / np.prod(shape[1:] or shape)) ** 0.5).astype(np.float32)
     return name

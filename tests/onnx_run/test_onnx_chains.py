@@ -28,13 +28,7 @@ def conv_then(nodes, outputs, constants, channels=5, more=()):
         "w": g.integers(0, 256, (channels, 3, 3, 3), dtype=np.uint8), "wz": np.uint8(120), "ws": np.float32(0.02),
         **constants,
     }  # fmt: skip
-    head = [
-        h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
-        h.make_node("ConvInteger", ["q", "w", "z", "wz"], ["sums"], pads=[1, 1, 1, 1]),
-        h.make_node("Cast", ["sums"], ["real"], to=1),
-        h.make_node("Mul", ["s", "ws"], ["scale"]),
-        h.make_node("Mul", ["real", "scale"], ["c"]),
-    ]
+    head = om.dynamic_convolution("x", "w", pads=[1, 1, 1, 1])
     info = onnx.helper.make_tensor_value_info
     inputs = [info("x", 1, [None, 3, None, None]), *(info(n, 1, None) for n in more)]
     graph = h.make_graph(
@@ -271,10 +265,7 @@ def test_chains_do_not_wait_for_each_other():
     """Two chains, each of which could go on with what lies behind the other: one of them does."""
     nodes = [
         h.make_node("Relu", ["c"], ["a"]), h.make_node("Exp", ["a"], ["v"]), h.make_node("Neg", ["x"], ["x2"]),
-        h.make_node("DynamicQuantizeLinear", ["x2"], ["q2", "s2", "z2"]),
-        h.make_node("ConvInteger", ["q2", "w", "z2", "wz"], ["sums2"], pads=[1, 1, 1, 1]),
-        h.make_node("Cast", ["sums2"], ["real2"], to=1), h.make_node("Mul", ["s2", "ws"], ["scale2"]),
-        h.make_node("Mul", ["real2", "scale2"], ["c2"]), h.make_node("Relu", ["c2"], ["b"]), h.make_node("Exp", ["b"], ["u"]),
+        *om.dynamic_convolution("x2", "w", 2, pads=[1, 1, 1, 1]), h.make_node("Relu", ["c2"], ["b"]), h.make_node("Exp", ["b"], ["u"]),
         h.make_node("Add", ["a", "u"], ["m"]), h.make_node("Add", ["b", "v"], ["n"]), h.make_node("Sub", ["m", "n"], ["y"]),
     ]  # fmt: skip
     x = np.random.default_rng(6).standard_normal((1, 3, 6, 6)).astype(np.float32)

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("onnx", reason="the package onnx is not installed (extra `test`)")
 import onnx
 from onnx import helper as h
+from onnx_models import dynamic_convolution
 
 from lowgemm.onnx_run import Model, tape
 
@@ -29,14 +30,8 @@ def model_of(outputs, beside=False):
     }  # fmt: skip
     nodes, last = [], "x"
     for i in range(2):
-        nodes += [
-            h.make_node("DynamicQuantizeLinear", [last], [f"q{i}", f"s{i}", f"z{i}"]),
-            h.make_node("ConvInteger", [f"q{i}", f"w{i}", f"z{i}", "wz"], [f"sums{i}"]),
-            h.make_node("Cast", [f"sums{i}"], [f"real{i}"], to=1),
-            h.make_node("Mul", [f"s{i}", "ws"], [f"scale{i}"]),
-            h.make_node("Mul", [f"real{i}", f"scale{i}"], [f"c{i}"]),
-            h.make_node("Sigmoid" if i else "Relu", [f"c{i}"], [f"y{i}"]),
-        ]
+        nodes += dynamic_convolution(last, f"w{i}", i)
+        nodes.append(h.make_node("Sigmoid" if i else "Relu", [f"c{i}"], [f"y{i}"]))
         last = f"y{i}"
     nodes += [
         h.make_node("Add", ["y1", "beside" if beside else "y0"], ["t"]),

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("onnx", reason="the package onnx is not installed (extra `test`)")
 import onnx
 from onnx import helper as h
+from onnx_models import dynamic_convolution
 
 from lowgemm.jit import team
 from lowgemm.onnx_run import Model
@@ -26,12 +27,8 @@ def model_of():
     }  # fmt: skip
     nodes, last = [], "x"
     for i, w in enumerate(("w", "w2")):
-        nodes += [
-            h.make_node("DynamicQuantizeLinear", [last], [f"q{i}", f"s{i}", f"z{i}"]),
-            h.make_node("ConvInteger", [f"q{i}", w, f"z{i}", "wz"], [f"sums{i}"]),
-            h.make_node("Cast", [f"sums{i}"], [f"real{i}"], to=1), h.make_node("Mul", [f"s{i}", "ws"], [f"scale{i}"]),
-            h.make_node("Mul", [f"real{i}", f"scale{i}"], [f"c{i}"]), h.make_node("Sigmoid", [f"c{i}"], [f"y{i}"]),
-        ]  # fmt: skip
+        nodes += dynamic_convolution(last, w, i)
+        nodes.append(h.make_node("Sigmoid", [f"c{i}"], [f"y{i}"]))
         last = f"y{i}"
     nodes.append(h.make_node("GlobalMaxPool", ["y1"], ["y"]))
     graph = h.make_graph(
