@@ -33,7 +33,7 @@ TOGETHER: dict[str, tuple[str, str]] = {
     "nn/test_layers": ("nn/[alpsw]* nn/conv nn/maccs nn/reference", "each is a layer, a part of all layers, or their definition"),
     "nn/test_routines": ("nn/windows", "says where those routines look"),
     "nn/test_convert": ("nn/float_net quantization/equalization", "are what it converts, and what it does to two layers together"),
-    "nn/test_files": ("npz", "reads and writes the files of networks, which this damages part by part"),
+    "nn/test_network_files": ("nn/files npz", "read and write the files of networks, which this damages part by part"),
     "quantization/test_observers": ("quantization/calibrate quantization/observer quantization/search", "are what observers share or do"),
     "quantization/test_folding": ("quantization/bias", "corrects what folding changes"),
     "quantization/test_affine": ("quantization/loops", "are the loops of these functions"),
@@ -93,6 +93,12 @@ def pattern_of(module: str) -> str | None:
 def test_every_module_has_a_test_of_its_name_or_a_line():
     lost = [m for m in modules() if not has_its_own(m) and pattern_of(m) is None]
     assert not lost, f"no tests/.../test_NAME.py and no line in TOGETHER: {lost}"
+
+
+def test_no_two_test_files_share_a_name():
+    """pytest imports a test file by its base name: of two with one name it refuses the second."""
+    names = [path.name for path in TESTS.rglob("test_*.py")]
+    assert not (twice := sorted({n for n in names if names.count(n) > 1})), twice
 
 
 def test_every_line_is_needed_and_leads_to_a_test():
