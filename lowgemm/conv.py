@@ -189,8 +189,8 @@ def conv(
         zeros = image_zero_point, filter_zero_point
         known = Prepared(filters, shape, image.dtype, zeros, stride, padding, dilation, output, num_threads)
         if key is not None:
-            filters.seen.add(key, known)  # it keeps `output`, whose identity is in the key
-            remember_list(output)
+            filters.seen.add((stages_key(known.stages), *key[1:]), known)  # as in `gemm`
+            remember_list(output, known.stages)
     first = channels == "first"
     return known.run(_last(image) if first else image, out, first)
 
@@ -224,9 +224,12 @@ def _key(
             if type(value) not in (tuple, list):
                 return None
             geometry = repr(geometry)  # type: ignore[assignment]  # a list has no hash
+    try:
+        stages = stages_key(output)
+    except (AttributeError, TypeError):  # something is no stage
+        return None
     return (
-        image.shape, image.strides, image.dtype, image_zero, filter_zero, geometry, groups, stages_key(output), num_threads,
-        channels,
+        stages, image.shape, image.strides, image.dtype, image_zero, filter_zero, geometry, groups, num_threads, channels,
     )  # fmt: skip
 
 

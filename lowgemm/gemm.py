@@ -121,9 +121,9 @@ def gemm(
     # treatment, and 1 == 1.0 == True, so the types of scalars are part of the key.
     try:
         key = (
+            () if output is None else stages_key(output),
             type(lhs), lhs.shape, lhs.strides, lhs.dtype, type(rhs), rhs.shape, rhs.strides, rhs.dtype,
             lhs_kind, rhs_kind,
-            None if output is None else stages_key(output),
             None if out is None else (type(out), out.shape, out.strides, out.dtype),
             accumulate if accumulate is False or accumulate is True else (type(accumulate), accumulate),
             num_threads if num_threads is None or type(num_threads) is int else (type(num_threads), num_threads),
@@ -183,8 +183,9 @@ def _checked(
         if entry.is_made() or _once.get(key):
             remembered = ready(call, plan, lhs_zero, rhs_zero)
             if remembered is not None:
-                _calls.add(key, remembered)
-                remember_list(output)
+                # the stages that were planned, should another thread have changed the list meanwhile
+                _calls.add((stages_key(call.stages), *key[1:]), remembered)
+                remember_list(output, call.stages)
         else:
             _once.add(key, True)
     return call.out[()] if out is None and call.out.ndim == 0 else call.out

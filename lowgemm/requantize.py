@@ -55,7 +55,7 @@ def requantize(
     # as in `gemm`: what was found right for one call of a kind is right for the next
     try:
         key = (
-            type(acc), acc.shape, acc.strides, acc.dtype, stages_key(output),
+            stages_key(output), type(acc), acc.shape, acc.strides, acc.dtype,
             None if out is None else (type(out), out.shape, out.strides, out.dtype),
         )  # fmt: skip
         seen = _calls.get(key)
@@ -103,6 +103,6 @@ def _checked(key: Any, acc: Any, output: Any, out: Any) -> Any:
     ready = ReadySums(stages, sums, target, a.shape)
     ready.run(a, out)
     if key is not None:
-        _calls.add(key, ready)
-        remember_list(output)
+        _calls.add((stages_key(stages), *key[1:]), ready)  # as in `gemm`
+        remember_list(output, stages)
     return out

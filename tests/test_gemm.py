@@ -15,6 +15,7 @@ from patience import PATIENCE
 import lowgemm
 from lowgemm import reference
 from lowgemm.compat import onnx as onnx_operators
+from lowgemm.engine.seen import Seen
 
 INT32 = st.one_of(
     st.sampled_from([0, 1, -1, 127, 128, 255, -128, 2**31 - 1, -(2**31)]), st.integers(-(2**31), 2**31 - 1)
@@ -405,6 +406,39 @@ def test_a_pipeline_is_known_by_its_stages_not_by_its_list(kernel):
         kept[0] = second
         after = lowgemm.gemm(x, x, output=kept)
         assert before.dtype != after.dtype or (np.signbit(before) != np.signbit(after)).all()
+
+
+def test_a_stage_is_not_known_by_its_address(monkeypatch):
+    """Equal stages take each other's place in what is remembered; then one goes, and another stage comes to
+    lie where it was.
+    """
+    monkeypatch.setattr(Seen, "LIMIT", 1)
+    small, large = np.full((4, 4), 3, np.uint8), np.full((5, 5), 3, np.uint8)
+    acc = np.zeros((2, 2), np.int32)
+    filters = lowgemm.pack_filters(np.ones((1, 1, 4, 4), np.int8))
+    calls = (
+        lambda x, output: lowgemm.gemm(x, x, output=output),
+        lambda x, output: lowgemm.requantize(acc[: len(x) - 3], output),
+        lambda x, output: lowgemm.conv(np.ones((1, len(x), 4, 4), np.uint8), filters, output=output),
+    )
+    for call in calls:
+        for step in range(50):
+            for x in (small, large, large):
+                call(x, [lowgemm.Clamp(step, step)])
+            for later in range(step + 1, step + 4):
+                assert (call(large, (lowgemm.Clamp(later, later),)) == later).all()
+
+
+def test_what_is_no_stage_is_refused_each_time():
+    x = np.ones((4, 4), np.uint8)
+    good = [lowgemm.Clamp(0, 1)]
+    for output in (good, [lowgemm.Clamp(0, 1), "clamp"], "clamp", 3, [3], good, {}):
+        for _ in range(3):
+            if output is good:
+                assert (lowgemm.gemm(x, x, output=output) == 1).all()
+            else:
+                with pytest.raises(TypeError, match=r"^output"):
+                    lowgemm.gemm(x, x, output=output)
 
 
 def test_planned_product(kernel, threads):

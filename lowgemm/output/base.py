@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from lowgemm.checks.shown import fields_shown
 from lowgemm.checks.values import integer
 from lowgemm.output.scale_and_store import OnePass
 from lowgemm.output.tile_routine import Step
+
+_numbers = itertools.count()
 
 
 def same_length(**vectors: int | float | np.ndarray) -> None:
@@ -47,6 +50,15 @@ class Stage:
     addend: np.ndarray | None = None
     #: Whether the low bits of the number are stored as they are, without bounds.
     truncates: bool = False
+
+    #: Its own; no other stage of the process ever has it, so what was planned can be remembered by it.
+    _number: int
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Stage:
+        """Give it a number."""
+        stage = super().__new__(cls)
+        stage._set(_number=next(_numbers))
+        return stage
 
     def check(self, m: int, n: int) -> None:
         """Raise ValueError unless the per-channel fields fit an m x n result."""

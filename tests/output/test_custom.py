@@ -329,6 +329,29 @@ def test_code_that_sees_other_values_is_not_the_same(monkeypatch):
     assert len(set(map(id, seen))) == len(seen)
 
 
+def test_a_list_is_not_known_by_what_its_function_was(monkeypatch):
+    """The same list, and in it the same function, which sees another value now."""
+    kept = []
+    for seen in (5, 6, 5):
+        monkeypatch.setitem(globals(), "KEPT", seen)
+        kept[:] = [lowgemm.Custom(plus_kept)]
+        for _ in range(3):
+            assert lowgemm.requantize(SUMS, kept).tolist() == (SUMS + seen).tolist()
+            assert lowgemm.gemm(ONES, ONES, output=kept).tolist() == [[2 + seen] * 2] * 2
+    first = lowgemm.Custom(plus_kept)
+    assert first == lowgemm.Custom(plus_kept)
+    monkeypatch.setitem(globals(), "KEPT", 7)  # a stage keeps what its function saw when it was made
+    assert lowgemm.requantize(SUMS, [first]).tolist() == (SUMS + 5).tolist()
+    assert first != lowgemm.Custom(plus_kept)
+
+
+def plus_kept(acc, row, col):
+    return acc + KEPT
+
+
+ONES = np.ones((2, 2), np.uint8)
+
+
 def test_keys():
     def make(f, x):
         return lambda acc: f(acc) + x

@@ -88,7 +88,8 @@ class Custom(Stage):
                 )
             copies.append(np.array(a, order="C"))
         self._set(arrays=tuple(copies))
-        custom_routine(self)  # refuses what cannot be compiled
+        # Refuses what cannot be compiled. What the function sees outside of itself is a constant from here on.
+        self._set(_routine=custom_routine(self))
 
     def __copy__(self) -> Custom:
         return Custom(self.function, self.arrays)
@@ -108,8 +109,8 @@ class Custom(Stage):
         return Custom, (function, self.arrays)
 
     def _items(self) -> tuple[Any, ...]:
-        return (self.function, *((a.tobytes(), a.shape, a.dtype.str) for a in self.arrays))
+        return (self.function, self._routine, *((a.tobytes(), a.shape, a.dtype.str) for a in self.arrays))
 
     def step(self) -> Step:
         """The compiled function in the tile loop of all stages."""
-        return custom_routine(self).step(self)
+        return self._routine.step(self)
