@@ -20,7 +20,7 @@ import functools
 
 from lowgemm.engine.packing_ir import CHUNK_BYTES, interleave, power_of_two, transpose
 from lowgemm.engine.rows import make_rows
-from lowgemm.jit.memory import load_u8, offset, stack, store_8
+from lowgemm.jit.memory import load_u8, offset, smaller, stack, store_8
 from lowgemm.jit.routine import Routine, inner, routine, signature
 from lowgemm.kernels import Kernel, id_of, rhs_packer, stamp_of
 from lowgemm.kernels.framework.kernel import EITHER
@@ -63,7 +63,7 @@ def _gather(src, mn_stride, k_stride, valid, k0, count, block, width, per_row, p
     `src` and `block` are pointers, the strides are in bytes, and `pad` is the byte of the padding.
     """
     for i in range(width):
-        row = min(i, valid - 1) * mn_stride
+        row = smaller(i, valid - 1) * mn_stride
         for j in range(per_row):
             value = pad
             if j < count:
@@ -90,24 +90,20 @@ def _make_pack(
         rows_at_once = DEPTH_ROWS if k_stride >= PAGE else depth
         first = p = 0  # the depth step and the panel that come next
         while first < depth and panels > 0:
-            rows = min(rows_at_once, depth - first)
-            valid = min(width, mn - p * width)
+            rows = smaller(rows_at_once, depth - first)
+            valid = smaller(width, mn - p * width)
             start = offset(src, p * width * mn_stride + first * k_stride)
             panel = offset(dst, p * dst_stride + first // per_row * chunk_bytes)
             total = offset(sums, 4 * p * width)
             done = 0  # depth steps packed
             count = 1
             if k_stride == 1:
-                steps = rows // (chunks * per_row)
-                transpose(
-                    kernel_id, side, width, chunks, (start, mn_stride, valid, steps, flip, panel, total)
-                )
-                done = steps * chunks * per_row
                 if chunks > 1:
-                    steps = (rows - done) // per_row
-                    rest, to = offset(start, done), offset(panel, done // per_row * chunk_bytes)
-                    transpose(kernel_id, side, width, 1, (rest, mn_stride, valid, steps, flip, to, total))
-                    done += steps * per_row
+                    steps = rows // (chunks * per_row)
+                    transpose(
+                        kernel_id, side, width, chunks, (start, mn_stride, valid, steps, flip, panel, total)
+                    )
+                    done = steps * chunks * per_row
             elif mn_stride == 1 and valid == width:
                 # whole chunks only, so that the remainder starts on a chunk
                 steps = rows // per_row * (per_row // kr)
@@ -124,16 +120,22 @@ def _make_pack(
             for q in range(count):
                 at_depth = done
                 while at_depth < rows:
-                    _gather(
-                        offset(start, q * width * mn_stride), mn_stride, k_stride, valid, at_depth,
-                        min(per_row, rows - at_depth), block, width, per_row, pad,
-                    )  # fmt: skip
                     to = offset(panel, q * dst_stride + at_depth // per_row * chunk_bytes)
+                    source, stride, height, steps = block, per_row, width, 1
+                    if k_stride == 1 and rows - at_depth >= per_row:
+                        # whole chunks, which are left of several at a time
+                        source, stride, height = offset(start, at_depth), mn_stride, valid
+                        steps = (rows - at_depth) // per_row
+                    else:
+                        _gather(
+                            offset(start, q * width * mn_stride), mn_stride, k_stride, valid, at_depth,
+                            smaller(per_row, rows - at_depth), block, width, per_row, pad,
+                        )  # fmt: skip
                     transpose(
                         kernel_id, side, width, 1,
-                        (block, per_row, width, 1, flip, to, offset(total, 4 * q * width)),
+                        (source, stride, height, steps, flip, to, offset(total, 4 * q * width)),
                     )  # fmt: skip
-                    at_depth += per_row
+                    at_depth += steps * per_row
             p += count
             if p >= panels:
                 p = 0

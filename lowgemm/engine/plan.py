@@ -16,9 +16,10 @@ import numpy as np
 from lowgemm.engine import drivers, entry, threads
 from lowgemm.engine.batch import Batch
 from lowgemm.engine.blocking import Blocking
+from lowgemm.engine.deep_block import deep_block
 from lowgemm.engine.image import pack_image, patch_bytes, patch_rows
 from lowgemm.engine.in_place import rows_in_place
-from lowgemm.engine.planner import fill_plan, reads_in_place, stores_past_caches, template_of
+from lowgemm.engine.planner import fill_plan, has_deep_blocks, reads_in_place, stores_past_caches, template_of
 from lowgemm.engine.records import (
     MAX_STAGES,
     STAGES_AT,
@@ -128,9 +129,8 @@ class Plan(NotCopied):
             size=(m, self.channels),
             contiguous=out_strides[1] == self.result.itemsize,
         )
-        stages = pipeline.addresses()
-        if len(stages) > 2 * MAX_STAGES:
-            raise ValueError(f"output: at most {MAX_STAGES} stages after merging, got {len(stages) // 2}")
+        if len(pipeline.steps) > MAX_STAGES:
+            raise ValueError(f"output: at most {MAX_STAGES} stages after merging, got {len(pipeline.steps)}")
         #: The kernel scales and stores bytes itself: the only step left is a scale that it can fuse.
         self.fused = runs.fuses_requantize and pipeline.fusable is not None
 
@@ -146,10 +146,10 @@ class Plan(NotCopied):
             lhs_row_stride=lhs.strides[0], lhs_k_stride=lhs.strides[1],
             rhs_k_stride=rhs.strides[0], rhs_n_stride=rhs.strides[1],
             out_row_stride=out_strides[0], out_col_stride=out_strides[1],
-            bilinear=bilinear, accumulate=accumulate, fused=stages[1] if self.fused else 0,
+            bilinear=bilinear, accumulate=accumulate, fused=pipeline.steps[0].record.ctypes.data if self.fused else 0,
             col_bias=0 if col_bias is None else col_bias.ctypes.data, has_col_bias=col_bias is not None,
             row_bias=0 if row_bias is None else row_bias.ctypes.data, has_row_bias=row_bias is not None,
-            stages=len(stages) // 2, channels_apart=n if own_channels else 0,
+            stages=len(pipeline.steps), channels_apart=n if own_channels else 0,
             image=0 if image is None else image.ctypes.data,
             pack_image=0 if image is None else pack_image.address,
         )  # fmt: skip
@@ -178,6 +178,8 @@ class Plan(NotCopied):
                 rows,
                 patch_bytes(plan.kc),
             )
+        if has_deep_blocks(plan):
+            plan.deep_block = deep_block.address
         self.threads, self.one_by_one = plan.workers, plan.workers == 1 and in_order
         #: What each worker does.
         self.work = drivers.work
@@ -189,7 +191,9 @@ class Plan(NotCopied):
             plan.team = team.address if team else 0
             plan.work, plan.give_way = self.work.address, host.give_way()
             plan.long = work >= (runs.long_macs or threads.LONG_MACS)
-        self.numbers = plan_numbers(plan, stages, layout)
+        # the kernel stores all panels but a last one that is not whole
+        stored = plan.direct and not plan.deep_block and n % runs.lanes == 0
+        self.numbers = plan_numbers(plan, pipeline.addresses(called=not stored), layout)
         self.p = plan_of(self.numbers)
         self.blocking = Blocking(
             plan.mc, plan.nc, plan.kc, plan.row_blocks, plan.col_blocks, plan.depth_blocks, plan.splits,

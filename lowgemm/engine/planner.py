@@ -28,6 +28,7 @@ from lowgemm.engine.blocking import (
     columns_of_a_call,
     up,
 )
+from lowgemm.engine.deep_block import deep_block
 from lowgemm.engine.image import SLACK, patch_bytes, patch_rows
 from lowgemm.engine.in_place import add_compensation, in_place_routine, rows_in_place, space_bytes
 from lowgemm.engine.packing import CHUNK_BYTES, LINE
@@ -64,13 +65,13 @@ COLUMNS_IN_PLACE = 64
 
 def template_of(
     kernel: Kernel, in_place: tuple[bool, ...] = (), streamed: bool = False,
-    lhs_signs: tuple[bool, ...] = (False, True), scale: int = 0,
+    lhs_signs: tuple[bool, ...] = (False, True), scale: int = 0, deep: bool = False,
 ) -> Any:  # fmt: skip
     """What the planner needs to know of a kernel here; compiles the routines that every plan calls.
 
     `in_place`: for which rhs also those that multiply it where it lies, which few plans call: one whose rows
     are contiguous (False), whose columns are (True). `streamed`: likewise for the routine that stores past
-    the caches. The microkernel is compiled for an lhs of the signs in `lhs_signs` (a plan has one); its other
+    the caches; `deep`: for that of `deep_block.py`. The microkernel is compiled for an lhs of the signs in `lhs_signs` (a plan has one); its other
     address is 0. `scale` is the number of the scale that it does.
     """
     addresses = tuple(
@@ -86,6 +87,8 @@ def template_of(
         fields["in_place_compensation"] = add_compensation.address
     if streamed and register_bytes():
         fields["stream"] = stream.address
+    if deep:
+        fields["deep_block"] = deep_block.address
     return Template(**fields)
 
 
@@ -130,6 +133,7 @@ def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
         in_place=(0, 0),
         in_place_compensation=0,
         stream=0,
+        deep_block=0,
     )
 
 
@@ -154,6 +158,14 @@ def streams(p, lanes, l2, l3, plain):
     if 4 * p.batch * p.m * p.n < kept or p.out_col_stride != 4:
         return False
     return p.n >= STREAM_COLUMNS or (p.n % lanes == 0 and p.out_row_stride == 4 * p.n)
+
+
+@register_jitable
+def has_deep_blocks(p):
+    """Whether the blocks of a plan are those of `deep_block.py`: their sums stay in a tile until they are
+    whole.
+    """
+    return p.depth_blocks > 1 or p.on_the_fly_at != 0 or p.stream != 0
 
 
 def stores_past_caches(p: Any, kernel: Kernel, plain: bool) -> bool:
@@ -278,3 +290,4 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     if splits > 1:
         p.scratch_bytes += 8 * blocks  # how many splits are done
     p.scratch_bytes += k.over_read
+    p.deep_block = k.deep_block if has_deep_blocks(p) else 0

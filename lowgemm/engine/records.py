@@ -64,6 +64,8 @@ PLAN = record_type(
     "on_the_fly_at",
     # routine that multiplies an rhs where it lies, or 0, its memory being there; and that completes the tile
     "in_place in_place_compensation",
+    # routine `deep_block.deep_block`, where blocks need it, or 0
+    "deep_block",
     # routine that stores a block of int32 past the caches, whose tile has all its columns; 0: the microkernel
     # or stages store
     "stream",
@@ -107,7 +109,7 @@ TEMPLATE_FIELDS = (
         np.int64,
         (2,),
     ),  # of an rhs whose rows and whose columns are contiguous; 0 where that is not wanted
-    "in_place_compensation stream",  # routines, as in the plan
+    "in_place_compensation stream deep_block",  # routines, as in the plan
 )
 TEMPLATE = record_type(*TEMPLATE_FIELDS)
 #: The state `s` of one call.

@@ -7,9 +7,7 @@
                       for each tile of nr columns: microkernel over the mc rows
                   output stages on each finished tile while it is in L1, the last of which stores it
 
-An rhs may be packed on the fly: one depth block at a time, right before that is multiplied. That is done
-where it comes unpacked, does not fit L2 and meets few rows. To pack it as a whole would write it to memory
-and read it again. With very few rows it is not packed at all but multiplied where it lies (`in_place.py`).
+Blocks whose depth has several blocks, or whose rhs is not packed before, are in `deep_block.py`.
 
 Where the result has too few blocks for all threads, the depth blocks are shared too (split-K). Each split of
 a block's depth has an int32 tile of its own, and the thread that finishes the last split adds them up. That
@@ -28,7 +26,8 @@ Arguments with the same name mean the same everywhere: `p` and `s` are these rec
 addresses of int32. `row`, `col` and `k` count elements of the result and of the depth, what ends in `0` is
 where a block begins, and (`i`, `j`) is a block's place.
 
-Next files to open: `drivers.py`, who calls this; `output/tile_routine.py`, what happens to a finished tile.
+Next files to open: `deep_block.py`; `drivers.py`, who calls this; `output/tile_routine.py`, what happens to a
+finished tile.
 """
 
 from __future__ import annotations
@@ -57,6 +56,8 @@ from lowgemm.jit.memory import (
     load_field,
     pause,
     pointer_field,
+    record_address,
+    smaller,
 )
 from lowgemm.jit.routine import call_address, inner
 from lowgemm.jit.scratch import ALIGNMENT
@@ -67,7 +68,7 @@ _LOOKS = 300
 
 #: 0 and 1 as arguments. For plain ones, which are literals to Numba, and for booleans it would compile a
 #: function once more.
-_NONE, _ONE = np.int64(0), np.int64(1)
+NONE, ONE = np.int64(0), np.int64(1)
 
 
 # ---- where things are -------------------------------------------------------------------------------------
@@ -105,7 +106,7 @@ def item_addresses(p, s, b, r):
 
 # ---- phase 0 ----------------------------------------------------------------------------------------------
 @inner
-def _col_compensation(p, s, r, col, cols):
+def compensate_columns(p, s, r, col, cols):
     """Make the compensation of `cols` columns from `col` on of an rhs, by its `RhsAddresses` or an item's
     `ItemAddresses`.
     """
@@ -133,7 +134,7 @@ def prepare_columns(p, s, r, col, cols):
                 r.sums + 4 * col,
             ),
         )  # fmt: skip
-    _col_compensation(p, s, r, col, cols)
+    compensate_columns(p, s, r, col, cols)
 
 
 @inner
@@ -144,7 +145,7 @@ def prepare(p, s, worker):
     if p.on_the_fly_at != 0:
         return
     if p.own_rhs != 0:
-        prepare_columns(p, s, rhs_addresses(p, s, _NONE, rhs_scratch(p, s, _NONE, worker)), _NONE, p.n)
+        prepare_columns(p, s, rhs_addresses(p, s, NONE, rhs_scratch(p, s, NONE, worker)), NONE, p.n)
         return
     n, chunk = p.n, p.pack_chunk
     chunks = (n + chunk - 1) // chunk
@@ -156,7 +157,7 @@ def prepare(p, s, worker):
         number = task // chunks
         col = (task - number * chunks) * chunk
         r = rhs_addresses(p, s, number, rhs_scratch(p, s, number, worker))
-        prepare_columns(p, s, r, col, min(chunk, n - col))
+        prepare_columns(p, s, r, col, smaller(chunk, n - col))
         arrive_field(s, "columns_done", 1)
     looks = 0
     while load_field(s, "columns_done") < total:
@@ -189,18 +190,18 @@ def _finish(p, s, a, tile, ld, rows, cols, row, col, row_sums):
 
 
 @inner
-def _tile_width(p, left):
+def tile_width(p, left):
     """Columns of the next kernel call: nr, but two halves for the last nr + 1 panel, since one panel alone
     runs slower; or more, for a kernel that takes any number of panels.
     """
     most, lanes = p.call_columns, p.lanes
     if left == most + lanes:
         return (most // lanes + 2) // 2 * lanes
-    return min(most, left)
+    return smaller(most, left)
 
 
 @inner
-def _multiply(
+def multiply(
     p,
     a,
     rows,
@@ -235,7 +236,7 @@ def _multiply(
 
 
 @inner
-def _pack_lhs(p, s, a, row0, rows, k0, depth, space, sums, kept):
+def pack_lhs_block(p, s, a, row0, rows, k0, depth, space, sums, kept):
     """Pack `rows` x `depth` of the lhs from (`row0`, `k0`) on to `space`, and its row sums to `sums`, unless
     they are `kept` there from the last time.
 
@@ -272,7 +273,7 @@ def _pack_lhs(p, s, a, row0, rows, k0, depth, space, sums, kept):
 
 
 @inner
-def _row_compensation(p, s, row0, rows, sums, biased, compensation):
+def compensate_rows(p, s, row0, rows, sums, biased, compensation):
     """Make the compensation of `rows` rows from `row0` on, whose sums are at `sums`; with the bias of the
     rows if `biased`.
     """
@@ -291,7 +292,7 @@ def _row_compensation(p, s, row0, rows, sums, biased, compensation):
 
 
 @inner
-def _add(p, count, values, to):
+def add_sums(p, count, values, to):
     """Add `count` int32 at `values` to those at `to`: as row compensation with zero point -1, and with what
     is at `to` as the bias.
     """
@@ -306,118 +307,46 @@ def _block(p, s, a, row0, rows, col0, cols, space, kept):
     """
     sums, row_compensation, tile = space + p.row_sums_at, space + p.row_compensation_at, space + p.tile_at
     nr, lanes = p.nr, p.lanes
-    lhs, lhs_stride = _pack_lhs(p, s, a, row0, rows, _NONE, p.depth, space, sums, kept)
+    lhs, lhs_stride = pack_lhs_block(p, s, a, row0, rows, NONE, p.depth, space, sums, kept)
     if kept == 0:
-        _row_compensation(p, s, row0, rows, sums, _ONE, row_compensation)
+        compensate_rows(p, s, row0, rows, sums, ONE, row_compensation)
     groups = (p.depth + p.kr - 1) // p.kr
     col, end = col0, col0 + cols
     while col < end:
-        width = _tile_width(p, end - col)
+        width = tile_width(p, end - col)
         if p.direct:
             # whole panels go straight to the result, as int32 or, with a fused scale, as bytes; what is left
             # of the last one takes the tile
             full = width // lanes * lanes
             size = 4 if p.fused == 0 else 1
             if full > 0:
-                _multiply(
-                    p, a, rows, col, full, groups, lhs, lhs_stride, row_compensation, a.compensation + 4 * col, _NONE,
+                multiply(
+                    p, a, rows, col, full, groups, lhs, lhs_stride, row_compensation, a.compensation + 4 * col, NONE,
                     a.out + row0 * p.out_row_stride + size * col, p.out_row_stride // size,
                     p.accumulate, p.fused,
                 )  # fmt: skip
             col += full
             width -= full
         if width > 0:
-            _multiply(
-                p, a, rows, col, width, groups, lhs, lhs_stride, row_compensation, a.compensation + 4 * col, _NONE, tile, nr,
-                _NONE, _NONE,
+            multiply(
+                p, a, rows, col, width, groups, lhs, lhs_stride, row_compensation, a.compensation + 4 * col, NONE, tile, nr,
+                NONE, NONE,
             )  # fmt: skip
             _finish(p, s, a, tile, nr, rows, width, row0, col, sums)
         col += width
 
 
 @inner
-def _pack_on_the_fly(p, s, a, col0, cols, k0, depth, space):
-    """Pack columns `col0` on, depth `k0` on, right before they are multiplied; gives `a` with
-    these panels.
-    """
-    lanes = p.lanes
-    panels = space + p.on_the_fly_at
-    wide = (cols + lanes - 1) // lanes * lanes
-    sums = a.sums + 4 * col0
-    sums_of_block = panels + wide * p.rhs_panel_bytes // lanes
+def _deep_sums(p, s, a, row0, rows, col0, cols, split, space, sums, tile):
+    """Have `deep_block` compute the int32 sums of a block; the arguments are its own."""
     call_address(
-        p.pack_rhs,
+        p.deep_block,
         (
-            a.source + col0 * p.rhs_n_stride + k0 * p.rhs_k_stride, p.rhs_n_stride, p.rhs_k_stride, cols, depth,
-            p.rhs_flip, panels, p.rhs_panel_bytes, sums if k0 == 0 else sums_of_block,
+            record_address(p), record_address(s),
+            a.lhs, a.out, a.source, a.panels, a.sums, a.compensation, a.factors, a.channel,
+            row0, rows, col0, cols, split, space, sums, tile,
         ),
     )  # fmt: skip
-    if k0 > 0:
-        _add(p, cols, sums_of_block, sums)
-    if k0 + depth == p.depth:
-        _col_compensation(p, s, a, col0, cols)
-    first = panels - col0 // lanes * p.rhs_panel_bytes
-    return ItemAddresses(a.lhs, a.out, a.source, first, a.sums, a.compensation, a.factors, a.channel)
-
-
-@inner
-def _deep_block(p, s, a, row0, rows, col0, cols, split, space, sums, tile):
-    """One of the splits of a block whose depth has several blocks: its int32 sums go to `tile`, its row sums
-    to `sums` (addresses).
-    """
-    row_compensation, sums_of_block = space + p.row_compensation_at, space + p.row_sums_at + 4 * p.mc
-    lanes, kc = p.lanes, p.kc
-    ld = (cols + lanes - 1) // lanes * lanes
-    each = (p.depth_blocks + p.splits - 1) // p.splits
-    first, end = split * each, min((split + 1) * each, p.depth_blocks)
-    for d in range(first, end):
-        k0 = d * kc
-        depth = min(kc, p.depth - k0)
-        lhs, lhs_stride = _pack_lhs(
-            p, s, a, row0, rows, k0, depth, space, sums if d == first else sums_of_block, _NONE
-        )
-        if d > first:
-            _add(p, rows, sums_of_block, sums)
-        rhs_at = k0 // p.kr * p.rhs_group_bytes
-        if p.on_the_fly_at != 0:
-            a = _pack_on_the_fly(p, s, a, col0, cols, k0, depth, space)
-            rhs_at = 0
-        for_rows = p.no_compensation
-        # The row sums of a split are complete in its last block. What does not depend on the depth is added
-        # with the last of all blocks.
-        if d + 1 == end:
-            _row_compensation(p, s, row0, rows, sums, np.int64(d + 1 == p.depth_blocks), row_compensation)
-            for_rows = row_compensation
-        groups = (depth + p.kr - 1) // p.kr
-        j = 0
-        while j < cols:
-            width = _tile_width(p, cols - j)
-            for_cols = a.compensation + 4 * (col0 + j) if d + 1 == p.depth_blocks else p.no_compensation
-            _multiply(
-                p, a, rows, col0 + j, width, groups, lhs, lhs_stride, for_rows, for_cols, rhs_at, tile + 4 * j, ld,
-                np.int64(d > first), _NONE,
-            )  # fmt: skip
-            j += width
-
-
-@inner
-def _block_in_place(p, s, a, row0, rows, col0, cols, space, sums, tile):
-    """One block of the result, the whole depth, of an rhs that is read where it lies: int32 sums to `tile`,
-    row sums to `sums` (addresses).
-    """
-    row_compensation = space + p.row_compensation_at
-    ld = (cols + p.lanes - 1) // p.lanes * p.lanes
-    call_address(
-        p.in_place,
-        (
-            a.lhs + row0 * p.lhs_row_stride, p.lhs_row_stride, p.lhs_k_stride, rows, p.depth, p.lhs_flip,
-            a.source + col0 * p.rhs_n_stride, p.rhs_k_stride, p.rhs_n_stride, cols, p.rhs_flip,
-            space + p.on_the_fly_at, tile, ld, sums, a.sums + 4 * col0,
-        ),
-    )  # fmt: skip
-    _col_compensation(p, s, a, col0, cols)
-    _row_compensation(p, s, row0, rows, sums, _ONE, row_compensation)
-    call_address(p.in_place_compensation, (tile, ld, rows, cols, row_compensation, a.compensation + 4 * col0))
 
 
 @inner
@@ -426,15 +355,12 @@ def whole_block(p, s, a, i, j, space, kept):
     batch item.
     """
     row0, col0 = i * p.mc, j * p.nc
-    rows, cols = min(p.mc, p.m - row0), min(p.nc, p.n - col0)
-    if p.depth_blocks == 1 and p.on_the_fly_at == 0 and p.stream == 0:
+    rows, cols = smaller(p.mc, p.m - row0), smaller(p.nc, p.n - col0)
+    if p.deep_block == 0:
         _block(p, s, a, row0, rows, col0, cols, space, kept)
     else:
         sums, tile = space + p.row_sums_at, space + p.tile_at
-        if p.in_place != 0:
-            _block_in_place(p, s, a, row0, rows, col0, cols, space, sums, tile)
-        else:
-            _deep_block(p, s, a, row0, rows, col0, cols, _NONE, space, sums, tile)
+        _deep_sums(p, s, a, row0, rows, col0, cols, NONE, space, sums, tile)
         ld = (cols + p.lanes - 1) // p.lanes * p.lanes
         if p.stream != 0:
             to = a.out + row0 * p.out_row_stride + 4 * col0
@@ -449,15 +375,17 @@ def _split(p, s, a, i, j, number, split, space):
     finishes the block.
     """
     row0, col0 = i * p.mc, j * p.nc
-    rows, cols = min(p.mc, p.m - row0), min(p.nc, p.n - col0)
+    rows, cols = smaller(p.mc, p.m - row0), smaller(p.nc, p.n - col0)
     first = s.scratch_of_splits + number * p.splits * p.split_bytes
     sums = first + split * p.split_bytes
     ld = (cols + p.lanes - 1) // p.lanes * p.lanes
-    _deep_block(p, s, a, row0, rows, col0, cols, split, space, sums, sums + 4 * p.mc)
+    _deep_sums(p, s, a, row0, rows, col0, cols, split, space, sums, sums + 4 * p.mc)
     # the last one reads what others wrote
     if atomic_add(pointer_field(s, "splits_done"), number, 1) + 1 == p.splits:
         for other in range(1, p.splits):
-            _add(p, p.mc + rows * ld, first + other * p.split_bytes, first)  # sums, and the tile behind them
+            add_sums(
+                p, p.mc + rows * ld, first + other * p.split_bytes, first
+            )  # sums, and the tile behind them
         _finish(p, s, a, first + 4 * p.mc, ld, rows, cols, row0, col0, first)
 
 

@@ -59,7 +59,7 @@ def kernel_record(kernel: kernels.Kernel) -> np.ndarray:
     return np.array(
         [
             (
-                *template_of(k, (False, True) if rows_in_place(k) else ()),
+                *template_of(k, (False, True) if rows_in_place(k) else (), deep=True),
                 *stages,
                 k.least_rows,
                 k.least_depth,

@@ -116,9 +116,23 @@ class LowerPart(NativeLowering):
         return True
 
 
+#: Numba's steps for what no part and no routine has: `with`, functions inside of the function or to be copied
+#: into it, loops over tuples of several types, expressions of arrays; and what only prints. They would take
+#: a fifth of Numba's time, to find nothing.
+_NOT_NEEDED = {
+    "WithLifting", "InlineClosureLikes", "MakeFunctionToJitFunction", "InlineInlinables", "FindLiterallyCalls",
+    "LiteralUnroll", "LiteralPropagationSubPipelinePass", "InlineOverloads", "NopythonRewrites", "AnnotateTypes",
+    "DumpParforDiagnostics",
+}  # fmt: skip
+
+
 def _steps(state: Any, last: type[NativeLowering]) -> list[Any]:
     steps = DefaultPassBuilder.define_nopython_pipeline(state)
-    steps.passes = [(last if one is NativeLowering else one, why) for one, why in steps.passes]
+    steps.passes = [
+        (last if one is NativeLowering else one, why)
+        for one, why in steps.passes
+        if one.__name__ not in _NOT_NEEDED
+    ]
     steps.finalize()
     return [steps]
 

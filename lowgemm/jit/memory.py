@@ -111,6 +111,16 @@ def round_even(typingctx, value):
 
 
 @intrinsic
+def smaller(typingctx, a, b):
+    """The smaller of two int64. Numba's `min` is a function of its own to compile."""
+
+    def codegen(context, builder, signature, values):
+        return builder.select(builder.icmp_signed("<", values[0], values[1]), *values)
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
 def offset(typingctx, base, count):
     """Pointer `count` bytes after `base`."""
 
@@ -268,6 +278,16 @@ def load_field(typingctx, record, field):
 
 
 # ---- records ----------------------------------------------------------------------------------------------
+@intrinsic
+def record_address(typingctx, record):
+    """Address of a record as an integer, to hand on to `call_address`."""
+
+    def codegen(context, builder, signature, values):
+        return builder.ptrtoint(values[0], _i64)
+
+    return types.int64(record), codegen
+
+
 def record_at(dtype: np.dtype) -> Any:
     """Make ``at(pointer)``: the record of a structured dtype that a pointer points to."""
 

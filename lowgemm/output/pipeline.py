@@ -69,9 +69,13 @@ class CompiledPipeline(NotCopied):
         """Numbers of the steps that may fail: functions of the user's."""
         return [i for i, step in enumerate(self.steps) if step.may_fail is not None]
 
-    def addresses(self) -> list[int]:
-        """Flat list of routine address, parameter address, ..., as `engine/tiles.py` reads it."""
-        return [n for step in self.steps for n in (step.routine.address, step.record.ctypes.data)]
+    def addresses(self, called: bool = True) -> list[int]:
+        """Flat list of routine address, parameter address, ..., as `engine/tiles.py` reads it; where no
+        routine is ever `called`, none is compiled and its address is 0.
+        """
+        return [
+            n for step in self.steps for n in (step.routine.address if called else 0, step.record.ctypes.data)
+        ]
 
     def watched(self, numbers: np.ndarray, at: int) -> tuple[np.ndarray, list[Watch]]:
         """`numbers`, which hold the addresses from `at` on, for one call that shares no noted failures with
