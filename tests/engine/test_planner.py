@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowgemm import kernels
+from lowgemm.engine import planner
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.records import PLAN, plan_of
 from lowgemm.in_numba import planning
@@ -48,6 +49,11 @@ def test_compiled_code_plans_as_python_does(name):
             contents = [(ctypes.c_int64 * 3).from_address(int(at)) for at in (address, other)]
             assert list(contents[0]) == list(contents[1]) == [-(2**31), 2**31 - 1, add]
         compiled.stage[: compiled.stages, 1] = plan.p.stage[: compiled.stages, 1]
+        # where the kernel stores every panel, Python compiles no routine that nobody would call
+        if plan.p.direct and n % plan.runs.lanes == 0 and not plan.p.deep_block:
+            assert plan.p.stage[: compiled.stages, 0].tolist() == [0] * compiled.stages
+            compiled.stage[: compiled.stages, 0] = 0
+        assert bool(compiled.deep_block) == planner.has_deep_blocks(compiled)
         # the record may be older than a template that was made anew meanwhile, which has zeros of its own
         compiled.no_compensation = plan.p.no_compensation
         assert compiled.tobytes() == plan.p.tobytes(), [

@@ -29,6 +29,7 @@ from lowgemm.engine import (
     planner,
     sums,
 )
+from lowgemm.engine.deep_block import deep_block
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.records import PLAN
 from lowgemm.jit import caches, team
@@ -161,6 +162,7 @@ def callers() -> dict[str, list]:
         make()
     return {
         "lowgemm/engine/tiles.py": [drivers.single, drivers.work],
+        "lowgemm/engine/deep_block.py": [deep_block],
         "lowgemm/engine/drivers.py": [drivers.alone, drivers.in_region],
         "lowgemm/jit/team.py": [team.run, team._helper],
         "lowgemm/engine/entry.py": [k for k in entry._kept if isinstance(k, Routine)],
@@ -315,7 +317,8 @@ PRODUCT = """
 void single(void *p, int64_t lhs, int64_t rhs, int64_t sums, int64_t out, int64_t space,
             int64_t lhs_zero, int64_t rhs_zero, int64_t lhs_zeros, int64_t rhs_zeros);
 void microkernel(void); void pack_lhs(void); void pack_rhs(void);
-void col_compensation(void); void row_compensation(void); void store32(void);
+void col_compensation(void); void row_compensation(void); void deep_block(void);
+void store32(void);
 static void *get(FILE *f, int64_t n) {
     void *p = aligned_alloc(64, (n + 127) / 64 * 64);
     if (fread(p, 1, n, f) != (size_t)n) exit(3);
@@ -330,6 +333,7 @@ int main(int argc, char **argv) {
     p[KERNEL] = (int64_t)microkernel, p[PACK_LHS] = (int64_t)pack_lhs, p[PACK_RHS] = (int64_t)pack_rhs;
     p[COL_COMPENSATION_ROUTINE] = (int64_t)col_compensation;
     p[ROW_COMPENSATION_ROUTINE] = (int64_t)row_compensation;
+    p[DEEP_BLOCK] = p[DEEP_BLOCK] ? (int64_t)deep_block : 0;
     p[NO_COMPENSATION] = (int64_t)calloc(1 << 16, 1);
     p[STAGE] = (int64_t)store32, p[STAGE + 1] = (int64_t)params;
     void *space = aligned_alloc(64, h[4] + 4096);
@@ -360,7 +364,7 @@ def test_product_on_aarch64(tmp_path, monkeypatch, shape):
         "single": drivers.single, "microkernel": kernels.microkernel(kernel),
         "pack_lhs": packing.pack_routine(kernel, "lhs"), "pack_rhs": packing.pack_routine(kernel, "rhs"),
         "col_compensation": compensation.col_compensation, "row_compensation": compensation.row_compensation,
-        "store32": store32,
+        "store32": store32, "deep_block": deep_block,
     }  # fmt: skip
     names = (
         "kernel",
@@ -368,6 +372,7 @@ def test_product_on_aarch64(tmp_path, monkeypatch, shape):
         "pack_rhs",
         "col_compensation_routine",
         "row_compensation_routine",
+        "deep_block",
         "no_compensation",
         "stage",
     )
