@@ -4,6 +4,7 @@ lists that are no array, tables, objects. The call works, or its exception names
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import io
@@ -64,6 +65,9 @@ GIVEN_BY_THE_PACKAGE = re.compile(
     )$""",
     re.VERBOSE,
 )
+
+#: Packages that parts of lowgemm need.
+EXTRAS = {"dask": "lowgemm.dask", "onnx": "lowgemm.onnx_run"}
 
 X8, W8 = np.arange(6, dtype=np.uint8).reshape(2, 3), np.arange(12, dtype=np.int8).reshape(3, 4)
 SUMS = np.arange(8, dtype=np.int32).reshape(2, 4)
@@ -217,6 +221,16 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "lowgemm.compat.onnx.quantize_linear": lambda: {"x": FLOATS, "y_scale": np.float32(1)},
     "lowgemm.compat.onnx.dequantize_linear": lambda: {"x": W8, "x_scale": np.float32(1)},
     "lowgemm.compat.onnx.dynamic_quantize_linear": lambda: {"x": FLOATS},
+    "lowgemm.onnx_run.PackedFilters": lambda: {"w": FILTERS.transpose(3, 2, 0, 1)},
+    "lowgemm.onnx_run.conv_integer": lambda: {"x": IMAGE.transpose(0, 3, 1, 2), "w": FILTERS.transpose(3, 2, 0, 1)},
+    "lowgemm.onnx_run.qlinear_conv": lambda: {
+        "x": IMAGE.transpose(0, 3, 1, 2), "x_scale": np.float32(1), "x_zero_point": np.uint8(3),
+        "w": FILTERS.transpose(3, 2, 0, 1), "w_scale": np.float32(1), "w_zero_point": np.int8(0), "y_scale": np.float32(1),
+        "y_zero_point": np.uint8(3),
+    },
+    "lowgemm.onnx_run.Model": lambda: {"source": model_bytes()},
+    "lowgemm.onnx_run.Model.run": lambda: {"self": model(), "input_feed": {"x": X8}},
+    "lowgemm.onnx_run.Model.timed": lambda: {"self": model(), "input_feed": {"x": X8}},
 }  # fmt: skip
 for name in ("exp_on_interval_between_negative_one_quarter_and_0_excl",
              "one_minus_x_over_one_plus_x_for_x_in_0_1", "one_over_one_plus_x_for_x_in_0_1"):  # fmt: skip
@@ -237,6 +251,27 @@ def saved() -> io.BytesIO:
     nn.save(file, NET)
     file.seek(0)
     return file
+
+
+def model_bytes() -> bytes:
+    """An ONNX model of one product."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "w"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [2, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [2, 4])], [numpy_helper.from_array(W8, "w")],
+    )  # fmt: skip
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return made.SerializeToString()
+
+
+@functools.cache
+def model() -> Any:
+    """That model, ready to run."""
+    from lowgemm.onnx_run import Model
+
+    return Model(model_bytes())
 
 
 def adam() -> blockwise.Adam:
@@ -276,7 +311,7 @@ def why_wrong(error: Exception | None, parameter: str, is_flag: bool, junk: str)
     """What is wrong with the exception of a call whose `parameter` was junk; nothing if the call worked."""
     if error is None or isinstance(error, MemoryError):
         return ""
-    if isinstance(error, OSError) and parameter in ("file", "path"):
+    if isinstance(error, OSError) and parameter in ("file", "path", "source"):
         return ""  # no such file
     if not isinstance(error, DOCUMENTED) or not NAMED.match(str(error)):
         return "names no argument"
@@ -287,8 +322,9 @@ def why_wrong(error: Exception | None, parameter: str, is_flag: bool, junk: str)
 
 @pytest.mark.parametrize("name", CALLS)
 def test_the_message_names_the_parameter(name, capsys):
-    if name.startswith("lowgemm.dask."):
-        pytest.importorskip("dask", reason="lowgemm.dask: its extra is not installed")
+    for extra, module in EXTRAS.items():
+        if name.startswith(module):
+            pytest.importorskip(extra, reason=f"{module}: its extra is not installed")
     function = function_of(name)
     assert outcome(function, CALLS[name]()) is None
     wrong = []
@@ -303,10 +339,11 @@ def test_the_message_names_the_parameter(name, capsys):
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m != "lowgemm.onnx_run"])
+@pytest.mark.parametrize("module", MODULES)
 def test_every_public_function_is_here(module):
-    if module == "lowgemm.dask":
-        pytest.importorskip("dask", reason="lowgemm.dask: its extra is not installed")
+    for extra, needs in EXTRAS.items():
+        if module == needs:
+            pytest.importorskip(extra, reason=f"{module}: its extra is not installed")
     for name, function in public(module):
         parameters = [p for p in inspect.signature(function).parameters if p != "self"]
         assert name in CALLS or not parameters or GIVEN_BY_THE_PACKAGE.match(name), name

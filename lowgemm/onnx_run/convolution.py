@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from lowgemm.checks.arguments import as_operand
 from lowgemm.checks.onnx import result_zero_point, scale_argument, zero_point_argument
-from lowgemm.checks.values import as_array
+from lowgemm.checks.values import as_array, choice, integer
 from lowgemm.conv import Prepared, pack_filters
 from lowgemm.engine.parts import PASS
 from lowgemm.jit.addresses import NotCopied
@@ -28,6 +28,7 @@ from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.geometry import Geometry, check_filters, geometry
 from lowgemm.onnx_run.pipelines import pipeline
 from lowgemm.onnx_run.tape import Recorder
+from lowgemm.output.stages.requantize import ROUNDINGS
 from lowgemm.requantize import requantize
 
 #: Shapes of images whose plans a convolution keeps.
@@ -139,7 +140,7 @@ class Convolution(NotCopied):
         result: Any = np.int32,
         num_threads: int | None = None,
     ) -> None:
-        group = 1 if attributes.get("group") is None else attributes["group"]
+        group = 1 if attributes.get("group") is None else integer(attributes["group"], "group", 1)
         if filters.group != group:
             raise ValueError(f"w: expected filters packed for {group} groups, got {filters.group}")
         self.filters, self.dtype, self.attributes = filters, np.dtype(dtype), attributes
@@ -377,6 +378,7 @@ def quantized_convolution(
     """What `qlinear_conv` runs, for many images; scales and zero points are of the images, the filters and
     the result.
     """
+    rounding = choice(rounding, "rounding", ROUNDINGS)
     count = filters.shape[0]
     zero, result = result_zero_point(zero_points[2])
     names = (("x_scale", 1), ("w_scale", count), ("y_scale", 1))

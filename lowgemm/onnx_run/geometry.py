@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lowgemm.checks.values import integer
+from lowgemm.checks.values import choice, integer
 
 AUTO_PADS = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
 
@@ -35,9 +35,14 @@ class Geometry:
 
 
 def _per_axis(value: Any, name: str, axes: int, default: int, low: int) -> tuple[int, ...]:
+    """One integer for each axis."""
     if value is None:
         return (default,) * axes
-    found = tuple(integer(v, name, low) for v in value)
+    try:
+        values = list(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected {axes} integers or None, got {type(value).__name__}") from None
+    found = tuple(integer(v, name, low) for v in values)
     if len(found) != axes:
         raise ValueError(f"{name}: expected {axes} values, got {len(found)}")
     return found
@@ -100,14 +105,13 @@ def geometry(
     if x_shape[1] != w_shape[1] * group:
         raise ValueError(f"w: expected {x_shape[1]} / {group} channels, got shape {w_shape}")
     size, kernel = tuple(x_shape[2:]), tuple(w_shape[2:])
-    if kernel_shape is not None and tuple(kernel_shape) != kernel:
-        raise ValueError(f"kernel_shape: expected {kernel} as in w, got {tuple(kernel_shape)}")
+    stated = kernel if kernel_shape is None else _per_axis(kernel_shape, "kernel_shape", axes, 1, 1)
+    if stated != kernel:
+        raise ValueError(f"kernel_shape: expected {kernel} as in w, got {stated}")
     strides = _per_axis(strides, "strides", axes, 1, 1)
     dilations = _per_axis(dilations, "dilations", axes, 1, 1)
     reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
-    auto_pad = "NOTSET" if auto_pad is None else auto_pad
-    if auto_pad not in AUTO_PADS:
-        raise ValueError(f"auto_pad: expected {', '.join(AUTO_PADS)}, got {auto_pad!r}")
+    auto_pad = "NOTSET" if auto_pad is None else choice(auto_pad, "auto_pad", AUTO_PADS)
     if auto_pad == "NOTSET":
         both = _per_axis(pads, "pads", 2 * axes, 0, 0)
         begin, end = both[:axes], both[axes:]
@@ -121,6 +125,6 @@ def geometry(
         begin, end = (small, large) if auto_pad == "SAME_UPPER" else (large, small)
     padded = tuple(n + b + e for n, b, e in zip(size, begin, end, strict=True))
     if any(p < r for p, r in zip(padded, reach, strict=True)):
-        raise ValueError(f"w: expected kernels within the padded input {padded}, got windows of {reach}")
+        raise ValueError(f"w, dilations: expected windows within the padded input {padded}, got {reach}")
     out = tuple((p - r) // s + 1 for p, r, s in zip(padded, reach, strides, strict=True))
     return Geometry(size, kernel, strides, dilations, begin, end, out, group)

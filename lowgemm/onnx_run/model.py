@@ -75,7 +75,7 @@ def _load(source: Any) -> Any:
         model.CopyFrom(source)
         return model
     if not isinstance(source, (str, os.PathLike, bytes)):
-        raise TypeError(f"model: expected a path, bytes or a ModelProto, got {type(source).__name__}")
+        raise TypeError(f"source: expected a path, bytes or a ModelProto, got {type(source).__name__}")
     from google.protobuf.message import DecodeError
 
     try:
@@ -83,14 +83,14 @@ def _load(source: Any) -> Any:
             onnx.load_model_from_string(source) if isinstance(source, bytes) else onnx.load(os.fspath(source))
         )
     except DecodeError as error:
-        raise ValueError(f"model: expected an ONNX model ({error})") from None
+        raise ValueError(f"source: expected an ONNX model ({error})") from None
     except (onnx.checker.ValidationError, FileNotFoundError) as error:
         if isinstance(error, FileNotFoundError) and error.filename == os.fspath(source):
             raise
         text = str(error).split("\n")[0]
-        raise OSError(f"model: a file of its external data is missing: {text}") from None
+        raise OSError(f"source: a file of its external data is missing: {text}") from None
     if not model.graph.node:
-        raise ValueError("model: expected an ONNX model with operators")
+        raise ValueError("source: expected an ONNX model with operators")
     return model
 
 
@@ -421,6 +421,10 @@ class Model:
         """
         old = isinstance(output_names, Mapping) or feeds is not None or outputs is not None
         if isinstance(output_names, Mapping):
+            if isinstance(input_feed, Mapping):
+                raise TypeError(
+                    "output_names, input_feed: expected names and one dict of inputs, got two dicts"
+                )
             output_names, input_feed = input_feed, output_names
         fed = self._feeds(_either(input_feed, feeds, "feeds"), "feeds" if old else "input_feed")
         names = self._names(_either(output_names, outputs, "outputs"), "outputs" if old else "output_names")

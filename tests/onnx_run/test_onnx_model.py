@@ -134,7 +134,7 @@ def test_operand_errors_keep_their_message():
     with pytest.raises(ValueError, match=r"^outputs: "):
         model.run({"x": np.zeros((2, 4), np.uint8)}, ["none"])
     for bad in (3, None, b"junk"):
-        with pytest.raises((TypeError, ValueError), match=r"^model: expected"):
+        with pytest.raises((TypeError, ValueError), match=r"^source: expected"):
             Model(bad)
     with pytest.raises(ValueError, match=r"^rounding: "):
         Model(product(), rounding="up")
@@ -170,7 +170,7 @@ def test_both_orders_of_run():
         (lambda: model.run([0], feed), TypeError, "output_names: expected a list of names"),
         (lambda: model.run(3, feed), TypeError, "output_names: expected a list of names"),
         (lambda: model.run(["n"], feed), ValueError, "output_names: expected names of outputs, got n"),
-        (lambda: model.run(feed, feed), ValueError, "outputs: expected names of outputs, got x"),
+        (lambda: model.run(feed, feed), TypeError, "output_names, input_feed: expected names and one dict"),
         (lambda: model.run(feed, feeds=feed), TypeError, "feeds: given twice"),
         (lambda: model.run(["y"], feed, outputs=["y"]), TypeError, "outputs: given twice"),
     ):
