@@ -428,8 +428,10 @@ def dequantize_linear(
 
 
 def _range(x: np.ndarray) -> tuple[np.float32, np.float32]:
-    """Largest and smallest value, 0 included."""
-    if x.size and not numba.config.DISABLE_JIT:
+    """Largest and smallest value, 0 included and NaN left out; NaN if there is nothing else."""
+    if not x.size:
+        raise ValueError("x: expected at least one value")
+    if not numba.config.DISABLE_JIT:
         if passes.empty_like(x, np.float32) is None:
             x = np.ascontiguousarray(x)
         keys = np.empty(2, np.int32)
@@ -438,9 +440,19 @@ def _range(x: np.ndarray) -> tuple[np.float32, np.float32]:
         low, high = keys.view(np.float32)
         if np.isfinite(low) and np.isfinite(high):
             return high, low
-    if x.size == 0 or not np.isfinite(x).all():
-        raise ValueError("x: expected at least one value, all finite")
-    return max(np.float32(0), x.max()), min(np.float32(0), x.min())
+    numbers = x[~np.isnan(x)]
+    if not numbers.size:
+        return np.float32(np.nan), np.float32(np.nan)
+    return max(np.float32(0), numbers.max()), min(np.float32(0), numbers.min())
+
+
+def _without_end(
+    x: np.ndarray, high: np.float32, low: np.float32
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """DynamicQuantizeLinear of a range that is infinite, or none: steps of infinity, or NaN."""
+    zero = np.uint8(0 if low > -np.inf else 255)
+    y = np.where(np.isfinite(x), zero, np.uint8(0))
+    return y, np.array(high - low if np.isnan(low) else np.inf, np.float32), np.array(zero)
 
 
 def dynamic_quantize_linear(x: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -459,11 +471,15 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.nd
     Raises
     ------
     TypeError, ValueError
-        If `x` is not float32, empty, or not finite.
+        If `x` is not float32, or empty.
 
     Notes
     -----
     Zeros alone have the scale 1, as in onnxruntime; the onnx package gives 1 / 255. The values are the same.
+
+    With an infinity among them, the scale is infinite. The zero point is 255 if minus infinity is there, else 0. Finite
+    numbers become the zero point, infinities 0. NaN is left out of the range and becomes 0. NaN alone has the scale NaN
+    and the zero point 255. ONNX defines none of this; onnxruntime does so on x86.
 
     Examples
     --------
@@ -476,6 +492,8 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.nd
     if x.dtype != np.float32:
         raise TypeError(f"x: expected float32, got {x.dtype}")
     high, low = _range(x)
+    if not (np.isfinite(high) and np.isfinite(low)):
+        return _without_end(x, high, low)
     with np.errstate(over="ignore"):
         scale = np.float32((high - low) / np.float32(255)) if high != low else np.float32(1)
     if (
