@@ -429,9 +429,7 @@ def dequantize_linear(
 
 def _range(x: np.ndarray) -> tuple[np.float32, np.float32]:
     """Largest and smallest value, 0 included and NaN left out; NaN if there is nothing else."""
-    if not x.size:
-        raise ValueError("x: expected at least one value")
-    if not numba.config.DISABLE_JIT:
+    if x.size and not numba.config.DISABLE_JIT:
         if passes.empty_like(x, np.float32) is None:
             x = np.ascontiguousarray(x)
         keys = np.empty(2, np.int32)
@@ -441,9 +439,9 @@ def _range(x: np.ndarray) -> tuple[np.float32, np.float32]:
         if np.isfinite(low) and np.isfinite(high):
             return high, low
     numbers = x[~np.isnan(x)]
-    if not numbers.size:
+    if x.size and not numbers.size:
         return np.float32(np.nan), np.float32(np.nan)
-    return max(np.float32(0), numbers.max()), min(np.float32(0), numbers.min())
+    return numbers.max(initial=0), numbers.min(initial=0)
 
 
 def _without_end(
@@ -461,7 +459,7 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.nd
     Parameters
     ----------
     x : array_like of float32
-        Values, not empty.
+        Values.
 
     Returns
     -------
@@ -470,12 +468,13 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.nd
 
     Raises
     ------
-    TypeError, ValueError
-        If `x` is not float32, or empty.
+    TypeError
+        If `x` is not float32.
 
     Notes
     -----
-    Zeros alone have the scale 1, as in onnxruntime; the onnx package gives 1 / 255. The values are the same.
+    Zeros alone, or nothing, have the scale 1, as in onnxruntime; the onnx package gives 1 / 255 for zeros. The values
+    are the same.
 
     With an infinity among them, the scale is infinite. The zero point is 255 if minus infinity is there, else 0. Finite
     numbers become the zero point, infinities 0. NaN is left out of the range and becomes 0. NaN alone has the scale NaN
@@ -502,7 +501,7 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.nd
         scale = np.float32(max((float(high) - float(low)) / 255, _SMALLEST))
     zero = np.uint8(np.rint(min(max(np.float32(0) - low / scale, np.float32(0)), np.float32(255))))
     result = np.array(scale), np.array(zero)
-    y = None if numba.config.DISABLE_JIT else passes.empty_like(x, np.uint8)
+    y = None if numba.config.DISABLE_JIT or not x.size else passes.empty_like(x, np.uint8)
     if y is None:
         return quantize_linear(x, scale, zero), *result
     held = np.array([scale]), np.array([zero], np.int32)

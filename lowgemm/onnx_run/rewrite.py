@@ -63,9 +63,7 @@ class Coded(NamedTuple):
 def _alike(*tensors: Coded) -> bool:
     """Whether all are bytes of one type with one positive scale each."""
     return len({t.zero.dtype for t in tensors}) == 1 and all(
-        t.zero.dtype in _BYTES
-        and t.scale.size == t.zero.size == 1
-        and float(t.scale.reshape(())) > 0
+        t.zero.dtype in _BYTES and t.scale.size == t.zero.size == 1 and float(t.scale.reshape(())) > 0
         for t in tensors
     )
 

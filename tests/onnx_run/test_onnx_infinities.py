@@ -28,7 +28,8 @@ def _needs():
 def compared(nodes, feeds, constants, outputs):
     """Ours is onnxruntime's, fused or not, without a warning."""
     infos = [
-        h.make_tensor_value_info(n, h.np_dtype_to_tensor_dtype(v.dtype), [None] * v.ndim) for n, v in feeds.items()
+        h.make_tensor_value_info(n, h.np_dtype_to_tensor_dtype(v.dtype), [None] * v.ndim)
+        for n, v in feeds.items()
     ]
     graph = h.make_graph(
         nodes, "g", infos, [onnx.ValueInfoProto(name=o) for o in outputs],
@@ -83,7 +84,12 @@ def test_products(dtype, x_scale, y_scale):
 @pytest.mark.parametrize(("x_scale", "y_scale"), ENDLESS)
 def test_quantizers_and_what_lies_between(dtype, x_scale, y_scale):
     x, w, constants = operands(dtype)
-    constants |= {"x_scale": np.float32(x_scale), "y_scale": np.float32(y_scale), "w": w, "shape": np.array([2, -1])}
+    constants |= {
+        "x_scale": np.float32(x_scale),
+        "y_scale": np.float32(y_scale),
+        "w": w,
+        "shape": np.array([2, -1]),
+    }
     decoded = [
         h.make_node("DequantizeLinear", ["x", "x_scale", "x_zero"], ["a"]),
         h.make_node("DequantizeLinear", ["w", "w_scale", "w_zero"], ["b"]),
@@ -95,7 +101,12 @@ def test_quantizers_and_what_lies_between(dtype, x_scale, y_scale):
     ):  # fmt: skip
         compared([*decoded, h.make_node(op, list(inputs), ["c"], **more), *coded], {"x": x}, constants, ["y"])
     node = h.make_node(
-        "QLinearSoftmax", ["x", "x_scale", "x_zero", "y_scale", "y_zero"], ["y"], domain=CONTRIB, axis=-1, opset=13
+        "QLinearSoftmax",
+        ["x", "x_scale", "x_zero", "y_scale", "y_zero"],
+        ["y"],
+        domain=CONTRIB,
+        axis=-1,
+        opset=13,
     )
     compared([node], {"x": x}, constants, ["y"])
 
@@ -132,7 +143,11 @@ def test_convolutions(value):
         "w": g.integers(0, 256, (4, 3, 3, 3), dtype=np.uint8), "w1": g.integers(0, 256, (5, 4, 1, 1), dtype=np.uint8),
         "wz": np.uint8(120), "ws": np.float32(0.02),
     }  # fmt: skip
-    nodes = [*om.dynamic_convolution("x", "w", 0), h.make_node("Relu", ["c0"], ["y0"]), *om.dynamic_convolution("y0", "w1", 1)]
+    nodes = [
+        *om.dynamic_convolution("x", "w", 0),
+        h.make_node("Relu", ["c0"], ["y0"]),
+        *om.dynamic_convolution("y0", "w1", 1),
+    ]
     x = g.standard_normal((2, 3, 8, 8)).astype(np.float32)
     x[0, 0, 0, 0] = value
     compared(nodes[:5], {"x": x}, constants, ["c0", "q0", "s0", "z0"])
