@@ -2,8 +2,8 @@
 `forced_target.py`.
 
 One rule: a NaN is refused, since no integer stands for it. Infinity saturates where the scale is given, and
-is refused where the scale comes from the data. ONNX's QuantizeLinear alone takes a NaN, and gives
-onnxruntime's number for it, the smallest.
+is refused where the scale comes from the data. ONNX's quantizers alone take a NaN, and give onnxruntime's
+number for it, the smallest; its DynamicQuantizeLinear takes infinities too, and has infinite steps then.
 """
 
 from __future__ import annotations
@@ -78,7 +78,6 @@ def scale_from_data(size: int) -> dict[str, Any]:
         "dynamic_linear, later row": lambda x: nn.dynamic_linear(
             np.stack([np.zeros_like(x), x]), packed, 1.0
         ),
-        "dynamic_quantize_linear": ox.dynamic_quantize_linear,
         "quantize_blockwise": lambda x: quantize_blockwise(x, blocksize=64),
         "quantize_blockwise nf4": lambda x: quantize_blockwise(x, "nf4", blocksize=64),
         "quantize_blockwise nested": lambda x: quantize_blockwise(x, "nf4", blocksize=64, nested=True),
@@ -95,6 +94,27 @@ def scale_from_data(size: int) -> dict[str, Any]:
         found[kind.__name__] = lambda x, kind=kind: kind().observe(x)
         found[f"{kind.__name__} per channel"] = lambda x, kind=kind: kind(axis=1).observe(x[:, None])
     return found
+
+
+def endless_ranges(size: int) -> list[str]:
+    """What DynamicQuantizeLinear does otherwise than its documentation says."""
+    found = []
+    for some in ((NAN,), INFINITIES[:1], INFINITIES[1:], INFINITIES, (NAN, INFINITIES[1])):
+        for places in ((0, 1), (min(size - 1, 5), size - 2), (size - 1, size - 2)):
+            x = (np.arange(size) % 9 - 4).astype(np.float32)
+            x[list(places[: len(some)])] = some
+            y, scale, zero = ox.dynamic_quantize_linear(x)
+            numbers = x[~np.isnan(x)]
+            if np.isfinite(numbers).all():
+                expected = ox.dynamic_quantize_linear(numbers)
+                right = np.array_equal(y[~np.isnan(x)], expected[0]) and (scale, zero) == expected[1:]
+            else:
+                right = scale == np.inf and zero == (255 if numbers.min() == -np.inf else 0)
+                right = right and bool((y[np.isfinite(x)] == zero).all())
+            if not right or y[~np.isfinite(x)].any():
+                found.append(f"dynamic_quantize_linear {size}: {some} at {places}")
+    y, scale, zero = ox.dynamic_quantize_linear(np.full(size, NAN))
+    return found if np.isnan(scale) and zero == 255 and not y.any() else [*found, f"NaN alone {size}"]
 
 
 def placed(size: int, value: np.float32) -> list[np.ndarray]:
@@ -120,6 +140,7 @@ def wrong() -> list[str]:
     """What does not keep to the rule."""
     found = []
     for size in SIZES:
+        found += endless_ranges(size)
         for name, (function, low, high) in given_scale(size).items():
             ends = list(zip(INFINITIES, (high, low), strict=True))
             if name.startswith("quantize_linear"):

@@ -61,6 +61,8 @@ def test_quantizers_of_nothing(m, k):
         m,
         k,
     )
+    y, scale, zero = ox.dynamic_quantize_linear(x)
+    assert y.shape == (m, k) and y.dtype == zero.dtype == np.uint8 and (scale, zero) == (1, 0)
     for nested in (False, True):
         q = bw.quantize_blockwise(x, "nf4", nested=nested)
         assert bw.dequantize_blockwise(q).shape == (m, k)
@@ -75,7 +77,6 @@ def test_quantizers_of_nothing(m, k):
                 kind(axis=axis).observe(x).qparams()
     for name, function in (
         ("x", lambda: lq.sqnr(x, P)),
-        ("x", lambda: ox.dynamic_quantize_linear(x)),
         ("tensors", lambda: lq.range_report({"a": x})),
         ("expected", lambda: lq.correct_bias_from_outputs(None, x, x)),
     ):

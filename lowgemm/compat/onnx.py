@@ -428,7 +428,7 @@ def dequantize_linear(
 
 
 def _range(x: np.ndarray) -> tuple[np.float32, np.float32]:
-    """Largest and smallest value, 0 included."""
+    """Largest and smallest value, 0 included and NaN left out; NaN if there is nothing else."""
     if x.size and not numba.config.DISABLE_JIT:
         if passes.empty_like(x, np.float32) is None:
             x = np.ascontiguousarray(x)
@@ -438,9 +438,19 @@ def _range(x: np.ndarray) -> tuple[np.float32, np.float32]:
         low, high = keys.view(np.float32)
         if np.isfinite(low) and np.isfinite(high):
             return high, low
-    if x.size == 0 or not np.isfinite(x).all():
-        raise ValueError("x: expected at least one value, all finite")
-    return max(np.float32(0), x.max()), min(np.float32(0), x.min())
+    numbers = x[~np.isnan(x)]
+    if x.size and not numbers.size:
+        return np.float32(np.nan), np.float32(np.nan)
+    return numbers.max(initial=0), numbers.min(initial=0)
+
+
+def _without_end(
+    x: np.ndarray, high: np.float32, low: np.float32
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """DynamicQuantizeLinear of a range that is infinite, or none: steps of infinity, or NaN."""
+    zero = np.uint8(0 if low > -np.inf else 255)
+    y = np.where(np.isfinite(x), zero, np.uint8(0))
+    return y, np.array(high - low if np.isnan(low) else np.inf, np.float32), np.array(zero)
 
 
 def dynamic_quantize_linear(x: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -449,7 +459,7 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.nd
     Parameters
     ----------
     x : array_like of float32
-        Values, not empty.
+        Values.
 
     Returns
     -------
@@ -458,12 +468,17 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.nd
 
     Raises
     ------
-    TypeError, ValueError
-        If `x` is not float32, empty, or not finite.
+    TypeError
+        If `x` is not float32.
 
     Notes
     -----
-    Zeros alone have the scale 1, as in onnxruntime; the onnx package gives 1 / 255. The values are the same.
+    Zeros alone, or nothing, have the scale 1, as in onnxruntime; the onnx package gives 1 / 255 for zeros. The values
+    are the same.
+
+    With an infinity among them, the scale is infinite. The zero point is 255 if minus infinity is there, else 0. Finite
+    numbers become the zero point, infinities 0. NaN is left out of the range and becomes 0. NaN alone has the scale NaN
+    and the zero point 255. ONNX defines none of this; onnxruntime does so on x86.
 
     Examples
     --------
@@ -476,6 +491,8 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.nd
     if x.dtype != np.float32:
         raise TypeError(f"x: expected float32, got {x.dtype}")
     high, low = _range(x)
+    if not (np.isfinite(high) and np.isfinite(low)):
+        return _without_end(x, high, low)
     with np.errstate(over="ignore"):
         scale = np.float32((high - low) / np.float32(255)) if high != low else np.float32(1)
     if (
@@ -484,7 +501,7 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.nd
         scale = np.float32(max((float(high) - float(low)) / 255, _SMALLEST))
     zero = np.uint8(np.rint(min(max(np.float32(0) - low / scale, np.float32(0)), np.float32(255))))
     result = np.array(scale), np.array(zero)
-    y = None if numba.config.DISABLE_JIT else passes.empty_like(x, np.uint8)
+    y = None if numba.config.DISABLE_JIT or not x.size else passes.empty_like(x, np.uint8)
     if y is None:
         return quantize_linear(x, scale, zero), *result
     held = np.array([scale]), np.array([zero], np.int32)

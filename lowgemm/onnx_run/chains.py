@@ -472,9 +472,9 @@ class Chain(NotCopied):
         if len(plan.registers) > REGISTERS or not plan.finish(self):
             return None
         made = {to: i for i, (_, to, *_) in enumerate(self.instructions)}
-        spare = [n for n in self.group.spent if shapes.get(n) == shape and n not in plan.turned]
+        spare = [n for n in self.group.spent if shapes.get(n) == shape]
         for output in plan.outputs:
-            # an input's memory, if nothing reads the input after the output is made
+            # an input's memory, or its copy's with the channels last, if nothing reads the input after the output is made
             found = next((n for n in spare if read[n] <= made[output]), None)
             if found is not None:
                 plan.reused[output] = self.inputs.index(found)

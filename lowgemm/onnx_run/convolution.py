@@ -71,7 +71,8 @@ class PackedFilters:
     shape, dtype, group
         Of `w`.
     outer, slices : list
-        Offsets along all spatial axes but the last three, and the packed filters of each.
+        Offsets along all spatial axes but the last three, and the packed filters of each; none without filters or
+        channels, which have no elements.
 
     Raises
     ------
@@ -82,13 +83,11 @@ class PackedFilters:
     def __init__(self, w: ArrayLike, group: int = 1) -> None:
         w = as_operand(w, "w")
         group = check_filters(w.shape, group)
-        if not w.shape[1]:
-            raise ValueError(f"w: expected filters with elements, got shape {w.shape}")
         self.shape, self.dtype, self.group = w.shape, w.dtype, group
         self.outer = list(itertools.product(*map(range, w.shape[2:-INNER])))
         self.slices = [
             pack_filters(w[(slice(None), slice(None), *at)], group, channels="first")
-            for at in (self.outer if w.shape[0] else [])
+            for at in (self.outer if w.size else [])
         ]
 
     @property
@@ -99,7 +98,7 @@ class PackedFilters:
     def to_array(self) -> np.ndarray:
         """The filters, in the order of `shape`."""
         w = np.empty(self.shape, self.dtype)
-        for at, part in zip(self.outer, self.slices, strict=bool(self.shape[0])):
+        for at, part in zip(self.outer, self.slices, strict=bool(self.slices)):
             plain = part.to_array()
             w[(slice(None), slice(None), *at)] = plain.transpose(
                 plain.ndim - 1, plain.ndim - 2, *range(plain.ndim - 2)
@@ -198,6 +197,19 @@ class Convolution(NotCopied):
         recorder.run(convolve, args, 1)
         return y.transpose((0, y.ndim - 1, *range(1, y.ndim - 1)))
 
+    def _of_nothing(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The result, its channels last, of no channels, or a result without elements: sums of 0."""
+        y = np.empty(shape, self.result)
+        if y.size and self._stages:
+            requantize(
+                np.zeros((y.size // shape[-1], shape[-1]), np.int32),
+                self._stages,
+                out=y.reshape(-1, shape[-1]),
+            )
+        elif y.size:
+            y[...] = 0
+        return y.transpose((0, y.ndim - 1, *range(1, y.ndim - 1)))
+
     def run(self, x: np.ndarray, input_zero: int | None = None) -> np.ndarray:
         """Convolve images, shape (images, channels, ...); the result has its channels last in memory.
 
@@ -207,7 +219,7 @@ class Convolution(NotCopied):
         g, made = self._plan(x.shape)
         images = x.transpose((0, *range(2, x.ndim), 1))
         if made is None:
-            return np.empty((x.shape[0], filters.shape[0], *g.out), self.result)
+            return self._of_nothing((x.shape[0], *g.out, filters.shape[0]))
         outer = max(0, len(g.size) - INNER)
         if not outer:
             return made[0].run(images, first=True, image_zero=input_zero)

@@ -249,7 +249,7 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
         x, lengths, h, c, peepholes = inputs[0], *[*inputs[4:8], *[None] * 4][:4]
         if lengths is not None or peepholes is not None or x.dtype != np.float32 or x.ndim != 3 or not x.size:
             return NotImplemented
-        if later(inputs):
+        if later(inputs) or not all(v is None or np.isfinite(v).all() for v in (h, c)):
             return NotImplemented
         coded = dynamic.quantized(np.ascontiguousarray(x), False, None, state.num_threads)
         if coded is NotImplemented:

@@ -261,7 +261,7 @@ class Model:
             raise TypeError(f"fuse: expected a bool, got {type(fuse).__name__}")
         self._engine, self._fuse, self._timing = float_nodes, bool(fuse), False
         self.state = State(rounding, as_num_threads(num_threads))
-        with _named_errors("model"):
+        with _named_errors("model"), np.errstate(all="ignore"):  # scales may be infinite
             self._prepare(_load(source), fuse)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -81,9 +81,30 @@ def scaled_product(
         return pipeline(scale, code, dtype, state.rounding, axis, column)
 
     points = ox.zero_points(a, right, *zero_points[:2])
+    if _endless(*scales):
+        sums = gemm(a, right, num_threads=state.num_threads, **points)
+        scale = np.float32(factor) * scales[0].reshape(()) * scales[1]
+        return _without_end(sums if bias is None else sums + bias, scale, scales[2], code, dtype)
     return ox.scaled_product(
         a, right, scales, points, make, factor=factor, start=start, num_threads=state.num_threads
     )
+
+
+def _without_end(
+    sums: np.ndarray, scale: np.ndarray, y_scale: np.ndarray | None, code: int, dtype: Any
+) -> np.ndarray:
+    """Sums scaled where a scale is infinite or NaN: float32 arithmetic as IEEE 754 has it; NaN is the smallest byte."""
+    y = sums.astype(np.float32) * (scale if y_scale is None else scale / y_scale.reshape(()))
+    if dtype is None:
+        return y
+    info = np.iinfo(dtype)
+    low, high = np.float32(info.min - code), np.float32(info.max - code)
+    return (np.rint(np.fmin(np.fmax(y, low), high)) + np.float32(code)).astype(dtype)
+
+
+def _endless(*scales: Any) -> bool:
+    """Whether one of some scales is infinite or NaN, and the first is one number."""
+    return not all(np.isfinite(s).all() for s in scales if s is not None) and scales[0].size == 1
 
 
 def qlinear_matmul(
@@ -144,6 +165,12 @@ def qlinear_conv(
     **attributes: Any,
 ) -> np.ndarray:
     """QLinearConv."""
+    if _endless(x_scale, w_scale, y_scale):
+        sums = conv_integer(state, x, w, x_zero_point, w_zero_point, **attributes)
+        around = (-1, *(1,) * (sums.ndim - 2))
+        scale = x_scale.reshape(()) * w_scale.reshape(around)
+        sums = sums if bias is None else sums + bias.reshape(around)
+        return _without_end(sums, scale, y_scale, *result_zero_point(y_zero_point))
     filters, how = _convolution(state, x, w, attributes)
     return convolution.qlinear_conv(
         x, x_scale, x_zero_point, filters, w_scale, w_zero_point, y_scale, y_zero_point, bias,

@@ -573,6 +573,11 @@ class Program(NotCopied):
         values = self._start.copy()
         for n, value in zip(self._in, inputs, strict=True):
             values[n] = value
+        with np.errstate(all="ignore"):  # infinities and NaN go through a model as in onnxruntime
+            return self._run_all(values, timed)
+
+    def _run_all(self, values: list[Any], timed: bool) -> list[Any]:
+        """Run all steps; the values of the outputs."""
         team = threads.helpers(self.state.num_threads)
         if team is None:
             self._run(self.steps if timed else self._turns, values, timed, None)

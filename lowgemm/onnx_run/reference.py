@@ -54,5 +54,5 @@ def conv_sums(
                 for i, s, k, d in zip(p, g.strides, g.kernel, g.dilations, strict=True)
             )
             part = x[(slice(None), slice(first, first + w.shape[1]), *window)]
-            y[(slice(None), f, *p)] = (part * w[f]).reshape(x.shape[0], -1).sum(axis=1)
+            y[(slice(None), f, *p)] = (part * w[f]).sum(axis=tuple(range(1, part.ndim)))
     return y

@@ -61,11 +61,9 @@ class Coded(NamedTuple):
 
 
 def _alike(*tensors: Coded) -> bool:
-    """Whether all are bytes of one type with one scale each, positive and finite."""
+    """Whether all are bytes of one type with one positive scale each."""
     return len({t.zero.dtype for t in tensors}) == 1 and all(
-        t.zero.dtype in _BYTES
-        and t.scale.size == t.zero.size == 1
-        and 0 < float(t.scale.reshape(())) < np.inf
+        t.zero.dtype in _BYTES and t.scale.size == t.zero.size == 1 and float(t.scale.reshape(())) > 0
         for t in tensors
     )
 
@@ -155,7 +153,7 @@ class Rewriter:
             return None
         scale = self.constants.get(node.input[1])
         zero_name = node.input[2] if len(node.input) > 2 else ""
-        if scale is None or scale.dtype != np.float32 or scale.ndim > 1:
+        if scale is None or scale.dtype != np.float32 or scale.ndim > 1 or not np.isfinite(scale).all():
             return None
         if zero_name:
             zero = self.constants.get(zero_name)

@@ -10,7 +10,6 @@ import math
 import numba
 import numpy as np
 
-from lowgemm.checks.onnx import scale_argument
 from lowgemm.checks.values import integer
 from lowgemm.engine.parts import run_shared
 from lowgemm.onnx_run import passes
@@ -42,11 +41,15 @@ def qlinear_softmax(
     """
     need_bytes(x)
     axis = integer(axis, "axis", -x.ndim, x.ndim - 1) % x.ndim if x.ndim else 0
-    scale, step = float(scale_argument(x_scale, "x_scale", 1)), scale_argument(y_scale, "y_scale", 1)
-    if not (0 < scale < np.inf and 0 < step < np.inf):
+    if any(v.size != 1 or v.dtype != np.float32 for v in (x_scale, y_scale)):
+        raise ValueError("x_scale, y_scale: expected one float32 each")
+    scale, step = x_scale.item(), y_scale.reshape(())
+    if not (scale > 0 and step > 0):
         raise ValueError(f"x_scale, y_scale: expected positive numbers, got {scale} and {step}")
     if x.size == 0:
         return x.copy()
+    if scale == np.inf:  # a float model with masks of minus infinity; sums of powers are NaN then
+        return np.zeros_like(x)
     whole = x.reshape(*x.shape[:axis], -1) if opset < 13 else np.moveaxis(np.atleast_1d(x), axis, -1)
     info = np.iinfo(x.dtype)
     zero = 0 if y_zero is None else int(y_zero.reshape(()))

@@ -150,9 +150,7 @@ def test_a_bias_that_makes_the_result_larger_stays():
 
 
 def test_quantizer():
-    """Channels last in memory or not: the numbers of the definition, and its refusal of what is not
-    finite.
-    """
+    """Channels last in memory or not: the numbers of the definition, which does what is not finite."""
     g = np.random.default_rng(10)
     for _ in range(60):
         shape = tuple(int(n) for n in g.integers(1, 40, g.integers(1, 5)))

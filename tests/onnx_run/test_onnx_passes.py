@@ -121,11 +121,8 @@ def test_quantize_and_dequantize(slowly):
                 np.asarray(g.integers(0, 100, size)).astype(kind),
             )
             same([ox.dequantize_linear(*args, axis=axis)], [slowly(ox.dequantize_linear, *args, axis=axis)])
-        if x.size and np.isfinite(x).all():
+        if x.size:
             same(ox.dynamic_quantize_linear(x), slowly(ox.dynamic_quantize_linear, x))
-        elif x.size:
-            with pytest.raises(ValueError, match="finite"):
-                ox.dynamic_quantize_linear(x)
 
 
 def test_tables_and_sums(slowly, threads):
