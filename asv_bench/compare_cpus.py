@@ -62,7 +62,7 @@ def outputs(
 
 def ours(*models: tuple[str, str]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """lowgemm's outputs, compiled for this CPU and for one without VNNI."""
-    return outputs(_OURS, [*models]), outputs(_OURS, [*models], NUMBA_CPU_NAME=LLVM)
+    return outputs(_OURS, [*models]), outputs(_OURS, [*models], NUMBA_CPU_NAME=LLVM, NUMBA_CPU_FEATURES="")
 
 
 def theirs(*models: tuple[str, str]) -> tuple[list[np.ndarray], list[np.ndarray]] | None:

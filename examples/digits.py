@@ -1,8 +1,9 @@
 """A real task in integers: digits of 8 x 8 pixels, an MLP and a convolutional network, trained here in NumPy.
 
-python examples/digits.py accuracy: calibrators, scales per channel, bits, equalization, bias correction
-python examples/digits.py --latency times beside float32 NumPy and onnxruntime python examples/digits.py
---onnx predictions beside onnxruntime's
+    python examples/digits.py            accuracy: calibrators, bits, scales per channel, equalization ...
+    python examples/digits.py --quick    the same with 8 bits alone
+    python examples/digits.py --latency  times beside float32 NumPy and onnxruntime
+    python examples/digits.py --onnx     predictions beside onnxruntime's
 
 Needs scikit-learn (its digits are in the package); --latency and --onnx need onnx and onnxruntime.
 """
@@ -30,7 +31,8 @@ OBSERVERS = {
     "entropy, 2048 bins": lambda *a, **k: lq.Entropy(*a, bins=2048, **k),
     "entropy, 32768 bins": lq.Entropy,
 }
-BITS = (8, 6, 4)
+#: Bits of both, and of weights or activations alone.
+BITS, OF_ONE = (8, 6, 4), (6, 4, 3)
 
 
 def accuracy(logits, y):
@@ -44,7 +46,8 @@ def decibels(real, got):
 class Task:
     """Trained networks, and batches for calibration and test."""
 
-    def __init__(self, kind, seeds):
+    def __init__(self, kind, seeds, bits=BITS):
+        self.bits = bits
         x, y, self.x, self.y = digits_training.load()
         self.batches = [x[i : i + 50] for i in range(0, 300, 50)]
         self.nets = [digits_training.trained(kind, seed, x, y) for seed in range(seeds)]
@@ -67,7 +70,7 @@ class Task:
         return np.mean(scores, axis=0)
 
     def row(self, name, **options):
-        cells = [self.score(bits=bits, **options) for bits in BITS]
+        cells = [self.score(bits=bits, **options) for bits in self.bits]
         print(f"| {name} | " + " | ".join(f"{a:.2f} ({d:.1f})" for a, d in cells) + " |", flush=True)
 
 
@@ -103,13 +106,13 @@ def ratio(weight):
     return ranges.max() / ranges[ranges > 0].min()
 
 
-def accuracies(seeds):
+def accuracies(seeds, bits, of_one):
     for kind, title in (("mlp", "MLP 64-128-64-10"), ("conv", "Convolutional network")):
-        task = Task(kind, seeds)
+        task = Task(kind, seeds, bits)
         real = np.mean([accuracy(r, task.y) for r in task.real])
         print(f"\n### {title}: float32 {real:.2f} %\n")
-        print("| weights and activations | " + " | ".join(f"{b} bits" for b in BITS) + " |")
-        print("|---|" + "---:|" * len(BITS))
+        print("| weights and activations | " + " | ".join(f"{b} bits" for b in bits) + " |")
+        print("|---|" + "---:|" * len(bits))
         for observer in OBSERVERS:
             for per_channel in (False, True):
                 task.row(
@@ -130,12 +133,13 @@ def accuracies(seeds):
             task.row(f"per channel, min-max, {name}", **trick)
         task.row("per channel, squared error, both", observer="squared error", **tricks["both"])
         task.row("per tensor, asymmetric weights, min-max", per_channel=False, symmetric_weights=False)
-        print("\n| per channel, min-max | 6 bits | 4 bits | 3 bits |\n|---|---:|---:|---:|")
+        print("\n| per channel, min-max | " + " | ".join(f"{b} bits" for b in of_one) + " |")
+        print("|---|" + "---:|" * len(of_one))
         for name, make in (
             ("only weights", lambda b: {"weight_bits": b}),
             ("only activations", lambda b: {"bits": b, "weight_bits": 8}),
         ):
-            cells = [task.score(**make(b)) for b in (6, 4, 3)]
+            cells = [task.score(**make(b)) for b in of_one]
             print(f"| {name} | " + " | ".join(f"{a:.2f} ({d:.1f})" for a, d in cells) + " |", flush=True)
         if kind == "conv":
             nets = [stretched(net, seed) for seed, net in enumerate(task.nets)]
@@ -144,14 +148,13 @@ def accuracies(seeds):
                 f"\nRanges of channels, largest over smallest, layers 1 to 3: {ratios[0]}; stretched "
                 f"{ratios[1]}\n"
             )
-            print(
-                "| channels stretched | " + " | ".join(f"{b} bits" for b in BITS) + " |\n|---|---:|---:|---:|"
-            )
+            print("| channels stretched | " + " | ".join(f"{b} bits" for b in bits) + " |")
+            print("|---|" + "---:|" * len(bits))
             for per_channel in (False, True):
                 name = "channel" if per_channel else "tensor"
                 cells = []
-                for bits in BITS:
-                    got = [fl.run_float(weights_only(net, bits, per_channel), task.x) for net in nets]
+                for b in bits:
+                    got = [fl.run_float(weights_only(net, b, per_channel), task.x) for net in nets]
                     both = [
                         (accuracy(a, task.y), decibels(r, a)) for r, a in zip(task.real, got, strict=True)
                     ]
@@ -229,6 +232,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer bits: one number in each row of the tables"
+    )
     parser.add_argument("--latency", action="store_true")
     parser.add_argument("--onnx", action="store_true")
     parser.add_argument("--seeds", type=int, default=1, help="networks trained per kind, scores are averaged")
@@ -245,7 +251,7 @@ def main():
         compare_with_onnx()
     else:
         start = time.perf_counter()
-        accuracies(args.seeds)
+        accuracies(args.seeds, *((8,), (4,)) if args.quick else (BITS, OF_ONE))
         print(f"\n{time.perf_counter() - start:.0f} s")
 
 

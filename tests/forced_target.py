@@ -1,7 +1,8 @@
 """Run by test_target.py in a process of its own: kernels of the target that the environment forces.
 
-Each is compared with its contract, in whole products, and with the golden cases. Two words may follow:
-``default``, for the kernel that is chosen there and no other, and ``nonfinite``, for what quantizers make of
+Each is compared with its contract, in whole products, and with the golden cases. Words may follow:
+``default``, for the kernel that is chosen there and no other, ``choice``, to see which one that is and whether
+it multiplies, and ``nonfinite``, for what quantizers make of
 NaN and infinity too, which is mostly compiling (10 s) and hardly about kernels.
 """
 
@@ -62,6 +63,9 @@ def main() -> None:
     default = kernels.selected()
     print(f"target {name} ({len(features)} features), default kernel {default.name}")
     runnable = [k for k in kernels.all_kernels() if not kernels.why_not(k)]
+    if "choice" in wanted:
+        a = np.arange(64, dtype=np.uint8).reshape(8, 8)
+        sys.exit(int((lowgemm.gemm(a, a) != a.astype(np.int64) @ a).any()))
     failed = False
     for kernel in [default] if "default" in wanted else runnable:
         lowgemm.config.kernel = kernel.name

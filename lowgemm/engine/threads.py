@@ -84,8 +84,8 @@ def run(job: Routine, a: int, b: int, workers: int, long: bool = True) -> None:
 
 
 def helpers(num_threads: int | None) -> tuple[team.Team, int] | None:
-    """The team, and how many of its threads a call that asks for `num_threads` may use beside its own; None for
-    none.
+    """The team, and how many of its threads a call that asks for `num_threads` may use beside its own; None
+    for none.
     """
     standing = team.the_team() if num_threads != 1 else None
     count = 0 if standing is None else most_threads(num_threads) - 1

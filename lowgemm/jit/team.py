@@ -27,10 +27,10 @@ way. So:
   wakes.
 * A helper may lose its core in the middle of a piece. A caller that has nothing else to do sees that by the
   helper's own clock, which stands still, and takes it over to its own core, which is free.
-* A helper with nothing to do looks for open jobs for `AWAKE` nanoseconds, or for an eighth of what its last work
-  took if that is longer. Then it sleeps on a futex. The time does not run while a caller is still busy with the
-  last piece of its job, unless that lasts longer than `AWAKE_IN_LOOP`. A helper does not give its core away
-  while it looks (``sched_yield``): it would come back only long after the next job.
+* A helper with nothing to do looks for open jobs for `AWAKE` nanoseconds, or for an eighth of what its last
+  work took if that is longer. Then it sleeps on a futex. The time does not run while a caller is still busy
+  with the last piece of its job, unless that lasts longer than `AWAKE_IN_LOOP`. A helper does not give its core
+  away while it looks (``sched_yield``): it would come back only long after the next job.
 * It looks for `AWAKE_IN_LOOP` once so many jobs as `LOOP` came one after the other with less than that
   between them, so that a loop with some Python between its products does not wake a helper for each. If
   another library's thread waits for the core meanwhile, that library's call takes longer than
@@ -38,8 +38,8 @@ way. So:
 * Who opens many short jobs with other work in between, such as a model's run, holds the team (`hold`): its
   helpers look for `AWAKE_HELD` meanwhile. It lets go before it calls another library that has threads.
 * Waking takes longer than some jobs last. Whoever opens a job says whether it is worth it. For another one
-  sleeping helpers are woken only in a loop of jobs that has lasted for `WAKE_AFTER` already: if it goes on for as
-  long once more, the waking is paid for.
+  sleeping helpers are woken only in a loop of jobs that has lasted for `WAKE_AFTER` already: if it goes on
+  for as long once more, the waking is paid for.
 
 Who opens a job wakes up to two helpers, and each of these two more.
 
@@ -79,11 +79,11 @@ from lowgemm.jit.memory import (
 from lowgemm.jit.routine import call_address, call_for_address, inner, routine
 from lowgemm.jit.scratch import ALIGNMENT
 
-#: Nanoseconds for which a helper looks for work before it sleeps, from the end of the last job. Another library
-#: whose thread waits for the core waits as long. Waking costs the caller 7 to 40 us, and the helper comes 15 to
-#: 45 us later on an idle core of a virtual machine. With 15 us, 196 x 2304 x 256 with AMX took 0.84 to 1.05 of
-#: one thread's speed, with 40 us 1.10 to 1.21; NumPy's products in turn with ours took the same time (from 256
-#: cubed on).
+#: Nanoseconds for which a helper looks for work before it sleeps, from the end of the last job. Another
+#: library whose thread waits for the core waits as long. Waking costs the caller 7 to 40 us, and the helper
+#: comes 15 to 45 us later on an idle core of a virtual machine. With 15 us, 196 x 2304 x 256 with AMX took
+#: 0.84 to 1.05 of one thread's speed, with 40 us 1.10 to 1.21; NumPy's products in turn with ours took the
+#: same time (from 256 cubed on).
 AWAKE = 40_000
 #: After long work it looks for this part of what that took. Python itself is slow between two products whose
 #: operands have taken its place in the caches: 18 to 40 us where it takes 2 otherwise.
@@ -92,9 +92,10 @@ AWAKE_SHARE = 8
 AWAKE_IN_LOOP, LOOP = 100_000, 32
 #: The same while a caller holds the team because it is about to open many short jobs (`hold`).
 AWAKE_HELD = 1_000_000
-#: Nanoseconds of work in a loop of short jobs after which helpers are woken for it. Their waking costs the caller
-#: 40 us, and they save a third to a half of the time. With the second job of each loop instead, the second of two
-#: products of 128 x 768 x 768, 256 or 512 cubed with AMX took 1.2 to 1.3 times one thread's time.
+#: Nanoseconds of work in a loop of short jobs after which helpers are woken for it. Their waking costs the
+#: caller 40 us, and they save a third to a half of the time. With the second job of each loop instead, the
+#: second of two products of 128 x 768 x 768, 256 or 512 cubed with AMX took 1.2 to 1.3 times one thread's
+#: time.
 WAKE_AFTER = 150_000
 #: Nanoseconds for which a caller that has no more work looks whether the helpers are done before it sleeps,
 #: and after which it looks at their clocks. To read a clock takes up to 25 us after another library's call,
@@ -354,7 +355,7 @@ def _help_with(team, seat, slot):
 
 @inner
 def _look(team, worked):
-    """Look for an open job for a while; whether there is one. `worked`: nanoseconds that the last one took."""
+    """Look for an open job for a while; whether there is one. `worked`: nanoseconds that the last took."""
     begin = _now(team)
     awake = AWAKE_IN_LOOP
     if atomic_load(team, FOLLOWED) < LOOP:
@@ -492,8 +493,8 @@ def _fair_share(team, wanted):
 
 @inner
 def _follows(team, begin):
-    """Whether a job that begins now is one of a loop that has lasted for a while. Jobs that come soon after the one
-    before are counted.
+    """Whether a job that begins now is one of a loop that has lasted for a while. Jobs that come soon after
+    the one before are counted.
     """
     soon = begin - atomic_load(team, ENDED) < AWAKE_IN_LOOP
     atomic_store(team, FOLLOWED, atomic_load(team, FOLLOWED) + 1 if soon else 0)

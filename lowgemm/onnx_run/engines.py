@@ -106,7 +106,7 @@ def _value_info(name: str, value: Any) -> Any:
 
 
 def _outside(name: str, value: np.ndarray) -> Any:
-    """A constant that onnxruntime gets beside the model; as one of the model it would be copied four times."""
+    """A constant that onnxruntime gets beside the model; inside of it it would be copied four times."""
     from onnx import TensorProto, helper
 
     kind = helper.np_dtype_to_tensor_dtype(value.dtype)

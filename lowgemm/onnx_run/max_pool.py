@@ -1,7 +1,7 @@
 """MaxPool of bytes: a compiled pass, and how nodes are found that it may run.
 
-A window that holds no element has the type's smallest value. Channels are last in the memory of the result, since
-convolutions want them so.
+A window that holds no element has the type's smallest value. Channels are last in the memory of the result,
+since convolutions want them so.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def _gives_bytes(node: Any, constants: Mapping[str, np.ndarray], known: set[str]
 
 
 def of_bytes(nodes: Sequence[Any], constants: Mapping[str, np.ndarray]) -> list[Any]:
-    """Nodes with MaxPool as lowgemm's own where it is certain that it gets bytes, and no indices are wanted."""
+    """Nodes with MaxPool as lowgemm's own where it is certain that it gets bytes, and nobody wants indices."""
     known: set[str] = set()
     found = []
     for node in nodes:

@@ -123,7 +123,7 @@ def _operators(graph: Any) -> Counter[tuple[str, str]]:
 
 
 def _plain(model: Any) -> Any:
-    """The model with its local functions written out and one name for the standard's domain, which has two."""
+    """The model with its local functions written out, and one of the two names of the standard's domain."""
     if model.functions:
         from onnx import inliner
 

@@ -1,15 +1,17 @@
-"""MatMulNBits: float32 data times weights of 4, 2 or 8 bits with a scale and a zero point for each block of depth.
+"""MatMulNBits: float32 data times weights of 4, 2 or 8 bits with a scale and a zero point for each block of
+depth.
 
-The products are lowgemm's of coded weights (`lowgemm.blockwise`), which are exact integer sums of each block, scaled and
-added in float32. They take bytes, so a row of the data becomes three digits: a whole number of 24 bits, with its sign,
-is 65,536 times the first digit, 256 times the second, and the third. So no number of the data is off by more than
-2**-23 of the largest of its row, which is what float32 sums lose anyway. The digits of a row are rows of one product:
-the weights are decoded once. The result has the same bits on every CPU and for any number of threads.
+The products are lowgemm's of coded weights (`lowgemm.blockwise`), which are exact integer sums of each block,
+scaled and added in float32. They take bytes, so a row of the data becomes three digits: a whole number of 24
+bits, with its sign, is 65,536 times the first digit, 256 times the second, and the third. So no number of the
+data is off by more than 2**-23 of the largest of its row, which is what float32 sums lose anyway. The digits
+of a row are rows of one product: the weights are decoded once. The result has the same bits on every CPU and
+for any number of threads.
 
 A weight of 8 bits is 16 times its upper half and its lower half: two products of 4 bits.
 
-With `accuracy_level` 4 onnxruntime codes the data as int8 first, each block of a row with a scale of its own. So does
-this; the coded numbers are then the data.
+With `accuracy_level` 4 onnxruntime codes the data as int8 first, each block of a row with a scale of its own.
+So does this; the coded numbers are then the data.
 """
 
 from __future__ import annotations
@@ -156,7 +158,9 @@ class PackedBlocks:
 
 # ---- data -------------------------------------------------------------------------------------------------
 def coded_by_definition(rows: np.ndarray, block: int) -> np.ndarray:
-    """Each block of a row as int8 with a scale of its own, and back: what `accuracy_level` 4 does to the data."""
+    """Each block of a row as int8 with a scale of its own, and back: what `accuracy_level` 4 does to the
+    data.
+    """
     y = np.empty_like(rows)
     for begin in range(0, rows.shape[1], block):
         part = rows[:, begin : begin + block]

@@ -14,8 +14,9 @@ from lowgemm.onnx_run.geometry import AUTO_PADS
 
 
 class Windows(NamedTuple):
-    """One entry for each spatial axis: how many places a window has, the step from window to window, the step inside of
-    one, how far the first begins before the data (behind its start if negative), and how many windows there are.
+    """One entry for each spatial axis: how many places a window has, the step from window to window, the step
+    inside of one, how far the first begins before the data (behind its start if negative), and how many
+    windows there are.
     """
 
     kernel: tuple[int, ...]
@@ -37,8 +38,8 @@ def windows(
 ) -> Windows:
     """Windows of a pool over data of `size`.
 
-    Two habits of onnxruntime show with odd sizes. SAME_UPPER and SAME_LOWER do not count dilations. And where a stride is
-    longer than what is missing of a window, there is one window all the same.
+    Two habits of onnxruntime show with odd sizes. SAME_UPPER and SAME_LOWER do not count dilations. And where
+    a stride is longer than what is missing of a window, there is one window all the same.
 
     Raises
     ------
@@ -83,7 +84,7 @@ def windows(
 
 
 def at_place(x: np.ndarray, w: Windows, place: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """What all windows of (images, channels, ...) have in one place, and whether that is inside of the data."""
+    """What all windows of (images, channels, ...) have in one place, and whether that is inside the data."""
     indices, inside = [], np.ones(w.out, bool)
     for i, p in enumerate(place):
         shape = tuple(-1 if j == i else 1 for j in range(len(place)))
@@ -94,10 +95,11 @@ def at_place(x: np.ndarray, w: Windows, place: Sequence[int]) -> tuple[np.ndarra
 
 
 def largest(x: np.ndarray, w: Windows, column_major: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """The largest of each window of (images, channels, ...), and which element of the data it is, the first if several.
+    """The largest of each window of (images, channels, ...), and which element of the data it is, the first
+    if several.
 
-    Elements are numbered as they lie in C order, with `column_major` those of a channel by their first axis first. A
-    window without elements has the type's smallest finite value, and the number -1.
+    Elements are numbered as they lie in C order, with `column_major` those of a channel by their first axis
+    first. A window without elements has the type's smallest finite value, and the number -1.
     """
     info = np.iinfo(x.dtype) if x.dtype.kind in "iu" else np.finfo(x.dtype)
     y = np.full((*x.shape[:2], *w.out), info.min, x.dtype)

@@ -252,7 +252,8 @@ def test_short_jobs_wake_nobody_but_in_a_loop(four):
     job = job_of(4)
     four.run(meeting.address, job.ctypes.data, 0, 4)
     wait_until(lambda: does(four) == [SLEEPS] * 3)
-    # long ago; in the future, so that any time after it is soon, but the loop is young; the same in a longer loop
+    # long ago; in the future, so that any time after it is soon, but the loop is young; the same in a longer
+    # loop
     for ended, lasted, woken in ((0, 2**40, 0), (2**62, 0, 0), (2**62, team.WAKE_AFTER, 3)):
         four.numbers[team.ENDED], four.numbers[team.LASTED] = ended, lasted
         job = job_of(1)

@@ -25,8 +25,8 @@ def model_of(nodes, inputs, outputs, constants, opset=OPSET, checked=True):
 
 
 def dynamic_convolution(source, w, n="", **attributes):
-    """Nodes of a dynamically quantized convolution of `source` and weights `w`, whose zero point is "wz" and whose
-    scale is "ws": quantized "q", "s" and "z", "sums", and "c", each with `n` behind its name.
+    """Nodes of a dynamically quantized convolution of `source` and weights `w`, whose zero point is "wz" and
+    whose scale is "ws": quantized "q", "s" and "z", "sums", and "c", each with `n` behind its name.
     """
     return [
         helper.make_node("DynamicQuantizeLinear", [source], [f"q{n}", f"s{n}", f"z{n}"]),

@@ -1,4 +1,4 @@
-"""MaxPool of bytes against onnxruntime, and the compiled pass against the definition: no element may differ."""
+"""MaxPool of bytes against onnxruntime, and the compiled pass against the definition: no element differs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MatMulNBits beside float64, with a bound on the rounding, and beside onnxruntime; its digits by definition."""
+"""MatMulNBits beside float64, with a bound on the rounding, and beside onnxruntime; its digits by the book."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ class Case:
 
 
 def bound(x, weights, blocks):
-    """How far float32 sums of blocks may be off: a rounding for each block and digit, and the last digit of the data."""
+    """How far float32 sums of blocks may be off: a rounding for each block and digit, and the last digit of
+    the data.
+    """
     x, weights = np.abs(x.astype(np.float64)), np.abs(weights)
     largest = x.max(axis=-1, keepdims=True, initial=0)
     return 2.0**-23 * ((blocks + 6) * (x @ weights) + largest * weights.sum(axis=0))
@@ -73,8 +75,8 @@ GRID = itertools.product((4, 8, 2), (16, 32, 64, 128, 256), (None, "bytes"), (No
 
 
 def test_close_to_the_exact_product_and_to_onnxruntime():
-    """All bits, sizes of blocks and levels, with a bias or not, depths that end inside of a block; onnxruntime's own
-    rounding has the same bound.
+    """All bits, sizes of blocks and levels, with a bias or not, depths that end inside of a block;
+    onnxruntime's own rounding has the same bound.
     """
     peers.need("onnxruntime")
     g = np.random.default_rng(0)
@@ -98,7 +100,9 @@ def test_close_to_the_exact_product_and_to_onnxruntime():
 
 
 def test_digits_are_as_defined(monkeypatch):
-    """Compiled and by NumPy, with rows of zeros, of one number, subnormal and large ones; they add up to the data."""
+    """Compiled and by NumPy, with rows of zeros, of one number, subnormal and large ones; they add up to the
+    data.
+    """
     g = np.random.default_rng(1)
     for block in (0, 16, 64):
         for depth in (1, 5, 16, 100):

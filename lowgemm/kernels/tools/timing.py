@@ -20,8 +20,9 @@ def interleave(
     """Median seconds of each candidate, taken in turn so that all see the same weather.
 
     The order is another one in each round: threads of some libraries keep a core busy for 0.1 s after a call,
-    and it would always be the same candidate that meets them. Each is called once before, unmeasured. Calls shorter than 200 us are measured in bunches, because the
-    clock and the switch between candidates cost about a microsecond.
+    and it would always be the same candidate that meets them. Each is called once before, unmeasured. Calls
+    shorter than 200 us are measured in bunches, because the clock and the switch between candidates cost
+    about a microsecond.
     """
     bunch = {}
     for name, call in candidates.items():

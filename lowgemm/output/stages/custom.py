@@ -88,7 +88,7 @@ class Custom(Stage):
                 )
             copies.append(np.array(a, order="C"))
         self._set(arrays=tuple(copies))
-        # Refuses what cannot be compiled. What the function sees outside of itself is a constant from here on.
+        # Refuses what cannot be compiled. What the function sees outside itself is a constant from here on.
         self._set(_routine=custom_routine(self))
 
     def __copy__(self) -> Custom:
