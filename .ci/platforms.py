@@ -30,7 +30,9 @@ import zipfile
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 DEBIAN, KEYS = "http://deb.debian.org/debian trixie main", "/usr/share/keyrings/debian-archive-keyring.gpg"
 PACKAGES = ["numba", "pytest", "hypothesis"]
-TESTS = ["tests", "docs", "pyproject.toml"]
+#: What a wheel of lowgemm is made of, and what tests need beside it.
+SOURCES = ["lowgemm", "kernels", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"]
+TESTS = ["tests", "docs", "examples", "pyproject.toml", "README.md"]
 
 #: Debian 13, because QEMU 7.2 of Debian 12 miscomputes some of the newer instructions. It is linked
 #: statically.
@@ -137,10 +139,12 @@ def fetch_wheels(
 
 def copy_lowgemm(folder: pathlib.Path, site: pathlib.Path) -> pathlib.Path:
     """Install lowgemm by a wheel as any user would, and copy what its tests need; the folder to start in."""
-    built, start = folder / "built", folder / "start"
-    for old in (built, start, *site.glob("lowgemm*")):
+    built, start, sources = folder / "built", folder / "start", folder / "sources"
+    for old in (built, start, sources, *site.glob("lowgemm*")):
         shutil.rmtree(old, ignore_errors=True)
     built.mkdir()  # a folder that is not there becomes a file
+    # pip builds where the sources are, and two at once would be in each other's way
+    copy(SOURCES, sources)
     run(
         sys.executable,
         "-m",
@@ -150,19 +154,25 @@ def copy_lowgemm(folder: pathlib.Path, site: pathlib.Path) -> pathlib.Path:
         "--no-deps",
         "-w",
         built,
-        CHECKOUT,
+        sources,
         what="a wheel of lowgemm",
     )
     with zipfile.ZipFile(next(built.glob("*.whl"))) as z:
         z.extractall(site)
-    start.mkdir()
-    for name in TESTS:
+    copy(TESTS, start)
+    return start
+
+
+def copy(names: list[str], into: pathlib.Path) -> None:
+    """Copy files and folders of the checkout, links as links."""
+    into.mkdir()
+    for name in names:
         source = CHECKOUT / name
         if source.is_dir():
-            shutil.copytree(source, start / name, ignore=shutil.ignore_patterns("__pycache__"))
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, into / name, symlinks=True, ignore=ignored)
         else:
-            shutil.copy(source, start)
-    return start
+            shutil.copy(source, into)
 
 
 class Arm:

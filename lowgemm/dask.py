@@ -18,11 +18,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import dask.array as da
 import numpy as np
-from dask.base import normalize_token, tokenize
-from dask.highlevelgraph import HighLevelGraph
-from dask.sizeof import sizeof
 from numpy.typing import ArrayLike
 
 import lowgemm
@@ -33,6 +29,14 @@ from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.output.base import Stage, items_of
 from lowgemm.output.check import check_pipeline
 from lowgemm.output.stages import Custom
+
+try:
+    import dask.array as da
+    from dask.base import normalize_token, tokenize
+    from dask.highlevelgraph import HighLevelGraph
+    from dask.sizeof import sizeof
+except ImportError:
+    raise ImportError("lowgemm.dask needs the package dask: pip install lowgemm[dask]") from None
 
 __all__ = ["gemm"]
 

@@ -15,6 +15,7 @@ from patience import PATIENCE
 import lowgemm
 from lowgemm import reference
 from lowgemm.compat import onnx as onnx_operators
+from lowgemm.engine import entry
 from lowgemm.engine.seen import Seen
 
 INT32 = st.one_of(
@@ -421,12 +422,21 @@ def test_a_stage_is_not_known_by_its_address(monkeypatch):
         lambda x, output: lowgemm.requantize(acc[: len(x) - 3], output),
         lambda x, output: lowgemm.conv(np.ones((1, len(x), 4, 4), np.uint8), filters, output=output),
     )
+    entry.enter()  # else `gemm` remembers a kind of call when it comes a second time
+    found = 0  # how often a stage came to lie there
     for call in calls:
-        for step in range(50):
-            for x in (small, large, large):
-                call(x, [lowgemm.Clamp(step, step)])
-            for later in range(step + 1, step + 4):
-                assert (call(large, (lowgemm.Clamp(later, later),)) == later).all()
+        for step in range(20):
+            kept = [lowgemm.Clamp(step, step)]
+            address = id(kept[0])
+            call(small, kept)
+            kept[:] = [lowgemm.Clamp(step, step)]
+            call(large, kept)
+            others = [lowgemm.Clamp(step + 1, step + 1)]
+            while id(others[-1]) != address and len(others) < 1000:
+                others.append(lowgemm.Clamp(step + 1, step + 1))
+            found += id(others[-1]) == address
+            assert (call(large, (others[-1],)) == step + 1).all()
+    assert found or sys.implementation.name != "cpython"
 
 
 def test_what_is_no_stage_is_refused_each_time():

@@ -14,7 +14,7 @@ P = quantization.QParams(1.0, 0, "uint8")
 
 TRIES = {
     "floats": (lambda: lowgemm.gemm(REAL, W), r"^lhs: .*lowgemm\.quantize\(x\)"),
-    "64-bit integers": (lambda: lowgemm.gemm(X.astype(int), W), r"^lhs: .*\.astype\(numpy\.int8\)"),
+    "64-bit integers": (lambda: lowgemm.gemm(X.astype(np.int64), W), r"^lhs: .*\.astype\(numpy\.int8\)"),
     "nothing": (lambda: lowgemm.gemm(None, W), "^lhs: .*got None"),
     "what quantize gives": (lambda: lowgemm.gemm(lowgemm.quantize(REAL), W), r"^lhs: .*\.codes.*lhs_zero_point"),
     "a packed left operand": (lambda: lowgemm.gemm(lowgemm.pack_rhs(W), W), "^lhs: .*packed right operand"),
@@ -26,7 +26,7 @@ TRIES = {
     "a name as output": (lambda: lowgemm.gemm(X, W, output="relu"), "^output: expected a stage or a list of stages, got 'relu'$"),
     "a float bias": (lambda: lowgemm.BiasAddition([0.5, 1.5]), r"^bias: .*lowgemm\.Dequantize\(scale, bias=\.\.\.\)"),
     "no zero point": (lambda: lowgemm.gemm(X, W, lhs_zero_point=None), "^lhs_zero_point: .*got None"),
-    "64-bit sums": (lambda: lowgemm.requantize(np.zeros((2, 2), int), lowgemm.Clamp(0, 1)), r"^acc: .*astype\(numpy\.int32\)"),
+    "64-bit sums": (lambda: lowgemm.requantize(np.zeros((2, 2), np.int64), lowgemm.Clamp(0, 1)), r"^acc: .*astype\(numpy\.int32\)"),
     "float weights": (lambda: lowgemm.dynamic_linear(REAL, W.astype(float), 1.0), r"^weight: .*lowgemm\.quantize\("),
     "a scale for parameters": (lambda: quantization.quantize(REAL, 0.1), r"^qparams: expected QParams\(scale, zero_point, dtype\)"),
     "floats to a layer": (lambda: nn.QuantizedLinear(W, None, P, quantization.QParams(1.0))(REAL), r"^x: .*quantize\(x, input_qparams\)"),

@@ -10,6 +10,8 @@ import pytest
 
 from lowgemm.compat import gemmlowp as g
 
+#: NumPy 2 moved it.
+byte_bounds = getattr(np.lib, "array_utils", np).byte_bounds
 ORDER = {"row": g.MapOrder.ROW_MAJOR, "col": g.MapOrder.COL_MAJOR}
 
 
@@ -156,7 +158,7 @@ def test_a_view_ends_where_its_buffer_does():
             continue
         assert view.shape == (m.rows, m.cols)
         if view.size:
-            (low, high), (first, last) = (np.lib.array_utils.byte_bounds(x) for x in (parent, view))
+            (low, high), (first, last) = (byte_bounds(x) for x in (parent, view))
             assert low <= first and last <= high
     shrunk = np.arange(12, dtype=np.uint8)
     m = g.MatrixMap(shrunk, "row", 3, 4)

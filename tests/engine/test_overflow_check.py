@@ -54,7 +54,7 @@ def test_batches():
     assert add(lhs, rhs, out)[1, 2] == MAX
     with pytest.raises(OverflowError):
         add(lhs, rhs, out)
-    assert out.sum() == MAX + 5
+    assert out.sum(dtype=np.int64) == MAX + 5
     vector = np.array(MAX - 3, np.int32)  # 1-D operands: the result has no axes
     assert add(np.ones(3, np.uint8), np.ones(3, np.int8), vector) == MAX
     with pytest.raises(OverflowError):

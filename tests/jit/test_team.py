@@ -43,9 +43,8 @@ from lowgemm.jit.team import (
     _look,
 )
 
-pytestmark = pytest.mark.skipif(
-    not team.available() or numba.config.DISABLE_JIT, reason="no team of threads on this system"
-)
+if not team.available() or numba.config.DISABLE_JIT:
+    pytest.skip("no team of threads on this system", allow_module_level=True)
 
 #: What the test's jobs read: pieces of work to take, how many there are, and who has come in.
 TAKEN, COUNT, CAME, GATE, DONE_AT = 0, 1, 2, 3, 8

@@ -102,7 +102,8 @@ def others(r: random.Random, lhs: np.ndarray, rhs: np.ndarray, zeros: dict[str, 
             product, into = compiled.callers(*kind, packed)
             right = lg.pack_rhs(rhs) if packed else rhs
             x_zero, w_zero = (
-                guard.guarded(np.full((1, size), z), "c", at_end=True)[0] for size, z in ((m, 3), (n, -5))
+                guard.guarded(np.full((1, size), z, np.int64), "c", at_end=True)[0]
+                for size, z in ((m, 3), (n, -5))
             )
             got = product(lhs, right, x_zero, w_zero)
             assert np.array_equal(got, reference.gemm(lhs, rhs, lhs_zero_point=3, rhs_zero_point=-5)), (
