@@ -83,6 +83,13 @@ class PackedFilters:
         return w
 
 
+def _channels_last(x: np.ndarray) -> np.ndarray:
+    """Images with their channels last; if there is one, they lie so already."""
+    if x.shape[1] == 1 and x.flags.c_contiguous:
+        return x.reshape(x.shape[0], *x.shape[2:], 1)
+    return x.transpose((0, *range(2, x.ndim), 1))
+
+
 class Convolution(NotCopied):
     """A convolution with everything that does not change from image to image checked and prepared.
 
@@ -157,7 +164,7 @@ class Convolution(NotCopied):
         g, made = self._plan(x.shape)
         if made is None or len(g.size) > INNER:
             return None
-        images, made = x.transpose((0, *range(2, x.ndim), 1)), made[0]
+        images, made = _channels_last(x), made[0]
         found = made.in_one_call(images.strides)
         if found is None:
             return None
@@ -187,7 +194,7 @@ class Convolution(NotCopied):
         """
         filters = self.filters
         g, made = self._plan(x.shape)
-        images = x.transpose((0, *range(2, x.ndim), 1))
+        images = _channels_last(x)
         if made is None:
             return self._of_nothing((x.shape[0], *g.out, filters.shape[0]))
         outer = max(0, len(g.size) - INNER)

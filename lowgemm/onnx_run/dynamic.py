@@ -26,13 +26,11 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm import kernels
 from lowgemm.compat import onnx_passes
 from lowgemm.compat.onnx_passes import PIECE
 from lowgemm.engine import parts
-from lowgemm.engine.packed_rhs import PackedRhs, repacked
 from lowgemm.engine.parts import PASS
-from lowgemm.gemm import checked_call, gemm
+from lowgemm.gemm import gemm
 from lowgemm.jit.memory import load_f32, load_i64, offset, pointer_at, store_32
 from lowgemm.jit.routine import routine
 from lowgemm.onnx_run import chains, convolution, operators, turned, views
@@ -363,20 +361,14 @@ class _FloatProduct:
         self, recorder: Recorder, a: np.ndarray, a_scale: np.ndarray, a_zero: int | np.ndarray
     ) -> np.ndarray | None:
         """Take it down; None if that cannot be."""
-        rows, threads, right = self._rows(a), self.state.num_threads, self.right
-        if not isinstance(right, PackedRhs) or type(self.zero) is not int or not np.shares_memory(rows, a):
-            return None
-        call = checked_call(rows, right, rhs_zero_point=self.zero, num_threads=threads)
-        kernel = kernels.selected()
-        packed, sums = repacked(right, kernel), np.empty((len(rows), self.scales.size), np.int32)
-        if not sums.size or not recorder.run_plan(call.plan(kernel), packed, rows, sums, a_zero, self.zero):
+        rows, threads = self._rows(a), self.state.num_threads
+        sums = recorder.product(rows, self.right, a_zero, self.zero, None, threads)
+        if sums is NotImplemented:
             return None
         scale = np.empty(self.scales.size, np.float32)
-        recorder.keep(scale)
-        recorder.kept += [self.scales, self.ints, self.floats]
-        at = recorder.at(a_scale), address(self.scales), recorder.at(scale)
-        recorder.run(scale_by, at, scale.size)
-        places = recorder.at(sums), address(self.ints), recorder.at(scale), address(self.floats)
+        at, held = recorder.at, recorder.held
+        recorder.run(scale_by, (at(a_scale), held(self.scales), at(scale)), scale.size)
+        places = at(sums), held(self.ints), at(scale), held(self.floats)
         turned.run_scaled_rows(*places, (len(rows), scale.size), threads, recorder.run)
         return sums.view(np.float32).reshape(*a.shape[:-1], scale.size)
 

@@ -301,10 +301,11 @@ class Program(NotCopied):
             table.nodes, self.constants, [table.source], [table.output], table=self.table, either=self.either,
             state=self.state, context=self.context._replace(optimize=False),
         )  # fmt: skip
-        step = _Step(
-            tables.LookUp(lambda x: program.run([x])[0], self.state.num_threads), table.nodes,
-            f"table of {len(table.nodes)} nodes from {label_of(table.nodes[0])}",
-        )  # fmt: skip
+        look_up = tables.LookUp(lambda x: program.run([x])[0], self.state.num_threads)
+        label = f"table of {len(table.nodes)} nodes from {label_of(table.nodes[0])}"
+        step = _Step(look_up, table.nodes, label)
+        if not numba.config.DISABLE_JIT:
+            step.record = look_up.record
         step.inputs, step.outputs = self._numbers(node.input), self._numbers(node.output)
         return step
 

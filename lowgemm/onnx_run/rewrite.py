@@ -374,6 +374,30 @@ class Rewriter:
         self.replace(node, chain, "QLinearConcat", DOMAIN, inputs, coded.name, list(node.attribute))
         return True
 
+    def pooled(self, node: Any) -> bool:
+        """Rewrite a MaxPool: on integers, or with the quantizer behind it in front of it. Quantizing keeps the order
+        of numbers, so the largest is quantized to the largest.
+        """
+        if self.moved(node):
+            return True
+        coded, chain = self.quantized(node.output[0])
+        if (
+            coded is None
+            or len(chain) != 1
+            or len(node.output) > 1
+            or not 0 < float(coded.scale.reshape(())) < np.inf
+        ):
+            return False
+        quantizer, name = _copy(chain[0]), f"{coded.name}_before"
+        while name in self.makers or name in self.constants:
+            name += "_"
+        quantizer.input[0], quantizer.output[0] = node.input[0], name
+        self.replace(node, chain, "MaxPool", dynamic.OWN, [name], coded.name, list(node.attribute))
+        place = list(self.graph.node).index(node)
+        self.graph.node.insert(place, quantizer)
+        self.index()
+        return True
+
     def moved(self, node: Any) -> bool:
         """Let an operator that only moves elements, or takes the largest, do so with the integers."""
         a = self.dequantized(node.input[0])
@@ -459,6 +483,7 @@ class Rewriter:
         rules |= dict.fromkeys(("Add", "Mul"), self.binary)
         rules |= dict.fromkeys(("Sigmoid", "LeakyRelu", "GlobalAveragePool"), self.unary)
         rules |= dict.fromkeys(_MOVING, self.moved)
+        rules["MaxPool"] = self.pooled
         rules |= dict.fromkeys(("ConvInteger", "MatMulInteger"), lambda node: dynamic.to_float(self, node))
         self.merge_equal()
         for node in list(self.graph.node):

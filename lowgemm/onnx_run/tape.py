@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lowgemm import config
+from lowgemm import config, kernels
 from lowgemm.engine import parts, threads
+from lowgemm.engine.packed_rhs import PackedRhs, repacked
+from lowgemm.gemm import checked_call
 from lowgemm.jit import scratch, team
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.memory import (
@@ -236,6 +238,28 @@ class Recorder(NotCopied):
         self.run(run_plan, args, 1)
         return True
 
+    def product(
+        self,
+        rows: np.ndarray,
+        rhs: Any,
+        zero: int | np.ndarray,
+        rhs_zero: Any,
+        output: Any,
+        num_threads: int | None,
+    ) -> Any:
+        """Take down `gemm`; NotImplemented if that cannot be. `zero` is a number, or the array that stands for it."""
+        known = id(_owner(rows)) in self._numbers or id(_owner(rows)) in self._constants  # else it is a copy
+        if not known or not isinstance(rhs, PackedRhs) or type(rhs_zero) is not int or not rows.size:
+            return NotImplemented
+        number = zero if isinstance(zero, int) else 0
+        call = checked_call(
+            rows, rhs, lhs_zero_point=number, rhs_zero_point=rhs_zero, output=output, num_threads=num_threads
+        )
+        kernel = kernels.selected()
+        packed, y = repacked(rhs, kernel), call.out
+        taken = y.size and self.run_plan(call.plan(kernel), packed, rows, y, zero, rhs_zero)
+        return y if taken else NotImplemented
+
     def check(self, a: np.ndarray) -> None:
         """The last pass failed if the first number of an array is NaN then."""
         place, last = self.at(a), len(self.passes) - 1
@@ -249,6 +273,37 @@ class Recorder(NotCopied):
     def made_of(self, zero: Any) -> np.ndarray | None:
         """The four numbers of a zero point that is not filled itself."""
         return self._zeros.get(id(zero))
+
+
+class Ways(NamedTuple):
+    """How a step says where an array and a constant lie, and runs a pass: at once, or taken down."""
+
+    at: Callable[[np.ndarray], Any]
+    held: Callable[[np.ndarray], int]
+    run: Callable[..., None]
+
+
+_AT_ONCE = Ways(address, address, parts.run)
+
+
+def ways(recorder: Recorder | None) -> Ways:
+    """Those of a recorder, or at once."""
+    return _AT_ONCE if recorder is None else Ways(recorder.at, recorder.held, recorder.run)
+
+
+def unless_refused(run: Callable[..., Any]) -> Callable[..., Any]:
+    """What takes a step down (`Group`) of which ``run(*inputs, recorder=recorder)`` does the work, and returns its
+    output, or NotImplemented.
+    """
+
+    def record(recorder: Recorder, *inputs: Any) -> Any:
+        try:
+            y = run(*inputs, recorder=recorder)
+        except TypeError:  # said when it runs
+            return None
+        return None if y is NotImplemented else (y,)
+
+    return record
 
 
 class _Output(NamedTuple):
