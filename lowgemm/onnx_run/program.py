@@ -311,24 +311,30 @@ class Program(NotCopied):
 
     def _chained(self, nodes: list[Any]) -> list[Any]:
         """Nodes with each chain of float operators as one node, in the place of its last."""
-        from onnx import helper
-
         nodes = [more for n in nodes for more in dynamic.split(n, self.constants)]
         made = {o for n in nodes if n.op_type in FLOAT_PRODUCTS and n.domain for o in n.output}
         sums = {n.output[0] for n in nodes if n.op_type == "ConvSums"}
+        found = chains.find(nodes, self.constants, made, made | sums, set(self.outputs))
+        nodes = self._replaced(nodes, found)
+        ranged = {o for group in found for o in group.ranged}
+        nodes = [self._in_range(n, ranged) for n in nodes]
+        return self._replaced(nodes, chains.find_coded(nodes, self.constants, set(self.outputs)))
+
+    def _replaced(self, nodes: list[Any], found: list[chains.Group]) -> list[Any]:
+        """Nodes with each of the chains as one, in the place of its last operator that makes an output of it."""
+        from onnx import helper
+
         place: dict[int, Any] = {}
         gone: set[int] = set()
-        ranged: set[str] = set()
-        for group in chains.find(nodes, self.constants, made, made | sums, set(self.outputs)):
+        for group in found:
             inputs = [n for n in group.inputs if n not in self.constants]
             outputs = [*group.outputs, *(f"{o} range" for o in group.ranged)]
             node = helper.make_node("Chain", inputs, outputs, domain=dynamic.OWN)
             self._chains[group.outputs[0]] = group
             place[id(group.nodes[-1])] = node
-            gone.update(id(n) for n in group.nodes)
-            ranged.update(group.ranged)
-        kept = [place.get(id(n), n) for n in nodes if id(n) in place or id(n) not in gone]
-        return [self._in_range(n, ranged) for n in kept]
+            # a dequantizer may be needed elsewhere too; if not, its step is dropped
+            gone.update(id(n) for n in group.nodes if n.op_type != "DequantizeLinear")
+        return [place.get(id(n), n) for n in nodes if id(n) in place or id(n) not in gone]
 
     def _in_range(self, node: Any, ranged: set[str]) -> Any:
         """A DynamicQuantizeLinear of a chain's result with the range that the chain found."""
@@ -344,6 +350,12 @@ class Program(NotCopied):
     def _chain(self, node: Any) -> _Step:
         group = self._chains[node.output[0]]
         constants = {n: self.constants[n] for n in group.inputs if n in self.constants}
+        if group.nodes[-1].op_type == "QuantizeLinear":
+            as_written = Program(
+                group.nodes, constants, list(node.input), group.outputs, table=self.table, either=self.either,
+                state=self.state, context=self.context._replace(optimize=False),
+            )  # fmt: skip
+            return self._chain_step(node, group, lambda *values: as_written.run(values))
         own = group.nodes[0] if group.nodes[0].op_type == chains.SCALED else None
         rest = group.nodes[own is not None :]
         made = {o for n in rest for o in n.output}
@@ -366,6 +378,10 @@ class Program(NotCopied):
                 step.runs_on = part.runs_on[0]
             return [known[o] for o in group.outputs]
 
+        step = self._chain_step(node, group, otherwise)
+        return step
+
+    def _chain_step(self, node: Any, group: chains.Group, otherwise: Callable[..., Sequence[Any]]) -> _Step:
         chain = chains.Chain(group, self.constants, otherwise, self.state.num_threads)
         step = _Step(
             chain,
