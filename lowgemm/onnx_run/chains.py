@@ -446,8 +446,8 @@ def _coding(node: Any, op: str, constants: Mapping[str, np.ndarray]) -> tuple[np
 
 
 def find_coded(nodes: Sequence[Any], constants: Mapping[str, np.ndarray], seen: set[str]) -> list[Group]:
-    """Chains between bytes: of dequantized tensors, to nothing but quantized ones. Their nodes are the operators,
-    the dequantizers before and the quantizers behind them; a dequantizer may be needed elsewhere too.
+    """Chains between bytes: of dequantized tensors, to quantized ones and to other such chains alone. Their nodes are
+    the dequantizers, the operators and the quantizers; a dequantizer may be needed elsewhere too.
     """
     readers: dict[str, list[Any]] = {}
     for node in nodes:
@@ -458,18 +458,22 @@ def find_coded(nodes: Sequence[Any], constants: Mapping[str, np.ndarray], seen: 
         for n in nodes
         if _coding(n, "DequantizeLinear", constants) and n.input[0] not in constants
     }
+    quantizers = {id(n) for n in nodes if _coding(n, "QuantizeLinear", constants)}
+    groups = [g for g in find(nodes, constants, set(real), set(), seen) if seen.isdisjoint(g.outputs)]
+    left = -1
+    while left != len(groups):
+        left, inside = len(groups), {id(n) for g in groups for n in g.nodes} | quantizers
+        groups = [g for g in groups if all(id(r) in inside for o in g.outputs for r in readers[o])]
     found = []
-    for group in find(nodes, constants, set(real), set(), seen):
+    for group in groups:
         own = {id(n) for n in group.nodes}
-        behind = [r for o in group.outputs for r in readers.get(o, []) if id(r) not in own]
-        closed = all(_coding(r, "QuantizeLinear", constants) and r.input[0] in group.outputs for r in behind)
-        if not closed or not behind or not seen.isdisjoint(group.outputs):
-            continue
         before = [real[n] for n in group.inputs if n in real]
-        inputs = list(dict.fromkeys(real[n].input[0] if n in real else n for n in group.inputs))
-        inputs += [n for r in (*before, *behind) for n in r.input[1:]]
-        outputs = [r.output[0] for r in behind]
-        found.append(Group([*before, *group.nodes, *behind], list(dict.fromkeys(inputs)), outputs, [], []))
+        behind = [r for o in group.outputs for r in readers[o] if id(r) in quantizers]
+        inputs = dict.fromkeys(real[n].input[0] if n in real else n for n in group.inputs)
+        inputs |= dict.fromkeys(n for r in (*before, *behind) for n in r.input[1:])
+        floats = [o for o in group.outputs if any(id(r) not in own | quantizers for r in readers[o])]
+        outputs = [*floats, *(r.output[0] for r in behind)]
+        found.append(Group([*before, *group.nodes, *behind], list(inputs), outputs, [], []))
     return found
 
 

@@ -350,7 +350,7 @@ class Program(NotCopied):
     def _chain(self, node: Any) -> _Step:
         group = self._chains[node.output[0]]
         constants = {n: self.constants[n] for n in group.inputs if n in self.constants}
-        if group.nodes[-1].op_type == "QuantizeLinear":
+        if any(n.op_type in ("DequantizeLinear", "QuantizeLinear") for n in group.nodes):
             as_written = Program(
                 group.nodes, constants, list(node.input), group.outputs, table=self.table, either=self.either,
                 state=self.state, context=self.context._replace(optimize=False),

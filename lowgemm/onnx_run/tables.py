@@ -27,6 +27,8 @@ _FLOAT = frozenset((
     "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Tanh", "ThresholdedRelu",
 ))  # fmt: skip
 _CODED = frozenset(("QLinearSigmoid", "QLinearLeakyRelu", "QLinearAdd", "QLinearMul"))
+#: Operators that are a table even by themselves.
+_ALWAYS = ("QLinearSigmoid", "QLinearLeakyRelu")
 _LINEAR = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -111,7 +113,8 @@ def find(
             continue
         name = node.output[0]
         own = behind.get(name, [])
-        if len(own) > 1 and root[name] != name and len(node.output) == 1 and _gives_bytes(node, constants):
+        worth = len(own) > 1 or node.op_type in _ALWAYS
+        if worth and own and root[name] != name and len(node.output) == 1 and _gives_bytes(node, constants):
             table = Table([nodes[j] for j in own], root[name], name)
             tables.append(table)
             kept.append(table)
