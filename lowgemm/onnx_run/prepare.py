@@ -19,7 +19,17 @@ from lowgemm.checks.onnx import result_zero_point
 from lowgemm.compat import onnx, onnx_passes
 from lowgemm.engine import parts
 from lowgemm.gemm import gemm
-from lowgemm.onnx_run import convolution, dynamic, elementwise, lstm, max_pool, nbits, passes, turned
+from lowgemm.onnx_run import (
+    convolution,
+    dynamic,
+    elementwise,
+    float_mean,
+    lstm,
+    max_pool,
+    nbits,
+    passes,
+    turned,
+)
 from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.operators import convolution_attributes
@@ -353,6 +363,7 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("", "DequantizeLinear"): dequantize_linear,
     (DOMAIN, "DequantizeLinear"): dequantize_linear,
     **dynamic.MAKERS,
+    **float_mean.MAKERS,
     **lstm.MAKERS,
     **max_pool.MAKERS,
     **nbits.MAKERS,

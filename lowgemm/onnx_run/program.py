@@ -17,7 +17,7 @@ import numpy as np
 from lowgemm.engine import threads
 from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.onnx_run import chains, dynamic, max_pool, tables, tape, views
+from lowgemm.onnx_run import chains, dynamic, float_mean, max_pool, tables, tape, views
 from lowgemm.onnx_run.convolution import PackedFilters
 from lowgemm.onnx_run.engines import Context, Subgraph, attributes_of, reads_of
 from lowgemm.onnx_run.nbits import PackedBlocks
@@ -318,7 +318,8 @@ class Program(NotCopied):
         nodes = self._replaced(nodes, found)
         ranged = {o for group in found for o in group.ranged}
         nodes = [self._in_range(n, ranged) for n in nodes]
-        return self._replaced(nodes, chains.find_coded(nodes, self.constants, set(self.outputs)))
+        nodes = self._replaced(nodes, chains.find_coded(nodes, self.constants, set(self.outputs)))
+        return float_mean.of_chains(nodes)
 
     def _replaced(self, nodes: list[Any], found: list[chains.Group]) -> list[Any]:
         """Nodes with each of the chains as one, in the place of its last operator that makes an output of it."""
