@@ -275,7 +275,7 @@ class Recorder(NotCopied):
         return self._zeros.get(id(zero))
 
 
-class Ways(NamedTuple):
+class _Ways(NamedTuple):
     """How a step says where an array and a constant lie, and runs a pass: at once, or taken down."""
 
     at: Callable[[np.ndarray], Any]
@@ -283,12 +283,12 @@ class Ways(NamedTuple):
     run: Callable[..., None]
 
 
-_AT_ONCE = Ways(address, address, parts.run)
+_AT_ONCE = _Ways(address, address, parts.run)
 
 
-def ways(recorder: Recorder | None) -> Ways:
+def ways(recorder: Recorder | None) -> _Ways:
     """Those of a recorder, or at once."""
-    return _AT_ONCE if recorder is None else Ways(recorder.at, recorder.held, recorder.run)
+    return _AT_ONCE if recorder is None else _Ways(recorder.at, recorder.held, recorder.run)
 
 
 def unless_refused(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -318,7 +318,7 @@ class _Output(NamedTuple):
 
 
 class Tape(NotCopied):
-    """Recorded passes, ready to run.
+    """_Recorded passes, ready to run.
 
     Parameters
     ----------
@@ -419,7 +419,7 @@ def _placed(owners: Sequence[tuple[np.ndarray, int, int]], outside: set[int]) ->
     return where, size
 
 
-class Recorded(NamedTuple):
+class _Recorded(NamedTuple):
     """What steps of a group do, from one on up to `end` (without it): a tape, or None if they run one by one."""
 
     tape: Tape | None
@@ -457,7 +457,7 @@ class Group(NotCopied):
         self._alone = num_threads == 1
         #: What the steps from each on read of others.
         self._inputs = [self._reads(i, len(records)) for i in range(len(records))]
-        self.found: list[dict[Any, Recorded]] = [{} for _ in records]
+        self.found: list[dict[Any, _Recorded]] = [{} for _ in records]
 
     def _reads(self, first: int, end: int) -> tuple[int, ...]:
         """Numbers of what steps `first` to `end` read of others."""
@@ -466,13 +466,13 @@ class Group(NotCopied):
         read = dict.fromkeys(n for _, reads, _ in records for n in reads)
         return tuple(n for n in read if n not in made and n not in self._held)
 
-    def following(self, first: int, values: Sequence[Any]) -> Recorded:
+    def following(self, first: int, values: Sequence[Any]) -> _Recorded:
         """How the steps from `first` on run, with these values."""
         given = [values[n] for n in self._inputs[first]]
         try:
             key: Any = tuple([(v.shape, v.strides, v.dtype) for v in given])
         except AttributeError:  # a sequence, or a value that is left out
-            return Recorded(None, (), (), len(self._records))
+            return _Recorded(None, (), (), len(self._records))
         # what plans are made for
         key = key, config.kernel, None if self._alone else threads.settings()
         known = self.found[first]
@@ -483,8 +483,8 @@ class Group(NotCopied):
             recorded = known[key] = self._record(first, values)
         return recorded
 
-    def _record(self, first: int, values: Sequence[Any]) -> Recorded:
-        nothing = Recorded(None, (), (), len(self._records))
+    def _record(self, first: int, values: Sequence[Any]) -> _Recorded:
+        nothing = _Recorded(None, (), (), len(self._records))
         if not self._alone and team.the_team() is None:
             return nothing
         given = {n: values[n] for n in self._inputs[first]}
@@ -512,4 +512,4 @@ class Group(NotCopied):
         outputs = tuple(
             sorted(n for _, _, makes in self._records[first:end] for n in makes if n and n in later)
         )
-        return Recorded(Tape(recorder, [known[n] for n in outputs]), self._reads(first, end), outputs, end)
+        return _Recorded(Tape(recorder, [known[n] for n in outputs]), self._reads(first, end), outputs, end)

@@ -157,8 +157,10 @@ def test_a_step_that_cannot_be_recorded_parts_the_others():
     proto = model_of(nodes, constants, {"x": (np.float32, 2)}, ("p4", "p1", "q3"))
     model = compared(proto, [{"x": g.standard_normal((n, 8)).astype(np.float32)} for n in (3, 40)])
     assert sorted(set(recorded(model)[0])) == [(0, 5, True), (5, 6, False), (6, 10, True)]
-    with pytest.raises(ValueError, match=r"DynamicQuantizeLinear.*finite"):
-        model.run(None, {"x": np.full((3, 8), np.inf, np.float32)})
+    # a pass that its data are not for: the steps of that tape run one by one
+    x = g.standard_normal((3, 8)).astype(np.float32)
+    x[1, 2] = -np.inf
+    compared(proto, [{"x": x}])
 
 
 def test_random_numbers_are_not_merged():
