@@ -384,9 +384,9 @@ if importlib.util.find_spec("onnx") is not None:
         [], [], [], {}, engines.Context("onnx.reference", {}, 8, None)
     )
     REFUSED[chains.Chain] = lambda: chains.Chain(chains.Group([], [], [], [], []), {}, list)
-    REFUSED[tape.Recorder] = lambda: tape.Recorder([])
-    REFUSED[tape.Group] = lambda: tape.Group([], (), (), 1)
-    REFUSED[tape.Tape] = lambda: tape.Tape(tape.Recorder([]), [])
+    REFUSED[tape.Recorder] = lambda: tape.Recorder({})
+    REFUSED[tape.Group] = lambda: tape.Group([], set(), set(), 1)
+    REFUSED[tape.Tape] = lambda: tape.Tape(tape.Recorder({}), [])
     REFUSED[tables.LookUp] = lambda: tables.LookUp(lambda x: x)
     REFUSED[passes.Binary] = lambda: passes.Binary(passes.add, passes.ADD, {"ra": 1.0})
     REFUSED[convolution.Convolution] = lambda: convolution.Convolution(

@@ -105,7 +105,12 @@ def run(work: Routine, args: Sequence[int], pieces: int, workers: int = 1, nanos
 
 
 def run_shared(
-    work: Routine, args: Sequence[int], pieces: int, nanoseconds: float, num_threads: int | None
+    work: Routine,
+    args: Sequence[Any],
+    pieces: int,
+    nanoseconds: float,
+    num_threads: int | None,
+    by: Any = run,
 ) -> None:
-    """`run` a pass on as many threads as pay, at most `num_threads`."""
-    run(work, args, pieces, workers_for(nanoseconds, pieces, num_threads), nanoseconds)
+    """`run` a pass on as many threads as pay, at most `num_threads`; `by` may be something else that takes it."""
+    by(work, args, pieces, workers_for(nanoseconds, pieces, num_threads), nanoseconds)

@@ -26,7 +26,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from lowgemm.compat.onnx_passes import LANES as ENDS
-from lowgemm.compat.onnx_passes import note_range
+from lowgemm.compat.onnx_passes import note_range, quantize_bytes
 from lowgemm.engine import parts
 from lowgemm.engine.parts import PASS
 from lowgemm.jit.addresses import NotCopied
@@ -35,6 +35,7 @@ from lowgemm.jit.memory import (
     load_f32,
     load_i32,
     load_i64,
+    load_u8,
     offset,
     pointer_at,
     store_f32,
@@ -58,7 +59,11 @@ SHAPES = 32
 APART = 32
 #: Bytes of a vector.
 VECTOR = 4 * LANES
-ADD, SUB, MUL, DIV, MAX, MIN, SLOPE, SIGMOID, TANH, ERF, SCALE, RANGE = range(12)
+ADD, SUB, MUL, DIV, MAX, MIN, SLOPE, SIGMOID, TANH, ERF, SCALE, RANGE, BYTE, SIGNED, TO_BYTE, TO_SIGNED = (
+    range(16)
+)
+#: Bytes of an element of an array, by the operation that reads or writes it.
+WIDTHS = {BYTE: 1, SIGNED: 1, TO_BYTE: 1, TO_SIGNED: 1}
 
 
 def _vector(emit: Callable[..., ir.Value]) -> Any:
@@ -91,6 +96,42 @@ _scale = _vector(
 )
 
 
+def _real(extend: Callable[[ir.IRBuilder, ir.Value, Any], ir.Value]) -> Any:
+    """DequantizeLinear of `LANES` bytes: (where the result goes, bytes, zero points, scales)."""
+
+    def make(typingctx, args):
+        def codegen(context, b, signature, values):
+            to, x, zero, scale = unpack_words(context, b, signature.args[0], values[0])
+            floats = vec(ir.FloatType(), LANES)
+            whole = extend(b, load(b, vec(ir.IntType(8), LANES), x), vec(ir.IntType(32), LANES))
+            real = b.fsub(b.sitofp(whole, floats), load(b, floats, zero))
+            store(b, b.fmul(real, load(b, floats, scale)), to)
+            return context.get_dummy_value()
+
+        return types.void(args), codegen
+
+    return intrinsic(make)
+
+
+_real_of_byte = _real(lambda b, x, to: b.zext(x, to))
+_real_of_signed = _real(lambda b, x, to: b.sext(x, to))
+
+
+@inner
+def _dequantize(code, to, a, zero, scale, count):
+    whole, flip = count // LANES, np.int32(128) if code == SIGNED else np.int32(0)
+    for i in range(whole):
+        j = 4 * LANES * i
+        args = (offset(to, j), offset(a, LANES * i), offset(zero, j), offset(scale, j))
+        if code == SIGNED:
+            _real_of_signed(args)
+        else:
+            _real_of_byte(args)
+    for i in range(whole * LANES, count):
+        v = (np.int32(load_u8(a, i)) ^ flip) - flip
+        store_f32(to, i, (np.float32(v) - load_f32(zero, i)) * load_f32(scale, i))
+
+
 @inner_dividing
 def _one(code, x, y):
     if code == ADD:
@@ -121,6 +162,13 @@ def _apply(code, to, a, b, c, count):
         return
     if code == RANGE:
         note_range(to, a, count)
+        return
+    if code in (BYTE, SIGNED):
+        _dequantize(code, to, a, b, c, count)
+        return
+    if code in (TO_BYTE, TO_SIGNED):
+        low = np.int64(-128) if code == TO_SIGNED else np.int64(0)
+        quantize_bytes(a, to, count, load_f32(b, 0), np.int32(load_f32(c, 0)), low, low + 255)
         return
     whole = count // LANES
     if code == SCALE:
@@ -180,10 +228,10 @@ FILLS, CODE, INSTRUCTIONS, FILLED, LENGTH, STEP, MEMORY, WORKER_BYTES, POINTERS 
 
 
 @inner
-def _place(args, memory, number, moved, moves):
-    """Where an operand lies: it moves on from block to block, or it is in a worker's memory."""
-    if moves != 0:
-        return offset(pointer_at(args, POINTERS + number), moved)
+def _place(args, memory, number, passed, width):
+    """Where an operand lies: `passed` elements of so many bytes on, or in a worker's memory."""
+    if width != 0:
+        return offset(pointer_at(args, POINTERS + number), passed * width)
     return offset(memory, load_i64(args, POINTERS + number))
 
 
@@ -192,7 +240,7 @@ def run_chain(args, first, end, worker):
     """Carry out a chain on rows of `LENGTH` numbers that lie one after the other.
 
     `CODE` is int64, 9 an instruction: the operation, then for the result and three operands which pointer, and
-    whether it moves on from block to block. `FILLS` is int64, 4 a register that is filled before a row: which
+    by how many bytes an element it moves on from block to block. `FILLS` is int64, 4 a register that is filled before a row: which
     pointer, whose numbers, how many there are, and how many of them are repeated in the register. `MEMORY` has
     `WORKER_BYTES` for each worker; the pointers that do not move are offsets into that. Pieces are blocks of
     `STEP` numbers, from the beginning of each row on.
@@ -212,14 +260,14 @@ def run_chain(args, first, end, worker):
                     numbers = pointer_at(args, POINTERS + f[i, 1])
                     _fill(register, numbers, (row * f[i, 3]) % f[i, 2], f[i, 3], min(block, length))
             last = row
-        count, moved = min(block, length - start), 4 * (row * length + start)
+        count, passed = min(block, length - start), row * length + start
         for i in range(instructions):
             _apply(
                 c[i, 0],
-                _place(args, memory, c[i, 1], moved, c[i, 2]),
-                _place(args, memory, c[i, 3], moved, c[i, 4]),
-                _place(args, memory, c[i, 5], moved, c[i, 6]),
-                _place(args, memory, c[i, 7], moved, c[i, 8]),
+                _place(args, memory, c[i, 1], passed, c[i, 2]),
+                _place(args, memory, c[i, 3], passed, c[i, 4]),
+                _place(args, memory, c[i, 5], passed, c[i, 6]),
+                _place(args, memory, c[i, 7], passed, c[i, 8]),
                 count,
             )
 
@@ -375,6 +423,60 @@ def _closed(groups: list[list[Any]], nodes: Sequence[Any], fresh: set[str], seen
     return found
 
 
+def _coding(node: Any, op: str, constants: Mapping[str, np.ndarray]) -> tuple[np.float32, np.ndarray] | None:
+    """Scale and zero point of a (de)quantizer of bytes with one of each, constant and finite; else None."""
+    if node is None or node.op_type != op or node.domain not in ("", "com.microsoft") or len(node.input) != 3:
+        return None
+    scale, zero = (constants.get(n) for n in node.input[1:])
+    numbers = attributes_of(node)
+    if (
+        scale is None
+        or zero is None
+        or any(numbers.get(n) for n in ("block_size", "output_dtype", "precision"))
+    ):
+        return None
+    if (
+        scale.dtype != np.float32
+        or scale.size != 1
+        or zero.size != 1
+        or zero.dtype not in (np.uint8, np.int8)
+    ):
+        return None
+    return (np.float32(scale.item()), zero) if np.isfinite(scale).all() else None
+
+
+def find_coded(nodes: Sequence[Any], constants: Mapping[str, np.ndarray], seen: set[str]) -> list[Group]:
+    """Chains between bytes: of dequantized tensors, to quantized ones and to other such chains alone. Their nodes are
+    the dequantizers, the operators and the quantizers; a dequantizer may be needed elsewhere too.
+    """
+    readers: dict[str, list[Any]] = {}
+    for node in nodes:
+        for name in reads_of(node):
+            readers.setdefault(name, []).append(node)
+    real = {
+        n.output[0]: n
+        for n in nodes
+        if _coding(n, "DequantizeLinear", constants) and n.input[0] not in constants
+    }
+    quantizers = {id(n) for n in nodes if _coding(n, "QuantizeLinear", constants)}
+    groups = [g for g in find(nodes, constants, set(real), set(), seen) if seen.isdisjoint(g.outputs)]
+    left = -1
+    while left != len(groups):
+        left, inside = len(groups), {id(n) for g in groups for n in g.nodes} | quantizers
+        groups = [g for g in groups if all(id(r) in inside for o in g.outputs for r in readers[o])]
+    found = []
+    for group in groups:
+        own = {id(n) for n in group.nodes}
+        before = [real[n] for n in group.inputs if n in real]
+        behind = [r for o in group.outputs for r in readers[o] if id(r) in quantizers]
+        inputs = dict.fromkeys(real[n].input[0] if n in real else n for n in group.inputs)
+        inputs |= dict.fromkeys(n for r in (*before, *behind) for n in r.input[1:])
+        floats = [o for o in group.outputs if any(id(r) not in own | quantizers for r in readers[o])]
+        outputs = [*floats, *(r.output[0] for r in behind)]
+        found.append(Group([*before, *group.nodes, *behind], list(inputs), outputs, [], []))
+    return found
+
+
 # ---- running them -----------------------------------------------------------------------------------------
 def _in_order(v: np.ndarray) -> bool:
     """Whether an operand is in C order, or has its channels last in memory."""
@@ -407,7 +509,8 @@ class Chain(NotCopied):
     ) -> None:
         self.group, self.otherwise, self.num_threads = group, otherwise, num_threads
         self.inputs = [n for n in group.inputs if n not in constants]
-        self.sums = {n.input[0] for n in group.nodes if n.op_type == SCALED}
+        #: Types of inputs and outputs that are not float32.
+        self.dtypes = {n.input[0]: np.dtype(np.int32) for n in group.nodes if n.op_type == SCALED}
         #: (operation, result, operands ...); an operand is a name or a number.
         self.instructions: list[tuple[Any, ...]] = []
         for node in group.nodes:
@@ -418,7 +521,16 @@ class Chain(NotCopied):
         """The instructions of a node."""
         output, simple = node.output[0], steps_of(node, constants)
         given = [constants.get(n, n) for n in node.input]
-        if node.op_type == SCALED:
+        if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
+            back = node.op_type == "QuantizeLinear"
+            scale, zero = _coding(node, node.op_type, constants)  # type: ignore[misc]
+            point, signed = np.float32(zero.item()), zero.dtype == np.int8
+            operation = (TO_SIGNED if signed else TO_BYTE) if back else (SIGNED if signed else BYTE)
+            self.dtypes[output if back else node.input[0]] = zero.dtype
+            self.instructions.append(
+                (operation, output, given[0], *((scale, point) if back else (point, scale)))
+            )
+        elif node.op_type == SCALED:
             # adding -0.0 changes no number
             self.instructions.append(
                 (SCALE, output, *given[:2], given[2] if len(given) > 2 else np.float32(-0.0))
@@ -457,8 +569,8 @@ class Chain(NotCopied):
         plan = _Plan(shape, turned)
         for name, value in zip(self.inputs, values, strict=True):
             if name in whole:
-                plan.add_input(name, turned and value.flags.c_contiguous)
-            elif not plan.repeated(name, name, value.shape):
+                plan.add_input(name, turned and value.flags.c_contiguous, value.itemsize)
+            elif value.itemsize == 1 or not plan.repeated(name, name, value.shape):
                 return None
         read = {x: i for i, (_, _, *both) in enumerate(self.instructions) for x in both if isinstance(x, str)}
         for i, (operation, to, *operands) in enumerate(self.instructions):
@@ -466,7 +578,7 @@ class Chain(NotCopied):
             if None in places:
                 return None
             plan.release({x for x in operands if isinstance(x, str) and read[x] == i})
-            plan.add(operation, plan.result(to, to in self.group.outputs), places)
+            plan.add(operation, plan.result(to, to in self.group.outputs, WIDTHS.get(operation, 4)), places)
             if to in self.group.ranged:
                 plan.note_range(to)
         if len(plan.registers) > REGISTERS or not plan.finish(self):
@@ -506,8 +618,7 @@ class Chain(NotCopied):
             if len(self._plans) >= SHAPES:
                 self._plans = {}
             fits = all(
-                v.dtype == (np.int32 if n in self.sums else np.float32)
-                for n, v in zip(self.inputs, values, strict=True)
+                v.dtype == self.dtypes.get(n, np.float32) for n, v in zip(self.inputs, values, strict=True)
             )
             ordered = [v if _in_order(v) else np.ascontiguousarray(v) for v in values]
             plan = self._plans[key] = self._plan(ordered) if fits else None
@@ -534,7 +645,9 @@ class _Plan(NotCopied):
         self.gaps = False  # whether some input has to be brought into order first
         self.turned: set[str] = set()  # inputs whose channels are brought last
         self.registers: list[int] = []  # their pointers
-        self._where: dict[Any, tuple[int, int]] = {}  # number of the pointer, and whether it moves
+        self._where: dict[
+            Any, tuple[int, int]
+        ] = {}  # number of the pointer, and bytes of an element if it moves
         # of each pointer: a name, (name, "made"), (name, "range"), numbers, or None
         self._arrays: list[Any] = []
         self._free: list[int] = []
@@ -553,9 +666,9 @@ class _Plan(NotCopied):
         self.registers.append(self._pointer(None))
         return self.registers[-1]
 
-    def add_input(self, name: str, turned: bool) -> None:
-        """Where an input of the whole shape lies."""
-        self._where[name] = self._pointer(name), 1
+    def add_input(self, name: str, turned: bool, width: int) -> None:
+        """Where an input of the whole shape lies, whose elements have so many bytes."""
+        self._where[name] = self._pointer(name), width
         if turned:
             self.turned.add(name)
 
@@ -580,7 +693,7 @@ class _Plan(NotCopied):
         return True
 
     def operand(self, x: Any) -> tuple[int, int] | None:
-        """Pointer of an operand, and whether it moves."""
+        """Pointer of an operand, and bytes of an element by which it moves."""
         if isinstance(x, str):
             return self._where[x]
         value = np.ascontiguousarray(x, np.float32)
@@ -597,11 +710,11 @@ class _Plan(NotCopied):
             if not moves and held and pointer not in self._free:
                 self._free.append(pointer)
 
-    def result(self, name: str, output: bool) -> tuple[int, int]:
-        """Where an instruction's result goes."""
+    def result(self, name: str, output: bool, width: int) -> tuple[int, int]:
+        """Where an instruction's result goes, whose elements have so many bytes."""
         if output:
             self.outputs.append(name)
-            self._where[name] = self._pointer((name, "made")), 1
+            self._where[name] = self._pointer((name, "made")), width
         else:
             self._where[name] = self._register(), 0
         return self._where[name]
@@ -669,7 +782,7 @@ class _Plan(NotCopied):
         self._pieces = rows * -(-length // block)
         curves = sum(line[0] in (SIGMOID, TANH, ERF) for line in self.code)
         self._time = size * (0.4 + 0.05 * len(self.code) + curves)
-        self._threads = chain.num_threads
+        self._threads, self._dtypes = chain.num_threads, chain.dtypes
         return True
 
     def run(self, values: Sequence[np.ndarray], recorder: Recorder | None = None) -> list[Any]:
@@ -697,7 +810,8 @@ class _Plan(NotCopied):
             if name in self.reused and (recorder is None or recorder.owns(values[self.reused[name]])):
                 y = values[self.reused[name]].view(np.float32)
             else:
-                y = empty_last(self.shape, np.float32) if self.last else np.empty(self.shape, np.float32)
+                dtype = self._dtypes.get(name, np.float32)
+                y = empty_last(self.shape, dtype) if self.last else np.empty(self.shape, dtype)
             args[place] = at(y)
             found.append(y)
         run(run_chain, args, self._pieces, workers, self._time)

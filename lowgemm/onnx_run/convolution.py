@@ -20,11 +20,7 @@ from lowgemm.checks.arguments import as_operand
 from lowgemm.checks.onnx import result_zero_point, scale_argument, zero_point_argument
 from lowgemm.checks.values import as_array, choice, integer
 from lowgemm.conv import Prepared, pack_filters
-from lowgemm.engine.parts import PASS
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.jit.memory import is_null, load_f32, load_i64, pointer_at
-from lowgemm.jit.routine import call_address, routine
-from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.geometry import Geometry, check_filters, geometry
 from lowgemm.onnx_run.pipelines import pipeline
 from lowgemm.onnx_run.tape import Recorder
@@ -35,25 +31,6 @@ from lowgemm.requantize import requantize
 SHAPES = 64
 #: Spatial axes that `lowgemm.conv` knows.
 INNER = 3
-
-
-@routine(PASS)
-def convolve(args, first, end, worker):
-    """A call of a plan's `way` (`engine/drivers.py`).
-
-    Arguments: the way, the plan, images, panels and sums of the filters, dst, space, the images' zero point, or the
-    address of four float32 numbers of which it is the last, and the filters' zero point.
-    """
-    zero, made = load_i64(args, 7), pointer_at(args, 8)
-    if not is_null(made):
-        zero = np.int64(load_f32(made, 3))
-    call_address(
-        load_i64(args, 0),
-        (
-            load_i64(args, 1), load_i64(args, 2), load_i64(args, 3), load_i64(args, 4), load_i64(args, 5),
-            load_i64(args, 6), zero, load_i64(args, 9), 0, 0,
-        ),
-    )  # fmt: skip
 
 
 class PackedFilters:
@@ -104,6 +81,13 @@ class PackedFilters:
                 plain.ndim - 1, plain.ndim - 2, *range(plain.ndim - 2)
             )
         return w
+
+
+def _channels_last(x: np.ndarray) -> np.ndarray:
+    """Images with their channels last; if there is one, they lie so already."""
+    if x.shape[1] == 1 and x.flags.c_contiguous:
+        return x.reshape(x.shape[0], *x.shape[2:], 1)
+    return x.transpose((0, *range(2, x.ndim), 1))
 
 
 class Convolution(NotCopied):
@@ -180,21 +164,14 @@ class Convolution(NotCopied):
         g, made = self._plan(x.shape)
         if made is None or len(g.size) > INNER:
             return None
-        images, made = x.transpose((0, *range(2, x.ndim), 1)), made[0]
+        images, made = _channels_last(x), made[0]
         found = made.in_one_call(images.strides)
-        numbers = None if zero is None else recorder.made_of(zero)
-        if found is None or (zero is not None and numbers is None):
+        if found is None:
             return None
         plan, rhs = found
-        y, space = np.empty(made.shape, self.result), np.empty(plan.scratch_bytes, np.uint8)
-        recorder.keep(y, space, numbers)
-        recorder.kept += [plan, rhs]
-        args = (
-            plan.way.address, address(plan.numbers), recorder.at(x), rhs.panels_address, rhs.sums_address, recorder.at(y),
-            recorder.at(space), self.input_zero if zero is None else 0, 0 if numbers is None else recorder.at(numbers),
-            made.left_zero,
-        )  # fmt: skip
-        recorder.run(convolve, args, 1)
+        y = np.empty(made.shape, self.result)
+        if not recorder.run_plan(plan, rhs, x, y, self.input_zero if zero is None else zero, made.left_zero):
+            return None
         return y.transpose((0, y.ndim - 1, *range(1, y.ndim - 1)))
 
     def _of_nothing(self, shape: tuple[int, ...]) -> np.ndarray:
@@ -217,7 +194,7 @@ class Convolution(NotCopied):
         """
         filters = self.filters
         g, made = self._plan(x.shape)
-        images = x.transpose((0, *range(2, x.ndim), 1))
+        images = _channels_last(x)
         if made is None:
             return self._of_nothing((x.shape[0], *g.out, filters.shape[0]))
         outer = max(0, len(g.size) - INNER)

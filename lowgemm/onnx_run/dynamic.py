@@ -327,21 +327,55 @@ def _float_product(state: State, b: Any, b_scale: Any, b_zero: Any, bias: Any) -
         zero = int(b_zero.reshape(-1)[0]) if (b_zero == b_zero.reshape(-1)[:1]).all() else b_zero.reshape(-1)
     if scales is None or floats is None or not count:
         return None
-    right, ints = state.rhs(b), np.zeros(count, np.int32)
+    return _FloatProduct(state, b, scales, zero, floats)
 
-    def run(a: np.ndarray, a_scale: np.ndarray, a_zero: int) -> np.ndarray:
-        rows = a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
-        sums = gemm(rows, right, lhs_zero_point=a_zero, rhs_zero_point=zero, num_threads=state.num_threads)
-        scale = a_scale.reshape(()) * scales
-        turned.run_scaled_rows(address(sums), ints, scale, floats, rows.shape[0], state.num_threads)
-        return sums.view(np.float32).reshape(*a.shape[:-1], count)
 
-    return run
+class _FloatProduct:
+    """A product with a constant right-hand side, back in float32: called with `a`, its scale and its zero point."""
+
+    def __init__(
+        self, state: State, b: np.ndarray, scales: np.ndarray, zero: Any, floats: np.ndarray
+    ) -> None:
+        self.state, self.right, self.scales, self.zero, self.floats = (
+            state,
+            state.rhs(b),
+            scales,
+            zero,
+            floats,
+        )
+        self.ints = np.zeros(scales.size, np.int32)
+
+    def _rows(self, a: np.ndarray) -> np.ndarray:
+        return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+
+    def __call__(self, a: np.ndarray, a_scale: np.ndarray, a_zero: int) -> np.ndarray:
+        """The product of `a`, quantized with this scale and this zero point."""
+        threads, rows = self.state.num_threads, self._rows(a)
+        sums = gemm(rows, self.right, lhs_zero_point=a_zero, rhs_zero_point=self.zero, num_threads=threads)
+        scale = a_scale.reshape(()) * self.scales
+        places = address(sums), address(self.ints), address(scale), address(self.floats)
+        turned.run_scaled_rows(*places, (len(rows), scale.size), threads)
+        return sums.view(np.float32).reshape(*a.shape[:-1], scale.size)
+
+    def record(
+        self, recorder: Recorder, a: np.ndarray, a_scale: np.ndarray, a_zero: int | np.ndarray
+    ) -> np.ndarray | None:
+        """Take it down; None if that cannot be."""
+        rows, threads = self._rows(a), self.state.num_threads
+        sums = recorder.product(rows, self.right, a_zero, self.zero, None, threads)
+        if sums is NotImplemented:
+            return None
+        scale = np.empty(self.scales.size, np.float32)
+        at, held = recorder.at, recorder.held
+        recorder.run(scale_by, (at(a_scale), held(self.scales), at(scale)), scale.size)
+        places = at(sums), held(self.ints), at(scale), held(self.floats)
+        turned.run_scaled_rows(*places, (len(rows), scale.size), threads, recorder.run)
+        return sums.view(np.float32).reshape(*a.shape[:-1], scale.size)
 
 
 def prepared_product(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
     """MatMulIntegerToFloat with a constant right-hand side."""
-    _, b, _, b_scale, *more = [*constants, None, None, None]
+    _, b, _, b_scale, *more = constants_given = [*constants, None, None, None]
     product, later = _float_product(state, b, b_scale, more[1], more[2]), given_later(constants, 5, 6)
     if product is None:
         return None
@@ -358,6 +392,25 @@ def prepared_product(state: State, constants: Sequence[Any], attributes: dict[st
             return NotImplemented
         return product(a, a_scale, 0 if a_zero is None else int(a_zero.reshape(())))
 
+    def record(recorder: Recorder, *inputs: Any) -> Any:
+        a, _, a_scale = inputs[:3]
+        a_zero = inputs[4] if len(inputs) > 4 else None
+        if (
+            a.dtype not in _BYTES
+            or a.ndim < 2
+            or a_scale.size != 1
+            or a_scale.dtype != np.float32
+            or later(inputs)
+        ):
+            return None
+        if a_zero is not None and constants_given[4] is not None:
+            if a_zero.size != 1 or a_zero.dtype != a.dtype:
+                return None
+            a_zero = int(a_zero.reshape(()))
+        y = product.record(recorder, a, a_scale, 0 if a_zero is None else a_zero)
+        return None if y is None else (y,)
+
+    run.record = record  # type: ignore[attr-defined]
     return run
 
 

@@ -148,7 +148,8 @@ class _Direction(NotCopied):
         none, nothing = np.zeros(columns, np.int32), np.full(columns, -0.0, np.float32)
         own = scale.reshape(()) * self.scales[0]
         to = address(parts)
-        turned.run_scaled_rows(to, none, own, nothing, steps * rows, threads)
+        places = to, address(none), address(own), address(nothing)
+        turned.run_scaled_rows(*places, (steps * rows, columns), threads)
         plan, r = self._plan(rows), self.r
         space = scratch.aligned_empty(plan.scratch_bytes + scratch.ALIGNMENT)
         bytes_, acc, work = (

@@ -288,7 +288,17 @@ class Model:
 
     def _prepare(self, model: Any, fuse: bool) -> None:
         """Rewrite the model, refuse what cannot run, and make the program."""
-        from lowgemm.onnx_run import contrib, dynamic, lstm, max_pool, nbits, operators, rewrite, views
+        from lowgemm.onnx_run import (
+            contrib,
+            dynamic,
+            float_mean,
+            lstm,
+            max_pool,
+            nbits,
+            operators,
+            rewrite,
+            views,
+        )
 
         model = _plain(model)
         rewrite.constants_to_initializers(model)
@@ -307,6 +317,7 @@ class Model:
             operators.OPERATORS
             | contrib.OPERATORS
             | dynamic.OPERATORS
+            | float_mean.OPERATORS
             | lstm.OPERATORS
             | max_pool.OPERATORS
             | nbits.OPERATORS

@@ -14,15 +14,17 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from lowgemm.compat.onnx_passes import PIECE, empty_like
+from lowgemm.compat.onnx_passes import PIECE, empty_like, quantize_one
 from lowgemm.compat.onnx_quotient import fused
 from lowgemm.engine.parts import PASS, run_shared
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.jit.memory import load_i64, offset, pointer_at, round_even
+from lowgemm.jit.memory import load_i32, load_i64, offset, pointer_at, round_even
 from lowgemm.jit.routine import inner, inner_dividing, routine, unpack_words
 from lowgemm.jit.target import target
 from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i8, i64, load, store, vec
+from lowgemm.onnx_run import turned
 from lowgemm.onnx_run.addresses import address
+from lowgemm.onnx_run.tape import Recorder, ways
 
 _u64 = np.uint64
 #: Axes of a pass over two operands, after those that can be are counted as one.
@@ -466,8 +468,8 @@ class Binary(NotCopied):
         pieces = math.prod(found[0][:-1]) * -(-line // SEGMENT)
         return record, memory, back, turned, pieces
 
-    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """The result, in the memory order of the larger operand."""
+    def __call__(self, a: np.ndarray, b: np.ndarray, recorder: Recorder | None = None) -> np.ndarray:
+        """The result, in the memory order of the larger operand; NotImplemented if a recorder cannot take it down."""
         key = a.shape, a.strides, b.shape, b.strides
         plan = self._plans.get(key)
         if plan is None:
@@ -476,48 +478,107 @@ class Binary(NotCopied):
             plan = self._plans[key] = self._plan(a, b)
         record, memory, back, turned, pieces = plan
         if record is None:
+            if recorder is not None:
+                return NotImplemented
             shape = np.broadcast_shapes(a.shape, b.shape)
             return self(*(np.ascontiguousarray(np.broadcast_to(x, shape)) for x in (a, b)))
         y = np.empty(memory, a.dtype)
         if y.size:
             first, second = (b, a) if turned else (a, b)
-            args = address(record), address(first), address(second), address(y)
+            at, held, run = ways(recorder)
+            args = held(record), at(first), at(second), at(y)
             time = NANOSECONDS * y.size
-            run_shared(self.function, args, pieces, time, self.num_threads)
+            run_shared(self.function, args, pieces, time, self.num_threads, run)
         return y if back is None else y.transpose(back)
 
 
-def by_table(table: np.ndarray, x: np.ndarray, num_threads: int | None = 1) -> np.ndarray:
-    """Every byte of `x` replaced by the table's; `table` is indexed by the byte's bits."""
+def by_table(
+    table: np.ndarray, x: np.ndarray, num_threads: int | None = 1, recorder: Recorder | None = None
+) -> np.ndarray:
+    """Every byte of `x` replaced by the table's; `table` is indexed by the byte's bits. NotImplemented if a recorder
+    cannot take it down.
+    """
     if numba.config.DISABLE_JIT:
         return table[x.view(np.uint8)]
     y = empty_like(x, table.dtype)
     if y is None:
+        if recorder is not None:
+            return NotImplemented
         x = np.ascontiguousarray(x)
         y = np.empty(x.shape, table.dtype)
     pieces, time = -(-x.size // PIECE), NANOSECONDS * x.size
-    args = address(table), address(x), address(y), x.size
-    run_shared(look_up, args, pieces, time, num_threads)
+    at, held, run = ways(recorder)
+    run_shared(look_up, (held(table), at(x), at(y), x.size), pieces, time, num_threads, run)
     return y
+
+
+def _sums_of(x: np.ndarray, num_threads: int | None, recorder: Recorder | None = None) -> np.ndarray:
+    """int32 sums of (images, channels, ...) bytes over all axes from the third on; NotImplemented if a recorder
+    cannot take it down.
+    """
+    images, channels, area = *x.shape[:2], math.prod(x.shape[2:])
+    total = np.empty((images, channels), np.int32)
+    flip = 128 if x.dtype == np.int8 else 0
+    rows, lanes = images, channels
+    if x.flags.c_contiguous or turned.sizes(x) is None:
+        if not x.flags.c_contiguous and recorder is not None:
+            return NotImplemented
+        x, rows, lanes = np.ascontiguousarray(x), images * channels, 1
+    pieces, time = rows * -(-lanes // SUMMED), NANOSECONDS * x.size
+    at, _, run = ways(recorder)
+    run_shared(sums, (at(x), at(total), rows, area, lanes, flip), pieces, time, num_threads, run)
+    return total
 
 
 def sum_spatial(x: np.ndarray, num_threads: int | None = 1) -> np.ndarray:
     """Sums of (images, channels, ...) bytes over all axes from the third on, as int64 with those axes
     kept.
     """
-    images, channels, area = *x.shape[:2], int(np.prod(x.shape[2:]))
-    last = np.moveaxis(x, 1, -1)
-    if numba.config.DISABLE_JIT or not x.size or area > 1 << 23:  # int32 sums would not do
+    if not sums_fit(x):
         return x.astype(np.int64).sum(axis=tuple(range(2, x.ndim)), keepdims=True)
-    total = np.empty((images, channels), np.int32)
-    flip = 128 if x.dtype == np.int8 else 0
-    rows, lanes = images, channels
-    if x.flags.c_contiguous or not last.flags.c_contiguous:
-        x, rows, lanes = np.ascontiguousarray(x), images * channels, 1
-    pieces, time = rows * -(-lanes // SUMMED), NANOSECONDS * x.size
-    args = address(x), address(total), rows, area, lanes, flip
-    run_shared(sums, args, pieces, time, num_threads)
-    return total.astype(np.int64).reshape(images, channels, *(1,) * (x.ndim - 2))
+    return _sums_of(x, num_threads).astype(np.int64).reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
+
+
+def sums_fit(x: np.ndarray) -> bool:
+    """Whether int32 sums do."""
+    return not numba.config.DISABLE_JIT and x.size > 0 and math.prod(x.shape[2:]) <= 1 << 23
+
+
+@routine(PASS)
+def means(args, first, end, worker):
+    """QLinearGlobalAveragePool of sums.
+
+    Arguments: sums, dst, params, how many a sum is of, zero points before and after, limits. `params` is float32:
+    the scales before and after. Pieces are sums.
+    """
+    src, p = pointer_at(args, 0), numba.carray(pointer_at(args, 2), (2,), np.float32)
+    count, zero, point = load_i64(args, 3), load_i64(args, 4), load_i64(args, 5)
+    out = numba.carray(pointer_at(args, 1), (end,), np.uint8)
+    below, above = np.float32(load_i64(args, 6) - point), np.float32(load_i64(args, 7) - point)
+    for i in range(first, end):
+        real = _mean_of(np.float32(load_i32(src, i) - zero * count), np.float32(count)) * p[0]
+        out[i] = np.uint8(quantize_one(real, p[1], point, below, above) & np.int32(255))
+
+
+@inner_dividing
+def _mean_of(total, count):
+    return total / count
+
+
+def global_average(
+    x: np.ndarray, params: np.ndarray, zeros: tuple[int, int], dtype: np.dtype, num_threads: int | None,
+    recorder: Recorder | None = None,
+) -> np.ndarray:  # fmt: skip
+    """QLinearGlobalAveragePool, with both scales, float32, and zero points; NotImplemented if it is not for this."""
+    total = _sums_of(x, num_threads, recorder) if sums_fit(x) else NotImplemented
+    if total is NotImplemented:
+        return NotImplemented
+    y, info = np.empty((*x.shape[:2], *(1,) * (x.ndim - 2)), dtype), np.iinfo(dtype)
+    at, held, run = ways(recorder)
+    limits = int(info.min), int(info.max)
+    args = at(total), at(y), held(params), math.prod(x.shape[2:]), *zeros, *limits
+    run(means, args, y.size)
+    return y
 
 
 def averages(

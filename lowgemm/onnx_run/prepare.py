@@ -19,12 +19,23 @@ from lowgemm.checks.onnx import result_zero_point
 from lowgemm.compat import onnx, onnx_passes
 from lowgemm.engine import parts
 from lowgemm.gemm import gemm
-from lowgemm.onnx_run import convolution, dynamic, elementwise, lstm, max_pool, nbits, passes, turned
+from lowgemm.onnx_run import (
+    convolution,
+    dynamic,
+    elementwise,
+    float_mean,
+    lstm,
+    max_pool,
+    nbits,
+    passes,
+    turned,
+)
 from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.operators import convolution_attributes
 from lowgemm.onnx_run.pipelines import pipeline
 from lowgemm.onnx_run.state import State
+from lowgemm.onnx_run.tape import Recorder, unless_refused, ways
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 Constants = Sequence[Any]
@@ -57,6 +68,11 @@ def qlinear_conv(state: State, constants: Constants, attributes: dict[str, Any],
             raise TypeError(f"x_zero_point: expected dtype {x.dtype} like its operand, got {dtype}")
         return made.run(x)
 
+    def record(recorder: Recorder, x: np.ndarray, *_: Any) -> Any:
+        y = made.record(recorder, x) if x.dtype == dtype else None
+        return None if y is None else (y,)
+
+    run.record = record  # type: ignore[attr-defined]
     return run
 
 
@@ -102,16 +118,17 @@ def _binary(values: Callable[..., Any], routine: Any, record: np.dtype) -> Calla
         turned = passes.Binary(routine, record, values(dtype, *b, *a, *y), state.num_threads)
         later = dynamic.given_later(constants, 2, 5, 7)
 
-        def run(*inputs: Any) -> Any:
+        def run(*inputs: Any, recorder: Recorder | None = None) -> Any:
             if later(inputs):
                 return NotImplemented
             a, b = inputs[0], inputs[3]
             if a.dtype != dtype or b.dtype != dtype:
                 raise TypeError(f"A, B: expected {dtype} like the zero points, got {a.dtype} and {b.dtype}")
             if elementwise.first_is_repeated(a.shape, b.shape):
-                return turned(b, a)
-            return ready(a, b)
+                return turned(b, a, recorder)
+            return ready(a, b, recorder)
 
+        run.record = unless_refused(run)  # type: ignore[attr-defined]
         return run
 
     return make
@@ -139,7 +156,8 @@ def quantize_linear(state: State, constants: Constants, attributes: dict[str, An
     reals = np.array((scale[0], low - point, high - point), np.float32)
     real, threads = address(reals), state.num_threads
 
-    def run(x: np.ndarray, *_: Any) -> np.ndarray:
+    def run(x: np.ndarray, *_: Any, recorder: Recorder | None = None) -> np.ndarray:
+        where, _, by = ways(recorder)
         if (
             last
             and x.ndim > 2
@@ -149,16 +167,17 @@ def quantize_linear(state: State, constants: Constants, attributes: dict[str, An
             and x.flags.c_contiguous
         ):
             y, sizes = turned.empty_last(x.shape, dtype), (*x.shape[:2], x.size // (x.shape[0] * x.shape[1]))
-            turned.run_turn(turned.QUANTIZED, address(x), address(y), real, point, sizes, threads)
+            turned.run_turn(turned.QUANTIZED, where(x), where(y), real, point, sizes, threads, by)
             return y
         y = onnx_passes.empty_like(x, dtype) if x.dtype == np.float32 else None
         if y is None:
             return NotImplemented
         pieces, time = -(-x.size // onnx_passes.PIECE), 0.2 * x.size
-        args = address(x), address(y), *at, 1, onnx_passes.PIECE, x.size, low, high, 1
-        parts.run_shared(onnx_passes.quantize, args, pieces, time, threads)
+        args = where(x), where(y), *at, 1, onnx_passes.PIECE, x.size, low, high, 1
+        parts.run_shared(onnx_passes.quantize, args, pieces, time, threads, by)
         return y
 
+    run.record = unless_refused(run)  # type: ignore[attr-defined]
     run.held = scale, zero, reals  # type: ignore[attr-defined]  # the addresses point into them
     return run
 
@@ -175,22 +194,24 @@ def dequantize_linear(state: State, constants: Constants, attributes: dict[str, 
     both = np.array((scale[0], zero[0]), np.float32)
     real, flip, threads = address(both), 128 if dtype == np.int8 else 0, state.num_threads
 
-    def run(x: np.ndarray, *_: Any) -> np.ndarray:
+    def run(x: np.ndarray, *_: Any, recorder: Recorder | None = None) -> np.ndarray:
+        where, _, by = ways(recorder)
         found = turned.sizes(x) if x.dtype == dtype else None
         if found is not None:  # the float node that reads it wants its channels second
             images, channels, pixels = found
             y = np.empty(x.shape, np.float32)
             sizes = images, pixels, channels
-            turned.run_turn(turned.DEQUANTIZED, address(x), address(y), real, flip, sizes, threads)
+            turned.run_turn(turned.DEQUANTIZED, where(x), where(y), real, flip, sizes, threads, by)
             return y
         y = onnx_passes.empty_like(x, np.float32) if x.dtype == dtype else None
         if y is None:
             return NotImplemented
         pieces, time = -(-x.size // onnx_passes.PIECE), 0.2 * x.size
-        args = address(x), address(y), *at, 1, onnx_passes.PIECE, x.size, kind
-        parts.run_shared(onnx_passes.dequantize, args, pieces, time, threads)
+        args = where(x), where(y), *at, 1, onnx_passes.PIECE, x.size, kind
+        parts.run_shared(onnx_passes.dequantize, args, pieces, time, threads, by)
         return y
 
+    run.record = unless_refused(run)  # type: ignore[attr-defined]
     run.held = scale, zero, both  # type: ignore[attr-defined]  # the addresses point into them
     return run
 
@@ -250,12 +271,17 @@ def _coded_product(
         flat = np.reshape(value, -1)
         points[name] = int(flat[0]) if (flat == flat[0]).all() else flat
 
-    def run(a: np.ndarray) -> Any:
+    def run(a: np.ndarray, recorder: Recorder | None = None) -> Any:
         if a.dtype != kind or a.ndim < 2 or a.shape[-1] != depth or not a.size:
             return NotImplemented
         rows = a if a.ndim == 2 else a.reshape(-1, depth)
-        y = gemm(rows, right, output=stages, num_threads=state.num_threads, **points)
-        return y if a.ndim == 2 else y.reshape(*a.shape[:-1], count)
+        if recorder is None:
+            y = gemm(rows, right, output=stages, num_threads=state.num_threads, **points)
+        else:
+            y = recorder.product(
+                rows, right, points["lhs_zero_point"], points["rhs_zero_point"], stages, state.num_threads
+            )
+        return y if y is NotImplemented or a.ndim == 2 else y.reshape(*a.shape[:-1], count)
 
     return run
 
@@ -266,7 +292,14 @@ def qlinear_matmul(state: State, constants: Constants, attributes: dict[str, Any
         return None
     _, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = constants
     product = _coded_product(state, (a_scale, b_scale, y_scale), (a_zero, b_zero, y_zero), b)
-    return None if product is None else lambda a, *_: product(a)
+    if product is None:
+        return None
+
+    def run(a: np.ndarray, *_: Any, recorder: Recorder | None = None) -> Any:
+        return product(a, recorder)
+
+    run.record = unless_refused(run)  # type: ignore[attr-defined]
+    return run
 
 
 def qgemm(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
@@ -283,11 +316,36 @@ def qgemm(state: State, constants: Constants, attributes: dict[str, Any], last: 
     if product is None:
         return None
 
-    def run(*inputs: Any) -> Any:
+    def run(*inputs: Any, recorder: Recorder | None = None) -> Any:
         if bias is None and len(inputs) > 6 and inputs[6] is not None:
             return NotImplemented
-        return product(inputs[0])
+        return product(inputs[0], recorder)
 
+    run.record = unless_refused(run)  # type: ignore[attr-defined]
+    return run
+
+
+def qlinear_global_average_pool(
+    state: State, constants: Constants, attributes: dict[str, Any], last: bool
+) -> Any:
+    """QLinearGlobalAveragePool with the channels second."""
+    if attributes.get("channels_last") or not _known(constants, 1, 2, 3, 4) or len(constants) < 5:
+        return None
+    _, *scales_and_zeros = constants
+    x_scale, x_zero, y_scale, y_zero = scales_and_zeros
+    if any(v.size != 1 for v in scales_and_zeros) or x_zero.dtype not in _BYTES or y_zero.dtype not in _BYTES:
+        return None
+    if x_scale.dtype != np.float32 or y_scale.dtype != np.float32 or not np.isfinite(y_scale).all():
+        return None
+    params = np.array((x_scale.item(), y_scale.item()), np.float32)
+    zeros, kind, dtype = (int(x_zero.reshape(())), int(y_zero.reshape(()))), x_zero.dtype, y_zero.dtype
+
+    def run(x: np.ndarray, *_: Any, recorder: Recorder | None = None) -> Any:
+        if x.dtype != kind or x.ndim < 3:
+            return NotImplemented
+        return passes.global_average(x, params, zeros, dtype, state.num_threads, recorder)
+
+    run.record = unless_refused(run)  # type: ignore[attr-defined]
     return run
 
 
@@ -297,6 +355,7 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("", "ConvInteger"): conv_integer,
     ("", "QLinearMatMul"): qlinear_matmul,
     (DOMAIN, "QGemm"): qgemm,
+    (DOMAIN, "QLinearGlobalAveragePool"): qlinear_global_average_pool,
     (DOMAIN, "QLinearAdd"): _binary(elementwise.add_values, passes.add, passes.ADD),
     (DOMAIN, "QLinearMul"): _binary(elementwise.mul_values, passes.mul, passes.MUL),
     ("", "QuantizeLinear"): quantize_linear,
@@ -304,6 +363,7 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("", "DequantizeLinear"): dequantize_linear,
     (DOMAIN, "DequantizeLinear"): dequantize_linear,
     **dynamic.MAKERS,
+    **float_mean.MAKERS,
     **lstm.MAKERS,
     **max_pool.MAKERS,
     **nbits.MAKERS,

@@ -17,7 +17,7 @@ import numpy as np
 from lowgemm.engine import threads
 from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.onnx_run import chains, dynamic, max_pool, tables, tape
+from lowgemm.onnx_run import chains, dynamic, float_mean, max_pool, tables, tape, views
 from lowgemm.onnx_run.convolution import PackedFilters
 from lowgemm.onnx_run.engines import Context, Subgraph, attributes_of, reads_of
 from lowgemm.onnx_run.nbits import PackedBlocks
@@ -99,6 +99,8 @@ class _Step:
         Seconds of the last run, of a part.
     record : callable or None
         Takes the step down, for a `tape.Group`.
+    moves : bool
+        Whether it can be taken down and only says anew where elements lie.
     """
 
     __slots__ = (
@@ -106,6 +108,7 @@ class _Step:
         "inputs",
         "label",
         "last",
+        "moves",
         "nodes",
         "outputs",
         "part",
@@ -127,6 +130,7 @@ class _Step:
         self.runs_on = "lowgemm"
         self.weight = ""
         self.record: Any = None
+        self.moves = False
 
     def owners(self) -> list[str]:
         """Who runs each of the nodes."""
@@ -134,24 +138,27 @@ class _Step:
 
 
 class _Group:
-    """Steps that run as one if they can."""
+    """Steps that follow one another, and run as few calls if they can."""
 
-    __slots__ = ("frees", "group", "members", "part")
+    __slots__ = ("group", "members")
 
     def __init__(self, members: list[_Step], group: tape.Group) -> None:
-        self.members, self.group, self.part = members, group, None
-        self.frees: tuple[int, ...] = ()
+        self.members, self.group = members, group
 
-    def run(self, values: list[Any]) -> bool:
-        """Whether it ran; the values are filled in then."""
-        made = self.group.run(values)
+    def run(self, first: int, values: list[Any]) -> tuple[int, bool]:
+        """Run the members from `first` on that are one call. Returns the first that is not, and whether they ran:
+        the values are filled in then.
+        """
+        recorded = self.group.following(first, values)
+        made = None if recorded.tape is None else recorded.tape.run(values)
         if made is None:
-            return False
-        for n, value in zip(self.group.outputs, made, strict=True):
+            return recorded.end, False
+        for n, value in zip(recorded.outputs, made, strict=True):
             values[n] = value
-        for n in self.frees:
-            values[n] = None
-        return True
+        for step in self.members[first : recorded.end]:
+            for n in step.frees:
+                values[n] = None
+        return recorded.end, True
 
 
 class _Held:
@@ -178,6 +185,24 @@ def _only_gathered(name: str, nodes: Sequence[Any]) -> bool:
     """Whether all that nodes do with a value is to take rows of it."""
     readers = [n for n in nodes if name in reads_of(n)]
     return all(n.op_type == "Gather" and not n.domain and name not in n.input[1:] for n in readers)
+
+
+def _ahead(steps: list[_Step]) -> list[_Step]:
+    """Steps with those that only say anew where elements lie, of values that are there before steps that can be
+    recorded, in front of these.
+    """
+    found: list[_Step] = []
+    for recorded, run in itertools.groupby(steps, key=lambda s: s.record is not None):
+        later: list[_Step] = []
+        made: set[int] = set()
+        for step in run:
+            if recorded and step.moves and made.isdisjoint(step.inputs):
+                found.append(step)
+            else:
+                later.append(step)
+                made.update(step.outputs)
+        found += later
+    return found
 
 
 def _read_by(nodes: Sequence[Any]) -> set[str]:
@@ -276,33 +301,41 @@ class Program(NotCopied):
             table.nodes, self.constants, [table.source], [table.output], table=self.table, either=self.either,
             state=self.state, context=self.context._replace(optimize=False),
         )  # fmt: skip
-        step = _Step(
-            tables.LookUp(lambda x: program.run([x])[0], self.state.num_threads), table.nodes,
-            f"table of {len(table.nodes)} nodes from {label_of(table.nodes[0])}",
-        )  # fmt: skip
+        look_up = tables.LookUp(lambda x: program.run([x])[0], self.state.num_threads)
+        label = f"table of {len(table.nodes)} nodes from {label_of(table.nodes[0])}"
+        step = _Step(look_up, table.nodes, label)
+        if not numba.config.DISABLE_JIT:
+            step.record = look_up.record
         step.inputs, step.outputs = self._numbers(node.input), self._numbers(node.output)
         return step
 
     def _chained(self, nodes: list[Any]) -> list[Any]:
         """Nodes with each chain of float operators as one node, in the place of its last."""
-        from onnx import helper
-
         nodes = [more for n in nodes for more in dynamic.split(n, self.constants)]
         made = {o for n in nodes if n.op_type in FLOAT_PRODUCTS and n.domain for o in n.output}
         sums = {n.output[0] for n in nodes if n.op_type == "ConvSums"}
+        found = chains.find(nodes, self.constants, made, made | sums, set(self.outputs))
+        nodes = self._replaced(nodes, found)
+        ranged = {o for group in found for o in group.ranged}
+        nodes = [self._in_range(n, ranged) for n in nodes]
+        nodes = self._replaced(nodes, chains.find_coded(nodes, self.constants, set(self.outputs)))
+        return float_mean.of_chains(nodes)
+
+    def _replaced(self, nodes: list[Any], found: list[chains.Group]) -> list[Any]:
+        """Nodes with each of the chains as one, in the place of its last operator that makes an output of it."""
+        from onnx import helper
+
         place: dict[int, Any] = {}
         gone: set[int] = set()
-        ranged: set[str] = set()
-        for group in chains.find(nodes, self.constants, made, made | sums, set(self.outputs)):
+        for group in found:
             inputs = [n for n in group.inputs if n not in self.constants]
             outputs = [*group.outputs, *(f"{o} range" for o in group.ranged)]
             node = helper.make_node("Chain", inputs, outputs, domain=dynamic.OWN)
             self._chains[group.outputs[0]] = group
             place[id(group.nodes[-1])] = node
-            gone.update(id(n) for n in group.nodes)
-            ranged.update(group.ranged)
-        kept = [place.get(id(n), n) for n in nodes if id(n) in place or id(n) not in gone]
-        return [self._in_range(n, ranged) for n in kept]
+            # a dequantizer may be needed elsewhere too; if not, its step is dropped
+            gone.update(id(n) for n in group.nodes if n.op_type != "DequantizeLinear")
+        return [place.get(id(n), n) for n in nodes if id(n) in place or id(n) not in gone]
 
     def _in_range(self, node: Any, ranged: set[str]) -> Any:
         """A DynamicQuantizeLinear of a chain's result with the range that the chain found."""
@@ -318,6 +351,12 @@ class Program(NotCopied):
     def _chain(self, node: Any) -> _Step:
         group = self._chains[node.output[0]]
         constants = {n: self.constants[n] for n in group.inputs if n in self.constants}
+        if any(n.op_type in ("DequantizeLinear", "QuantizeLinear") for n in group.nodes):
+            as_written = Program(
+                group.nodes, constants, list(node.input), group.outputs, table=self.table, either=self.either,
+                state=self.state, context=self.context._replace(optimize=False),
+            )  # fmt: skip
+            return self._chain_step(node, group, lambda *values: as_written.run(values))
         own = group.nodes[0] if group.nodes[0].op_type == chains.SCALED else None
         rest = group.nodes[own is not None :]
         made = {o for n in rest for o in n.output}
@@ -340,6 +379,10 @@ class Program(NotCopied):
                 step.runs_on = part.runs_on[0]
             return [known[o] for o in group.outputs]
 
+        step = self._chain_step(node, group, otherwise)
+        return step
+
+    def _chain_step(self, node: Any, group: chains.Group, otherwise: Callable[..., Sequence[Any]]) -> _Step:
         chain = chains.Chain(group, self.constants, otherwise, self.state.num_threads)
         step = _Step(
             chain,
@@ -401,11 +444,12 @@ class Program(NotCopied):
             return self._branch(node)
         if node.domain == dynamic.OWN and node.op_type in ("Chain", "Table"):
             return self._chain(node) if node.op_type == "Chain" else self._table(node)
-        function = self.table.get((node.domain, node.op_type)) or self.either[node.domain, node.op_type]
+        key = node.domain, node.op_type
+        function = self.table.get(key) or self.either[key]
         attributes, state = attributes_of(node), self.state
         constants = [self.constants.get(n) for n in node.input]
         last = node.output[0] in self._last
-        fast = prepared((node.domain, node.op_type), state, constants, attributes, last)
+        fast = prepared(key, state, constants, attributes, last)
 
         def run(*inputs: Any) -> tuple[Any, ...]:
             if fast is not None:
@@ -424,6 +468,11 @@ class Program(NotCopied):
         step = _Step(run, [node], label_of(node))
         step.inputs, step.outputs = self._numbers(node.input), self._numbers(node.output)
         step.record = getattr(fast, "record", None)
+        if key in self.either and all(
+            c is not None for n, c in zip(node.input[1:], constants[1:], strict=True) if n
+        ):
+            step.moves = True
+            step.record = views.recorded(lambda x: function(state, x, *constants[1:], **attributes))
         if fast is not None and node.op_type in WEIGHTS:
             step.weight = node.input[WEIGHTS[node.op_type]]
         return step
@@ -508,6 +557,8 @@ class Program(NotCopied):
                 step.nodes = []
             read.update(step.inputs if step.nodes else ())
         self.steps = [s for s in self.steps if s.nodes]
+        if self.context.optimize:
+            self.steps = _ahead(self.steps)
         held = {self._number[n] for n in self.constants if n in self._number} | {0}
         kept = set(self._out) | held
         last: dict[int, int] = {}
@@ -534,18 +585,15 @@ class Program(NotCopied):
         found: list[Any] = []
         for recorded, steps in itertools.groupby(self.steps, key=lambda s: s.record is not None):
             members = list(steps)
-            if not recorded or len(members) < 2:
+            # to say anew where elements lie takes no compiled pass
+            if not recorded or len(members) < 2 or all(s.moves for s in members):
                 found += members
                 continue
             made = {n for s in members for n in s.outputs if n}
-            read = dict.fromkeys(n for s in members for n in s.inputs)
-            inputs = tuple(n for n in read if n not in made and n not in held)
             gone = {n for s in members for n in s.frees}
-            outputs = tuple(sorted(n for n in made if n not in gone or n in kept))
+            outputs = {n for n in made if n not in gone or n in kept}
             records = [(s.record, s.inputs, s.outputs) for s in members]
-            group = _Group(members, tape.Group(records, inputs, outputs, self.state.num_threads))
-            group.frees = tuple(n for n in inputs if n in gone)
-            found.append(group)
+            found.append(_Group(members, tape.Group(records, held, outputs, self.state.num_threads)))
         return found
 
     def _packed_alone(self) -> dict[str, Packed]:
@@ -598,8 +646,12 @@ class Program(NotCopied):
         """Run steps and groups of steps."""
         for step in steps:
             if step.__class__ is _Group:
-                if not step.run(values):
-                    self._run(step.members, values, timed, held)
+                first = 0
+                while first < len(step.members):
+                    end, done = step.run(first, values)
+                    if not done:
+                        self._run(step.members[first:end], values, timed, held)
+                    first = end
                 continue
             of_engine = step.part is not None
             begin = time.perf_counter() if timed or of_engine else 0.0

@@ -49,6 +49,14 @@ UNKNOWN_BIAS = 2**30
 _MOVING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Gather", "Slice", "MaxPool")
 
 
+#: Operators whose results are not the same each time.
+_CHANCE = (
+    "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+)  # fmt: skip
+#: Bytes up to which constants are compared by value.
+_SMALL = 1 << 10
+
+
 class Coded(NamedTuple):
     """A quantized tensor: names of integers, scale and zero point, and the constants behind them."""
 
@@ -366,6 +374,30 @@ class Rewriter:
         self.replace(node, chain, "QLinearConcat", DOMAIN, inputs, coded.name, list(node.attribute))
         return True
 
+    def pooled(self, node: Any) -> bool:
+        """Rewrite a MaxPool: on integers, or with the quantizer behind it in front of it. Quantizing keeps the order
+        of numbers, so the largest is quantized to the largest.
+        """
+        if self.moved(node):
+            return True
+        coded, chain = self.quantized(node.output[0])
+        if (
+            coded is None
+            or len(chain) != 1
+            or len(node.output) > 1
+            or not 0 < float(coded.scale.reshape(())) < np.inf
+        ):
+            return False
+        quantizer, name = _copy(chain[0]), f"{coded.name}_before"
+        while name in self.makers or name in self.constants:
+            name += "_"
+        quantizer.input[0], quantizer.output[0] = node.input[0], name
+        self.replace(node, chain, "MaxPool", dynamic.OWN, [name], coded.name, list(node.attribute))
+        place = list(self.graph.node).index(node)
+        self.graph.node.insert(place, quantizer)
+        self.index()
+        return True
+
     def moved(self, node: Any) -> bool:
         """Let an operator that only moves elements, or takes the largest, do so with the integers."""
         a = self.dequantized(node.input[0])
@@ -402,6 +434,36 @@ class Rewriter:
             self.graph.node.remove(gone)
         self.index()
 
+    def merge_equal(self) -> None:
+        """Let one node do what several do: the same operator on the same values. Exporters write a Reshape and
+        quantizers a quantization for each reader.
+        """
+        same: dict[str, str] = {}
+        found: dict[Any, Any] = {}
+        for node in self.graph.node:
+            for i, name in enumerate(node.input):
+                if name in same:
+                    node.input[i] = same[name]
+            key = self._key(node)
+            first = None if key is None else found.setdefault(key, node)
+            if first is not None and first is not node and self.visible.isdisjoint(node.output):
+                same.update(zip(node.output, first.output, strict=True))
+        self.drop_unread()
+
+    def _key(self, node: Any) -> Any:
+        """What nodes have in common that give equal results; None if that cannot be said of a node."""
+        if node.domain not in ("", "ai.onnx") or node.op_type in _CHANCE or _captured(node):
+            return None
+        attributes = sorted(a.SerializeToString() for a in node.attribute)
+        held = [self.constants.get(n) for n in node.input]
+        inputs = [
+            n
+            if v is None or v.nbytes > _SMALL or v.dtype.kind == "O"
+            else (v.dtype.str, v.shape, v.tobytes())
+            for n, v in zip(node.input, held, strict=True)
+        ]
+        return node.op_type, tuple(attributes), tuple(inputs), tuple(bool(o) for o in node.output)
+
     def drop_unread(self) -> None:
         """Remove nodes that nothing reads any more."""
         read, kept = set(self.visible), []
@@ -421,7 +483,9 @@ class Rewriter:
         rules |= dict.fromkeys(("Add", "Mul"), self.binary)
         rules |= dict.fromkeys(("Sigmoid", "LeakyRelu", "GlobalAveragePool"), self.unary)
         rules |= dict.fromkeys(_MOVING, self.moved)
+        rules["MaxPool"] = self.pooled
         rules |= dict.fromkeys(("ConvInteger", "MatMulInteger"), lambda node: dynamic.to_float(self, node))
+        self.merge_equal()
         for node in list(self.graph.node):
             if node.op_type in rules and node.domain in ("", "ai.onnx"):
                 rules[node.op_type](node)

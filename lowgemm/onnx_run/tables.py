@@ -17,6 +17,7 @@ from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run import passes
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.engines import reads_of
+from lowgemm.onnx_run.tape import Recorder
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 #: Float operators that compute each element from those in its place.
@@ -26,6 +27,8 @@ _FLOAT = frozenset((
     "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Tanh", "ThresholdedRelu",
 ))  # fmt: skip
 _CODED = frozenset(("QLinearSigmoid", "QLinearLeakyRelu", "QLinearAdd", "QLinearMul"))
+#: Operators that are a table even by themselves.
+_ALWAYS = ("QLinearSigmoid", "QLinearLeakyRelu")
 _LINEAR = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -110,7 +113,8 @@ def find(
             continue
         name = node.output[0]
         own = behind.get(name, [])
-        if len(own) > 1 and root[name] != name and len(node.output) == 1 and _gives_bytes(node, constants):
+        worth = len(own) > 1 or node.op_type in _ALWAYS
+        if worth and own and root[name] != name and len(node.output) == 1 and _gives_bytes(node, constants):
             table = Table([nodes[j] for j in own], root[name], name)
             tables.append(table)
             kept.append(table)
@@ -151,10 +155,19 @@ class LookUp(NotCopied):
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray]:
         """The output."""
+        table = self._table_for(x)
+        return (self.run(x) if table is None else passes.by_table(table, x, self.num_threads),)
+
+    def record(self, recorder: Recorder, x: np.ndarray) -> Any:
+        """Take it down; None if that cannot be."""
+        table = self._table_for(x)
+        y = NotImplemented if table is None else passes.by_table(table, x, self.num_threads, recorder)
+        return None if y is NotImplemented else (y,)
+
+    def _table_for(self, x: np.ndarray) -> np.ndarray | None:
         if x.dtype not in _BYTES or not x.ndim:
-            return (self.run(x),)
+            return None
         key = x.dtype, x.ndim
         if key not in self._tables:
             self._tables[key] = self._table(x)
-        table = self._tables[key]
-        return (self.run(x) if table is None else passes.by_table(table, x, self.num_threads),)
+        return self._tables[key]

@@ -13,16 +13,28 @@ the steps run one by one, which says what is wrong. So a tape changes no input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lowgemm import config
+from lowgemm import config, kernels
 from lowgemm.engine import parts, threads
+from lowgemm.engine.packed_rhs import PackedRhs, repacked
+from lowgemm.gemm import checked_call
 from lowgemm.jit import scratch, team
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.jit.memory import as_address, load_f32, load_i64, offset, pointer_at, stack, store_64, store_f32
+from lowgemm.jit.memory import (
+    as_address,
+    is_null,
+    load_f32,
+    load_i64,
+    offset,
+    pointer_at,
+    stack,
+    store_64,
+    store_f32,
+)
 from lowgemm.jit.routine import call_address, routine
 from lowgemm.onnx_run.addresses import address
 
@@ -81,6 +93,25 @@ def scale_by(args, first, end, worker):
         store_f32(dst, i, factor * load_f32(src, i))
 
 
+@routine(parts.PASS)
+def run_plan(args, first, end, worker):
+    """A call of a plan's `way` (`engine/drivers.py`).
+
+    Arguments: the way, the plan, lhs or images, panels and sums of the packed operand, dst, space, the zero point
+    of the first operand, or the address of four float32 numbers of which it is the last, and the other's.
+    """
+    zero, made = load_i64(args, 7), pointer_at(args, 8)
+    if not is_null(made):
+        zero = np.int64(load_f32(made, 3))
+    call_address(
+        load_i64(args, 0),
+        (
+            load_i64(args, 1), load_i64(args, 2), load_i64(args, 3), load_i64(args, 4), load_i64(args, 5),
+            load_i64(args, 6), zero, load_i64(args, 9), 0, 0,
+        ),
+    )  # fmt: skip
+
+
 class _Place(NamedTuple):
     """A place in an array's memory: whose, and how many bytes from its beginning."""
 
@@ -95,32 +126,57 @@ def _owner(a: np.ndarray) -> np.ndarray:
     return a
 
 
+def _like(x: np.ndarray) -> np.ndarray:
+    """An array of the same shape, strides and dtype; what it holds is not defined, and takes no memory yet."""
+    reach = [(n - 1) * s for n, s in zip(x.shape, x.strides, strict=True)]
+    before = -sum(r for r in reach if r < 0)
+    memory = np.empty(before + sum(r for r in reach if r > 0) + x.itemsize, np.uint8)
+    return np.ndarray(x.shape, x.dtype, memory, before, x.strides)
+
+
 class Recorder(NotCopied):
     """Takes down the passes of steps, on arrays that stand for those of a run.
 
     Parameters
     ----------
-    inputs : sequence of ndarray
-        What the steps read of others: arrays as they will come.
+    inputs : dict of int to ndarray
+        What the steps read of others, by number: arrays as they will come.
     """
 
     instead = "record again"
 
-    def __init__(self, inputs: Sequence[np.ndarray]) -> None:
+    def __init__(self, inputs: Mapping[int, np.ndarray]) -> None:
         self.passes: list[tuple[Any, list[Any], int, int, float]] = []
         self.checks: dict[int, _Place | int] = {}
         #: What has to live as long as the tape, and what only until it is made.
         self.kept: list[Any] = []
-        self._alive: list[Any] = list(inputs)
+        self._alive: list[Any] = []
         #: Number of each owner, and (owner, first pass, last pass) of each.
         self._numbers: dict[int, int] = {}
         self.owners: list[tuple[np.ndarray, int, int]] = []
         self._zeros: dict[int, np.ndarray] = {}
         self._constants: set[int] = set()
+        #: Arrays of the inputs' shapes and strides. They have memory of their own, so two inputs may share theirs.
+        self.given = {n: _like(x) for n, x in inputs.items()}
+        #: By owner: the input, and how many bytes from the owner's beginning it begins.
         self.inputs: dict[int, tuple[int, int]] = {}
-        for i, x in enumerate(inputs):
+        for n, x in self.given.items():
             number = self.number(x)
-            self.inputs[number] = i, address(x) - address(self.owners[number][0])
+            self.inputs[number] = n, address(x) - address(self.owners[number][0])
+
+    def mark(self) -> int:
+        """For `forget`."""
+        return len(self.passes)
+
+    def forget(self, mark: int) -> None:
+        """Forget the passes that were taken down since."""
+        del self.passes[mark:]
+        self.checks = {i: place for i, place in self.checks.items() if i < mark}
+
+    def held(self, a: np.ndarray) -> int:
+        """The address of a constant, for an argument of a pass; it lives as long as the tape."""
+        self.kept.append(a)
+        return address(a)
 
     def number(self, a: np.ndarray) -> int:
         """Of the owner of an array's memory."""
@@ -133,7 +189,7 @@ class Recorder(NotCopied):
 
     def owns(self, a: np.ndarray) -> bool:
         """Whether an array lies in memory that only the recorded steps know."""
-        return self.number(a) not in self.inputs
+        return id(_owner(a)) not in self._constants and self.number(a) not in self.inputs
 
     def constant(self, a: np.ndarray) -> None:
         """An array that is what it is."""
@@ -158,6 +214,52 @@ class Recorder(NotCopied):
         """Take down a pass; the arguments are those of `parts.run`, places instead of addresses."""
         self.passes.append((work, list(args), pieces, workers, nanoseconds))
 
+    def run_plan(
+        self, plan: Any, packed: Any, x: np.ndarray, y: np.ndarray, zero: int | np.ndarray, packed_zero: int
+    ) -> bool:
+        """Take down a product or a convolution of `x` with a packed operand, to `y`; False if that cannot be.
+
+        Either zero point is a number, or that of `x` is the array that stands for it.
+        """
+        numbers = None
+        if not isinstance(zero, int):
+            numbers, zero = self.made_of(zero), 0
+            if numbers is None:
+                return False
+        if plan.way is None or plan.bilinear or plan.pipeline.customs:
+            return False
+        space = np.empty(plan.scratch_bytes, np.uint8)
+        self.keep(x, y, space, numbers)
+        self.kept += [plan, packed]
+        args = (
+            plan.way.address, address(plan.numbers), self.at(x), packed.panels_address, packed.sums_address, self.at(y),
+            self.at(space), zero, 0 if numbers is None else self.at(numbers), packed_zero,
+        )  # fmt: skip
+        self.run(run_plan, args, 1)
+        return True
+
+    def product(
+        self,
+        rows: np.ndarray,
+        rhs: Any,
+        zero: int | np.ndarray,
+        rhs_zero: Any,
+        output: Any,
+        num_threads: int | None,
+    ) -> Any:
+        """Take down `gemm`; NotImplemented if that cannot be. `zero` is a number, or the array that stands for it."""
+        known = id(_owner(rows)) in self._numbers or id(_owner(rows)) in self._constants  # else it is a copy
+        if not known or not isinstance(rhs, PackedRhs) or type(rhs_zero) is not int or not rows.size:
+            return NotImplemented
+        number = zero if isinstance(zero, int) else 0
+        call = checked_call(
+            rows, rhs, lhs_zero_point=number, rhs_zero_point=rhs_zero, output=output, num_threads=num_threads
+        )
+        kernel = kernels.selected()
+        packed, y = repacked(rhs, kernel), call.out
+        taken = y.size and self.run_plan(call.plan(kernel), packed, rows, y, zero, rhs_zero)
+        return y if taken else NotImplemented
+
     def check(self, a: np.ndarray) -> None:
         """The last pass failed if the first number of an array is NaN then."""
         place, last = self.at(a), len(self.passes) - 1
@@ -173,6 +275,37 @@ class Recorder(NotCopied):
         return self._zeros.get(id(zero))
 
 
+class _Ways(NamedTuple):
+    """How a step says where an array and a constant lie, and runs a pass: at once, or taken down."""
+
+    at: Callable[[np.ndarray], Any]
+    held: Callable[[np.ndarray], int]
+    run: Callable[..., None]
+
+
+_AT_ONCE = _Ways(address, address, parts.run)
+
+
+def ways(recorder: Recorder | None) -> _Ways:
+    """Those of a recorder, or at once."""
+    return _AT_ONCE if recorder is None else _Ways(recorder.at, recorder.held, recorder.run)
+
+
+def unless_refused(run: Callable[..., Any]) -> Callable[..., Any]:
+    """What takes a step down (`Group`) of which ``run(*inputs, recorder=recorder)`` does the work, and returns its
+    output, or NotImplemented.
+    """
+
+    def record(recorder: Recorder, *inputs: Any) -> Any:
+        try:
+            y = run(*inputs, recorder=recorder)
+        except TypeError:  # said when it runs
+            return None
+        return None if y is NotImplemented else (y,)
+
+    return record
+
+
 class _Output(NamedTuple):
     """An output: which owner, bytes from its beginning, shape, dtype, strides; whether it is a zero point."""
 
@@ -185,7 +318,7 @@ class _Output(NamedTuple):
 
 
 class Tape(NotCopied):
-    """Recorded passes, ready to run.
+    """_Recorded passes, ready to run.
 
     Parameters
     ----------
@@ -207,9 +340,7 @@ class Tape(NotCopied):
             place = address(a) - address(recorder.owners[owner][0])
             self._outputs.append(_Output(owner, place, a.shape, a.dtype, a.strides, made is not None))
         outside = {o.owner for o in self._outputs}
-        # an output may be an input, or lie in one
-        self._fresh = [(n, recorder.owners[n][0].nbytes) for n in sorted(outside) if n not in recorder.inputs]
-        self._inputs = recorder.inputs
+        self._fresh = [(n, recorder.owners[n][0].nbytes) for n in sorted(outside)]
         where, self._nbytes = _placed(recorder.owners, {*outside, *recorder.inputs})
         words: list[Any] = [0, len(recorder.passes), parts.work_on_parts.address, 0]
         standing = team.the_team()
@@ -233,9 +364,15 @@ class Tape(NotCopied):
             else:
                 self._words[i] = word.bytes
                 self._outside.setdefault(word.owner, []).append(i)
+        #: Numbers of the inputs that are read, with the bytes that lie before them, and where in the list.
+        self._inputs = [
+            (n, skipped, self._outside[o])
+            for o, (n, skipped) in recorder.inputs.items()
+            if o in self._outside
+        ]
 
-    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray] | None:
-        """The outputs; None if a pass failed."""
+    def run(self, values: Sequence[Any]) -> list[np.ndarray] | None:
+        """The outputs, from all values by number; None if a pass failed."""
         space = scratch.borrow(self._nbytes)
         try:
             words = self._relative * address(space)
@@ -246,10 +383,9 @@ class Tape(NotCopied):
                 begin = address(a)
                 for i in self._outside.get(owner, ()):
                     words[i] += begin
-            for owner, (which, skipped) in self._inputs.items():
-                a = memory[owner] = inputs[which]
-                begin = address(a) - skipped
-                for i in self._outside.get(owner, ()):
+            for number, skipped, places in self._inputs:
+                begin = address(values[number]) - skipped
+                for i in places:
                     words[i] += begin
             run_tape.ctypes(address(words))
             if words[STATUS]:
@@ -283,16 +419,27 @@ def _placed(owners: Sequence[tuple[np.ndarray, int, int]], outside: set[int]) ->
     return where, size
 
 
+class _Recorded(NamedTuple):
+    """What steps of a group do, from one on up to `end` (without it): a tape, or None if they run one by one."""
+
+    tape: Tape | None
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    end: int
+
+
 class Group(NotCopied):
-    """Steps that are recorded together.
+    """Steps that are recorded together, as far as that can be.
 
     Parameters
     ----------
     records : sequence of (callable, tuple of int, tuple of int)
         Of each step: ``record(recorder, *inputs)``, which returns its outputs, or None if it cannot; and the
-        numbers of what it reads and makes.
-    inputs, outputs : tuple of int
-        Numbers of what the group reads of others, and of what others read.
+        numbers of what it reads and makes. What it does must not depend on what the arrays hold.
+    held : set of int
+        Numbers of constants.
+    outputs : set of int
+        Numbers of what others read.
     num_threads : int or None
         As in `lowgemm.gemm`.
     """
@@ -302,43 +449,67 @@ class Group(NotCopied):
     def __init__(
         self,
         records: Sequence[tuple[Callable[..., Any], tuple[int, ...], tuple[int, ...]]],
-        inputs: tuple[int, ...],
-        outputs: tuple[int, ...],
+        held: set[int],
+        outputs: set[int],
         num_threads: int | None,
     ) -> None:
-        self._records, self.inputs, self.outputs = records, inputs, outputs
+        self._records, self._held, self._outputs = records, held, outputs
         self._alone = num_threads == 1
-        self._tapes: dict[Any, Tape | None] = {}
+        #: What the steps from each on read of others.
+        self._inputs = [self._reads(i, len(records)) for i in range(len(records))]
+        self.found: list[dict[Any, _Recorded]] = [{} for _ in records]
 
-    def run(self, values: Sequence[Any]) -> list[np.ndarray] | None:
-        """The outputs, from all values by number; None if the steps have to run one by one."""
-        given = [values[n] for n in self.inputs]
+    def _reads(self, first: int, end: int) -> tuple[int, ...]:
+        """Numbers of what steps `first` to `end` read of others."""
+        records = self._records[first:end]
+        made = {n for _, _, makes in records for n in makes}
+        read = dict.fromkeys(n for _, reads, _ in records for n in reads)
+        return tuple(n for n in read if n not in made and n not in self._held)
+
+    def following(self, first: int, values: Sequence[Any]) -> _Recorded:
+        """How the steps from `first` on run, with these values."""
+        given = [values[n] for n in self._inputs[first]]
         try:
             key: Any = tuple([(v.shape, v.strides, v.dtype) for v in given])
         except AttributeError:  # a sequence, or a value that is left out
-            return None
+            return _Recorded(None, (), (), len(self._records))
         # what plans are made for
         key = key, config.kernel, None if self._alone else threads.settings()
-        tape = self._tapes.get(key, self)
-        if tape is self:
-            if len(self._tapes) >= SHAPES:
-                self._tapes.clear()
-            tape = self._tapes[key] = self._record(given, values)
-        return None if tape is None else tape.run(given)
+        known = self.found[first]
+        recorded = known.get(key)
+        if recorded is None:
+            if len(known) >= SHAPES:
+                known.clear()
+            recorded = known[key] = self._record(first, values)
+        return recorded
 
-    def _record(self, given: Sequence[np.ndarray], values: Sequence[Any]) -> Tape | None:
+    def _record(self, first: int, values: Sequence[Any]) -> _Recorded:
+        nothing = _Recorded(None, (), (), len(self._records))
         if not self._alone and team.the_team() is None:
-            return None
-        if any(v.size == 0 for v in given) or len({id(_owner(v)) for v in given}) < len(given):
-            return None
-        recorder, known = Recorder(given), dict(zip(self.inputs, given, strict=True))
-        for record, reads, makes in self._records:
+            return nothing
+        given = {n: values[n] for n in self._inputs[first]}
+        if any(v.size == 0 for v in given.values()):
+            return nothing
+        recorder = Recorder(given)
+        known: dict[int, Any] = dict(recorder.given)
+        for end in range(first, len(self._records)):
+            record, reads, makes = self._records[end]
             for n in reads:
                 if n not in known and isinstance(values[n], np.ndarray):
                     recorder.constant(values[n])
+            mark = recorder.mark()
             made = record(recorder, *[known.get(n, values[n]) for n in reads])
             if made is None:
-                return None
+                recorder.forget(mark)
+                break
             known.update(zip(makes, made, strict=False))
             recorder.keep(*made)
-        return Tape(recorder, [known[n] for n in self.outputs])
+        else:
+            end += 1
+        if not recorder.passes or end - first < 2:
+            return nothing._replace(end=max(end, first + 1))
+        later = {n for _, reads, _ in self._records[end:] for n in reads} | self._outputs
+        outputs = tuple(
+            sorted(n for _, _, makes in self._records[first:end] for n in makes if n and n in later)
+        )
+        return _Recorded(Tape(recorder, [known[n] for n in outputs]), self._reads(first, end), outputs, end)

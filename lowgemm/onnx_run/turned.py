@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from lowgemm.compat import onnx_quotient
 from lowgemm.compat.onnx_passes import quantize_one
 from lowgemm.compat.onnx_quotient import is_quick, prepare
-from lowgemm.engine.parts import PASS, run, run_shared, workers_for
+from lowgemm.engine.parts import PASS, run, workers_for
 from lowgemm.jit.memory import (
     load_f32,
     load_i32,
@@ -254,12 +254,19 @@ def scaled_rows(args, first, end, worker):
 
 
 def run_scaled_rows(
-    sums: int, ints: np.ndarray, scales: np.ndarray, floats: np.ndarray, rows: int, num_threads: int | None
+    sums: Any,
+    ints: Any,
+    scales: Any,
+    floats: Any,
+    sizes: tuple[int, int],
+    num_threads: int | None,
+    run: Any = run,
 ) -> None:
-    """`scaled_rows` of the sums at an address, in place."""
-    columns, time = ints.size, 0.2 * rows * ints.size
-    args = sums, sums, address(ints), address(scales), address(floats), rows, columns
-    run_shared(scaled_rows, args, rows, time, num_threads)
+    """`scaled_rows` of (rows, columns) in place; the others are addresses, and what runs the pass."""
+    rows, columns = sizes
+    time = 0.2 * rows * columns
+    args = sums, sums, ints, scales, floats, rows, columns
+    run(scaled_rows, args, rows, workers_for(time, rows, num_threads), time)
 
 
 @inner

@@ -146,7 +146,7 @@ def test_activations(op):
         x = np.concatenate([odd, g.standard_normal(size), g.uniform(-19, 19, 3 * size)]).astype(np.float32)
         got, data = np.empty_like(x), x.copy()
         which = {"Sigmoid": chains.SIGMOID, "Tanh": chains.TANH, "Erf": chains.ERF}[op]
-        code, fills = np.array([which, 0, 1, 1, 1, 1, 1, 1, 1], np.int64), np.empty(0, np.int64)
+        code, fills = np.array([which, 0, 4, 1, 4, 1, 4, 1, 4], np.int64), np.empty(0, np.int64)
         pointers = got.ctypes.data, data.ctypes.data
         args = fills.ctypes.data, code.ctypes.data, 1, 0, x.size, chains.BLOCK, 0, 0, *pointers
         parts.run(chains.run_chain, args, -(-x.size // chains.BLOCK))

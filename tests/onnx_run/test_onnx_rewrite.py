@@ -162,10 +162,12 @@ def test_operators_between_quantizers(case):
 
 @pytest.mark.parametrize("case", MOVED, ids=lambda c: c[0])
 def test_operators_that_move_elements(case):
-    """On integers where scale and zero point stay; with others they stay float."""
+    """On integers where scale and zero point stay; with others they stay float, but for MaxPool, which comes behind
+    the quantizer.
+    """
     op, parts, attributes = case
     for same in ("both", "scale", "zero", None):
         proto, feeds = between(op, parts, same=same, **attributes)
         model = Model(proto)
-        assert bool(model.rewritten) == (same == "both")
+        assert bool(model.rewritten) == (same == "both" or op == "MaxPool")
         np.testing.assert_array_equal(model.run(feeds)[0], Model(proto, fuse=False).run(feeds)[0])

@@ -96,7 +96,7 @@ def test_coded_operators(dtype):
     for _ in range(10):
         numbers = constants(dtype, g) | {"n": np.asarray(g.integers(0, 100)).astype(dtype)}
         compared(model_of(nodes, numbers, kind=kind), every(dtype), 1)
-        compared(model_of(nodes, numbers, ("y", "a", "b"), kind=kind), every(dtype), 2)
+        compared(model_of(nodes, numbers, ("y", "a", "b"), kind=kind), every(dtype), 3)
 
 
 def test_two_tensors_are_no_table():

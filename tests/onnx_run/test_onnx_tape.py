@@ -48,9 +48,9 @@ def model_of(outputs, beside=False):
 
 
 def tapes(model):
-    """All that were recorded."""
+    """All that were recorded; None where steps run one by one."""
     groups = [t.group for t in model._program._turns if hasattr(t, "group")]
-    return [t for g in groups for t in g._tapes.values()]
+    return [r.tape for g in groups for found in g.found for r in found.values()]
 
 
 def one_by_one(model, feeds):

@@ -38,7 +38,7 @@ def test_sums_to_floats(size, threads):
     ints = g.integers(-9, 9, channels).astype(np.int32)
     scales, floats = g.random(channels, np.float32), g.standard_normal(channels).astype(np.float32)
     want = (sums + ints).astype(np.float32) * scales + floats
-    turned.run_scaled_rows(sums.ctypes.data, ints, scales, floats, images * pixels, threads)
+    turned.run_scaled_rows(*addresses(sums, ints, scales, floats), (images * pixels, channels), threads)
     np.testing.assert_array_equal(sums.view(np.float32), want)
 
 
