@@ -9,7 +9,7 @@ the weights are decoded once. The result has the same bits on every CPU and for 
 A weight of 8 bits is 16 times its upper half and its lower half: two products of 4 bits.
 
 With `accuracy_level` 4 onnxruntime codes the data as int8 first, each block of a row with a scale of its own. So does
-this; the coded numbers are then the data.
+this, and multiplies the codes.
 """
 
 from __future__ import annotations
@@ -143,7 +143,14 @@ class PackedBlocks:
         count, n = rows.shape[0], self.shape[0]
         if not count or not n:
             return np.empty((count, n), _f32)
-        digits, scales = digits_of(rows, self.block if coded else 0)
+        if coded:
+            codes, scales = codes_of(rows, self.block)
+            y = np.empty((count, n), _f32)
+            gemm_lowbit(codes, self._parts[0], lhs_scale=scales, out=y, num_threads=num_threads)
+            for part in self._parts[1:]:
+                y += gemm_lowbit(codes, part, lhs_scale=scales, num_threads=num_threads)
+            return y
+        digits, scales = digits_of(rows)
         y = np.zeros((count, n), _f32)
         for part in self._parts:
             found = gemm_lowbit(digits, part, lhs_scale=scales, num_threads=num_threads)
@@ -155,16 +162,17 @@ class PackedBlocks:
 
 
 # ---- data -------------------------------------------------------------------------------------------------
-def coded_by_definition(rows: np.ndarray, block: int) -> np.ndarray:
-    """Each block of a row as int8 with a scale of its own, and back: what `accuracy_level` 4 does to the data."""
-    y = np.empty_like(rows)
+def codes_by_definition(rows: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each block of a row as int8, and the scale of each: what `accuracy_level` 4 does to the data."""
+    codes, scales = np.empty(rows.shape, np.int8), []
     for begin in range(0, rows.shape[1], block):
         part = rows[:, begin : begin + block]
         scale = np.abs(part).max(axis=1, keepdims=True) / _f32(127)
         with np.errstate(divide="ignore", over="ignore"):
             inverse = np.where(scale != 0, _f32(1) / scale, _f32(0))
-        y[:, begin : begin + block] = np.rint(part * inverse) * scale
-    return y
+        codes[:, begin : begin + block] = np.rint(part * inverse)
+        scales.append(scale)
+    return codes, np.concatenate(scales, axis=1)
 
 
 def digits_by_definition(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -204,17 +212,17 @@ def _largest(x, begin, count):
 
 
 @inner
-def _coded(x, begin, t, to, count, inverse, scale):
-    b, p = _u64(begin), _u64(to)
+def _coded(x, begin, y, count, inverse):
+    b = _u64(begin)
     for k in range(_u64(count)):
-        t[p + k] = round_even(x[b + k] * inverse) * scale
+        y[b + k] = np.int8(np.int32(round_even(x[b + k] * inverse)))
 
 
 @inner
-def _digits(t, high, middle, low, to, step, count, factor, limit):
+def _digits(x, high, middle, low, to, step, count, factor, limit):
     p, q, r = _u64(to), _u64(to + step), _u64(to + 2 * step)
     for k in range(_u64(count)):
-        v = round_even(t[_u64(k)] * factor)
+        v = round_even(x[p + k] * factor)
         whole = np.int32(min(max(v, -limit), limit))
         last = ((whole + np.int32(128)) & np.int32(255)) - np.int32(128)
         rest = (whole - last) >> np.int32(8)
@@ -224,55 +232,74 @@ def _digits(t, high, middle, low, to, step, count, factor, limit):
         low[r + k] = np.int8(last)
 
 
-@routine("pppppnnn")
-def split_rows(src, dst, scales, row, finite, count, depth, block):
-    """`digits_by_definition`, of what `coded_by_definition` gives if `block` is not 0.
+@routine("ppppnnn")
+def code_rows(src, dst, scales, finite, count, depth, block):
+    """`codes_by_definition`. `finite` is int64: 0 if a number is infinite or none."""
+    x, codes = numba.carray(src, (count * depth,), np.float32), numba.carray(dst, (count * depth,), np.int8)
+    blocks = (depth + block - 1) // block
+    s, good = numba.carray(scales, (count * blocks,), np.float32), numba.carray(finite, (1,), np.int64)
+    good[0] = 1
+    for r in range(count):
+        for i in range(blocks):
+            begin, size = r * depth + i * block, min(block, depth - i * block)
+            top, bad = _largest(x, begin, size)
+            if bad != np.float32(0):
+                good[0] = 0
+                return
+            scale, inverse = _inverse(top, np.float32(127))
+            s[r * blocks + i] = scale
+            _coded(x, begin, codes, size, inverse)
 
-    `row` has room for a row. `finite` is int64: 0 if a number is infinite or none.
-    """
+
+@routine("ppppnn")
+def split_rows(src, dst, scales, finite, count, depth):
+    """`digits_by_definition`. `finite` is int64: 0 if a number is infinite or none."""
     x, digits = (
         numba.carray(src, (count * depth,), np.float32),
         numba.carray(dst, (3 * count * depth,), np.int8),
     )
-    s, t = numba.carray(scales, (3 * count,), np.float32), numba.carray(row, (depth,), np.float32)
-    good, limit = numba.carray(finite, (1,), np.int64), np.float32(WHOLE)
+    s, good, limit = (
+        numba.carray(scales, (3 * count,), np.float32),
+        numba.carray(finite, (1,), np.int64),
+        np.float32(WHOLE),
+    )
     good[0] = 1
     for r in range(count):
-        begin, wide = r * depth, block if block else depth
-        for k in range(0, depth, wide):
-            size = min(wide, depth - k)
-            top, bad = _largest(x, begin + k, size)
-            if bad != np.float32(0):
-                good[0] = 0
-                return
-            scale, inverse = np.float32(1), np.float32(1)
-            if block:
-                scale, inverse = _inverse(top, np.float32(127))
-                _coded(x, begin + k, t, k, size, inverse, scale)
-            else:
-                for i in range(_u64(size)):
-                    t[i] = x[_u64(begin) + i]
-        top, _ = _largest(t, 0, depth)
+        begin = r * depth
+        top, bad = _largest(x, begin, depth)
+        if bad != np.float32(0):
+            good[0] = 0
+            return
         scale = _inverse(top, limit)[0]
         s[r], s[count + r], s[2 * count + r] = scale * np.float32(65536), scale * np.float32(256), scale
-        _digits(t, digits, digits, digits, begin, count * depth, depth, _factor(top, limit), limit)
+        _digits(x, digits, digits, digits, begin, count * depth, depth, _factor(top, limit), limit)
 
 
-def digits_of(rows: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Digits and their scales of rows, which are coded in blocks first if `block` is not 0."""
+def _prepared(rows: np.ndarray, definition: Any, work: Any, shapes: Any, *more: int) -> tuple[np.ndarray, np.ndarray]:
+    """What `work` makes of rows, int8 and float32 arrays of these shapes, or its definition."""
     refused = ValueError("A: expected finite numbers, got NaN or infinity")
     if numba.config.DISABLE_JIT:
         if not np.isfinite(rows).all():
             raise refused
-        return digits_by_definition(coded_by_definition(rows, block) if block else rows)
-    rows = np.ascontiguousarray(rows)
-    count, depth = rows.shape
-    digits, scales = np.empty((3 * count, depth), np.int8), np.empty(3 * count, _f32)
-    row, finite = np.empty(max(depth, 1), _f32), np.empty(1, np.int64)
-    split_rows.ctypes(*(address(v) for v in (rows, digits, scales, row, finite)), count, depth, block)
+        return definition(rows, *more)
+    rows, finite = np.ascontiguousarray(rows), np.empty(1, np.int64)
+    codes, scales = np.empty(shapes[0], np.int8), np.empty(shapes[1], _f32)
+    work.ctypes(*(address(v) for v in (rows, codes, scales, finite)), *rows.shape, *more)
     if not finite[0]:
         raise refused
-    return digits, scales
+    return codes, scales
+
+
+def codes_of(rows: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """int8 codes of rows, and the scales of their blocks."""
+    count, depth = rows.shape
+    return _prepared(rows, codes_by_definition, code_rows, ((count, depth), (count, -(-depth // block))), block)
+
+
+def digits_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Digits of rows and their scales."""
+    count, depth = rows.shape
+    return _prepared(rows, digits_by_definition, split_rows, ((3 * count, depth), (3 * count,)))
 
 
 # ---- the operator -----------------------------------------------------------------------------------------
