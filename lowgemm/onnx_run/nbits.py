@@ -3,7 +3,7 @@
 The products are lowgemm's of coded weights (`lowgemm.blockwise`), which are exact integer sums of each block, scaled and
 added in float32. They take bytes, so a row of the data becomes three digits: a whole number of 24 bits, with its sign,
 is 65,536 times the first digit, 256 times the second, and the third. So no number of the data is off by more than
-2**-23 of the largest of its row, which is what float32 sums lose anyway. The digits of a row are rows of one product:
+2**-23 of the largest of its row, which is what float32 sums lose anyway. (A row up to 1e-31 counts as zeros.) The digits of a row are rows of one product:
 the weights are decoded once. The result has the same bits on every CPU and for any number of threads.
 
 A weight of 8 bits is 16 times its upper half and its lower half: two products of 4 bits.
@@ -30,6 +30,9 @@ from lowgemm.onnx_run.state import NotOurs, State
 DOMAIN = "com.microsoft"
 #: Largest whole number that a row is scaled to: its first digit is 127 at most.
 WHOLE = 127 * 65536
+#: Largest number of a block up to which its codes are 0, and of a row up to which its digits are: what they are
+#: multiplied by would be infinite, or the scale have fewer bits.
+SMALL, SMALL_ROW = 1e-36, 1e-31
 _u64 = np.uint64
 _f32 = np.float32
 _KNOWN = {"K", "N", "bits", "block_size", "accuracy_level"}
@@ -163,15 +166,17 @@ class PackedBlocks:
 
 # ---- data -------------------------------------------------------------------------------------------------
 def codes_by_definition(rows: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each block of a row as int8, and the scale of each: what `accuracy_level` 4 does to the data."""
+    """Each block of a row as int8, and the scale of each: what `accuracy_level` 4 does to the data.
+
+    It is multiplied by 127 over its largest, as in onnxruntime, which is not the inverse of the scale to the last bit.
+    """
     codes, scales = np.empty(rows.shape, np.int8), []
     for begin in range(0, rows.shape[1], block):
         part = rows[:, begin : begin + block]
-        scale = np.abs(part).max(axis=1, keepdims=True) / _f32(127)
-        with np.errstate(divide="ignore", over="ignore"):
-            inverse = np.where(scale != 0, _f32(1) / scale, _f32(0))
+        largest = np.abs(part).max(axis=1, keepdims=True)
+        inverse = np.where(largest > _f32(SMALL), _f32(127) / np.maximum(largest, _f32(SMALL)), _f32(0))
         codes[:, begin : begin + block] = np.rint(part * inverse)
-        scales.append(scale)
+        scales.append(largest / _f32(127))
     return codes, np.concatenate(scales, axis=1)
 
 
@@ -179,7 +184,7 @@ def digits_by_definition(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Three digits of every number, as three times as many rows, and the scale of each of these rows."""
     largest = np.abs(rows).max(axis=1, initial=0)
     scale = largest / _f32(WHOLE)
-    factor = np.where(largest > 0, _f32(WHOLE) / np.where(largest > 0, largest, _f32(1)), _f32(0))
+    factor = np.where(largest > _f32(SMALL_ROW), _f32(WHOLE) / np.maximum(largest, _f32(SMALL_ROW)), _f32(0))
     whole = np.clip(np.rint(rows * factor[:, None]), -WHOLE, WHOLE).astype(np.int32)
     low = ((whole + 128) & 255) - 128
     rest = (whole - low) >> 8
@@ -190,15 +195,15 @@ def digits_by_definition(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @inner_dividing
-def _inverse(top, whole):
-    """Of a scale that brings `top` to `whole`: the scale, and what to multiply with."""
-    scale = top / whole
-    return scale, np.float32(1) / scale if scale != np.float32(0) else np.float32(0)
+def _scale(top, whole):
+    """Of whole numbers up to `whole` for numbers up to `top`."""
+    return top / whole
 
 
 @inner_dividing
-def _factor(top, whole):
-    return whole / top if top > np.float32(0) else np.float32(0)
+def _factor(top, whole, least):
+    """What to multiply such numbers with."""
+    return whole / top if top > least else np.float32(0)
 
 
 @inner
@@ -246,9 +251,8 @@ def code_rows(src, dst, scales, finite, count, depth, block):
             if bad != np.float32(0):
                 good[0] = 0
                 return
-            scale, inverse = _inverse(top, np.float32(127))
-            s[r * blocks + i] = scale
-            _coded(x, begin, codes, size, inverse)
+            s[r * blocks + i] = _scale(top, np.float32(127))
+            _coded(x, begin, codes, size, _factor(top, np.float32(127), np.float32(SMALL)))
 
 
 @routine("ppppnn")
@@ -270,9 +274,9 @@ def split_rows(src, dst, scales, finite, count, depth):
         if bad != np.float32(0):
             good[0] = 0
             return
-        scale = _inverse(top, limit)[0]
+        scale = _scale(top, limit)
         s[r], s[count + r], s[2 * count + r] = scale * np.float32(65536), scale * np.float32(256), scale
-        _digits(x, digits, digits, digits, begin, count * depth, depth, _factor(top, limit), limit)
+        _digits(x, digits, digits, digits, begin, count * depth, depth, _factor(top, limit, np.float32(SMALL_ROW)), limit)
 
 
 def _prepared(rows: np.ndarray, definition: Any, work: Any, shapes: Any, *more: int) -> tuple[np.ndarray, np.ndarray]:
