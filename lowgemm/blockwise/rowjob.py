@@ -146,7 +146,9 @@ def _make_copy(element: types.Integer, raised: int) -> Routine:
                     sums[g * job.held_rows + r] = total
                 if job.group_scales != 0:
                     given = numba.carray(pointer_field(job, "group_scales"), (job.rows * groups,), np.float32)
-                    factors = numba.carray(pointer_field(job, "factors"), (groups * job.held_rows,), np.float32)
+                    factors = numba.carray(
+                        pointer_field(job, "factors"), (groups * job.held_rows,), np.float32
+                    )
                     factors[g * job.held_rows + r] = given[r * groups + g]
 
     return copy

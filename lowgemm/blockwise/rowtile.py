@@ -135,7 +135,13 @@ class _Tile:
     """Emits tiles: some rows by a panel of codes, along the depth of one group."""
 
     def __init__(
-        self, kernel: Kernel, bits: int, zero_points: bool, factors: bool, b: ir.IRBuilder, args: dict[str, ir.Value]
+        self,
+        kernel: Kernel,
+        bits: int,
+        zero_points: bool,
+        factors: bool,
+        b: ir.IRBuilder,
+        args: dict[str, ir.Value],
     ) -> None:
         self.k, self.bits, self.zero_points, self.factors = kernel.at_height(1), bits, zero_points, factors
         self.b, self.args = b, args
@@ -295,7 +301,11 @@ def multiply_codes(typingctx, kernel_id, bits, zero_points, factors, args):
     are as many as `covered` says.
     """
     kernel = by_id(kernel_id.literal_value)
-    width, with_zeros, with_factors = bits.literal_value, bool(zero_points.literal_value), bool(factors.literal_value)
+    width, with_zeros, with_factors = (
+        bits.literal_value,
+        bool(zero_points.literal_value),
+        bool(factors.literal_value),
+    )
 
     def codegen(context, builder, signature, values):
         items = cgutils.unpack_tuple(builder, values[4])

@@ -276,10 +276,22 @@ def split_rows(src, dst, scales, finite, count, depth):
             return
         scale = _scale(top, limit)
         s[r], s[count + r], s[2 * count + r] = scale * np.float32(65536), scale * np.float32(256), scale
-        _digits(x, digits, digits, digits, begin, count * depth, depth, _factor(top, limit, np.float32(SMALL_ROW)), limit)
+        _digits(
+            x,
+            digits,
+            digits,
+            digits,
+            begin,
+            count * depth,
+            depth,
+            _factor(top, limit, np.float32(SMALL_ROW)),
+            limit,
+        )
 
 
-def _prepared(rows: np.ndarray, definition: Any, work: Any, shapes: Any, *more: int) -> tuple[np.ndarray, np.ndarray]:
+def _prepared(
+    rows: np.ndarray, definition: Any, work: Any, shapes: Any, *more: int
+) -> tuple[np.ndarray, np.ndarray]:
     """What `work` makes of rows, int8 and float32 arrays of these shapes, or its definition."""
     refused = ValueError("A: expected finite numbers, got NaN or infinity")
     if numba.config.DISABLE_JIT:
@@ -297,7 +309,9 @@ def _prepared(rows: np.ndarray, definition: Any, work: Any, shapes: Any, *more: 
 def codes_of(rows: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
     """int8 codes of rows, and the scales of their blocks."""
     count, depth = rows.shape
-    return _prepared(rows, codes_by_definition, code_rows, ((count, depth), (count, -(-depth // block))), block)
+    return _prepared(
+        rows, codes_by_definition, code_rows, ((count, depth), (count, -(-depth // block))), block
+    )
 
 
 def digits_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -136,7 +136,10 @@ def test_codes_are_onnxruntimes():
     assert near.any()
     for rows in (x, x[-1:]):
         want = om.onnxruntime_run(case.model(4), {"x": rows})["y"]
-        got, step = Model(case.model(4)).run(None, {"x": rows})[0], np.abs(rows).max(axis=1, keepdims=True) / 127
+        got, step = (
+            Model(case.model(4)).run(None, {"x": rows})[0],
+            np.abs(rows).max(axis=1, keepdims=True) / 127,
+        )
         assert (np.abs(got - want) <= step / 16).all()  # float32 sums; another code would be off by a step
 
 
