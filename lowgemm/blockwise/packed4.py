@@ -114,7 +114,9 @@ class PackedRhsLowbit:
 
     def forget(self) -> None:
         """Forget what calls left behind for the next ones, which holds addresses of the codes and scales."""
-        self.ready: dict[int, Any] = {}  # what `rowjob` keeps between calls, by the number of rows
+        self.ready: dict[
+            int, Any
+        ] = {}  # what `rowjob` keeps, by the number of rows, negative with scales of groups
         self.again: dict[Any, Any] = {}  # what `rowcall` keeps, by the kind of call
 
     @property

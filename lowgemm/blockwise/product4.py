@@ -68,6 +68,8 @@ class ProductJob(Job):
         ("zero", Number), ("zeros", Pointer),
         # float32 result, a scale for each row or none, a bias for each column or none
         ("out", Pointer), ("row_scales", Pointer), ("bias", Pointer),
+        # float32 scales of each row and group, or none
+        ("group_scales", Pointer),
     )  # fmt: skip
 
 
@@ -176,7 +178,14 @@ def _make_product(
                         tile[r * nr + c] -= np.int32(levels_zeros[c]) * row_sums[r]
             scales = numba.carray(offset(pointer_field(job, "scales"), 4 * at * nr), (nr,), np.float32)
             for r in range(rows):
-                if g == 0:
+                if job.group_scales != 0:
+                    of_rows = numba.carray(pointer_field(job, "group_scales"), (m * groups,), np.float32)
+                    factor, before = of_rows[(row + r) * groups + g], np.float32(-0.0)
+                    for c in range(nr):
+                        if g != 0:
+                            before = total[r * nr + c]
+                        total[r * nr + c] = before + np.float32(tile[r * nr + c]) * (scales[c] * factor)
+                elif g == 0:
                     for c in range(nr):
                         total[r * nr + c] = np.float32(tile[r * nr + c]) * scales[c]
                 else:
@@ -211,8 +220,8 @@ def gemm_lowbit(
         From `pack_rhs_lowbit` or `pack_rhs_4bit`.
     lhs_zero_point : int
         Subtracted from an integer lhs. Any int32.
-    lhs_scale : float or array_like of float, shape (...), optional
-        Of an integer lhs: one for all or one for each row.
+    lhs_scale : float or array_like of float, shape (...) or (..., groups), optional
+        Of an integer lhs: one for all, one for each row, or one for each row and group.
     bias : array_like of float, shape (n,), optional
     out : ndarray of float32, shape (..., n), optional
         Where to write the result, any strides, no overlap with `lhs` and `bias`.
@@ -225,7 +234,8 @@ def gemm_lowbit(
         ``(float32(s0) * scales[0] + float32(s1) * scales[1] + ...) * lhs_scale + bias`` with the exact int32
         sums s0, s1, ... of the groups, ``sum_k (lhs - lhs_zero_point) * rhs.integers()`` (modulo 2**32, which
         those of groups below 65,000 cannot pass), and ``scales = rhs.group_scales()``; groups ascending, each
-        operation rounded to float32. The same bits on every CPU and for any number of threads. `out` if that
+        operation rounded to float32. Scales of each row and group are multiplied with those of the group instead:
+        ``float32(s0) * (scales[0] * lhs_scale[:, 0]) + ...``. The same bits on every CPU and for any number of threads. `out` if that
         is given.
 
     Raises
@@ -284,7 +294,7 @@ def gemm_lowbit(
     else:
         whole = as_operand(lhs, "lhs")
         q = whole.reshape(-1, depth) if depth else np.zeros((math.prod(lead), 0), whole.dtype)
-        factors = _row_scales(lhs_scale, lead)
+        factors = _row_scales(lhs_scale, lead, rhs.groups)
     result = to = None
     if out is not None:
         inputs = {"lhs": a} if bias is None else {"lhs": a, "bias": np.asarray(bias)}
@@ -361,14 +371,17 @@ def gemm_4bit(
     )
 
 
-def _row_scales(value: Any, lead: tuple[int, ...]) -> np.ndarray | None:
+def _row_scales(value: Any, lead: tuple[int, ...], groups: int) -> np.ndarray | None:
+    """One scale a row, or rows of one a group."""
     if value is None:
         return None
     a = as_floats(value, "lhs_scale", "a number or an array of numbers")
     if a.dtype.kind not in "iuf":
         raise TypeError(f"lhs_scale: expected real numbers, got {a.dtype}")
+    if a.ndim and a.shape == (*lead, groups):
+        return np.ascontiguousarray(a, dtype=np.float32).reshape(math.prod(lead), groups)
     if a.ndim and a.shape != lead:
-        raise ValueError(f"lhs_scale: expected a number or shape {lead}, got {a.shape}")
+        raise ValueError(f"lhs_scale: expected a number, shape {lead} or {(*lead, groups)}, got {a.shape}")
     return np.ascontiguousarray(np.broadcast_to(a, lead), dtype=np.float32).reshape(-1)
 
 
@@ -416,7 +429,8 @@ def _run(
         pack=packing.pack_routine(kernel, "lhs").address, microkernel=microkernel(kernel).address, chunk=chunk,
         panels=w.panels.ctypes.data, panel_bytes=w.panel_bytes, levels=levels.ctypes.data, sums=w.sums.ctypes.data,
         scales=w.scales.ctypes.data, zero=zero - shift, zeros=0 if w.zeros is None else w.zeros.ctypes.data, out=out.ctypes.data,
-        row_scales=0 if factors is None else factors.ctypes.data, bias=0 if bias is None else bias.ctypes.data,
+        row_scales=0 if factors is None or factors.ndim > 1 else factors.ctypes.data, bias=0 if bias is None else bias.ctypes.data,
+        group_scales=factors.ctypes.data if factors is not None and factors.ndim > 1 else 0,
     )  # fmt: skip
     job.tasks = -(-panels // chunk)
     jobs.run(pack, job, jobs.choose_threads(num_threads, q.size))
@@ -429,11 +443,12 @@ def _run_decoded(
     num_threads: int | None,
 ) -> None:  # fmt: skip
     """By levels decoded in registers; float rows are coded while they are copied."""
-    m = x.shape[0]
-    ready = w.ready.pop(m, None) or rowjob.Ready(w, m)  # another thread's call makes its own
+    m, by_group = x.shape[0], factors is not None and factors.ndim > 1
+    key = -m if by_group else m
+    ready = w.ready.pop(key, None) or rowjob.Ready(w, m, by_group)  # another thread's call makes its own
     finite = ready.run(x, zero, factors, bias, out, w.threads_for(m, num_threads))
     if m <= ROWS_KEPT:
-        w.ready[m] = ready
+        w.ready[key] = ready
     if not finite:
         row = int(np.isfinite(x).all(axis=1).argmin())
         raise ValueError(f"lhs: expected finite numbers (of float32), got NaN or infinity in row {row}")

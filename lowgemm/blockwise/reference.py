@@ -240,7 +240,8 @@ def gemm_4bit(
     group : int
         Depth steps of a group; the last may be short.
     lhs_zero_point : int
-    lhs_scale : ndarray of float32, shape (m,), optional
+    lhs_scale : ndarray of float32, shape (m,) or (m, groups), optional
+        Of each row, or of each row and group; then the group's scales are multiplied by it.
     bias : ndarray of float32, shape (n,), optional
 
     Returns
@@ -257,7 +258,8 @@ def gemm_4bit(
     for g in range(scales.shape[0]):
         part = slice(g * group, (g + 1) * group)
         exact = (left[:, part] @ right[part]).astype(np.uint64).astype(np.uint32).view(np.int32)
-        y = y + exact.astype(np.float32) * scales[g]
-    if lhs_scale is not None:
+        own = scales[g] if lhs_scale is None or lhs_scale.ndim < 2 else scales[g] * lhs_scale[:, g, None]
+        y = y + exact.astype(np.float32) * own
+    if lhs_scale is not None and lhs_scale.ndim < 2:
         y = y * lhs_scale[:, None]
     return y if bias is None else y + bias

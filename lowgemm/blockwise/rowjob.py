@@ -70,6 +70,8 @@ class RowsProductJob(Job):
         ("zero", Number),
         # int32 sums of each row and group, int8 zero points by group and column; or none
         ("row_sums", Pointer), ("zeros", Pointer),
+        # float32 scales of each row and group as they came, and by group and row; or none
+        ("group_scales", Pointer), ("factors", Pointer),
         # float32 result, a scale for each row or none, a bias for each column or none
         ("out", Pointer), ("row_scales", Pointer), ("bias", Pointer),
         # pieces of the copy, those that were taken, those that are done, and address of the routine that does
@@ -142,6 +144,12 @@ def _make_copy(element: types.Integer, raised: int) -> Routine:
                 if job.row_sums != 0:
                     sums = numba.carray(pointer_field(job, "row_sums"), (groups * job.held_rows,), np.int32)
                     sums[g * job.held_rows + r] = total
+                if job.group_scales != 0:
+                    given = numba.carray(pointer_field(job, "group_scales"), (job.rows * groups,), np.float32)
+                    factors = numba.carray(
+                        pointer_field(job, "factors"), (groups * job.held_rows,), np.float32
+                    )
+                    factors[g * job.held_rows + r] = given[r * groups + g]
 
     return copy
 
@@ -165,7 +173,7 @@ def _finish_copies(job, at, scratch):
 
 
 def _make_multiply(
-    kernel_id: int, key: int, bits: int, zero_points: int, lanes: int, wide: int
+    kernel_id: int, key: int, bits: int, zero_points: int, with_factors: int, lanes: int, wide: int
 ) -> tuple[Routine, int]:
     nr = lanes * wide
     cols_at = 4 * BLOCK_ROWS * nr
@@ -198,7 +206,7 @@ def _make_multiply(
                 for c in range(nr):
                     col_terms[c] = np.int32(-job.zero * sums[c])
             multiply_codes(
-                kernel_id, bits, zero_points,
+                kernel_id, bits, zero_points, with_factors,
                 (
                     rows, nv, offset(pointer_field(job, "panels"), at * wide * job.panel_bytes), job.panel_bytes,
                     job.panel_bytes // STEP_BYTES, pointer_field(job, "levels"),
@@ -207,6 +215,7 @@ def _make_multiply(
                     offset(pointer_field(job, "scales"), 4 * at * nr), scratch, 4 * nr,
                     offset(pointer_field(job, "row_sums"), 4 * (g * job.held_rows + row)),
                     offset(pointer_field(job, "zeros"), at * nr),
+                    offset(pointer_field(job, "factors"), 4 * (g * job.held_rows + row)),
                 ),
             )  # fmt: skip
         store_rows(job, total, nr, row, rows, chunk * nr, cols)
@@ -215,28 +224,30 @@ def _make_multiply(
 
 
 @functools.cache
-def routines(kernel: Kernel, bits: int, zero_points: bool = False) -> tuple[Routine, Routine, int]:
-    """Tasks that copy the lhs and multiply, and the bytes of a worker's memory."""
+def routines(
+    kernel: Kernel, bits: int, zero_points: bool = False, factors: bool = False
+) -> tuple[Routine, Routine, int]:
+    """Tasks that copy the lhs and multiply, and the bytes of a worker's memory; `factors`: the lhs has scales of groups."""
     element = types.int16 if kernel.element_bytes == 2 else types.int8
     copy = _make_copy(element, RAISED if raises(kernel) else 0)
     multiply, scratch = _make_multiply(
-        id_of(kernel), stamp_of(kernel), bits, int(zero_points), kernel.lanes, kernel.max_nv
+        id_of(kernel), stamp_of(kernel), bits, int(zero_points), int(factors), kernel.lanes, kernel.max_nv
     )
     return copy, multiply, scratch
 
 
 class Ready(NotCopied):
-    """A job of one weight for one number of rows, with the memory that it needs; a call sets what is its own.
+    """A job of one weight for one number of rows, with scales of groups (`by_group`) or without, and with the memory that it needs; a call sets what is its own.
 
     Making one takes as long as reading a megabyte of weights, so a weight keeps those of few rows.
     """
 
     instead = "copy the weight that keeps it, which leaves it out"
 
-    def __init__(self, w: PackedRhsLowbit, rows: int) -> None:
+    def __init__(self, w: PackedRhsLowbit, rows: int, by_group: bool = False) -> None:
         kernel = by_name(w.kernel)
         with_zeros = w.zeros is not None
-        self.copy, self.multiply, scratch = routines(kernel, w.bits, with_zeros)
+        self.copy, self.multiply, scratch = routines(kernel, w.bits, with_zeros, by_group)
         self.scratch_bytes = -(-scratch // 64) * 64
         depth, cols = w.shape
         held = held_rows(kernel, rows)
@@ -244,6 +255,7 @@ class Ready(NotCopied):
         self.space = aligned_empty(w.groups * held * row_bytes)
         self.terms = np.empty(w.groups * held, np.int32)
         self.row_sums = np.empty(w.groups * held if with_zeros else 0, np.int32)
+        self.factors = np.empty(w.groups * held if by_group else 0, np.float32)
         self.scratch = aligned_empty(0)
         self.scales = np.empty(rows, np.float32)
         self.levels = w.levels.view(np.uint8) ^ np.uint8(0x80) if raises(kernel) else w.levels
@@ -256,6 +268,7 @@ class Ready(NotCopied):
             scales=w.scales.ctypes.data, copies=copies, copy=self.copy.address, give_way=host.give_way(),
             task=self.multiply.address, chunks=w.chunks, tasks=w.chunks * -(-rows // BLOCK_ROWS), scratch_bytes=self.scratch_bytes,
             row_sums=self.row_sums.ctypes.data if with_zeros else 0, zeros=w.zeros.ctypes.data if with_zeros else 0,
+            factors=self.factors.ctypes.data if by_group else 0,
         )  # fmt: skip
 
     def run(
@@ -271,7 +284,9 @@ class Ready(NotCopied):
             factors = self.scales
         # an unsigned lhs is taken as 128 less, and so is its zero point
         job.flip, job.zero = (0x80, zero - 128) if kind == "u" else (0, zero)
-        job.row_scales = 0 if factors is None else factors.ctypes.data
+        by_group = factors is not None and factors.ndim > 1
+        job.group_scales = factors.ctypes.data if by_group else 0  # type: ignore[union-attr]
+        job.row_scales = 0 if factors is None or by_group else factors.ctypes.data
         job.bias = 0 if bias is None else bias.ctypes.data
         job.bad = job.given = job.from_front = job.from_back = job.copying = job.copied = 0
         threads.run(jobs.work, job.address, 0, self.room_for(workers))

@@ -135,15 +135,16 @@ class _Tile:
     """Emits tiles: some rows by a panel of codes, along the depth of one group."""
 
     def __init__(
-        self, kernel: Kernel, bits: int, zero_points: bool, b: ir.IRBuilder, args: dict[str, ir.Value]
+        self,
+        kernel: Kernel,
+        bits: int,
+        zero_points: bool,
+        factors: bool,
+        b: ir.IRBuilder,
+        args: dict[str, ir.Value],
     ) -> None:
-        self.k, self.bits, self.zero_points, self.b, self.args = (
-            kernel.at_height(1),
-            bits,
-            zero_points,
-            b,
-            args,
-        )
+        self.k, self.bits, self.zero_points, self.factors = kernel.at_height(1), bits, zero_points, factors
+        self.b, self.args = b, args
         self.width = kernel.rhs_group_bytes
         self.bytes = vec(i8, self.width)
         self.operand = _operand_of(self.k)
@@ -258,7 +259,9 @@ class _Tile:
         return starts
 
     def _add(self, panel: ir.Value, row: ir.Value, sums: list[tuple]) -> None:
-        """``total = total + float32(sum) * scale``, each operation rounded, of a row and a panel."""
+        """``total = total + float32(sum) * scale``, each operation rounded, of a row and a panel; with factors the scale
+        is that of the column times that of the row.
+        """
         b, k, args = self.b, self.k, self.args
         floats = vec(_f32, k.lanes)
         values = [k.finalize(b, acc)[0] for acc in sums]
@@ -267,38 +270,48 @@ class _Tile:
             value = b.add(value, other)
         place = at(b, self._of_panel("totals", panel), b.mul(row, args["total_stride"]))
         scales = load(b, floats, self._of_panel("scales", panel), 4)
+        if self.factors:
+            factor = load(b, _f32, at(b, args["row_factors"], b.mul(row, const(i64, 4))), 4)
+            scales = b.fmul(scales, splat(b, factor, k.lanes))
         store(b, b.fadd(load(b, floats, place, 4), b.fmul(b.sitofp(value, floats), scales)), place, 4)
 
 
 #: What `multiply_codes` takes after its constants.
 ARGUMENTS = (
     "rows", "panels", "codes", "panel_bytes", "steps", "levels", "lhs", "lhs_stride", "row_terms", "col_terms", "scales",
-    "totals", "total_stride", "row_sums", "zeros",
+    "totals", "total_stride", "row_sums", "zeros", "row_factors",
 )  # fmt: skip
-_POINTERS = {"codes", "levels", "lhs", "row_terms", "col_terms", "scales", "totals", "row_sums", "zeros"}
+_POINTERS = {
+    "codes", "levels", "lhs", "row_terms", "col_terms", "scales", "totals", "row_sums", "zeros", "row_factors",
+}  # fmt: skip
 _TYPES = tuple(types.voidptr if a in _POINTERS else types.intp for a in ARGUMENTS)
 
 
 @intrinsic(prefer_literal=True)
-def multiply_codes(typingctx, kernel_id, bits, zero_points, args):
+def multiply_codes(typingctx, kernel_id, bits, zero_points, factors, args):
     """``totals[r] += float32(sum of group) * scales`` for all rows and the panels of a chunk, codes of one
     group.
 
-    The other three are constants, `args` is a tuple as `ARGUMENTS` says: rows and panels; packed codes, bytes
+    The other four are constants, `args` is a tuple as `ARGUMENTS` says: rows and panels; packed codes, bytes
     from a panel to the next, steps of a panel, the level of each code; rows of the lhs and their stride in
     bytes; int32 for each row and for each column that are added to the integer sums; float32 scales; float32
     sums and the stride of their rows in bytes. With `zero_points` also the int32 sum of each row and an int8
-    zero point of each column, whose product is subtracted from the integer sum. Of all that is by rows there
+    zero point of each column, whose product is subtracted from the integer sum. With `factors` also a float32 factor
+    of each row, which the scales are multiplied by. Of all that is by rows there
     are as many as `covered` says.
     """
     kernel = by_id(kernel_id.literal_value)
-    width, with_zeros = bits.literal_value, bool(zero_points.literal_value)
+    width, with_zeros, with_factors = (
+        bits.literal_value,
+        bool(zero_points.literal_value),
+        bool(factors.literal_value),
+    )
 
     def codegen(context, builder, signature, values):
-        items = cgutils.unpack_tuple(builder, values[3])
+        items = cgutils.unpack_tuple(builder, values[4])
         named = dict(zip(ARGUMENTS, items, strict=True))
         b = builder
-        tile = _Tile(kernel, width, with_zeros, b, named)
+        tile = _Tile(kernel, width, with_zeros, with_factors, b, named)
 
         def multiply(height: int, row: ir.Value) -> None:
             with cgutils.for_range(b, named["panels"]) as loop:
@@ -309,7 +322,7 @@ def multiply_codes(typingctx, kernel_id, bits, zero_points, args):
             row = _while_left(b, named["rows"], row, height, multiply)
         return context.get_dummy_value()
 
-    return types.void(kernel_id, bits, zero_points, types.Tuple(_TYPES)), codegen
+    return types.void(kernel_id, bits, zero_points, factors, types.Tuple(_TYPES)), codegen
 
 
 def _while_left(

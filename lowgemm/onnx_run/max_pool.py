@@ -6,12 +6,15 @@ since convolutions want them so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numba
 import numpy as np
 
+from lowgemm.engine.parts import PASS, run_shared
+from lowgemm.jit.memory import load_i64, pointer_at
 from lowgemm.jit.routine import inner, routine
 from lowgemm.onnx_run import turned
 from lowgemm.onnx_run.addresses import address
@@ -23,6 +26,8 @@ _u64 = np.uint64
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 #: Spatial axes of the compiled pass.
 AXES = 3
+#: Nanoseconds of one thread for a byte of a window, about.
+NANOSECONDS = 0.1
 #: Shapes of images whose windows are kept.
 SHAPES = 64
 
@@ -49,52 +54,44 @@ def _larger(x, from_, out, to, count):
 
 
 @inner
-def _pool(x, out, g, images, channels, lowest):
+def _pool(x, out, g, channels, lowest, first, end):
     """`g` has the sizes, places, strides, dilations, beginnings and windows of three axes."""
-    to = 0
-    for n in range(images):
-        for i in range(g[5, 0]):
-            top = i * g[2, 0] - g[4, 0]
-            low0, high0 = _first(top, g[3, 0], g[0, 0])
-            for j in range(g[5, 1]):
-                middle = j * g[2, 1] - g[4, 1]
-                low1, high1 = _first(middle, g[3, 1], g[0, 1])
-                for k in range(g[5, 2]):
-                    left = k * g[2, 2] - g[4, 2]
-                    low2, high2 = _first(left, g[3, 2], g[0, 2])
-                    for c in range(_u64(channels)):
-                        out[_u64(to) + c] = lowest
-                    for u in range(low0, min(high0, g[1, 0])):
-                        row = (n * g[0, 0] + top + u * g[3, 0]) * g[0, 1]
-                        for v in range(low1, min(high1, g[1, 1])):
-                            line = (row + middle + v * g[3, 1]) * g[0, 2]
-                            for w in range(low2, min(high2, g[1, 2])):
-                                _larger(x, (line + left + w * g[3, 2]) * channels, out, to, channels)
-                    to += channels
+    to, rows = first * g[5, 2] * channels, g[5, 0] * g[5, 1]
+    for line in range(first, end):
+        n, i, j = line // rows, line % rows // g[5, 1], line % g[5, 1]
+        top, middle = i * g[2, 0] - g[4, 0], j * g[2, 1] - g[4, 1]
+        low0, high0 = _first(top, g[3, 0], g[0, 0])
+        low1, high1 = _first(middle, g[3, 1], g[0, 1])
+        for k in range(g[5, 2]):
+            left = k * g[2, 2] - g[4, 2]
+            low2, high2 = _first(left, g[3, 2], g[0, 2])
+            for c in range(_u64(channels)):
+                out[_u64(to) + c] = lowest
+            for u in range(low0, min(high0, g[1, 0])):
+                row = (n * g[0, 0] + top + u * g[3, 0]) * g[0, 1]
+                for v in range(low1, min(high1, g[1, 1])):
+                    place = (row + middle + v * g[3, 1]) * g[0, 2]
+                    for w in range(low2, min(high2, g[1, 2])):
+                        _larger(x, (place + left + w * g[3, 2]) * channels, out, to, channels)
+            to += channels
 
 
-@routine("pppnnnnn")
-def max_pool_bytes(src, dst, numbers, images, channels, size, out_size, signed):
-    """Largest bytes of windows; channels are last in the memory of both."""
-    g = numba.carray(numbers, (6, 3), np.int64)
-    if signed:
-        _pool(
-            numba.carray(src, (size,), np.int8),
-            numba.carray(dst, (out_size,), np.int8),
-            g,
-            images,
-            channels,
-            np.int8(-128),
-        )
+@routine(PASS)
+def max_pool_bytes(args, first, end, worker):
+    """Largest bytes of windows; channels are last in the memory of both.
+
+    Arguments: src, dst, numbers (what `_pool` takes as `g`, int64), channels, bytes of both, whether they are signed.
+    Pieces are lines of the result, along its last axis.
+    """
+    src, dst = pointer_at(args, 0), pointer_at(args, 1)
+    g, channels = numba.carray(pointer_at(args, 2), (6, 3), np.int64), load_i64(args, 3)
+    size, out_size = load_i64(args, 4), load_i64(args, 5)
+    if load_i64(args, 6) != 0:
+        x, out = numba.carray(src, (size,), np.int8), numba.carray(dst, (out_size,), np.int8)
+        _pool(x, out, g, channels, np.int8(-128), first, end)
     else:
-        _pool(
-            numba.carray(src, (size,), np.uint8),
-            numba.carray(dst, (out_size,), np.uint8),
-            g,
-            images,
-            channels,
-            np.uint8(0),
-        )
+        x, out = numba.carray(src, (size,), np.uint8), numba.carray(dst, (out_size,), np.uint8)
+        _pool(x, out, g, channels, np.uint8(0), first, end)
 
 
 def _numbers(size: Sequence[int], w: Windows) -> np.ndarray:
@@ -105,22 +102,16 @@ def _numbers(size: Sequence[int], w: Windows) -> np.ndarray:
     return np.array([(f,) * more + tuple(r) for f, r in zip(fill, rows, strict=True)], np.int64)
 
 
-def _compiled(x: np.ndarray, w: Windows, numbers: np.ndarray) -> np.ndarray:
+def _compiled(x: np.ndarray, w: Windows, numbers: np.ndarray, num_threads: int | None) -> np.ndarray:
     """`max_by_definition`, by the compiled pass."""
     images, channels = x.shape[:2]
     y = turned.empty_last((images, channels, *w.out), x.dtype)
     if y.size:
-        x = turned.last(x)
-        max_pool_bytes.ctypes(
-            address(x),
-            address(y),
-            address(numbers),
-            images,
-            channels,
-            x.size,
-            y.size,
-            int(x.dtype == np.int8),
-        )
+        x = turned.last(x, num_threads)
+        at = address(x), address(y), address(numbers)
+        lines, time = images * math.prod(w.out[:-1]), NANOSECONDS * y.size * math.prod(w.kernel)
+        args = (*at, channels, x.size, y.size, int(x.dtype == np.int8))
+        run_shared(max_pool_bytes, args, lines, time, num_threads)
     return y
 
 
@@ -139,7 +130,9 @@ def max_pool(state: State, x: np.ndarray, *, storage_order: int = 0, **attribute
     """MaxPool of bytes; `storage_order` is about indices, which are not made."""
     _checked(x)
     w = windows(x.shape[2:], **attributes)
-    return _compiled(x, w, _numbers(x.shape[2:], w)) if _fits(x) else max_by_definition(x, w)
+    return (
+        _compiled(x, w, _numbers(x.shape[2:], w), state.num_threads) if _fits(x) else max_by_definition(x, w)
+    )
 
 
 def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
@@ -157,7 +150,7 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
                 plans.clear()
             w = windows(size, **how)
             plan = plans[size] = w, _numbers(size, w)
-        return _compiled(x, *plan)
+        return _compiled(x, *plan, state.num_threads)
 
     return run
 

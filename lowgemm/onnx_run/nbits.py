@@ -4,14 +4,14 @@ depth.
 The products are lowgemm's of coded weights (`lowgemm.blockwise`), which are exact integer sums of each block,
 scaled and added in float32. They take bytes, so a row of the data becomes three digits: a whole number of 24
 bits, with its sign, is 65,536 times the first digit, 256 times the second, and the third. So no number of the
-data is off by more than 2**-23 of the largest of its row, which is what float32 sums lose anyway. The digits
-of a row are rows of one product: the weights are decoded once. The result has the same bits on every CPU and
-for any number of threads.
+data is off by more than 2**-23 of the largest of its row, which is what float32 sums lose anyway. (A row up to
+1e-31 counts as zeros.) The digits of a row are rows of one product: the weights are decoded once. The result
+has the same bits on every CPU and for any number of threads.
 
 A weight of 8 bits is 16 times its upper half and its lower half: two products of 4 bits.
 
 With `accuracy_level` 4 onnxruntime codes the data as int8 first, each block of a row with a scale of its own.
-So does this; the coded numbers are then the data.
+So does this, and multiplies the codes.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from lowgemm.onnx_run.state import NotOurs, State
 DOMAIN = "com.microsoft"
 #: Largest whole number that a row is scaled to: its first digit is 127 at most.
 WHOLE = 127 * 65536
+#: Largest number of a block up to which its codes are 0, and of a row up to which its digits are: what they are
+#: multiplied by would be infinite, or the scale have fewer bits.
+SMALL, SMALL_ROW = 1e-36, 1e-31
 _u64 = np.uint64
 _f32 = np.float32
 _KNOWN = {"K", "N", "bits", "block_size", "accuracy_level"}
@@ -145,7 +148,14 @@ class PackedBlocks:
         count, n = rows.shape[0], self.shape[0]
         if not count or not n:
             return np.empty((count, n), _f32)
-        digits, scales = digits_of(rows, self.block if coded else 0)
+        if coded:
+            codes, scales = codes_of(rows, self.block)
+            y = np.empty((count, n), _f32)
+            gemm_lowbit(codes, self._parts[0], lhs_scale=scales, out=y, num_threads=num_threads)
+            for part in self._parts[1:]:
+                y += gemm_lowbit(codes, part, lhs_scale=scales, num_threads=num_threads)
+            return y
+        digits, scales = digits_of(rows)
         y = np.zeros((count, n), _f32)
         for part in self._parts:
             found = gemm_lowbit(digits, part, lhs_scale=scales, num_threads=num_threads)
@@ -157,25 +167,27 @@ class PackedBlocks:
 
 
 # ---- data -------------------------------------------------------------------------------------------------
-def coded_by_definition(rows: np.ndarray, block: int) -> np.ndarray:
-    """Each block of a row as int8 with a scale of its own, and back: what `accuracy_level` 4 does to the
-    data.
+def codes_by_definition(rows: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each block of a row as int8, and the scale of each: what `accuracy_level` 4 does to the data.
+
+    It is multiplied by 127 over its largest, as in onnxruntime, which is not the inverse of the scale to the
+    last bit.
     """
-    y = np.empty_like(rows)
+    codes, scales = np.empty(rows.shape, np.int8), []
     for begin in range(0, rows.shape[1], block):
         part = rows[:, begin : begin + block]
-        scale = np.abs(part).max(axis=1, keepdims=True) / _f32(127)
-        with np.errstate(divide="ignore", over="ignore"):
-            inverse = np.where(scale != 0, _f32(1) / scale, _f32(0))
-        y[:, begin : begin + block] = np.rint(part * inverse) * scale
-    return y
+        largest = np.abs(part).max(axis=1, keepdims=True)
+        inverse = np.where(largest > _f32(SMALL), _f32(127) / np.maximum(largest, _f32(SMALL)), _f32(0))
+        codes[:, begin : begin + block] = np.rint(part * inverse)
+        scales.append(largest / _f32(127))
+    return codes, np.concatenate(scales, axis=1)
 
 
 def digits_by_definition(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Three digits of every number, as three times as many rows, and the scale of each of these rows."""
     largest = np.abs(rows).max(axis=1, initial=0)
     scale = largest / _f32(WHOLE)
-    factor = np.where(largest > 0, _f32(WHOLE) / np.where(largest > 0, largest, _f32(1)), _f32(0))
+    factor = np.where(largest > _f32(SMALL_ROW), _f32(WHOLE) / np.maximum(largest, _f32(SMALL_ROW)), _f32(0))
     whole = np.clip(np.rint(rows * factor[:, None]), -WHOLE, WHOLE).astype(np.int32)
     low = ((whole + 128) & 255) - 128
     rest = (whole - low) >> 8
@@ -186,15 +198,15 @@ def digits_by_definition(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @inner_dividing
-def _inverse(top, whole):
-    """Of a scale that brings `top` to `whole`: the scale, and what to multiply with."""
-    scale = top / whole
-    return scale, np.float32(1) / scale if scale != np.float32(0) else np.float32(0)
+def _scale(top, whole):
+    """Of whole numbers up to `whole` for numbers up to `top`."""
+    return top / whole
 
 
 @inner_dividing
-def _factor(top, whole):
-    return whole / top if top > np.float32(0) else np.float32(0)
+def _factor(top, whole, least):
+    """What to multiply such numbers with."""
+    return whole / top if top > least else np.float32(0)
 
 
 @inner
@@ -208,17 +220,17 @@ def _largest(x, begin, count):
 
 
 @inner
-def _coded(x, begin, t, to, count, inverse, scale):
-    b, p = _u64(begin), _u64(to)
+def _coded(x, begin, y, count, inverse):
+    b = _u64(begin)
     for k in range(_u64(count)):
-        t[p + k] = round_even(x[b + k] * inverse) * scale
+        y[b + k] = np.int8(np.int32(round_even(x[b + k] * inverse)))
 
 
 @inner
-def _digits(t, high, middle, low, to, step, count, factor, limit):
+def _digits(x, high, middle, low, to, step, count, factor, limit):
     p, q, r = _u64(to), _u64(to + step), _u64(to + 2 * step)
     for k in range(_u64(count)):
-        v = round_even(t[_u64(k)] * factor)
+        v = round_even(x[p + k] * factor)
         whole = np.int32(min(max(v, -limit), limit))
         last = ((whole + np.int32(128)) & np.int32(255)) - np.int32(128)
         rest = (whole - last) >> np.int32(8)
@@ -228,55 +240,87 @@ def _digits(t, high, middle, low, to, step, count, factor, limit):
         low[r + k] = np.int8(last)
 
 
-@routine("pppppnnn")
-def split_rows(src, dst, scales, row, finite, count, depth, block):
-    """`digits_by_definition`, of what `coded_by_definition` gives if `block` is not 0.
+@routine("ppppnnn")
+def code_rows(src, dst, scales, finite, count, depth, block):
+    """`codes_by_definition`. `finite` is int64: 0 if a number is infinite or none."""
+    x, codes = numba.carray(src, (count * depth,), np.float32), numba.carray(dst, (count * depth,), np.int8)
+    blocks = (depth + block - 1) // block
+    s, good = numba.carray(scales, (count * blocks,), np.float32), numba.carray(finite, (1,), np.int64)
+    good[0] = 1
+    for r in range(count):
+        for i in range(blocks):
+            begin, size = r * depth + i * block, min(block, depth - i * block)
+            top, bad = _largest(x, begin, size)
+            if bad != np.float32(0):
+                good[0] = 0
+                return
+            s[r * blocks + i] = _scale(top, np.float32(127))
+            _coded(x, begin, codes, size, _factor(top, np.float32(127), np.float32(SMALL)))
 
-    `row` has room for a row. `finite` is int64: 0 if a number is infinite or none.
-    """
+
+@routine("ppppnn")
+def split_rows(src, dst, scales, finite, count, depth):
+    """`digits_by_definition`. `finite` is int64: 0 if a number is infinite or none."""
     x, digits = (
         numba.carray(src, (count * depth,), np.float32),
         numba.carray(dst, (3 * count * depth,), np.int8),
     )
-    s, t = numba.carray(scales, (3 * count,), np.float32), numba.carray(row, (depth,), np.float32)
-    good, limit = numba.carray(finite, (1,), np.int64), np.float32(WHOLE)
+    s, good, limit = (
+        numba.carray(scales, (3 * count,), np.float32),
+        numba.carray(finite, (1,), np.int64),
+        np.float32(WHOLE),
+    )
     good[0] = 1
     for r in range(count):
-        begin, wide = r * depth, block if block else depth
-        for k in range(0, depth, wide):
-            size = min(wide, depth - k)
-            top, bad = _largest(x, begin + k, size)
-            if bad != np.float32(0):
-                good[0] = 0
-                return
-            scale, inverse = np.float32(1), np.float32(1)
-            if block:
-                scale, inverse = _inverse(top, np.float32(127))
-                _coded(x, begin + k, t, k, size, inverse, scale)
-            else:
-                for i in range(_u64(size)):
-                    t[i] = x[_u64(begin) + i]
-        top, _ = _largest(t, 0, depth)
-        scale = _inverse(top, limit)[0]
+        begin = r * depth
+        top, bad = _largest(x, begin, depth)
+        if bad != np.float32(0):
+            good[0] = 0
+            return
+        scale = _scale(top, limit)
         s[r], s[count + r], s[2 * count + r] = scale * np.float32(65536), scale * np.float32(256), scale
-        _digits(t, digits, digits, digits, begin, count * depth, depth, _factor(top, limit), limit)
+        _digits(
+            x,
+            digits,
+            digits,
+            digits,
+            begin,
+            count * depth,
+            depth,
+            _factor(top, limit, np.float32(SMALL_ROW)),
+            limit,
+        )
 
 
-def digits_of(rows: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Digits and their scales of rows, which are coded in blocks first if `block` is not 0."""
+def _prepared(
+    rows: np.ndarray, definition: Any, work: Any, shapes: Any, *more: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `work` makes of rows, int8 and float32 arrays of these shapes, or its definition."""
     refused = ValueError("A: expected finite numbers, got NaN or infinity")
     if numba.config.DISABLE_JIT:
         if not np.isfinite(rows).all():
             raise refused
-        return digits_by_definition(coded_by_definition(rows, block) if block else rows)
-    rows = np.ascontiguousarray(rows)
-    count, depth = rows.shape
-    digits, scales = np.empty((3 * count, depth), np.int8), np.empty(3 * count, _f32)
-    row, finite = np.empty(max(depth, 1), _f32), np.empty(1, np.int64)
-    split_rows.ctypes(*(address(v) for v in (rows, digits, scales, row, finite)), count, depth, block)
+        return definition(rows, *more)
+    rows, finite = np.ascontiguousarray(rows), np.empty(1, np.int64)
+    codes, scales = np.empty(shapes[0], np.int8), np.empty(shapes[1], _f32)
+    work.ctypes(*(address(v) for v in (rows, codes, scales, finite)), *rows.shape, *more)
     if not finite[0]:
         raise refused
-    return digits, scales
+    return codes, scales
+
+
+def codes_of(rows: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """int8 codes of rows, and the scales of their blocks."""
+    count, depth = rows.shape
+    return _prepared(
+        rows, codes_by_definition, code_rows, ((count, depth), (count, -(-depth // block))), block
+    )
+
+
+def digits_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Digits of rows and their scales."""
+    count, depth = rows.shape
+    return _prepared(rows, digits_by_definition, split_rows, ((3 * count, depth), (3 * count,)))
 
 
 # ---- the operator -----------------------------------------------------------------------------------------

@@ -32,7 +32,8 @@ RUNNABLE = [k.name for k in kernels.all_kernels() if not kernels.why_not(k)]
 
 
 def definition(lhs, w, zero=0, scale=None, bias=None):
-    scale = None if scale is None else np.broadcast_to(np.float32(scale), lhs.shape[:1])
+    if scale is not None:
+        scale = np.float32(scale) if np.ndim(scale) > 1 else np.broadcast_to(np.float32(scale), lhs.shape[:1])
     bias = None if bias is None else np.float32(bias)
     return reference.gemm_4bit(lhs, w.integers(), w.group_scales(), w.group, zero, scale, bias)
 
@@ -55,6 +56,9 @@ def test_every_kernel(kernel, monkeypatch):
             zero = int(rng.integers(-300, 300))
             found = gemm_4bit(lhs, w, lhs_zero_point=zero)
             np.testing.assert_array_equal(found, definition(lhs, w, zero))
+            scale = rng.standard_normal((m, w.groups)).astype(np.float32)
+            found = gemm_4bit(lhs, w, lhs_zero_point=zero, lhs_scale=scale)
+            np.testing.assert_array_equal(found, definition(lhs, w, zero, scale))
 
 
 @given(
@@ -69,6 +73,8 @@ def test_any_shape(m, depth, n, group, code, more, seed):
     lhs = rng.integers(-128, 128, (m, 2 * depth), dtype=np.int8)[:, ::2]
     zero = int(rng.integers(-(2**31), 2**31)) if more else 0
     scale, bias = (rng.random(m), rng.standard_normal(n)) if more else (None, None)
+    if seed % 3 == 0:
+        scale = rng.standard_normal((m, w.groups))
     expected = definition(lhs, w, zero, scale, bias)
     for threads in (1, 2):
         found = gemm_4bit(lhs, w, lhs_zero_point=zero, lhs_scale=scale, bias=bias, num_threads=threads)
@@ -98,8 +104,10 @@ def test_zero_points(kernel, monkeypatch):
         u[0] = 255
         x = rng.standard_normal((m, depth)).astype(np.float32)
         coded, factors, _ = reference.vectorwise(x)
+        scale = rng.standard_normal((m, groups)).astype(np.float32)
         expected = (
             definition(u, w, 131),
+            definition(u, w, 131, scale),
             reference.gemm_4bit(coded, w.integers(), w.group_scales(), w.group, 0, factors / np.float32(127)),
         )
         for able in (rowtile.decodes, lambda kernel: False):
@@ -108,6 +116,7 @@ def test_zero_points(kernel, monkeypatch):
                 for threads in (1, 2):
                     found = (
                         gemm_lowbit(u, w, lhs_zero_point=131, num_threads=threads),
+                        gemm_lowbit(u, w, lhs_zero_point=131, lhs_scale=scale, num_threads=threads),
                         gemm_lowbit(x, w, num_threads=threads),
                     )
                     for one, other in zip(found, expected, strict=True):

@@ -38,7 +38,7 @@ def image(g, axes):
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1) if g.random() < 0.5 else x
 
 
-def test_equal_to_onnxruntime():
+def test_equal_to_onnxruntime(threads):
     """One to three axes: padding, strides, dilations, windows that begin inside and end outside."""
     peers.need("onnxruntime")
     g, compared = np.random.default_rng(0), 0
@@ -56,7 +56,7 @@ def test_equal_to_onnxruntime():
                 max_pool.max_pool(State(), x, **how)
             continue
         for got in (
-            max_pool.max_pool(State(), x, **how),
+            max_pool.max_pool(State(num_threads=threads), x, **how),
             max_pool.max_by_definition(x, windows(x.shape[2:], **how)),
         ):
             assert got.dtype == want.dtype

@@ -62,6 +62,12 @@ class Case:
         )
 
 
+def coded(x, block):
+    """What codes of blocks stand for."""
+    codes, scales = nbits.codes_by_definition(x, block)
+    return codes * np.repeat(scales, block, axis=1)[:, : x.shape[1]].astype(np.float64)
+
+
 def bound(x, weights, blocks):
     """How far float32 sums of blocks may be off: a rounding for each block and digit, and the last digit of
     the data.
@@ -89,7 +95,7 @@ def test_close_to_the_exact_product_and_to_onnxruntime():
         model = Model(proto)
         got = model.run(None, {"x": x})[0]
         assert model.profile[0].runs_on == "lowgemm"
-        data = nbits.coded_by_definition(x, block) if nbits._is_coded(bits, block, level or 0) else x
+        data = coded(x, block) if nbits._is_coded(bits, block, level or 0) else x
         want = data.astype(np.float64) @ case.weights + (0 if bias is None else bias)
         limit = bound(data, case.weights, -(-depth // block)) + 2.0**-22 * np.abs(want)
         assert (np.abs(got - want) <= limit).all(), (bits, block, zeros, level)
@@ -104,19 +110,41 @@ def test_digits_are_as_defined(monkeypatch):
     data.
     """
     g = np.random.default_rng(1)
-    for block in (0, 16, 64):
-        for depth in (1, 5, 16, 100):
-            x = (g.standard_normal((6, depth)) * np.logspace(-30, 30, 6)[:, None]).astype(np.float32)
-            x[2], x[3], x[4, 0] = 0, 1.5, -1e38
-            digits, scales = nbits.digits_of(x, block)
-            monkeypatch.setattr(nbits.numba.config, "DISABLE_JIT", True)
-            slow = nbits.digits_of(x, block)
-            monkeypatch.undo()
-            np.testing.assert_array_equal(digits, slow[0])
-            np.testing.assert_array_equal(scales, slow[1])
-            data = (nbits.coded_by_definition(x, block) if block else x).astype(np.float64)
-            found = (digits * scales[:, None].astype(np.float64)).reshape(3, *x.shape).sum(axis=0)
-            assert (np.abs(found - data) <= 2.0**-22 * np.abs(data).max(axis=1, keepdims=True)).all()
+    for depth in (1, 5, 16, 100):
+        x = (g.standard_normal((6, depth)) * np.logspace(-30, 30, 6)[:, None]).astype(np.float32)
+        x[2], x[3], x[4, 0], x[5] = 0, 1.5, -1e38, 1e-37
+        digits, scales = found = nbits.digits_of(x)
+        more = [nbits.codes_of(x, block) for block in (16, 64)]
+        monkeypatch.setattr(nbits.numba.config, "DISABLE_JIT", True)
+        slow = nbits.digits_of(x), *(nbits.codes_of(x, block) for block in (16, 64))
+        monkeypatch.undo()
+        for a, b in zip((found, *more), slow, strict=True):
+            for one, other in zip(a, b, strict=True):
+                assert one.dtype == other.dtype
+                np.testing.assert_array_equal(one, other)
+        data = (digits * scales[:, None].astype(np.float64)).reshape(3, *x.shape).sum(axis=0)
+        assert (np.abs(data - x) <= 2.0**-22 * np.abs(x).max(axis=1, keepdims=True) + nbits.SMALL_ROW).all()
+
+
+def test_codes_are_onnxruntimes():
+    """Of level 4: weights of one column that pick out one number each, numbers near ties of the scale's inverse."""
+    peers.need("onnxruntime")
+    g, f = np.random.default_rng(7), np.float32
+    case = Case(g, 4, 32, 32, 32)
+    case.given["b"] = nbits.packed((8 + np.eye(32, dtype=np.uint8)).reshape(32, 1, 32), 4)
+    case.given["s"] = np.ones((32, 1), f)
+    x = g.standard_normal((1 << 19, 32)).astype(f)
+    top = np.abs(x).max(axis=1, keepdims=True)
+    near = (np.rint(x * (f(127) / top)) != np.rint(x * (f(1) / (top / f(127))))).any(axis=1)
+    x = np.concatenate([x[near], x[:50]])
+    assert near.any()
+    for rows in (x, x[-1:]):
+        want = om.onnxruntime_run(case.model(4), {"x": rows})["y"]
+        got, step = (
+            Model(case.model(4)).run(None, {"x": rows})[0],
+            np.abs(rows).max(axis=1, keepdims=True) / 127,
+        )
+        assert (np.abs(got - want) <= step / 16).all()  # float32 sums; another code would be off by a step
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
