@@ -163,6 +163,25 @@ def test_a_step_that_cannot_be_recorded_parts_the_others():
     compared(proto, [{"x": x}])
 
 
+def test_nodes_are_merged_if_all_is_equal():
+    """Attributes, constants and inputs; what is seen stays."""
+    constants = {"a": np.array([3, -1]), "b": np.array([3, -1]), "c": np.array([-1, 3])}
+    nodes = [
+        h.make_node("Abs", ["x"], ["u"]), h.make_node("Abs", ["x"], ["v"]),
+        *(h.make_node("Reshape", [n, s], [f"{n}{s}"]) for n in "uv" for s in "abc"),
+        h.make_node("Softmax", ["ua"], ["s0"], axis=0), h.make_node("Softmax", ["va"], ["s1"], axis=1),
+        h.make_node("Sub", ["s0", "s1"], ["y"]), h.make_node("Sub", ["uc", "vb"], ["z"]),
+        h.make_node("Sub", ["ub", "va"], ["none"]),
+    ]  # fmt: skip
+    outputs = ("y", "z", "none", "u", "v", "ub")
+    x = np.random.default_rng(7).standard_normal((3, 3)).astype(np.float32)
+    plain, model = (
+        Model(model_of(nodes, constants, {"x": (np.float32, 2)}, outputs), fuse=f) for f in (False, True)
+    )
+    for got, want in zip(model.run(None, {"x": x}), plain.run(None, {"x": x}), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
 def test_random_numbers_are_not_merged():
     nodes = [h.make_node("RandomNormalLike", ["x"], [f"r{i}"]) for i in range(2)]
     nodes.append(h.make_node("Sub", ["r0", "r1"], ["y"]))
@@ -238,6 +257,12 @@ def test_quantized_before_the_largest_is_taken(dtype):
         rare[0, 0, :4], rare[1, 1, 2:5, 3], rare[0, 2, 5] = np.nan, np.inf, -np.inf
         model = compared(model_of(nodes, constants, {"x": (np.float32, 4)}), [{"x": x}, {"x": rare}])
         assert model.rewritten["MaxPool -> MaxPool"] == 1
+    # a negative scale turns the order over
+    nodes[-2] = node("MaxPool", "e", "p", kernel_shape=[2, 2])
+    model = compared(
+        model_of(nodes, constants | {"s": np.float32(-0.05)}, {"x": (np.float32, 4)}), [{"x": x}]
+    )
+    assert not model.rewritten
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
