@@ -33,14 +33,14 @@ def onnxruntime() -> Any:
 
 
 @functools.cache
-def contributed() -> frozenset[tuple[str, str]]:
-    """Operators outside of the standard that onnxruntime has a CPU kernel for."""
+def kernels() -> frozenset[tuple[str, str]]:
+    """Operators, by domain and name, that onnxruntime has a CPU kernel for."""
     if onnxruntime() is None:
         return frozenset()
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    kernels = state.get_all_opkernel_def() if hasattr(state, "get_all_opkernel_def") else []
-    return frozenset((k.domain, k.op_name) for k in kernels if k.domain and "CPU" in k.provider)
+    found = state.get_all_opkernel_def() if hasattr(state, "get_all_opkernel_def") else []
+    return frozenset((k.domain, k.op_name) for k in found if "CPU" in k.provider)
 
 
 class Context(NamedTuple):

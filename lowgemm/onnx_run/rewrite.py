@@ -446,7 +446,7 @@ class Rewriter:
                     node.input[i] = same[name]
             key = self._key(node)
             first = None if key is None else found.setdefault(key, node)
-            if first is not None and first is not node and self.visible.isdisjoint(node.output):
+            if first is not None and first is not node:
                 same.update(zip(node.output, first.output, strict=True))
         self.drop_unread()
 

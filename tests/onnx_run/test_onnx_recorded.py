@@ -10,7 +10,7 @@ pytest.importorskip("onnx", reason="the package onnx is not installed (extra `te
 import onnx
 from onnx import helper as h
 
-from lowgemm.onnx_run import Model, contrib, passes
+from lowgemm.onnx_run import Model, contrib, passes, tape
 from lowgemm.onnx_run.state import State
 
 MS = "com.microsoft"
@@ -163,6 +163,64 @@ def test_a_step_that_cannot_be_recorded_parts_the_others():
     compared(proto, [{"x": x}])
 
 
+def test_nodes_are_merged_if_all_is_equal():
+    """Attributes, constants and inputs; what is seen is still there."""
+    constants = {"a": np.array([3, -1]), "b": np.array([3, -1]), "c": np.array([-1, 2])}
+    nodes = [h.make_node("Abs", ["x"], [n]) for n in "uv"]
+    nodes += [h.make_node("Reshape", [n, s], [f"{n}{s}"]) for n in "uv" for s in "abc"]
+    nodes += [
+        h.make_node("Softmax", [n], [f"s{n}{axis}"], axis=axis) for n in ("ua", "vb") for axis in (0, 1)
+    ]
+    nodes += [h.make_node("Sub", ["sua0", "svb1"], ["y"]), h.make_node("Sub", ["ub", "va"], ["none"])]
+    outputs = ("y", "none", "u", "v", "uc", "vb")
+    x = np.random.default_rng(7).standard_normal((3, 4)).astype(np.float32)
+    plain, model = (
+        Model(model_of(nodes, constants, {"x": (np.float32, 2)}, outputs), fuse=f) for f in (False, True)
+    )
+    for got, want in zip(model.run(None, {"x": x}), plain.run(None, {"x": x}), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+    counts = {r.op: r.nodes for r in model.profile}
+    assert counts["Softmax"] == 2 and counts["Reshape"] <= 3
+
+
+def test_views_of_what_an_earlier_tape_made():
+    """They lie in no memory of the next tape; and rows that have to be copied are no tape's."""
+    g = np.random.default_rng(8)
+    constants = {
+        "s": np.float32(0.02), "i": np.int8(3), "heads": np.array([2, -1, 2, 4]), "rows": np.array([-1, 8]),
+        **{f"w{i}": g.integers(-128, 128, n).astype(np.int8) for i, n in enumerate(((8, 8), (8, 8), (4, 8)))},
+    }  # fmt: skip
+    nodes = [
+        *dynamic("x", "w0", 0),
+        h.make_node("Reshape", ["p0", "heads"], ["h"]),
+        h.make_node("Transpose", ["h"], ["t"], perm=[0, 2, 1, 3]),
+        *dynamic("t", "w2", 2),  # rows of a turned tensor
+        h.make_node("Reshape", ["t", "rows"], ["r"]),  # a copy
+        h.make_node("Transpose", ["r"], ["y"]),
+        *dynamic("r", "w1", 1),
+    ]
+    proto = model_of(nodes, constants, {"x": (np.float32, 3)}, ("y", "p1", "p2", "t"))
+    compared(proto, [{"x": g.standard_normal((2, n, 8)).astype(np.float32)} for n in (5, 30)])
+
+
+def test_what_a_step_took_down_before_it_gave_up_is_forgotten():
+    two = np.array([2], np.float32)
+
+    def doubled(recorder, x):
+        y = np.empty_like(x)
+        recorder.run(tape.scale_by, (recorder.held(two), recorder.at(x), recorder.at(y)), x.size)
+        return (y,)
+
+    def gives_up(recorder, x):
+        recorder.run(tape.scale_by, (recorder.held(two), recorder.at(x), recorder.at(x)), x.size)
+
+    group = tape.Group([(doubled, (1,), (2,)), (doubled, (2,), (3,)), (gives_up, (3,), (4,))], set(), {4}, 1)
+    values = [None, np.arange(5, dtype=np.float32), None, None, None]
+    found = group.following(0, values)
+    assert found.end == 2 and found.outputs == (3,)
+    np.testing.assert_array_equal(found.tape.run(values)[0], 4 * values[1])
+
+
 def test_random_numbers_are_not_merged():
     nodes = [h.make_node("RandomNormalLike", ["x"], [f"r{i}"]) for i in range(2)]
     nodes.append(h.make_node("Sub", ["r0", "r1"], ["y"]))
@@ -219,7 +277,8 @@ def test_floats_that_someone_else_reads_stay_the_engines():
         "half": np.array([0.5, 0.25, -1], np.float32).reshape(3, 1, 1)
     }
     model = model_of(nodes, constants, {"x": (np.uint8, 4)}, ("y", "e"))
-    compared(model, [{"x": g.integers(0, 256, (2, 3, 5, 5), dtype=np.uint8)}])
+    model = compared(model, [{"x": g.integers(0, 256, (2, 3, 5, 5), dtype=np.uint8)}])
+    assert not any(step.label.startswith("chain") for step in model._program.steps)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
@@ -238,6 +297,12 @@ def test_quantized_before_the_largest_is_taken(dtype):
         rare[0, 0, :4], rare[1, 1, 2:5, 3], rare[0, 2, 5] = np.nan, np.inf, -np.inf
         model = compared(model_of(nodes, constants, {"x": (np.float32, 4)}), [{"x": x}, {"x": rare}])
         assert model.rewritten["MaxPool -> MaxPool"] == 1
+    # a negative scale turns the order over
+    nodes[-2] = node("MaxPool", "e", "p", kernel_shape=[2, 2])
+    model = compared(
+        model_of(nodes, constants | {"s": np.float32(-0.05)}, {"x": (np.float32, 4)}), [{"x": x}]
+    )
+    assert not model.rewritten
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
