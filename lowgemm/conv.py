@@ -386,7 +386,7 @@ class Prepared(NotCopied):
                 way.ready = self._ready(way)
             way.runs += 1
         if way.copied is not None:
-            x = way.copied.run(x, way.ready is not None)
+            x = way.copied.run(x, way.ready is not None, self.num_threads)
         rhs = way.rhs
         if way.ready is None or way.ready.run(x, rhs, y, zero, self.left_zero) is None:
             places = x.ctypes.data, rhs.panels_address, rhs.sums_address, y.ctypes.data
