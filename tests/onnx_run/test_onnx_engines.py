@@ -104,7 +104,7 @@ def test_missing_external_data_is_said(tmp_path):
     onnx.save(proto, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     Model(path)
     (tmp_path / "weights.bin").unlink()
-    with pytest.raises(OSError, match=r"^model: a file of its external data is missing: .*weights.bin"):
+    with pytest.raises(OSError, match=r"^source: a file of its external data is missing: .*weights.bin"):
         Model(path)
 
 
