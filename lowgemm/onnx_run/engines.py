@@ -73,7 +73,7 @@ class Context(NamedTuple):
 
 #: Bytes from which on a float constant is not written into a part.
 _OUTSIDE = 1 << 16
-#: Elements of the inputs from which on a part may have threads: each operator wakes those of its session, which takes
+#: Elements of the inputs, or of the outputs, from which on a part may have threads: each operator wakes those of its session, which takes
 #: onnxruntime 20 us and more. Two threads, without threads or with them from 2**19 or 2**17 elements on: MiniLM
 #: 3.99, -, 4.06 ms; detectors 12.0, 12.3, 13.7 and 25.2, 24.3, 25.0; sleep spindles 38.8, 36.8, 37.3.
 _SHARED = 1 << 19
@@ -163,7 +163,8 @@ class Subgraph(NotCopied):
         self.context = context
         self._constants = constants
         self._run: Any = None
-        self._alone = False
+        #: Whether its session has one thread; whether outputs were so large that it may have more.
+        self._alone = self._large = False
         #: Who runs each node, once the first inputs came.
         self.runs_on = [context.engine] * len(self.nodes)
 
@@ -207,7 +208,7 @@ class Subgraph(NotCopied):
             level.ORT_ENABLE_ALL if self.context.optimize else level.ORT_DISABLE_ALL
         )
         options.inter_op_num_threads = 1
-        self._alone = _elements(values) < _SHARED
+        self._alone = not self._large and _elements(values) < _SHARED
         options.intra_op_num_threads = 1 if self._alone else _threads(self.context.num_threads)
         # each session would keep an arena of its own
         options.enable_cpu_mem_arena = False
@@ -242,13 +243,17 @@ class Subgraph(NotCopied):
                     v if v.__class__ is not np.ndarray or v.flags.c_contiguous else second(v, threads)
                     for v in given
                 ]
-                return run(outputs, dict(zip(names, given)))  # noqa: B905 - the program counts them
+                found = run(outputs, dict(zip(names, given)))  # noqa: B905 - the program counts them
             except Exception as error:
                 if [getattr(v, "ndim", None) for v in given] != kinds:
                     # the number of axes is part of the session: another one needs another session
                     self._start(given)
                     return self._run(*given)
                 raise ValueError(_short(error)) from error
+            if self._alone and threads != 1 and sum(getattr(y, "size", 0) for y in found) >= _SHARED:
+                self._large = True
+                self._start(given)
+            return found
 
         return call
 
