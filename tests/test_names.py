@@ -28,7 +28,7 @@ TOGETHER: dict[str, tuple[str, str]] = {
     "onnx_run/test_onnx_nodes": ("onnx_run/*", "operators are tested by onnx's own cases"),
     "onnx_run/test_onnx_convolution": ("onnx_run/geometry", "is where a convolution's windows lie"),
     "test_conv": (
-        "engine/channels_last engine/depthwise engine/depthwise_plan engine/filters engine/image",
+        "engine/depthwise engine/depthwise_plan engine/filters engine/image",
         "convolutions of every kind, on every kernel"),
     "nn/test_layers": ("nn/[alpsw]* nn/conv nn/maccs nn/reference", "each is a layer, a part of all layers, or their definition"),
     "nn/test_routines": ("nn/windows", "says where those routines look"),
