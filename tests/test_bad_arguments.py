@@ -321,7 +321,8 @@ def why_wrong(error: Exception | None, parameter: str, is_flag: bool, junk: str)
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_the_message_names_the_parameter(name, capsys):
+def test_the_message_names_the_parameter(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # "nonsense" is a good name of a file to write
     for extra, module in EXTRAS.items():
         if name.startswith(module):
             pytest.importorskip(extra, reason=f"{module}: its extra is not installed")
