@@ -324,8 +324,8 @@ class Prepared(NotCopied):
         return way
 
     def in_one_call(self, strides: tuple[int, ...]) -> tuple[Plan, Any] | None:
-        """The plan and the packed filters for images with these strides, channels last, if a call of the plan's
-        `way` with addresses and zero points is all that runs; else None.
+        """The plan and the packed filters for images with these strides, channels last, if a call of the
+        plan's `way` with addresses and zero points is all that runs; else None.
         """
         way = self._way_for(strides)
         plain = way.copied is None and way.plan.way is not None and not way.plan.bilinear

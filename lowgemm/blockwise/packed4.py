@@ -114,9 +114,8 @@ class PackedRhsLowbit:
 
     def forget(self) -> None:
         """Forget what calls left behind for the next ones, which holds addresses of the codes and scales."""
-        self.ready: dict[
-            int, Any
-        ] = {}  # what `rowjob` keeps, by the number of rows, negative with scales of groups
+        # what `rowjob` keeps between calls, by the number of rows, negative with scales of groups
+        self.ready: dict[int, Any] = {}
         self.again: dict[Any, Any] = {}  # what `rowcall` keeps, by the kind of call
 
     @property

@@ -234,9 +234,9 @@ def gemm_lowbit(
         ``(float32(s0) * scales[0] + float32(s1) * scales[1] + ...) * lhs_scale + bias`` with the exact int32
         sums s0, s1, ... of the groups, ``sum_k (lhs - lhs_zero_point) * rhs.integers()`` (modulo 2**32, which
         those of groups below 65,000 cannot pass), and ``scales = rhs.group_scales()``; groups ascending, each
-        operation rounded to float32. Scales of each row and group are multiplied with those of the group instead:
-        ``float32(s0) * (scales[0] * lhs_scale[:, 0]) + ...``. The same bits on every CPU and for any number of threads. `out` if that
-        is given.
+        operation rounded to float32. Scales of each row and group are multiplied with those of the group
+        instead: ``float32(s0) * (scales[0] * lhs_scale[:, 0]) + ...``. The same bits on every CPU and for any
+        number of threads. `out` if that is given.
 
     Raises
     ------

@@ -227,7 +227,9 @@ def _make_multiply(
 def routines(
     kernel: Kernel, bits: int, zero_points: bool = False, factors: bool = False
 ) -> tuple[Routine, Routine, int]:
-    """Tasks that copy the lhs and multiply, and the bytes of a worker's memory; `factors`: the lhs has scales of groups."""
+    """Tasks that copy the lhs and multiply, and the bytes of a worker's memory; `factors`: the lhs has scales
+    of groups.
+    """
     element = types.int16 if kernel.element_bytes == 2 else types.int8
     copy = _make_copy(element, RAISED if raises(kernel) else 0)
     multiply, scratch = _make_multiply(
@@ -237,7 +239,8 @@ def routines(
 
 
 class Ready(NotCopied):
-    """A job of one weight for one number of rows, with scales of groups (`by_group`) or without, and with the memory that it needs; a call sets what is its own.
+    """A job of one weight for one number of rows, with scales of groups (`by_group`) or without, and with the
+    memory that it needs; a call sets what is its own.
 
     Making one takes as long as reading a megabyte of weights, so a weight keeps those of few rows.
     """

@@ -259,8 +259,8 @@ class _Tile:
         return starts
 
     def _add(self, panel: ir.Value, row: ir.Value, sums: list[tuple]) -> None:
-        """``total = total + float32(sum) * scale``, each operation rounded, of a row and a panel; with factors the scale
-        is that of the column times that of the row.
+        """``total = total + float32(sum) * scale``, each operation rounded, of a row and a panel; with
+        factors the scale is that of the column times that of the row.
         """
         b, k, args = self.b, self.k, self.args
         floats = vec(_f32, k.lanes)
@@ -296,9 +296,9 @@ def multiply_codes(typingctx, kernel_id, bits, zero_points, factors, args):
     from a panel to the next, steps of a panel, the level of each code; rows of the lhs and their stride in
     bytes; int32 for each row and for each column that are added to the integer sums; float32 scales; float32
     sums and the stride of their rows in bytes. With `zero_points` also the int32 sum of each row and an int8
-    zero point of each column, whose product is subtracted from the integer sum. With `factors` also a float32 factor
-    of each row, which the scales are multiplied by. Of all that is by rows there
-    are as many as `covered` says.
+    zero point of each column, whose product is subtracted from the integer sum. With `factors` also a float32
+    factor of each row, which the scales are multiplied by. Of all that is by rows there are as many as
+    `covered` says.
     """
     kernel = by_id(kernel_id.literal_value)
     width, with_zeros, with_factors = (

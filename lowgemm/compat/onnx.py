@@ -473,12 +473,12 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.nd
 
     Notes
     -----
-    Zeros alone, or nothing, have the scale 1, as in onnxruntime; the onnx package gives 1 / 255 for zeros. The values
-    are the same.
+    Zeros alone, or nothing, have the scale 1, as in onnxruntime; the onnx package gives 1 / 255 for zeros.
+    The values are the same.
 
-    With an infinity among them, the scale is infinite. The zero point is 255 if minus infinity is there, else 0. Finite
-    numbers become the zero point, infinities 0. NaN is left out of the range and becomes 0. NaN alone has the scale NaN
-    and the zero point 255. ONNX defines none of this; onnxruntime does so on x86.
+    With an infinity among them, the scale is infinite. The zero point is 255 if minus infinity is there, else
+    0. Finite numbers become the zero point, infinities 0. NaN is left out of the range and becomes 0. NaN
+    alone has the scale NaN and the zero point 255. ONNX defines none of this; onnxruntime does so on x86.
 
     Examples
     --------

@@ -33,8 +33,8 @@ _CALL, _IMAGE, _MADE = range(3)
 
 @inner
 def _turn(src, plane_stride, image_stride, dst, pixels, channels, first, end):
-    """Pieces `first` to `end`, each `SQUARE` pixels of an image or what is left of it. The squares of the last overlap
-    those before.
+    """Pieces `first` to `end`, each `SQUARE` pixels of an image or what is left of it. The squares of the
+    last overlap those before.
     """
     pieces = (pixels + SQUARE - 1) // SQUARE
     for piece in range(first, end):
@@ -117,8 +117,8 @@ class ChannelsLast(NotCopied):
             )
 
     def run(self, images: np.ndarray, quickly: bool, num_threads: int | None = 1) -> np.ndarray:
-        """The copy, on as many threads as pay. `quickly`: by a built-in function, which is compiled when it is first
-        wanted.
+        """The copy, on as many threads as pay. `quickly`: by a built-in function, which is compiled when it
+        is first wanted.
         """
         if self._sizes is None:
             return np.ascontiguousarray(images)

@@ -112,5 +112,7 @@ def run_shared(
     num_threads: int | None,
     by: Any = run,
 ) -> None:
-    """`run` a pass on as many threads as pay, at most `num_threads`; `by` may be something else that takes it."""
+    """`run` a pass on as many threads as pay, at most `num_threads`; `by` may be something else that takes
+    it.
+    """
     by(work, args, pieces, workers_for(nanoseconds, pieces, num_threads), nanoseconds)

@@ -71,8 +71,8 @@ def template_of(
 
     `in_place`: for which rhs also those that multiply it where it lies, which few plans call: one whose rows
     are contiguous (False), whose columns are (True). `streamed`: likewise for the routine that stores past
-    the caches; `deep`: for that of `deep_block.py`. The microkernel is compiled for an lhs of the signs in `lhs_signs` (a plan has one); its other
-    address is 0. `scale` is the number of the scale that it does.
+    the caches; `deep`: for that of `deep_block.py`. The microkernel is compiled for an lhs of the signs in
+    `lhs_signs` (a plan has one); its other address is 0. `scale` is the number of the scale that it does.
     """
     addresses = tuple(
         microkernel(kernel, signed, scale).address if signed in lhs_signs else 0 for signed in (False, True)

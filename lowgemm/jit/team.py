@@ -29,8 +29,8 @@ way. So:
   helper's own clock, which stands still, and takes it over to its own core, which is free.
 * A helper with nothing to do looks for open jobs for `AWAKE` nanoseconds, or for an eighth of what its last
   work took if that is longer. Then it sleeps on a futex. The time does not run while a caller is still busy
-  with the last piece of its job, unless that lasts longer than `AWAKE_IN_LOOP`. A helper does not give its core
-  away while it looks (``sched_yield``): it would come back only long after the next job.
+  with the last piece of its job, unless that lasts longer than `AWAKE_IN_LOOP`. A helper does not give its
+  core away while it looks (``sched_yield``): it would come back only long after the next job.
 * It looks for `AWAKE_IN_LOOP` once so many jobs as `LOOP` came one after the other with less than that
   between them, so that a loop with some Python between its products does not wake a helper for each. If
   another library's thread waits for the core meanwhile, that library's call takes longer than

@@ -55,7 +55,8 @@ BLOCK = 512
 REGISTERS = 24
 #: Shapes of inputs whose plans a chain keeps.
 SHAPES = 32
-#: Words between the memory of two workers, so that they share no cache line, nor two that are fetched together.
+#: Words between the memory of two workers, so that they share no cache line, nor two that are fetched
+#: together.
 APART = 32
 #: Bytes of a vector.
 VECTOR = 4 * LANES
@@ -239,11 +240,11 @@ def _place(args, memory, number, passed, width):
 def run_chain(args, first, end, worker):
     """Carry out a chain on rows of `LENGTH` numbers that lie one after the other.
 
-    `CODE` is int64, 9 an instruction: the operation, then for the result and three operands which pointer, and
-    by how many bytes an element it moves on from block to block. `FILLS` is int64, 4 a register that is filled before a row: which
-    pointer, whose numbers, how many there are, and how many of them are repeated in the register. `MEMORY` has
-    `WORKER_BYTES` for each worker; the pointers that do not move are offsets into that. Pieces are blocks of
-    `STEP` numbers, from the beginning of each row on.
+    `CODE` is int64, 9 an instruction: the operation, then for the result and three operands which pointer,
+    and by how many bytes an element it moves on from block to block. `FILLS` is int64, 4 a register that is
+    filled before a row: which pointer, whose numbers, how many there are, and how many of them are repeated
+    in the register. `MEMORY` has `WORKER_BYTES` for each worker; the pointers that do not move are offsets
+    into that. Pieces are blocks of `STEP` numbers, from the beginning of each row on.
     """
     instructions, filled = load_i64(args, INSTRUCTIONS), load_i64(args, FILLED)
     length, block = load_i64(args, LENGTH), load_i64(args, STEP)
@@ -446,8 +447,8 @@ def _coding(node: Any, op: str, constants: Mapping[str, np.ndarray]) -> tuple[np
 
 
 def find_coded(nodes: Sequence[Any], constants: Mapping[str, np.ndarray], seen: set[str]) -> list[Group]:
-    """Chains between bytes: of dequantized tensors, to quantized ones and to other such chains alone. Their nodes are
-    the dequantizers, the operators and the quantizers; a dequantizer may be needed elsewhere too.
+    """Chains between bytes: of dequantized tensors, to quantized ones and to other such chains alone. Their
+    nodes are the dequantizers, the operators and the quantizers; a dequantizer may be needed elsewhere too.
     """
     readers: dict[str, list[Any]] = {}
     for node in nodes:
@@ -586,7 +587,8 @@ class Chain(NotCopied):
         made = {to: i for i, (_, to, *_) in enumerate(self.instructions)}
         spare = [n for n in self.group.spent if shapes.get(n) == shape]
         for output in plan.outputs:
-            # an input's memory, or its copy's with the channels last, if nothing reads the input after the output is made
+            # an input's memory, or its copy's with the channels last, if nothing reads the input after the
+            # output is made
             found = next((n for n in spare if read[n] <= made[output]), None)
             if found is not None:
                 plan.reused[output] = self.inputs.index(found)
@@ -645,9 +647,8 @@ class _Plan(NotCopied):
         self.gaps = False  # whether some input has to be brought into order first
         self.turned: set[str] = set()  # inputs whose channels are brought last
         self.registers: list[int] = []  # their pointers
-        self._where: dict[
-            Any, tuple[int, int]
-        ] = {}  # number of the pointer, and bytes of an element if it moves
+        # number of the pointer, and bytes of an element if it moves
+        self._where: dict[Any, tuple[int, int]] = {}
         # of each pointer: a name, (name, "made"), (name, "range"), numbers, or None
         self._arrays: list[Any] = []
         self._free: list[int] = []

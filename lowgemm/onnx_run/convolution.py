@@ -48,8 +48,8 @@ class PackedFilters:
     shape, dtype, group
         Of `w`.
     outer, slices : list
-        Offsets along all spatial axes but the last three, and the packed filters of each; none without filters or
-        channels, which have no elements.
+        Offsets along all spatial axes but the last three, and the packed filters of each; none without
+        filters or channels, which have no elements.
 
     Raises
     ------

@@ -36,7 +36,7 @@ from lowgemm.jit.routine import routine
 from lowgemm.onnx_run import chains, convolution, operators, turned, views
 from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.contrib import DOMAIN
-from lowgemm.onnx_run.engines import attributes_of
+from lowgemm.onnx_run.engines import attributes_of, copy_of
 from lowgemm.onnx_run.state import State
 from lowgemm.onnx_run.tape import Recorder, clear, scale_by
 
@@ -44,6 +44,13 @@ from lowgemm.onnx_run.tape import Recorder, clear, scale_by
 OWN = "lowgemm"
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 _FLOAT = 1  # onnx.TensorProto.FLOAT
+
+
+def as_own(node: Any) -> Any:
+    """A copy of a node of the standard, as the operator of that name that is lowgemm's."""
+    own = copy_of(node)
+    own.domain = OWN
+    return own
 
 
 # ---- finding the patterns: `r` is a `rewrite.Rewriter` -----------------------------------------------------
@@ -331,18 +338,15 @@ def _float_product(state: State, b: Any, b_scale: Any, b_zero: Any, bias: Any) -
 
 
 class _FloatProduct:
-    """A product with a constant right-hand side, back in float32: called with `a`, its scale and its zero point."""
+    """A product with a constant right-hand side, back in float32: called with `a`, its scale and its zero
+    point.
+    """
 
     def __init__(
         self, state: State, b: np.ndarray, scales: np.ndarray, zero: Any, floats: np.ndarray
     ) -> None:
-        self.state, self.right, self.scales, self.zero, self.floats = (
-            state,
-            state.rhs(b),
-            scales,
-            zero,
-            floats,
-        )
+        self.state, self.right = state, state.rhs(b)
+        self.scales, self.zero, self.floats = scales, zero, floats
         self.ints = np.zeros(scales.size, np.int32)
 
     def _rows(self, a: np.ndarray) -> np.ndarray:
@@ -375,35 +379,29 @@ class _FloatProduct:
 
 def prepared_product(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
     """MatMulIntegerToFloat with a constant right-hand side."""
-    _, b, _, b_scale, *more = constants_given = [*constants, None, None, None]
-    product, later = _float_product(state, b, b_scale, more[1], more[2]), given_later(constants, 5, 6)
+    _, b, _, b_scale, a_zero_held, *more = [*constants, None, None, None]
+    product, later = _float_product(state, b, b_scale, *more[:2]), given_later(constants, 5, 6)
     if product is None:
         return None
+
+    def fits(inputs: Sequence[Any]) -> bool:
+        a, _, a_scale = inputs[:3]
+        is_one = a_scale.size == 1 and a_scale.dtype == np.float32
+        return a.dtype in _BYTES and a.ndim > 1 and is_one and not later(inputs)
 
     def run(*inputs: Any) -> Any:
         a, _, a_scale = inputs[:3]
         a_zero = inputs[4] if len(inputs) > 4 else None
-        fits = a.dtype in _BYTES and a.ndim > 1 and a_scale.size == 1 and a_scale.dtype == np.float32
-        if (
-            not fits
-            or (a_zero is not None and (a_zero.size != 1 or a_zero.dtype != a.dtype))
-            or later(inputs)
-        ):
+        if not fits(inputs) or (a_zero is not None and (a_zero.size != 1 or a_zero.dtype != a.dtype)):
             return NotImplemented
         return product(a, a_scale, 0 if a_zero is None else int(a_zero.reshape(())))
 
     def record(recorder: Recorder, *inputs: Any) -> Any:
         a, _, a_scale = inputs[:3]
         a_zero = inputs[4] if len(inputs) > 4 else None
-        if (
-            a.dtype not in _BYTES
-            or a.ndim < 2
-            or a_scale.size != 1
-            or a_scale.dtype != np.float32
-            or later(inputs)
-        ):
+        if not fits(inputs):
             return None
-        if a_zero is not None and constants_given[4] is not None:
+        if a_zero is not None and a_zero_held is not None:
             if a_zero.size != 1 or a_zero.dtype != a.dtype:
                 return None
             a_zero = int(a_zero.reshape(()))
@@ -422,10 +420,11 @@ RANGE, SCALE, ELEMENTS = 1, 2, 4
 def quantize(args, first, end, worker):
     """DynamicQuantizeLinear of float32.
 
-    Arguments: src, dst, ends, `step` bytes from one worker's ends to the next, how many there are, made, size,
-    channels, pixels, last, what. `ends` are the keys of the range (`onnx_passes.note_range`). `made` is float32: the
-    scale (NaN if a number is not finite, and nothing else is written), the limits from which the zero point is
-    taken away, and the zero point. Pieces are those of `turned.turn` if `last`, else of `PIECE` elements.
+    Arguments: src, dst, ends, `step` bytes from one worker's ends to the next, how many there are, made,
+    size, channels, pixels, last, what. `ends` are the keys of the range (`onnx_passes.note_range`). `made` is
+    float32: the scale (NaN if a number is not finite, and nothing else is written), the limits from which the
+    zero point is taken away, and the zero point. Pieces are those of `turned.turn` if `last`, else of `PIECE`
+    elements.
     """
     src, dst, ends, step = pointer_at(args, 0), pointer_at(args, 1), pointer_at(args, 2), load_i64(args, 3)
     made, size, what = pointer_at(args, 5), load_i64(args, 6), load_i64(args, 10)

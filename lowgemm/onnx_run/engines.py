@@ -73,9 +73,10 @@ class Context(NamedTuple):
 
 #: Bytes from which on a float constant is not written into a part.
 _OUTSIDE = 1 << 16
-#: Elements of the inputs, or of the outputs, from which on a part may have threads: each operator wakes those of its session, which takes
-#: onnxruntime 20 us and more. Two threads, without threads or with them from 2**19 or 2**17 elements on: MiniLM
-#: 3.99, -, 4.06 ms; detectors 12.0, 12.3, 13.7 and 25.2, 24.3, 25.0; sleep spindles 38.8, 36.8, 37.3.
+#: Elements of the inputs, or of the outputs, from which on a part may have threads: each operator wakes those
+#: of its session, which takes onnxruntime 20 us and more. Two threads, without threads or with them from
+#: 2**19 or 2**17 elements on: MiniLM 3.99, -, 4.06 ms; detectors 12.0, 12.3, 13.7 and 25.2, 24.3, 25.0; sleep
+#: spindles 38.8, 36.8, 37.3.
 _SHARED = 1 << 19
 #: Types of outputs that onnxruntime hands over as NumPy arrays.
 _READABLE = re.compile(r"(seq\()?tensor\((float|double|float16|u?int(8|16|32|64)|bool|string)\)\)?")
@@ -305,6 +306,13 @@ def _short(error: Exception) -> str:
         if not rest:
             break
     return text or str(error)
+
+
+def copy_of(node: Any) -> Any:
+    """A copy of a node, or of another message of a model."""
+    same = type(node)()
+    same.CopyFrom(node)
+    return same
 
 
 def attributes_of(node: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """GlobalAveragePool of float32 numbers that lowgemm made, between a chain and the quantizer behind it.
 
-The order of the sum is onnxruntime's on x86: four sums of every fourth number, put together as ``(0 + 2) + (1 + 3)``,
-then the numbers that are left one by one. So the result has its bits, and no other engine has to be called
-in the middle of a recording.
+The order of the sum is onnxruntime's on x86: four sums of every fourth number, put together as
+``(0 + 2) + (1 + 3)``, then the numbers that are left one by one. So the result has its bits, and no other
+engine has to be called in the middle of a recording.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lowgemm.engine.parts import PASS, run_shared
 from lowgemm.jit.memory import load_f32, load_i64, offset, pointer_at, stack, store_f32
 from lowgemm.jit.routine import inner, inner_dividing, routine
 from lowgemm.onnx_run import turned
-from lowgemm.onnx_run.dynamic import OWN
+from lowgemm.onnx_run.dynamic import OWN, as_own
 from lowgemm.onnx_run.state import State
 from lowgemm.onnx_run.tape import Recorder, unless_refused, ways
 
@@ -75,8 +75,8 @@ def _columns(x, step, count, channels, dst):
 def means(args, first, end, worker):
     """Means of images.
 
-    Arguments: src, dst, channels, pixels, last. `last`: the channels lie last in memory, and pieces are `CHANNELS`
-    channels of an image; else they are channels.
+    Arguments: src, dst, channels, pixels, last. `last`: the channels lie last in memory, and pieces are
+    `CHANNELS` channels of an image; else they are channels.
     """
     src, dst, channels, pixels = (
         pointer_at(args, 0),
@@ -145,10 +145,7 @@ def of_chains(nodes: Sequence[Any]) -> list[Any]:
     found = []
     for node in nodes:
         if node.op_type == "GlobalAveragePool" and not node.domain and node.input[0] in made:
-            own = type(node)()
-            own.CopyFrom(node)
-            own.domain = OWN
-            node = own
+            node = as_own(node)
         found.append(node)
     return found
 

@@ -18,7 +18,7 @@ from lowgemm.jit.memory import load_i64, pointer_at
 from lowgemm.jit.routine import inner, routine
 from lowgemm.onnx_run import turned
 from lowgemm.onnx_run.addresses import address
-from lowgemm.onnx_run.dynamic import OWN
+from lowgemm.onnx_run.dynamic import OWN, as_own
 from lowgemm.onnx_run.state import NotOurs, State
 from lowgemm.onnx_run.windows import Windows, largest, windows
 
@@ -80,8 +80,8 @@ def _pool(x, out, g, channels, lowest, first, end):
 def max_pool_bytes(args, first, end, worker):
     """Largest bytes of windows; channels are last in the memory of both.
 
-    Arguments: src, dst, numbers (what `_pool` takes as `g`, int64), channels, bytes of both, whether they are signed.
-    Pieces are lines of the result, along its last axis.
+    Arguments: src, dst, numbers (what `_pool` takes as `g`, int64), channels, bytes of both, whether they are
+    signed. Pieces are lines of the result, along its last axis.
     """
     src, dst = pointer_at(args, 0), pointer_at(args, 1)
     g, channels = numba.carray(pointer_at(args, 2), (6, 3), np.int64), load_i64(args, 3)
@@ -182,10 +182,7 @@ def of_bytes(nodes: Sequence[Any], constants: Mapping[str, np.ndarray]) -> list[
         if _gives_bytes(node, constants, known):
             known.add(node.output[0])
             if node.op_type == "MaxPool" and not node.domain and len(node.output) == 1:
-                own = type(node)()
-                own.CopyFrom(node)
-                own.domain = OWN
-                node = own
+                node = as_own(node)
         found.append(node)
     return found
 

@@ -4,9 +4,9 @@ depth.
 The products are lowgemm's of coded weights (`lowgemm.blockwise`), which are exact integer sums of each block,
 scaled and added in float32. They take bytes, so a row of the data becomes three digits: a whole number of 24
 bits, with its sign, is 65,536 times the first digit, 256 times the second, and the third. So no number of the
-data is off by more than 2**-23 of the largest of its row, which is what float32 sums lose anyway. (A row up to
-1e-31 counts as zeros.) The digits of a row are rows of one product: the weights are decoded once. The result
-has the same bits on every CPU and for any number of threads.
+data is off by more than 2**-23 of the largest of its row, which is what float32 sums lose anyway. (A row up
+to 1e-31 counts as zeros.) The digits of a row are rows of one product: the weights are decoded once. The
+result has the same bits on every CPU and for any number of threads.
 
 A weight of 8 bits is 16 times its upper half and its lower half: two products of 4 bits.
 
@@ -32,8 +32,8 @@ from lowgemm.onnx_run.state import NotOurs, State
 DOMAIN = "com.microsoft"
 #: Largest whole number that a row is scaled to: its first digit is 127 at most.
 WHOLE = 127 * 65536
-#: Largest number of a block up to which its codes are 0, and of a row up to which its digits are: what they are
-#: multiplied by would be infinite, or the scale have fewer bits.
+#: Largest number of a block up to which its codes are 0, and of a row up to which its digits are: what they
+#: are multiplied by would be infinite, or the scale have fewer bits.
 SMALL, SMALL_ROW = 1e-36, 1e-31
 _u64 = np.uint64
 _f32 = np.float32

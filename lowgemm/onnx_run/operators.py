@@ -93,7 +93,9 @@ def scaled_product(
 def _without_end(
     sums: np.ndarray, scale: np.ndarray, y_scale: np.ndarray | None, code: int, dtype: Any
 ) -> np.ndarray:
-    """Sums scaled where a scale is infinite or NaN: float32 arithmetic as IEEE 754 has it; NaN is the smallest byte."""
+    """Sums scaled where a scale is infinite or NaN: float32 arithmetic as IEEE 754 has it; NaN is the
+    smallest byte.
+    """
     y = sums.astype(np.float32) * (scale if y_scale is None else scale / y_scale.reshape(()))
     if dtype is None:
         return y

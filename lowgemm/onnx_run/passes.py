@@ -119,8 +119,8 @@ MUL = np.dtype(
 
 @inner
 def _segment(p, number):
-    """Of a segment of a nest: its line, that line's place along the first three axes, and where in it the segment
-    begins.
+    """Of a segment of a nest: its line, that line's place along the first three axes, and where in it the
+    segment begins.
     """
     n, line = p.n, number // p.segments
     return line, line // n[2] // n[1], line // n[2] % n[1], line % n[2], number % p.segments * p.segment
@@ -277,8 +277,8 @@ def average_pool(args, first, end, worker):
 
     Arguments: src, dst, places, params, images, height, width, channels, out_height, out_width, kh, kw, flip.
     `places` is int64: where windows begin, the step between them, and whether all places count, one each for
-    rows and columns. `params` is float32: zero point and scale before, zero point and scale after, and limits.
-    Pieces are lines of the result.
+    rows and columns. `params` is float32: zero point and scale before, zero point and scale after, and
+    limits. Pieces are lines of the result.
     """
     src, dst, places, params = (
         pointer_at(args, 0),
@@ -469,7 +469,9 @@ class Binary(NotCopied):
         return record, memory, back, turned, pieces
 
     def __call__(self, a: np.ndarray, b: np.ndarray, recorder: Recorder | None = None) -> np.ndarray:
-        """The result, in the memory order of the larger operand; NotImplemented if a recorder cannot take it down."""
+        """The result, in the memory order of the larger operand; NotImplemented if a recorder cannot take it
+        down.
+        """
         key = a.shape, a.strides, b.shape, b.strides
         plan = self._plans.get(key)
         if plan is None:
@@ -495,8 +497,8 @@ class Binary(NotCopied):
 def by_table(
     table: np.ndarray, x: np.ndarray, num_threads: int | None = 1, recorder: Recorder | None = None
 ) -> np.ndarray:
-    """Every byte of `x` replaced by the table's; `table` is indexed by the byte's bits. NotImplemented if a recorder
-    cannot take it down.
+    """Every byte of `x` replaced by the table's; `table` is indexed by the byte's bits. NotImplemented if a
+    recorder cannot take it down.
     """
     if numba.config.DISABLE_JIT:
         return table[x.view(np.uint8)]
@@ -513,8 +515,8 @@ def by_table(
 
 
 def _sums_of(x: np.ndarray, num_threads: int | None, recorder: Recorder | None = None) -> np.ndarray:
-    """int32 sums of (images, channels, ...) bytes over all axes from the third on; NotImplemented if a recorder
-    cannot take it down.
+    """int32 sums of (images, channels, ...) bytes over all axes from the third on; NotImplemented if a
+    recorder cannot take it down.
     """
     images, channels, area = *x.shape[:2], math.prod(x.shape[2:])
     total = np.empty((images, channels), np.int32)
@@ -548,8 +550,8 @@ def sums_fit(x: np.ndarray) -> bool:
 def means(args, first, end, worker):
     """QLinearGlobalAveragePool of sums.
 
-    Arguments: sums, dst, params, how many a sum is of, zero points before and after, limits. `params` is float32:
-    the scales before and after. Pieces are sums.
+    Arguments: sums, dst, params, how many a sum is of, zero points before and after, limits. `params` is
+    float32: the scales before and after. Pieces are sums.
     """
     src, p = pointer_at(args, 0), numba.carray(pointer_at(args, 2), (2,), np.float32)
     count, zero, point = load_i64(args, 3), load_i64(args, 4), load_i64(args, 5)
@@ -569,7 +571,9 @@ def global_average(
     x: np.ndarray, params: np.ndarray, zeros: tuple[int, int], dtype: np.dtype, num_threads: int | None,
     recorder: Recorder | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """QLinearGlobalAveragePool, with both scales, float32, and zero points; NotImplemented if it is not for this."""
+    """QLinearGlobalAveragePool, with both scales, float32, and zero points; NotImplemented if it is not for
+    this.
+    """
     total = _sums_of(x, num_threads, recorder) if sums_fit(x) else NotImplemented
     if total is NotImplemented:
         return NotImplemented

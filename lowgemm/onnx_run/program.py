@@ -146,8 +146,8 @@ class _Group:
         self.members, self.group = members, group
 
     def run(self, first: int, values: list[Any]) -> tuple[int, bool]:
-        """Run the members from `first` on that are one call. Returns the first that is not, and whether they ran:
-        the values are filled in then.
+        """Run the members from `first` on that are one call. Returns the first that is not, and whether they
+        ran: the values are filled in then.
         """
         recorded = self.group.following(first, values)
         made = None if recorded.tape is None else recorded.tape.run(values)
@@ -188,8 +188,8 @@ def _only_gathered(name: str, nodes: Sequence[Any]) -> bool:
 
 
 def _ahead(steps: list[_Step]) -> list[_Step]:
-    """Steps with those that only say anew where elements lie, of values that are there before steps that can be
-    recorded, in front of these.
+    """Steps with those that only say anew where elements lie, of values that are there before steps that can
+    be recorded, in front of these.
     """
     found: list[_Step] = []
     for recorded, run in itertools.groupby(steps, key=lambda s: s.record is not None):
@@ -379,7 +379,7 @@ class Program(NotCopied):
                 step.runs_on = part.runs_on[0]
             return [known[o] for o in group.outputs]
 
-        step = self._chain_step(node, group, otherwise)
+        step = self._chain_step(node, group, otherwise)  # `otherwise` notes in it who ran
         return step
 
     def _chain_step(self, node: Any, group: chains.Group, otherwise: Callable[..., Sequence[Any]]) -> _Step:

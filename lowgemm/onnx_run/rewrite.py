@@ -38,6 +38,7 @@ import numpy as np
 from lowgemm.checks.values import INT32_MAX
 from lowgemm.onnx_run import dynamic
 from lowgemm.onnx_run.contrib import DOMAIN
+from lowgemm.onnx_run.engines import copy_of
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 _DOMAINS = ("", "ai.onnx", DOMAIN)
@@ -88,15 +89,9 @@ def constants_to_initializers(model: Any) -> None:
         else:
             kept.append(node)
     if len(kept) != len(graph.node):
-        kept = [_copy(n) for n in kept]
+        kept = [copy_of(n) for n in kept]
         del graph.node[:]
         graph.node.extend(kept)
-
-
-def _copy(node: Any) -> Any:
-    same = type(node)()
-    same.CopyFrom(node)
-    return same
 
 
 def _captured(node: Any) -> set[str]:
@@ -375,8 +370,8 @@ class Rewriter:
         return True
 
     def pooled(self, node: Any) -> bool:
-        """Rewrite a MaxPool: on integers, or with the quantizer behind it in front of it. Quantizing keeps the order
-        of numbers, so the largest is quantized to the largest.
+        """Rewrite a MaxPool: on integers, or with the quantizer behind it in front of it. Quantizing keeps
+        the order of numbers, so the largest is quantized to the largest.
         """
         if self.moved(node):
             return True
@@ -388,7 +383,7 @@ class Rewriter:
             or not 0 < float(coded.scale.reshape(())) < np.inf
         ):
             return False
-        quantizer, name = _copy(chain[0]), f"{coded.name}_before"
+        quantizer, name = copy_of(chain[0]), f"{coded.name}_before"
         while name in self.makers or name in self.constants:
             name += "_"
         quantizer.input[0], quantizer.output[0] = node.input[0], name
@@ -424,7 +419,7 @@ class Rewriter:
     ) -> None:
         """Put the integer operator in the node's place; what followed it goes."""
         self.counts[f"{node.op_type} -> {op}"] += 1
-        kept = [_copy(a) for a in attributes]
+        kept = [copy_of(a) for a in attributes]
         node.op_type, node.domain = op, domain
         del node.input[:], node.output[:], node.attribute[:]
         node.input.extend(inputs)
@@ -435,8 +430,8 @@ class Rewriter:
         self.index()
 
     def merge_equal(self) -> None:
-        """Let one node do what several do: the same operator on the same values. Exporters write a Reshape and
-        quantizers a quantization for each reader.
+        """Let one node do what several do: the same operator on the same values. Exporters write a Reshape
+        and quantizers a quantization for each reader.
         """
         same: dict[str, str] = {}
         found: dict[Any, Any] = {}
@@ -472,7 +467,7 @@ class Rewriter:
                 kept.append(node)
                 read.update(node.input)
         if len(kept) != len(self.graph.node):
-            kept = [_copy(n) for n in reversed(kept)]
+            kept = [copy_of(n) for n in reversed(kept)]
             del self.graph.node[:]
             self.graph.node.extend(kept)
         self.index()

@@ -1,14 +1,15 @@
 """Steps that follow one another as one compiled call.
 
-A small step costs more in Python than in compiled code: its arrays have to be made, looked at and asked for their
-addresses. But for inputs of known shapes all of that is the same in every run. So steps that can are recorded when
-inputs of new shapes come: each says by `Recorder.run` which passes it would run, on arrays that are never filled
-(`Recorder.at`). What comes out is a `Tape`: a list of passes with their arguments, and one piece of memory in which
-all values lie that nothing outside reads, those that do not live at the same time in one place. A run writes the
-addresses of inputs and outputs into a copy of the list, and `run_tape` goes through it.
+A small step costs more in Python than in compiled code: its arrays have to be made, looked at and asked for
+their addresses. But for inputs of known shapes all of that is the same in every run. So steps that can are
+recorded when inputs of new shapes come: each says by `Recorder.run` which passes it would run, on arrays that
+are never filled (`Recorder.at`). What comes out is a `Tape`: a list of passes with their arguments, and one
+piece of memory in which all values lie that nothing outside reads, those that do not live at the same time in
+one place. A run writes the addresses of inputs and outputs into a copy of the list, and `run_tape` goes
+through it.
 
-A pass may find that its data are not for it, as DynamicQuantizeLinear does with infinities (`Recorder.check`). Then
-the steps run one by one, which says what is wrong. So a tape changes no input.
+A pass may find that its data are not for it, as DynamicQuantizeLinear does with infinities
+(`Recorder.check`). Then the steps run one by one, which says what is wrong. So a tape changes no input.
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ from lowgemm.onnx_run.addresses import address
 
 #: Kinds of inputs for which a group keeps tapes.
 SHAPES = 16
-#: Numbers of a tape: which pass failed, counted from 1; passes; addresses of `work_on_parts` and of the team. Then
-#: `ENTRY` numbers a pass: its address, where its arguments are, pieces, pieces of a part, workers, whether helpers
-#: are woken for it, and the address of a float32 that is NaN if it failed, or 0. Then the arguments.
+#: Numbers of a tape: which pass failed, counted from 1; passes; addresses of `work_on_parts` and of the team.
+#: Then `ENTRY` numbers a pass: its address, where its arguments are, pieces, pieces of a part, workers,
+#: whether helpers are woken for it, and the address of a float32 that is NaN if it failed, or 0. Then the
+#: arguments.
 STATUS, PASSES, WORK_ON_PARTS, TEAM, HEAD = range(5)
 WORK, ARGS, PIECES, STEP, WORKERS, LONG, CHECKED, ENTRY = range(8)
 _JOB_BYTES = 8 * parts.JOB
@@ -97,8 +99,9 @@ def scale_by(args, first, end, worker):
 def run_plan(args, first, end, worker):
     """A call of a plan's `way` (`engine/drivers.py`).
 
-    Arguments: the way, the plan, lhs or images, panels and sums of the packed operand, dst, space, the zero point
-    of the first operand, or the address of four float32 numbers of which it is the last, and the other's.
+    Arguments: the way, the plan, lhs or images, panels and sums of the packed operand, dst, space, the zero
+    point of the first operand, or the address of four float32 numbers of which it is the last, and the
+    other's.
     """
     zero, made = load_i64(args, 7), pointer_at(args, 8)
     if not is_null(made):
@@ -156,7 +159,8 @@ class Recorder(NotCopied):
         self.owners: list[tuple[np.ndarray, int, int]] = []
         self._zeros: dict[int, np.ndarray] = {}
         self._constants: set[int] = set()
-        #: Arrays of the inputs' shapes and strides. They have memory of their own, so two inputs may share theirs.
+        #: Arrays of the inputs' shapes and strides. They have memory of their own, so two inputs may share
+        #: theirs.
         self.given = {n: _like(x) for n, x in inputs.items()}
         #: By owner: the input, and how many bytes from the owner's beginning it begins.
         self.inputs: dict[int, tuple[int, int]] = {}
@@ -247,7 +251,9 @@ class Recorder(NotCopied):
         output: Any,
         num_threads: int | None,
     ) -> Any:
-        """Take down `gemm`; NotImplemented if that cannot be. `zero` is a number, or the array that stands for it."""
+        """Take down `gemm`; NotImplemented if that cannot be. `zero` is a number, or the array that stands
+        for it.
+        """
         known = id(_owner(rows)) in self._numbers or id(_owner(rows)) in self._constants  # else it is a copy
         if not known or not isinstance(rhs, PackedRhs) or type(rhs_zero) is not int or not rows.size:
             return NotImplemented
@@ -292,8 +298,8 @@ def ways(recorder: Recorder | None) -> _Ways:
 
 
 def unless_refused(run: Callable[..., Any]) -> Callable[..., Any]:
-    """What takes a step down (`Group`) of which ``run(*inputs, recorder=recorder)`` does the work, and returns its
-    output, or NotImplemented.
+    """What takes a step down (`Group`) of which ``run(*inputs, recorder=recorder)`` does the work, and
+    returns its output, or NotImplemented.
     """
 
     def record(recorder: Recorder, *inputs: Any) -> Any:
@@ -318,7 +324,7 @@ class _Output(NamedTuple):
 
 
 class Tape(NotCopied):
-    """_Recorded passes, ready to run.
+    """Recorded passes, ready to run.
 
     Parameters
     ----------
@@ -353,7 +359,8 @@ class Tape(NotCopied):
         for _, args, *_ in recorder.passes:
             words += args
         self._words = np.zeros(len(words), np.int64)
-        #: 1 where a number counts from the beginning of the tape's memory; and those that count from an owner's.
+        #: 1 where a number counts from the beginning of the tape's memory; and those that count from an
+        #: owner's.
         self._relative = np.zeros(len(words), np.int64)
         self._outside: dict[int, list[int]] = {}
         for i, word in enumerate(words):
@@ -400,7 +407,9 @@ class Tape(NotCopied):
 
 
 def _placed(owners: Sequence[tuple[np.ndarray, int, int]], outside: set[int]) -> tuple[dict[int, int], int]:
-    """Where arrays lie in memory of their own, by number, and its size: those that live at the same time apart."""
+    """Where arrays lie in memory of their own, by number, and its size: those that live at the same time
+    apart.
+    """
     where: dict[int, int] = {}
     live: list[tuple[int, int, int]] = []  # begin, end, last pass
     size = 0

@@ -204,10 +204,10 @@ def turn_over(kind, src, dst, real, whole, rows, columns, first, end):
 def turn(args, first, end, worker):
     """Elements of (images, rows, columns) to (images, columns, rows).
 
-    Arguments: kind, src, dst, real, whole, rows, columns. `real` points to float32 numbers. Of QUANTIZED they are
-    the scale and the limits from which the zero point is taken away, and `whole` is the zero point. Of DEQUANTIZED
-    they are the scale and the zero point, and `whole` is 128 for int8, else 0. Pieces are `BLOCK` rows of an
-    image, or as many columns if it has more columns: `pieces_of`.
+    Arguments: kind, src, dst, real, whole, rows, columns. `real` points to float32 numbers. Of QUANTIZED they
+    are the scale and the limits from which the zero point is taken away, and `whole` is the zero point. Of
+    DEQUANTIZED they are the scale and the zero point, and `whole` is 128 for int8, else 0. Pieces are `BLOCK`
+    rows of an image, or as many columns if it has more columns: `pieces_of`.
     """
     turn_over(
         load_i64(args, 0), pointer_at(args, 1), pointer_at(args, 2), pointer_at(args, 3), load_i64(args, 4),
@@ -237,8 +237,8 @@ def run_turn(
 
 @routine(PASS)
 def scaled_rows(args, first, end, worker):
-    """int32 sums of rows to float32: ``float(sum + ints[c]) * scales[c] + floats[c]``, rounded after the product
-    too; `dst` may be `src`.
+    """int32 sums of rows to float32: ``float(sum + ints[c]) * scales[c] + floats[c]``, rounded after the
+    product too; `dst` may be `src`.
 
     Arguments: src, dst, ints, scales, floats, rows, columns. Pieces are rows.
     """

@@ -345,6 +345,13 @@ def test_a_list_is_not_known_by_what_its_function_was(monkeypatch):
     assert first != lowgemm.Custom(plus_kept)
 
 
+def test_a_stage_made_while_nothing_is_compiled_runs_compiled_later(monkeypatch):
+    with monkeypatch.context() as m:
+        m.setattr(numba.config, "DISABLE_JIT", 1)
+        stage = lowgemm.Custom(plus(3))
+    assert lowgemm.requantize(SUMS, [stage]).tolist() == (SUMS + 3).tolist()
+
+
 def plus_kept(acc, row, col):
     return acc + KEPT
 

@@ -113,4 +113,4 @@ class Custom(Stage):
 
     def step(self) -> Step:
         """The compiled function in the tile loop of all stages."""
-        return self._routine.step(self)
+        return (self._routine or custom_routine(self)).step(self)  # none was made with NUMBA_DISABLE_JIT
