@@ -18,6 +18,8 @@ from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run import mended
 from lowgemm.onnx_run.turned import second
 
+#: Bytes from which on initializers are held outside of the model's own message.
+LARGE = 1 << 10
 #: Settings of `Model(float_nodes=...)`.
 CHOICES = ("auto", "onnxruntime", "onnx.reference")
 

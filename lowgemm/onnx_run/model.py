@@ -169,12 +169,16 @@ def _without(model: Any) -> tuple[Any, dict[str, np.ndarray]]:
     protobuf gives the memory of what is deleted back with the whole model, so this is a copy.
     """
     constants = _constants(model)
-    taken = {n: v for n, v in constants.items() if v.dtype in _PLAIN and v.nbytes > 1024}
-    kept = [t for t in model.graph.initializer if t.name not in taken]
-    kept = [type(t).FromString(t.SerializeToString()) for t in kept]
+    taken = {n: v for n, v in constants.items() if v.dtype in _PLAIN and v.nbytes > engines.LARGE}
+    return _keeping(model, [t for t in model.graph.initializer if t.name not in taken]), taken
+
+
+def _keeping(model: Any, initializers: list[Any]) -> Any:
+    """A copy of the model with these of its initializers alone."""
+    kept = [type(t).FromString(t.SerializeToString()) for t in initializers]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
-    return type(model).FromString(model.SerializeToString()), taken
+    return type(model).FromString(model.SerializeToString())
 
 
 def _either(first: Any, second: Any, name: str) -> Any:
@@ -310,6 +314,8 @@ class Model:
             t.name for t in self.outputs
         }
         large = {n: v for n, v in large.items() if n in read or n in given}
+        if any(t.name not in read | given and t.ByteSize() > engines.LARGE for t in model.graph.initializer):
+            model = _keeping(model, [t for t in model.graph.initializer if t.name in read | given])
         constants = _constants(model) | large
         self.inputs = [_tensor(i) for i in model.graph.input if i.name not in constants]
         self._overridable = {n: v for n, v in constants.items() if n in given}

@@ -148,21 +148,35 @@ class PackedBlocks:
         count, n = rows.shape[0], self.shape[0]
         if not count or not n:
             return np.empty((count, n), _f32)
-        if coded:
-            codes, scales = codes_of(rows, self.block)
-            y = np.empty((count, n), _f32)
-            gemm_lowbit(codes, self._parts[0], lhs_scale=scales, out=y, num_threads=num_threads)
-            for part in self._parts[1:]:
-                y += gemm_lowbit(codes, part, lhs_scale=scales, num_threads=num_threads)
-            return y
-        digits, scales = digits_of(rows)
-        y = np.zeros((count, n), _f32)
-        for part in self._parts:
-            found = gemm_lowbit(digits, part, lhs_scale=scales, num_threads=num_threads)
-            high, middle, low = found.reshape(3, count, n)
-            middle += low
-            middle += high
-            y += middle
+        prepared = codes_of(rows, self.block) if coded else digits_of(rows)
+        if prepared is None:
+            return self._product_beside_infinities(rows, coded, num_threads)
+        codes, scales = prepared
+        found = [gemm_lowbit(codes, p, lhs_scale=scales, num_threads=num_threads) for p in self._parts]
+        if not coded:  # the digits of a row, the smallest first
+            for i, (high, middle, low) in enumerate(f.reshape(3, count, n) for f in found):
+                middle += low
+                middle += high
+                found[i] = middle
+        for more in found[1:]:
+            found[0] += more
+        return found[0]
+
+    def _product_beside_infinities(
+        self, rows: np.ndarray, coded: bool, num_threads: int | None
+    ) -> np.ndarray:
+        """The product where some numbers are infinite or NaN. In their rows these alone decide: each result is
+        infinite or NaN.
+        """
+        finite = np.isfinite(rows)
+        whole = finite.all(axis=1)
+        y = self.product(np.where(whole[:, None], rows, _f32(0)), coded, num_threads)
+        y[~whole] = 0
+        places = np.flatnonzero(~finite.all(axis=0))
+        weights = sum(p.to_array()[places] for p in self._parts)
+        with np.errstate(invalid="ignore"):  # infinity times 0
+            for k, w in zip(places, weights, strict=True):
+                y += np.where(finite[:, k], _f32(0), rows[:, k])[:, None] * w
         return y
 
 
@@ -294,31 +308,28 @@ def split_rows(src, dst, scales, finite, count, depth):
 
 def _prepared(
     rows: np.ndarray, definition: Any, work: Any, shapes: Any, *more: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """What `work` makes of rows, int8 and float32 arrays of these shapes, or its definition."""
-    refused = ValueError("A: expected finite numbers, got NaN or infinity")
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """What `work` makes of rows, int8 and float32 arrays of these shapes, or its definition; None if a number
+    is infinite or NaN.
+    """
     if numba.config.DISABLE_JIT:
-        if not np.isfinite(rows).all():
-            raise refused
-        return definition(rows, *more)
+        return definition(rows, *more) if np.isfinite(rows).all() else None
     rows, finite = np.ascontiguousarray(rows), np.empty(1, np.int64)
     codes, scales = np.empty(shapes[0], np.int8), np.empty(shapes[1], _f32)
     work.ctypes(*(address(v) for v in (rows, codes, scales, finite)), *rows.shape, *more)
-    if not finite[0]:
-        raise refused
-    return codes, scales
+    return (codes, scales) if finite[0] else None
 
 
-def codes_of(rows: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """int8 codes of rows, and the scales of their blocks."""
+def codes_of(rows: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """int8 codes of rows, and the scales of their blocks; None if a number is infinite or NaN."""
     count, depth = rows.shape
     return _prepared(
         rows, codes_by_definition, code_rows, ((count, depth), (count, -(-depth // block))), block
     )
 
 
-def digits_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Digits of rows and their scales."""
+def digits_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Digits of rows and their scales; None if a number is infinite or NaN."""
     count, depth = rows.shape
     return _prepared(rows, digits_by_definition, split_rows, ((3 * count, depth), (3 * count,)))
 

@@ -15,11 +15,12 @@ product's scale, and no sum may pass int32 (float sums do not wrap). Everything 
 | DQ, DQ -> Add, Mul (-> Relu) -> Q | QLinearAdd, QLinearMul |
 | DQ -> Sigmoid, LeakyRelu, GlobalAveragePool -> Q | QLinearSigmoid, QLinearLeakyRelu, QLinearGlobalAveragePool |
 | DQ, DQ, ... -> Concat -> Q | QLinearConcat |
+| DQ of weights of 4 or 2 bits -> MatMul, Gemm | MatMulNBits (`block_weights.py`) |
 | DQ -> Reshape, Transpose, Squeeze, Unsqueeze, Flatten, Gather, Slice, MaxPool -> Q, of one scale and zero point | the same on integers |
 
-The sums and products of the fourth line round in another place than the floats do, so that one value in some
-ten thousand moves by a step; onnxruntime's optimizer makes the same replacement. The last two lines change no
-value.
+The sums and products of the fifth line round in another place than the floats do, so that one value in some
+ten thousand moves by a step; onnxruntime's optimizer makes the same replacement. Products with weights of 4
+or 2 bits stay floats, and are off by no more than float sums are. The last two lines change no value.
 
 Products of dynamic models that go back to float32 are in `dynamic.py`.
 
@@ -30,15 +31,15 @@ same.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lowgemm.checks.values import INT32_MAX
-from lowgemm.onnx_run import dynamic
+from lowgemm.onnx_run import block_weights, dynamic
 from lowgemm.onnx_run.contrib import DOMAIN
-from lowgemm.onnx_run.engines import copy_of
+from lowgemm.onnx_run.engines import LARGE, copy_of
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 _DOMAINS = ("", "ai.onnx", DOMAIN)
@@ -113,18 +114,18 @@ class Rewriter:
     ----------
     model : ModelProto
         The model.
-    held : mapping of str to ndarray
-        Initializers that were taken out of it.
+    held : dict of str to ndarray
+        Initializers that were taken out of it. Large new ones come here too.
     """
 
-    def __init__(self, model: Any, held: Mapping[str, np.ndarray] | None = None) -> None:
+    def __init__(self, model: Any, held: dict[str, np.ndarray] | None = None) -> None:
         from onnx import numpy_helper
 
-        self.model, self.graph = model, model.graph
+        self.model, self.graph, self.held = model, model.graph, {} if held is None else held
         fed = {i.name for i in self.graph.input}
         own = {i.name: numpy_helper.to_array(i) for i in self.graph.initializer}
         # an initializer that is also an input may be overridden, so it is no constant
-        self.constants = {n: v for n, v in (own | dict(held or {})).items() if n not in fed}
+        self.constants = {n: v for n, v in (own | self.held).items() if n not in fed}
         self.counts: Counter[str] = Counter()
         self.index()
 
@@ -145,7 +146,10 @@ class Rewriter:
         taken = set(self.constants) | set(self.makers) | {i.name for i in self.graph.input}
         while name in taken:
             name += "_"
-        self.graph.initializer.append(numpy_helper.from_array(value, name))
+        if value.nbytes > LARGE:
+            self.held[name] = value
+        else:
+            self.graph.initializer.append(numpy_helper.from_array(value, name))
         self.constants[name] = value
         return name
 
@@ -286,7 +290,7 @@ class Rewriter:
         """Rewrite a MatMul."""
         operands = self._operands(node, -1)
         if operands is None:
-            return False
+            return block_weights.product(self, node)
         a, b = operands
         if not self._fits(a, b, "", lambda ndim: (max(ndim - 2, 0),)):
             return False
@@ -313,7 +317,9 @@ class Rewriter:
         attributes = {a.name: a.f if a.name in ("alpha", "beta") else a.i for a in node.attribute}
         alpha = np.float32(attributes.get("alpha", 1.0))
         operands = self._operands(node, 0 if attributes.get("transB") else 1)
-        if operands is None or attributes.get("beta", 1.0) != 1.0:
+        if operands is None:
+            return block_weights.product(self, node)
+        if attributes.get("beta", 1.0) != 1.0:
             return False
         a, b = operands
         bias = ""
