@@ -8,7 +8,9 @@ them.
 
 from __future__ import annotations
 
+import ctypes
 import functools
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -36,7 +38,7 @@ from lowgemm.jit.memory import (
     take_field,
 )
 from lowgemm.jit.routine import Routine, call_address, inner, routine
-from lowgemm.jit.scratch import aligned_empty
+from lowgemm.jit.scratch import ALIGNMENT, aligned_empty
 from lowgemm.kernels import Kernel, by_name, id_of, stamp_of
 
 #: Looks at a thread that still copies before a waiting one gives way: about 10 us.
@@ -238,6 +240,50 @@ def routines(
     return copy, multiply, scratch
 
 
+#: Fields of a job that say where its own memory is.
+PLACES = "lhs", "row_terms", "row_sums", "factors", "scratch"
+
+
+class LaidOut(NamedTuple):
+    """A job whose memory is not there yet: `PLACES` count bytes from the beginning of so many bytes, 64-byte
+    aligned, behind which the workers' memory begins. And what it reads that is not the weight's.
+    """
+
+    job: RowsProductJob
+    nbytes: int
+    levels: np.ndarray
+
+
+def laid_out(w: PackedRhsLowbit, rows: int, by_group: bool) -> LaidOut:
+    """The job of one weight for one number of rows, with scales of groups (`by_group`) or without."""
+    kernel, with_zeros = by_name(w.kernel), w.zeros is not None
+    copy, multiply, scratch_bytes = routines(kernel, w.bits, with_zeros, by_group)
+    depth, cols = w.shape
+    held = held_rows(kernel, rows)
+    row_bytes = w.panel_bytes * 8 // w.bits // kernel.lanes * kernel.element_bytes
+    numbers = 4 * w.groups * held
+    # a tape puts the job itself first; 0 says that a place is not used
+    end, at = -(-ctypes.sizeof(RowsProductJob) // ALIGNMENT) * ALIGNMENT, {}
+    for name, nbytes in (
+        ("lhs", w.groups * held * row_bytes),
+        ("row_terms", numbers),
+        ("row_sums", numbers if with_zeros else 0),
+        ("factors", numbers if by_group else 0),
+    ):
+        at[name] = end if nbytes else 0
+        end += -(-nbytes // ALIGNMENT) * ALIGNMENT
+    chunk = max(1, ELEMENTS_PER_TASK // depth)
+    levels = w.levels.view(np.uint8) ^ np.uint8(0x80) if raises(kernel) else w.levels
+    job = RowsProductJob(
+        rows=rows, cols=cols, depth=depth, group=w.group, groups=w.groups, lhs_group=held * row_bytes, lhs_row=row_bytes,
+        held_rows=held, chunk=chunk, panels=w.panels.ctypes.data, panel_bytes=w.panel_bytes, levels=levels.ctypes.data,
+        sums=w.sums.ctypes.data, scales=w.scales.ctypes.data, copies=-(-rows // chunk), copy=copy.address,
+        give_way=host.give_way(), task=multiply.address, chunks=w.chunks, tasks=w.chunks * -(-rows // BLOCK_ROWS),
+        zeros=w.zeros.ctypes.data if with_zeros else 0, scratch=end, scratch_bytes=-(-scratch_bytes // 64) * 64, **at,
+    )  # fmt: skip
+    return LaidOut(job, end, levels)
+
+
 class Ready(NotCopied):
     """A job of one weight for one number of rows, with scales of groups (`by_group`) or without, and with the
     memory that it needs; a call sets what is its own.
@@ -248,31 +294,16 @@ class Ready(NotCopied):
     instead = "copy the weight that keeps it, which leaves it out"
 
     def __init__(self, w: PackedRhsLowbit, rows: int, by_group: bool = False) -> None:
-        kernel = by_name(w.kernel)
-        with_zeros = w.zeros is not None
-        self.copy, self.multiply, scratch = routines(kernel, w.bits, with_zeros, by_group)
-        self.scratch_bytes = -(-scratch // 64) * 64
-        depth, cols = w.shape
-        held = held_rows(kernel, rows)
-        row_bytes = w.panel_bytes * 8 // w.bits // kernel.lanes * kernel.element_bytes
-        self.space = aligned_empty(w.groups * held * row_bytes)
-        self.terms = np.empty(w.groups * held, np.int32)
-        self.row_sums = np.empty(w.groups * held if with_zeros else 0, np.int32)
-        self.factors = np.empty(w.groups * held if by_group else 0, np.float32)
-        self.scratch = aligned_empty(0)
+        self._made = laid_out(w, rows, by_group)
+        self.job, self.space, self.scratch = (
+            self._made.job,
+            aligned_empty(self._made.nbytes),
+            aligned_empty(0),
+        )
+        for name in PLACES:
+            if getattr(self.job, name):
+                setattr(self.job, name, self.space.ctypes.data + getattr(self.job, name))
         self.scales = np.empty(rows, np.float32)
-        self.levels = w.levels.view(np.uint8) ^ np.uint8(0x80) if raises(kernel) else w.levels
-        chunk = max(1, ELEMENTS_PER_TASK // depth)
-        copies = -(-rows // chunk)
-        self.job = RowsProductJob(
-            rows=rows, cols=cols, depth=depth, group=w.group, groups=w.groups, lhs=self.space.ctypes.data,
-            lhs_group=held * row_bytes, lhs_row=row_bytes, row_terms=self.terms.ctypes.data, held_rows=held, chunk=chunk,
-            panels=w.panels.ctypes.data, panel_bytes=w.panel_bytes, levels=self.levels.ctypes.data, sums=w.sums.ctypes.data,
-            scales=w.scales.ctypes.data, copies=copies, copy=self.copy.address, give_way=host.give_way(),
-            task=self.multiply.address, chunks=w.chunks, tasks=w.chunks * -(-rows // BLOCK_ROWS), scratch_bytes=self.scratch_bytes,
-            row_sums=self.row_sums.ctypes.data if with_zeros else 0, zeros=w.zeros.ctypes.data if with_zeros else 0,
-            factors=self.factors.ctypes.data if by_group else 0,
-        )  # fmt: skip
 
     def run(
         self, x: np.ndarray, zero: int, factors: np.ndarray | None, bias: np.ndarray | None, out: np.ndarray,
@@ -300,8 +331,8 @@ class Ready(NotCopied):
         job = self.job
         workers = min(workers, job.tasks)
         job.several = workers > 1
-        if self.scratch.size < workers * self.scratch_bytes:
-            self.scratch = aligned_empty(workers * self.scratch_bytes)
+        if self.scratch.size < workers * job.scratch_bytes:
+            self.scratch = aligned_empty(workers * job.scratch_bytes)
             job.scratch = self.scratch.ctypes.data
         return workers
 

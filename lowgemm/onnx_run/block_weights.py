@@ -72,7 +72,11 @@ def _weights(r: Any, name: str, turned: bool) -> Weights | None:
     kind = _type_of(r, node.input[0])
     if codes is None or scale is None or kind is None or codes.ndim != 2 or codes.size < LEAST:
         return None
-    if scale.dtype != np.float32 or not np.isfinite(scale).all() or given.get("output_dtype", 0) not in (0, _FLOAT32):
+    if (
+        scale.dtype != np.float32
+        or not np.isfinite(scale).all()
+        or given.get("output_dtype", 0) not in (0, _FLOAT32)
+    ):
         return None
     bits, least = kind
     zero = np.zeros(scale.shape, np.int8)

@@ -19,23 +19,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 
 from lowgemm.blockwise import gemm_lowbit, pack_rhs_codes
 from lowgemm.checks.values import integer
-from lowgemm.jit.memory import round_even
-from lowgemm.jit.routine import inner, inner_dividing, routine
-from lowgemm.onnx_run.addresses import address
+from lowgemm.onnx_run import nbits_tape
+from lowgemm.onnx_run.nbits_rows import codes_of, digits_of
 from lowgemm.onnx_run.state import NotOurs, State
+from lowgemm.onnx_run.tape import Recorder
 
 DOMAIN = "com.microsoft"
-#: Largest whole number that a row is scaled to: its first digit is 127 at most.
-WHOLE = 127 * 65536
-#: Largest number of a block up to which its codes are 0, and of a row up to which its digits are: what they
-#: are multiplied by would be infinite, or the scale have fewer bits.
-SMALL, SMALL_ROW = 1e-36, 1e-31
-_u64 = np.uint64
 _f32 = np.float32
 _KNOWN = {"K", "N", "bits", "block_size", "accuracy_level"}
 
@@ -111,12 +104,12 @@ class PackedBlocks:
         codes, factors = unpacked(b.reshape(n, -1), bits, depth).T, scales.reshape(n, blocks).T
         if bits == 8:
             points = np.full((blocks, n), 128, np.uint8) if points is None else points
-            self._parts = [
+            self.parts = [
                 pack_rhs_codes(codes >> 4, factors * _f32(16), points >> 4, group=block),
                 pack_rhs_codes(codes & 15, factors, points & 15, group=block),
             ]
         else:
-            self._parts = [pack_rhs_codes(codes, factors, points, group=block, bits=bits)]
+            self.parts = [pack_rhs_codes(codes, factors, points, group=block, bits=bits)]
         self._padding = self._behind(b)
 
     def _behind(self, b: np.ndarray) -> np.ndarray | None:
@@ -131,13 +124,13 @@ class PackedBlocks:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(p.nbytes for p in self._parts) + (0 if self._padding is None else self._padding.nbytes)
+        return sum(p.nbytes for p in self.parts) + (0 if self._padding is None else self._padding.nbytes)
 
     def to_array(self) -> np.ndarray:
         """`b`, as the node has it."""
         n, blocks, _ = self.shape
         whole = np.zeros((n, blocks * self.block), np.uint8)
-        codes = [p.codes()[: self.depth].T for p in self._parts]
+        codes = [p.codes()[: self.depth].T for p in self.parts]
         whole[:, : self.depth] = codes[0] << 4 | codes[1] if self.bits == 8 else codes[0]
         if self._padding is not None:
             whole[:, self.depth :] = self._padding
@@ -152,7 +145,7 @@ class PackedBlocks:
         if prepared is None:
             return self._product_beside_infinities(rows, coded, num_threads)
         codes, scales = prepared
-        found = [gemm_lowbit(codes, p, lhs_scale=scales, num_threads=num_threads) for p in self._parts]
+        found = [gemm_lowbit(codes, p, lhs_scale=scales, num_threads=num_threads) for p in self.parts]
         if not coded:  # the digits of a row, the smallest first
             for i, (high, middle, low) in enumerate(f.reshape(3, count, n) for f in found):
                 middle += low
@@ -173,165 +166,11 @@ class PackedBlocks:
         y = self.product(np.where(whole[:, None], rows, _f32(0)), coded, num_threads)
         y[~whole] = 0
         places = np.flatnonzero(~finite.all(axis=0))
-        weights = sum(p.to_array()[places] for p in self._parts)
+        weights = sum(p.to_array()[places] for p in self.parts)
         with np.errstate(invalid="ignore"):  # infinity times 0
             for k, w in zip(places, weights, strict=True):
                 y += np.where(finite[:, k], _f32(0), rows[:, k])[:, None] * w
         return y
-
-
-# ---- data -------------------------------------------------------------------------------------------------
-def codes_by_definition(rows: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each block of a row as int8, and the scale of each: what `accuracy_level` 4 does to the data.
-
-    It is multiplied by 127 over its largest, as in onnxruntime, which is not the inverse of the scale to the
-    last bit.
-    """
-    codes, scales = np.empty(rows.shape, np.int8), []
-    for begin in range(0, rows.shape[1], block):
-        part = rows[:, begin : begin + block]
-        largest = np.abs(part).max(axis=1, keepdims=True)
-        inverse = np.where(largest > _f32(SMALL), _f32(127) / np.maximum(largest, _f32(SMALL)), _f32(0))
-        codes[:, begin : begin + block] = np.rint(part * inverse)
-        scales.append(largest / _f32(127))
-    return codes, np.concatenate(scales, axis=1)
-
-
-def digits_by_definition(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Three digits of every number, as three times as many rows, and the scale of each of these rows."""
-    largest = np.abs(rows).max(axis=1, initial=0)
-    scale = largest / _f32(WHOLE)
-    factor = np.where(largest > _f32(SMALL_ROW), _f32(WHOLE) / np.maximum(largest, _f32(SMALL_ROW)), _f32(0))
-    whole = np.clip(np.rint(rows * factor[:, None]), -WHOLE, WHOLE).astype(np.int32)
-    low = ((whole + 128) & 255) - 128
-    rest = (whole - low) >> 8
-    middle = ((rest + 128) & 255) - 128
-    high = (rest - middle) >> 8
-    digits = np.concatenate([high, middle, low]).astype(np.int8)
-    return digits, np.concatenate([scale * _f32(65536), scale * _f32(256), scale])
-
-
-@inner_dividing
-def _scale(top, whole):
-    """Of whole numbers up to `whole` for numbers up to `top`."""
-    return top / whole
-
-
-@inner_dividing
-def _factor(top, whole, least):
-    """What to multiply such numbers with."""
-    return whole / top if top > least else np.float32(0)
-
-
-@inner
-def _largest(x, begin, count):
-    """The largest size; and a NaN if a number is none, or infinite, else 0."""
-    top, bad, b = np.float32(0), np.float32(0), _u64(begin)
-    for k in range(_u64(count)):
-        top = max(top, abs(x[b + k]))
-        bad += x[b + k] * np.float32(0)
-    return top, bad
-
-
-@inner
-def _coded(x, begin, y, count, inverse):
-    b = _u64(begin)
-    for k in range(_u64(count)):
-        y[b + k] = np.int8(np.int32(round_even(x[b + k] * inverse)))
-
-
-@inner
-def _digits(x, high, middle, low, to, step, count, factor, limit):
-    p, q, r = _u64(to), _u64(to + step), _u64(to + 2 * step)
-    for k in range(_u64(count)):
-        v = round_even(x[p + k] * factor)
-        whole = np.int32(min(max(v, -limit), limit))
-        last = ((whole + np.int32(128)) & np.int32(255)) - np.int32(128)
-        rest = (whole - last) >> np.int32(8)
-        second = ((rest + np.int32(128)) & np.int32(255)) - np.int32(128)
-        high[p + k] = np.int8((rest - second) >> np.int32(8))
-        middle[q + k] = np.int8(second)
-        low[r + k] = np.int8(last)
-
-
-@routine("ppppnnn")
-def code_rows(src, dst, scales, finite, count, depth, block):
-    """`codes_by_definition`. `finite` is int64: 0 if a number is infinite or none."""
-    x, codes = numba.carray(src, (count * depth,), np.float32), numba.carray(dst, (count * depth,), np.int8)
-    blocks = (depth + block - 1) // block
-    s, good = numba.carray(scales, (count * blocks,), np.float32), numba.carray(finite, (1,), np.int64)
-    good[0] = 1
-    for r in range(count):
-        for i in range(blocks):
-            begin, size = r * depth + i * block, min(block, depth - i * block)
-            top, bad = _largest(x, begin, size)
-            if bad != np.float32(0):
-                good[0] = 0
-                return
-            s[r * blocks + i] = _scale(top, np.float32(127))
-            _coded(x, begin, codes, size, _factor(top, np.float32(127), np.float32(SMALL)))
-
-
-@routine("ppppnn")
-def split_rows(src, dst, scales, finite, count, depth):
-    """`digits_by_definition`. `finite` is int64: 0 if a number is infinite or none."""
-    x, digits = (
-        numba.carray(src, (count * depth,), np.float32),
-        numba.carray(dst, (3 * count * depth,), np.int8),
-    )
-    s, good, limit = (
-        numba.carray(scales, (3 * count,), np.float32),
-        numba.carray(finite, (1,), np.int64),
-        np.float32(WHOLE),
-    )
-    good[0] = 1
-    for r in range(count):
-        begin = r * depth
-        top, bad = _largest(x, begin, depth)
-        if bad != np.float32(0):
-            good[0] = 0
-            return
-        scale = _scale(top, limit)
-        s[r], s[count + r], s[2 * count + r] = scale * np.float32(65536), scale * np.float32(256), scale
-        _digits(
-            x,
-            digits,
-            digits,
-            digits,
-            begin,
-            count * depth,
-            depth,
-            _factor(top, limit, np.float32(SMALL_ROW)),
-            limit,
-        )
-
-
-def _prepared(
-    rows: np.ndarray, definition: Any, work: Any, shapes: Any, *more: int
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """What `work` makes of rows, int8 and float32 arrays of these shapes, or its definition; None if a number
-    is infinite or NaN.
-    """
-    if numba.config.DISABLE_JIT:
-        return definition(rows, *more) if np.isfinite(rows).all() else None
-    rows, finite = np.ascontiguousarray(rows), np.empty(1, np.int64)
-    codes, scales = np.empty(shapes[0], np.int8), np.empty(shapes[1], _f32)
-    work.ctypes(*(address(v) for v in (rows, codes, scales, finite)), *rows.shape, *more)
-    return (codes, scales) if finite[0] else None
-
-
-def codes_of(rows: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """int8 codes of rows, and the scales of their blocks; None if a number is infinite or NaN."""
-    count, depth = rows.shape
-    return _prepared(
-        rows, codes_by_definition, code_rows, ((count, depth), (count, -(-depth // block))), block
-    )
-
-
-def digits_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Digits of rows and their scales; None if a number is infinite or NaN."""
-    count, depth = rows.shape
-    return _prepared(rows, digits_by_definition, split_rows, ((3 * count, depth), (3 * count,)))
 
 
 # ---- the operator -----------------------------------------------------------------------------------------
@@ -401,6 +240,18 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
             return NotImplemented
         return _run(state, given[0], w, given[5], level)
 
+    def record(recorder: Recorder, *inputs: Any) -> Any:
+        given = [*inputs, *[None] * 6][:6]
+        x, bias = given[0], given[5]
+        if given[3] is not zeros or given[4] is not None or x.dtype != _f32 or x.shape[-1:] != (w.depth,):
+            return None
+        if bias is not None and (bias.shape != (w.shape[0],) or bias.dtype != _f32):
+            return None
+        y = nbits_tape.record(recorder, x, w, bias, _is_coded(w.bits, w.block, level), state.num_threads)
+        return None if y is None else (y,)
+
+    record.several = True  # type: ignore[attr-defined]
+    run.record = record  # type: ignore[attr-defined]
     return run
 
 

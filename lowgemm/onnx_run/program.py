@@ -586,7 +586,8 @@ class Program(NotCopied):
         for recorded, steps in itertools.groupby(self.steps, key=lambda s: s.record is not None):
             members = list(steps)
             # to say anew where elements lie takes no compiled pass
-            if not recorded or len(members) < 2 or all(s.moves for s in members):
+            alone = len(members) < 2 and not getattr(members[0].record, "several", False)
+            if not recorded or alone or all(s.moves for s in members):
                 found += members
                 continue
             made = {n for s in members for n in s.outputs if n}

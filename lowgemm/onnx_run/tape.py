@@ -515,7 +515,7 @@ class Group(NotCopied):
             recorder.keep(*made)
         else:
             end += 1
-        if not recorder.passes or end - first < 2:
+        if not recorder.passes or end - first == len(recorder.passes) == 1:
             return nothing._replace(end=max(end, first + 1))
         later = {n for _, reads, _ in self._records[end:] for n in reads} | self._outputs
         outputs = tuple(

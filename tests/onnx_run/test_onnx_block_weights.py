@@ -32,7 +32,9 @@ class Case:
     `turned`: None, "Transpose" or "transB" of a Gemm, for weights of shape (columns, depth).
     """
 
-    def __init__(self, g, kind, depth, columns, scales="blocks", block=32, zeros=False, turned=None, bias=False):
+    def __init__(
+        self, g, kind, depth, columns, scales="blocks", block=32, zeros=False, turned=None, bias=False
+    ):
         bits, least = block_weights._TYPES[kind]
         kind = getattr(TensorProto, kind)
         codes = g.integers(least, least + 2**bits, (depth, columns))

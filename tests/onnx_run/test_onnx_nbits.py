@@ -14,7 +14,7 @@ pytest.importorskip("onnx", reason="the package onnx is not installed (extra `te
 import onnx
 from onnx import helper as h
 
-from lowgemm.onnx_run import Model, nbits
+from lowgemm.onnx_run import Model, nbits, nbits_rows
 
 MS = "com.microsoft"
 
@@ -64,7 +64,7 @@ class Case:
 
 def coded(x, block):
     """What codes of blocks stand for."""
-    codes, scales = nbits.codes_by_definition(x, block)
+    codes, scales = nbits_rows.codes_by_definition(x, block)
     return codes * np.repeat(scales, block, axis=1)[:, : x.shape[1]].astype(np.float64)
 
 
@@ -113,17 +113,19 @@ def test_digits_are_as_defined(monkeypatch):
     for depth in (1, 5, 16, 100):
         x = (g.standard_normal((6, depth)) * np.logspace(-30, 30, 6)[:, None]).astype(np.float32)
         x[2], x[3], x[4, 0], x[5] = 0, 1.5, -1e38, 1e-37
-        digits, scales = found = nbits.digits_of(x)
-        more = [nbits.codes_of(x, block) for block in (16, 64)]
-        monkeypatch.setattr(nbits.numba.config, "DISABLE_JIT", True)
-        slow = nbits.digits_of(x), *(nbits.codes_of(x, block) for block in (16, 64))
+        digits, scales = found = nbits_rows.digits_of(x)
+        more = [nbits_rows.codes_of(x, block) for block in (16, 64)]
+        monkeypatch.setattr(nbits_rows.numba.config, "DISABLE_JIT", True)
+        slow = nbits_rows.digits_of(x), *(nbits_rows.codes_of(x, block) for block in (16, 64))
         monkeypatch.undo()
         for a, b in zip((found, *more), slow, strict=True):
             for one, other in zip(a, b, strict=True):
                 assert one.dtype == other.dtype
                 np.testing.assert_array_equal(one, other)
         data = (digits * scales[:, None].astype(np.float64)).reshape(3, *x.shape).sum(axis=0)
-        assert (np.abs(data - x) <= 2.0**-22 * np.abs(x).max(axis=1, keepdims=True) + nbits.SMALL_ROW).all()
+        assert (
+            np.abs(data - x) <= 2.0**-22 * np.abs(x).max(axis=1, keepdims=True) + nbits_rows.SMALL_ROW
+        ).all()
 
 
 def test_codes_are_onnxruntimes():
