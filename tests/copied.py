@@ -276,12 +276,13 @@ def filled(h: Any) -> Any:
 
 if importlib.util.find_spec("onnx") is not None:
     from lowgemm.onnx_run import (
+        block_weights,
         chains,
         convolution,
         engines,
         geometry,
         model,
-        nbits,
+        nbits_weights,
         passes,
         rewrite,
         state,
@@ -310,7 +311,7 @@ if importlib.util.find_spec("onnx") is not None:
 
     def packed_blocks() -> Any:
         codes = np.arange(5 * 2 * 8, dtype=np.uint8).reshape(5, 2, 8)
-        return nbits.PackedBlocks(codes, np.ones((5, 2), np.float32), None, 30, 4, 16)
+        return nbits_weights.PackedBlocks(codes, np.ones((5, 2), np.float32), None, 30, 4, 16)
 
     def run(m: Any) -> Any:
         return m.run({"x": X}), m.packed_bytes, m.rewritten, m.inputs, m.state.rounding
@@ -324,10 +325,11 @@ if importlib.util.find_spec("onnx") is not None:
         ("engine context", engines.Context, lambda: engines.Context("onnx.reference", {"": 17}, 8, None), tuple),
         ("packed filters", convolution.PackedFilters, lambda: convolution.PackedFilters(np.ones((4, 2, 3, 3), np.int8), 2),
          lambda f: [s.to_array() for s in f.slices]),
-        ("blocks", nbits.PackedBlocks, packed_blocks, lambda b: [b.to_array().tolist(), b.nbytes]),
-        ("packed blocks", nbits.PackedBlocks, packed_blocks, lambda b: (b.to_array(), b.nbytes, b.block)),
+        ("blocks", nbits_weights.PackedBlocks, packed_blocks, lambda b: [b.to_array().tolist(), b.nbytes]),
+        ("packed blocks", nbits_weights.PackedBlocks, packed_blocks, lambda b: (b.to_array(), b.nbytes, b.block)),
         ("windows", windows.Windows, lambda: windows.windows((8, 8), (3, 3)), tuple),
         ("geometry", geometry.Geometry, lambda: geometry.geometry((1, 3, 8, 8), (5, 3, 3, 3)), fields),
+        ("weights of blocks", block_weights.Weights, lambda: block_weights.Weights(np.eye(2), np.ones(2), np.zeros(2), 4, 32), tuple),
         ("coded tensor", rewrite.Coded, lambda: rewrite.Coded("a", "b", "c", np.ones(1), np.zeros(1), 0), tuple),
         ("weight held packed", state.Packed, lambda: state.Packed(lowgemm.pack_rhs(W), True), lambda p: (p.plain(), p.transposed)),
         ("chain's nodes", chains.Group, lambda: chains.Group([], ["x"], ["y"], [], []), tuple),
@@ -358,6 +360,9 @@ REFUSED: dict[type, Callable[[], Any]] = {
     tile_routine.Step: lambda: clamp.clamp.step(low=1, high=2),
     CustomRoutine: lambda: lowgemm.Custom(module_function).step().routine,
     rowcall.Again: _again,
+    rowjob.LaidOut: lambda: rowjob.laid_out(
+        bw.pack_rhs_lowbit(np.ones((32, 16), np.float32), "int4"), 1, False
+    ),
     rowjob.Ready: lambda: rowjob.Ready(bw.pack_rhs_lowbit(np.ones((32, 16), np.float32), "int4"), 1),
     **({team.Team: lambda: team.Team(1)} if team.available() else {}),
     program.Program: lambda: program.Program(network().layers, IMAGES.shape, False),

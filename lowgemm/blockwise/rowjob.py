@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -244,14 +243,17 @@ def routines(
 PLACES = "lhs", "row_terms", "row_sums", "factors", "scratch"
 
 
-class LaidOut(NamedTuple):
-    """A job whose memory is not there yet: `PLACES` count bytes from the beginning of so many bytes, 64-byte
-    aligned, behind which the workers' memory begins. And what it reads that is not the weight's.
+class LaidOut(NotCopied):
+    """A job whose memory is not there yet: `PLACES` count bytes from the beginning of `nbytes` bytes, 64-byte
+    aligned, behind which the workers' memory begins. `levels` is what it reads that is not the weight's.
     """
 
-    job: RowsProductJob
-    nbytes: int
-    levels: np.ndarray
+    instead = "lay it out again"
+
+    __slots__ = ("job", "levels", "nbytes")
+
+    def __init__(self, job: RowsProductJob, nbytes: int, levels: np.ndarray) -> None:
+        self.job, self.nbytes, self.levels = job, nbytes, levels
 
 
 def laid_out(w: PackedRhsLowbit, rows: int, by_group: bool) -> LaidOut:

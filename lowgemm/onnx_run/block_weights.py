@@ -3,7 +3,7 @@
 This is how ONNX itself (operator set 21 and later) writes weight-only quantization: constant weights of type
 int4, uint4, int2 or uint2, with a scale for each block of the depth, for each column, or for all, and float32
 data. The weights stay packed, an eighth of their size in float32, and each row of data is multiplied by
-`nbits.py` to within 2**-23 of what the model says.
+`nbits_weights.py` to within 2**-23 of what the model says.
 
 onnxruntime's optimizer makes the same replacement, but then codes the data as int8 as well (its
 `accuracy_level` 4), which is some thousand times less exact. This does not.
@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lowgemm.onnx_run import nbits
+from lowgemm.onnx_run.contrib import DOMAIN
+from lowgemm.onnx_run.nbits_weights import packed
 
 #: Weights from which a product is rewritten. One row times 1024 x 1024 takes 0.85 of the float32 product's
 #: time, 512 x 512 1.5 (one thread of a Xeon).
@@ -124,14 +125,14 @@ def product(r: Any, node: Any) -> bool:
     name = f"{node.output[0]}_weights"
     inputs = [
         node.input[0],
-        r.constant(name, nbits.packed(whole.reshape(columns, -1, w.block), w.bits)),
+        r.constant(name, packed(whole.reshape(columns, -1, w.block), w.bits)),
         r.constant(f"{name}_scales", np.ascontiguousarray(w.scales.T)),
-        r.constant(f"{name}_zero_points", nbits.packed(np.ascontiguousarray(w.zeros.T), w.bits)),
+        r.constant(f"{name}_zero_points", packed(np.ascontiguousarray(w.zeros.T), w.bits)),
     ]
     inputs += ["", bias] if bias else []
     attributes = {"K": depth, "N": columns, "bits": w.bits, "block_size": w.block}
     r.replace(
-        node, [], "MatMulNBits", nbits.DOMAIN, inputs, node.output[0],
+        node, [], "MatMulNBits", DOMAIN, inputs, node.output[0],
         [helper.make_attribute(n, v) for n, v in attributes.items()],
     )  # fmt: skip
     return True

@@ -1,6 +1,6 @@
 """MatMulNBits as passes of a tape: code the rows, multiply them with the weights' codes, put results together.
 
-The numbers are those of `nbits.PackedBlocks.product`. There Python prepares each product; here a recorded job
+The numbers are those of `nbits_weights.PackedBlocks.product`. There Python prepares each product; here a recorded job
 (`blockwise/rowjob.py`) is copied into the tape's memory and run, which for one row of 1024 x 1024 takes half
 of the time.
 """
@@ -8,7 +8,6 @@ of the time.
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
@@ -21,10 +20,8 @@ from lowgemm.jit.memory import is_null, load_f32, load_i64, pointer_at, store_64
 from lowgemm.jit.routine import call_address, inner, routine
 from lowgemm.kernels import rhs_packer, selected
 from lowgemm.onnx_run.nbits_rows import code_rows, split_rows
+from lowgemm.onnx_run.nbits_weights import PackedBlocks
 from lowgemm.onnx_run.tape import Recorder
-
-if TYPE_CHECKING:
-    from lowgemm.onnx_run.nbits import PackedBlocks
 
 _JOB_WORDS = ctypes.sizeof(rowjob.RowsProductJob) // 8
 _f32 = np.float32

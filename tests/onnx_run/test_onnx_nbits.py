@@ -14,7 +14,7 @@ pytest.importorskip("onnx", reason="the package onnx is not installed (extra `te
 import onnx
 from onnx import helper as h
 
-from lowgemm.onnx_run import Model, nbits, nbits_rows
+from lowgemm.onnx_run import Model, nbits, nbits_rows, nbits_weights
 
 MS = "com.microsoft"
 
@@ -29,11 +29,11 @@ class Case:
         blocks = -(-depth // block)
         codes = g.integers(0, 2**bits, (n, blocks, block)).astype(np.uint8)
         scales = (g.random((n, blocks)) * 0.02 + 0.001).astype(np.float32)
-        self.given = {"b": nbits.packed(codes, bits), "s": scales}
+        self.given = {"b": nbits_weights.packed(codes, bits), "s": scales}
         points = np.full((n, blocks), 2.0 ** (bits - 1))
         if zeros == "bytes":
             points = g.integers(0, 2**bits, (n, blocks)).astype(np.uint8)
-            self.given["z"] = nbits.packed(points, bits)
+            self.given["z"] = nbits_weights.packed(points, bits)
         elif zeros == "floats":
             points = (g.random((n, blocks)) * 2**bits).astype(np.float32)
             self.given["z"] = points
@@ -133,7 +133,7 @@ def test_codes_are_onnxruntimes():
     peers.need("onnxruntime")
     g, f = np.random.default_rng(7), np.float32
     case = Case(g, 4, 32, 32, 32)
-    case.given["b"] = nbits.packed((8 + np.eye(32, dtype=np.uint8)).reshape(32, 1, 32), 4)
+    case.given["b"] = nbits_weights.packed((8 + np.eye(32, dtype=np.uint8)).reshape(32, 1, 32), 4)
     case.given["s"] = np.ones((32, 1), f)
     x = g.standard_normal((1 << 19, 32)).astype(f)
     top = np.abs(x).max(axis=1, keepdims=True)
@@ -154,7 +154,7 @@ def test_what_is_packed_is_what_the_model_has(bits):
     """Codes behind the depth too: a pickle has the model's bytes, and runs to the same bits."""
     g = np.random.default_rng(bits)
     case = Case(g, bits, 16, 40, 7, "bytes")
-    held = nbits.PackedBlocks(case.given["b"], case.given["s"], case.given["z"], 40, bits, 16)
+    held = nbits_weights.PackedBlocks(case.given["b"], case.given["s"], case.given["z"], 40, bits, 16)
     np.testing.assert_array_equal(held.to_array(), case.given["b"])
     assert held.nbytes >= case.given["b"].nbytes
     model, x = Model(case.model()), g.standard_normal((2, 3, 40)).astype(np.float32)

@@ -15,7 +15,7 @@ from test_onnx_nbits import MS, Case
 
 from lowgemm import config, kernels
 from lowgemm.blockwise import rowtile
-from lowgemm.onnx_run import Model, nbits
+from lowgemm.onnx_run import Model, nbits, nbits_weights
 
 RUNNABLE = [k.name for k in kernels.all_kernels() if not kernels.why_not(k)]
 
@@ -29,7 +29,7 @@ def tapes(model):
 def by_python(case, x, level, bias):
     """The product as `PackedBlocks` has it, one thread."""
     given = case.given
-    w = nbits.PackedBlocks(given["b"], given["s"], given.get("z"), case.attributes["K"], case.attributes["bits"],
+    w = nbits_weights.PackedBlocks(given["b"], given["s"], given.get("z"), case.attributes["K"], case.attributes["bits"],
                            case.attributes["block_size"])  # fmt: skip
     coded = nbits._is_coded(w.bits, w.block, level)
     y = w.product(x.reshape(-1, x.shape[-1]), coded, 1).reshape(*x.shape[:-1], -1)
