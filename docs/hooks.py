@@ -34,6 +34,7 @@ GROUPS = {
         ("Blocking", "blocking.md"),
     ],
     "Extending it": [
+        ("The code, room by room", "rooms.md"),
         ("Adding a stage", "stages.md"),
         ("Adding a kernel", "porting.md"),
     ],

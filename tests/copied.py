@@ -15,6 +15,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from optimizers import public_optimizers
 
 import lowgemm
 from lowgemm import blockwise as bw
@@ -238,7 +239,7 @@ _OBJECTS: list[tuple[str, type, Any, Any]] = [
     ("decays of a class", hyper.Decays, lambda: hyper.Decays(2), fields),
     ("steps of a class", hyper.Steps, lambda: hyper.Steps(), fields),
     *((cls.__name__, cls, *stepped(cls, **({"lr": 0.1} if issubclass(cls, bw.SGD) else {})))
-      for cls in (bw.Adam, bw.AdamW, bw.LAMB, bw.AdEMAMix, bw.SGD, bw.LARS, bw.RMSprop, bw.Adagrad, bw.Lion)),
+      for cls in public_optimizers()),
     # ---- quantization
     ("parameters", QParams, lambda: QParams(np.linspace(1, 2, 4), 0, "int8", 0), lambda p: (p.scale, p.zero_point, p.axis, str(p.dtype))),
     ("min and max", quantization.MinMax, *observed(quantization.MinMax, axis=1)),

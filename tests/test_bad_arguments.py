@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from optimizers import public_optimizers
 from reliability.outcomes import DOCUMENTED, NAMED
 from test_signatures import MODULES, public
 
@@ -163,16 +164,8 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "weight_qparams": W, "weight": FLOATS, "bias": np.zeros(4, np.float32), "input_qparams": P
     },
     "lowgemm.quantization.sqnr": lambda: {"x": FLOATS, "qparams": W},
-    "lowgemm.blockwise.LAMB": optimizer,
-    "lowgemm.blockwise.LARS": optimizer,
-    "lowgemm.blockwise.SGD": optimizer,
-    "lowgemm.blockwise.AdEMAMix": optimizer,
+    **{f"lowgemm.blockwise.{cls.__name__}": optimizer for cls in public_optimizers()},
     "lowgemm.blockwise.AdEMAMix.warmed_up": lambda: {"self": blockwise.AdEMAMix(np.zeros(8, np.float32), t_alpha=9, t_beta3=9), "step": 3},
-    "lowgemm.blockwise.Adagrad": optimizer,
-    "lowgemm.blockwise.Adam": optimizer,
-    "lowgemm.blockwise.AdamW": optimizer,
-    "lowgemm.blockwise.Lion": optimizer,
-    "lowgemm.blockwise.RMSprop": optimizer,
     "lowgemm.blockwise.Optimizer.step": lambda: {"self": adam(), "grads": np.ones(8, np.float32)},
     "lowgemm.blockwise.Optimizer.state_of": lambda: {"self": adam(), "index": 0},
     "lowgemm.blockwise.Optimizer.load_state_dict": lambda: {"self": adam(), "state": adam().state_dict()},

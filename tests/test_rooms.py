@@ -6,12 +6,9 @@ Imports inside functions and under ``TYPE_CHECKING`` count like any other.
 from __future__ import annotations
 
 import ast
-import pathlib
-from typing import NamedTuple
 
 import pytest
-
-import lowgemm
+from rooms import circles, room_of, sources, uses
 
 #: From the ground up. A room is a folder, or one file of the package's root; it imports from floors below its
 #: own only.
@@ -31,74 +28,6 @@ FLOORS = [
     {"dask", "cli"},
     {"__main__"},
 ]
-
-
-class Use(NamedTuple):
-    """One module takes another, or a name of it."""
-
-    module: str
-    of: str
-    name: str | None
-    line: int
-
-
-def sources() -> dict[str, str]:
-    """Text of every module, by its file: "engine/plan", "kernels/__init__"."""
-    folder = pathlib.Path(lowgemm.__file__).parent
-    return {p.relative_to(folder).with_suffix("").as_posix(): p.read_text() for p in folder.rglob("*.py")}
-
-
-def room_of(module: str) -> str:
-    """Room of a module; the kernels' command line is one of its own, for it uses their tools.
-
-    The stages belong to the pipeline: its other files are what a stage is made of, and what puts stages
-    together.
-    """
-    folder = module.rpartition("/")[0]
-    if folder == "output/stages":
-        return "output"
-    return folder if folder and module != "kernels/__main__" else module
-
-
-def uses(text: dict[str, str], module: str) -> list[Use]:
-    """Everything that a module imports from the package."""
-
-    def find(dotted: str) -> str | None:
-        inner = dotted.split(".")[1:]
-        return next((m for m in ("/".join(inner), "/".join([*inner, "__init__"])) if m in text), None)
-
-    found = []
-    for node in ast.walk(ast.parse(text[module])):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.split(".")[0] == "lowgemm":
-                    found.append((alias.name, None, node.lineno))
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{module}:{node.lineno}: write the whole path"
-            if node.module.split(".")[0] == "lowgemm":
-                for alias in node.names:
-                    inner = f"{node.module}.{alias.name}"
-                    found.append(
-                        (inner, None, node.lineno) if find(inner) else (node.module, alias.name, node.lineno)
-                    )
-    made = []
-    for dotted, name, line in found:
-        of = find(dotted)
-        assert of is not None, f"{module}:{line}: there is no {dotted}"
-        made.append(Use(module, of, name, line))
-    return made
-
-
-def circles(text: dict[str, str]) -> list[list[str]]:
-    """Modules that import each other, however long the way round."""
-    after = {m: {u.of for u in uses(text, m)} for m in text}
-    left = dict(after)
-    while True:  # take away what imports nothing that is left, and what nothing left imports
-        wanted = set().union(*left.values()) if left else set()
-        idle = {m for m, of in left.items() if not of & left.keys() or m not in wanted}
-        if not idle:
-            return [sorted(left)] if left else []
-        left = {m: of - idle for m, of in left.items() if m not in idle}
 
 
 def upward(text: dict[str, str]) -> list[str]:

@@ -76,4 +76,10 @@ def _rmsprop(p, g, states, h):
     return p - h.rate * whole / (np.sqrt(v) + h.eps), [v]
 
 
-_RULES = {"adam": _adam, "ademamix": _ademamix, "momentum": _momentum, "lion": _lion, "rmsprop": _rmsprop}
+_RULES = {
+    "adam": _adam,
+    "ademamix": _ademamix,
+    "momentum": _momentum,
+    "lion": _lion,
+    "rmsprop": _rmsprop,
+}

@@ -8,13 +8,15 @@ import blockdata
 import numba
 import numpy as np
 import pytest
+from optimizers import public_optimizers
 
 from lowgemm import blockwise
 from lowgemm.blockwise import job as jobs
 from lowgemm.blockwise import reference
-from lowgemm.blockwise.optimizers import LAMB, LARS, SGD, Adagrad, Adam, AdamW, AdEMAMix, Lion, RMSprop
+from lowgemm.blockwise.optimizers import LARS, SGD, Adam, AdEMAMix, Lion, RMSprop
 
-CLASSES = [Adam, AdamW, LAMB, AdEMAMix, SGD, LARS, RMSprop, Adagrad, Lion]
+#: Every optimizer that is public.
+CLASSES = public_optimizers()
 #: Set when all tests run with NUMBA_DISABLE_JIT=1.
 NO_JIT = numba.config.DISABLE_JIT
 CASES = blockdata.manifest()["optim8"]["cases"]

@@ -14,6 +14,7 @@ from lowgemm import reference
 from lowgemm.output.check import check_pipeline
 from lowgemm.output.stages.tanh import tanh_constants
 
+SHIFT = st.integers(0, 31)
 INT32 = st.one_of(
     st.sampled_from([0, 1, -1, 2**30, 2**31 - 1, -(2**31), -(2**31) + 1]), st.integers(-(2**31), 2**31 - 1)
 )
@@ -29,26 +30,32 @@ def per_channel(draw, values, axis):
     return np.array(draw(st.lists(values, min_size=size, max_size=size)))
 
 
+#: How to draw a stage that may stand anywhere; a new stage gets a line. `axis` is for those that have one.
+ANYWHERE = {
+    "bias": lambda draw, axis: lowgemm.BiasAddition(vector(draw, axis), axis=axis),
+    "fixed": lambda draw, axis: lowgemm.QuantizeDownInt32ByFixedPoint(draw(INT32), draw(SHIFT), draw(INT32)),
+    "exponent": lambda draw, axis: lowgemm.ScaleInt32ByFixedPointAndExponent(
+        per_channel(draw, INT32, axis), per_channel(draw, st.integers(-31, 30), axis), draw(INT32), axis=axis
+    ),
+    "legacy": lambda draw, axis: lowgemm.QuantizeDownInt32ToUint8Scale(
+        per_channel(draw, INT32, axis), per_channel(draw, INT32, axis), draw(SHIFT), axis=axis
+    ),
+    "clamp": lambda draw, axis: lowgemm.Clamp(draw(INT32), draw(INT32)),
+    "tanh": lambda draw, axis: lowgemm.Tanh(draw(INT32), draw(st.integers(1, 2**31 - 1))),
+    "logistic": lambda draw, axis: lowgemm.Logistic(draw(st.integers(0, 29))),
+}
+
+
+def vector(draw, axis):
+    """One int32 for each row or column."""
+    size = M if axis == 0 else N
+    return draw(st.lists(INT32, min_size=size, max_size=size))
+
+
 @st.composite
 def stage(draw):
     """Any stage that may stand anywhere."""
-    kind = draw(st.sampled_from(["bias", "fixed", "exponent", "legacy", "clamp", "tanh"]))
-    axis = draw(AXIS)
-    if kind == "bias":
-        size = M if axis == 0 else N
-        return lowgemm.BiasAddition(draw(st.lists(INT32, min_size=size, max_size=size)), axis=axis)
-    if kind == "fixed":
-        return lowgemm.QuantizeDownInt32ByFixedPoint(draw(INT32), draw(st.integers(0, 31)), draw(INT32))
-    if kind == "exponent":
-        multiplier = per_channel(draw, INT32, axis)
-        exponent = per_channel(draw, st.integers(-31, 30), axis)
-        return lowgemm.ScaleInt32ByFixedPointAndExponent(multiplier, exponent, draw(INT32), axis=axis)
-    if kind == "legacy":
-        offset, mult = per_channel(draw, INT32, axis), per_channel(draw, INT32, axis)
-        return lowgemm.QuantizeDownInt32ToUint8Scale(offset, mult, draw(st.integers(0, 31)), axis=axis)
-    if kind == "clamp":
-        return lowgemm.Clamp(draw(INT32), draw(INT32))
-    return lowgemm.Tanh(draw(INT32), draw(st.integers(1, 2**31 - 1)))
+    return draw(st.sampled_from([*ANYWHERE.values()]))(draw, draw(AXIS))
 
 
 CAST = st.sampled_from(
