@@ -128,18 +128,27 @@ def test_digits_are_as_defined(monkeypatch):
         ).all()
 
 
-def test_codes_are_onnxruntimes():
-    """Of level 4: weights of one column that pick out one number each, numbers near ties of the scale's inverse."""
-    peers.need("onnxruntime")
-    g, f = np.random.default_rng(7), np.float32
-    case = Case(g, 4, 32, 32, 32)
-    case.given["b"] = nbits_weights.packed((8 + np.eye(32, dtype=np.uint8)).reshape(32, 1, 32), 4)
-    case.given["s"] = np.ones((32, 1), f)
-    x = g.standard_normal((1 << 19, 32)).astype(f)
+def near_ties():
+    """Rows of 32 numbers whose codes depend on which inverse of the scale is taken, and some others."""
+    x, f = np.random.default_rng(7).standard_normal((1 << 19, 32)).astype(np.float32), np.float32
     top = np.abs(x).max(axis=1, keepdims=True)
     near = (np.rint(x * (f(127) / top)) != np.rint(x * (f(1) / (top / f(127))))).any(axis=1)
-    x = np.concatenate([x[near], x[:50]])
     assert near.any()
+    return np.concatenate([x[near], x[:50]])
+
+
+def test_codes_are_as_defined_near_ties():
+    x = near_ties()
+    for one, other in zip(nbits_rows.codes_of(x, 32), nbits_rows.codes_by_definition(x, 32), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_codes_are_onnxruntimes():
+    """Of level 4: weights of one column that pick out one number each."""
+    peers.need("onnxruntime")
+    case, x, f = Case(np.random.default_rng(7), 4, 32, 32, 32), near_ties(), np.float32
+    case.given["b"] = nbits_weights.packed((8 + np.eye(32, dtype=np.uint8)).reshape(32, 1, 32), 4)
+    case.given["s"] = np.ones((32, 1), f)
     for rows in (x, x[-1:]):
         want = om.onnxruntime_run(case.model(4), {"x": rows})["y"]
         got, step = (
