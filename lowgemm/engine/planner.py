@@ -236,7 +236,7 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.pack_chunk = k.pack_chunk
     p.kernel = k.kernel[lhs_signed]
     p.pack_lhs = k.pack_lhs[int(p.image != 0 or p.lhs_k_stride == 1)]
-    p.pack_rhs = k.pack_rhs[int(p.rhs_k_stride == 1)]
+    p.pack_rhs = k.pack_rhs[int(p.rhs_k_stride == 1)] if p.packed == 0 else 0
     p.compensation_routine = k.compensation_routine
     p.single = k.single
     p.in_place = k.in_place[on_the_fly - IN_PLACE_BY_ROWS] if on_the_fly >= IN_PLACE_BY_ROWS else 0
