@@ -194,25 +194,19 @@ class Arm:
 
     def python(self, start: pathlib.Path, cpu: str, arguments: list[str]) -> int:
         """Exit status of a run."""
-        python = self.root / "usr/bin/python3.13"
-        command = [
-            self.folder / "qemu/usr/bin/qemu-aarch64",
-            "-L",
-            self.root,
-            "-cpu",
-            cpu or self.cpu,
-            python,
-            *arguments,
-        ]
+        emulator, python = self.folder / "qemu/usr/bin/qemu-aarch64", self.root / "usr/bin/python3.13"
+        # Python starts itself in some tests, by its own name: that is this script's, which this system can run
+        script = python.with_name("python3.13-emulated")
+        script.write_text(f"""#!/bin/sh\nexec '{emulator}' -0 "$0" '{python}' "$@"\n""")
+        script.chmod(0o755)
         env = {
             "PATH": os.environ["PATH"], "HOME": str(self.folder),
             "NUMBA_CACHE_DIR": str(self.folder / "compiled"),
             "PYTHONPATH": str(start), "LANG": "C.UTF-8",
-            # Python starts itself in some tests, by its own name
             "QEMU_LD_PREFIX": str(self.root), "QEMU_CPU": cpu or self.cpu,
             **{k: v for k, v in os.environ.items() if k.startswith("LOWGEMM_")},
         }  # fmt: skip
-        return subprocess.run(command, env=env, cwd=start).returncode
+        return subprocess.run([script, *arguments], env=env, cwd=start).returncode
 
 
 #: What `chroot` does, but to start in another folder.

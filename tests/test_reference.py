@@ -37,7 +37,10 @@ def test_a_fault_in_the_fast_constants_is_seen(monkeypatch, scale):
     """Planted: another multiplier and another amplitude."""
     acc = np.arange(-(2**30), 2**30, 2**22 + 1, dtype=np.int32)[None]
     stages = [[lowgemm.Requantize(scale, 3, np.int16, rounding=r)] for r in ("gemmlowp", "tflite_single")]
-    stages.append([lowgemm.Tanh(0, 2**20)])
+    amplitude = 2**20 + round(
+        1024 * scale
+    )  # another each time: equal stages are remembered, with their fault
+    stages.append([lowgemm.Tanh(0, amplitude)])
     before = [reference.apply_pipeline(acc, tuple(s)) for s in stages]
     for s, expected in zip(stages, before, strict=True):
         np.testing.assert_array_equal(lowgemm.requantize(acc, s), expected)

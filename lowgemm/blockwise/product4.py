@@ -426,7 +426,7 @@ def _run(
         rows=m, cols=out.shape[1], depth=depth, group=w.group, groups=groups, source=q.ctypes.data,
         row_stride=q.strides[0], depth_stride=q.strides[1], flip=flip, lhs=space.ctypes.data,
         lhs_group=panels * panel_bytes, lhs_panel=panel_bytes, row_sums=row_sums.ctypes.data,
-        pack=packing.pack_routine(kernel, "lhs").address, microkernel=microkernel(kernel).address, chunk=chunk,
+        pack=packing.pack_routine(kernel, "lhs", q.strides[1] == 1).address, microkernel=microkernel(kernel).address, chunk=chunk,
         panels=w.panels.ctypes.data, panel_bytes=w.panel_bytes, levels=levels.ctypes.data, sums=w.sums.ctypes.data,
         scales=w.scales.ctypes.data, zero=zero - shift, zeros=0 if w.zeros is None else w.zeros.ctypes.data, out=out.ctypes.data,
         row_scales=0 if factors is None or factors.ndim > 1 else factors.ctypes.data, bias=0 if bias is None else bias.ctypes.data,

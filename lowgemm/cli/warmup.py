@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import pkgutil
 import sys
 import time
@@ -48,10 +49,10 @@ def pieces(all_kernels: bool = False) -> dict[str, Callable[[], Any]]:
             for scale in range(len(SCALES) if kernel.fuses_requantize else 1):
                 name = f"kernel {kernel.name}{', signed' * signed}{f', scale {scale}' * (scale > 0)}"
                 todo[name] = lambda k=kernel, of=(signed, scale): kernels.microkernel(k, *of)
-        for side in ("lhs", "rhs"):
-            todo[f"packing {side} {kernel.name}"] = lambda k=kernel, s=side: packing.pack_routine(k, s)
-    todo["column compensation"] = lambda: compensation.col_compensation
-    todo["row compensation"] = lambda: compensation.row_compensation
+        for side, by_depth in itertools.product(("lhs", "rhs"), (True, False)):
+            name = f"packing {side} {kernel.name}, {'depth' if by_depth else 'rows or columns'} contiguous"
+            todo[name] = lambda k=kernel, of=(side, by_depth): packing.pack_routine(k, *of)
+    todo["compensation"] = lambda: compensation.compensate
     todo["tile loop"] = lambda: drivers.single
     todo["tile loop, several threads"] = lambda: drivers.several
     todo["worker of a product"] = lambda: drivers.work

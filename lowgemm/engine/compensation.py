@@ -14,38 +14,22 @@ from lowgemm.jit.routine import routine
 
 
 @routine("nnpnnnppnpp")
-def col_compensation(
-    n, depth, sums, lhs_zero, rhs_zero, bilinear, rhs_zeros, bias, has_bias, compensation, factors
-):
-    """Column compensation of columns 0..n: everything in the result that depends on the column alone.
+def compensate(n, depth, sums, zero, other_zero, bilinear, zeros, bias, has_bias, compensation, factors):
+    """What the result adds to each of n columns, or rows: everything in it that depends on the column, or on
+    the row, alone.
 
-    `sums` points to n column sums of the packed rhs, int32 like all that follows. `lhs_zero` and `rhs_zero`
-    are numbers. Where `bilinear` is 1, `rhs_zeros` (one for each column) takes the place of both, and the
-    result goes to `factors`. `bias` is read if `has_bias` is 1. `compensation` and `factors` receive one
-    number for each column.
+    `sums` points to n sums of the packed columns, int32 like all that follows. Of columns, `zero` is the zero
+    point of the lhs, and `other_zero` that of the rhs. Of rows it is the other way round, and whoever counts
+    the product of both with the columns gives 0 for the depth. Where `bilinear` is 1, the `zeros` (one for
+    each column) take the place of both, and the result goes to `factors`. `bias` is read if `has_bias` is 1.
+    `compensation` and `factors` receive one number for each column.
     """
     for i in range(n):
         value = 0
         if has_bias:
             value = load_i32(bias, i)
         if bilinear:
-            store_32(factors, i, depth * load_i32(rhs_zeros, i) - load_i32(sums, i))
+            store_32(factors, i, depth * load_i32(zeros, i) - load_i32(sums, i))
         else:
-            value += lhs_zero * (depth * rhs_zero - load_i32(sums, i))
-        store_32(compensation, i, value)
-
-
-@routine("npnnpnp")
-def row_compensation(m, sums, rhs_zero, bilinear, bias, has_bias, compensation):
-    """Row compensation of rows 0..m: everything in the result that depends on the row alone.
-
-    `sums` points to m row sums of the packed lhs, `bias` to as many int32 if `has_bias` is 1, and
-    `compensation` receives as many. `rhs_zero` is a number; it plays no part where `bilinear` is 1.
-    """
-    for i in range(m):
-        value = 0
-        if has_bias:
-            value = load_i32(bias, i)
-        if not bilinear:
-            value -= rhs_zero * load_i32(sums, i)
+            value += zero * (depth * other_zero - load_i32(sums, i))
         store_32(compensation, i, value)

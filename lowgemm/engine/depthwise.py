@@ -507,7 +507,7 @@ def depthwise_start(n, zero, bias, sums, has_bias, byte, starts, filled, lanes):
 @inner
 def _start(p, s, space):
     call_address(
-        p.col_compensation_routine,
+        p.compensation_routine,
         (
             p.n, s.lhs_zero, p.col_bias, s.rhs_sums, p.has_col_bias, s.lhs_zero + p.lhs_shift, space + p.on_the_fly_at,
             space + p.row_sums_at, LANES,

@@ -133,7 +133,7 @@ class DepthwisePlan(Plan):
             workers=min(threads.choose_threads(num_threads, work), lines * blocks),
             lhs_flip=128 if signed else 0, lhs_shift=-128 if signed else 0,
             kernel=depthwise.block_routine(weights.bits).address,
-            col_compensation_routine=depthwise.depthwise_start.address, single=depthwise.depthwise_single.address,
+            compensation_routine=depthwise.depthwise_start.address, single=depthwise.depthwise_single.address,
         )  # fmt: skip
         # a thread's memory: interleaved columns, a register of the zero point, one of the last pixels, a
         # tile, what the sums begin with

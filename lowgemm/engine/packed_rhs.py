@@ -209,7 +209,7 @@ def packed_by(a: np.ndarray, kernel: Kernel) -> PackedRhs:
         return w
     flip, _ = packing.element_map(kernel, "rhs", a.dtype.kind)
     panel_bytes = packing.padded_depth_bytes(kernel, depth) * kernel.lanes
-    routine = packing.pack_routine(kernel, "rhs")
+    routine = packing.pack_routine(kernel, "rhs", a.strides[-2] == 1)
     for number, index in enumerate(np.ndindex(a.shape[:-2])):
         m = a[index]
         routine.ctypes(

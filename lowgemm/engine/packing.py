@@ -1,8 +1,7 @@
 """Packing: both operands into the panels that a kernel reads, with their sums, in one pass.
 
-The panel layout is drawn in `kernels/framework/kernel.py`. One routine serves both sides and every stride:
-"mn" is the row index of the lhs or the column index of the rhs, `width` the panel's height or width. Three
-cases:
+The panel layout is drawn in `kernels/framework/kernel.py`. Both sides have the same routines: "mn" is the row
+index of the lhs or the column index of the rhs, `width` the panel's height or width. Three cases:
 
 * depth is contiguous in memory (row-major lhs, column-major rhs): a transposition of 4- or 8-byte units,
   `width` rows by 16 bytes or a register at a time (`panels.py`);
@@ -10,6 +9,9 @@ cases:
   columns at a time so that each cache line is read once even when a power-of-two stride lets lines evict
   each other;
 * anything else, and every edge: elements are gathered into a small padded block first.
+
+One routine is quick in the first case, another in the second, and both do the third. Most programs need one
+of the two for each side, and compile no more.
 
 Next files to open: `panels.py`, the instructions; `tiles.py`, the tile loop.
 """
@@ -72,12 +74,14 @@ def _gather(src, mn_stride, k_stride, valid, k0, count, block, width, per_row, p
 
 
 def _make_pack(
-    kernel_id: int, side: int, width: int, chunks: int, kr: int, element_bytes: int, key: int
+    kernel_id: int, side: int, by_depth: bool, width: int, chunks: int, kr: int, element_bytes: int, key: int
 ) -> Routine:
     per_row = CHUNK_BYTES // element_bytes
     chunk_bytes = CHUNK_BYTES * width
     block_bytes = width * per_row
     wide = LINE // width
+    # Numba leaves out what stands behind an `if` of such a name
+    several_chunks, by_mn = by_depth and chunks > 1, not by_depth
 
     @routine(_SIGNATURE, key)
     def pack(src, mn_stride, k_stride, mn, depth, flip, dst, dst_stride, sums):
@@ -97,14 +101,13 @@ def _make_pack(
             total = offset(sums, 4 * p * width)
             done = 0  # depth steps packed
             count = 1
-            if k_stride == 1:
-                if chunks > 1:
-                    steps = rows // (chunks * per_row)
-                    transpose(
-                        kernel_id, side, width, chunks, (start, mn_stride, valid, steps, flip, panel, total)
-                    )
-                    done = steps * chunks * per_row
-            elif mn_stride == 1 and valid == width:
+            if several_chunks and k_stride == 1:
+                steps = rows // (chunks * per_row)
+                transpose(
+                    kernel_id, side, width, chunks, (start, mn_stride, valid, steps, flip, panel, total)
+                )
+                done = steps * chunks * per_row
+            if by_mn and mn_stride == 1 and k_stride != 1 and valid == width:
                 # whole chunks only, so that the remainder starts on a chunk
                 steps = rows // per_row * (per_row // kr)
                 if mn - p * width >= LINE:
@@ -145,8 +148,9 @@ def _make_pack(
 
 
 @functools.cache
-def pack_routine(kernel: Kernel, side: str) -> Routine:
-    """Packing routine of one side of a kernel (`side` is ``"lhs"`` or ``"rhs"``).
+def pack_routine(kernel: Kernel, side: str, by_depth: bool) -> Routine:
+    """Packing routine of one side of a kernel (`side` is ``"lhs"`` or ``"rhs"``). It takes any strides, and is
+    quick where the depth is contiguous (`by_depth`), or else where rows, or columns, are.
 
     C signature: ``(src, mn_stride, k_stride, mn, depth, flip, dst, dst_stride, sums)``.
 
@@ -161,7 +165,7 @@ def pack_routine(kernel: Kernel, side: str) -> Routine:
         kernel = rhs_packer(kernel)
     width = kernel.mr if side == "lhs" else kernel.lanes
     return _make_pack(
-        id_of(kernel), int(side == "rhs"), width, _chunks(kernel, width), kernel.kr, kernel.element_bytes,
+        id_of(kernel), int(side == "rhs"), by_depth, width, _chunks(kernel, width), kernel.kr, kernel.element_bytes,
         stamp_of(kernel),
     )  # fmt: skip
 

@@ -164,6 +164,8 @@ class Plan(NotCopied):
                 given_out and stores_past_caches(plan, runs, pipeline.direct),
                 (lhs.kind == "i",),
                 pipeline.fusable or 0,
+                lhs_by_depth=(image is not None or lhs.strides[1] == 1,),
+                rhs_by_depth=() if packed else (rhs.strides[0] == 1,),
             ),
             int(lhs.kind == "i"),
             int(rhs.kind == "i"),

@@ -40,6 +40,8 @@ from lowgemm.kernels import Kernel, microkernel
 
 #: Elements of an rhs from which on it is multiplied in place; below, packing it takes a few microseconds.
 IN_PLACE_LEAST = 1 << 14
+#: Of what a template has two of: both.
+BOTH = (False, True)
 #: Fields of `records.TEMPLATE`, for Python.
 Template = namedtuple("Template", TEMPLATE.names or ())  # type: ignore[misc]
 _kept: list[np.ndarray] = []
@@ -65,7 +67,8 @@ COLUMNS_IN_PLACE = 64
 
 def template_of(
     kernel: Kernel, in_place: tuple[bool, ...] = (), streamed: bool = False,
-    lhs_signs: tuple[bool, ...] = (False, True), scale: int = 0, deep: bool = False,
+    lhs_signs: tuple[bool, ...] = BOTH, scale: int = 0, deep: bool = False,
+    lhs_by_depth: tuple[bool, ...] = BOTH, rhs_by_depth: tuple[bool, ...] = BOTH,
 ) -> Any:  # fmt: skip
     """What the planner needs to know of a kernel here; compiles the routines that every plan calls.
 
@@ -73,16 +76,23 @@ def template_of(
     are contiguous (False), whose columns are (True). `streamed`: likewise for the routine that stores past
     the caches; `deep`: for that of `deep_block.py`. The microkernel is compiled for an lhs of the signs in
     `lhs_signs` (a plan has one); its other address is 0. `scale` is the number of the scale that it does.
+    `lhs_by_depth`, `rhs_by_depth`: which packing routines there are, likewise: of operands whose depth is not
+    contiguous (False), whose depth is (True).
     """
     addresses = tuple(
-        microkernel(kernel, signed, scale).address if signed in lhs_signs else 0 for signed in (False, True)
+        microkernel(kernel, signed, scale).address if signed in lhs_signs else 0 for signed in BOTH
     )
     fields = dict(zip(TEMPLATE.names or (), _template(kernel, cache_sizes()), strict=True))
     fields["kernel"] = addresses
+    for side, kinds in (("lhs", lhs_by_depth), ("rhs", rhs_by_depth)):
+        fields[f"pack_{side}"] = tuple(
+            packing.pack_routine(kernel, side, by_depth).address if by_depth in kinds else 0
+            for by_depth in BOTH
+        )
     if in_place:
         fields["in_place"] = tuple(
             in_place_routine(kernel, by_columns).address if by_columns in in_place else 0
-            for by_columns in (False, True)
+            for by_columns in BOTH
         )
         fields["in_place_compensation"] = add_compensation.address
     if streamed and register_bytes():
@@ -123,10 +133,9 @@ def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
         rhs_group_bytes=kernel.rhs_group_bytes,
         pack_chunk=4 * up(LINE, kernel.lanes),
         kernel=(0, 0),
-        pack_lhs=packing.pack_routine(kernel, "lhs").address,
-        pack_rhs=packing.pack_routine(kernel, "rhs").address,
-        col_compensation_routine=compensation.col_compensation.address,
-        row_compensation_routine=compensation.row_compensation.address,
+        pack_lhs=(0, 0),
+        pack_rhs=(0, 0),
+        compensation_routine=compensation.compensate.address,
         single=drivers.single.address,
         no_compensation=zeros.ctypes.data,
         in_place_rows=rows_in_place(kernel),
@@ -226,10 +235,9 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.rhs_group_bytes = k.rhs_group_bytes
     p.pack_chunk = k.pack_chunk
     p.kernel = k.kernel[lhs_signed]
-    p.pack_lhs = k.pack_lhs
-    p.pack_rhs = k.pack_rhs
-    p.col_compensation_routine = k.col_compensation_routine
-    p.row_compensation_routine = k.row_compensation_routine
+    p.pack_lhs = k.pack_lhs[int(p.image != 0 or p.lhs_k_stride == 1)]
+    p.pack_rhs = k.pack_rhs[int(p.rhs_k_stride == 1)] if p.packed == 0 else 0
+    p.compensation_routine = k.compensation_routine
     p.single = k.single
     p.in_place = k.in_place[on_the_fly - IN_PLACE_BY_ROWS] if on_the_fly >= IN_PLACE_BY_ROWS else 0
     p.in_place_compensation = k.in_place_compensation if p.in_place != 0 else 0

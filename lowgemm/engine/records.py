@@ -80,7 +80,7 @@ PLAN = record_type(
     "lanes nr kr rhs_group_bytes",  # as in `kernels/framework/kernel.py`
     "call_columns",  # columns of a kernel call at most
     "pack_chunk",  # columns that a thread packs at a time
-    "kernel pack_lhs pack_rhs col_compensation_routine row_compensation_routine single",
+    "kernel pack_lhs pack_rhs compensation_routine single",
     "no_compensation",  # address of int32 zeros, for what has none to add
     # how several threads run it
     ("team", np.uint64),  # see `jit/team.py`; 0: there is none
@@ -101,8 +101,10 @@ TEMPLATE_FIELDS = (
     ("rhs_shift", np.int64, (2,)),
     ("kernel", np.int64, (2,)),
     # as in the plan
-    "lanes kr rhs_group_bytes pack_chunk pack_lhs pack_rhs col_compensation_routine row_compensation_routine "
-    "single no_compensation",
+    "lanes kr rhs_group_bytes pack_chunk compensation_routine single no_compensation",
+    # of operands whose depth is not contiguous, and of those whose depth is; 0 where that is not wanted
+    ("pack_lhs", np.int64, (2,)),
+    ("pack_rhs", np.int64, (2,)),
     "in_place_rows",  # for how many rows at most an rhs may be multiplied where it lies
     (
         "in_place",

@@ -112,7 +112,7 @@ def compensate_columns(p, s, r, col, cols):
     """
     channel = r.channel + col
     call_address(
-        p.col_compensation_routine,
+        p.compensation_routine,
         (
             cols, p.depth, r.sums + 4 * col, s.lhs_zero, s.rhs_zero, p.bilinear, s.rhs_zeros + 4 * channel,
             p.col_bias + 4 * channel, p.has_col_bias, r.compensation + 4 * col, r.factors + 4 * col,
@@ -278,25 +278,20 @@ def compensate_rows(p, s, row0, rows, sums, biased, compensation):
     rows if `biased`.
     """
     call_address(
-        p.row_compensation_routine,
+        p.compensation_routine,
         (
-            rows,
-            sums,
-            s.rhs_zero,
-            p.bilinear,
-            p.row_bias + 4 * row0,
-            p.has_row_bias if biased else 0,
-            compensation,
+            rows, 0, sums, s.rhs_zero if p.bilinear == 0 else 0, 0, 0, NONE,
+            p.row_bias + 4 * row0, p.has_row_bias if biased else 0, compensation, NONE,
         ),
-    )
+    )  # fmt: skip
 
 
 @inner
 def add_sums(p, count, values, to):
-    """Add `count` int32 at `values` to those at `to`: as row compensation with zero point -1, and with what
-    is at `to` as the bias.
+    """Add `count` int32 at `values` to those at `to`: as compensation with zero point -1, and with what is at
+    `to` as the bias.
     """
-    call_address(p.row_compensation_routine, (count, values, -1, 0, to, 1, to))
+    call_address(p.compensation_routine, (count, 0, values, -1, 0, 0, NONE, to, 1, to, NONE))
 
 
 @inner

@@ -13,7 +13,7 @@ import numpy as np
 from lowgemm import kernels
 from lowgemm.checks.values import INT32_MAX, INT32_MIN
 from lowgemm.engine.in_place import rows_in_place
-from lowgemm.engine.planner import fill_plan, template_of
+from lowgemm.engine.planner import BOTH, fill_plan, template_of
 from lowgemm.engine.records import ONE_ITEM_LAYOUT, PLAN_SIZE, TEMPLATE, plan_at
 from lowgemm.jit.memory import offset, record_at
 from lowgemm.jit.routine import routine
@@ -59,7 +59,7 @@ def kernel_record(kernel: kernels.Kernel) -> np.ndarray:
     return np.array(
         [
             (
-                *template_of(k, (False, True) if rows_in_place(k) else (), deep=True),
+                *template_of(k, BOTH if rows_in_place(k) else (), deep=True),
                 *stages,
                 k.least_rows,
                 k.least_depth,

@@ -51,10 +51,14 @@ _SHORT = 1 << 15
 class RoutineLibrary(JITCodeLibrary):
     """Machine code that is made when all functions are there."""
 
+    _has_routine = False
+
     def _optimize_functions(self, ll_module: Any) -> None:
         ll_module.data_layout = self._codegen._data_layout
-        if len(str(ll_module)) < _SHORT:
+        # what comes after the routine only calls it for C
+        if not self._has_routine and len(str(ll_module)) < _SHORT:
             super()._optimize_functions(ll_module)
+        self._has_routine = True
 
 
 class PartLibrary(JITCodeLibrary):

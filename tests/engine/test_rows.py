@@ -30,7 +30,7 @@ def test_rows(kernel, dtype, order, m, depth):
     padded = -(-depth // kernel.row_bytes) * kernel.row_bytes
     to = np.full((m + 1, padded + 64), 77, np.uint8)
     sums = np.full(m + 1, 99, np.int32)
-    routine = packing.pack_routine(kernel, "lhs").ctypes
+    routine = packing.pack_routine(kernel, "lhs", order == "rows").ctypes
     routine(
         a.ctypes.data,
         a.strides[0],

@@ -90,8 +90,11 @@ def portable_routines() -> dict[str, object]:
     """What a product runs through, with the kernel that has no intrinsics of this CPU."""
     kernel = kernels.by_name("portable")
     return {
-        "single": drivers.single, "microkernel": kernels.microkernel(kernel), "pack_lhs": packing.pack_routine(kernel, "lhs"),
-        "pack_rhs": packing.pack_routine(kernel, "rhs"), "col_compensation": compensation.col_compensation, "row_compensation": compensation.row_compensation,
+        "single": drivers.single, "microkernel": kernels.microkernel(kernel), **{
+            f"pack_{side}, {by_depth}": packing.pack_routine(kernel, side, by_depth)
+            for side in ("lhs", "rhs") for by_depth in (False, True)
+        },
+        "compensate": compensation.compensate,
         "store32": store32,
     }  # fmt: skip
 

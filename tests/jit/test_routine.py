@@ -317,7 +317,7 @@ PRODUCT = """
 void single(void *p, int64_t lhs, int64_t rhs, int64_t sums, int64_t out, int64_t space,
             int64_t lhs_zero, int64_t rhs_zero, int64_t lhs_zeros, int64_t rhs_zeros);
 void microkernel(void); void pack_lhs(void); void pack_rhs(void);
-void col_compensation(void); void row_compensation(void); void deep_block(void);
+void compensate(void); void deep_block(void);
 void store32(void);
 static void *get(FILE *f, int64_t n) {
     void *p = aligned_alloc(64, (n + 127) / 64 * 64);
@@ -331,8 +331,7 @@ int main(int argc, char **argv) {
     int64_t *p = get(in, h[0]);
     void *lhs = get(in, h[1]), *rhs = get(in, h[2]), *result = malloc(h[3]);
     p[KERNEL] = (int64_t)microkernel, p[PACK_LHS] = (int64_t)pack_lhs, p[PACK_RHS] = (int64_t)pack_rhs;
-    p[COL_COMPENSATION_ROUTINE] = (int64_t)col_compensation;
-    p[ROW_COMPENSATION_ROUTINE] = (int64_t)row_compensation;
+    p[COMPENSATION_ROUTINE] = (int64_t)compensate;
     p[DEEP_BLOCK] = p[DEEP_BLOCK] ? (int64_t)deep_block : 0;
     p[NO_COMPENSATION] = (int64_t)calloc(1 << 16, 1);
     p[STAGE] = (int64_t)store32, p[STAGE + 1] = (int64_t)params;
@@ -362,16 +361,14 @@ def test_product_on_aarch64(tmp_path, monkeypatch, shape):
     assert plan.one_by_one and (plan.blocking.depth_blocks > 1) == (depth > 100)
     routines = {
         "single": drivers.single, "microkernel": kernels.microkernel(kernel),
-        "pack_lhs": packing.pack_routine(kernel, "lhs"), "pack_rhs": packing.pack_routine(kernel, "rhs"),
-        "col_compensation": compensation.col_compensation, "row_compensation": compensation.row_compensation,
-        "store32": store32, "deep_block": deep_block,
+        "pack_lhs": packing.pack_routine(kernel, "lhs", True), "pack_rhs": packing.pack_routine(kernel, "rhs", False),
+        "compensate": compensation.compensate, "store32": store32, "deep_block": deep_block,
     }  # fmt: skip
     names = (
         "kernel",
         "pack_lhs",
         "pack_rhs",
-        "col_compensation_routine",
-        "row_compensation_routine",
+        "compensation_routine",
         "deep_block",
         "no_compensation",
         "stage",

@@ -201,9 +201,12 @@ def main() -> None:
     scratch.borrow = guarded_scratch
     scratch.borrowed = guarded_scratch
     from lowgemm.engine import planner, ready, sums
+    from lowgemm.in_numba import planning
 
     ready.borrow = ready.borrowed = sums.borrow = sums.borrowed = guarded_scratch
     names = [k.name for k in kernels.all_kernels() if not kernels.why_not(k)]
+    # compiled code has this number in it, and stays on disk: it is compiled before
+    assert planning.write_plan.address
     planner.IN_PLACE_LEAST = 0  # small ones too are read where they lie
     products = 0
     for name, small in itertools.product(names, (False, True)):
