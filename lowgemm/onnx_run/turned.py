@@ -357,11 +357,19 @@ def brought_last(x: np.ndarray, num_threads: int | None = 1, recorder: Any = Non
 
 def second(x: np.ndarray, num_threads: int | None = 1) -> np.ndarray:
     """Images in C order, the channels second in memory as well."""
+    y = np.empty(x.shape, x.dtype)
+    fill(y, x, num_threads)
+    return y
+
+
+def fill(y: np.ndarray, x: np.ndarray, num_threads: int | None = 1) -> None:
+    """Copy an array to one of the same shape in C order."""
     found = sizes(x) if x.itemsize in _KINDS and not numba.config.DISABLE_JIT else None
     if found is None:
-        return np.ascontiguousarray(x)
-    images, channels, pixels = found
-    return _turned(x, np.empty(x.shape, x.dtype), (images, pixels, channels), num_threads)
+        np.copyto(y, x)
+    else:
+        images, channels, pixels = found
+        _turned(x, y, (images, pixels, channels), num_threads)
 
 
 def concatenated(parts: list[np.ndarray], axis: int, num_threads: int | None = 1) -> np.ndarray:

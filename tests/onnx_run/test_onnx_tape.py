@@ -167,18 +167,14 @@ def test_places_of_values_that_live_at_once_are_apart():
     """And the memory is no larger than all of them together."""
     g = np.random.default_rng(5)
     for _ in range(200):
-        owners, first = [], 0
+        lives, first = [], 0
         for _ in range(int(g.integers(1, 30))):
             first += int(g.integers(0, 3))
-            owners.append((np.empty(int(g.integers(1, 500)), np.uint8), first, first + int(g.integers(0, 9))))
-        outside = {int(n) for n in g.integers(0, len(owners), 3)}
-        where, size = tape._placed(owners, outside)
-        assert set(where) == set(range(len(owners))) - outside
-        for i, begin in where.items():
-            a, low, high = owners[i]
-            assert begin % 64 == 0 and begin + a.nbytes <= size
-            for j, other in where.items():
-                b, least, most = owners[j]
+            lives.append((int(g.integers(1, 500)), first, first + int(g.integers(0, 9))))
+        where, size = tape.placed(lives)
+        for i, (begin, (nbytes, low, high)) in enumerate(zip(where, lives, strict=True)):
+            assert begin % 64 == 0 and begin + nbytes <= size
+            for j, (other, (more, least, most)) in enumerate(zip(where, lives, strict=True)):
                 if i != j and low <= most and least <= high:
-                    assert begin + a.nbytes <= other or other + b.nbytes <= begin
-        assert size <= sum(-(-owners[i][0].nbytes // 64) * 64 for i in where)
+                    assert begin + nbytes <= other or other + more <= begin
+        assert size <= sum(-(-nbytes // 64) * 64 for nbytes, _, _ in lives)
