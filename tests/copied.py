@@ -281,6 +281,7 @@ if importlib.util.find_spec("onnx") is not None:
         chains,
         convolution,
         engines,
+        frame,
         geometry,
         model,
         nbits_weights,
@@ -334,6 +335,7 @@ if importlib.util.find_spec("onnx") is not None:
         ("coded tensor", rewrite.Coded, lambda: rewrite.Coded("a", "b", "c", np.ones(1), np.zeros(1), 0), tuple),
         ("weight held packed", state.Packed, lambda: state.Packed(lowgemm.pack_rhs(W), True), lambda p: (p.plain(), p.transposed)),
         ("chain's nodes", chains.Group, lambda: chains.Group([], ["x"], ["y"], [], []), tuple),
+        ("what ran", frame.Seen, lambda: frame.Seen(None, [], {}), tuple),
         ("table's nodes", tables.Table, lambda: tables.Table([], "x", "y"), tuple),
         ("rewriter", rewrite.Rewriter, lambda: rewrite.Rewriter(onnx_model()), lambda r: r.constants["w"]),
     ]  # fmt: skip
@@ -393,6 +395,8 @@ if importlib.util.find_spec("onnx") is not None:
     REFUSED[tape.Recorder] = lambda: tape.Recorder({})
     REFUSED[tape.Group] = lambda: tape.Group([], set(), set(), 1)
     REFUSED[tape.Tape] = lambda: tape.Tape(tape.Recorder({}), [])
+    REFUSED[frame.Frame] = lambda: frame.Frame([], [], {}, [])
+    REFUSED[frame.Frames] = lambda: frame.Frames([], [], [], 1)
     REFUSED[tables.LookUp] = lambda: tables.LookUp(lambda x: x)
     REFUSED[passes.Binary] = lambda: passes.Binary(passes.add, passes.ADD, {"ra": 1.0})
     REFUSED[convolution.Convolution] = lambda: convolution.Convolution(

@@ -166,6 +166,8 @@ class Subgraph(NotCopied):
         self.context = context
         self._constants = constants
         self._run: Any = None
+        #: Of onnxruntime, if it runs all of the nodes.
+        self.session: Any = None
         #: Whether its session has one thread; whether outputs were so large that it may have more.
         self._alone = self._large = False
         #: Who runs each node, once the first inputs came.
@@ -191,6 +193,7 @@ class Subgraph(NotCopied):
         return helper.make_model(graph, opset_imports=opsets, ir_version=self.context.ir_version)
 
     def _start(self, values: Sequence[Any]) -> None:
+        self.session = None
         if self.context.engine == "onnxruntime":
             try:
                 self._run = self._by_onnxruntime(values)
@@ -234,6 +237,7 @@ class Subgraph(NotCopied):
         if bare:
             raise _CannotRun(f"NumPy lacks {', '.join(bare)}")
         names, outputs, run = self.inputs, self.outputs, session.run
+        self.session = session
         kinds, threads = [getattr(v, "ndim", None) for v in values], self.context.num_threads
 
         def call(*given: Any) -> Sequence[Any]:

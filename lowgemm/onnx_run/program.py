@@ -6,6 +6,7 @@ each of which one engine runs at once (`engines.Subgraph`). A value is let go of
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run import chains, dynamic, float_mean, max_pool, tables, tape, views
 from lowgemm.onnx_run.convolution import PackedFilters
 from lowgemm.onnx_run.engines import Context, Subgraph, attributes_of, reads_of
+from lowgemm.onnx_run.frame import Frames, Seen
 from lowgemm.onnx_run.nbits import PackedBlocks
 from lowgemm.onnx_run.prepare import prepared
 from lowgemm.onnx_run.state import NotOurs, Packed, State
@@ -145,20 +147,20 @@ class _Group:
     def __init__(self, members: list[_Step], group: tape.Group) -> None:
         self.members, self.group = members, group
 
-    def run(self, first: int, values: list[Any]) -> tuple[int, bool]:
-        """Run the members from `first` on that are one call. Returns the first that is not, and whether they
-        ran: the values are filled in then.
+    def run(self, first: int, values: list[Any]) -> tuple[int, Any]:
+        """Run the members from `first` on that are one call. Returns the first that is not, and what was
+        recorded, or None if they did not run: else the values are filled in.
         """
         recorded = self.group.following(first, values)
         made = None if recorded.tape is None else recorded.tape.run(values)
         if made is None:
-            return recorded.end, False
+            return recorded.end, None
         for n, value in zip(recorded.outputs, made, strict=True):
             values[n] = value
         for step in self.members[first : recorded.end]:
             for n in step.frees:
                 values[n] = None
-        return recorded.end, True
+        return recorded.end, recorded
 
 
 class _Held:
@@ -179,6 +181,17 @@ class _Held:
         if self.now:
             self.team.let_go()
             self.now = False
+
+
+def _beside(held: _Held, step: _Step, run: Callable[[], bool]) -> bool:
+    """Run a part of the engine's, without the team if it takes long."""
+    begin = time.perf_counter()
+    if step.last > LONG_PART:
+        held.let_go()
+    done = run()
+    step.last = time.perf_counter() - begin
+    held.hold()
+    return done
 
 
 def _only_gathered(name: str, nodes: Sequence[Any]) -> bool:
@@ -468,11 +481,9 @@ class Program(NotCopied):
         step = _Step(run, [node], label_of(node))
         step.inputs, step.outputs = self._numbers(node.input), self._numbers(node.output)
         step.record = getattr(fast, "record", None)
-        if key in self.either and all(
-            c is not None for n, c in zip(node.input[1:], constants[1:], strict=True) if n
-        ):
+        if key in self.either:
             step.moves = True
-            step.record = views.recorded(lambda x: function(state, x, *constants[1:], **attributes))
+            step.record = views.recorded(lambda *inputs: function(state, *inputs, **attributes))
         if fast is not None and node.op_type in WEIGHTS:
             step.weight = node.input[WEIGHTS[node.op_type]]
         return step
@@ -573,6 +584,7 @@ class Program(NotCopied):
         for name, value in self.constants.items():
             if name in self._number:
                 self._start[self._number[name]] = self.packed[name].form if name in self.packed else value
+        self._frames = Frames(self._start, self._in, self._out, self.state.num_threads)
         self.constants = {}  # the steps hold what they need
         # an output that may be an input or a constant, or lie in one, is copied for the caller
         made_by_part = {
@@ -583,6 +595,8 @@ class Program(NotCopied):
     def _grouped(self, kept: set[int], held: set[int]) -> list[Any]:
         """The steps, those that can be recorded together with those that follow."""
         found: list[Any] = []
+        by_parts = {n for s in self.steps if s.part is not None for n in s.inputs}
+        by_others = {n for s in self.steps if s.part is None for n in s.inputs} | kept
         for recorded, steps in itertools.groupby(self.steps, key=lambda s: s.record is not None):
             members = list(steps)
             # to say anew where elements lie takes no compiled pass
@@ -594,7 +608,12 @@ class Program(NotCopied):
             gone = {n for s in members for n in s.frees}
             outputs = {n for n in made if n not in gone or n in kept}
             records = [(s.record, s.inputs, s.outputs) for s in members]
-            found.append(_Group(members, tape.Group(records, held, outputs, self.state.num_threads)))
+            # the sizes that a Reshape reads
+            data = {n for s in members for n in (s.inputs[:1] if s.moves else s.inputs)}
+            values = {n for s in members if s.moves for n in s.inputs[1:]} - data - made - held
+            ordered = frozenset(outputs & by_parts - by_others)
+            group = tape.Group(records, held, outputs, self.state.num_threads, frozenset(values), ordered)
+            found.append(_Group(members, group))
         return found
 
     def _packed_alone(self) -> dict[str, Packed]:
@@ -629,29 +648,56 @@ class Program(NotCopied):
         """Run all steps; the values of the outputs."""
         team = threads.helpers(self.state.num_threads)
         if team is None:
-            self._run(self.steps if timed else self._turns, values, timed, None)
-        else:
-            standing, count = team
-            before = standing.last_end
-            # passes are short, and threads that sleep come too late for them
-            held = _Held(standing, count) if self._shared else None
+            return self._run_held(values, timed, None)
+        standing, count = team
+        before = standing.last_end
+        # passes are short, and threads that sleep come too late for them
+        held = _Held(standing, count) if self._shared else None
+        try:
+            found = self._run_held(values, timed, held)
+        finally:
+            if held is not None:
+                held.let_go()
+        self._shared = standing.last_end != before
+        return found
+
+    def _run_held(self, values: list[Any], timed: bool, held: _Held | None) -> list[Any]:
+        """Run all steps, in a frame if there is one."""
+        key = self._frames.key(values) if self.context.optimize and not timed else None
+        frame = self._frames.take(key)
+        if frame is not None:
             try:
-                self._run(self.steps if timed else self._turns, values, timed, held)
+                return frame.run(
+                    [(n, values[n]) for n in self._in],
+                    lambda steps, values: self._run(steps, values, False, held),
+                    None if held is None else functools.partial(_beside, held),
+                )
             finally:
-                if held is not None:
-                    held.let_go()
-            self._shared = standing.last_end != before
+                self._frames.give_back(key, frame)
+        seen: list[Seen] | None = [] if self._frames.watched(key) else None
+        self._run(self.steps if timed else self._turns, values, timed, held, seen)
+        if seen is not None:
+            self._frames.make(key, seen)
         return [values[n] for n in self._out]
 
-    def _run(self, steps: list[Any], values: list[Any], timed: bool, held: _Held | None) -> None:
-        """Run steps and groups of steps."""
+    def _run(
+        self,
+        steps: list[Any],
+        values: list[Any],
+        timed: bool,
+        held: _Held | None,
+        seen: list[Seen] | None = None,
+    ) -> None:
+        """Run steps and groups of steps; note in `seen` what ran."""
         for step in steps:
             if step.__class__ is _Group:
                 first = 0
                 while first < len(step.members):
-                    end, done = step.run(first, values)
-                    if not done:
-                        self._run(step.members[first:end], values, timed, held)
+                    end, recorded = step.run(first, values)
+                    if recorded is None:
+                        self._run(step.members[first:end], values, timed, held, seen)
+                    elif seen is not None:
+                        seen.append(Seen.of(recorded, step.members[first:end], values))
                     first = end
                 continue
             of_engine = step.part is not None
@@ -670,6 +716,8 @@ class Program(NotCopied):
             for n, value in zip(step.outputs, results, strict=False):  # a node may leave some out
                 values[n] = value
             values[0] = None  # where a result goes that has no name
+            if seen is not None:
+                seen.append(Seen.of(None, [step], values))
             for n in step.frees:
                 values[n] = None
             if timed or of_engine:

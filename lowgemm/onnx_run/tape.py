@@ -29,16 +29,20 @@ from lowgemm.jit.memory import (
     as_address,
     is_null,
     load_f32,
+    load_i32,
     load_i64,
     offset,
     pointer_at,
     stack,
+    store_32,
     store_64,
     store_f32,
 )
 from lowgemm.jit.routine import call_address, routine
 from lowgemm.onnx_run.addresses import address
 
+#: Axes of an array that `copy_in_order` copies.
+COPIED = 4
 #: Kinds of inputs for which a group keeps tapes.
 SHAPES = 16
 #: Numbers of a tape: which pass failed, counted from 1; passes; addresses of `work_on_parts` and of the team.
@@ -93,6 +97,28 @@ def scale_by(args, first, end, worker):
     src, dst = pointer_at(args, 1), pointer_at(args, 2)
     for i in range(first, end):
         store_f32(dst, i, factor * load_f32(src, i))
+
+
+@routine(parts.PASS)
+def copy_in_order(args, first, end, worker):
+    """Copy an array of elements of 4 bytes to C order.
+
+    Arguments: src, dst, sizes of the axes behind the first, and how many elements lie from one to the next along
+    all `COPIED` axes. Pieces are those of the first axis.
+    """
+    n, m, k = load_i64(args, 2), load_i64(args, 3), load_i64(args, 4)
+    along, more, further, step = load_i64(args, 5), load_i64(args, 6), load_i64(args, 7), load_i64(args, 8)
+    for i in range(first, end):
+        for j in range(n):
+            for h in range(m):
+                x = offset(pointer_at(args, 0), 4 * (i * along + j * more + h * further))
+                y = offset(pointer_at(args, 1), 4 * (((i * n + j) * m + h) * k))
+                if step == 1:
+                    for c in range(k):
+                        store_32(y, c, load_i32(x, c))
+                else:
+                    for c in range(k):
+                        store_32(y, c, load_i32(x, c * step))
 
 
 @routine(parts.PASS)
@@ -266,6 +292,26 @@ class Recorder(NotCopied):
         taken = y.size and self.run_plan(call.plan(kernel), packed, rows, y, zero, rhs_zero)
         return y if taken else NotImplemented
 
+    def in_order(self, a: np.ndarray) -> np.ndarray:
+        """Take down a copy in C order, and return what stands for it; the same array if it is in this order, or
+        not of that kind.
+        """
+        axes = [(n, s) for n, s in zip(a.shape, a.strides, strict=True) if n > 1]
+        joined = axes[:1]
+        for n, s in axes[1:]:
+            if joined[-1][1] == n * s:
+                joined[-1] = joined[-1][0] * n, s
+            else:
+                joined.append((n, s))
+        if a.flags.c_contiguous or len(joined) > COPIED or a.itemsize != 4 or any(s % 4 for _, s in joined):
+            return a
+        (pieces, along), *behind = [(1, 0)] * (COPIED - len(joined)) + joined
+        y = np.empty(a.shape, a.dtype)
+        strides = (s // 4 for s in (along, *(s for _, s in behind)))
+        args = self.at(a), self.at(y), *(n for n, _ in behind), *strides
+        self.run(copy_in_order, args, pieces)
+        return y
+
     def check(self, a: np.ndarray) -> None:
         """The last pass failed if the first number of an array is NaN then."""
         place, last = self.at(a), len(self.passes) - 1
@@ -338,16 +384,23 @@ class Tape(NotCopied):
 
     def __init__(self, recorder: Recorder, outputs: Sequence[np.ndarray]) -> None:
         self._kept = [recorder.kept, [p[0] for p in recorder.passes]]
-        self._outputs = []
+        #: Shape, dtype and strides of each input, by number.
+        self.forms = {n: (x.shape, x.dtype, x.strides) for n, x in recorder.given.items()}
+        #: The outputs, and the memory that each run makes for them: number of the owner, bytes.
+        self.outputs = []
         for y in outputs:
             made = recorder.made_of(y)
             a = y if made is None else made
             owner = recorder.number(a)
             place = address(a) - address(recorder.owners[owner][0])
-            self._outputs.append(_Output(owner, place, a.shape, a.dtype, a.strides, made is not None))
-        outside = {o.owner for o in self._outputs}
-        self._fresh = [(n, recorder.owners[n][0].nbytes) for n in sorted(outside)]
-        where, self._nbytes = _placed(recorder.owners, {*outside, *recorder.inputs})
+            self.outputs.append(_Output(owner, place, a.shape, a.dtype, a.strides, made is not None))
+        outside = {o.owner for o in self.outputs}
+        self.fresh = [(n, recorder.owners[n][0].nbytes) for n in sorted(outside)]
+        own = [n for n in range(len(recorder.owners)) if n not in outside and n not in recorder.inputs]
+        lives = [(owner.nbytes, first, last) for owner, first, last in (recorder.owners[n] for n in own)]
+        #: Bytes that a run needs besides.
+        places, self.nbytes = placed(lives)
+        where = dict(zip(own, places, strict=True))
         words: list[Any] = [0, len(recorder.passes), parts.work_on_parts.address, 0]
         standing = team.the_team()
         words[TEAM] = 0 if standing is None else standing.address
@@ -372,25 +425,59 @@ class Tape(NotCopied):
                 self._words[i] = word.bytes
                 self._outside.setdefault(word.owner, []).append(i)
         #: Numbers of the inputs that are read, with the bytes that lie before them, and where in the list.
-        self._inputs = [
+        self.inputs = [
             (n, skipped, self._outside[o])
             for o, (n, skipped) in recorder.inputs.items()
             if o in self._outside
         ]
 
+    def at(
+        self, space: int, homes: Mapping[int, int], places: Mapping[int, int]
+    ) -> tuple[np.ndarray, dict[Any, list[tuple[int, int]]]]:
+        """The list for fixed addresses, for `run_tape`.
+
+        Parameters
+        ----------
+        space : int
+            Address of `nbytes` bytes.
+        homes, places : dict of int to int
+            Addresses of the memory of outputs, by owner, and of inputs, by number.
+
+        Returns
+        -------
+        words : ndarray
+        later : dict
+            By ``("owner", number)`` and ``("input", number)`` for all that has no address yet: where in the list
+            it goes, and what is added to it.
+        """
+        words = self._relative * space + self._words
+        later: dict[Any, list[tuple[int, int]]] = {}
+        given: list[tuple[Any, int | None, list[int]]] = [
+            (("owner", o), homes.get(o), self._outside.get(o, [])) for o, _ in self.fresh
+        ]
+        for n, skipped, where in self.inputs:
+            begin = places.get(n)
+            given.append((("input", n), None if begin is None else begin - skipped, where))
+        for name, begin, where in given:
+            if begin is None:
+                later[name] = [(i, int(words[i])) for i in where]
+            else:
+                words[where] += begin
+        return words, later
+
     def run(self, values: Sequence[Any]) -> list[np.ndarray] | None:
         """The outputs, from all values by number; None if a pass failed."""
-        space = scratch.borrow(self._nbytes)
+        space = scratch.borrow(self.nbytes)
         try:
             words = self._relative * address(space)
             words += self._words
             memory: dict[int, np.ndarray] = {}
-            for owner, nbytes in self._fresh:
+            for owner, nbytes in self.fresh:
                 a = memory[owner] = np.empty(nbytes, np.uint8)
                 begin = address(a)
                 for i in self._outside.get(owner, ()):
                     words[i] += begin
-            for number, skipped, places in self._inputs:
+            for number, skipped, places in self.inputs:
                 begin = address(values[number]) - skipped
                 for i in places:
                     words[i] += begin
@@ -400,41 +487,45 @@ class Tape(NotCopied):
         finally:
             scratch.give_back(space)
         found = []
-        for owner, skipped, shape, dtype, strides, zero in self._outputs:
+        for owner, skipped, shape, dtype, strides, zero in self.outputs:
             y = np.ndarray(shape, dtype, memory[owner], skipped, strides)
             found.append(np.array(y[3], np.uint8) if zero else y)
         return found
 
 
-def _placed(owners: Sequence[tuple[np.ndarray, int, int]], outside: set[int]) -> tuple[dict[int, int], int]:
-    """Where arrays lie in memory of their own, by number, and its size: those that live at the same time
-    apart.
+def placed(lives: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
+    """Where pieces of memory lie, and bytes of all: those that live at the same time apart.
+
+    Parameters
+    ----------
+    lives : sequence of (int, int, int)
+        Bytes, first and last time of each, ordered by the first.
     """
-    where: dict[int, int] = {}
-    live: list[tuple[int, int, int]] = []  # begin, end, last pass
+    where: list[int] = []
+    live: list[tuple[int, int, int]] = []  # begin, end, last time
     size = 0
-    for number, (owner, first, last) in enumerate(owners):
-        if number in outside:
-            continue
+    for nbytes, first, last in lives:
         live = sorted(x for x in live if x[2] >= first)
-        begin, need = 0, -(-owner.nbytes // scratch.ALIGNMENT) * scratch.ALIGNMENT
+        begin, need = 0, -(-nbytes // scratch.ALIGNMENT) * scratch.ALIGNMENT
         for low, high, _ in live:
             if begin + need <= low:
                 break
             begin = max(begin, high)
-        where[number] = begin
+        where.append(begin)
         live.append((begin, begin + need, last))
         size = max(size, begin + need)
     return where, size
 
 
 class _Recorded(NamedTuple):
-    """What steps of a group do, from one on up to `end` (without it): a tape, or None if they run one by one."""
+    """What steps of a group do, from one on up to `end` (without it): a tape, or None if they run one by one;
+    what it was recorded for, of values that decide what steps do.
+    """
 
     tape: Tape | None
-    inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     end: int
+    values: tuple[tuple[int, bytes], ...] = ()
 
 
 class Group(NotCopied):
@@ -451,6 +542,10 @@ class Group(NotCopied):
         Numbers of what others read.
     num_threads : int or None
         As in `lowgemm.gemm`.
+    values : set of int
+        Numbers of what steps read of others, and what they do depends on what it holds: sizes for a Reshape.
+    ordered : set of int
+        Numbers of outputs that should be in C order.
     """
 
     instead = "copy the Model"
@@ -461,8 +556,11 @@ class Group(NotCopied):
         held: set[int],
         outputs: set[int],
         num_threads: int | None,
+        values: frozenset[int] = frozenset(),
+        ordered: frozenset[int] = frozenset(),
     ) -> None:
         self._records, self._held, self._outputs = records, held, outputs
+        self._values, self._ordered = values, ordered
         self._alone = num_threads == 1
         #: What the steps from each on read of others.
         self._inputs = [self._reads(i, len(records)) for i in range(len(records))]
@@ -477,11 +575,15 @@ class Group(NotCopied):
 
     def following(self, first: int, values: Sequence[Any]) -> _Recorded:
         """How the steps from `first` on run, with these values."""
-        given = [values[n] for n in self._inputs[first]]
         try:
-            key: Any = tuple([(v.shape, v.strides, v.dtype) for v in given])
+            key: Any = tuple(
+                [
+                    (v.shape, v.strides, v.dtype, v.tobytes() if n in self._values else None)
+                    for n, v in [(n, values[n]) for n in self._inputs[first]]
+                ]
+            )
         except AttributeError:  # a sequence, or a value that is left out
-            return _Recorded(None, (), (), len(self._records))
+            return _Recorded(None, (), len(self._records))
         # what plans are made for
         key = key, config.kernel, None if self._alone else threads.settings()
         known = self.found[first]
@@ -493,10 +595,10 @@ class Group(NotCopied):
         return recorded
 
     def _record(self, first: int, values: Sequence[Any]) -> _Recorded:
-        nothing = _Recorded(None, (), (), len(self._records))
+        nothing = _Recorded(None, (), len(self._records))
         if not self._alone and team.the_team() is None:
             return nothing
-        given = {n: values[n] for n in self._inputs[first]}
+        given = {n: values[n] for n in self._inputs[first] if n not in self._values}
         if any(v.size == 0 for v in given.values()):
             return nothing
         recorder = Recorder(given)
@@ -521,4 +623,9 @@ class Group(NotCopied):
         outputs = tuple(
             sorted(n for _, _, makes in self._records[first:end] for n in makes if n and n in later)
         )
-        return _Recorded(Tape(recorder, [known[n] for n in outputs]), self._reads(first, end), outputs, end)
+        for n in outputs:
+            if n in self._ordered and recorder.owns(known[n]) and recorder.made_of(known[n]) is None:
+                known[n] = recorder.in_order(known[n])
+        read = {n for _, reads, _ in self._records[first:end] for n in reads} & self._values
+        sizes = tuple((n, values[n].tobytes()) for n in sorted(read))
+        return _Recorded(Tape(recorder, [known[n] for n in outputs]), outputs, end, sizes)

@@ -60,14 +60,19 @@ def transpose(state: State, x: np.ndarray, *, perm: Any = None) -> np.ndarray:
     return np.transpose(x, perm)
 
 
-def recorded(move: Callable[[np.ndarray], np.ndarray]) -> Callable[..., Any]:
-    """What takes an operator down (`tape.Group`) of which all inputs but the data are constants."""
+def recorded(move: Callable[..., np.ndarray]) -> Callable[..., Any]:
+    """What takes an operator down (`tape.Group`), whose inputs but the first are constants, or values that the
+    tape is for alone.
+    """
 
-    def record(recorder: Recorder, x: Any, *_: Any) -> Any:
+    def record(recorder: Recorder, x: Any, *more: Any) -> Any:
         # an output of a tape lies in memory of its own, and a zero point that is one of four numbers nowhere
         if not isinstance(x, np.ndarray) or not recorder.owns(x) or recorder.made_of(x) is not None:
             return None
-        y = move(x)
+        try:
+            y = move(x, *more)
+        except (TypeError, ValueError):  # said when it runs
+            return None
         return (y,) if y is x or np.shares_memory(x, y) else None
 
     return record

@@ -1,0 +1,486 @@
+"""A whole run with its values in fixed places.
+
+Most of what a small model costs is the way from one step to the next: arrays are made for what a tape or a
+part of onnxruntime's writes, their addresses are looked for, and onnxruntime makes values of its own of them
+(8 us a part). But when inputs of the same shapes come again, all of that is known. So the second run with such
+inputs is watched (`Seen`), and a `Frame` is made of what was seen: one piece of memory with a place for each
+value that a tape or a part makes and others read; tapes with all addresses written into them; and parts of
+onnxruntime's bound to these places (its `IOBinding`). What lives at different times shares memory.
+
+What cannot have a fixed place is loose, as in other runs: large inputs, outputs of the model, which are the
+caller's, and what a step makes that is neither a tape nor a part.
+
+Shapes may depend on what the values are, and tapes refuse some data. Then the steps in question run one by
+one; if their results fit, they are copied into their places, else the rest of the run is one without places.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lowgemm import config
+from lowgemm.engine import threads
+from lowgemm.jit import scratch
+from lowgemm.jit.addresses import NotCopied
+from lowgemm.onnx_run import tape
+from lowgemm.onnx_run.addresses import address
+from lowgemm.onnx_run.turned import fill, second
+
+#: Kinds of inputs for which a model keeps a frame, and bytes that all of them may have. A frame saves some 15 us
+#: for each thing that runs: nothing where 20 MiB are gone through, whose values would then lie in memory twice.
+KINDS, LARGEST = 8, 2 << 20
+#: Bytes up to which an input of the model is copied to a fixed place.
+SMALL = 1 << 16
+#: Runs that could not be finished in a frame before it is given up.
+GIVEN_UP = 2
+
+
+class _Form(NamedTuple):
+    """Of an array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    strides: tuple[int, ...]
+
+
+def _form(value: Any) -> _Form | None:
+    """None of what can have no fixed place."""
+    if type(value) is not np.ndarray or not value.size or value.dtype.kind not in "fiub":
+        return None
+    return _Form(value.shape, value.dtype, value.strides) if value.dtype.isbuiltin == 1 else None
+
+
+def _in_order(form: _Form) -> _Form:
+    """The same in C order."""
+    steps = np.cumprod((1, *form.shape[:0:-1]))[::-1] if form.shape else ()
+    return form._replace(strides=tuple(int(n) * form.dtype.itemsize for n in steps))
+
+
+def _bytes(form: _Form) -> int:
+    return math.prod(form.shape) * form.dtype.itemsize
+
+
+class Seen(NamedTuple):
+    """What ran at once: a tape or a step; the steps it stands for; and the forms of what it made."""
+
+    recorded: Any
+    steps: list[Any]
+    made: dict[int, _Form | None]
+
+    @classmethod
+    def of(cls, recorded: Any, steps: list[Any], values: Sequence[Any]) -> Seen:
+        """Right after it ran."""
+        numbers = [n for s in steps for n in s.outputs] if recorded is None else recorded.outputs
+        return cls(recorded, steps, {n: _form(values[n]) for n in numbers if n})
+
+    def reads(self) -> set[int]:
+        """Numbers of what comes from elsewhere."""
+        made = {n for s in self.steps for n in s.outputs}
+        return {n for s in self.steps for n in s.inputs} - made
+
+    def bound(self) -> Any:
+        """The session of a part of onnxruntime's that can be bound; None of anything else."""
+        part = self.steps[0].part
+        if self.recorded is not None or part is None or any(f is None for f in self.made.values()):
+            return None
+        return part.session if len(self.made) == len(part.outputs) else None
+
+
+class _Kept:
+    """Steps as they run elsewhere."""
+
+    def __init__(self, seen: Seen) -> None:
+        self.steps, self.made = seen.steps, tuple(seen.made)
+        self.fixed: list[int] = []
+        self.frees: tuple[int, ...] = ()
+
+    def run(self, values: list[Any], frame: Frame) -> bool:
+        """False: one by one, please."""
+        return False
+
+
+class _Taped(_Kept):
+    """A tape with its addresses written into it."""
+
+    def __init__(
+        self, seen: Seen, homes: Mapping[int, int], space: int, start: Sequence[Any], held: set[int]
+    ) -> None:
+        super().__init__(seen)
+        self.tape, self.homes = seen.recorded.tape, homes
+        self.values_read = seen.recorded.values
+        forms = self.tape.forms
+        places = {
+            n: address(start[n])
+            for n, *_ in self.tape.inputs
+            if start[n] is not None and n not in held and _form(start[n]) == forms[n]
+        }
+        self.words, self.later = self.tape.at(space, homes, places)
+        self.address = address(self.words)
+        self.fresh = [(o, nbytes) for o, nbytes in self.tape.fresh if o not in homes]
+        self.loose = [(n, skipped, forms[n]) for n, skipped, _ in self.tape.inputs if n not in places]
+        self.outputs = [
+            (n, o)
+            for n, o in zip(seen.recorded.outputs, self.tape.outputs, strict=True)
+            if o.zero or o.owner not in homes
+        ]
+        self.call = tape.run_tape.ctypes
+
+    def run(self, values: list[Any], frame: Frame) -> bool:
+        words = self.words
+        for n, expected in self.values_read:
+            if values[n].tobytes() != expected:
+                return False
+        for n, skipped, form in self.loose:
+            v = values[n]
+            if _form(v) != form:
+                return False
+            begin = address(v) - skipped
+            for i, base in self.later["input", n]:
+                words[i] = base + begin
+        memory = {}
+        for owner, size in self.fresh:
+            a = memory[owner] = np.empty(size, np.uint8)
+            begin = address(a)
+            for i, base in self.later["owner", owner]:
+                words[i] = base + begin
+        self.call(self.address)
+        if words[tape.STATUS]:
+            words[tape.STATUS] = 0
+            return False
+        for n, o in self.outputs:
+            whole = memory.get(o.owner)
+            if whole is None:
+                whole = frame.at(self.homes[o.owner])
+            y = np.ndarray(o.shape, o.dtype, whole, o.bytes, o.strides)
+            values[n] = np.array(y[3], np.uint8) if o.zero else y
+        return True
+
+
+class _Bound(_Kept):
+    """A part of onnxruntime's, bound to places."""
+
+    def __init__(
+        self, seen: Seen, copies: Mapping[int, np.ndarray], start: Sequence[Any], held: set[int]
+    ) -> None:
+        super().__init__(seen)
+        (step,) = self.steps
+        part = step.part
+        self.session, self.binding = part.session, part.session.io_binding()
+        self.copies, self.kept = [], []
+        self.loose, self.fresh = [], []
+        for n, name in zip(step.inputs, part.inputs, strict=True):
+            value = start[n]
+            if value is None:
+                self.loose.append((n, name))
+                continue
+            if n in copies:
+                self.copies.append((copies[n], value))
+                value = copies[n]
+            elif n in held:
+                value = np.ascontiguousarray(value)
+            self.kept.append(value)
+            self._bind(self.binding.bind_input, name, value)
+        for n, name in zip(step.outputs, part.outputs, strict=True):
+            if start[n] is None:
+                form = seen.made[n]
+                self.fresh.append((n, name, form.shape, form.dtype))  # type: ignore[union-attr]
+            else:
+                self._bind(self.binding.bind_output, name, start[n])
+        self.threads = part.context.num_threads
+
+    @staticmethod
+    def _bind(how: Callable[..., None], name: str, value: np.ndarray) -> None:
+        how(name, "cpu", 0, value.dtype.type, value.shape, address(value))
+
+    def run(self, values: list[Any], frame: Frame) -> bool:
+        given = []
+        for copy, value in self.copies:
+            fill(copy, value, self.threads)
+        for n, name in self.loose:
+            v = values[n]
+            if _form(v) is None:
+                return False
+            if not v.flags.c_contiguous:
+                v = second(v, self.threads)
+            given.append(v)
+            self._bind(self.binding.bind_input, name, v)
+        for n, name, shape, dtype in self.fresh:
+            y = values[n] = np.empty(shape, dtype)
+            self._bind(self.binding.bind_output, name, y)
+        try:
+            self.session.run_with_iobinding(self.binding)
+        except Exception:  # onnxruntime's errors have no common base
+            return False
+        return True
+
+
+class _Lives:
+    """Which memory a frame needs, and from which unit to which.
+
+    Attributes
+    ----------
+    names : list
+        Of the pieces of memory.
+    arrays : list of (int, _Form, name, int)
+        Values with a fixed place: number, form, in which piece, and how many bytes from its beginning.
+    copies : dict of int to dict of int to _Form
+        By unit and number: values that a bound part needs in C order.
+    """
+
+    def __init__(
+        self, seen: Sequence[Seen], held: set[int], inputs: Mapping[int, _Form], outputs: set[int]
+    ) -> None:
+        self.names: list[Any] = []
+        self._spans: dict[Any, tuple[int, int, int]] = {}
+        self.arrays: list[tuple[int, _Form, Any, int]] = []
+        self.copies: dict[int, dict[int, _Form]] = {}
+        #: By number: its form, and the pieces that it may lie in.
+        forms: dict[int, _Form] = {}
+        lies: dict[int, set[Any]] = {}
+
+        def put(n: int, form: _Form, name: Any, skipped: int = 0) -> None:
+            forms[n], lies[n] = form, {name}
+            self.arrays.append((n, form, name, skipped))
+
+        for n, form in inputs.items():
+            if n not in outputs and n not in held and _bytes(form) <= SMALL and form == _in_order(form):
+                self._add(("input", n), _bytes(form), 0)
+                put(n, form, ("input", n))
+        inner = len(self.arrays)
+        for i, one in enumerate(seen):
+            reads = one.reads()
+            for n in reads:
+                self._read(lies.get(n, ()), i)
+            if one.recorded is not None:
+                self._of_tape(i, one, outputs, put, lies)
+            elif one.bound() is not None:
+                for n in reads:
+                    if n in forms and forms[n] != _in_order(forms[n]):
+                        self.copies.setdefault(i, {})[n] = _in_order(forms[n])
+                        self._add(("copy", i, n), _bytes(forms[n]), i)
+                for n, form in one.made.items():
+                    if n not in outputs:
+                        self._add(("made", n), _bytes(form), i)
+                        put(n, _in_order(form), ("made", n))
+            else:  # what it returns may lie in what it was given
+                for n in one.made:
+                    lies[n] = set().union(*(lies.get(r, ()) for r in reads))
+        for n in outputs:
+            self._read(lies.get(n, ()), len(seen))
+        #: Whether it saves anything.
+        self.pays = len(self.arrays) > inner or any(one.recorded is not None for one in seen)
+
+    def _add(self, name: Any, nbytes: int, unit: int) -> None:
+        self.names.append(name)
+        self._spans[name] = nbytes, unit, unit
+
+    def _read(self, names: Any, unit: int) -> None:
+        for name in names:
+            nbytes, first, _ = self._spans[name]
+            self._spans[name] = nbytes, first, unit
+
+    def _of_tape(
+        self, i: int, one: Seen, outputs: set[int], put: Callable[..., None], lies: dict[int, set[Any]]
+    ) -> None:
+        made = one.recorded.tape
+        if made.nbytes:
+            self._add(("space", i), made.nbytes, i)
+        of_owner: dict[int, list[tuple[int, Any]]] = {}
+        for n, o in zip(one.recorded.outputs, made.outputs, strict=True):
+            of_owner.setdefault(o.owner, []).append((n, o))
+        for owner, nbytes in made.fresh:
+            if any(n in outputs for n, _ in of_owner[owner]):
+                continue
+            name = "owner", i, owner
+            self._add(name, nbytes, i)
+            for n, o in of_owner[owner]:
+                if o.zero:
+                    lies[n] = set()
+                else:
+                    put(n, _Form(o.shape, o.dtype, o.strides), name, o.bytes)
+
+    def of_all(self) -> list[tuple[int, int, int]]:
+        """Bytes, first and last unit of each piece."""
+        return [self._spans[name] for name in self.names]
+
+
+class Frame(NotCopied):
+    """Places for all values of a run, and what runs on them.
+
+    Parameters
+    ----------
+    seen : sequence of Seen
+        What a run did.
+    start : sequence
+        Values by number at the beginning of a run: constants, else None.
+    inputs : dict of int to _Form
+        Of the model.
+    outputs : sequence of int
+        Numbers of the model's.
+    """
+
+    instead = "copy the Model"
+
+    def __init__(
+        self, seen: Sequence[Seen], start: Sequence[Any], inputs: Mapping[int, _Form], outputs: Sequence[int]
+    ) -> None:
+        self._outputs = outputs
+        self.bailed = 0
+        held = {n for n, v in enumerate(start) if v is not None}
+        lives = _Lives(seen, held, inputs, set(outputs))
+        where, size = tape.placed(lives.of_all())
+        self.nbytes = size
+        self._memory = scratch.aligned_empty(size) if size <= LARGEST else None
+        #: Whether there is anything to be had from it.
+        self.pays = self._memory is not None and lives.pays
+        if not self.pays:
+            return
+        self._begin = address(self._memory)  # type: ignore[arg-type]
+        offsets = dict(zip(lives.names, where, strict=True))
+
+        self.start = list(start)
+        for n, form, name, skipped in lives.arrays:
+            self.start[n] = self._array(offsets[name] + skipped, form)
+        self.units: list[_Kept] = []
+        for i, one in enumerate(seen):
+            if one.recorded is not None:
+                fresh = [o for o, _ in one.recorded.tape.fresh if ("owner", i, o) in offsets]
+                homes = {o: self._begin + offsets["owner", i, o] for o in fresh}
+                space = self._begin + offsets.get(("space", i), 0)
+                unit: _Kept = _Taped(one, homes, space, self.start, held)
+            elif one.bound() is not None:
+                copies = {
+                    n: self._array(offsets["copy", i, n], form) for n, form in lives.copies.get(i, {}).items()
+                }
+                unit = _Bound(one, copies, self.start, held)
+            else:
+                unit = _Kept(one)
+            unit.fixed = [n for n in unit.made if self.start[n] is not None]
+            unit.frees = tuple(n for s in one.steps for n in s.frees if self.start[n] is None)
+            self.units.append(unit)
+
+    def _array(self, begin: int, form: _Form) -> np.ndarray:
+        return np.ndarray(form.shape, form.dtype, self._memory, begin, form.strides)
+
+    def at(self, place: int) -> np.ndarray:
+        """The memory from an address on."""
+        return self._memory[place - self._begin :]  # type: ignore[index]
+
+    def run(self, given: Sequence[Any], one_by_one: Callable[..., None], around: Any) -> list[Any]:
+        """The model's outputs.
+
+        Parameters
+        ----------
+        given : list
+            Values by number, of the model's inputs.
+        one_by_one : callable
+            ``one_by_one(steps, values)`` runs steps.
+        around : callable or None
+            Runs a bound part, called with its step and what to run.
+        """
+        values = self.start.copy()
+        for n, value in given:
+            if values[n] is None:
+                values[n] = value
+            else:
+                np.copyto(values[n], value)
+        for i, unit in enumerate(self.units):
+            if unit.__class__ is _Bound and around is not None:
+                done = around(unit.steps[0], lambda unit=unit: unit.run(values, self))
+            else:
+                done = unit.run(values, self)
+            if not done:
+                one_by_one(unit.steps, values)
+                if unit.__class__ is not _Kept and not self._settled(unit, values):
+                    self.bailed += 1
+                    one_by_one([s for u in self.units[i + 1 :] for s in u.steps], values)
+                    break
+            for n in unit.frees:
+                values[n] = None
+        # a step may return its input's memory in another form
+        return [self._own(values[n]) for n in self._outputs]
+
+    def _settled(self, unit: _Kept, values: list[Any]) -> bool:
+        """Bring what steps made to its places; False if something does not fit."""
+        for n in unit.made:
+            value, place = values[n], self.start[n]
+            if place is None:
+                values[n] = self._own(value)
+            elif type(value) is not np.ndarray or (value.shape, value.dtype) != (place.shape, place.dtype):
+                return False
+            else:
+                np.copyto(place, value)
+                values[n] = place
+        return True
+
+    def _own(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray) and np.may_share_memory(value, self._memory):
+            return value.copy()
+        return value
+
+
+class Frames(NotCopied):
+    """The frames of a model, by the forms of its inputs.
+
+    Parameters
+    ----------
+    start : sequence
+        Values by number at the beginning of a run: constants, else None.
+    inputs, outputs : sequence of int
+        Numbers of the model's.
+    num_threads : int or None
+        As in `lowgemm.gemm`.
+    """
+
+    instead = "copy the Model"
+
+    def __init__(
+        self, start: Sequence[Any], inputs: Sequence[int], outputs: Sequence[int], num_threads: int | None
+    ) -> None:
+        self._start, self._in, self._out = start, inputs, outputs
+        self._alone = num_threads == 1
+        #: A free frame (in a list, empty while it runs), True after one run, or None if none is wanted.
+        self._known: dict[Any, Any] = {}
+
+    def key(self, values: Sequence[Any]) -> Any:
+        """Of inputs; None of such as can have no frame."""
+        forms = tuple([_form(values[n]) for n in self._in])
+        if None in forms:
+            return None
+        # what plans are made for
+        return forms, config.kernel, None if self._alone else threads.settings()
+
+    def take(self, key: Any) -> Frame | None:
+        """A frame that nobody uses, for `give_back`."""
+        found = None if key is None else self._known.get(key)
+        return found.pop() if found.__class__ is list and found else None
+
+    def give_back(self, key: Any, frame: Frame) -> None:
+        """Let others have it."""
+        if frame.bailed >= GIVEN_UP:
+            self._known[key] = None
+        elif self._known.get(key).__class__ is list:
+            self._known[key] = [frame]
+
+    def watched(self, key: Any) -> bool:
+        """Whether a run is to be watched, since it is the second of its kind."""
+        if key is None:
+            return False
+        if key not in self._known:
+            while len(self._known) >= KINDS:
+                self._known.pop(next(iter(self._known)), None)
+            self._known[key] = True
+            return False
+        return self._known[key] is True
+
+    def make(self, key: Any, seen: Sequence[Seen]) -> None:
+        """Make a frame of what was seen."""
+        frame = Frame(seen, self._start, dict(zip(self._in, key[0], strict=True)), self._out)
+        kept = [f for found in list(self._known.values()) if found.__class__ is list for f in found]
+        if frame.pays and frame.nbytes + sum(f.nbytes for f in kept) > LARGEST:
+            self._known.clear()
+        self._known[key] = [frame] if frame.pays else None
