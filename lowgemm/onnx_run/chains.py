@@ -316,6 +316,9 @@ def steps_of(node: Any, constants: Mapping[str, np.ndarray]) -> list[tuple[int, 
     if node.op_type == "HardSigmoid":
         alpha, beta = (np.float32(numbers.get(n, d)) for n, d in (("alpha", 0.2), ("beta", 0.5)))
         return [(MUL, float(alpha)), (ADD, float(beta)), (MIN, 1.0), (MAX, 0.0)]
+    if node.op_type == "Pow":
+        # onnxruntime's cube is x * x * x; a square is the beginning of a normalization, which it fuses
+        return [(MUL, 0.0), (MUL, 0.0)] if _number(constants, node.input[1]) == 3 else None
     if node.op_type == "Clip":
         found = []
         for i, (name, operation) in enumerate((("min", MAX), ("max", MIN)), 1):
@@ -538,6 +541,8 @@ class Chain(NotCopied):
             )
         elif simple is None:
             self.instructions.append((_TWO[node.op_type], output, *given))
+        elif node.op_type == "Pow":
+            self.instructions += [(MUL, f"{output} 0", given[0], given[0]), (MUL, output, f"{output} 0", given[0])]
         elif node.op_type == "HardSwish":
             for i, (operation, value) in enumerate(simple):
                 name = f"{output} {i}"
