@@ -542,7 +542,10 @@ class Chain(NotCopied):
         elif simple is None:
             self.instructions.append((_TWO[node.op_type], output, *given))
         elif node.op_type == "Pow":
-            self.instructions += [(MUL, f"{output} 0", given[0], given[0]), (MUL, output, f"{output} 0", given[0])]
+            self.instructions += [
+                (MUL, f"{output} 0", given[0], given[0]),
+                (MUL, output, f"{output} 0", given[0]),
+            ]
         elif node.op_type == "HardSwish":
             for i, (operation, value) in enumerate(simple):
                 name = f"{output} {i}"

@@ -71,6 +71,7 @@ def drawn(g, nodes, channels):
                     "Sigmoid",
                     "Tanh",
                     "Erf",
+                    "Pow",
                 ]
             ),
             f"v{i}",
@@ -90,6 +91,9 @@ def drawn(g, nodes, channels):
         elif kind == "PRelu":
             shape = [(1,), (channels, 1, 1), (1, channels, 1, 1)][g.integers(3)]
             constants[f"k{i}"] = g.standard_normal(shape).astype(np.float32)
+            made.append(h.make_node(kind, [first, f"k{i}"], [out]))
+        elif kind == "Pow":
+            constants[f"k{i}"] = np.full([(), (1,)][g.integers(2)], 3, np.float32)
             made.append(h.make_node(kind, [first, f"k{i}"], [out]))
         elif kind == "Clip":
             constants[f"l{i}"], constants[f"h{i}"] = np.float32(-g.random()), np.float32(g.random() * 6)
