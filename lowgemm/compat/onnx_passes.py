@@ -204,25 +204,6 @@ def scale_of(low, high):
     return scale, np.int32(round_even(point))
 
 
-@routine("pppn")
-def dynamic_scale(src, real, whole, count):
-    """Scale (to `real`) and zero point (to `whole`, int32; -1 if a value is not finite) of float32 data."""
-    low, high = extremes_of(src, count)
-    ends, r, w = (
-        numba.carray(whole, (2,), np.int32),
-        numba.carray(real, (2,), np.float32),
-        numba.carray(whole, (2,), np.float32),
-    )
-    ends[0] = low ^ ((low >> np.int32(31)) & np.int32(0x7FFFFFFF))
-    ends[1] = high ^ ((high >> np.int32(31)) & np.int32(0x7FFFFFFF))
-    first, last = w[0], w[1]
-    if np.isfinite(first) and np.isfinite(last):
-        scale, point = scale_of(first, last)
-        r[0], ends[0] = scale, point
-    else:
-        ends[0] = -1
-
-
 def empty_like(x: np.ndarray, dtype: DTypeLike) -> np.ndarray | None:
     """An array of the same memory order, or None if `x` has gaps or overlaps."""
     if x.flags.c_contiguous:

@@ -72,18 +72,14 @@ store_32 = intrinsic(_storer(32))
 store_64 = intrinsic(_storer(64))
 
 
-def _float_loader(ty, result):
-    def load(typingctx, base, index):
-        def codegen(context, builder, signature, values):
-            return builder.load(_element(builder, values[0], values[1], ty), align=result.bitwidth // 8)
+@intrinsic
+def load_f32(typingctx, base, index):
+    """float32 number `index` at `base`."""
 
-        return result(_void, types.intp), codegen
+    def codegen(context, builder, signature, values):
+        return builder.load(_element(builder, values[0], values[1], ir.FloatType()), align=4)
 
-    return load
-
-
-load_f32 = intrinsic(_float_loader(ir.FloatType(), types.float32))
-load_f64 = intrinsic(_float_loader(ir.DoubleType(), types.float64))
+    return types.float32(_void, types.intp), codegen
 
 
 @intrinsic
