@@ -79,7 +79,8 @@ def _copy(_self, args, _count):
     call_address(
         call.routine,
         (
-            data_of(pointer_at(args, _IMAGE)), call.plane_stride, call.image_stride, data_of(pointer_at(args, _MADE)),
+            data_of(pointer_at(args, _IMAGE)), call.plane_stride, call.image_stride,
+            data_of(pointer_at(args, _MADE)),
             call.pixels, call.channels, call.images,
         ),
     )  # fmt: skip

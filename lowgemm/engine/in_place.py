@@ -258,7 +258,8 @@ def _make_by_rows(kernel_id: int, key: int, lanes: int, most: int) -> Routine:
 
     @routine(_SIGNATURE, key)
     def by_rows(
-        lhs, lhs_row_stride, lhs_k_stride, rows, depth, lhs_flip, rhs, rhs_k_stride, rhs_n_stride, cols, rhs_flip, space, tile,
+        lhs, lhs_row_stride, lhs_k_stride, rows, depth, lhs_flip, rhs, rhs_k_stride, rhs_n_stride, cols,
+        rhs_flip, space, tile,
         ld, row_sums, col_sums,
     ):  # fmt: skip
         """By an rhs whose rows are contiguous."""
@@ -310,7 +311,8 @@ def _make_by_columns(kernel_id: int, key: int, lanes: int, most: int) -> Routine
 
     @routine(_SIGNATURE, key)
     def by_columns(
-        lhs, lhs_row_stride, lhs_k_stride, rows, depth, lhs_flip, rhs, rhs_k_stride, rhs_n_stride, cols, rhs_flip, space, tile,
+        lhs, lhs_row_stride, lhs_k_stride, rows, depth, lhs_flip, rhs, rhs_k_stride, rhs_n_stride, cols,
+        rhs_flip, space, tile,
         ld, row_sums, col_sums,
     ):  # fmt: skip
         """By an rhs whose columns are contiguous."""
@@ -335,7 +337,8 @@ def _make_by_columns(kernel_id: int, key: int, lanes: int, most: int) -> Routine
                 if first < end:
                     k = first * width
                     args = (
-                        rows, end - first, offset(start, k), rhs_n_stride, rhs_flip, ahead, offset(space, k), padded, sums,
+                        rows, end - first, offset(start, k), rhs_n_stride, rhs_flip, ahead, offset(space, k),
+                        padded, sums,
                         4 * wide,
                     )  # fmt: skip
                     _by_columns(kernel_id, most, args, count)

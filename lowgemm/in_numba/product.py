@@ -121,7 +121,8 @@ def _gemm_overload(
         call_address(
             linked(PLAN_ADDRESS),
             (
-                kernel, as_address(plan), m, n, depth, lhs.strides[0], lhs.strides[1], lhs_signed, rhs_k_stride, rhs_n_stride,
+                kernel, as_address(plan), m, n, depth, lhs.strides[0], lhs.strides[1], lhs_signed,
+                rhs_k_stride, rhs_n_stride,
                 rhs_signed, 1 if sums != 0 else 0, bilinear, 1 if accumulate else 0,
                 result.strides[0], result.strides[1],
             ),
@@ -135,7 +136,8 @@ def _gemm_overload(
             call_address(
                 linked(SINGLE_ADDRESS),
                 (
-                    as_address(plan), as_address(address(lhs)), rhs_at, sums, as_address(address(result)), space_at,
+                    as_address(plan), as_address(address(lhs)), rhs_at, sums, as_address(address(result)),
+                    space_at,
                     0, 0, as_address(address(rows)), as_address(address(cols)),
                 ),
             )  # fmt: skip
@@ -145,7 +147,8 @@ def _gemm_overload(
             call_address(
                 linked(SINGLE_ADDRESS),
                 (
-                    as_address(plan), as_address(address(lhs)), rhs_at, sums, as_address(address(result)), space_at,
+                    as_address(plan), as_address(address(lhs)), rhs_at, sums, as_address(address(result)),
+                    space_at,
                     lhs_zero, rhs_zero, 0, 0,
                 ),
             )  # fmt: skip

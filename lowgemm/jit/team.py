@@ -111,7 +111,8 @@ PAUSES = 32
 #: last job ended, how many jobs came soon after the one before, how many callers hold the team, and how long
 #: those jobs took together.
 (
-    PTHREAD_CREATE, PTHREAD_SIGMASK, SYSCALL, CLOCK_GETTIME, SCHED_GETCPU, SCHED_GETAFFINITY, SCHED_SETAFFINITY,
+    PTHREAD_CREATE, PTHREAD_SIGMASK, SYSCALL, CLOCK_GETTIME, SCHED_GETCPU, SCHED_GETAFFINITY,
+    SCHED_SETAFFINITY,
     HELPER, FUTEX, GETTID, GETATTR, SETATTR, SEATS,
 ) = range(13)  # fmt: skip
 STARTED, USED, ENDED, FOLLOWED, HELD, LASTED, HEAD = 16, 24, 25, 26, 27, 28, 32

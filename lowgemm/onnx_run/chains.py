@@ -771,7 +771,8 @@ class _Plan(NotCopied):
             elif isinstance(what, tuple):
                 made[what[0]] = POINTERS + i
         self._args = [
-            address(self._filled), address(self._code), len(self._code), len(fills), length, block, 0, 4 * self._words,
+            address(self._filled), address(self._code), len(self._code), len(fills), length, block, 0,
+            4 * self._words,
             *pointers,
         ]  # fmt: skip
         self._inputs = [

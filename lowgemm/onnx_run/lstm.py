@@ -34,7 +34,8 @@ _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 
 @routine("npppppppppppppnnnnnn")
 def run_steps(
-    product, plan, panels, sums, space, x, h, c, bias, scales, y, coded, acc, work, zero, steps, rows, hidden, y_step, backward
+    product, plan, panels, sums, space, x, h, c, bias, scales, y, coded, acc, work, zero, steps, rows, hidden,
+    y_step, backward
 ):  # fmt: skip
     """All steps of one direction.
 
@@ -160,7 +161,8 @@ class _Direction(NotCopied):
         run_steps.ctypes(
             int(plan.p.single), address(plan.numbers), r.panels_address, r.sums_address, address(space), to,
             address(h), address(c), address(self.bias), address(self.scales[1]), address(y), address(bytes_),
-            address(acc), address(work), int(self.zeros[1]), steps, rows, hidden, y.strides[0] // 4, int(backward),
+            address(acc), address(work), int(self.zeros[1]), steps, rows, hidden, y.strides[0] // 4,
+            int(backward),
         )  # fmt: skip
 
 
@@ -171,7 +173,8 @@ def _usual(attributes: dict[str, Any]) -> bool:
 
 
 def dynamic_quantize_lstm(
-    state: State, x, w, r, bias=None, lengths=None, h=None, c=None, peepholes=None, w_scale=None, w_zero=None, r_scale=None,
+    state: State, x, w, r, bias=None, lengths=None, h=None, c=None, peepholes=None, w_scale=None, w_zero=None,
+    r_scale=None,
     r_zero=None, **attributes: Any,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """DynamicQuantizeLSTM, step by step; what the compiled call computes."""

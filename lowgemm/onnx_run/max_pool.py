@@ -157,7 +157,8 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
 
 #: Operators of the standard that only move elements; the first input's type is the result's.
 _MOVING = (
-    "Concat", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+    "Concat", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose",
+    "Unsqueeze",
 )  # fmt: skip
 
 

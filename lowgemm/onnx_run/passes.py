@@ -547,7 +547,7 @@ def sums_fit(x: np.ndarray) -> bool:
 
 
 @routine(PASS)
-def means(args, first, end, worker):
+def coded_means(args, first, end, worker):
     """QLinearGlobalAveragePool of sums.
 
     Arguments: sums, dst, params, how many a sum is of, zero points before and after, limits. `params` is
@@ -581,7 +581,7 @@ def global_average(
     at, held, run = ways(recorder)
     limits = int(info.min), int(info.max)
     args = at(total), at(y), held(params), math.prod(x.shape[2:]), *zeros, *limits
-    run(means, args, y.size)
+    run(coded_means, args, y.size)
     return y
 
 

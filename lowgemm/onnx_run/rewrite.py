@@ -53,7 +53,8 @@ _MOVING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Gather", 
 
 #: Operators whose results are not the same each time.
 _CHANCE = (
-    "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+    "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+    "RandomUniformLike",
 )  # fmt: skip
 #: Bytes up to which constants are compared by value.
 _SMALL = 1 << 10

@@ -22,8 +22,10 @@ from lowgemm.onnx_run.tape import Recorder
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 #: Float operators that compute each element from those in its place.
 _FLOAT = frozenset((
-    "Abs", "Add", "Ceil", "Clip", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity",
-    "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid",
+    "Abs", "Add", "Ceil", "Clip", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
+    "HardSwish", "Identity",
+    "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Round",
+    "Selu", "Sigmoid",
     "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Tanh", "ThresholdedRelu",
 ))  # fmt: skip
 _CODED = frozenset(("QLinearSigmoid", "QLinearLeakyRelu", "QLinearAdd", "QLinearMul"))

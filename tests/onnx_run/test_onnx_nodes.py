@@ -15,7 +15,8 @@ pytest.importorskip("onnx", reason="the package onnx is not installed (extra `te
 from lowgemm.onnx_run import Model
 
 OURS = (
-    "MatMulInteger", "QLinearMatMul", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv",
+    "MatMulInteger", "QLinearMatMul", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear",
+    "QLinearConv",
     "ConvInteger",
 )  # fmt: skip
 PLUMBING = (
