@@ -176,7 +176,7 @@ def _gives_bytes(node: Any, constants: Mapping[str, np.ndarray], known: set[str]
 
 
 def of_bytes(nodes: Sequence[Any], constants: Mapping[str, np.ndarray]) -> list[Any]:
-    """Nodes with MaxPool as lowgemm's own where it is certain that it gets bytes, and nobody wants indices."""
+    """Nodes with MaxPool as lowgemm's own where it certainly gets bytes, and nobody wants indices."""
     known: set[str] = set()
     found = []
     for node in nodes:

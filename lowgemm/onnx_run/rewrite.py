@@ -80,7 +80,7 @@ def _alike(*tensors: Coded) -> bool:
 
 
 def constants_to_initializers(model: Any) -> None:
-    """Turn `Constant` nodes that hold a tensor into initializers, so that what they feed counts as constant."""
+    """Turn `Constant` nodes that hold a tensor into initializers: what they feed counts as constant then."""
     graph, kept = model.graph, []
     for node in graph.node:
         value = next((a for a in node.attribute if a.name == "value"), None)

@@ -1,4 +1,4 @@
-"""MatMulNBits beside float64, with a bound on the rounding, and beside onnxruntime; its digits by the book."""
+"""MatMulNBits beside float64, with a bound on the rounding, and beside onnxruntime; digits by the book."""
 
 from __future__ import annotations
 
