@@ -102,7 +102,7 @@ FINISH = dtype_of(FinishJob)
 
 @routine("ppn")
 def finish(job_address, scratch, r):
-    """Rescale the sums of a row, add outlier columns and bias. See `reference.mixed_linear`."""
+    """Rescale the sums of row `r`, add outlier columns and bias. See `reference.mixed_linear`."""
     job = numba.carray(job_address, (1,), FINISH)[0]
     cols, depth, count = job.cols, job.depth, job.outliers
     scales = numba.carray(pointer_field(job, "col_scales"), (cols,), np.float32)

@@ -29,8 +29,8 @@ PIECE = 4096
 
 @inner_dividing
 def quantize_one(x, scale, zero, below, above):
-    """A number's step, between limits from which the zero point is taken away: they and the quotient are
-    whole float32 numbers, so nothing is rounded twice.
+    """A number's step, between the limits `below` and `above`, from which the zero point is taken away: they
+    and the quotient are whole float32 numbers, so nothing is rounded twice.
     """
     t = round_even(x / scale)
     t = t if t > below else below  # a NaN too
@@ -86,6 +86,7 @@ def quantize(args, first, end, worker):
 
 @inner
 def _dequantize(x, out, begin, count, scale, zero):
+    """`count` integers of the array `x` to float32 numbers of `out`, from index `begin` on."""
     b, point = _u64(begin), np.float32(zero)
     for i in range(_u64(count)):
         out[b + i] = (np.float32(x[b + i]) - point) * scale

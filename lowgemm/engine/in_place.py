@@ -208,7 +208,9 @@ def _by_columns(typingctx, kernel_id, most, args, columns):
 
 @inner
 def _copy_rows(source, row_stride, k_stride, rows, depth, padded, flip, to, sums):
-    """Rows of the lhs one after the other, flipped, zeros behind them; and their sums."""
+    """`rows` rows of the lhs one after the other to `to`, flipped, with zeros up to `padded` bytes behind
+    them; and their sums.
+    """
     for r in range(rows):
         start, row = offset(source, r * row_stride), offset(to, r * padded)
         total = 0
@@ -356,7 +358,7 @@ def _make_by_columns(kernel_id: int, key: int, lanes: int, most: int) -> Routine
 
 @routine("pnnnpp")
 def add_compensation(tile, ld, rows, cols, for_rows, for_cols):
-    """Add an int32 for each row and one for each column to a tile."""
+    """Add an int32 for each row (`for_rows`) and one for each column (`for_cols`) to a tile."""
     for r in range(rows):
         one = np.int32(load_i32(for_rows, r))
         row = numba.carray(offset(tile, 4 * r * ld), (cols,), np.int32)

@@ -108,7 +108,7 @@ def round_even(typingctx, value):
 
 @intrinsic
 def smaller(typingctx, a, b):
-    """The smaller of two int64. Numba's `min` is a function of its own to compile."""
+    """The smaller of `a` and `b`, int64. Numba's `min` is a function of its own to compile."""
 
     def codegen(context, builder, signature, values):
         return builder.select(builder.icmp_signed("<", values[0], values[1]), *values)
@@ -138,7 +138,7 @@ def is_null(typingctx, pointer):
 
 @intrinsic(prefer_literal=True)
 def copy_bytes(typingctx, to, source, size):
-    """Copy `size` (a constant) bytes in one vector, of any alignment."""
+    """Copy `size` (a constant) bytes from `source` to `to` in one vector, of any alignment."""
     ty = ir.VectorType(_i8, size.literal_value)
 
     def codegen(context, builder, signature, values):

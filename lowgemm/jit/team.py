@@ -494,8 +494,8 @@ def _fair_share(team, wanted):
 
 @inner
 def _follows(team, begin):
-    """Whether a job that begins now is one of a loop that has lasted for a while. Jobs that come soon after
-    the one before are counted.
+    """Whether a job that begins now, at the time `begin`, is one of a loop that has lasted for a while. Jobs
+    that come soon after the one before are counted.
     """
     soon = begin - atomic_load(team, ENDED) < AWAKE_IN_LOOP
     atomic_store(team, FOLLOWED, atomic_load(team, FOLLOWED) + 1 if soon else 0)

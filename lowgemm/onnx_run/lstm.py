@@ -40,8 +40,11 @@ def run_steps(
     """All steps of one direction.
 
     `x` is float32 (steps, rows, 4, hidden), the input's part of the gates in the order input, output, forget,
-    cell; it is written over. `h` and `c` are the state, `coded`, `acc` and `work` memory for its bytes, the
-    product's sums, and what lies between.
+    cell; it is written over. `bias` and `scales` hold a float32 for each of its columns, the latter those of
+    the weights. `y` is the result, `y_step` numbers from one step to the next; with `backward` steps run from
+    the last to the first. `product` is the address of what multiplies by `plan`, with the weights' `panels`
+    and `sums`, their zero point `zero`, and `space` as memory. `h` and `c` are the state, `coded`, `acc` and
+    `work` memory for its bytes, the product's sums, and what lies between.
     """
     size, wide = rows * hidden, 4 * hidden
     state = numba.carray(h, (size,), np.float32)
@@ -73,6 +76,7 @@ def run_steps(
 
 @inner
 def _sum(gates, at, sums, at_sums, scales, bias, scale, count):
+    """Add a row of a product, `sums` from `at_sums` on, scaled by `scale` and `scales`, and the `bias`."""
     p, q = _u64(at), _u64(at_sums)
     for j in range(_u64(count)):
         t = gates[p + j] + np.float32(sums[q + j]) * (scale * scales[j])
@@ -81,6 +85,9 @@ def _sum(gates, at, sums, at_sums, scales, bias, scale, count):
 
 @inner
 def _cell(gates, at, cells, at_cells, hidden):
+    """The next `cells` of a row, from index `at_cells` on: the old ones times the forget gate, plus what is
+    new.
+    """
     i, f, g, c = _u64(at), _u64(at + 2 * hidden), _u64(at + 3 * hidden), _u64(at_cells)
     for j in range(_u64(hidden)):
         cells[c + j] = cells[c + j] * gates[f + j] + gates[i + j] * gates[g + j]
@@ -88,6 +95,9 @@ def _cell(gates, at, cells, at_cells, hidden):
 
 @inner
 def _out(gates, at, between, state, at_state, out, at_out, hidden):
+    """The next state of a row from index `at_state` on, and the same to `out`: the gate at `at` times
+    `between`.
+    """
     o, h, y = _u64(at), _u64(at_state), _u64(at_out)
     for j in range(_u64(hidden)):
         state[h + j] = gates[o + j] * between[j]

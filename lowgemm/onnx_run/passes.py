@@ -39,6 +39,7 @@ NANOSECONDS = 0.1
 
 @inner
 def _byte(t, low, high):
+    """The byte of a float32 `t`, rounded and held between `low` and `high`."""
     t = round_even(t)
     t = t if t > low else low  # a NaN too
     t = t if t < high else high
@@ -47,6 +48,9 @@ def _byte(t, low, high):
 
 @inner
 def _add_line(a, at_a, b, at_b, out, at, count, flip, ra, rb, fixed, low, high):
+    """`count` sums ``a * ra + b * rb + fixed``; the numbers are fields of `ADD`. The others below are like
+    it.
+    """
     p, q, r = _u64(at_a), _u64(at_b), _u64(at)
     for i in range(_u64(count)):
         u, v = (np.int32(a[p + i]) ^ flip) - flip, (np.int32(b[q + i]) ^ flip) - flip
@@ -55,6 +59,7 @@ def _add_line(a, at_a, b, at_b, out, at, count, flip, ra, rb, fixed, low, high):
 
 @inner
 def _add_one(a, at_a, part, out, at, count, flip, ra, low, high):
+    """As `_add_line` where `b` is one number: `part` is ``b * rb + fixed``."""
     p, r = _u64(at_a), _u64(at)
     for i in range(_u64(count)):
         out[r + i] = _byte(fused(np.float32((np.int32(a[p + i]) ^ flip) - flip), ra, part), low, high)
@@ -62,6 +67,7 @@ def _add_one(a, at_a, part, out, at, count, flip, ra, low, high):
 
 @inner
 def _one_add(b, at_b, first, out, at, count, flip, ra, rb, fixed, low, high):
+    """As `_add_line` where `a` is the one number `first`."""
     q, r = _u64(at_b), _u64(at)
     for i in range(_u64(count)):
         v = (np.int32(b[q + i]) ^ flip) - flip
@@ -70,6 +76,7 @@ def _one_add(b, at_b, first, out, at, count, flip, ra, rb, fixed, low, high):
 
 @inner
 def _mul_line(a, at_a, b, at_b, out, at, count, flip, za, zb, ratio, zero, low, high):
+    """`count` products ``(a - za) * (b - zb) * ratio + zero``; the numbers are fields of `MUL`."""
     p, q, r = _u64(at_a), _u64(at_b), _u64(at)
     for i in range(_u64(count)):
         u, v = (np.int32(a[p + i]) ^ flip) - flip - za, (np.int32(b[q + i]) ^ flip) - flip - zb
@@ -78,6 +85,7 @@ def _mul_line(a, at_a, b, at_b, out, at, count, flip, za, zb, ratio, zero, low, 
 
 @inner
 def _mul_one(a, at_a, v, out, at, count, flip, za, ratio, zero, low, high):
+    """As `_mul_line` where ``b - zb`` is the one number `v`."""
     p, r = _u64(at_a), _u64(at)
     for i in range(_u64(count)):
         u = (np.int32(a[p + i]) ^ flip) - flip - za
@@ -119,8 +127,8 @@ MUL = np.dtype(
 
 @inner
 def _segment(p, number):
-    """Of a segment of a nest: its line, that line's place along the first three axes, and where in it the
-    segment begins.
+    """Of segment `number` of the nest `p`: its line, that line's place along the first three axes, and where
+    in it the segment begins.
     """
     n, line = p.n, number // p.segments
     return line, line // n[2] // n[1], line // n[2] % n[1], line % n[2], number % p.segments * p.segment
@@ -128,7 +136,7 @@ def _segment(p, number):
 
 @inner
 def _following(p, line, i, j, k, skip):
-    """`_segment` of the next one."""
+    """`_segment` of the next one; `line`, its place `i`, `j`, `k` and `skip` are those of the one before."""
     n, skip = p.n, skip + p.segment
     if skip >= n[3]:
         line, k, skip = line + 1, k + 1, 0
@@ -268,6 +276,7 @@ def softmax(args, first, end, worker):
 
 @inner_dividing
 def _quotient(a, b):
+    """Of two float32 numbers."""
     return a / b
 
 
@@ -327,6 +336,7 @@ def average_pool(args, first, end, worker):
 
 @inner
 def _add_real(x, begin, total, count, f, zero, scale):
+    """Add `count` bytes as real numbers to as many sums; `f` is the byte to flip by, 128 or 0."""
     b = _u64(begin)
     for c in range(_u64(count)):
         total[c] += (np.float32((np.int32(x[b + c]) ^ f) - f) - zero) * scale
@@ -334,6 +344,7 @@ def _add_real(x, begin, total, count, f, zero, scale):
 
 @inner_dividing
 def _mean(total, out, begin, channels, count, zero, scale, low, high):
+    """`channels` sums of `count` numbers to quantized means, from index `begin` on."""
     b = _u64(begin)
     for c in range(_u64(channels)):
         # the zero point is added before rounding
@@ -564,6 +575,7 @@ def coded_means(args, first, end, worker):
 
 @inner_dividing
 def _mean_of(total, count):
+    """A sum divided by a count, both float32."""
     return total / count
 
 
