@@ -28,7 +28,8 @@ else is an int64:
   differ from row to row or from column to column, else 0. `flip`, `lhs_flip`, `rhs_flip` are 128 where the
   top bit of each byte is changed, else 0. `has_bias`, `accumulate`, `lhs_signed`, `rhs_signed`: 1 or 0.
 * `sums`, `row_sums`, `col_sums`, `sums_of_rhs`, `compensation`, `factors`: addresses of int32, one for each
-  row or column; `channel` is the address of what output stages have for each.
+  row or column; `channel` is the number of the first column of a batch item among those of all, by which
+  zero points, bias and output stages count.
 * `tile`: address of int32 sums, whose rows are `ld` elements apart. `space`: address of this worker's own
   scratch memory. `lanes`: int32 in a register; `l2`, `l3`: bytes of a cache.
 * A microkernel's own arguments (`groups`, `c`, `ldc`, `add_c` and so on) are described in
