@@ -217,6 +217,28 @@ def dequantize_linear(state: State, constants: Constants, attributes: dict[str, 
     return run
 
 
+def _usual(scales: Constants, zero: Any, bias: Any, count: int) -> bool:
+    """Whether constants of a product with `count` columns are of the usual kind.
+
+    That is: positive float32 scales, one of them for `a` and one for the result, one or one a column for `b`;
+    one zero point of bytes for `a`; an int32 bias, one or one a column, or none.
+    """
+    if scales[0] is None or scales[1] is None:
+        return False
+    if any(s is not None and (s.dtype != np.float32 or not (s > 0).all()) for s in scales):
+        return False
+    if scales[0].size != 1 or scales[1].size not in (1, count):
+        return False
+    if scales[2] is not None and scales[2].size != 1:
+        return False
+    if zero is None or zero.size != 1 or zero.dtype not in _BYTES:
+        return False
+    if bias is None:
+        return True
+    row = max(bias.shape, default=1) == bias.size and (not bias.ndim or bias.shape[-1] == bias.size)
+    return bias.dtype == np.int32 and bias.size in (1, count) and row
+
+
 def _coded_product(
     state: State,
     scales: Constants,
@@ -229,29 +251,11 @@ def _coded_product(
     """A function of `a` for a product whose operands but `a` are constants: scales and zero points of `a`,
     `b` and the result.
     """
-    if (
-        b is None
-        or b.dtype not in _BYTES
-        or b.ndim != 2
-        or not b.size
-        or scales[0] is None
-        or scales[1] is None
-    ):
+    if b is None or b.dtype not in _BYTES or b.ndim != 2 or not b.size:
         return None
     right = state.rhs(b, transposed=turned_b)
     depth, count = right.shape
-    if isinstance(right, np.ndarray) or any(
-        s is not None and (s.dtype != np.float32 or not (s > 0).all()) for s in scales
-    ):
-        return None
-    if (
-        scales[0].size != 1
-        or scales[1].size not in (1, count)
-        or alpha <= 0
-        or (scales[2] is not None and scales[2].size != 1)
-    ):
-        return None
-    if zeros[0] is None or zeros[0].size != 1 or zeros[0].dtype not in _BYTES:
+    if isinstance(right, np.ndarray) or alpha <= 0 or not _usual(scales, zeros[0], bias, count):
         return None
     points = onnx.zero_points(np.empty((1, depth), zeros[0].dtype), right, zeros[0], zeros[1])
     scale = np.float32(alpha) * scales[0].reshape(()) * scales[1].reshape(-1)
@@ -259,13 +263,7 @@ def _coded_product(
     if scales[2] is not None:
         scale = scale / scales[2].reshape(())
         code, dtype = result_zero_point(zeros[2])
-    column = None
-    if bias is not None:
-        if bias.dtype != np.int32 or bias.size not in (1, count) or max(bias.shape, default=1) != bias.size:
-            return None
-        if bias.ndim and bias.shape[-1] != bias.size:
-            return None
-        column = np.broadcast_to(bias.reshape(-1), (count,))
+    column = None if bias is None else np.broadcast_to(bias.reshape(-1), (count,))
     stages = pipeline(scale if scale.size > 1 else scale.reshape(()), code, dtype, state.rounding, 1, column)
     kind = zeros[0].dtype
     for name, value in points.items():  # vectors of one value cost what a scalar costs
