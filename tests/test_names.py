@@ -57,14 +57,15 @@ TOGETHER: dict[str, tuple[str, str]] = {
                                   "are what all optimizers share, and what they change"),
     "blockwise/test_rules": ("blockwise/reference_optimizers", "is the definition of the rules"),
     "compat/test_onnx": ("checks/onnx", "checks the arguments of these operators"),
-    "onnx_run/test_onnx_passes": ("compat/onnx_passes",
-                                  "is used by the runner, which has the models to test it with"),
+    "onnx_run/test_onnx_passes": ("compat/onnx_passes onnx_run/average onnx_run/binary onnx_run/look_up",
+                                  "are passes that the runner uses, which has the models to test them with"),
     # emitted code, which only a whole product on each kernel can test
     "kernels/test_kernels": ("kernels/* kernels/framework/* kernels/tools/*",
                              "contract, assembly and products of each kernel"),
     # steps of a product: a test of their own would say again what the product is
     "test_gemm": (
-        "engine/batch engine/call engine/compensation engine/deep_block engine/packing_ir engine/plan engine/tiles",
+        "engine/batch engine/call engine/compensation engine/deep_block engine/packing_ir engine/plan "
+        "engine/tiles",
         "products of every shape, layout, sign and zero point, on every kernel"),
     "engine/test_ready": ("engine/entry engine/planned engine/seen",
                           "are a remembered call: Python's way in, its handle, its memory"),

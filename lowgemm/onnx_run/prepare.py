@@ -20,6 +20,8 @@ from lowgemm.compat import onnx, onnx_passes
 from lowgemm.engine import parts
 from lowgemm.gemm import gemm
 from lowgemm.onnx_run import (
+    average,
+    binary,
     convolution,
     dynamic,
     elementwise,
@@ -27,7 +29,6 @@ from lowgemm.onnx_run import (
     lstm,
     max_pool,
     nbits,
-    passes,
     turned,
 )
 from lowgemm.onnx_run.addresses import address
@@ -115,8 +116,8 @@ def _binary(values: Callable[..., Any], routine: Any, record: np.dtype) -> Calla
         if dtype is None or not elementwise.is_compiled(dtype, *(z.dtype for z in zeros if z is not None)):
             return None
         a, b, y = (constants[1], zeros[0]), (constants[4], zeros[1]), (constants[6], zeros[2])
-        ready = passes.Binary(routine, record, values(dtype, *a, *b, *y), state.num_threads)
-        turned = passes.Binary(routine, record, values(dtype, *b, *a, *y), state.num_threads)
+        ready = binary.Binary(routine, record, values(dtype, *a, *b, *y), state.num_threads)
+        turned = binary.Binary(routine, record, values(dtype, *b, *a, *y), state.num_threads)
         later = dynamic.given_later(constants, 2, 5, 7)
 
         def run(*inputs: Any, recorder: Recorder | None = None) -> Any:
@@ -342,7 +343,7 @@ def qlinear_global_average_pool(
     def run(x: np.ndarray, *_: Any, recorder: Recorder | None = None) -> Any:
         if x.dtype != kind or x.ndim < 3:
             return NotImplemented
-        return passes.global_average(x, params, zeros, dtype, state.num_threads, recorder)
+        return average.global_average(x, params, zeros, dtype, state.num_threads, recorder)
 
     run.record = unless_refused(run)  # type: ignore[attr-defined]
     return run
@@ -355,8 +356,8 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("", "QLinearMatMul"): qlinear_matmul,
     (DOMAIN, "QGemm"): qgemm,
     (DOMAIN, "QLinearGlobalAveragePool"): qlinear_global_average_pool,
-    (DOMAIN, "QLinearAdd"): _binary(elementwise.add_values, passes.add, passes.ADD),
-    (DOMAIN, "QLinearMul"): _binary(elementwise.mul_values, passes.mul, passes.MUL),
+    (DOMAIN, "QLinearAdd"): _binary(elementwise.add_values, binary.add, binary.ADD),
+    (DOMAIN, "QLinearMul"): _binary(elementwise.mul_values, binary.mul, binary.MUL),
     ("", "QuantizeLinear"): quantize_linear,
     (DOMAIN, "QuantizeLinear"): quantize_linear,
     ("", "DequantizeLinear"): dequantize_linear,

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.onnx_run import passes
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.engines import reads_of
+from lowgemm.onnx_run.look_up import by_table
 from lowgemm.onnx_run.tape import Recorder
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
@@ -158,12 +158,12 @@ class LookUp(NotCopied):
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray]:
         """The output."""
         table = self._table_for(x)
-        return (self.run(x) if table is None else passes.by_table(table, x, self.num_threads),)
+        return (self.run(x) if table is None else by_table(table, x, self.num_threads),)
 
     def record(self, recorder: Recorder, x: np.ndarray) -> Any:
         """Take it down; None if that cannot be."""
         table = self._table_for(x)
-        y = NotImplemented if table is None else passes.by_table(table, x, self.num_threads, recorder)
+        y = NotImplemented if table is None else by_table(table, x, self.num_threads, recorder)
         return None if y is NotImplemented else (y,)
 
     def _table_for(self, x: np.ndarray) -> np.ndarray | None:

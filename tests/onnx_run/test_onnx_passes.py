@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lowgemm.compat import onnx as ox
-from lowgemm.onnx_run import contrib, elementwise, passes
+from lowgemm.onnx_run import average, contrib, elementwise, look_up
 from lowgemm.onnx_run.softmax import qlinear_softmax
 from lowgemm.onnx_run.state import State
 
@@ -131,8 +131,8 @@ def test_tables_and_sums(slowly, threads):
         dtype = g.choice([np.uint8, np.int8])
         x = laid_out(g, tuple(map(int, g.integers(1, 9, g.integers(2, 6)))), dtype)
         table = g.integers(0, 256, 256, dtype=np.uint8).view(dtype)
-        same([passes.by_table(table, x, threads)], [table[np.ascontiguousarray(x).view(np.uint8)]])
-        same([passes.sum_spatial(x, threads)], [slowly(passes.sum_spatial, x)])
+        same([look_up.by_table(table, x, threads)], [table[np.ascontiguousarray(x).view(np.uint8)]])
+        same([average.sum_spatial(x, threads)], [slowly(average.sum_spatial, x)])
 
 
 def test_softmax(slowly, state):

@@ -13,7 +13,7 @@ import onnx
 import onnx_models as om
 from onnx import helper as h
 
-from lowgemm.onnx_run import Model, passes, tables
+from lowgemm.onnx_run import Model, look_up, tables
 
 MS = "com.microsoft"
 
@@ -148,4 +148,4 @@ def test_look_up(size):
     """Sizes around the vectors'."""
     g = np.random.default_rng(size)
     table, x = (g.integers(0, 256, n, dtype=np.uint8) for n in (256, size))
-    np.testing.assert_array_equal(passes.by_table(table, x), table[x])
+    np.testing.assert_array_equal(look_up.by_table(table, x), table[x])
