@@ -29,8 +29,7 @@ def onnx_session(group: int, threads: int):
     scales = g.random(SIZE * blocks, dtype=np.float32)
     node = helper.make_node(
         "MatMulNBits", ["x", "b", "s"], ["y"], domain="com.microsoft", K=SIZE, N=SIZE, bits=4,
-        block_size=group,
-        accuracy_level=4,
+        block_size=group, accuracy_level=4,
     )  # fmt: skip
     graph = helper.make_graph(
         [node], "g",

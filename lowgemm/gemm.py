@@ -175,8 +175,7 @@ def _checked(
     if not same:
         result = gemm(
             left, right, lhs_zero_point=left_zero, rhs_zero_point=right_zero, output=output, out=to,
-            accumulate=accumulate,
-            num_threads=num_threads, overflow=overflow,
+            accumulate=accumulate, num_threads=num_threads, overflow=overflow,
         )  # fmt: skip
         return result if out is None else out
     call = Call(lhs, rhs, lhs_zero, rhs_zero, output, out, accumulate, num_threads, overflow)

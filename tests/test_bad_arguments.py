@@ -212,15 +212,13 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     },
     "lowgemm.compat.gemmlowp.gemm": lambda: {
         "lhs": X8, "rhs": X8.T, "result": np.zeros((2, 2), np.uint8), "lhs_offset": 1, "rhs_offset": 2,
-        "result_offset": 3,
-        "result_mult_int": 4, "result_shift": 5,
+        "result_offset": 3, "result_mult_int": 4, "result_shift": 5,
     },
     "lowgemm.compat.gemmlowp.eight_bit_int_gemm": lambda: {
         "transpose_a": False, "transpose_b": False, "transpose_c": False, "m": 2, "n": 2, "k": 3,
         "a": X8.ravel(),
         "a_offset": 1, "lda": 2, "b": X8.ravel(), "b_offset": 2, "ldb": 3, "c": np.zeros(4, np.uint8),
-        "c_offset": 3,
-        "c_mult_int": 4, "c_shift": 5, "ldc": 2,
+        "c_offset": 3, "c_mult_int": 4, "c_shift": 5, "ldc": 2,
     },
     "lowgemm.compat.onnx.matmul_integer": lambda: {"A": X8, "B": W8},
     "lowgemm.compat.onnx.qlinear_matmul": lambda: {
@@ -237,8 +235,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "lowgemm.onnx_run.qlinear_conv": lambda: {
         "x": IMAGE.transpose(0, 3, 1, 2), "x_scale": np.float32(1), "x_zero_point": np.uint8(3),
         "w": FILTERS.transpose(3, 2, 0, 1), "w_scale": np.float32(1), "w_zero_point": np.int8(0),
-        "y_scale": np.float32(1),
-        "y_zero_point": np.uint8(3),
+        "y_scale": np.float32(1), "y_zero_point": np.uint8(3),
     },
     "lowgemm.onnx_run.Model": lambda: {"source": model_bytes()},
     "lowgemm.onnx_run.Model.run": lambda: {"self": model(), "input_feed": {"x": X8}},

@@ -60,8 +60,7 @@ def problem(g, kind, axes):
     )
     options = {
         "image_zero_point": int(integers(g, dtypes[0], ())), "filter_zero_point": zeros[g.integers(3)],
-        "stride": stride,
-        "padding": padding, "dilation": dilation,
+        "stride": stride, "padding": padding, "dilation": dilation,
         "output": [None, [bias, requantize], [requantize], [bias, lowgemm.Dequantize(scale)]][g.integers(4)],
     }  # fmt: skip
     return image, filters, groups, options

@@ -229,8 +229,7 @@ def _run(
     weights = _packed_rows(w.packed, outliers) if outliers.size else np.empty(0, np.float32)
     job = FinishJob(
         cols=cols, depth=x.shape[1], outliers=outliers.size, sums=acc.ctypes.data,
-        col_scales=col_scales.ctypes.data,
-        places=outliers.ctypes.data, weights=weights.ctypes.data,
+        col_scales=col_scales.ctypes.data, places=outliers.ctypes.data, weights=weights.ctypes.data,
         bias=0 if bias is None else bias.ctypes.data,
     )  # fmt: skip
     for first in range(0, rows, block):

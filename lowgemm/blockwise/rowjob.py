@@ -61,8 +61,7 @@ class RowsProductJob(Job):
         # the copy: bytes of all rows of a group, bytes of a row of a group; int32 that is added to the sums
         # of each row and group, rows from one group to the next; rows that one task copies
         ("lhs", Pointer), ("lhs_group", Number), ("lhs_row", Number), ("row_terms", Pointer),
-        ("held_rows", Number),
-        ("chunk", Number),
+        ("held_rows", Number), ("chunk", Number),
         # chunks of columns; whether several threads work, of which those that take the last tasks first are
         # to go through the chunks of the second half from their first on
         ("chunks", Number), ("several", Number),
@@ -213,8 +212,7 @@ def _make_multiply(
                 kernel_id, bits, zero_points, with_factors,
                 (
                     rows, nv, offset(pointer_field(job, "panels"), at * wide * job.panel_bytes),
-                    job.panel_bytes,
-                    job.panel_bytes // STEP_BYTES, pointer_field(job, "levels"),
+                    job.panel_bytes, job.panel_bytes // STEP_BYTES, pointer_field(job, "levels"),
                     offset(lhs, g * job.lhs_group + row * job.lhs_row), job.lhs_row,
                     offset(row_terms, 4 * (g * job.held_rows + row)), offset(scratch, cols_at),
                     offset(pointer_field(job, "scales"), 4 * at * nr), scratch, 4 * nr,
@@ -287,8 +285,7 @@ def laid_out(w: PackedRhsLowbit, rows: int, by_group: bool) -> LaidOut:
         levels=levels.ctypes.data,
         sums=w.sums.ctypes.data, scales=w.scales.ctypes.data, copies=-(-rows // chunk), copy=copy.address,
         give_way=host.give_way(), task=multiply.address, chunks=w.chunks,
-        tasks=w.chunks * -(-rows // BLOCK_ROWS),
-        zeros=w.zeros.ctypes.data if with_zeros else 0, scratch=end,
+        tasks=w.chunks * -(-rows // BLOCK_ROWS), zeros=w.zeros.ctypes.data if with_zeros else 0, scratch=end,
         scratch_bytes=-(-scratch_bytes // 64) * 64, **at,
     )  # fmt: skip
     return LaidOut(job, end, levels)

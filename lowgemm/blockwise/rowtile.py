@@ -279,8 +279,7 @@ class _Tile:
 #: What `multiply_codes` takes after its constants.
 ARGUMENTS = (
     "rows", "panels", "codes", "panel_bytes", "steps", "levels", "lhs", "lhs_stride", "row_terms",
-    "col_terms", "scales",
-    "totals", "total_stride", "row_sums", "zeros", "row_factors",
+    "col_terms", "scales", "totals", "total_stride", "row_sums", "zeros", "row_factors",
 )  # fmt: skip
 _POINTERS = {
     "codes", "levels", "lhs", "row_terms", "col_terms", "scales", "totals", "row_sums", "zeros",

@@ -151,8 +151,7 @@ def code_rows(
     chunk = max(1, jobs.ELEMENTS_PER_TASK // size)
     job = RowsJob(
         count=count, size=size, chunk=chunk, tasks=-(-count // chunk), values=flat.ctypes.data,
-        codes=codes.ctypes.data,
-        scales=scales.ctypes.data, flags=flags.ctypes.data,
+        codes=codes.ctypes.data, scales=scales.ctypes.data, flags=flags.ctypes.data,
         threshold=int(np.float32(threshold).view(np.int32)),
         whole=scale_without == "columns",
     )  # fmt: skip

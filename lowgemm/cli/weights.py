@@ -163,8 +163,7 @@ def _bitsandbytes(
 
 CANDIDATES = {
     "lowgemm": _lowgemm, "onnxruntime MatMulNBits": _onnxruntime, "torch int4": _torch,
-    "bitsandbytes": _bitsandbytes,
-    "NumPy float32": _numpy,
+    "bitsandbytes": _bitsandbytes, "NumPy float32": _numpy,
 }  # fmt: skip
 
 
@@ -252,8 +251,7 @@ def _rows(one: dict[str, Any], bandwidth: float) -> list[list[str]]:
         seconds, size = one["seconds"][name], one["bytes"][name]
         rows.append([
             shape, name, f"{seconds * 1e3:.3f}", f"{size / seconds / 1e9:.1f}",
-            f"{100 * size / seconds / bandwidth:.0f} %",
-            f"{seconds / own:.2f}", f"{one['error'][name]:.1e}",
+            f"{100 * size / seconds / bandwidth:.0f} %", f"{seconds / own:.2f}", f"{one['error'][name]:.1e}",
         ])  # fmt: skip
     return rows
 

@@ -261,8 +261,7 @@ def _make_by_rows(kernel_id: int, key: int, lanes: int, most: int) -> Routine:
     @routine(_SIGNATURE, key)
     def by_rows(
         lhs, lhs_row_stride, lhs_k_stride, rows, depth, lhs_flip, rhs, rhs_k_stride, rhs_n_stride, cols,
-        rhs_flip, space, tile,
-        ld, row_sums, col_sums,
+        rhs_flip, space, tile, ld, row_sums, col_sums,
     ):  # fmt: skip
         """By an rhs whose rows are contiguous."""
         padded = (depth + width - 1) // width * width
@@ -314,8 +313,7 @@ def _make_by_columns(kernel_id: int, key: int, lanes: int, most: int) -> Routine
     @routine(_SIGNATURE, key)
     def by_columns(
         lhs, lhs_row_stride, lhs_k_stride, rows, depth, lhs_flip, rhs, rhs_k_stride, rhs_n_stride, cols,
-        rhs_flip, space, tile,
-        ld, row_sums, col_sums,
+        rhs_flip, space, tile, ld, row_sums, col_sums,
     ):  # fmt: skip
         """By an rhs whose columns are contiguous."""
         padded = (depth + width - 1) // width * width
@@ -340,8 +338,7 @@ def _make_by_columns(kernel_id: int, key: int, lanes: int, most: int) -> Routine
                     k = first * width
                     args = (
                         rows, end - first, offset(start, k), rhs_n_stride, rhs_flip, ahead, offset(space, k),
-                        padded, sums,
-                        4 * wide,
+                        padded, sums, 4 * wide,
                     )  # fmt: skip
                     _by_columns(kernel_id, most, args, count)
             if whole < depth:

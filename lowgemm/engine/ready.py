@@ -68,8 +68,7 @@ class Ready(NotCopied):
 
     __slots__ = (
         "_enter", "_number", "_packed", "_pattern", "_record", "_result", "_scratch", "_shape", "_special",
-        "_zeros",
-        "kernel", "made_for", "plan",
+        "_zeros", "kernel", "made_for", "plan",
     )  # fmt: skip
 
     def __init__(

@@ -150,8 +150,7 @@ def _gemm_overload(
                 linked(SINGLE_ADDRESS),
                 (
                     as_address(plan), as_address(address(lhs)), rhs_at, sums, as_address(address(result)),
-                    space_at,
-                    0, 0, as_address(address(rows)), as_address(address(cols)),
+                    space_at, 0, 0, as_address(address(rows)), as_address(address(cols)),
                 ),
             )  # fmt: skip
             _keep(rows)
@@ -161,8 +160,7 @@ def _gemm_overload(
                 linked(SINGLE_ADDRESS),
                 (
                     as_address(plan), as_address(address(lhs)), rhs_at, sums, as_address(address(result)),
-                    space_at,
-                    lhs_zero, rhs_zero, 0, 0,
+                    space_at, lhs_zero, rhs_zero, 0, 0,
                 ),
             )  # fmt: skip
         _keep(space)

@@ -112,8 +112,7 @@ PAUSES = 32
 #: those jobs took together.
 (
     PTHREAD_CREATE, PTHREAD_SIGMASK, SYSCALL, CLOCK_GETTIME, SCHED_GETCPU, SCHED_GETAFFINITY,
-    SCHED_SETAFFINITY,
-    HELPER, FUTEX, GETTID, GETATTR, SETATTR, SEATS,
+    SCHED_SETAFFINITY, HELPER, FUTEX, GETTID, GETATTR, SETATTR, SEATS,
 ) = range(13)  # fmt: skip
 STARTED, USED, ENDED, FOLLOWED, HELD, LASTED, HEAD = 16, 24, 25, 26, 27, 28, 32
 #: Numbers of a seat: what the helper does (a futex), its thread's number, the address of the team, whether

@@ -153,8 +153,7 @@ def multiply(params, src, src2, dst, space):
         p.routine,
         (
             p.plan, as_address(src), p.panels, p.sums, as_address(dst), as_address(space), p.lhs_zero,
-            p.rhs_zero,
-            p.lhs_zeros, p.rhs_zeros,
+            p.rhs_zero, p.lhs_zeros, p.rhs_zeros,
         ),
     )  # fmt: skip
 

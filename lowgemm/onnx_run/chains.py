@@ -779,8 +779,7 @@ class _Plan(NotCopied):
                 made[what[0]] = POINTERS + i
         self._args = [
             address(self._filled), address(self._code), len(self._code), len(fills), length, block, 0,
-            4 * self._words,
-            *pointers,
+            4 * self._words, *pointers,
         ]  # fmt: skip
         self._inputs = [
             (POINTERS + i, chain.inputs.index(x)) for i, x in enumerate(self._arrays) if isinstance(x, str)

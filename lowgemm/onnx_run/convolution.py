@@ -274,8 +274,7 @@ def conv_integer(
     x = as_operand(x, "x")
     attributes = {
         "auto_pad": auto_pad, "dilations": dilations, "group": group, "kernel_shape": kernel_shape,
-        "pads": pads,
-        "strides": strides,
+        "pads": pads, "strides": strides,
     }  # fmt: skip
     filters = w if isinstance(w, PackedFilters) else PackedFilters(w, 1 if group is None else group)
     points = x_zero_point, w_zero_point
@@ -347,14 +346,12 @@ def qlinear_conv(
     x = as_operand(x, "x")
     attributes = {
         "auto_pad": auto_pad, "dilations": dilations, "group": group, "kernel_shape": kernel_shape,
-        "pads": pads,
-        "strides": strides,
+        "pads": pads, "strides": strides,
     }  # fmt: skip
     filters = w if isinstance(w, PackedFilters) else PackedFilters(w, 1 if group is None else group)
     made = quantized_convolution(
         filters, x.dtype, (x_scale, w_scale, y_scale), (x_zero_point, w_zero_point, y_zero_point), bias,
-        attributes,
-        rounding, num_threads,
+        attributes, rounding, num_threads,
     )  # fmt: skip
     return made.run(x)
 

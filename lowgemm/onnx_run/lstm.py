@@ -184,8 +184,7 @@ def _usual(attributes: dict[str, Any]) -> bool:
 
 def dynamic_quantize_lstm(
     state: State, x, w, r, bias=None, lengths=None, h=None, c=None, peepholes=None, w_scale=None, w_zero=None,
-    r_scale=None,
-    r_zero=None, **attributes: Any,
+    r_scale=None, r_zero=None, **attributes: Any,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """DynamicQuantizeLSTM, step by step; what the compiled call computes."""
     if (

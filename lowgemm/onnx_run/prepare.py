@@ -60,8 +60,7 @@ def qlinear_conv(state: State, constants: Constants, attributes: dict[str, Any],
     how = convolution_attributes(attributes)
     made = convolution.quantized_convolution(
         state.filters(w, how.get("group", 1)), x_zero.dtype, (x_scale, w_scale, y_scale),
-        (x_zero, w_zero, y_zero),
-        bias[0] if bias else None, how, state.rounding, state.num_threads,
+        (x_zero, w_zero, y_zero), bias[0] if bias else None, how, state.rounding, state.num_threads,
     )  # fmt: skip
     dtype = x_zero.dtype
 

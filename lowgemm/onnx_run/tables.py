@@ -23,10 +23,9 @@ _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 #: Float operators that compute each element from those in its place.
 _FLOAT = frozenset((
     "Abs", "Add", "Ceil", "Clip", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
-    "HardSwish", "Identity",
-    "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Round",
-    "Selu", "Sigmoid",
-    "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Tanh", "ThresholdedRelu",
+    "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow",
+    "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt",
+    "Sub", "Tanh", "ThresholdedRelu",
 ))  # fmt: skip
 _CODED = frozenset(("QLinearSigmoid", "QLinearLeakyRelu", "QLinearAdd", "QLinearMul"))
 #: Operators that are a table even by themselves.

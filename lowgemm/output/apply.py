@@ -41,7 +41,6 @@ def apply(
                     load_i64(stages, 2 * i),
                     (
                         as_address(tile), TILE_COLS, rows, cols, row, col, load_i64(stages, 2 * i + 1), 0, 0,
-                        0, 0,
-                        to, out_row_stride, out_col_stride,
+                        0, 0, to, out_row_stride, out_col_stride,
                     ),
                 )  # fmt: skip

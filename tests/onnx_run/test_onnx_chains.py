@@ -27,8 +27,7 @@ def conv_then(nodes, outputs, constants, channels=5, more=()):
     g = np.random.default_rng(7)
     made = {
         "w": g.integers(0, 256, (channels, 3, 3, 3), dtype=np.uint8), "wz": np.uint8(120),
-        "ws": np.float32(0.02),
-        **constants,
+        "ws": np.float32(0.02), **constants,
     }  # fmt: skip
     head = om.dynamic_convolution("x", "w", pads=[1, 1, 1, 1])
     info = onnx.helper.make_tensor_value_info
@@ -154,8 +153,7 @@ def test_columns(columns, axes, threads):
     }  # fmt: skip
     nodes = [
         h.make_node("Mul", ["c", "a"], ["m"]), h.make_node("Erf", ["m"], ["e"]),
-        h.make_node("Sub", ["b", "e"], ["d"]),
-        h.make_node("Mul", ["d", "half"], ["y"]),
+        h.make_node("Sub", ["b", "e"], ["d"]), h.make_node("Mul", ["d", "half"], ["y"]),
         h.make_node("DynamicQuantizeLinear", ["y"], ["q2", "s2", "z2"]),
         h.make_node("MatMulInteger", ["q2", "w2", "z2", "wz"], ["i2"]),
         h.make_node("Cast", ["i2"], ["r2"], to=1),
@@ -296,8 +294,7 @@ def test_a_chain_does_not_wait_for_itself():
     """What depends on a chain by way of another node is no part of it."""
     nodes = [
         h.make_node("Relu", ["c"], ["r"]), h.make_node("Exp", ["r"], ["g"]),
-        h.make_node("Mul", ["r", "g"], ["m"]),
-        h.make_node("Add", ["m", "r"], ["y"]),
+        h.make_node("Mul", ["r", "g"], ["m"]), h.make_node("Add", ["m", "r"], ["y"]),
     ]  # fmt: skip
     model = conv_then(nodes, ["y"], {})
     found = chains.find(model.graph.node, {}, {"c"}, {"c"}, {"y"})

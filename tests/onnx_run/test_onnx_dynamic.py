@@ -46,8 +46,7 @@ def compared(model, *many, rewritten=1):
 def convolution(g, filters, channels, group, kernel, bias, **attributes):
     constants = {
         "w": g.integers(0, 256, (filters, channels // group, *kernel), dtype=np.uint8),
-        "wz": np.uint8(g.integers(256)),
-        "ws": np.float32(0.01),
+        "wz": np.uint8(g.integers(256)), "ws": np.float32(0.01),
     }  # fmt: skip
     nodes = [
         h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),

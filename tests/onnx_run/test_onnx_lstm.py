@@ -99,8 +99,7 @@ def test_beside_the_definition(columns):
         c = constants
         want = lstm.dynamic_quantize_lstm(
             State(), x, c["w"], c["r"], None if columns else c["b"], None, states["h"], states["c"], None,
-            c["ws"], c["wz"], c["rs"], c["rz"],
-            direction="bidirectional", hidden_size=12,
+            c["ws"], c["wz"], c["rs"], c["rz"], direction="bidirectional", hidden_size=12,
         )  # fmt: skip
         for a, b in zip(got, want, strict=True):
             np.testing.assert_array_equal(a, b)

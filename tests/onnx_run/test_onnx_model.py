@@ -188,8 +188,7 @@ def test_dequantized_bias_of_any_shape(shape):
     one, bias = np.float32(0.5), np.asarray(g.integers(-900, 900, shape)).astype(np.int32)
     constants = {
         "w": np.arange(-3, 3, dtype=np.int8).reshape(3, 2), "s": one, "zx": np.uint8(7), "zw": np.int8(0),
-        "b": bias,
-        "sb": one * one, "zb": np.int32(0),
+        "b": bias, "sb": one * one, "zb": np.int32(0),
     }  # fmt: skip
     nodes = [
         helper.make_node("DequantizeLinear", [*names], [f"{names[0]}f"])

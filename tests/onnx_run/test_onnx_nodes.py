@@ -16,8 +16,7 @@ from lowgemm.onnx_run import Model
 
 OURS = (
     "MatMulInteger", "QLinearMatMul", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear",
-    "QLinearConv",
-    "ConvInteger",
+    "QLinearConv", "ConvInteger",
 )  # fmt: skip
 PLUMBING = (
     "Reshape", "Transpose", "Add", "Mul", "Cast", "Relu", "Softmax", "Flatten", "MaxPool", "AveragePool",

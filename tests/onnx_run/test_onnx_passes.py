@@ -161,8 +161,7 @@ def test_average_pool(slowly, state):
         zeros = [np.asarray(g.integers(0, 256, dtype=np.uint8)).view(dtype) for _ in range(2)]
         more = {
             "kernel_shape": kernel, "strides": [int(n) for n in g.integers(1, 3, 2)],
-            "ceil_mode": int(g.integers(2)),
-            "pads": [int(n) for n in (g.random(4) * [*kernel, *kernel])],
+            "ceil_mode": int(g.integers(2)), "pads": [int(n) for n in (g.random(4) * [*kernel, *kernel])],
             "count_include_pad": int(g.integers(2)),
         }  # fmt: skip
         arguments = x, scales[0], zeros[0], scales[1], zeros[1]

@@ -24,8 +24,7 @@ def coded(op, bias, weight, zero, known=True):
     w = np.full(shape, weight, np.int8)
     constants = {
         "one": np.float32(1), "ws": np.ones(each, np.float32), "wz": np.full(each, zero, np.int8),
-        "xz": np.uint8(0),
-        "ys": np.float32(2**26), "yz": np.uint8(0), "bz": np.zeros(each, np.int32),
+        "xz": np.uint8(0), "ys": np.float32(2**26), "yz": np.uint8(0), "bz": np.zeros(each, np.int32),
     }  # fmt: skip
     inputs = [om.value("x", [None, DEPTH, *([1, 1] if op == "Conv" else [])], om.TensorProto.UINT8)]
     if known:

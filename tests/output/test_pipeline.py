@@ -247,8 +247,7 @@ def test_scale_in_float32_and_store_in_one_pass(data, seed, dtype):
     stages = [
         lowgemm.Requantize(
             scale if data.draw(st.booleans()) else float(scale[0]), int(rng.integers(info.min, info.max)),
-            dtype,
-            rounding=data.draw(st.sampled_from(["onnx", "torch"])), axis=axis, min=low, max=high,
+            dtype, rounding=data.draw(st.sampled_from(["onnx", "torch"])), axis=axis, min=low, max=high,
         )
     ]  # fmt: skip
     checked, _ = check_pipeline(stages, m, n)
