@@ -28,8 +28,8 @@ def onnx_session(group: int, threads: int):
     codes = g.integers(0, 256, (SIZE, blocks, group // 2), dtype=np.uint8)
     scales = g.random(SIZE * blocks, dtype=np.float32)
     node = helper.make_node(
-        "MatMulNBits", ["x", "b", "s"], ["y"], domain="com.microsoft", K=SIZE, N=SIZE, bits=4, block_size=group,
-        accuracy_level=4,
+        "MatMulNBits", ["x", "b", "s"], ["y"], domain="com.microsoft", K=SIZE, N=SIZE, bits=4,
+        block_size=group, accuracy_level=4,
     )  # fmt: skip
     graph = helper.make_graph(
         [node], "g",

@@ -223,8 +223,8 @@ def main() -> None:
         sweep(parse_shapes(FULL), arguments.seconds)
         return
     columns = [
-        "library", "N", "alone, 1 thread", "alone, 2 threads", "after NumPy, 1", "NumPy beside that", "after NumPy, 2",
-        "NumPy beside that",
+        "library", "N", "alone, 1 thread", "alone, 2 threads", "after NumPy, 1", "NumPy beside that",
+        "after NumPy, 2", "NumPy beside that",
     ]  # fmt: skip
     columns += ["beside a busy process, 1", "beside a busy process, 2"] if arguments.busy else []
     columns.append("others")

@@ -43,7 +43,9 @@ def main() -> None:
         "a @ b (wraps)": lambda: a @ b,
         "int32 @ int32": lambda: a.astype(np.int32) @ b.astype(np.int32),
         "float64 @ float64": lambda: (a.astype(np.float64) @ b.astype(np.float64)).astype(np.int32),
-        "float32 @ float32 (exact to 2**24)": lambda: (a.astype(np.float32) @ b.astype(np.float32)).astype(np.int32),
+        "float32 @ float32 (exact to 2**24)": lambda: (
+            (a.astype(np.float32) @ b.astype(np.float32)).astype(np.int32)
+        ),
         "lowgemm.gemm(a, b)": lambda: lowgemm.gemm(a, b),
         "lowgemm.gemm(a, pack_rhs(b))": lambda: lowgemm.gemm(a, w),
     }  # fmt: skip

@@ -45,7 +45,9 @@ def main():
             f"`quantize`, {name}",
             *least(lambda p=p: affine.quantize_reference(x, p), lambda p=p: lq.quantize(x, p)),
         )
-        line(f"`dequantize`, {name}", *least(lambda p=p, q=q: affine.dequantize_reference(q, p), lambda p=p, q=q: lq.dequantize(q, p)))  # fmt: skip
+        line(f"`dequantize`, {name}",
+             *least(lambda p=p, q=q: affine.dequantize_reference(q, p),
+                    lambda p=p, q=q: lq.dequantize(q, p)))  # fmt: skip
         line(
             f"`fake_quantize`, {name}",
             *least(

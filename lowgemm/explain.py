@@ -220,7 +220,8 @@ def explain(
         return Explanation(None, *tell(lhs, num_threads))
     if isinstance(rhs, PackedFilters):
         options = {
-            "image_zero_point": image_zero_point, "filter_zero_point": filter_zero_point, "stride": stride, "padding": padding,
+            "image_zero_point": image_zero_point, "filter_zero_point": filter_zero_point, "stride": stride,
+            "padding": padding,
             "dilation": dilation, "output": output, "num_threads": num_threads, "channels": channels,
         }  # fmt: skip
         return _of_convolution(lhs, rhs, options)

@@ -126,7 +126,9 @@ def gemm(
             lhs_kind, rhs_kind,
             None if out is None else (type(out), out.shape, out.strides, out.dtype),
             accumulate if accumulate is False or accumulate is True else (type(accumulate), accumulate),
-            num_threads if num_threads is None or type(num_threads) is int else (type(num_threads), num_threads),
+            num_threads
+            if num_threads is None or type(num_threads) is int
+            else (type(num_threads), num_threads),
             overflow, _settings["kernel"],
         )  # fmt: skip
         seen = _calls.get(key)
@@ -172,8 +174,8 @@ def _checked(
     same = left is lhs and right is rhs and left_zero is lhs_zero and right_zero is rhs_zero and to is out
     if not same:
         result = gemm(
-            left, right, lhs_zero_point=left_zero, rhs_zero_point=right_zero, output=output, out=to, accumulate=accumulate,
-            num_threads=num_threads, overflow=overflow,
+            left, right, lhs_zero_point=left_zero, rhs_zero_point=right_zero, output=output, out=to,
+            accumulate=accumulate, num_threads=num_threads, overflow=overflow,
         )  # fmt: skip
         return result if out is None else out
     call = Call(lhs, rhs, lhs_zero, rhs_zero, output, out, accumulate, num_threads, overflow)

@@ -277,6 +277,7 @@ def filled(h: Any) -> Any:
 
 if importlib.util.find_spec("onnx") is not None:
     from lowgemm.onnx_run import (
+        binary,
         block_weights,
         chains,
         convolution,
@@ -285,7 +286,6 @@ if importlib.util.find_spec("onnx") is not None:
         geometry,
         model,
         nbits_weights,
-        passes,
         rewrite,
         state,
         tables,
@@ -398,7 +398,7 @@ if importlib.util.find_spec("onnx") is not None:
     REFUSED[frame.Frame] = lambda: frame.Frame([], [], {}, [])
     REFUSED[frame.Frames] = lambda: frame.Frames([], [], [], 1)
     REFUSED[tables.LookUp] = lambda: tables.LookUp(lambda x: x)
-    REFUSED[passes.Binary] = lambda: passes.Binary(passes.add, passes.ADD, {"ra": 1.0})
+    REFUSED[binary.Binary] = lambda: binary.Binary(binary.add, binary.ADD, {"ra": 1.0})
     REFUSED[convolution.Convolution] = lambda: convolution.Convolution(
         convolution.PackedFilters(np.ones((4, 2, 3, 3), np.int8)), np.uint8, (None, None), {}
     )

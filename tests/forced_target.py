@@ -1,9 +1,9 @@
 """Run by test_target.py in a process of its own: kernels of the target that the environment forces.
 
 Each is compared with its contract, in whole products, and with the golden cases. Words may follow:
-``default``, for the kernel that is chosen there and no other, ``choice``, to see which one that is and whether
-it multiplies, and ``nonfinite``, for what quantizers make of
-NaN and infinity too, which is mostly compiling (10 s) and hardly about kernels.
+``default``, for the kernel that is chosen there and no other, ``choice``, to see which one that is and
+whether it multiplies, and ``nonfinite``, for what quantizers make of NaN and infinity too, which is mostly
+compiling (10 s) and hardly about kernels.
 """
 
 from __future__ import annotations

@@ -46,7 +46,9 @@ def given_scale(size: int) -> dict[str, Any]:
         "quantize float64": (lambda x: lq.quantize(x.astype(np.float64), p), 0, 255),
         "quantize float16": (lambda x: lq.quantize(x.astype(np.float16), p), 0, 255),
         "quantize per channel": (lambda x: lq.quantize(x, each), -128, 127),
-        "quantize per channel, last axis": (lambda x: lq.quantize(np.stack([x, x]), QParams(each.scale, 3, "int8", 1))[1], -128, 127),
+        "quantize per channel, last axis": (
+            lambda x: lq.quantize(np.stack([x, x]), QParams(each.scale, 3, "int8", 1))[1], -128, 127
+        ),
         "quantize int16": (lambda x: lq.quantize(x, QParams(0.5, 3, "int16")), -(2**15), 2**15 - 1),
         "quantize int32": (lambda x: lq.quantize(x, QParams(0.5, 3, "int32")), -(2**31), 2**31 - 1),
         "quantize 4 bits": (lambda x: lq.quantize(x, narrow), -8, 7),
@@ -55,10 +57,15 @@ def given_scale(size: int) -> dict[str, Any]:
         "network input": (lambda x: network.predict(x[None])[0], -1.5, 126.0),
         "layer input": (lambda x: nn.QuantizedSequential([layer]).predict(x[:, None])[:, 0], -1.5, 126.0),
         "quantize_linear": (lambda x: ox.quantize_linear(x, f32(0.5), np.uint8(3)), 0, 255),
-        "quantize_linear int16": (lambda x: ox.quantize_linear(x, f32(0.5), np.int16(3)), -(2**15), 2**15 - 1),
-        "quantize_linear float16": (lambda x: ox.quantize_linear(x.astype(np.float16), np.float16(0.5), np.int8(3)), -128, 127),
+        "quantize_linear int16": (
+            lambda x: ox.quantize_linear(x, f32(0.5), np.int16(3)), -(2**15), 2**15 - 1
+        ),
+        "quantize_linear float16": (
+            lambda x: ox.quantize_linear(x.astype(np.float16), np.float16(0.5), np.int8(3)), -128, 127
+        ),
         "quantize_linear per channel": (
-            lambda x: ox.quantize_linear(x, np.full(size, 0.5, f32), np.full(size, 3, np.int8), axis=0), -128, 127,
+            lambda x: ox.quantize_linear(x, np.full(size, 0.5, f32), np.full(size, 3, np.int8), axis=0), -128,
+            127,
         ),
         "quantize_linear in blocks": (
             lambda x: ox.quantize_linear(

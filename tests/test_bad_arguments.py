@@ -109,7 +109,8 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "lowgemm.nn.QuantizedAdd": lambda: {"a_qparams": P, "b_qparams": P, "output_qparams": P},
     "lowgemm.nn.QuantizedAveragePool2d": lambda: {"input_qparams": P, "size": 2},
     "lowgemm.nn.QuantizedConv2d": lambda: {
-        "weight": FILTERS, "bias": np.zeros(3, np.int32), "input_qparams": P, "weight_qparams": W, "output_qparams": P
+        "weight": FILTERS, "bias": np.zeros(3, np.int32), "input_qparams": P, "weight_qparams": W,
+        "output_qparams": P
     },
     "lowgemm.nn.QuantizedFlatten": lambda: {"input_qparams": P},
     "lowgemm.nn.QuantizedLinear": lambda: {
@@ -132,14 +133,17 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "lowgemm.quantization.MinMax": dict,
     "lowgemm.quantization.MovingAverage": dict,
     "lowgemm.quantization.Observer.observe": lambda: {"self": quantization.MinMax(), "x": FLOATS},
-    "lowgemm.quantization.Observer.merge": lambda: {"self": quantization.MinMax(), "other": quantization.MinMax()},
+    "lowgemm.quantization.Observer.merge": lambda: {
+        "self": quantization.MinMax(), "other": quantization.MinMax(),
+    },
     "lowgemm.quantization.Percentile": dict,
     "lowgemm.quantization.QParams": lambda: {"scale": 0.5},
     "lowgemm.quantization.calibrate": lambda: {"observer": quantization.MinMax(), "batches": [FLOATS]},
     "lowgemm.quantization.choose_qparams": lambda: {"low": -1.0, "high": 1.0},
     "lowgemm.quantization.clipped_normal_mean": lambda: {"mean": [0.5], "std": [1.0]},
     "lowgemm.quantization.correct_bias": lambda: {
-        "bias": np.zeros(4, np.float32), "weight": FLOATS, "rounded_weight": FLOATS, "input_mean": np.zeros(3, np.float32)
+        "bias": np.zeros(4, np.float32), "weight": FLOATS, "rounded_weight": FLOATS,
+        "input_mean": np.zeros(3, np.float32)
     },
     "lowgemm.quantization.correct_bias_from_outputs": lambda: {
         "bias": np.zeros(4, np.float32), "expected": FLOATS, "got": FLOATS
@@ -158,29 +162,38 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "lowgemm.quantization.s_shaped_gain": lambda: {"kind": "tanh", "x": FLOATS},
     "lowgemm.quantization.s_shaped_input": lambda: {"kind": "tanh", "low": -1.0, "high": 1.0},
     "lowgemm.quantization.s_shaped_output": lambda: {"kind": "tanh"},
-    "lowgemm.quantization.s_shaped_stages": lambda: {"kind": "tanh", "accumulator_scale": 0.01, "input_qparams": W},
+    "lowgemm.quantization.s_shaped_stages": lambda: {
+        "kind": "tanh", "accumulator_scale": 0.01, "input_qparams": W,
+    },
     "lowgemm.quantization.s_shaped_table": lambda: {"kind": "tanh", "input_qparams": W},
     "lowgemm.quantization.scale_for_bias": lambda: {
         "weight_qparams": W, "weight": FLOATS, "bias": np.zeros(4, np.float32), "input_qparams": P
     },
     "lowgemm.quantization.sqnr": lambda: {"x": FLOATS, "qparams": W},
     **{f"lowgemm.blockwise.{cls.__name__}": optimizer for cls in public_optimizers()},
-    "lowgemm.blockwise.AdEMAMix.warmed_up": lambda: {"self": blockwise.AdEMAMix(np.zeros(8, np.float32), t_alpha=9, t_beta3=9), "step": 3},
+    "lowgemm.blockwise.AdEMAMix.warmed_up": lambda: {
+        "self": blockwise.AdEMAMix(np.zeros(8, np.float32), t_alpha=9, t_beta3=9), "step": 3,
+    },
     "lowgemm.blockwise.Optimizer.step": lambda: {"self": adam(), "grads": np.ones(8, np.float32)},
     "lowgemm.blockwise.Optimizer.state_of": lambda: {"self": adam(), "index": 0},
     "lowgemm.blockwise.Optimizer.load_state_dict": lambda: {"self": adam(), "state": adam().state_dict()},
     "lowgemm.blockwise.Optimizer.save": lambda: {"self": adam(), "path": io.BytesIO()},
     "lowgemm.blockwise.Optimizer.load": lambda: {"self": adam(), "path": saved_optimizer()},
     "lowgemm.blockwise.BlockwiseArray": lambda: {
-        "codes": np.zeros(3, np.uint8), "scales": np.ones(1, np.float32), "blocksize": 64, "book": "linear", "shape": (3,)
+        "codes": np.zeros(3, np.uint8), "scales": np.ones(1, np.float32), "blocksize": 64, "book": "linear",
+        "shape": (3,)
     },
     "lowgemm.blockwise.CodeBook": lambda: {"values": [-1.0, 0.0, 1.0]},
     "lowgemm.blockwise.MixedWeight": lambda: {"weight": FLOATS},
     "lowgemm.blockwise.as_codebook": lambda: {"code": "nf4"},
     "lowgemm.blockwise.block_scales": lambda: {"q": blockwise.quantize_blockwise(FLOATS)},
     "lowgemm.blockwise.dequantize_blockwise": lambda: {"q": blockwise.quantize_blockwise(FLOATS)},
-    "lowgemm.blockwise.gemm_4bit": lambda: {"lhs": X8.astype(np.float32), "rhs": blockwise.pack_rhs_4bit(FLOATS, "nf4")},
-    "lowgemm.blockwise.gemm_lowbit": lambda: {"lhs": X8.astype(np.float32), "rhs": blockwise.pack_rhs_lowbit(FLOATS)},
+    "lowgemm.blockwise.gemm_4bit": lambda: {
+        "lhs": X8.astype(np.float32), "rhs": blockwise.pack_rhs_4bit(FLOATS, "nf4"),
+    },
+    "lowgemm.blockwise.gemm_lowbit": lambda: {
+        "lhs": X8.astype(np.float32), "rhs": blockwise.pack_rhs_lowbit(FLOATS),
+    },
     "lowgemm.blockwise.mixed_linear": lambda: {"x": X8.astype(np.float32), "weight": FLOATS},
     "lowgemm.blockwise.pack_rhs_4bit": lambda: {"weight": FLOATS},
     "lowgemm.blockwise.pack_rhs_codes": lambda: {
@@ -198,13 +211,14 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "lhs": X8, "rhs": X8.T, "result": np.zeros((2, 2), np.int32), "lhs_offset": 1, "rhs_offset": 2
     },
     "lowgemm.compat.gemmlowp.gemm": lambda: {
-        "lhs": X8, "rhs": X8.T, "result": np.zeros((2, 2), np.uint8), "lhs_offset": 1, "rhs_offset": 2, "result_offset": 3,
-        "result_mult_int": 4, "result_shift": 5,
+        "lhs": X8, "rhs": X8.T, "result": np.zeros((2, 2), np.uint8), "lhs_offset": 1, "rhs_offset": 2,
+        "result_offset": 3, "result_mult_int": 4, "result_shift": 5,
     },
     "lowgemm.compat.gemmlowp.eight_bit_int_gemm": lambda: {
-        "transpose_a": False, "transpose_b": False, "transpose_c": False, "m": 2, "n": 2, "k": 3, "a": X8.ravel(),
-        "a_offset": 1, "lda": 2, "b": X8.ravel(), "b_offset": 2, "ldb": 3, "c": np.zeros(4, np.uint8), "c_offset": 3,
-        "c_mult_int": 4, "c_shift": 5, "ldc": 2,
+        "transpose_a": False, "transpose_b": False, "transpose_c": False, "m": 2, "n": 2, "k": 3,
+        "a": X8.ravel(),
+        "a_offset": 1, "lda": 2, "b": X8.ravel(), "b_offset": 2, "ldb": 3, "c": np.zeros(4, np.uint8),
+        "c_offset": 3, "c_mult_int": 4, "c_shift": 5, "ldc": 2,
     },
     "lowgemm.compat.onnx.matmul_integer": lambda: {"A": X8, "B": W8},
     "lowgemm.compat.onnx.qlinear_matmul": lambda: {
@@ -215,11 +229,13 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "lowgemm.compat.onnx.dequantize_linear": lambda: {"x": W8, "x_scale": np.float32(1)},
     "lowgemm.compat.onnx.dynamic_quantize_linear": lambda: {"x": FLOATS},
     "lowgemm.onnx_run.PackedFilters": lambda: {"w": FILTERS.transpose(3, 2, 0, 1)},
-    "lowgemm.onnx_run.conv_integer": lambda: {"x": IMAGE.transpose(0, 3, 1, 2), "w": FILTERS.transpose(3, 2, 0, 1)},
+    "lowgemm.onnx_run.conv_integer": lambda: {
+        "x": IMAGE.transpose(0, 3, 1, 2), "w": FILTERS.transpose(3, 2, 0, 1),
+    },
     "lowgemm.onnx_run.qlinear_conv": lambda: {
         "x": IMAGE.transpose(0, 3, 1, 2), "x_scale": np.float32(1), "x_zero_point": np.uint8(3),
-        "w": FILTERS.transpose(3, 2, 0, 1), "w_scale": np.float32(1), "w_zero_point": np.int8(0), "y_scale": np.float32(1),
-        "y_zero_point": np.uint8(3),
+        "w": FILTERS.transpose(3, 2, 0, 1), "w_scale": np.float32(1), "w_zero_point": np.int8(0),
+        "y_scale": np.float32(1), "y_zero_point": np.uint8(3),
     },
     "lowgemm.onnx_run.Model": lambda: {"source": model_bytes()},
     "lowgemm.onnx_run.Model.run": lambda: {"self": model(), "input_feed": {"x": X8}},

@@ -59,8 +59,8 @@ def problem(g, kind, axes):
         scale, 3, g.choice(["uint8", "int8"]), rounding=str(g.choice(["gemmlowp", "onnx"]))
     )
     options = {
-        "image_zero_point": int(integers(g, dtypes[0], ())), "filter_zero_point": zeros[g.integers(3)], "stride": stride,
-        "padding": padding, "dilation": dilation,
+        "image_zero_point": int(integers(g, dtypes[0], ())), "filter_zero_point": zeros[g.integers(3)],
+        "stride": stride, "padding": padding, "dilation": dilation,
         "output": [None, [bias, requantize], [requantize], [bias, lowgemm.Dequantize(scale)]][g.integers(4)],
     }  # fmt: skip
     return image, filters, groups, options

@@ -31,9 +31,12 @@ class Forms:
     """
 
     params = [
-        "plain", "packed", "scalar zero points", "NumPy's scalar", "rhs vector of int32", "both vectors of int32", "both vectors of int64",
-        "both vectors of uint8", "list", "accumulate", "lhs is a vector", "rhs is a vector", "two vectors", "num_threads", "out",
-        "out strided", "out of a subclass", "lhs of a subclass", "stages", "stages and vector", "Custom", "stack", "stack, vector for each",
+        "plain", "packed", "scalar zero points", "NumPy's scalar", "rhs vector of int32",
+        "both vectors of int32", "both vectors of int64",
+        "both vectors of uint8", "list", "accumulate", "lhs is a vector", "rhs is a vector", "two vectors",
+        "num_threads", "out",
+        "out strided", "out of a subclass", "lhs of a subclass", "stages", "stages and vector", "Custom",
+        "stack", "stack, vector for each",
         "requantize", "requantize into out", "requantize a vector", "requantize a stack",
     ]  # fmt: skip
     param_names = ("form",)

@@ -255,8 +255,8 @@ def _job(
     """The job of coding or decoding a vector."""
     packed = is_packed(book)
     job = routines.CodingJob(
-        values=values.ctypes.data, codes=codes.ctypes.data, scales=scales.ctypes.data, book=book.blob.ctypes.data,
-        packed=packed, filler=book.zero_code,
+        values=values.ctypes.data, codes=codes.ctypes.data, scales=scales.ctypes.data,
+        book=book.blob.ctypes.data, packed=packed, filler=book.zero_code,
     )  # fmt: skip
     jobs.divide(job, values.size, blocksize, even=packed)
     return job

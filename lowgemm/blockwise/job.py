@@ -3,6 +3,11 @@
 A job is a record of sizes and addresses, cut into tasks. The C function that does one of them is called by
 `work`, the loop of a worker: it asks for one task after another (`jit/both_ends.py`) until none is left, so
 that any number of threads may run it at once and a late one costs nothing.
+
+`engine/parts.py` has such a loop for passes of ONNX models. They are two, because a pass gets a range of
+pieces, as long as the number of threads makes it, where a task gets one number of pieces that were cut
+before, and memory of its worker's own. What they do alike is there once: `jit/both_ends.py` hands out
+numbers, `engine/threads.py` runs a loop on several threads.
 """
 
 from __future__ import annotations

@@ -88,7 +88,8 @@ class FinishJob(Job):
         # rows, columns, columns of x, outlier columns
         ("rows", Number), ("cols", Number), ("depth", Number), ("outliers", Number),
         # int32 sums, x, the result; float32 scales of rows and of columns, both with the 1 / 127
-        ("sums", Pointer), ("x", Pointer), ("result", Pointer), ("row_scales", Pointer), ("col_scales", Pointer),
+        ("sums", Pointer), ("x", Pointer), ("result", Pointer), ("row_scales", Pointer),
+        ("col_scales", Pointer),
         # float32 for each column, or none
         ("bias", Pointer),
         # int64 numbers of the outlier columns of x, and the weights' rows for them as float32
@@ -101,7 +102,7 @@ FINISH = dtype_of(FinishJob)
 
 @routine("ppn")
 def finish(job_address, scratch, r):
-    """Rescale the sums of a row, add outlier columns and bias. See `reference.mixed_linear`."""
+    """Rescale the sums of row `r`, add outlier columns and bias. See `reference.mixed_linear`."""
     job = numba.carray(job_address, (1,), FINISH)[0]
     cols, depth, count = job.cols, job.depth, job.outliers
     scales = numba.carray(pointer_field(job, "col_scales"), (cols,), np.float32)
@@ -227,8 +228,9 @@ def _run(
     col_scales = w.scales / np.float32(127)
     weights = _packed_rows(w.packed, outliers) if outliers.size else np.empty(0, np.float32)
     job = FinishJob(
-        cols=cols, depth=x.shape[1], outliers=outliers.size, sums=acc.ctypes.data, col_scales=col_scales.ctypes.data,
-        places=outliers.ctypes.data, weights=weights.ctypes.data, bias=0 if bias is None else bias.ctypes.data,
+        cols=cols, depth=x.shape[1], outliers=outliers.size, sums=acc.ctypes.data,
+        col_scales=col_scales.ctypes.data, places=outliers.ctypes.data, weights=weights.ctypes.data,
+        bias=0 if bias is None else bias.ctypes.data,
     )  # fmt: skip
     for first in range(0, rows, block):
         part = slice(first, min(first + block, rows))

@@ -188,7 +188,8 @@ class PackedRhsLowbit:
     def __getstate__(self) -> dict[str, Any]:
         return {
             "codes": self._padded_codes(), "scales": self.group_scales(), "depth": self.shape[0],
-            "group": self.group, "book": self.book.values, "bits": self.bits, "zero_points": self.zero_points(),
+            "group": self.group, "book": self.book.values, "bits": self.bits,
+            "zero_points": self.zero_points(),
         }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -56,17 +56,19 @@ class RowsProductJob(Job):
         ("rows", Number), ("cols", Number), ("depth", Number), ("group", Number), ("groups", Number),
         # the lhs as it came; whether it is float32 rows one after another; or strides of its rows and of its
         # depth, and what its bytes are changed by (exclusive or)
-        ("source", Pointer), ("floats", Number), ("row_stride", Number), ("depth_stride", Number), ("flip", Number),
+        ("source", Pointer), ("floats", Number), ("row_stride", Number), ("depth_stride", Number),
+        ("flip", Number),
         # the copy: bytes of all rows of a group, bytes of a row of a group; int32 that is added to the sums
         # of each row and group, rows from one group to the next; rows that one task copies
-        ("lhs", Pointer), ("lhs_group", Number), ("lhs_row", Number), ("row_terms", Pointer), ("held_rows", Number),
-        ("chunk", Number),
+        ("lhs", Pointer), ("lhs_group", Number), ("lhs_row", Number), ("row_terms", Pointer),
+        ("held_rows", Number), ("chunk", Number),
         # chunks of columns; whether several threads work, of which those that take the last tasks first are
         # to go through the chunks of the second half from their first on
         ("chunks", Number), ("several", Number),
         # packed codes, bytes of a panel, the level of each code; int32 sums of levels and float32 scales by
         # group and column
-        ("panels", Pointer), ("panel_bytes", Number), ("levels", Pointer), ("sums", Pointer), ("scales", Pointer),
+        ("panels", Pointer), ("panel_bytes", Number), ("levels", Pointer), ("sums", Pointer),
+        ("scales", Pointer),
         # zero point of the copy
         ("zero", Number),
         # int32 sums of each row and group, int8 zero points by group and column; or none
@@ -209,8 +211,8 @@ def _make_multiply(
             multiply_codes(
                 kernel_id, bits, zero_points, with_factors,
                 (
-                    rows, nv, offset(pointer_field(job, "panels"), at * wide * job.panel_bytes), job.panel_bytes,
-                    job.panel_bytes // STEP_BYTES, pointer_field(job, "levels"),
+                    rows, nv, offset(pointer_field(job, "panels"), at * wide * job.panel_bytes),
+                    job.panel_bytes, job.panel_bytes // STEP_BYTES, pointer_field(job, "levels"),
                     offset(lhs, g * job.lhs_group + row * job.lhs_row), job.lhs_row,
                     offset(row_terms, 4 * (g * job.held_rows + row)), offset(scratch, cols_at),
                     offset(pointer_field(job, "scales"), 4 * at * nr), scratch, 4 * nr,
@@ -277,11 +279,14 @@ def laid_out(w: PackedRhsLowbit, rows: int, by_group: bool) -> LaidOut:
     chunk = max(1, ELEMENTS_PER_TASK // depth)
     levels = w.levels.view(np.uint8) ^ np.uint8(0x80) if raises(kernel) else w.levels
     job = RowsProductJob(
-        rows=rows, cols=cols, depth=depth, group=w.group, groups=w.groups, lhs_group=held * row_bytes, lhs_row=row_bytes,
-        held_rows=held, chunk=chunk, panels=w.panels.ctypes.data, panel_bytes=w.panel_bytes, levels=levels.ctypes.data,
+        rows=rows, cols=cols, depth=depth, group=w.group, groups=w.groups, lhs_group=held * row_bytes,
+        lhs_row=row_bytes,
+        held_rows=held, chunk=chunk, panels=w.panels.ctypes.data, panel_bytes=w.panel_bytes,
+        levels=levels.ctypes.data,
         sums=w.sums.ctypes.data, scales=w.scales.ctypes.data, copies=-(-rows // chunk), copy=copy.address,
-        give_way=host.give_way(), task=multiply.address, chunks=w.chunks, tasks=w.chunks * -(-rows // BLOCK_ROWS),
-        zeros=w.zeros.ctypes.data if with_zeros else 0, scratch=end, scratch_bytes=-(-scratch_bytes // 64) * 64, **at,
+        give_way=host.give_way(), task=multiply.address, chunks=w.chunks,
+        tasks=w.chunks * -(-rows // BLOCK_ROWS), zeros=w.zeros.ctypes.data if with_zeros else 0, scratch=end,
+        scratch_bytes=-(-scratch_bytes // 64) * 64, **at,
     )  # fmt: skip
     return LaidOut(job, end, levels)
 

@@ -278,11 +278,12 @@ class _Tile:
 
 #: What `multiply_codes` takes after its constants.
 ARGUMENTS = (
-    "rows", "panels", "codes", "panel_bytes", "steps", "levels", "lhs", "lhs_stride", "row_terms", "col_terms", "scales",
-    "totals", "total_stride", "row_sums", "zeros", "row_factors",
+    "rows", "panels", "codes", "panel_bytes", "steps", "levels", "lhs", "lhs_stride", "row_terms",
+    "col_terms", "scales", "totals", "total_stride", "row_sums", "zeros", "row_factors",
 )  # fmt: skip
 _POINTERS = {
-    "codes", "levels", "lhs", "row_terms", "col_terms", "scales", "totals", "row_sums", "zeros", "row_factors",
+    "codes", "levels", "lhs", "row_terms", "col_terms", "scales", "totals", "row_sums", "zeros",
+    "row_factors",
 }  # fmt: skip
 _TYPES = tuple(types.voidptr if a in _POINTERS else types.intp for a in ARGUMENTS)
 
@@ -292,13 +293,13 @@ def multiply_codes(typingctx, kernel_id, bits, zero_points, factors, args):
     """``totals[r] += float32(sum of group) * scales`` for all rows and the panels of a chunk, codes of one
     group.
 
-    The other four are constants, `args` is a tuple as `ARGUMENTS` says: rows and panels; packed codes, bytes
-    from a panel to the next, steps of a panel, the level of each code; rows of the lhs and their stride in
-    bytes; int32 for each row and for each column that are added to the integer sums; float32 scales; float32
-    sums and the stride of their rows in bytes. With `zero_points` also the int32 sum of each row and an int8
-    zero point of each column, whose product is subtracted from the integer sum. With `factors` also a float32
-    factor of each row, which the scales are multiplied by. Of all that is by rows there are as many as
-    `covered` says.
+    `kernel_id`, the number of a kernel in the registry, and the next three are constants. `args` is a tuple
+    as `ARGUMENTS` says: rows and panels; packed codes, bytes from a panel to the next, steps of a panel, the
+    level of each code; rows of the lhs and their stride in bytes; int32 for each row and for each column that
+    are added to the integer sums; float32 scales; float32 sums and the stride of their rows in bytes. With
+    `zero_points` also the int32 sum of each row and an int8 zero point of each column, whose product is
+    subtracted from the integer sum. With `factors` also a float32 factor of each row, which the scales are
+    multiplied by. Of all that is by rows there are as many as `covered` says.
     """
     kernel = by_id(kernel_id.literal_value)
     width, with_zeros, with_factors = (

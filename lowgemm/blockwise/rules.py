@@ -131,7 +131,7 @@ def states_after(at, n):
 
 @inner
 def put_largest(at, first, second, third):
-    """Store the bits of the largest magnitudes of the new states."""
+    """Store the bits of the largest magnitudes of the `first`, `second` and `third` new state."""
     o = numba.carray(at, (1,), OPERANDS)[0]
     largest = numba.carray(pointer_field(o, "largest"), (3,), np.int32)
     largest[0], largest[1], largest[2] = first, second, third

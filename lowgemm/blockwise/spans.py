@@ -58,7 +58,9 @@ def largest_bits(x, n):
 
 @njit(nogil=True, error_model="numpy")
 def decide(x, steps, scale, book, masks, out):
-    """Put right the codes that `compress` was in doubt about, as its masks say."""
+    """Put right the codes that `compress` was in doubt about, as its `masks` say, one int64 for
+    each of `steps` times `STEP` numbers.
+    """
     source, codes = numba.carray(x, (steps * STEP,), np.float32), numba.carray(out, (steps * STEP,), np.uint8)
     doubts = numba.carray(masks, (steps,), np.int64)
     for s in range(steps):

@@ -150,8 +150,9 @@ def code_rows(
     flags = np.zeros(size, np.uint8)
     chunk = max(1, jobs.ELEMENTS_PER_TASK // size)
     job = RowsJob(
-        count=count, size=size, chunk=chunk, tasks=-(-count // chunk), values=flat.ctypes.data, codes=codes.ctypes.data,
-        scales=scales.ctypes.data, flags=flags.ctypes.data, threshold=int(np.float32(threshold).view(np.int32)),
+        count=count, size=size, chunk=chunk, tasks=-(-count // chunk), values=flat.ctypes.data,
+        codes=codes.ctypes.data, scales=scales.ctypes.data, flags=flags.ctypes.data,
+        threshold=int(np.float32(threshold).view(np.int32)),
         whole=scale_without == "columns",
     )  # fmt: skip
     workers = jobs.choose_threads(num_threads, flat.size)

@@ -72,7 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rotate", type=int, default=None, metavar="MIB",
-        help="with --weights: bytes of weights that are taken in turn (default: twice the last-level cache, at most 1024)",
+        help="with --weights: bytes of weights that are taken in turn (default: twice the last-level cache, "
+        "at most 1024)",
     )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="write all figures to a file")
     parser.add_argument("--plot", metavar="FILE.png", help="draw them (needs matplotlib)")

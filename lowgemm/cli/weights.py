@@ -94,7 +94,8 @@ def _onnxruntime(
     codes, scales = _int4(weight, group)
     packed = codes[:, :, ::2] | codes[:, :, 1::2] << 4
     node = helper.make_node(
-        "MatMulNBits", ["x", "b", "s"], ["y"], domain="com.microsoft", K=depth, N=n, bits=4, block_size=group, accuracy_level=4,
+        "MatMulNBits", ["x", "b", "s"], ["y"], domain="com.microsoft", K=depth, N=n, bits=4, block_size=group,
+        accuracy_level=4,
     )  # fmt: skip
     graph = helper.make_graph(
         [node], "g",
@@ -161,8 +162,8 @@ def _bitsandbytes(
 
 
 CANDIDATES = {
-    "lowgemm": _lowgemm, "onnxruntime MatMulNBits": _onnxruntime, "torch int4": _torch, "bitsandbytes": _bitsandbytes,
-    "NumPy float32": _numpy,
+    "lowgemm": _lowgemm, "onnxruntime MatMulNBits": _onnxruntime, "torch int4": _torch,
+    "bitsandbytes": _bitsandbytes, "NumPy float32": _numpy,
 }  # fmt: skip
 
 
@@ -249,8 +250,8 @@ def _rows(one: dict[str, Any], bandwidth: float) -> list[list[str]]:
             continue
         seconds, size = one["seconds"][name], one["bytes"][name]
         rows.append([
-            shape, name, f"{seconds * 1e3:.3f}", f"{size / seconds / 1e9:.1f}", f"{100 * size / seconds / bandwidth:.0f} %",
-            f"{seconds / own:.2f}", f"{one['error'][name]:.1e}",
+            shape, name, f"{seconds * 1e3:.3f}", f"{size / seconds / 1e9:.1f}",
+            f"{100 * size / seconds / bandwidth:.0f} %", f"{seconds / own:.2f}", f"{one['error'][name]:.1e}",
         ])  # fmt: skip
     return rows
 

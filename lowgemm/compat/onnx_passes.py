@@ -29,8 +29,8 @@ PIECE = 4096
 
 @inner_dividing
 def quantize_one(x, scale, zero, below, above):
-    """A number's step, between limits from which the zero point is taken away: they and the quotient are
-    whole float32 numbers, so nothing is rounded twice.
+    """A number's step, between the limits `below` and `above`, from which the zero point is taken away: they
+    and the quotient are whole float32 numbers, so nothing is rounded twice.
     """
     t = round_even(x / scale)
     t = t if t > below else below  # a NaN too
@@ -86,6 +86,7 @@ def quantize(args, first, end, worker):
 
 @inner
 def _dequantize(x, out, begin, count, scale, zero):
+    """`count` integers of the array `x` to float32 numbers of `out`, from index `begin` on."""
     b, point = _u64(begin), np.float32(zero)
     for i in range(_u64(count)):
         out[b + i] = (np.float32(x[b + i]) - point) * scale
@@ -202,25 +203,6 @@ def scale_of(low, high):
         scale = np.float32(max((np.float64(high) - np.float64(low)) / 255.0, SMALLEST))
     point = min(max(np.float32(0) - low / scale, np.float32(0)), np.float32(255))
     return scale, np.int32(round_even(point))
-
-
-@routine("pppn")
-def dynamic_scale(src, real, whole, count):
-    """Scale (to `real`) and zero point (to `whole`, int32; -1 if a value is not finite) of float32 data."""
-    low, high = extremes_of(src, count)
-    ends, r, w = (
-        numba.carray(whole, (2,), np.int32),
-        numba.carray(real, (2,), np.float32),
-        numba.carray(whole, (2,), np.float32),
-    )
-    ends[0] = low ^ ((low >> np.int32(31)) & np.int32(0x7FFFFFFF))
-    ends[1] = high ^ ((high >> np.int32(31)) & np.int32(0x7FFFFFFF))
-    first, last = w[0], w[1]
-    if np.isfinite(first) and np.isfinite(last):
-        scale, point = scale_of(first, last)
-        r[0], ends[0] = scale, point
-    else:
-        ends[0] = -1
 
 
 def empty_like(x: np.ndarray, dtype: DTypeLike) -> np.ndarray | None:

@@ -67,7 +67,7 @@ def has(array, flags):
 
 @inner
 def _reach(array, itemsize):
-    """First address of an array's elements, and the one after the last."""
+    """First address of an array's elements, of `itemsize` bytes, and the one after the last."""
     low = data_of(array)
     high = low + itemsize
     shape, strides = pointer_at(array, SHAPE), pointer_at(array, STRIDES)
@@ -82,8 +82,8 @@ def _reach(array, itemsize):
 
 @inner
 def apart(a, a_itemsize, b, b_itemsize):
-    """Whether no byte of one array can be one of the other: their reaches are apart, as for
-    `numpy.may_share_memory`.
+    """Whether no byte of array `a` can be one of array `b`: their reaches are apart, as for
+    `numpy.may_share_memory`. `a_itemsize` and `b_itemsize` are the bytes of an element.
     """
     a_low, a_high = _reach(a, a_itemsize)
     b_low, b_high = _reach(b, b_itemsize)

@@ -79,8 +79,8 @@ def _copy(_self, args, _count):
     call_address(
         call.routine,
         (
-            data_of(pointer_at(args, _IMAGE)), call.plane_stride, call.image_stride, data_of(pointer_at(args, _MADE)),
-            call.pixels, call.channels, call.images,
+            data_of(pointer_at(args, _IMAGE)), call.plane_stride, call.image_stride,
+            data_of(pointer_at(args, _MADE)), call.pixels, call.channels, call.images,
         ),
     )  # fmt: skip
     return entry.new_reference(call, args, _MADE)

@@ -40,8 +40,8 @@ def _pack_on_the_fly(p, s, a, col0, cols, k0, depth, space):
     call_address(
         p.pack_rhs,
         (
-            a.source + col0 * p.rhs_n_stride + k0 * p.rhs_k_stride, p.rhs_n_stride, p.rhs_k_stride, cols, depth,
-            p.rhs_flip, panels, p.rhs_panel_bytes, sums if k0 == 0 else sums_of_block,
+            a.source + col0 * p.rhs_n_stride + k0 * p.rhs_k_stride, p.rhs_n_stride, p.rhs_k_stride, cols,
+            depth, p.rhs_flip, panels, p.rhs_panel_bytes, sums if k0 == 0 else sums_of_block,
         ),
     )  # fmt: skip
     if k0 > 0:
@@ -86,8 +86,8 @@ def _deep_block(p, s, a, row0, rows, col0, cols, split, space, sums, tile):
             width = tile_width(p, cols - j)
             for_cols = a.compensation + 4 * (col0 + j) if d + 1 == p.depth_blocks else p.no_compensation
             multiply(
-                p, a, rows, col0 + j, width, groups, lhs, lhs_stride, for_rows, for_cols, rhs_at, tile + 4 * j, ld,
-                np.int64(d > first), NONE,
+                p, a, rows, col0 + j, width, groups, lhs, lhs_stride, for_rows, for_cols, rhs_at,
+                tile + 4 * j, ld, np.int64(d > first), NONE,
             )  # fmt: skip
             j += width
 

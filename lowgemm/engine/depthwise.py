@@ -264,7 +264,7 @@ _WINDOWS = ("columns", "step", "apart", "taps", "four", "fours", "weights", "sta
 
 @intrinsic(prefer_literal=True)
 def interleave_lines(typingctx, bytes_of_weight, args):
-    """`_emit_interleave` with the arguments `_INTERLEAVE`."""
+    """`_emit_interleave` with the arguments `_INTERLEAVE`; `bytes_of_weight`, 1 or 2, is a constant."""
     order = _interleaved(bytes_of_weight.literal_value)
 
     def codegen(context, builder, signature, values):
@@ -304,8 +304,8 @@ def multiply_windows(typingctx, bits, count, args):
 # ---- a block of the result: windows of some lines, some channels -------------------------------------------
 @inner
 def _line_of(w, image, number, z, y, line, channel, filled):
-    """Where line number `line` of the lines from that on which the windows of line `y` reach begins, and
-    bytes from pixel to pixel; `filled` and 0 if it lies outside.
+    """Where line number `line` of the lines from that on which the windows of line `y` in plane `z` reach
+    begins, and bytes from pixel to pixel; `filled` and 0 if it lies outside.
     """
     tap_z, tap_y = 0, line
     if w.taps_z > 1:
@@ -385,7 +385,8 @@ def _make(bits: int, key: Any) -> Routine:
         """Block `part` of the channels, for the lines of windows number `lines_of_windows` of those that are
         computed together; `space` is the thread's memory, `out` the address of the result.
 
-        `by_row` points to the bias of every window, if there is one.
+        `starts` points to what `depthwise_start` stored. `by_row` points to the bias of every window, if
+        there is one.
         """
         p, w = plan_at(plan), image_at(windows)
         filled, spare, tile = (
@@ -491,7 +492,9 @@ def block_routine(bits: int) -> Routine:
 
 @routine("nnppnnppn")
 def depthwise_start(n, zero, bias, sums, has_bias, byte, starts, filled, lanes):
-    """What the sums of `n` channels begin with, and a register full of the zero point's `byte`."""
+    """Store to `starts` what the sums of `n` channels begin with, and to `filled` a register full of the zero
+    point's `byte`. `bias` holds an int32 a channel if `has_bias` is not 0.
+    """
     for c in range(n):
         value = 0
         if has_bias != 0:

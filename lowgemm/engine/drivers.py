@@ -90,13 +90,15 @@ def several(plan, lhs, rhs, rhs_sums, out, space, lhs_zero, rhs_zero, lhs_zeros,
 
 @routine("nnn")
 def alone(job, a, b):
-    """Run a job on this thread."""
+    """Run a job on this thread: the address of a routine, called with `a`, `b` and a worker's number, 0."""
     call_address(job, (a, b, 0))
 
 
 @disk_cache.njit([types.void(types.int64, types.int64, types.int64, types.int64)], nogil=True, parallel=True)
 def in_region(job, a, b, workers):
-    """Run a job, as `jit/team.py` has them, in a parallel region of Numba."""
+    """Run a job, as `jit/team.py` has them, in a parallel region of Numba: a routine's address, which each of
+    `workers` calls with `a`, `b` and its number.
+    """
     for worker in prange(workers):
         call_address(job, (a, b, worker))
 

@@ -208,7 +208,9 @@ def _by_columns(typingctx, kernel_id, most, args, columns):
 
 @inner
 def _copy_rows(source, row_stride, k_stride, rows, depth, padded, flip, to, sums):
-    """Rows of the lhs one after the other, flipped, zeros behind them; and their sums."""
+    """`rows` rows of the lhs one after the other to `to`, flipped, with zeros up to `padded` bytes behind
+    them; and their sums.
+    """
     for r in range(rows):
         start, row = offset(source, r * row_stride), offset(to, r * padded)
         total = 0
@@ -258,8 +260,8 @@ def _make_by_rows(kernel_id: int, key: int, lanes: int, most: int) -> Routine:
 
     @routine(_SIGNATURE, key)
     def by_rows(
-        lhs, lhs_row_stride, lhs_k_stride, rows, depth, lhs_flip, rhs, rhs_k_stride, rhs_n_stride, cols, rhs_flip, space, tile,
-        ld, row_sums, col_sums,
+        lhs, lhs_row_stride, lhs_k_stride, rows, depth, lhs_flip, rhs, rhs_k_stride, rhs_n_stride, cols,
+        rhs_flip, space, tile, ld, row_sums, col_sums,
     ):  # fmt: skip
         """By an rhs whose rows are contiguous."""
         padded = (depth + width - 1) // width * width
@@ -310,8 +312,8 @@ def _make_by_columns(kernel_id: int, key: int, lanes: int, most: int) -> Routine
 
     @routine(_SIGNATURE, key)
     def by_columns(
-        lhs, lhs_row_stride, lhs_k_stride, rows, depth, lhs_flip, rhs, rhs_k_stride, rhs_n_stride, cols, rhs_flip, space, tile,
-        ld, row_sums, col_sums,
+        lhs, lhs_row_stride, lhs_k_stride, rows, depth, lhs_flip, rhs, rhs_k_stride, rhs_n_stride, cols,
+        rhs_flip, space, tile, ld, row_sums, col_sums,
     ):  # fmt: skip
         """By an rhs whose columns are contiguous."""
         padded = (depth + width - 1) // width * width
@@ -335,8 +337,8 @@ def _make_by_columns(kernel_id: int, key: int, lanes: int, most: int) -> Routine
                 if first < end:
                     k = first * width
                     args = (
-                        rows, end - first, offset(start, k), rhs_n_stride, rhs_flip, ahead, offset(space, k), padded, sums,
-                        4 * wide,
+                        rows, end - first, offset(start, k), rhs_n_stride, rhs_flip, ahead, offset(space, k),
+                        padded, sums, 4 * wide,
                     )  # fmt: skip
                     _by_columns(kernel_id, most, args, count)
             if whole < depth:
@@ -353,7 +355,7 @@ def _make_by_columns(kernel_id: int, key: int, lanes: int, most: int) -> Routine
 
 @routine("pnnnpp")
 def add_compensation(tile, ld, rows, cols, for_rows, for_cols):
-    """Add an int32 for each row and one for each column to a tile."""
+    """Add an int32 for each row (`for_rows`) and one for each column (`for_cols`) to a tile."""
     for r in range(rows):
         one = np.int32(load_i32(for_rows, r))
         row = numba.carray(offset(tile, 4 * r * ld), (cols,), np.int32)

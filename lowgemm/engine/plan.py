@@ -140,48 +140,8 @@ class Plan(NotCopied):
         #: Numba's and lowgemm's thread settings that this plan was made for; None: they play no part.
         self.made_for = threads.settings() if threads.worth_threads(num_threads, work) else None
         layout, in_order = batch.layout()
-        col_bias, row_bias = pipeline.col_bias, pipeline.row_bias
-        plan = blank_plan(
-            m=m, n=n, depth=depth, batch=items, distinct_rhs=distinct_rhs, packed=packed,
-            lhs_row_stride=lhs.strides[0], lhs_k_stride=lhs.strides[1],
-            rhs_k_stride=rhs.strides[0], rhs_n_stride=rhs.strides[1],
-            out_row_stride=out_strides[0], out_col_stride=out_strides[1],
-            bilinear=bilinear, accumulate=accumulate, fused=pipeline.steps[0].record.ctypes.data if self.fused else 0,
-            col_bias=0 if col_bias is None else col_bias.ctypes.data, has_col_bias=col_bias is not None,
-            row_bias=0 if row_bias is None else row_bias.ctypes.data, has_row_bias=row_bias is not None,
-            stages=len(pipeline.steps), channels_apart=n if own_channels else 0,
-            image=0 if image is None else image.ctypes.data,
-            pack_image=0 if image is None else pack_image.address,
-        )  # fmt: skip
-        in_place = (
-            (bool(plan.rhs_k_stride == 1),) if reads_in_place(plan, rows_in_place(runs), runs.lanes) else ()
-        )
-        fill_plan(
-            plan,
-            template_of(
-                runs,
-                in_place,
-                given_out and stores_past_caches(plan, runs, pipeline.direct),
-                (lhs.kind == "i",),
-                pipeline.fusable or 0,
-                lhs_by_depth=(image is not None or lhs.strides[1] == 1,),
-                rhs_by_depth=() if packed else (rhs.strides[0] == 1,),
-            ),
-            int(lhs.kind == "i"),
-            int(rhs.kind == "i"),
-            pipeline.direct,
-            threads.choose_threads(num_threads, work),
-            in_order,
-        )
-        if image is not None:
-            rows, image["mr"] = patch_rows(runs.mr, plan.kc), runs.mr
-            image["row_bytes"], image["panel_rows"], image["panel_bytes"] = (
-                runs.row_bytes,
-                rows,
-                patch_bytes(plan.kc),
-            )
-        if has_deep_blocks(plan):
-            plan.deep_block = deep_block.address
+        plan = self._asked(lhs, rhs, out_strides, accumulate, own_channels)
+        self._decide(plan, lhs, rhs, given_out, threads.choose_threads(num_threads, work), in_order)
         self.threads, self.one_by_one = plan.workers, plan.workers == 1 and in_order
         #: What each worker does.
         self.work = drivers.work
@@ -208,6 +168,52 @@ class Plan(NotCopied):
         )
         self.lhs_shift, self.rhs_shift = plan.lhs_shift, plan.rhs_shift
         self.macs = macs
+
+    def _asked(
+        self, lhs: Operand, rhs: Operand, out_strides: tuple[int, int], accumulate: bool, own_channels: bool
+    ) -> np.record:
+        """A plan with what is asked for, before anything is decided."""
+        pipeline, image = self.pipeline, self.image
+        col_bias, row_bias = pipeline.col_bias, pipeline.row_bias
+        return blank_plan(
+            m=self.m, n=self.n, depth=self.depth, batch=self.batch, distinct_rhs=self.distinct_rhs,
+            packed=self.packed, bilinear=self.bilinear, accumulate=accumulate,
+            lhs_row_stride=lhs.strides[0], lhs_k_stride=lhs.strides[1],
+            rhs_k_stride=rhs.strides[0], rhs_n_stride=rhs.strides[1],
+            out_row_stride=out_strides[0], out_col_stride=out_strides[1],
+            fused=pipeline.steps[0].record.ctypes.data if self.fused else 0,
+            col_bias=0 if col_bias is None else col_bias.ctypes.data, has_col_bias=col_bias is not None,
+            row_bias=0 if row_bias is None else row_bias.ctypes.data, has_row_bias=row_bias is not None,
+            stages=len(pipeline.steps), channels_apart=self.n if own_channels else 0,
+            image=0 if image is None else image.ctypes.data,
+            pack_image=0 if image is None else pack_image.address,
+        )  # fmt: skip
+
+    def _decide(
+        self, plan: np.record, lhs: Operand, rhs: Operand, given_out: bool, workers: int, in_order: bool
+    ) -> None:
+        """Have the planner fill in all else, for at most so many workers."""
+        runs, pipeline, image = self.runs, self.pipeline, self.image
+        in_place = (
+            (bool(plan.rhs_k_stride == 1),) if reads_in_place(plan, rows_in_place(runs), runs.lanes) else ()
+        )
+        template = template_of(
+            runs,
+            in_place,
+            given_out and stores_past_caches(plan, runs, pipeline.direct),
+            (lhs.kind == "i",),
+            pipeline.fusable or 0,
+            lhs_by_depth=(image is not None or lhs.strides[1] == 1,),
+            rhs_by_depth=() if self.packed else (rhs.strides[0] == 1,),
+        )
+        fill_plan(
+            plan, template, int(lhs.kind == "i"), int(rhs.kind == "i"), pipeline.direct, workers, in_order
+        )
+        if image is not None:
+            image["mr"], image["row_bytes"] = runs.mr, runs.row_bytes
+            image["panel_rows"], image["panel_bytes"] = patch_rows(runs.mr, plan.kc), patch_bytes(plan.kc)
+        if has_deep_blocks(plan):
+            plan.deep_block = deep_block.address
 
     @functools.cached_property
     def enter(self) -> Any:

@@ -67,8 +67,8 @@ class Ready(NotCopied):
     instead = "copy the PlannedGemm, which plans anew"
 
     __slots__ = (
-        "_enter", "_number", "_packed", "_pattern", "_record", "_result", "_scratch", "_shape", "_special", "_zeros",
-        "kernel", "made_for", "plan",
+        "_enter", "_number", "_packed", "_pattern", "_record", "_result", "_scratch", "_shape", "_special",
+        "_zeros", "kernel", "made_for", "plan",
     )  # fmt: skip
 
     def __init__(

@@ -197,8 +197,3 @@ def plan_numbers(plan: SimpleNamespace, stages: list[int], layout: np.ndarray) -
 def plan_of(numbers: np.ndarray) -> np.record:
     """The plan that an array begins with, in the same memory."""
     return numbers[:PLAN_SIZE].view(PLAN)[0]
-
-
-def state_of(numbers: np.ndarray) -> np.record:
-    """The state that an array begins with, in the same memory."""
-    return numbers[:STATE_SIZE].view(STATE)[0]

@@ -125,6 +125,7 @@ def make_rows(kernel_id: int, row_bytes: int, key: int) -> Routine:
 
     @routine(_SIGNATURE, key)
     def pack_rows(src, mn_stride, k_stride, mn, depth, flip, dst, dst_stride, sums):
+        """The arguments are described at `packing.pack_routine`."""
         if is_null(dst):
             rows_of(kernel_id, 0, (src, mn_stride, depth, flip, dst, dst_stride, mn, sums))
             return

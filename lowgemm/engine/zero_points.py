@@ -58,7 +58,8 @@ zeros_at, item_at = record_at(ZEROS), record_behind(ITEM)
 #: How a zero point is read: an integer of Python or of NumPy, or elements of an array.
 NUMBER, U8, S8, U16, S16, U32, S32, U64, S64 = range(9)
 _ARRAYS = {
-    ("u", 1): U8, ("i", 1): S8, ("u", 2): U16, ("i", 2): S16, ("u", 4): U32, ("i", 4): S32, ("u", 8): U64, ("i", 8): S64,
+    ("u", 1): U8, ("i", 1): S8, ("u", 2): U16, ("i", 2): S16, ("u", 4): U32, ("i", 4): S32, ("u", 8): U64,
+    ("i", 8): S64,
 }  # fmt: skip
 _NUMBERS = {int, *(np.dtype(code).type for code in "bBhHiIlLqQ")}
 

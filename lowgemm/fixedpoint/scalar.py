@@ -2,6 +2,10 @@
 
 The formulas are those of `lowgemm/reference_fixedpoint.py`. There are no branches on values, so that LLVM
 vectorises loops over them; `wrap` and `saturate` become one or two instructions.
+
+`x`, `y`, `a` and `b` are raw values of `bits` bits (16 or 32). Where a number has integer bits,
+`integer_bits` says how many; elsewhere it has none. An `exponent` is that of a power of two, and `raw32` a
+constant's raw value of 32 bits.
 """
 
 from __future__ import annotations
@@ -84,6 +88,7 @@ def exp_interval(a, bits):
 
 @inner
 def _exp_step(y, rem, e, raw32, integer_bits, bits):
+    """`y` times exp(-2**e), which is `raw32`, if the remainder `rem` has the bit of 2**e."""
     bit = bits - 1 - integer_bits + e
     applies = integer_bits > e and bit >= 0 and (rem >> max(bit, 0)) & 1
     return high_mul(y, constant(raw32, bits), bits) if applies else y

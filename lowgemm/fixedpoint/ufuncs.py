@@ -30,16 +30,19 @@ def _narrow(typingctx, value, like):
 
 @inner
 def _add(a, b, bits):
+    """Saturating sum of raw values `a` and `b`."""
     return scalar.saturate(a + b, bits)
 
 
 @inner
 def _half_sum(a, b, bits):
+    """Rounding half sum."""
     return scalar.half_sum(a, b)
 
 
 @inner
 def _divide_by_pot(x, exponent, bits):
+    """RDP of the raw value `x` by 2**`exponent`."""
     return scalar.divide_by_pot(x, exponent)
 
 

@@ -105,7 +105,9 @@ def _zero_vector_overload(zero, size, shift, is_lhs):
 
 @register_jitable
 def _reach(address, shape, strides):
-    """Lowest and highest address of an element of a matrix, from that of its first; strides in bytes."""
+    """Lowest and highest address of an element of a matrix, from that of its first; `shape` and
+    `strides`, in bytes, are tuples of two.
+    """
     rows, cols = strides[0] * (shape[0] - 1), strides[1] * (shape[1] - 1)
     return address + min(0, rows) + min(0, cols), address + max(0, rows) + max(0, cols)
 
@@ -113,7 +115,8 @@ def _reach(address, shape, strides):
 @register_jitable
 def _overlap(a, a_shape, a_strides, size, b, b_shape, b_strides):
     """Whether the bytes from first to last of a matrix at address `a` (elements of `size` bytes) meet those
-    of a byte matrix at `b`.
+    of a byte matrix at `b`. `a_shape`, `a_strides`, `b_shape`, `b_strides` are their shapes and strides in
+    bytes.
     """
     a_low, a_high = _reach(a, a_shape, a_strides)
     b_low, b_high = _reach(b, b_shape, b_strides)

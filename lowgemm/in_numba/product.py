@@ -49,6 +49,34 @@ def _rhs_numbers_overload(rhs):
     )  # fmt: skip
 
 
+def _check_operands(left: types.Type, right: types.Type) -> None:
+    """Refuse operands of other types than matrices of bytes, or a packed rhs."""
+    check_operand(left, "lhs")
+    if not isinstance(right, PackedRhsType):
+        check_operand(right, "rhs")
+
+
+def _check_options(output: Any, out: Any, accumulate: Any, num_threads: Any, overflow: Any) -> None:
+    """Refuse types of other arguments that compiled code does not take."""
+    for ty, default, name, hint in (
+        (output, None, "output", "; put the int32 sums through lowgemm.requantize outside"),
+        (num_threads, None, "num_threads", "; a product in compiled code is serial, use prange around it"),
+        (overflow, "wrap", "overflow", ""),
+    ):
+        if not is_default(ty, default):
+            raise errors.NumbaValueError(f"{name}: not supported in compiled code{hint}")
+    to = value_type(out)
+    given = isinstance(to, types.Array)
+    if not isinstance(to, types.NoneType) and not (
+        given and to.dtype == types.int32 and to.ndim == 2 and to.mutable and to.aligned
+    ):
+        raise errors.NumbaTypeError(f"out: expected a writable int32 array of two dimensions, got {to}")
+    if not isinstance(value_type(accumulate), types.Boolean):
+        raise errors.NumbaTypeError(f"accumulate: expected a bool, got {accumulate}")
+    if not given and not is_default(accumulate, False):
+        raise errors.NumbaValueError("accumulate: expected out= to add to")
+
+
 # Not strict: Numba would want the same signature of the implementation, whose arguments it binds by position.
 # Here, as in Python, all but the operands come by keyword.
 @overload(gemm, jit_options={"nogil": True}, strict=False)
@@ -69,29 +97,14 @@ def _gemm_overload(
             "lhs_zero_point: expected by keyword; gemm takes two arguments by position, in compiled code as "
             "outside"
         )
-    left, right, left_zero, right_zero, to = map(value_type, (lhs, rhs, lhs_zero_point, rhs_zero_point, out))
-    check_operand(left, "lhs")
-    packed = isinstance(right, PackedRhsType)
-    if not packed:
-        check_operand(right, "rhs")
-    vectors = [check_zero(left_zero, "lhs_zero_point"), check_zero(right_zero, "rhs_zero_point")]
+    left, right = value_type(lhs), value_type(rhs)
+    _check_operands(left, right)
+    vectors = [
+        check_zero(value_type(lhs_zero_point), "lhs_zero_point"),
+        check_zero(value_type(rhs_zero_point), "rhs_zero_point"),
+    ]
     bilinear = int(any(vectors))
-    for ty, default, name, hint in (
-        (output, None, "output", "; put the int32 sums through lowgemm.requantize outside"),
-        (num_threads, None, "num_threads", "; a product in compiled code is serial, use prange around it"),
-        (overflow, "wrap", "overflow", ""),
-    ):
-        if not is_default(ty, default):
-            raise errors.NumbaValueError(f"{name}: not supported in compiled code{hint}")
-    given = isinstance(to, types.Array)
-    if not isinstance(to, types.NoneType) and not (
-        given and to.dtype == types.int32 and to.ndim == 2 and to.mutable and to.aligned
-    ):
-        raise errors.NumbaTypeError(f"out: expected a writable int32 array of two dimensions, got {to}")
-    if not isinstance(value_type(accumulate), types.Boolean):
-        raise errors.NumbaTypeError(f"accumulate: expected a bool, got {accumulate}")
-    if not given and not is_default(accumulate, False):
-        raise errors.NumbaValueError("accumulate: expected out= to add to")
+    _check_options(output, out, accumulate, num_threads, overflow)
     lhs_signed, rhs_signed = int(left.dtype.signed), int(right.dtype.signed)
     init()
     fill_linked()
@@ -121,7 +134,8 @@ def _gemm_overload(
         call_address(
             linked(PLAN_ADDRESS),
             (
-                kernel, as_address(plan), m, n, depth, lhs.strides[0], lhs.strides[1], lhs_signed, rhs_k_stride, rhs_n_stride,
+                kernel, as_address(plan), m, n, depth, lhs.strides[0], lhs.strides[1], lhs_signed,
+                rhs_k_stride, rhs_n_stride,
                 rhs_signed, 1 if sums != 0 else 0, bilinear, 1 if accumulate else 0,
                 result.strides[0], result.strides[1],
             ),
@@ -135,8 +149,8 @@ def _gemm_overload(
             call_address(
                 linked(SINGLE_ADDRESS),
                 (
-                    as_address(plan), as_address(address(lhs)), rhs_at, sums, as_address(address(result)), space_at,
-                    0, 0, as_address(address(rows)), as_address(address(cols)),
+                    as_address(plan), as_address(address(lhs)), rhs_at, sums, as_address(address(result)),
+                    space_at, 0, 0, as_address(address(rows)), as_address(address(cols)),
                 ),
             )  # fmt: skip
             _keep(rows)
@@ -145,8 +159,8 @@ def _gemm_overload(
             call_address(
                 linked(SINGLE_ADDRESS),
                 (
-                    as_address(plan), as_address(address(lhs)), rhs_at, sums, as_address(address(result)), space_at,
-                    lhs_zero, rhs_zero, 0, 0,
+                    as_address(plan), as_address(address(lhs)), rhs_at, sums, as_address(address(result)),
+                    space_at, lhs_zero, rhs_zero, 0, 0,
                 ),
             )  # fmt: skip
         _keep(space)

@@ -19,7 +19,7 @@ GIVEN, FROM_FRONT, FROM_BACK, COUNTERS = range(4)
 @inner
 def next_number(counters, worker, total):
     """A number from 0 to `total` - 1 that nobody was given yet; -1: there is none. `counters` is a
-    pointer.
+    pointer, and `worker` the number of who asks.
     """
     if atomic_add(counters, GIVEN, 1) >= total:
         return -1

@@ -72,18 +72,14 @@ store_32 = intrinsic(_storer(32))
 store_64 = intrinsic(_storer(64))
 
 
-def _float_loader(ty, result):
-    def load(typingctx, base, index):
-        def codegen(context, builder, signature, values):
-            return builder.load(_element(builder, values[0], values[1], ty), align=result.bitwidth // 8)
+@intrinsic
+def load_f32(typingctx, base, index):
+    """float32 number `index` at `base`."""
 
-        return result(_void, types.intp), codegen
+    def codegen(context, builder, signature, values):
+        return builder.load(_element(builder, values[0], values[1], ir.FloatType()), align=4)
 
-    return load
-
-
-load_f32 = intrinsic(_float_loader(ir.FloatType(), types.float32))
-load_f64 = intrinsic(_float_loader(ir.DoubleType(), types.float64))
+    return types.float32(_void, types.intp), codegen
 
 
 @intrinsic
@@ -112,7 +108,7 @@ def round_even(typingctx, value):
 
 @intrinsic
 def smaller(typingctx, a, b):
-    """The smaller of two int64. Numba's `min` is a function of its own to compile."""
+    """The smaller of `a` and `b`, int64. Numba's `min` is a function of its own to compile."""
 
     def codegen(context, builder, signature, values):
         return builder.select(builder.icmp_signed("<", values[0], values[1]), *values)
@@ -142,7 +138,7 @@ def is_null(typingctx, pointer):
 
 @intrinsic(prefer_literal=True)
 def copy_bytes(typingctx, to, source, size):
-    """Copy `size` (a constant) bytes in one vector, of any alignment."""
+    """Copy `size` (a constant) bytes from `source` to `to` in one vector, of any alignment."""
     ty = ir.VectorType(_i8, size.literal_value)
 
     def codegen(context, builder, signature, values):

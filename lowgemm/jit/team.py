@@ -111,8 +111,8 @@ PAUSES = 32
 #: last job ended, how many jobs came soon after the one before, how many callers hold the team, and how long
 #: those jobs took together.
 (
-    PTHREAD_CREATE, PTHREAD_SIGMASK, SYSCALL, CLOCK_GETTIME, SCHED_GETCPU, SCHED_GETAFFINITY, SCHED_SETAFFINITY,
-    HELPER, FUTEX, GETTID, GETATTR, SETATTR, SEATS,
+    PTHREAD_CREATE, PTHREAD_SIGMASK, SYSCALL, CLOCK_GETTIME, SCHED_GETCPU, SCHED_GETAFFINITY,
+    SCHED_SETAFFINITY, HELPER, FUTEX, GETTID, GETATTR, SETATTR, SEATS,
 ) = range(13)  # fmt: skip
 STARTED, USED, ENDED, FOLLOWED, HELD, LASTED, HEAD = 16, 24, 25, 26, 27, 28, 32
 #: Numbers of a seat: what the helper does (a futex), its thread's number, the address of the team, whether
@@ -493,8 +493,8 @@ def _fair_share(team, wanted):
 
 @inner
 def _follows(team, begin):
-    """Whether a job that begins now is one of a loop that has lasted for a while. Jobs that come soon after
-    the one before are counted.
+    """Whether a job that begins now, at the time `begin`, is one of a loop that has lasted for a while. Jobs
+    that come soon after the one before are counted.
     """
     soon = begin - atomic_load(team, ENDED) < AWAKE_IN_LOOP
     atomic_store(team, FOLLOWED, atomic_load(team, FOLLOWED) + 1 if soon else 0)

@@ -260,7 +260,8 @@ def _make(kernel_id: int, lhs_signed: int, scale: int, key: int) -> Routine:
             lhs_signed,
             scale,
             (
-                m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_compensation, col_compensation, add_c, requant, col,
+                m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_compensation, col_compensation,
+                add_c, requant, col,
             ),
         )  # fmt: skip
 

@@ -43,7 +43,8 @@ def _assembly(kernel: Kernel) -> int:
     main = max(loops, key=lambda body: (sum(kernel.expect in line for line in body), -len(body)))
     print("\n".join(main))
     spilled = cross.spills(main)
-    print(f"# depth loop: {sum(kernel.expect in line for line in main)} {kernel.expect}, {len(main)} instructions, "
+    products = sum(kernel.expect in line for line in main)
+    print(f"# depth loop: {products} {kernel.expect}, {len(main)} instructions, "
           f"{len(spilled)} touch the stack", file=sys.stderr)  # fmt: skip
     fused = cross.fused_loops(kernel, assembly)
     beside = [loop for loop in fused if any(kernel.expect in line for line in loop)]
@@ -54,7 +55,8 @@ def _assembly(kernel: Kernel) -> int:
             found = cross.spilled_vectors(loop)
             spilled += found if group is beside else []
             print(f"\n# fused store, {name}\n" + "\n".join(loop))
-            print(f"# fused store, {name}: {sum(kernel.expect_fused in line for line in loop)} {kernel.expect_fused}, {len(loop)} instructions, "
+            stores = sum(kernel.expect_fused in line for line in loop)
+            print(f"# fused store, {name}: {stores} {kernel.expect_fused}, {len(loop)} instructions, "
                   f"{len(found)} use a vector on the stack", file=sys.stderr)  # fmt: skip
     if not fused:
         print("# fused store: none, output stages run on tiles of sums in L1", file=sys.stderr)

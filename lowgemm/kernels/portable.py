@@ -56,6 +56,9 @@ def _make_words(mr: int, lanes: int, max_nv: int, kr: int, key: int) -> Routine:
         requant,
         col_at,
     ):
+        """The arguments are described in `framework/kernel.py`; `col_at` is that of `col` there, which
+        nothing here needs.
+        """
         acc = stack(space)  # which LLVM knows that no panel overlaps
         for r in range(m):
             for i in range(nr):

@@ -27,7 +27,7 @@ DEEPEST = INT32_MAX // (127 * 128)
 
 @disk_cache.njit(nogil=True)
 def rows_to_int8(x, bits, to, scales, scale_bits):
-    """Rows of x to int8, with a scale each; returns how many hold NaN or infinity.
+    """Rows of x, float32, to int8 in `to`, with a scale each in `scales`; how many hold NaN or infinity.
 
     `bits` and `scale_bits` are views of the same memory as int32.
     """

@@ -92,7 +92,8 @@ _bytes = types.uint8[::1]
 
 @disk_cache.njit([types.int64(types.int64[::1], _bytes, _bytes, _bytes)], nogil=True)
 def run_calls(table, x, out, between):
-    """Make the calls of a table; return the number of NaNs.
+    """Make the calls of a table from `x` to `out`, bytes, with `between` for what lies between; the number of
+    NaNs.
 
     The table is records of `CALL`, passed as flat int64, which Numba unpacks in less time.
     """

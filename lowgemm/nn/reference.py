@@ -44,8 +44,8 @@ def conv2d(
     top, bottom, left, right = padding
     around = ((top, bottom), (left, right))
     return conv(
-        x, weight, image_zero_point=input_zero, filter_zero_point=weight_zero, stride=stride, padding=around, dilation=dilation,
-        groups=groups, output=list(stages) or None,
+        x, weight, image_zero_point=input_zero, filter_zero_point=weight_zero, stride=stride, padding=around,
+        dilation=dilation, groups=groups, output=list(stages) or None,
     )  # fmt: skip
 
 

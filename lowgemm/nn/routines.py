@@ -86,6 +86,7 @@ def _layer_routine(parameters: np.dtype) -> Callable[[Callable[..., Any]], Layer
 
 @inner
 def _copy(a, source, b, to, count):
+    """`count` elements of the array `a` from index `source` on to those of `b` from `to` on."""
     s, t = _u64(source), _u64(to)
     for i in range(_u64(count)):
         b[t + i] = a[s + i]
@@ -93,6 +94,7 @@ def _copy(a, source, b, to, count):
 
 @inner
 def _fill(b, to, count, value):
+    """`count` elements of the array `b` from index `to` on become `value`."""
     t = _u64(to)
     for i in range(_u64(count)):
         b[t + i] = value
@@ -100,7 +102,9 @@ def _fill(b, to, count, value):
 
 @numba.njit(nogil=True, error_model="numpy")
 def _quantize(x, scale, zero_point, low, high, out):
-    """As `lowgemm.quantization.quantize`; returns the number of NaNs."""
+    """As `lowgemm.quantization.quantize`, of the float array `x` to the bytes `out`: `x` / `scale` to the
+    nearest integer plus `zero_point`, between `low` and `high`, float64. Returns the number of NaNs.
+    """
     nans = 0
     for i in range(x.size):
         v = np.float64(x[i])
@@ -114,6 +118,7 @@ def _quantize(x, scale, zero_point, low, high, out):
 
 @inner
 def _add_up(x, at, sums, count, flip):
+    """Add `count` bytes of the array `x` from index `at` on, flipped, to `sums`, int32."""
     s = _u64(at)
     for c in range(_u64(count)):
         sums[c] += np.int32(x[s + c]) ^ flip
@@ -121,6 +126,7 @@ def _add_up(x, at, sums, count, flip):
 
 @inner
 def _largest(x, at, sums, count, flip):
+    """Like `_add_up`, but `sums` keeps the largest."""
     s = _u64(at)
     for c in range(_u64(count)):
         sums[c] = max(sums[c], np.int32(x[s + c]) ^ flip)
@@ -128,7 +134,9 @@ def _largest(x, at, sums, count, flip):
 
 @numba.njit(nogil=True, error_model="numpy")
 def _means(sums, count, area, flip, out, at):
-    """Nearest integers to ``sum / area - flip``, ties away from zero; float64 holds every sum exactly."""
+    """Nearest integers to ``sum / area - flip``, ties away from zero, to `out` from index `at` on; float64
+    holds every sum exactly.
+    """
     t, wide = _u64(at), 1.0 / np.float64(2 * area)
     for c in range(_u64(count)):
         twice = np.float64(2 * (sums[c] - area * flip))
@@ -144,8 +152,8 @@ def multiply(params, src, src2, dst, space):
     call_address(
         p.routine,
         (
-            p.plan, as_address(src), p.panels, p.sums, as_address(dst), as_address(space), p.lhs_zero, p.rhs_zero,
-            p.lhs_zeros, p.rhs_zeros,
+            p.plan, as_address(src), p.panels, p.sums, as_address(dst), as_address(space), p.lhs_zero,
+            p.rhs_zero, p.lhs_zeros, p.rhs_zeros,
         ),
     )  # fmt: skip
 

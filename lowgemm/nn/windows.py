@@ -32,7 +32,8 @@ class Windows(NamedTuple):
         (images, height, width, channels), (oh, ow) = self.shape, self.out
         (kh, kw), (sy, sx), (dy, dx) = self.size, self.stride, self.dilation
         return {
-            "images": images, "height": height, "width": width, "channels": channels, "oh": oh, "ow": ow, "kh": kh,
+            "images": images, "height": height, "width": width, "channels": channels, "oh": oh, "ow": ow,
+            "kh": kh,
             "kw": kw, "sy": sy, "sx": sx, "dy": dy, "dx": dx, "top": self.padding[0], "left": self.padding[2],
         }  # fmt: skip
 

@@ -102,7 +102,8 @@ def _weights(r: Any, name: str, turned: bool) -> Weights | None:
     if scales is None or zeros is None:
         return None
     return Weights(
-        (codes - np.int8(least)).view(np.uint8), scales, (zeros - np.int8(least)).view(np.uint8), bits, block or WHOLE_COLUMN
+        (codes - np.int8(least)).view(np.uint8), scales, (zeros - np.int8(least)).view(np.uint8), bits,
+        block or WHOLE_COLUMN
     )  # fmt: skip
 
 

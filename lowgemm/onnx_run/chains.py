@@ -120,6 +120,9 @@ _real_of_signed = _real(lambda b, x, to: b.sext(x, to))
 
 @inner
 def _dequantize(code, to, a, zero, scale, count):
+    """`count` bytes at `a`, signed as the operation `code` says, to float32; `zero` and `scale` point to one
+    of each for every byte.
+    """
     whole, flip = count // LANES, np.int32(128) if code == SIGNED else np.int32(0)
     for i in range(whole):
         j = 4 * LANES * i
@@ -135,6 +138,7 @@ def _dequantize(code, to, a, zero, scale, count):
 
 @inner_dividing
 def _one(code, x, y):
+    """The operation `code` on two float32 numbers."""
     if code == ADD:
         return x + y
     if code == SUB:
@@ -152,6 +156,7 @@ def _one(code, x, y):
 
 @inner
 def _apply(code, to, a, b, c, count):
+    """The operation `code` on `count` numbers at `a`, and at `b` and `c` if it has as many operands."""
     if code == SIGMOID:
         activations.sigmoid(to, a, count)
         return
@@ -203,7 +208,7 @@ def _apply(code, to, a, b, c, count):
 
 @inner
 def _fill(register, numbers, begin, period, count):
-    """Fill a register with `period` numbers again and again."""
+    """Fill a register of `count` numbers with `period` of `numbers`, from `begin` on, over and over."""
     if period == 1:
         number = load_f32(numbers, begin)
         for j in range(count):
@@ -230,7 +235,9 @@ FILLS, CODE, INSTRUCTIONS, FILLED, LENGTH, STEP, MEMORY, WORKER_BYTES, POINTERS 
 
 @inner
 def _place(args, memory, number, passed, width):
-    """Where an operand lies: `passed` elements of so many bytes on, or in a worker's memory."""
+    """Where operand `number` lies: `passed` elements of `width` bytes on, or with a `width` of 0 in a
+    worker's `memory`.
+    """
     if width != 0:
         return offset(pointer_at(args, POINTERS + number), passed * width)
     return offset(memory, load_i64(args, POINTERS + number))
@@ -779,8 +786,8 @@ class _Plan(NotCopied):
             elif isinstance(what, tuple):
                 made[what[0]] = POINTERS + i
         self._args = [
-            address(self._filled), address(self._code), len(self._code), len(fills), length, block, 0, 4 * self._words,
-            *pointers,
+            address(self._filled), address(self._code), len(self._code), len(fills), length, block, 0,
+            4 * self._words, *pointers,
         ]  # fmt: skip
         self._inputs = [
             (POINTERS + i, chain.inputs.index(x)) for i, x in enumerate(self._arrays) if isinstance(x, str)

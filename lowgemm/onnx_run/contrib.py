@@ -18,8 +18,9 @@ import numpy as np
 
 from lowgemm.compat import onnx as ox
 from lowgemm.gemm import gemm
-from lowgemm.onnx_run import operators, passes, turned
+from lowgemm.onnx_run import average, operators, turned
 from lowgemm.onnx_run.elementwise import qlinear_add, qlinear_mul
+from lowgemm.onnx_run.look_up import by_table
 from lowgemm.onnx_run.operators import (
     dequantize_linear,
     need_bytes,
@@ -76,7 +77,7 @@ def _by_table(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
             )
             if len(state.tables) < TABLES:
                 state.tables[key] = table
-        return passes.by_table(table, x, state.num_threads)
+        return by_table(table, x, state.num_threads)
 
     return run
 
@@ -111,7 +112,7 @@ def qlinear_global_average_pool(
 ) -> np.ndarray:
     """QLinearGlobalAveragePool: the mean of the integers is taken exactly, then scaled."""
     x = _channels_first(x, channels_last)
-    sums = passes.sum_spatial(x, state.num_threads)
+    sums = average.sum_spatial(x, state.num_threads)
     count = int(np.prod(x.shape[2:]))
     zero = 0 if x_zero is None else int(x_zero.reshape(()))
     mean = (sums - zero * count).astype(np.float32) / np.float32(count)
@@ -149,7 +150,7 @@ def qlinear_average_pool(
     if len(w.kernel) == 2 and x.dtype in (np.uint8, np.int8) and x.size and not numba.config.DISABLE_JIT:
         zeros = _zero_like(x, x_zero), _zero_like(x, y_zero)
         threads = state.num_threads
-        y = passes.averages(x, (x_scale, y_scale), zeros, w, w.out, bool(count_include_pad), threads)
+        y = average.averages(x, (x_scale, y_scale), zeros, w, w.out, bool(count_include_pad), threads)
         return _channels_back(y, channels_last)
     real = _real(x, x_scale, x_zero)
     total, count = np.zeros((*real.shape[:2], *w.out), np.float32), np.zeros(w.out, np.float32)

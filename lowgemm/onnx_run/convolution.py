@@ -149,8 +149,10 @@ class Convolution(NotCopied):
                 around = tuple(zip(g.begin[outer:], g.end[outer:], strict=True))
                 made = [
                     Prepared(
-                        part, (images, *shape[2 + outer :], shape[1]), self.dtype, (self.input_zero, self.weight_zero),
-                        g.strides[outer:], around, g.dilations[outer:], None if outer else self._stages, self.num_threads,
+                        part, (images, *shape[2 + outer :], shape[1]), self.dtype,
+                        (self.input_zero, self.weight_zero),
+                        g.strides[outer:], around, g.dilations[outer:], None if outer else self._stages,
+                        self.num_threads,
                     )
                     for part in filters.slices
                 ]  # fmt: skip
@@ -271,8 +273,8 @@ def conv_integer(
     """
     x = as_operand(x, "x")
     attributes = {
-        "auto_pad": auto_pad, "dilations": dilations, "group": group, "kernel_shape": kernel_shape, "pads": pads,
-        "strides": strides,
+        "auto_pad": auto_pad, "dilations": dilations, "group": group, "kernel_shape": kernel_shape,
+        "pads": pads, "strides": strides,
     }  # fmt: skip
     filters = w if isinstance(w, PackedFilters) else PackedFilters(w, 1 if group is None else group)
     points = x_zero_point, w_zero_point
@@ -343,13 +345,13 @@ def qlinear_conv(
     """
     x = as_operand(x, "x")
     attributes = {
-        "auto_pad": auto_pad, "dilations": dilations, "group": group, "kernel_shape": kernel_shape, "pads": pads,
-        "strides": strides,
+        "auto_pad": auto_pad, "dilations": dilations, "group": group, "kernel_shape": kernel_shape,
+        "pads": pads, "strides": strides,
     }  # fmt: skip
     filters = w if isinstance(w, PackedFilters) else PackedFilters(w, 1 if group is None else group)
     made = quantized_convolution(
-        filters, x.dtype, (x_scale, w_scale, y_scale), (x_zero_point, w_zero_point, y_zero_point), bias, attributes,
-        rounding, num_threads,
+        filters, x.dtype, (x_scale, w_scale, y_scale), (x_zero_point, w_zero_point, y_zero_point), bias,
+        attributes, rounding, num_threads,
     )  # fmt: skip
     return made.run(x)
 

@@ -89,7 +89,7 @@ def constant_of(r: Any, name: str) -> np.ndarray | None:
 
 
 def _along(value: np.ndarray | None, axes: int, axis: int, count: int) -> bool:
-    """Whether a float32 constant is one number, or one for each index of an axis of a result of `axes` axes."""
+    """Whether a float32 constant is a number, or one for each index of an axis of a result of `axes` axes."""
     if value is None or value.dtype != np.float32 or value.ndim > axes:
         return False
     shape = (1,) * (axes - value.ndim) + value.shape
@@ -186,7 +186,7 @@ def to_float(r: Any, node: Any) -> bool:
 def _whole_bias(
     bias: np.ndarray | None, scale: np.ndarray, floored: int, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What is added to the sums, int32, and what to the scaled numbers, float32: minus 0 changes no number."""
+    """What is added to the sums, int32, and to the scaled numbers, float32; -0 changes no number."""
     ints, floats = np.zeros(count, np.int32), np.full(count, -0.0, np.float32)
     if bias is not None and floored:
         with np.errstate(over="ignore", invalid="ignore"):  # a range so small that the bias passes int32

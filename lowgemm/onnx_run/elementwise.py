@@ -11,7 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm.onnx_run import passes
+from lowgemm.onnx_run import binary
 from lowgemm.onnx_run.state import State
 
 
@@ -79,7 +79,7 @@ def qlinear_add(state: State, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y
         return qlinear_add(state, b, b_scale, b_zero, a, a_scale, a_zero, y_scale, y_zero)
     v = add_values(a.dtype, a_scale, a_zero, b_scale, b_zero, y_scale, y_zero)
     if is_compiled(a.dtype, b.dtype):
-        return passes.Binary(passes.add, passes.ADD, v)(a, b)
+        return binary.Binary(binary.add, binary.ADD, v)(a, b)
     with np.errstate(over="ignore", invalid="ignore"):
         return _saturated(fma(a, v["ra"], fma(b, v["rb"], v["fixed"])), a.dtype)
 
@@ -88,7 +88,7 @@ def qlinear_mul(state: State, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y
     """QLinearMul: the exact integer product, times the ratio of the scales, plus the zero point."""
     v = mul_values(a.dtype, a_scale, a_zero, b_scale, b_zero, y_scale, y_zero)
     if is_compiled(a.dtype, b.dtype):
-        return passes.Binary(passes.mul, passes.MUL, v)(a, b)
+        return binary.Binary(binary.mul, binary.MUL, v)(a, b)
     with np.errstate(over="ignore", invalid="ignore"):
         product = (a.astype(np.float32) - np.float32(v["za"])) * (b.astype(np.float32) - np.float32(v["zb"]))
         return _saturated(product * v["ratio"] + v["zero"], a.dtype)

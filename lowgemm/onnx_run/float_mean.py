@@ -29,12 +29,13 @@ _STACK = 4 * LANES * CHANNELS
 
 @inner_dividing
 def _mean(total, count):
+    """A sum divided by a count, both float32."""
     return total / count
 
 
 @inner
 def _row(x, count):
-    """The mean of `count` numbers that lie one after the other."""
+    """The mean of `count` numbers at `x` that lie one after the other."""
     a, b, c, d = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
     whole = count // LANES
     for i in range(whole):
@@ -49,13 +50,14 @@ def _row(x, count):
 
 @inner
 def _add(total, x, count):
+    """Add `count` numbers to as many sums."""
     for c in range(count):
         store_f32(total, c, load_f32(total, c) + load_f32(x, c))
 
 
 @inner
 def _columns(x, step, count, channels, dst):
-    """The means of `channels` columns of `count` numbers that lie `step` bytes apart."""
+    """The means of `channels` columns at `x` of `count` numbers that lie `step` bytes apart."""
     sums = stack(_STACK)
     for c in range(LANES * CHANNELS):
         store_f32(sums, c, np.float32(0))

@@ -34,13 +34,17 @@ _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 
 @routine("npppppppppppppnnnnnn")
 def run_steps(
-    product, plan, panels, sums, space, x, h, c, bias, scales, y, coded, acc, work, zero, steps, rows, hidden, y_step, backward
+    product, plan, panels, sums, space, x, h, c, bias, scales, y, coded, acc, work, zero, steps, rows, hidden,
+    y_step, backward
 ):  # fmt: skip
     """All steps of one direction.
 
     `x` is float32 (steps, rows, 4, hidden), the input's part of the gates in the order input, output, forget,
-    cell; it is written over. `h` and `c` are the state, `coded`, `acc` and `work` memory for its bytes, the
-    product's sums, and what lies between.
+    cell; it is written over. `bias` and `scales` hold a float32 for each of its columns, the latter those of
+    the weights. `y` is the result, `y_step` numbers from one step to the next; with `backward` steps run from
+    the last to the first. `product` is the address of what multiplies by `plan`, with the weights' `panels`
+    and `sums`, their zero point `zero`, and `space` as memory. `h` and `c` are the state, `coded`, `acc` and
+    `work` memory for its bytes, the product's sums, and what lies between.
     """
     size, wide = rows * hidden, 4 * hidden
     state = numba.carray(h, (size,), np.float32)
@@ -72,6 +76,7 @@ def run_steps(
 
 @inner
 def _sum(gates, at, sums, at_sums, scales, bias, scale, count):
+    """Add a row of a product, `sums` from `at_sums` on, scaled by `scale` and `scales`, and the `bias`."""
     p, q = _u64(at), _u64(at_sums)
     for j in range(_u64(count)):
         t = gates[p + j] + np.float32(sums[q + j]) * (scale * scales[j])
@@ -80,6 +85,9 @@ def _sum(gates, at, sums, at_sums, scales, bias, scale, count):
 
 @inner
 def _cell(gates, at, cells, at_cells, hidden):
+    """The next `cells` of a row, from index `at_cells` on: the old ones times the forget gate, plus what is
+    new.
+    """
     i, f, g, c = _u64(at), _u64(at + 2 * hidden), _u64(at + 3 * hidden), _u64(at_cells)
     for j in range(_u64(hidden)):
         cells[c + j] = cells[c + j] * gates[f + j] + gates[i + j] * gates[g + j]
@@ -87,6 +95,9 @@ def _cell(gates, at, cells, at_cells, hidden):
 
 @inner
 def _out(gates, at, between, state, at_state, out, at_out, hidden):
+    """The next state of a row from index `at_state` on, and the same to `out`: the gate at `at` times
+    `between`.
+    """
     o, h, y = _u64(at), _u64(at_state), _u64(at_out)
     for j in range(_u64(hidden)):
         state[h + j] = gates[o + j] * between[j]
@@ -160,7 +171,8 @@ class _Direction(NotCopied):
         run_steps.ctypes(
             int(plan.p.single), address(plan.numbers), r.panels_address, r.sums_address, address(space), to,
             address(h), address(c), address(self.bias), address(self.scales[1]), address(y), address(bytes_),
-            address(acc), address(work), int(self.zeros[1]), steps, rows, hidden, y.strides[0] // 4, int(backward),
+            address(acc), address(work), int(self.zeros[1]), steps, rows, hidden, y.strides[0] // 4,
+            int(backward),
         )  # fmt: skip
 
 
@@ -171,8 +183,8 @@ def _usual(attributes: dict[str, Any]) -> bool:
 
 
 def dynamic_quantize_lstm(
-    state: State, x, w, r, bias=None, lengths=None, h=None, c=None, peepholes=None, w_scale=None, w_zero=None, r_scale=None,
-    r_zero=None, **attributes: Any,
+    state: State, x, w, r, bias=None, lengths=None, h=None, c=None, peepholes=None, w_scale=None, w_zero=None,
+    r_scale=None, r_zero=None, **attributes: Any,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """DynamicQuantizeLSTM, step by step; what the compiled call computes."""
     if (

@@ -39,7 +39,9 @@ def max_by_definition(x: np.ndarray, w: Windows) -> np.ndarray:
 
 @inner
 def _first(begin, step, size):
-    """The first place of a window that is not before the data, and the first behind the data."""
+    """The first place of a window that is not before the `size` places of data, and the first behind them;
+    the window begins at `begin`, and its places are `step` apart.
+    """
     low = (-begin + step - 1) // step if begin < 0 else 0
     high = (size - begin + step - 1) // step if begin < size else 0
     return low, high
@@ -47,6 +49,7 @@ def _first(begin, step, size):
 
 @inner
 def _larger(x, from_, out, to, count):
+    """Where one of `count` bytes from index `from_` on is larger than that from `to` on, it replaces it."""
     p, q = _u64(from_), _u64(to)
     for c in range(_u64(count)):
         v = x[p + c]
@@ -55,7 +58,10 @@ def _larger(x, from_, out, to, count):
 
 @inner
 def _pool(x, out, g, channels, lowest, first, end):
-    """`g` has the sizes, places, strides, dilations, beginnings and windows of three axes."""
+    """Lines `first` to `end` of the result: the largest of each window, or `lowest` if it has no data.
+
+    `g` has the sizes, places, strides, dilations, beginnings and windows of three axes.
+    """
     to, rows = first * g[5, 2] * channels, g[5, 0] * g[5, 1]
     for line in range(first, end):
         n, i, j = line // rows, line % rows // g[5, 1], line % g[5, 1]
@@ -157,7 +163,8 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
 
 #: Operators of the standard that only move elements; the first input's type is the result's.
 _MOVING = (
-    "Concat", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+    "Concat", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose",
+    "Unsqueeze",
 )  # fmt: skip
 
 
@@ -175,7 +182,7 @@ def _gives_bytes(node: Any, constants: Mapping[str, np.ndarray], known: set[str]
 
 
 def of_bytes(nodes: Sequence[Any], constants: Mapping[str, np.ndarray]) -> list[Any]:
-    """Nodes with MaxPool as lowgemm's own where it is certain that it gets bytes, and nobody wants indices."""
+    """Nodes with MaxPool as lowgemm's own where it certainly gets bytes, and nobody wants indices."""
     known: set[str] = set()
     found = []
     for node in nodes:

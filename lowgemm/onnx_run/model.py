@@ -280,7 +280,8 @@ class Model:
         model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in large.items())
         return {
             "model": model.SerializeToString(), "rewritten": self.rewritten,
-            "rounding": self.state.rounding, "num_threads": self.state.num_threads, "float_nodes": self._engine, "fuse": self._fuse,
+            "rounding": self.state.rounding, "num_threads": self.state.num_threads,
+            "float_nodes": self._engine, "fuse": self._fuse,
         }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -331,8 +332,10 @@ class Model:
         self._refuse_unknown(model, table)
         self._proto = model
         context = engines.Context(
-            self._engine, {o.domain: o.version for o in model.opset_import}, model.ir_version, self.state.num_threads,
-            fuse, lambda: [operators.evaluator_class(*key, function, self.state) for key, function in table.items()],
+            self._engine, {o.domain: o.version for o in model.opset_import}, model.ir_version,
+            self.state.num_threads,
+            fuse, lambda: [operators.evaluator_class(*key, function, self.state) for key,
+                           function in table.items()],
         )  # fmt: skip
         self.state.add_constants(constants.values())
         self._program = Program(

@@ -73,7 +73,8 @@ def _run(state: State, a: np.ndarray, w: PackedBlocks, bias: Any, level: int) ->
 
 
 def matmul_nbits(
-    state: State, a, b, scales, zero_points=None, g_idx=None, bias=None, *, accuracy_level: int = 0, **attributes: Any
+    state: State, a, b, scales, zero_points=None, g_idx=None, bias=None, *, accuracy_level: int = 0,
+    **attributes: Any
 ) -> np.ndarray:  # fmt: skip
     """MatMulNBits, its weights packed for this call."""
     b = b.to_array() if isinstance(b, PackedBlocks) else b

@@ -64,13 +64,13 @@ def _scale(top, whole):
 
 @inner_dividing
 def _factor(top, whole, least):
-    """What to multiply such numbers with."""
+    """What to multiply such numbers with; 0 if `top` is not above `least`."""
     return whole / top if top > least else np.float32(0)
 
 
 @inner
 def _largest(x, begin, count):
-    """The largest size; and a NaN if a number is none, or infinite, else 0."""
+    """The largest size of `count` numbers; and a NaN if a number is none, or infinite, else 0."""
     top, bad, b = np.float32(0), np.float32(0), _u64(begin)
     for k in range(_u64(count)):
         top = max(top, abs(x[b + k]))
@@ -80,6 +80,7 @@ def _largest(x, begin, count):
 
 @inner
 def _coded(x, begin, y, count, inverse):
+    """`count` numbers times `inverse`, rounded to int8."""
     b = _u64(begin)
     for k in range(_u64(count)):
         y[b + k] = np.int8(np.int32(round_even(x[b + k] * inverse)))
@@ -87,6 +88,9 @@ def _coded(x, begin, y, count, inverse):
 
 @inner
 def _digits(x, high, middle, low, to, step, count, factor, limit):
+    """`count` numbers times `factor`, rounded and held within `limit`, as three digits to the base 256: the
+    bytes `high`, `middle` and `low` of a place lie `step` apart.
+    """
     p, q, r = _u64(to), _u64(to + step), _u64(to + 2 * step)
     for k in range(_u64(count)):
         v = round_even(x[p + k] * factor)

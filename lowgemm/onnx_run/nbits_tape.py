@@ -1,8 +1,9 @@
-"""MatMulNBits as passes of a tape: code the rows, multiply them with the weights' codes, put results together.
+"""MatMulNBits as passes of a tape: code the rows, multiply them with the weights' codes, put results
+together.
 
-The numbers are those of `nbits_weights.PackedBlocks.product`. There Python prepares each product; here a recorded job
-(`blockwise/rowjob.py`) is copied into the tape's memory and run, which for one row of 1024 x 1024 takes half
-of the time.
+The numbers are those of `nbits_weights.PackedBlocks.product`. There Python prepares each product; here a
+recorded job (`blockwise/rowjob.py`) is copied into the tape's memory and run, which for one row of 1024 x
+1024 takes half of the time.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ def add_up(args, first, end, worker):
 
 @inner
 def _of_digits(products, i, step, digits):
-    """A number of the product, from those of its three digits, the smallest first, if there are any."""
+    """A number of the product, from those of its three digits, the smallest first, `step` apart, if there
+    are any.
+    """
     if digits == 0:
         return load_f32(products, i)
     return (load_f32(products, i + step) + load_f32(products, i + 2 * step)) + load_f32(products, i)

@@ -84,13 +84,13 @@ def scaled_product(
     if _endless(*scales):
         sums = gemm(a, right, num_threads=state.num_threads, **points)
         scale = np.float32(factor) * scales[0].reshape(()) * scales[1]
-        return _without_end(sums if bias is None else sums + bias, scale, scales[2], code, dtype)
+        return _scaled_in_float32(sums if bias is None else sums + bias, scale, scales[2], code, dtype)
     return ox.scaled_product(
         a, right, scales, points, make, factor=factor, start=start, num_threads=state.num_threads
     )
 
 
-def _without_end(
+def _scaled_in_float32(
     sums: np.ndarray, scale: np.ndarray, y_scale: np.ndarray | None, code: int, dtype: Any
 ) -> np.ndarray:
     """Sums scaled where a scale is infinite or NaN: float32 arithmetic as IEEE 754 has it; NaN is the
@@ -172,7 +172,7 @@ def qlinear_conv(
         around = (-1, *(1,) * (sums.ndim - 2))
         scale = x_scale.reshape(()) * w_scale.reshape(around)
         sums = sums if bias is None else sums + bias.reshape(around)
-        return _without_end(sums, scale, y_scale, *result_zero_point(y_zero_point))
+        return _scaled_in_float32(sums, scale, y_scale, *result_zero_point(y_zero_point))
     filters, how = _convolution(state, x, w, attributes)
     return convolution.qlinear_conv(
         x, x_scale, x_zero_point, filters, w_scale, w_zero_point, y_scale, y_zero_point, bias,

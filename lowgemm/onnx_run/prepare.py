@@ -20,6 +20,8 @@ from lowgemm.compat import onnx, onnx_passes
 from lowgemm.engine import parts
 from lowgemm.gemm import gemm
 from lowgemm.onnx_run import (
+    average,
+    binary,
     convolution,
     dynamic,
     elementwise,
@@ -27,7 +29,6 @@ from lowgemm.onnx_run import (
     lstm,
     max_pool,
     nbits,
-    passes,
     turned,
 )
 from lowgemm.onnx_run.addresses import address
@@ -58,8 +59,8 @@ def qlinear_conv(state: State, constants: Constants, attributes: dict[str, Any],
         return None
     how = convolution_attributes(attributes)
     made = convolution.quantized_convolution(
-        state.filters(w, how.get("group", 1)), x_zero.dtype, (x_scale, w_scale, y_scale), (x_zero, w_zero, y_zero),
-        bias[0] if bias else None, how, state.rounding, state.num_threads,
+        state.filters(w, how.get("group", 1)), x_zero.dtype, (x_scale, w_scale, y_scale),
+        (x_zero, w_zero, y_zero), bias[0] if bias else None, how, state.rounding, state.num_threads,
     )  # fmt: skip
     dtype = x_zero.dtype
 
@@ -114,8 +115,8 @@ def _binary(values: Callable[..., Any], routine: Any, record: np.dtype) -> Calla
         if dtype is None or not elementwise.is_compiled(dtype, *(z.dtype for z in zeros if z is not None)):
             return None
         a, b, y = (constants[1], zeros[0]), (constants[4], zeros[1]), (constants[6], zeros[2])
-        ready = passes.Binary(routine, record, values(dtype, *a, *b, *y), state.num_threads)
-        turned = passes.Binary(routine, record, values(dtype, *b, *a, *y), state.num_threads)
+        ready = binary.Binary(routine, record, values(dtype, *a, *b, *y), state.num_threads)
+        turned = binary.Binary(routine, record, values(dtype, *b, *a, *y), state.num_threads)
         later = dynamic.given_later(constants, 2, 5, 7)
 
         def run(*inputs: Any, recorder: Recorder | None = None) -> Any:
@@ -216,6 +217,28 @@ def dequantize_linear(state: State, constants: Constants, attributes: dict[str, 
     return run
 
 
+def _usual(scales: Constants, zero: Any, bias: Any, count: int) -> bool:
+    """Whether constants of a product with `count` columns are of the usual kind.
+
+    That is: positive float32 scales, one of them for `a` and one for the result, one or one a column for `b`;
+    one zero point of bytes for `a`; an int32 bias, one or one a column, or none.
+    """
+    if scales[0] is None or scales[1] is None:
+        return False
+    if any(s is not None and (s.dtype != np.float32 or not (s > 0).all()) for s in scales):
+        return False
+    if scales[0].size != 1 or scales[1].size not in (1, count):
+        return False
+    if scales[2] is not None and scales[2].size != 1:
+        return False
+    if zero is None or zero.size != 1 or zero.dtype not in _BYTES:
+        return False
+    if bias is None:
+        return True
+    row = max(bias.shape, default=1) == bias.size and (not bias.ndim or bias.shape[-1] == bias.size)
+    return bias.dtype == np.int32 and bias.size in (1, count) and row
+
+
 def _coded_product(
     state: State,
     scales: Constants,
@@ -228,29 +251,11 @@ def _coded_product(
     """A function of `a` for a product whose operands but `a` are constants: scales and zero points of `a`,
     `b` and the result.
     """
-    if (
-        b is None
-        or b.dtype not in _BYTES
-        or b.ndim != 2
-        or not b.size
-        or scales[0] is None
-        or scales[1] is None
-    ):
+    if b is None or b.dtype not in _BYTES or b.ndim != 2 or not b.size:
         return None
     right = state.rhs(b, transposed=turned_b)
     depth, count = right.shape
-    if isinstance(right, np.ndarray) or any(
-        s is not None and (s.dtype != np.float32 or not (s > 0).all()) for s in scales
-    ):
-        return None
-    if (
-        scales[0].size != 1
-        or scales[1].size not in (1, count)
-        or alpha <= 0
-        or (scales[2] is not None and scales[2].size != 1)
-    ):
-        return None
-    if zeros[0] is None or zeros[0].size != 1 or zeros[0].dtype not in _BYTES:
+    if isinstance(right, np.ndarray) or alpha <= 0 or not _usual(scales, zeros[0], bias, count):
         return None
     points = onnx.zero_points(np.empty((1, depth), zeros[0].dtype), right, zeros[0], zeros[1])
     scale = np.float32(alpha) * scales[0].reshape(()) * scales[1].reshape(-1)
@@ -258,13 +263,7 @@ def _coded_product(
     if scales[2] is not None:
         scale = scale / scales[2].reshape(())
         code, dtype = result_zero_point(zeros[2])
-    column = None
-    if bias is not None:
-        if bias.dtype != np.int32 or bias.size not in (1, count) or max(bias.shape, default=1) != bias.size:
-            return None
-        if bias.ndim and bias.shape[-1] != bias.size:
-            return None
-        column = np.broadcast_to(bias.reshape(-1), (count,))
+    column = None if bias is None else np.broadcast_to(bias.reshape(-1), (count,))
     stages = pipeline(scale if scale.size > 1 else scale.reshape(()), code, dtype, state.rounding, 1, column)
     kind = zeros[0].dtype
     for name, value in points.items():  # vectors of one value cost what a scalar costs
@@ -343,7 +342,7 @@ def qlinear_global_average_pool(
     def run(x: np.ndarray, *_: Any, recorder: Recorder | None = None) -> Any:
         if x.dtype != kind or x.ndim < 3:
             return NotImplemented
-        return passes.global_average(x, params, zeros, dtype, state.num_threads, recorder)
+        return average.global_average(x, params, zeros, dtype, state.num_threads, recorder)
 
     run.record = unless_refused(run)  # type: ignore[attr-defined]
     return run
@@ -356,8 +355,8 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("", "QLinearMatMul"): qlinear_matmul,
     (DOMAIN, "QGemm"): qgemm,
     (DOMAIN, "QLinearGlobalAveragePool"): qlinear_global_average_pool,
-    (DOMAIN, "QLinearAdd"): _binary(elementwise.add_values, passes.add, passes.ADD),
-    (DOMAIN, "QLinearMul"): _binary(elementwise.mul_values, passes.mul, passes.MUL),
+    (DOMAIN, "QLinearAdd"): _binary(elementwise.add_values, binary.add, binary.ADD),
+    (DOMAIN, "QLinearMul"): _binary(elementwise.mul_values, binary.mul, binary.MUL),
     ("", "QuantizeLinear"): quantize_linear,
     (DOMAIN, "QuantizeLinear"): quantize_linear,
     ("", "DequantizeLinear"): dequantize_linear,

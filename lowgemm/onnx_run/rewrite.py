@@ -53,7 +53,8 @@ _MOVING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Gather", 
 
 #: Operators whose results are not the same each time.
 _CHANCE = (
-    "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+    "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+    "RandomUniformLike",
 )  # fmt: skip
 #: Bytes up to which constants are compared by value.
 _SMALL = 1 << 10
@@ -79,7 +80,7 @@ def _alike(*tensors: Coded) -> bool:
 
 
 def constants_to_initializers(model: Any) -> None:
-    """Turn `Constant` nodes that hold a tensor into initializers, so that what they feed counts as constant."""
+    """Turn `Constant` nodes that hold a tensor into initializers: what they feed counts as constant then."""
     graph, kept = model.graph, []
     for node in graph.node:
         value = next((a for a in node.attribute if a.name == "value"), None)

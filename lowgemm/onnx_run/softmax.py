@@ -11,10 +11,13 @@ import numba
 import numpy as np
 
 from lowgemm.checks.values import integer
-from lowgemm.engine.parts import run_shared
-from lowgemm.onnx_run import passes
+from lowgemm.engine.parts import PASS, run_shared
+from lowgemm.jit.memory import load_i64, pointer_at, round_even
+from lowgemm.jit.routine import inner_dividing, routine
 from lowgemm.onnx_run.operators import need_bytes
 from lowgemm.onnx_run.state import State
+
+_u64 = np.uint64
 
 
 @functools.lru_cache(maxsize=64)
@@ -29,6 +32,43 @@ def _powers(scale: float, length: int) -> np.ndarray:
     table = np.array([math.exp((d + room / scale) * scale) for d in range(-255, 1)]).astype(np.float32)
     table.flags.writeable = False
     return table
+
+
+@routine(PASS)
+def softmax(args, first, end, worker):
+    """QLinearSoftmax of rows of `count` bytes.
+
+    Arguments: src, dst, table, params, rows, count, flip, high. `params` is float64: the number of steps of
+    1, and the zero point. `table` has the power of each distance from the largest, from -255 to 0. A row's
+    powers are added one after the other. Pieces are rows.
+    """
+    src, dst, table, params = (
+        pointer_at(args, 0),
+        pointer_at(args, 1),
+        pointer_at(args, 2),
+        pointer_at(args, 3),
+    )
+    rows, count, flip, high = load_i64(args, 4), load_i64(args, 5), load_i64(args, 6), load_i64(args, 7)
+    x, out = numba.carray(src, (rows * count,), np.uint8), numba.carray(dst, (rows * count,), np.uint8)
+    t, p, f = numba.carray(table, (256,), np.float32), numba.carray(params, (2,), np.float64), np.int32(flip)
+    whole, zero, limit = p[0], p[1], np.float64(high)
+    for r in range(first, end):
+        begin, largest = _u64(r * count), np.int32(-128)
+        for i in range(_u64(count)):
+            largest = max(largest, (np.int32(x[begin + i]) ^ f) - f)
+        place, total = 255 - largest, np.float32(0)
+        for i in range(_u64(count)):
+            total += t[place + (np.int32(x[begin + i]) ^ f) - f]
+        for i in range(_u64(count)):
+            power = t[place + (np.int32(x[begin + i]) ^ f) - f]
+            steps = min(round_even(_quotient(np.float64(power), np.float64(total)) * whole) + zero, limit)
+            out[begin + i] = np.uint8(np.int32(steps) & np.int32(255))
+
+
+@inner_dividing
+def _quotient(a, b):
+    """Of two float32 numbers."""
+    return a / b
 
 
 def qlinear_softmax(
@@ -61,7 +101,7 @@ def qlinear_softmax(
         at = [v.ctypes.data for v in (whole, y, powers, params)]
         rows, time = whole.size // count, 3 * whole.size
         args = (*at, rows, count, 128 if x.dtype == np.int8 else 0, int(info.max))
-        run_shared(passes.softmax, args, rows, time, state.num_threads)
+        run_shared(softmax, args, rows, time, state.num_threads)
         return (y if opset < 13 else np.moveaxis(y, -1, axis)).reshape(x.shape)
     below = whole.astype(np.int64) - whole.max(axis=-1, keepdims=True)
     powers = _powers(scale, whole.shape[-1])[255 + below]

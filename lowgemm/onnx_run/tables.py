@@ -14,17 +14,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.onnx_run import passes
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.engines import reads_of
+from lowgemm.onnx_run.look_up import by_table
 from lowgemm.onnx_run.tape import Recorder
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 #: Float operators that compute each element from those in its place.
 _FLOAT = frozenset((
-    "Abs", "Add", "Ceil", "Clip", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity",
-    "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid",
-    "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Tanh", "ThresholdedRelu",
+    "Abs", "Add", "Ceil", "Clip", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
+    "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow",
+    "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt",
+    "Sub", "Tanh", "ThresholdedRelu",
 ))  # fmt: skip
 _CODED = frozenset(("QLinearSigmoid", "QLinearLeakyRelu", "QLinearAdd", "QLinearMul"))
 #: Operators that are a table even by themselves.
@@ -156,12 +157,12 @@ class LookUp(NotCopied):
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray]:
         """The output."""
         table = self._table_for(x)
-        return (self.run(x) if table is None else passes.by_table(table, x, self.num_threads),)
+        return (self.run(x) if table is None else by_table(table, x, self.num_threads),)
 
     def record(self, recorder: Recorder, x: np.ndarray) -> Any:
         """Take it down; None if that cannot be."""
         table = self._table_for(x)
-        y = NotImplemented if table is None else passes.by_table(table, x, self.num_threads, recorder)
+        y = NotImplemented if table is None else by_table(table, x, self.num_threads, recorder)
         return None if y is NotImplemented else (y,)
 
     def _table_for(self, x: np.ndarray) -> np.ndarray | None:

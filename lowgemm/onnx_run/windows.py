@@ -56,7 +56,8 @@ def windows(
     kernel, strides, dilations = (tuple(v or ones) for v in (kernel_shape, strides, dilations))
     pads = tuple(pads or (0,) * (2 * axes))
     for name, values, count in (
-        ("kernel_shape", kernel, axes), ("strides", strides, axes), ("dilations", dilations, axes), ("pads", pads, 2 * axes),
+        ("kernel_shape", kernel, axes), ("strides", strides, axes), ("dilations", dilations, axes),
+        ("pads", pads, 2 * axes),
     ):  # fmt: skip
         low = 0 if name == "pads" else 1
         if len(values) != count or min(values, default=1) < low:

@@ -16,8 +16,9 @@ def apply(
     """Put an m x n matrix of int32 through `count` stages.
 
     `stages` points to the addresses of the first stage's routine and parameters, then of the second's, and so
-    on (`CompiledPipeline.addresses`). `acc` points to the matrix, `out` to the result; their strides are in
-    bytes. `tile` points to memory for `TILE_ROWS` x `TILE_COLS` int32.
+    on (`CompiledPipeline.addresses`). `acc` points to the matrix, `out` to the result; their strides in bytes
+    are `acc_row_stride`, `acc_col_stride`, `out_row_stride` and `out_col_stride`. `tile` points to memory for
+    `TILE_ROWS` x `TILE_COLS` int32.
     """
     for row in range(0, m, TILE_ROWS):
         rows = min(TILE_ROWS, m - row)
@@ -39,7 +40,7 @@ def apply(
                 call_address(
                     load_i64(stages, 2 * i),
                     (
-                        as_address(tile), TILE_COLS, rows, cols, row, col, load_i64(stages, 2 * i + 1), 0, 0, 0, 0,
-                        to, out_row_stride, out_col_stride,
+                        as_address(tile), TILE_COLS, rows, cols, row, col, load_i64(stages, 2 * i + 1), 0, 0,
+                        0, 0, to, out_row_stride, out_col_stride,
                     ),
                 )  # fmt: skip

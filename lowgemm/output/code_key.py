@@ -50,8 +50,8 @@ def _code(code: types.CodeType) -> Hashable:
     )
     exception_table = getattr(code, "co_exceptiontable", b"")
     return (
-        code.co_code, exception_table, constants, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars,
-        code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags,
+        code.co_code, exception_table, constants, code.co_names, code.co_varnames, code.co_freevars,
+        code.co_cellvars, code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags,
     )  # fmt: skip
 
 

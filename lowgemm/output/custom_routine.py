@@ -168,7 +168,9 @@ def _call_type(function: Any, arrays: tuple[tuple[str, int], ...]) -> Any:
 
 @intrinsic
 def _attempt(typingctx, function, acc, row, col, arrays):
-    """Call a compiled function: whether it returned, and what; an exception in it is dropped."""
+    """Call a compiled function of the sum `acc`, its `row` and `col`, and `arrays`: whether it returned, and
+    what; an exception in it is dropped.
+    """
     sig = function.get_call_type(typingctx, (acc, row, col, *arrays.types), {})
     if not isinstance(sig.return_type, _NUMBERS):
         raise errors.NumbaTypeError(f"function: expected a number, got {sig.return_type}")

@@ -2,6 +2,9 @@
 
 NumPy makes six passes through float64 temporaries; `docs/quantization.md` has the times. Compiled at the
 first call with an array of `WORTHWHILE` elements, once per pair of dtypes, and cached on disk.
+
+Arguments: `x` is what is read and `out` what is written; `scale` and `zero_point` are arrays, one of each for
+a channel or for a trial; `qmin` and `qmax` are the least and the largest integer of the type.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ def _loop(mode: int, last: bool) -> Any:
 
     @disk_cache.njit(nogil=True, error_model="numpy")
     def loop(x, scale, zero_point, qmin, qmax, out):
+        """Quantize, do it there and back, or dequantize; the number of NaNs."""
         outer, channels, inner = x.shape
         low, high = float(qmin), float(qmax)
         nans = 0

@@ -52,6 +52,7 @@ def divergence(places: np.ndarray, counts: np.ndarray, width: float, qparams: QP
 
 @disk_cache.njit(nogil=True, error_model="numpy")
 def _squared_error_of_each(places, counts, width, scale, zero_point, qmin, qmax, out):
+    """The squared error of each scale on a histogram of `counts` in bins of `width` around `places`."""
     for k in range(scale.size):
         s, z = scale[k], zero_point[k]
         low, high = s * (qmin - z), s * (qmax - z)
@@ -75,6 +76,7 @@ def _squared_error_of_each(places, counts, width, scale, zero_point, qmin, qmax,
 
 @disk_cache.njit(nogil=True, error_model="numpy")
 def _divergence_of_each(places, counts, width, scale, zero_point, qmin, qmax, out):
+    """The divergence of each scale on a histogram of `counts` in bins of `width` around `places`."""
     levels = qmax - qmin + 1
     mass, used = np.empty(levels), np.empty(levels)
     level = np.empty(places.size, np.int64)

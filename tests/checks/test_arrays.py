@@ -123,7 +123,8 @@ def test_lists_of_integers_are_operands():
     for value, text in (
         ([[1.0, 2]], "float64; lowgemm.quantize"), ([[True, False]], "bool"), ([[1, None]], "object"),
         ([[1, 10**30]], "object"),
-        ([["1"]], "<U1"), (np.array([[1, 2]], np.int64), "int64; .astype(numpy.int8) or .astype(numpy.uint8), if all"),
+        ([["1"]], "<U1"), (np.array([[1, 2]], np.int64),
+                           "int64; .astype(numpy.int8) or .astype(numpy.uint8), if all"),
         ([[1, 2.5]], "float64; lowgemm.quantize"), ([[1j]], "complex128"),
     ):  # fmt: skip
         with pytest.raises(TypeError, match=re.escape(f"lhs: expected dtype uint8 or int8, got {text}")):

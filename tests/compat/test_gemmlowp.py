@@ -50,7 +50,8 @@ def run_eight_bit(case):
     floats = case["c_dtype"] == "float32"
     g.eight_bit_int_gemm(
         case["transpose_a"], case["transpose_b"], case["transpose_c"], case["m"], case["n"], case["k"],
-        golden.array(case["a"]), case["a_offset"], case["lda"], golden.array(case["b"]), case["b_offset"], case["ldb"],
+        golden.array(case["a"]), case["a_offset"], case["lda"], golden.array(case["b"]), case["b_offset"],
+        case["ldb"],
         c, case["c_offset_float"] if floats else case["c_offset"], None if floats else case["c_mult_int"],
         None if floats else case["c_shift"], case["ldc"], g.BitDepthSetting(case["bit_depth"]),
     )  # fmt: skip

@@ -37,8 +37,9 @@ def test_threads_of_a_pass(monkeypatch):
     monkeypatch.setattr(threads, "most_threads", lambda n: min(4, n or 4))
     time = parts.NANOSECONDS
     for asked, nanoseconds, pieces, expected in (
-        (None, 100 * time, 100, 4), (3, 100 * time, 100, 3), (1, 100 * time, 100, 1), (None, 2 * time - 1, 100, 1),
-        (None, 2 * time, 100, 2), (None, 3.5 * time, 100, 3), (None, 100 * time, 2, 2), (None, 100 * time, 1, 1),
-        (None, 100 * time, 0, 1),
+        (None, 100 * time, 100, 4), (3, 100 * time, 100, 3), (1, 100 * time, 100, 1),
+        (None, 2 * time - 1, 100, 1),
+        (None, 2 * time, 100, 2), (None, 3.5 * time, 100, 3), (None, 100 * time, 2, 2),
+        (None, 100 * time, 1, 1), (None, 100 * time, 0, 1),
     ):  # fmt: skip
         assert parts.workers_for(nanoseconds, pieces, asked) == expected

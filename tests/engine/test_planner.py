@@ -35,13 +35,13 @@ def test_compiled_code_plans_as_python_does(name):
         rhs = Operand((depth, n), (0, 0) if packed else (n, 1), "i" if right else "u")
         strides = (4, 4 * m) if column_major else (4 * n, 4)
         plan = Plan(
-            kernel, lhs, rhs, result=np.dtype(np.int32), out_strides=strides, packed=packed, bilinear=bilinear,
-            accumulate=add, num_threads=1,
+            kernel, lhs, rhs, result=np.dtype(np.int32), out_strides=strides, packed=packed,
+            bilinear=bilinear, accumulate=add, num_threads=1,
         )  # fmt: skip
         numbers = np.full(planning.PLAN_BYTES // 8, -1, np.int64)
         planning.write_plan.ctypes(
-            record.ctypes.data, numbers.ctypes.data, m, n, depth, *lhs.strides, left, *rhs.strides, right, packed,
-            bilinear, add, *strides,
+            record.ctypes.data, numbers.ctypes.data, m, n, depth, *lhs.strides, left, *rhs.strides, right,
+            packed, bilinear, add, *strides,
         )  # fmt: skip
         compiled = plan_of(numbers)
         used = slice(int(bilinear), compiled.stages)

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.skipif(
 
 #: Forced CPU name -> the kernel that must be chosen there, given that the host has all of its features. Names
 #: whose other features LLVM uses by itself (sapphirerapids: AVX512-FP16) end with an illegal instruction
-#: elsewhere. Of the CPUs before AVX there is one without SSE4.1, which rounds to even by itself, and one with it.
+#: elsewhere. Of the CPUs before AVX there is one without SSE4.1, which rounds to even by itself, and one with
+#: it.
 TARGETS = {
     "generic": "x86_sse2",
     "nehalem": "x86_sse2",

@@ -45,18 +45,21 @@ def test_vectors_reach_every_tile():
 
 #: One part of the contract at a time, changed after the right answer was computed.
 PARTS = {
-    "one row compensation": lambda v: dataclasses.replace(v,
-                                                          row_compensation=v.row_compensation + (np.arange(v.m) == v.m - 1)),
-    "one column compensation": lambda v: dataclasses.replace(v,
-                                                             col_compensation=v.col_compensation + (np.arange(v.col_compensation.size) == 0)),
+    "one row compensation": lambda v: dataclasses.replace(
+        v, row_compensation=v.row_compensation + (np.arange(v.m) == v.m - 1)
+    ),
+    "one column compensation": lambda v: dataclasses.replace(
+        v, col_compensation=v.col_compensation + (np.arange(v.col_compensation.size) == 0)
+    ),
     "the lhs panel": lambda v: dataclasses.replace(v, lhs=v.lhs ^ 1),
     "the rhs panel": lambda v: dataclasses.replace(v, rhs=v.rhs ^ 1),
     "the depth": lambda v: dataclasses.replace(v, groups=max(v.groups - 1, 0)),
     "whether c is added": lambda v: dataclasses.replace(v, add_c=1 - v.add_c),
     "a row less": lambda v: dataclasses.replace(v, m=v.m - 1) if v.m > 1 else v,
     "the stride of c": lambda v: dataclasses.replace(v, ldc=v.ldc - 1) if v.m > 1 else v,
-    "one bit of one result": lambda v: dataclasses.replace(v,
-                                                           expected=v.expected ^ (np.arange(v.expected.size) == 0).reshape(v.expected.shape)),
+    "one bit of one result": lambda v: dataclasses.replace(
+        v, expected=v.expected ^ (np.arange(v.expected.size) == 0).reshape(v.expected.shape)
+    ),
 }  # fmt: skip
 
 

@@ -26,8 +26,8 @@ def conv_then(nodes, outputs, constants, channels=5, more=()):
     """A model of a dynamically quantized convolution of `x` to `c`, and what follows."""
     g = np.random.default_rng(7)
     made = {
-        "w": g.integers(0, 256, (channels, 3, 3, 3), dtype=np.uint8), "wz": np.uint8(120), "ws": np.float32(0.02),
-        **constants,
+        "w": g.integers(0, 256, (channels, 3, 3, 3), dtype=np.uint8), "wz": np.uint8(120),
+        "ws": np.float32(0.02), **constants,
     }  # fmt: skip
     head = om.dynamic_convolution("x", "w", pads=[1, 1, 1, 1])
     info = onnx.helper.make_tensor_value_info
@@ -130,8 +130,10 @@ def product_then(nodes, outputs, constants, columns, axes):
         **constants,
     }
     head = [
-        h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), h.make_node("MatMulInteger", ["q", "w", "z", "wz"], ["sums"]),
-        h.make_node("Cast", ["sums"], ["real"], to=1), h.make_node("Mul", ["s", "ws"], ["scale"]), h.make_node("Mul", ["real", "scale"], ["c"]),
+        h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        h.make_node("MatMulInteger", ["q", "w", "z", "wz"], ["sums"]),
+        h.make_node("Cast", ["sums"], ["real"], to=1), h.make_node("Mul", ["s", "ws"], ["scale"]),
+        h.make_node("Mul", ["real", "scale"], ["c"]),
     ]  # fmt: skip
     info = onnx.helper.make_tensor_value_info
     graph = h.make_graph(
@@ -149,13 +151,16 @@ def test_columns(columns, axes, threads):
     """
     g = np.random.default_rng(columns)
     constants = {
-        "a": g.standard_normal(columns).astype(np.float32), "b": g.standard_normal((1,) * (axes - 1) + (columns,)).astype(np.float32),
+        "a": g.standard_normal(columns).astype(np.float32),
+        "b": g.standard_normal((1,) * (axes - 1) + (columns,)).astype(np.float32),
         "half": np.float32(0.5), "w2": g.integers(0, 256, (columns, 3), dtype=np.uint8),
     }  # fmt: skip
     nodes = [
-        h.make_node("Mul", ["c", "a"], ["m"]), h.make_node("Erf", ["m"], ["e"]), h.make_node("Sub", ["b", "e"], ["d"]),
-        h.make_node("Mul", ["d", "half"], ["y"]), h.make_node("DynamicQuantizeLinear", ["y"], ["q2", "s2", "z2"]),
-        h.make_node("MatMulInteger", ["q2", "w2", "z2", "wz"], ["i2"]), h.make_node("Cast", ["i2"], ["r2"], to=1),
+        h.make_node("Mul", ["c", "a"], ["m"]), h.make_node("Erf", ["m"], ["e"]),
+        h.make_node("Sub", ["b", "e"], ["d"]), h.make_node("Mul", ["d", "half"], ["y"]),
+        h.make_node("DynamicQuantizeLinear", ["y"], ["q2", "s2", "z2"]),
+        h.make_node("MatMulInteger", ["q2", "w2", "z2", "wz"], ["i2"]),
+        h.make_node("Cast", ["i2"], ["r2"], to=1),
         h.make_node("Mul", ["s2", "ws"], ["t2"]), h.make_node("Mul", ["r2", "t2"], ["last"]),
     ]  # fmt: skip
     for outputs in (["last"], ["last", "y", "c"]):
@@ -185,12 +190,13 @@ def test_rows_and_columns_at_once():
 
 @pytest.mark.parametrize("value", [1e9, -1e9, np.nan, np.inf, -np.inf])
 def test_what_is_not_finite(value, threads):
-    """The range that a chain notes is infinite then, or none. Where NaN is among other numbers, onnxruntime's range
-    depends on their places; ours does not.
+    """The range that a chain notes is infinite then, or none. Where NaN is among other numbers, onnxruntime's
+    range depends on their places; ours does not.
     """
     nodes, constants = [h.make_node("Mul", ["c", "k"], ["y"])], {"k": np.float32(3e38)}
     nodes += [
-        h.make_node("DynamicQuantizeLinear", ["y"], ["q2", "s2", "z2"]), h.make_node("DequantizeLinear", ["q2", "s2", "z2"], ["r"]),
+        h.make_node("DynamicQuantizeLinear", ["y"], ["q2", "s2", "z2"]),
+        h.make_node("DequantizeLinear", ["q2", "s2", "z2"], ["r"]),
     ]  # fmt: skip
     x = np.random.default_rng(5).standard_normal((1, 3, 16, 16)).astype(np.float32)
     x[0, 0, 3, 3] = value
@@ -209,15 +215,18 @@ def test_a_product_and_a_convolution():
     """One has its channels last in memory, the other second; the sum lies in the memory of one of them."""
     nodes = [
         h.make_node("DynamicQuantizeLinear", ["beside"], ["q3", "s3", "z3"]),
-        h.make_node("MatMulInteger", ["q3", "w3", "z3", "wz"], ["i3"]), h.make_node("Cast", ["i3"], ["r3"], to=1),
+        h.make_node("MatMulInteger", ["q3", "w3", "z3", "wz"], ["i3"]),
+        h.make_node("Cast", ["i3"], ["r3"], to=1),
         h.make_node("Mul", ["s3", "ws"], ["t3"]), h.make_node("Mul", ["r3", "t3"], ["c3"]),
     ]  # fmt: skip
     g = np.random.default_rng(10)
     constants = {"w3": g.integers(0, 256, (7, 12), dtype=np.uint8)}
     ends = [
         [h.make_node("Add", ["c3", "c"], ["y"])],
-        [h.make_node("Sub", ["c3", "c"], ["v"]), h.make_node("Mul", ["v", "c"], ["u"]), h.make_node("Add", ["u", "v"], ["y"])],
-        [h.make_node("Mul", ["c", "c"], ["v"]), h.make_node("Relu", ["c3"], ["u"]), h.make_node("Add", ["v", "u"], ["y"])],
+        [h.make_node("Sub", ["c3", "c"], ["v"]), h.make_node("Mul", ["v", "c"], ["u"]),
+         h.make_node("Add", ["u", "v"], ["y"])],
+        [h.make_node("Mul", ["c", "c"], ["v"]), h.make_node("Relu", ["c3"], ["u"]),
+         h.make_node("Add", ["v", "u"], ["y"])],
     ]  # fmt: skip
     for more in ends:
         for outputs in ({"y"}, {"y", "v"}, {"y", "u"}):
@@ -244,7 +253,8 @@ def test_chains_on_sums(groups):
 def test_gate():
     """A gate of one number a channel that comes from elsewhere, and a residual sum."""
     nodes = [
-        h.make_node("Mul", ["c", "gate"], ["m"]), h.make_node("Add", ["m", "beside"], ["y"]), h.make_node("Relu", ["y"], ["r"]),
+        h.make_node("Mul", ["c", "gate"], ["m"]), h.make_node("Add", ["m", "beside"], ["y"]),
+        h.make_node("Relu", ["y"], ["r"]),
     ]  # fmt: skip
     model = conv_then(nodes, ["r"], {}, more=("gate", "beside"))
     g = np.random.default_rng(1)
@@ -287,8 +297,8 @@ def test_inputs_are_not_changed():
 def test_a_chain_does_not_wait_for_itself():
     """What depends on a chain by way of another node is no part of it."""
     nodes = [
-        h.make_node("Relu", ["c"], ["r"]), h.make_node("Exp", ["r"], ["g"]), h.make_node("Mul", ["r", "g"], ["m"]),
-        h.make_node("Add", ["m", "r"], ["y"]),
+        h.make_node("Relu", ["c"], ["r"]), h.make_node("Exp", ["r"], ["g"]),
+        h.make_node("Mul", ["r", "g"], ["m"]), h.make_node("Add", ["m", "r"], ["y"]),
     ]  # fmt: skip
     model = conv_then(nodes, ["y"], {})
     found = chains.find(model.graph.node, {}, {"c"}, {"c"}, {"y"})
@@ -301,9 +311,12 @@ def test_a_chain_does_not_wait_for_itself():
 def test_chains_do_not_wait_for_each_other():
     """Two chains, each of which could go on with what lies behind the other: one of them does."""
     nodes = [
-        h.make_node("Relu", ["c"], ["a"]), h.make_node("Exp", ["a"], ["v"]), h.make_node("Neg", ["x"], ["x2"]),
-        *om.dynamic_convolution("x2", "w", 2, pads=[1, 1, 1, 1]), h.make_node("Relu", ["c2"], ["b"]), h.make_node("Exp", ["b"], ["u"]),
-        h.make_node("Add", ["a", "u"], ["m"]), h.make_node("Add", ["b", "v"], ["n"]), h.make_node("Sub", ["m", "n"], ["y"]),
+        h.make_node("Relu", ["c"], ["a"]), h.make_node("Exp", ["a"], ["v"]),
+        h.make_node("Neg", ["x"], ["x2"]),
+        *om.dynamic_convolution("x2", "w", 2, pads=[1, 1, 1, 1]), h.make_node("Relu", ["c2"], ["b"]),
+        h.make_node("Exp", ["b"], ["u"]),
+        h.make_node("Add", ["a", "u"], ["m"]), h.make_node("Add", ["b", "v"], ["n"]),
+        h.make_node("Sub", ["m", "n"], ["y"]),
     ]  # fmt: skip
     x = np.random.default_rng(6).standard_normal((1, 3, 6, 6)).astype(np.float32)
     compared(conv_then(nodes, ["y"], {}), {"x": x}, kinds=False)

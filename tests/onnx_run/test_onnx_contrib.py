@@ -270,7 +270,8 @@ def test_average_pool(count_include_pad, ceil_mode):
         )
 
 
-@pytest.mark.parametrize("size, kernel, strides", [((7, 1), (2, 2), (2, 2)), ((15, 3), (15, 3), (1, 3)), ((4,), (4,), (1,)),
+@pytest.mark.parametrize("size, kernel, strides",
+                         [((7, 1), (2, 2), (2, 2)), ((15, 3), (15, 3), (1, 3)), ((4,), (4,), (1,)),
                                                    ((2, 6), (3, 2), (2, 3)), ((1,), (3,), (3,))])  # fmt: skip
 def test_average_pool_of_whole_or_larger_windows(size, kernel, strides):
     """onnxruntime takes a window of the whole image for a global pool, which rounds elsewhere; and a window

@@ -45,8 +45,8 @@ def compared(model, *many, rewritten=1):
 
 def convolution(g, filters, channels, group, kernel, bias, **attributes):
     constants = {
-        "w": g.integers(0, 256, (filters, channels // group, *kernel), dtype=np.uint8), "wz": np.uint8(g.integers(256)),
-        "ws": np.float32(0.01),
+        "w": g.integers(0, 256, (filters, channels // group, *kernel), dtype=np.uint8),
+        "wz": np.uint8(g.integers(256)), "ws": np.float32(0.01),
     }  # fmt: skip
     nodes = [
         h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
@@ -105,12 +105,15 @@ def test_products(bias, columns):
     for dtype in (np.uint8, np.int8):
         size = (17,) if columns else ()
         constants = {
-            "w": g.integers(0, 256, (33, 17), dtype=np.uint8).view(dtype), "wz": np.asarray(g.integers(0, 100, size)).astype(dtype),
+            "w": g.integers(0, 256, (33, 17), dtype=np.uint8).view(dtype),
+            "wz": np.asarray(g.integers(0, 100, size)).astype(dtype),
             "ws": np.asarray(g.random(size), np.float32), "b": g.standard_normal(17).astype(np.float32),
         }  # fmt: skip
         nodes = [
-            h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), h.make_node("MatMulInteger", ["q", "w", "z", "wz"], ["i"]),
-            h.make_node("Cast", ["i"], ["r"], to=1), h.make_node("Mul", ["s", "ws"], ["t"]), h.make_node("Mul", ["r", "t"], ["m" if bias else "y"]),
+            h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+            h.make_node("MatMulInteger", ["q", "w", "z", "wz"], ["i"]),
+            h.make_node("Cast", ["i"], ["r"], to=1), h.make_node("Mul", ["s", "ws"], ["t"]),
+            h.make_node("Mul", ["r", "t"], ["m" if bias else "y"]),
             *([h.make_node("Add", ["b", "m"], ["y"])] if bias else []),
         ]  # fmt: skip
         for axes in (2, 3):
@@ -121,9 +124,12 @@ def test_products(bias, columns):
 def test_both_operands_are_data():
     """Attention's products: the scales of both come with the data."""
     nodes = [
-        h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), h.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]),
-        h.make_node("DynamicQuantizeLinear", ["t"], ["q2", "s2", "z2"]), h.make_node("MatMulInteger", ["q", "q2", "z", "z2"], ["i"]),
-        h.make_node("Cast", ["i"], ["r"], to=1), h.make_node("Mul", ["s", "s2"], ["u"]), h.make_node("Mul", ["r", "u"], ["y"]),
+        h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        h.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]),
+        h.make_node("DynamicQuantizeLinear", ["t"], ["q2", "s2", "z2"]),
+        h.make_node("MatMulInteger", ["q", "q2", "z", "z2"], ["i"]),
+        h.make_node("Cast", ["i"], ["r"], to=1), h.make_node("Mul", ["s", "s2"], ["u"]),
+        h.make_node("Mul", ["r", "u"], ["y"]),
     ]  # fmt: skip
     x = np.random.default_rng(6).standard_normal((2, 5, 8)).astype(np.float32)
     compared(model_of(nodes, {}, shape=(None,) * 3), x)

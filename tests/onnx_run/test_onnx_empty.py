@@ -48,7 +48,8 @@ def results(model, x):
 def test_quantizers(shape):
     x = np.ones(shape, np.float32)
     model = model_of(
-        [h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), h.make_node("QuantizeLinear", ["x", "y_scale", "y_zero"], ["y"])],
+        [h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+         h.make_node("QuantizeLinear", ["x", "y_scale", "y_zero"], ["y"])],
         x, {},
     )  # fmt: skip
     want = om.onnxruntime_run(model, {"x": x}, "ORT_DISABLE_ALL")
@@ -107,9 +108,11 @@ def test_filters_without_channels(axes):
 def test_products(sizes):
     x, w = np.ones(sizes[0], np.float32), np.ones(sizes[1], np.int8)
     nodes = [
-        h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), h.make_node("MatMulInteger", ["q", "w", "z", "w_zero"], ["i"]),
+        h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        h.make_node("MatMulInteger", ["q", "w", "z", "w_zero"], ["i"]),
         h.make_node("DynamicQuantizeMatMul", ["x", "w", "w_scale", "w_zero"], ["y"], domain="com.microsoft"),
-        h.make_node("QLinearMatMul", ["q", "x_scale", "z", "w", "w_scale", "w_zero", "y_scale", "y_zero"], ["p"]),
+        h.make_node("QLinearMatMul", ["q", "x_scale", "z", "w", "w_scale", "w_zero", "y_scale", "y_zero"],
+                    ["p"]),
     ]  # fmt: skip
     model = model_of(nodes, x, {"w": w})
     want = om.onnxruntime_run(model, {"x": x}, "ORT_DISABLE_ALL")
@@ -121,7 +124,8 @@ def test_a_depth_of_nothing():
     """Sums of nothing are 0. onnxruntime gives memory that nothing was written to."""
     x, w = np.ones((3, 0), np.float32), np.ones((0, 5), np.int8)
     nodes = [
-        h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), h.make_node("MatMulInteger", ["q", "w", "z"], ["i"]),
+        h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        h.make_node("MatMulInteger", ["q", "w", "z"], ["i"]),
         h.make_node("DynamicQuantizeMatMul", ["x", "w", "w_scale", "w_zero"], ["y"], domain="com.microsoft"),
     ]  # fmt: skip
     found = results(model_of(nodes, x, {"w": w}), x)

@@ -30,7 +30,8 @@ def test_beside_onnxruntime(threads):
         if axes not in models:
             info = h.make_tensor_value_info
             models[axes] = om.model_of(
-                [h.make_node("GlobalAveragePool", ["x"], ["y"])], [info("x", 1, [None] * x.ndim)], [info("y", 1, None)], {}, checked=False,
+                [h.make_node("GlobalAveragePool", ["x"], ["y"])], [info("x", 1, [None] * x.ndim)],
+                [info("y", 1, None)], {}, checked=False,
             )  # fmt: skip
         want = om.onnxruntime_run(models[axes], {"x": x})["y"]
         with np.errstate(over="ignore"):

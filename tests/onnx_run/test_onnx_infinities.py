@@ -73,7 +73,8 @@ def test_products(dtype, x_scale, y_scale):
             compared([node], {"x": x}, own | {"c": bias}, ["y"])
         mixed = ["x", "w", "x_scale", "w_scale", "x_zero", "w_zero"]
         compared([h.make_node("MatMulIntegerToFloat", mixed, ["y"], domain=CONTRIB)], {"x": x}, own, ["y"])
-        own = constants | {"w": filters, "w_scale": w_scale[:3], "w_zero": np.zeros(w_scale[:3].shape, np.int8)} \
+        own = constants | {"w": filters, "w_scale": w_scale[:3],
+                           "w_zero": np.zeros(w_scale[:3].shape, np.int8)} \
             if w_scale.ndim else constants | {"w": filters}  # fmt: skip
         for c in ([], ["c"]):
             node = h.make_node("QLinearConv", a + b + y + c, ["y"])
@@ -96,8 +97,10 @@ def test_quantizers_and_what_lies_between(dtype, x_scale, y_scale):
     ]
     coded = [h.make_node("QuantizeLinear", ["c", "y_scale", "y_zero"], ["y"])]
     for op, inputs, more in (
-        ("MatMul", "ab", {}), ("Add", "aa", {}), ("Mul", "aa", {}), ("Concat", "aa", {"axis": 0}), ("Sigmoid", "a", {}),
-        ("LeakyRelu", "a", {}), ("Softmax", "a", {"axis": -1}), ("Reshape", ["a", "shape"], {}), ("Transpose", "a", {}),
+        ("MatMul", "ab", {}), ("Add", "aa", {}), ("Mul", "aa", {}), ("Concat", "aa", {"axis": 0}),
+        ("Sigmoid", "a", {}),
+        ("LeakyRelu", "a", {}), ("Softmax", "a", {"axis": -1}), ("Reshape", ["a", "shape"], {}),
+        ("Transpose", "a", {}),
     ):  # fmt: skip
         compared([*decoded, h.make_node(op, list(inputs), ["c"], **more), *coded], {"x": x}, constants, ["y"])
     node = h.make_node(
@@ -117,8 +120,10 @@ def test_dynamic_ranges(shape):
     g = np.random.default_rng(len(shape))
     w = g.integers(0, 256, (shape[-1], 6), dtype=np.uint8)
     nodes = [
-        h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), h.make_node("MatMulInteger", ["q", "w", "z", "wz"], ["i"]),
-        h.make_node("Cast", ["i"], ["r"], to=1), h.make_node("Mul", ["s", "ws"], ["t"]), h.make_node("Mul", ["r", "t"], ["y"]),
+        h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        h.make_node("MatMulInteger", ["q", "w", "z", "wz"], ["i"]),
+        h.make_node("Cast", ["i"], ["r"], to=1), h.make_node("Mul", ["s", "ws"], ["t"]),
+        h.make_node("Mul", ["r", "t"], ["y"]),
     ]  # fmt: skip
     constants = {"w": w, "wz": np.uint8(3), "ws": np.float32(0.01)}
     for some in ([np.inf], [-np.inf], [np.inf, -np.inf], [-np.inf, np.nan], [np.inf, np.nan, np.nan]):
@@ -140,7 +145,8 @@ def test_convolutions(value):
     """A mask's infinity in an image, before one and two convolutions."""
     g = np.random.default_rng(4)
     constants = {
-        "w": g.integers(0, 256, (4, 3, 3, 3), dtype=np.uint8), "w1": g.integers(0, 256, (5, 4, 1, 1), dtype=np.uint8),
+        "w": g.integers(0, 256, (4, 3, 3, 3), dtype=np.uint8),
+        "w1": g.integers(0, 256, (5, 4, 1, 1), dtype=np.uint8),
         "wz": np.uint8(120), "ws": np.float32(0.02),
     }  # fmt: skip
     nodes = [

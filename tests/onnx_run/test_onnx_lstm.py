@@ -52,7 +52,8 @@ def model_of(constants, hidden, direction, names, more=(), **attributes):
     )
     info = onnx.helper.make_tensor_value_info
     graph = h.make_graph(
-        [node], "g", [info("x", 1, [None] * 3), *more], [onnx.ValueInfoProto(name=n) for n in ("y", "yh", "yc")],
+        [node], "g", [info("x", 1, [None] * 3), *more],
+        [onnx.ValueInfoProto(name=n) for n in ("y", "yh", "yc")],
         [onnx.numpy_helper.from_array(v, n) for n, v in constants.items()],
     )  # fmt: skip
     return h.make_model(graph, opset_imports=[h.make_opsetid("", 17), h.make_opsetid(MS, 1)], ir_version=8)
@@ -97,8 +98,8 @@ def test_beside_the_definition(columns):
         got = model.run(None, {"x": x, **states})
         c = constants
         want = lstm.dynamic_quantize_lstm(
-            State(), x, c["w"], c["r"], None if columns else c["b"], None, states["h"], states["c"], None, c["ws"], c["wz"], c["rs"], c["rz"],
-            direction="bidirectional", hidden_size=12,
+            State(), x, c["w"], c["r"], None if columns else c["b"], None, states["h"], states["c"], None,
+            c["ws"], c["wz"], c["rs"], c["rz"], direction="bidirectional", hidden_size=12,
         )  # fmt: skip
         for a, b in zip(got, want, strict=True):
             np.testing.assert_array_equal(a, b)

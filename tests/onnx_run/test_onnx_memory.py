@@ -27,7 +27,8 @@ def weights(g, *shape, dtype=np.uint8):
 
 def model_of(nodes, constants, dtype=T.FLOAT, shape=(None, SIZE), outputs=("y",)):
     graph = h.make_graph(
-        nodes, "g", [h.make_tensor_value_info("x", dtype, shape)], [onnx.ValueInfoProto(name=o) for o in outputs],
+        nodes, "g", [h.make_tensor_value_info("x", dtype, shape)],
+        [onnx.ValueInfoProto(name=o) for o in outputs],
         [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
     )  # fmt: skip
     sets = [h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)]
@@ -45,17 +46,22 @@ MATRIX = {"w": weights(G, SIZE, SIZE, dtype=np.int8), **SCALES, **ZEROS}
 FILTERS = {"w": weights(G, 9, 64, 3, 3, dtype=np.int8), **SCALES, **ZEROS}
 GEMM = ["x", "a_scale", "a_zero", "w", "w_scale", "w_zero", "", "y_scale", "y_zero"]
 CASES = {
-    "QLinearMatMul": ([h.make_node("QLinearMatMul", quantized_inputs(), ["y"])], MATRIX, T.UINT8, (None, SIZE)),
+    "QLinearMatMul": ([h.make_node("QLinearMatMul", quantized_inputs(), ["y"])], MATRIX, T.UINT8,
+                      (None, SIZE)),
     "QGemm": ([h.make_node("QGemm", GEMM, ["y"], domain="com.microsoft")], MATRIX, T.UINT8, (None, SIZE)),
-    "transposed": ([h.make_node("QGemm", GEMM, ["y"], domain="com.microsoft", transB=1)], MATRIX, T.UINT8, (None, SIZE)),
-    "QLinearConv": ([h.make_node("QLinearConv", quantized_inputs(), ["y"])], FILTERS, T.UINT8, (None, 64, None, None)),
+    "transposed": ([h.make_node("QGemm", GEMM, ["y"], domain="com.microsoft", transB=1)], MATRIX, T.UINT8,
+                   (None, SIZE)),
+    "QLinearConv": ([h.make_node("QLinearConv", quantized_inputs(), ["y"])], FILTERS, T.UINT8,
+                    (None, 64, None, None)),
     "groups": (
         [h.make_node("QLinearConv", quantized_inputs(), ["y"], group=3)],
         {**FILTERS, "w": weights(G, 9, 64, 3, 3, dtype=np.int8)}, T.UINT8, (None, 192, None, None),
     ),
-    "ConvInteger": ([h.make_node("ConvInteger", ["x", "w"], ["y"])], FILTERS, T.UINT8, (None, 64, None, None)),
+    "ConvInteger": ([h.make_node("ConvInteger", ["x", "w"], ["y"])], FILTERS, T.UINT8,
+                    (None, 64, None, None)),
     "DynamicQuantizeMatMul": (
-        [h.make_node("DynamicQuantizeMatMul", ["x", "w", "w_scale", "w_zero"], ["y"], domain="com.microsoft")],
+        [h.make_node("DynamicQuantizeMatMul", ["x", "w", "w_scale", "w_zero"], ["y"],
+                     domain="com.microsoft")],
         MATRIX, T.FLOAT, (None, SIZE),
     ),
 }  # fmt: skip

@@ -153,7 +153,8 @@ def test_both_orders_of_run():
     right = ReferenceEvaluator(proto).run(None, {"x": x})[0]
     feed = {"x": x}
     calls = [
-        model.run(None, feed), model.run(["y"], feed), model.run(("y",), feed), model.run(feed), model.run(feed, ["y"]),
+        model.run(None, feed), model.run(["y"], feed), model.run(("y",), feed), model.run(feed),
+        model.run(feed, ["y"]),
         model.run(feed, None), model.run(input_feed=feed), model.run(output_names=["y"], input_feed=feed),
         model.run(feeds=feed), model.run(feeds=feed, outputs=["y"]), model.run(feed, outputs=["y"]),
         model.run(["y"], feeds=feed), model.timed(None, feed), model.timed(feed), model.timed(feeds=feed),
@@ -186,8 +187,8 @@ def test_dequantized_bias_of_any_shape(shape):
     g = np.random.default_rng(0)
     one, bias = np.float32(0.5), np.asarray(g.integers(-900, 900, shape)).astype(np.int32)
     constants = {
-        "w": np.arange(-3, 3, dtype=np.int8).reshape(3, 2), "s": one, "zx": np.uint8(7), "zw": np.int8(0), "b": bias,
-        "sb": one * one, "zb": np.int32(0),
+        "w": np.arange(-3, 3, dtype=np.int8).reshape(3, 2), "s": one, "zx": np.uint8(7), "zw": np.int8(0),
+        "b": bias, "sb": one * one, "zb": np.int32(0),
     }  # fmt: skip
     nodes = [
         helper.make_node("DequantizeLinear", [*names], [f"{names[0]}f"])

@@ -1,4 +1,4 @@
-"""MatMulNBits beside float64, with a bound on the rounding, and beside onnxruntime; its digits by the book."""
+"""MatMulNBits beside float64, with a bound on the rounding, and beside onnxruntime; digits by the book."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class Case:
         info = h.make_tensor_value_info
         graph = h.make_graph(
             [h.make_node("MatMulNBits", names, ["y"], domain=MS, **attributes)], "g",
-            [info("x", 1, None), *(info(n, h.np_dtype_to_tensor_dtype(given[n].dtype), given[n].shape) for n in inputs)],
+            [info("x", 1, None), *(info(n, h.np_dtype_to_tensor_dtype(given[n].dtype),
+                                        given[n].shape) for n in inputs)],
             [onnx.ValueInfoProto(name="y")], [onnx.numpy_helper.from_array(v, n) for n, v in given.items()],
         )  # fmt: skip
         return h.make_model(
@@ -200,7 +201,8 @@ def test_the_rest_is_onnxruntimes():
     halves.given["s"] = halves.given["s"].astype(np.float16)
     group = (np.arange(64) // 32)[::-1].astype(np.int32)
     for proto, dtype in (
-        (floats.model(), np.float32), (order.model(group=group.copy()), np.float32), (halves.model(), np.float16),
+        (floats.model(), np.float32), (order.model(group=group.copy()), np.float32),
+        (halves.model(), np.float16),
     ):  # fmt: skip
         proto.graph.input[0].type.tensor_type.elem_type = h.np_dtype_to_tensor_dtype(np.dtype(dtype))
         x = g.standard_normal((2, 64)).astype(dtype)

@@ -15,8 +15,8 @@ pytest.importorskip("onnx", reason="the package onnx is not installed (extra `te
 from lowgemm.onnx_run import Model
 
 OURS = (
-    "MatMulInteger", "QLinearMatMul", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv",
-    "ConvInteger",
+    "MatMulInteger", "QLinearMatMul", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear",
+    "QLinearConv", "ConvInteger",
 )  # fmt: skip
 PLUMBING = (
     "Reshape", "Transpose", "Add", "Mul", "Cast", "Relu", "Softmax", "Flatten", "MaxPool", "AveragePool",

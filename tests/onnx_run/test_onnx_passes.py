@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lowgemm.compat import onnx as ox
-from lowgemm.onnx_run import contrib, elementwise, passes
+from lowgemm.onnx_run import average, contrib, elementwise, look_up
 from lowgemm.onnx_run.softmax import qlinear_softmax
 from lowgemm.onnx_run.state import State
 
@@ -131,8 +131,8 @@ def test_tables_and_sums(slowly, threads):
         dtype = g.choice([np.uint8, np.int8])
         x = laid_out(g, tuple(map(int, g.integers(1, 9, g.integers(2, 6)))), dtype)
         table = g.integers(0, 256, 256, dtype=np.uint8).view(dtype)
-        same([passes.by_table(table, x, threads)], [table[np.ascontiguousarray(x).view(np.uint8)]])
-        same([passes.sum_spatial(x, threads)], [slowly(passes.sum_spatial, x)])
+        same([look_up.by_table(table, x, threads)], [table[np.ascontiguousarray(x).view(np.uint8)]])
+        same([average.sum_spatial(x, threads)], [slowly(average.sum_spatial, x)])
 
 
 def test_softmax(slowly, state):
@@ -160,8 +160,9 @@ def test_average_pool(slowly, state):
         scales = [np.float32(10 ** g.uniform(-3, 0)) for _ in range(2)]
         zeros = [np.asarray(g.integers(0, 256, dtype=np.uint8)).view(dtype) for _ in range(2)]
         more = {
-            "kernel_shape": kernel, "strides": [int(n) for n in g.integers(1, 3, 2)], "ceil_mode": int(g.integers(2)),
-            "pads": [int(n) for n in (g.random(4) * [*kernel, *kernel])], "count_include_pad": int(g.integers(2)),
+            "kernel_shape": kernel, "strides": [int(n) for n in g.integers(1, 3, 2)],
+            "ceil_mode": int(g.integers(2)), "pads": [int(n) for n in (g.random(4) * [*kernel, *kernel])],
+            "count_include_pad": int(g.integers(2)),
         }  # fmt: skip
         arguments = x, scales[0], zeros[0], scales[1], zeros[1]
         same(

@@ -24,42 +24,60 @@ def model_of(nodes, constants, kind, axes, more=()):
     info = onnx.helper.make_tensor_value_info
     graph = h.make_graph(
         nodes, "g", [info("x", onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind)), [None] * axes), *more],
-        [onnx.ValueInfoProto(name="y")], [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
+        [onnx.ValueInfoProto(name="y")],
+        [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
     )  # fmt: skip
     return h.make_model(graph, opset_imports=[h.make_opsetid("", 17), h.make_opsetid(MS, 1)], ir_version=8)
 
 
 G = np.random.default_rng(0)
 CONSTANTS = {
-    "s": np.float32(0.02), "z": np.uint8(7), "w": G.integers(-128, 128, (4, 3, 3, 3)).astype(np.int8), "i": np.int8(0), "t": np.float32(1.5),
-    "m": G.integers(-128, 128, (6, 5)).astype(np.int8), "v": G.random(5, np.float32) / 50, "iv": np.full(5, 3, np.int8),
-    "b": G.integers(-500, 500, 5).astype(np.int32), "b4": G.integers(-500, 500, 4).astype(np.int32), "one": np.int32(77),
+    "s": np.float32(0.02), "z": np.uint8(7), "w": G.integers(-128, 128, (4, 3, 3, 3)).astype(np.int8),
+    "i": np.int8(0), "t": np.float32(1.5),
+    "m": G.integers(-128, 128, (6, 5)).astype(np.int8), "v": G.random(5, np.float32) / 50,
+    "iv": np.full(5, 3, np.int8),
+    "b": G.integers(-500, 500, 5).astype(np.int32), "b4": G.integers(-500, 500, 4).astype(np.int32),
+    "one": np.int32(77),
 }  # fmt: skip
 #: Name, node, dtype and shape of its data without the batch.
 NODES = [
-    ("conv", h.make_node("QLinearConv", ["x", "s", "z", "w", "s", "i", "t", "z", "b4"], ["y"]), np.uint8, (3, 6, 6)),
+    ("conv", h.make_node("QLinearConv", ["x", "s", "z", "w", "s", "i", "t", "z", "b4"], ["y"]), np.uint8,
+     (3, 6, 6)),
     ("matmul", h.make_node("QLinearMatMul", ["x", "s", "z", "m", "s", "i", "t", "z"], ["y"]), np.uint8, (6,)),
-    ("matmul by columns", h.make_node("QLinearMatMul", ["x", "s", "z", "m", "v", "iv", "t", "z"], ["y"]), np.uint8, (6,)),
-    ("gemm", h.make_node("QGemm", ["x", "s", "z", "m", "v", "iv", "b", "t", "z"], ["y"], domain=MS), np.uint8, (6,)),
-    ("gemm to floats", h.make_node("QGemm", ["x", "s", "z", "m", "v", "iv", "b"], ["y"], domain=MS), np.uint8, (6,)),
-    ("gemm without a bias", h.make_node("QGemm", ["x", "s", "z", "m", "s", "i", "", "t", "z"], ["y"], domain=MS), np.uint8, (6,)),
-    ("gemm with alpha", h.make_node("QGemm", ["x", "s", "z", "m", "s", "i", "b", "t", "z"], ["y"], domain=MS, alpha=0.5), np.uint8, (6,)),
+    ("matmul by columns", h.make_node("QLinearMatMul", ["x", "s", "z", "m", "v", "iv", "t", "z"], ["y"]),
+     np.uint8, (6,)),
+    ("gemm", h.make_node("QGemm", ["x", "s", "z", "m", "v", "iv", "b", "t", "z"], ["y"], domain=MS), np.uint8,
+     (6,)),
+    ("gemm to floats", h.make_node("QGemm", ["x", "s", "z", "m", "v", "iv", "b"], ["y"], domain=MS), np.uint8,
+     (6,)),
+    ("gemm without a bias", h.make_node("QGemm", ["x", "s", "z", "m", "s", "i", "", "t", "z"], ["y"],
+                                        domain=MS), np.uint8, (6,)),
+    ("gemm with alpha", h.make_node("QGemm", ["x", "s", "z", "m", "s", "i", "b", "t", "z"], ["y"], domain=MS,
+                                    alpha=0.5), np.uint8, (6,)),
     ("quantize", h.make_node("QuantizeLinear", ["x", "s", "z"], ["y"]), np.float32, (3, 6, 6)),
     ("dequantize", h.make_node("DequantizeLinear", ["x", "s", "z"], ["y"]), np.uint8, (3, 6, 6)),
-    ("add", h.make_node("QLinearAdd", ["x", "s", "z", "x", "s", "z", "t", "z"], ["y"], domain=MS), np.uint8, (3, 6, 6)),
-    ("softmax", h.make_node("QLinearSoftmax", ["x", "s", "z", "s", "z"], ["y"], domain=MS, opset=13, axis=1), np.uint8, (6,)),
-    ("pool", h.make_node("QLinearAveragePool", ["x", "s", "z", "t", "z"], ["y"], domain=MS, kernel_shape=[2, 2]), np.uint8, (3, 6, 6)),
+    ("add", h.make_node("QLinearAdd", ["x", "s", "z", "x", "s", "z", "t", "z"], ["y"], domain=MS), np.uint8,
+     (3, 6, 6)),
+    ("softmax", h.make_node("QLinearSoftmax", ["x", "s", "z", "s", "z"], ["y"], domain=MS, opset=13, axis=1),
+     np.uint8, (6,)),
+    ("pool", h.make_node("QLinearAveragePool", ["x", "s", "z", "t", "z"], ["y"], domain=MS,
+                         kernel_shape=[2, 2]), np.uint8, (3, 6, 6)),
 ]  # fmt: skip
 IDS = [name for name, *_ in NODES]
 #: More nodes, for what is asked of each parameter.
 MORE = [
-    ("mul", h.make_node("QLinearMul", ["x", "s", "z", "x", "s", "z", "t", "z"], ["y"], domain=MS), np.uint8, (3, 6, 6)),
+    ("mul", h.make_node("QLinearMul", ["x", "s", "z", "x", "s", "z", "t", "z"], ["y"], domain=MS), np.uint8,
+     (3, 6, 6)),
     ("sums", h.make_node("MatMulInteger", ["x", "m", "z", "iv"], ["y"]), np.uint8, (6,)),
     ("sums of a convolution", h.make_node("ConvInteger", ["x", "w", "z", "i"], ["y"]), np.uint8, (3, 6, 6)),
-    ("to floats", h.make_node("MatMulIntegerToFloat", ["x", "m", "s", "v", "z", "iv", "v"], ["y"], domain=MS), np.uint8, (6,)),
-    ("from floats", h.make_node("DynamicQuantizeMatMul", ["x", "m", "v", "iv", "v"], ["y"], domain=MS), np.float32, (6,)),
-    ("leaky relu", h.make_node("QLinearLeakyRelu", ["x", "s", "z", "t", "z"], ["y"], domain=MS), np.uint8, (6,)),
-    ("concat", h.make_node("QLinearConcat", ["s", "z", "x", "t", "z", "x", "s", "z"], ["y"], domain=MS, axis=1), np.uint8, (6,)),
+    ("to floats", h.make_node("MatMulIntegerToFloat", ["x", "m", "s", "v", "z", "iv", "v"], ["y"], domain=MS),
+     np.uint8, (6,)),
+    ("from floats", h.make_node("DynamicQuantizeMatMul", ["x", "m", "v", "iv", "v"], ["y"], domain=MS),
+     np.float32, (6,)),
+    ("leaky relu", h.make_node("QLinearLeakyRelu", ["x", "s", "z", "t", "z"], ["y"], domain=MS), np.uint8,
+     (6,)),
+    ("concat", h.make_node("QLinearConcat", ["s", "z", "x", "t", "z", "x", "s", "z"], ["y"], domain=MS,
+                           axis=1), np.uint8, (6,)),
 ]  # fmt: skip
 
 
@@ -150,8 +168,8 @@ def test_parameters_that_come_with_the_data():
 
 @pytest.mark.parametrize("case", NODES + MORE, ids=[name for name, *_ in NODES + MORE])
 def test_constants_that_may_be_overridden(case):
-    """An initializer that is an input too is no constant, but it is not left out either: with the model's value and with
-    another one, the result is onnxruntime's.
+    """An initializer that is an input too is no constant, but it is not left out either: with the model's
+    value and with another one, the result is onnxruntime's.
     """
     peers.need("onnxruntime")
     _, node, kind, shape = case

@@ -10,7 +10,7 @@ pytest.importorskip("onnx", reason="the package onnx is not installed (extra `te
 import onnx
 from onnx import helper as h
 
-from lowgemm.onnx_run import Model, contrib, passes, tape
+from lowgemm.onnx_run import Model, average, contrib, tape
 from lowgemm.onnx_run.state import State
 
 MS = "com.microsoft"
@@ -310,7 +310,7 @@ def test_quantized_before_the_largest_is_taken(dtype):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
 def test_means_of_images(dtype, threads):
-    """`passes.global_average` beside the operator's own function."""
+    """`average.global_average` beside the operator's own function."""
     g, state = np.random.default_rng(6), State()
     for trial in range(60):
         shape = (
@@ -325,6 +325,6 @@ def test_means_of_images(dtype, threads):
         # steps of a half and a quarter: ties
         scales = np.array(g.choice([0.5, 0.25, 0.013, 1.7], 2), np.float32)
         want = contrib.qlinear_global_average_pool(state, x, scales[0], a, scales[1], b)
-        got = passes.global_average(x, scales, (int(a), int(b)), np.dtype(dtype), threads)
+        got = average.global_average(x, scales, (int(a), int(b)), np.dtype(dtype), threads)
         assert got.dtype == want.dtype and got.shape == want.shape
         np.testing.assert_array_equal(got, want)

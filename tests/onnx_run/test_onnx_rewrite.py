@@ -23,8 +23,8 @@ def coded(op, bias, weight, zero, known=True):
     each = outputs if known else ()  # a scale per channel is only taken with constant weights
     w = np.full(shape, weight, np.int8)
     constants = {
-        "one": np.float32(1), "ws": np.ones(each, np.float32), "wz": np.full(each, zero, np.int8), "xz": np.uint8(0),
-        "ys": np.float32(2**26), "yz": np.uint8(0), "bz": np.zeros(each, np.int32),
+        "one": np.float32(1), "ws": np.ones(each, np.float32), "wz": np.full(each, zero, np.int8),
+        "xz": np.uint8(0), "ys": np.float32(2**26), "yz": np.uint8(0), "bz": np.zeros(each, np.int32),
     }  # fmt: skip
     inputs = [om.value("x", [None, DEPTH, *([1, 1] if op == "Conv" else [])], om.TensorProto.UINT8)]
     if known:
@@ -129,13 +129,16 @@ def between(op, parts, opset=13, same=None, constants=None, **attributes):
 IMAGE = (2, 6, 8, 8)
 FUSED = [
     ("Add", [IMAGE, IMAGE], {}), ("Add", [IMAGE, (6, 1, 1)], {}), ("Add", [(1,), IMAGE], {}),
-    ("Add", [(2, 6, 1, 1), IMAGE], {}), ("Add", [(8, 1), IMAGE], {}), ("Add", [(8, 8), IMAGE], {}), ("Add", [IMAGE, (8,)], {}),
-    ("Add", [(6, 8, 1), (2, 1, 1, 8)], {}), ("Add", [(2, 6, 8, 1), (6, 8, 1)], {}), ("Add", [(6, 1, 1), (2, 6, 8, 1)], {}), ("Mul", [IMAGE, IMAGE], {}),
+    ("Add", [(2, 6, 1, 1), IMAGE], {}), ("Add", [(8, 1), IMAGE], {}), ("Add", [(8, 8), IMAGE], {}),
+    ("Add", [IMAGE, (8,)], {}),
+    ("Add", [(6, 8, 1), (2, 1, 1, 8)], {}), ("Add", [(2, 6, 8, 1), (6, 8, 1)], {}),
+    ("Add", [(6, 1, 1), (2, 6, 8, 1)], {}), ("Mul", [IMAGE, IMAGE], {}),
     ("Mul", [(2, 6, 1, 1), IMAGE], {}), ("Sigmoid", [IMAGE], {}), ("LeakyRelu", [IMAGE], {"alpha": 0.1}),
     ("GlobalAveragePool", [IMAGE], {}), ("Concat", [IMAGE, IMAGE, (2, 1, 8, 8)], {"axis": 1}),
 ]  # fmt: skip
 MOVED = [
-    ("Reshape", [IMAGE], {"constants": {"shape": np.array([2, -1])}}), ("Transpose", [IMAGE], {"perm": [0, 2, 3, 1]}),
+    ("Reshape", [IMAGE], {"constants": {"shape": np.array([2, -1])}}),
+    ("Transpose", [IMAGE], {"perm": [0, 2, 3, 1]}),
     ("Flatten", [IMAGE], {"axis": 2}), ("Gather", [IMAGE], {"constants": {"i": np.array([3, 1])}, "axis": 1}),
     ("MaxPool", [IMAGE], {"kernel_shape": [2, 2], "strides": [2, 2]}),
     ("MaxPool", [IMAGE], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "dilations": [1, 2], "ceil_mode": 1}),
@@ -162,8 +165,8 @@ def test_operators_between_quantizers(case):
 
 @pytest.mark.parametrize("case", MOVED, ids=lambda c: c[0])
 def test_operators_that_move_elements(case):
-    """On integers where scale and zero point stay; with others they stay float, but for MaxPool, which comes behind
-    the quantizer.
+    """On integers where scale and zero point stay; with others they stay float, but for MaxPool, which comes
+    behind the quantizer.
     """
     op, parts, attributes = case
     for same in ("both", "scale", "zero", None):

@@ -13,7 +13,7 @@ import onnx
 import onnx_models as om
 from onnx import helper as h
 
-from lowgemm.onnx_run import Model, passes, tables
+from lowgemm.onnx_run import Model, look_up, tables
 
 MS = "com.microsoft"
 
@@ -102,7 +102,8 @@ def test_coded_operators(dtype):
 def test_two_tensors_are_no_table():
     """A sum of two tensors begins a new table, which follows it."""
     nodes = [
-        h.make_node("DequantizeLinear", ["x", "s0", "z0"], ["a"]), h.make_node("Transpose", ["a"], ["t"], perm=[0, 1, 2, 3]),
+        h.make_node("DequantizeLinear", ["x", "s0", "z0"], ["a"]),
+        h.make_node("Transpose", ["a"], ["t"], perm=[0, 1, 2, 3]),
         h.make_node("QuantizeLinear", ["t", "s1", "z1"], ["q"]),
         h.make_node("QLinearAdd", ["x", "s0", "z0", "q", "s1", "z1", "s2", "z2"], ["b"], domain=MS),
         h.make_node("DequantizeLinear", ["b", "s2", "z2"], ["c"]), h.make_node("Relu", ["c"], ["d"]),
@@ -147,4 +148,4 @@ def test_look_up(size):
     """Sizes around the vectors'."""
     g = np.random.default_rng(size)
     table, x = (g.integers(0, 256, n, dtype=np.uint8) for n in (256, size))
-    np.testing.assert_array_equal(passes.by_table(table, x), table[x])
+    np.testing.assert_array_equal(look_up.by_table(table, x), table[x])

@@ -22,7 +22,8 @@ def model_of():
     """A dynamically quantized convolution with a curve behind it, then another one, then a float node."""
     g, info = np.random.default_rng(0), onnx.helper.make_tensor_value_info
     made = {
-        "w": g.integers(0, 256, (20, 3, 3, 3), dtype=np.uint8), "w2": g.integers(0, 256, (7, 20, 1, 1), dtype=np.uint8),
+        "w": g.integers(0, 256, (20, 3, 3, 3), dtype=np.uint8),
+        "w2": g.integers(0, 256, (7, 20, 1, 1), dtype=np.uint8),
         "wz": np.uint8(120), "ws": np.float32(0.02),
     }  # fmt: skip
     nodes, last = [], "x"

@@ -137,7 +137,9 @@ def ways(lhs, rhs, stages, num_threads):
     return {
         "gemm": lambda: lowgemm.gemm(lhs, rhs, **how),
         "out": lambda: lowgemm.gemm(lhs, rhs, out=out, **how),
-        "strided": lambda: lowgemm.gemm(lhs, rhs, out=np.empty((*out.shape[:-1], 2 * out.shape[-1]), np.int32)[..., ::2], **how),
+        "strided": lambda: lowgemm.gemm(
+            lhs, rhs, out=np.empty((*out.shape[:-1], 2 * out.shape[-1]), np.int32)[..., ::2], **how
+        ),
         "packed": lambda: lowgemm.gemm(lhs, packed, **how),
         "zero points": lambda: lowgemm.gemm(lhs, rhs, rhs_zero_point=zeros, **how),
         "plan": lambda: planned(lhs, rhs),

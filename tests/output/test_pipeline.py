@@ -59,7 +59,8 @@ def stage(draw):
 
 
 CAST = st.sampled_from(
-    [None, lowgemm.SaturatingCast(np.uint8), lowgemm.SaturatingCast(np.int8), lowgemm.SaturatingCast(np.int16),
+    [None, lowgemm.SaturatingCast(np.uint8), lowgemm.SaturatingCast(np.int8),
+     lowgemm.SaturatingCast(np.int16),
      lowgemm.TruncatingCast(np.uint8)]
 )  # fmt: skip
 
@@ -245,8 +246,8 @@ def test_scale_in_float32_and_store_in_one_pass(data, seed, dtype):
     acc[0] = rng.integers(-600, 600, n)
     stages = [
         lowgemm.Requantize(
-            scale if data.draw(st.booleans()) else float(scale[0]), int(rng.integers(info.min, info.max)), dtype,
-            rounding=data.draw(st.sampled_from(["onnx", "torch"])), axis=axis, min=low, max=high,
+            scale if data.draw(st.booleans()) else float(scale[0]), int(rng.integers(info.min, info.max)),
+            dtype, rounding=data.draw(st.sampled_from(["onnx", "torch"])), axis=axis, min=low, max=high,
         )
     ]  # fmt: skip
     checked, _ = check_pipeline(stages, m, n)

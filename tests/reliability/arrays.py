@@ -201,12 +201,17 @@ def broken(r: random.Random, a: np.ndarray) -> Any:
 
 #: What a number or a vector should never be.
 JUNK = (
-    None, "x", b"x", "", [], {}, (), object(), 1.5, -0.0, float("nan"), float("inf"), -float("inf"), 1e300, 10**30, -(10**30),
-    2**31, 2**31 - 1, -(2**31), -(2**31) - 1, 2**63, -(2**63) - 1, 10**400, True, np.True_, 1j, [1, 2], [[1]], [1, "x"],
-    [None], [float("nan")], [[1, 2], [3]], np.array(5), np.array([5]), np.array([]), np.array([1.5]), np.array([True]),
-    np.float32("nan"), np.float16(3), np.int64(7), np.uint64(2**64 - 1), np.array([2**40]), np.array([2**64 - 1], np.uint64),
-    np.array([None]), np.array([1, 2, 3], ">i4"), np.array([1, 2, 3], ">i8"), np.datetime64("2020"), np.timedelta64(3, "s"),
-    np.ma.masked, np.ma.array([1, 2], mask=[0, 1]), range(3), iter([1, 2]), np.int8, np.dtype("i4"), Ellipsis, slice(3), -1, 0, 1, 31,
-    32, 33, 64, 255, 256, np.zeros((2, 2), int), np.arange(1000), memoryview(b"abc"), bytearray(b"abc"), 3 + 0j, "1", [10**30],
-    [1e300], [2**31], np.array(["a"]), np.zeros(3, "V4"), np.zeros(3, [("x", "i4")]),
+    None, "x", b"x", "", [], {}, (), object(), 1.5, -0.0, float("nan"), float("inf"), -float("inf"), 1e300,
+    10**30, -(10**30),
+    2**31, 2**31 - 1, -(2**31), -(2**31) - 1, 2**63, -(2**63) - 1, 10**400, True, np.True_, 1j, [1, 2], [[1]],
+    [1, "x"],
+    [None], [float("nan")], [[1, 2], [3]], np.array(5), np.array([5]), np.array([]), np.array([1.5]),
+    np.array([True]), np.float32("nan"), np.float16(3), np.int64(7), np.uint64(2**64 - 1), np.array([2**40]),
+    np.array([2**64 - 1], np.uint64),
+    np.array([None]), np.array([1, 2, 3], ">i4"), np.array([1, 2, 3], ">i8"), np.datetime64("2020"),
+    np.timedelta64(3, "s"),
+    np.ma.masked, np.ma.array([1, 2], mask=[0, 1]), range(3), iter([1, 2]), np.int8, np.dtype("i4"), Ellipsis,
+    slice(3), -1, 0, 1, 31,
+    32, 33, 64, 255, 256, np.zeros((2, 2), int), np.arange(1000), memoryview(b"abc"), bytearray(b"abc"),
+    3 + 0j, "1", [10**30], [1e300], [2**31], np.array(["a"]), np.zeros(3, "V4"), np.zeros(3, [("x", "i4")]),
 )  # fmt: skip

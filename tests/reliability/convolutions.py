@@ -42,8 +42,9 @@ def _problem(s: Any) -> tuple[np.ndarray, np.ndarray, int, dict[str, Any]]:
     rows = image.shape[0] * int(np.prod(out))
     zero = r.choice((0, r.randrange(-300, 300), s.g.integers(-200, 200, outputs), pipelines.int32(r)))
     options = {
-        "image_zero_point": r.randrange(info.min, info.max + 1), "filter_zero_point": zero, "stride": stride, "padding": around,
-        "dilation": apart, "output": pipelines.sound(r, s.g, rows, outputs) if rows and r.random() < 0.5 else None,
+        "image_zero_point": r.randrange(info.min, info.max + 1), "filter_zero_point": zero, "stride": stride,
+        "padding": around, "dilation": apart,
+        "output": pipelines.sound(r, s.g, rows, outputs) if rows and r.random() < 0.5 else None,
     }  # fmt: skip
     return image, filters, groups, options
 

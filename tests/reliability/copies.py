@@ -28,7 +28,8 @@ def _pickled(protocol: int) -> Callable[[Any], Any]:
 
 
 WAYS: dict[str, Callable[[Any], Any]] = {
-    "copy": copy.copy, "deepcopy": copy.deepcopy, "pickle 2": _pickled(2), "pickle 4": _pickled(4), "pickle 5": _pickled(5),
+    "copy": copy.copy, "deepcopy": copy.deepcopy, "pickle 2": _pickled(2), "pickle 4": _pickled(4),
+    "pickle 5": _pickled(5),
 }  # fmt: skip
 
 
@@ -184,5 +185,6 @@ def copied_blocks(s: Any) -> None:
 
 
 STEPS = (
-    ("copied_product", 4), ("copied_plan", 4), ("copied_pipeline", 3), ("copied_layer", 1), ("copied_optimizer", 1), ("copied_blocks", 2),
+    ("copied_product", 4), ("copied_plan", 4), ("copied_pipeline", 3), ("copied_layer", 1),
+    ("copied_optimizer", 1), ("copied_blocks", 2),
 )  # fmt: skip

@@ -74,7 +74,8 @@ def convolution(s: Any, finished: bool) -> tuple[Any, ...]:
     inside, filters = r.choice(((1, 1), (2, 3), (3, 1)))
     size = [r.randrange(3, 8) for _ in range(axes)]
     more: dict[str, Any] = {
-        "group": group, "strides": [r.randrange(1, 3) for _ in size], "pads": [r.randrange(2) for _ in (*size, *size)],
+        "group": group, "strides": [r.randrange(1, 3) for _ in size],
+        "pads": [r.randrange(2) for _ in (*size, *size)],
     }  # fmt: skip
     x = integers(r, s.g, r.choice((np.uint8, np.int8)), (r.randrange(1, 3), group * inside, *size))
     w = integers(
@@ -115,7 +116,8 @@ def graph(s: Any) -> None:
     first = names[0]
     fed = {k for k in values if k == first or (len(values[k].shape) > 1 and r.random() < 0.3)}
     feeds = {k: values[k] for k in fed}
-    model = s.call("onnx", Model, graph_of(op, feeds, {k: v for k, v in values.items() if k not in fed}, names, **more),
+    model = s.call("onnx", Model,
+                   graph_of(op, feeds, {k: v for k, v in values.items() if k not in fed}, names, **more),
                    rounding="onnx_reference", num_threads=r.choice((None, 1, 2)))  # fmt: skip
     if r.random() < 0.3:
         if r.random() < 0.5:

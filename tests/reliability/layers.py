@@ -308,6 +308,6 @@ def fixed_odd(s: Any) -> None:
 
 
 STEPS = (
-    ("lowp", 6), ("lowp_odd", 4), ("eight_bit", 4), ("eight_bit_odd", 3), ("onnx_matmul", 4), ("onnx_linear", 3),
-    ("onnx_odd", 5), ("fixed", 8), ("fixed_odd", 4),
+    ("lowp", 6), ("lowp_odd", 4), ("eight_bit", 4), ("eight_bit_odd", 3), ("onnx_matmul", 4),
+    ("onnx_linear", 3), ("onnx_odd", 5), ("fixed", 8), ("fixed_odd", 4),
 )  # fmt: skip

@@ -119,8 +119,10 @@ def four_bit(s: Any) -> None:
             )
         out = r.choice((None, spaced(r, np.zeros((m, n), np.float32))[0]))
         got = s.call(
-            "blockwise", r.choice((bw.gemm_4bit, bw.gemm_lowbit)), dressed(r, coded if floating is None else floating), w,
-            lhs_zero_point=zero, lhs_scale=scale if floating is None else None, bias=bias, out=out, num_threads=threads,
+            "blockwise", r.choice((bw.gemm_4bit, bw.gemm_lowbit)),
+            dressed(r, coded if floating is None else floating), w,
+            lhs_zero_point=zero, lhs_scale=scale if floating is None else None, bias=bias, out=out,
+            num_threads=threads,
         )  # fmt: skip
         expected = definition.gemm_4bit(coded, w.integers(), w.group_scales(), w.group, zero, scale, bias)
         s.expect(bool(np.array_equal(got, expected)) and got.dtype == np.float32, "gemm_lowbit")
@@ -164,7 +166,8 @@ def _calls(s: Any) -> list[tuple[str, Callable[..., Any], list[Any], dict[str, A
     coded = bw.quantize_blockwise(np.ones(9, np.float32))
     return [
         ("quantization", qn.QParams, [0.1, 0, np.int8], {"axis": None, "qmin": None, "qmax": None}),
-        ("quantization", qn.choose_qparams, [-1.0, 1.0, np.int8], {"bits": None, "symmetric": False, "axis": None}),
+        ("quantization", qn.choose_qparams, [-1.0, 1.0, np.int8],
+         {"bits": None, "symmetric": False, "axis": None}),
         ("quantization", qn.quantize, [x, p], {}),
         ("quantization", qn.dequantize, [np.ones(3, np.int8), p], {}),
         ("quantization", qn.fake_quantize, [x, p], {}),
@@ -176,20 +179,26 @@ def _calls(s: Any) -> list[tuple[str, Callable[..., Any], list[Any], dict[str, A
         ("quantization", qn.MinMax, [np.int8], {"bits": None, "symmetric": False, "axis": None}),
         ("quantization", qn.Percentile, [np.int8], {"percentile": 99.0, "bins": None}),
         ("quantization", qn.MovingAverage, [np.int8], {"momentum": 0.1}),
-        ("blockwise", bw.quantize_blockwise, [x, "dynamic"], {"blocksize": None, "nested": False, "num_threads": None}),
+        ("blockwise", bw.quantize_blockwise, [x, "dynamic"],
+         {"blocksize": None, "nested": False, "num_threads": None}),
         ("blockwise", bw.dequantize_blockwise, [coded], {"dtype": None, "out": None, "num_threads": None}),
         ("blockwise", bw.pack_rhs_4bit, [w, "nf4"], {"group": None}),
         ("blockwise", bw.gemm_4bit, [np.ones((2, 4), np.int8), bw.pack_rhs_4bit(w)],
          {"lhs_zero_point": 0, "lhs_scale": None, "bias": None, "num_threads": None}),
         ("blockwise", bw.pack_rhs_lowbit, [w, "int4"], {"group": None, "zero_points": False}),
-        ("blockwise", bw.pack_rhs_codes, [np.ones((4, 4), np.uint8), w[:2], np.ones((2, 4), np.uint8)], {"group": 2, "bits": 4}),
-        ("blockwise", bw.gemm_lowbit, [w, bw.pack_rhs_lowbit(w, "ternary")], {"bias": None, "out": None, "num_threads": None}),
-        ("blockwise", bw.mixed_linear, [w, w], {"bias": None, "threshold": 6.0, "scale_without": "elements", "num_threads": None}),
-        ("blockwise", bw.quantize_vectorwise, [w], {"threshold": 0.0, "scale_without": "elements", "num_threads": None}),
+        ("blockwise", bw.pack_rhs_codes, [np.ones((4, 4), np.uint8), w[:2], np.ones((2, 4), np.uint8)],
+         {"group": 2, "bits": 4}),
+        ("blockwise", bw.gemm_lowbit, [w, bw.pack_rhs_lowbit(w, "ternary")],
+         {"bias": None, "out": None, "num_threads": None}),
+        ("blockwise", bw.mixed_linear, [w, w],
+         {"bias": None, "threshold": 6.0, "scale_without": "elements", "num_threads": None}),
+        ("blockwise", bw.quantize_vectorwise, [w],
+         {"threshold": 0.0, "scale_without": "elements", "num_threads": None}),
         ("blockwise", bw.block_scales, [coded], {}),
         ("blockwise", bw.as_codebook, ["dynamic"], {}),
         ("blockwise", bw.CodeBook, [np.linspace(-1, 1, 16)], {}),
-        ("blockwise", bw.Adam, [[v.copy()]], {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8, "blocksize": 64}),
+        ("blockwise", bw.Adam, [[v.copy()]],
+         {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8, "blocksize": 64}),
         ("blockwise", bw.SGD, [[v.copy()], 0.1], {"momentum": 0.9, "weight_decay": 0.0, "min_8bit_size": 0}),
     ]  # fmt: skip
 

@@ -15,8 +15,8 @@ from .arrays import JUNK, integers
 ROUNDINGS = ("gemmlowp", "tflite", "tflite_single", "onnx", "onnx_reference", "torch")
 CLASSES = (
     lg.BiasAddition, lg.QuantizeDownInt32ByFixedPoint, lg.ScaleInt32ByFixedPointAndExponent,
-    lg.QuantizeDownInt32ToUint8Scale, lg.Clamp, lg.Tanh, lg.Logistic, lg.SaturatingCast, lg.TruncatingCast, lg.Lut,
-    lg.Requantize, lg.Dequantize, lg.Custom,
+    lg.QuantizeDownInt32ToUint8Scale, lg.Clamp, lg.Tanh, lg.Logistic, lg.SaturatingCast, lg.TruncatingCast,
+    lg.Lut, lg.Requantize, lg.Dequantize, lg.Custom,
 )  # fmt: skip
 
 
@@ -148,10 +148,11 @@ def odd(r: random.Random, g: np.random.Generator, m: int, n: int) -> Any:
     cls = r.choice(CLASSES)
     fields = [f.name for f in dataclasses.fields(cls)]
     sane = {
-        "bias": 0, "multiplier": 2**30, "shift": 3, "exponent": -2, "offset": 1, "mult_int": 3, "min": 0, "max": 100,
+        "bias": 0, "multiplier": 2**30, "shift": 3, "exponent": -2, "offset": 1, "mult_int": 3, "min": 0,
+        "max": 100,
         "real_zero": 0, "real_amplitude": 9, "integer_bits": 3, "dtype": np.uint8, "scale": 0.5, "axis": 1,
-        "table": np.arange(256, dtype=np.uint8), "input_dtype": np.uint8, "zero_point": 0, "rounding": "gemmlowp",
-        "offset_after_shift": 0, "function": _triple, "arrays": (), "row_scale": None,
+        "table": np.arange(256, dtype=np.uint8), "input_dtype": np.uint8, "zero_point": 0,
+        "rounding": "gemmlowp", "offset_after_shift": 0, "function": _triple, "arrays": (), "row_scale": None,
     }  # fmt: skip
     values = {name: sane[name] for name in fields}
     if cls is lg.BiasAddition:

@@ -96,7 +96,8 @@ def run(calls: int, seed: int = 0, samples: int = 10) -> dict[str, object]:
     lg.config.kernel = lg.config.num_threads = None
     growth = round(max(taken[1:]) - taken[0], 1)
     return {
-        "calls": made(session) + counts[0], "wrong": wrong + counts[1], "seconds": round(time.perf_counter() - start),
+        "calls": made(session) + counts[0], "wrong": wrong + counts[1],
+        "seconds": round(time.perf_counter() - start),
         "resident MiB": taken, "growth MiB": growth, "bound MiB": BOUND_MIB,
     }  # fmt: skip
 

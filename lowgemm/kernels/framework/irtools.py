@@ -7,7 +7,7 @@ from collections.abc import Callable
 from llvmlite import ir
 from numba.core import cgutils
 
-i1, i8, i16, i32, i64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
+i8, i16, i32, i64 = (ir.IntType(n) for n in (8, 16, 32, 64))
 
 
 def vec(ty: ir.Type, n: int) -> ir.VectorType:

@@ -47,7 +47,6 @@ from lowgemm.kernels.framework.irtools import (  # noqa: F401 (kernels take thes
     at,
     call_intrinsic,
     const,
-    i1,
     i8,
     i16,
     i32,

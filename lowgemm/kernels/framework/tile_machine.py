@@ -9,6 +9,10 @@ What the CPU would refuse is noted: an instruction without a configuration, a co
 allowed, shapes that do not fit a product, registers that are not released at the end. From then on every
 stored tile is noise and the result's first byte is wrong, so that no test of results can miss it; `faults()`
 says what it was.
+
+Arguments of the routines: `state` is the address of the machine's memory, `tile` the number of a register, as
+are `acc`, `lhs` and `rhs` in a product; `config` is the address of a configuration. `address` is where the
+rows of a register are in memory, `stride` bytes apart, and `c` where the result of the kernel begins.
 """
 
 from __future__ import annotations
@@ -48,6 +52,7 @@ def faults(clear: bool = True) -> dict[str, int]:
 
 @numba.njit(nogil=True)
 def _fault(state, code):
+    """Note fault number `code`."""
     place = offset(state, _FAULTS)
     store_32(place, code, load_i32(place, code) + 1)
 

@@ -144,8 +144,8 @@ def cases(kernel: Kernel, seed: int = 0, count: int = 60) -> Iterator[Case]:
             behind = _elements(kernel, "rhs", rng, (kernel.over_read,))
             rhs = np.concatenate([rhs.reshape(-1), behind])
         yield Case(
-            m, nv, groups, int(add_c), ldc, lhs_stride, rhs_stride, lhs, rhs, row_compensation, col_compensation, c, expected,
-            lhs_signed,
+            m, nv, groups, int(add_c), ldc, lhs_stride, rhs_stride, lhs, rhs, row_compensation,
+            col_compensation, c, expected, lhs_signed,
         )  # fmt: skip
 
 

@@ -48,8 +48,10 @@ def interleave(
 
 
 #: OpenBLAS's names of code that uses at most 256-bit registers.
-_NARROW = frozenset({"Haswell", "Zen", "Sandybridge", "Bulldozer", "Piledriver", "Steamroller", "Excavator", "Nehalem",
-                     "Barcelona", "Core2", "Penryn", "Dunnington", "Prescott", "Atom", "Bobcat", "Generic"})  # fmt: skip
+_NARROW = frozenset({"Haswell", "Zen", "Sandybridge", "Bulldozer", "Piledriver", "Steamroller", "Excavator",
+                     "Nehalem",
+                     "Barcelona", "Core2", "Penryn", "Dunnington", "Prescott", "Atom", "Bobcat",
+                     "Generic"})  # fmt: skip
 
 
 class Blas(NamedTuple):

@@ -17,7 +17,7 @@ from lowgemm.output.tile_routine import Step
 
 @elementwise(table=ADDRESS, low=NUMBER, high=NUMBER)
 def lut(x, table, low, high):
-    """table[clip(x) - low]: a byte, which is what is stored, whatever its sign."""
+    """table[x - low], x held between `low` and `high`: a byte, which is what is stored, whatever its sign."""
     return load_u8(table, min(max(x, low), high) - low)
 
 

@@ -15,7 +15,11 @@ from lowgemm.output.tile_routine import Step
 
 @elementwise(zero=NUMBER, amplitude=NUMBER, inverse=NUMBER, doublings=NUMBER, factor=NUMBER, halvings=NUMBER)
 def tanh(x, zero, amplitude, inverse, doublings, factor, halvings):
-    """amplitude * tanh((x - zero) / amplitude) + zero, the quotient in 3 integer bits."""
+    """amplitude * tanh((x - zero) / amplitude) + zero, the quotient in 3 integer bits.
+
+    `inverse` and `doublings` are the reciprocal of the amplitude, `factor` and `halvings` the amplitude
+    itself: see `tanh_constants`.
+    """
     t = fp.high_mul(fp.wrap(x - zero, 32), inverse, 32)
     u = fp.tanh(fp.multiply_by_pot(t, 28 - doublings, 32), 3, 32)
     y = zero + (fp.high_mul(u, factor, 32) >> (31 - halvings))

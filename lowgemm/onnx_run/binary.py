@@ -1,0 +1,311 @@
+"""Sums and products of two tensors of bytes, compiled; what they compute is in `elementwise.py` as NumPy
+operations.
+
+Bytes are read as ``(byte ^ flip) - flip``, as everywhere in passes over bytes (`passes.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+
+from lowgemm.compat.onnx_quotient import fused
+from lowgemm.engine.parts import PASS, run_shared
+from lowgemm.jit.addresses import NotCopied
+from lowgemm.jit.memory import pointer_at
+from lowgemm.jit.routine import inner, routine
+from lowgemm.onnx_run.passes import NANOSECONDS, byte_of
+from lowgemm.onnx_run.tape import Recorder, ways
+
+_u64 = np.uint64
+#: Axes of a pass over two operands, after those that can be are counted as one.
+AXES = 4
+#: Shapes of operands whose plans are kept.
+SHAPES = 64
+#: Elements of a segment of a long line.
+SEGMENT = 4096
+
+
+@inner
+def _add_line(a, at_a, b, at_b, out, at, count, flip, ra, rb, fixed, low, high):
+    """`count` sums ``a * ra + b * rb + fixed``; the numbers are fields of `ADD`. The others below are like
+    it.
+    """
+    p, q, r = _u64(at_a), _u64(at_b), _u64(at)
+    for i in range(_u64(count)):
+        u, v = (np.int32(a[p + i]) ^ flip) - flip, (np.int32(b[q + i]) ^ flip) - flip
+        out[r + i] = byte_of(fused(np.float32(u), ra, fused(np.float32(v), rb, fixed)), low, high)
+
+
+@inner
+def _add_one(a, at_a, part, out, at, count, flip, ra, low, high):
+    """As `_add_line` where `b` is one number: `part` is ``b * rb + fixed``."""
+    p, r = _u64(at_a), _u64(at)
+    for i in range(_u64(count)):
+        out[r + i] = byte_of(fused(np.float32((np.int32(a[p + i]) ^ flip) - flip), ra, part), low, high)
+
+
+@inner
+def _one_add(b, at_b, first, out, at, count, flip, ra, rb, fixed, low, high):
+    """As `_add_line` where `a` is the one number `first`."""
+    q, r = _u64(at_b), _u64(at)
+    for i in range(_u64(count)):
+        v = (np.int32(b[q + i]) ^ flip) - flip
+        out[r + i] = byte_of(fused(first, ra, fused(np.float32(v), rb, fixed)), low, high)
+
+
+@inner
+def _mul_line(a, at_a, b, at_b, out, at, count, flip, za, zb, ratio, zero, low, high):
+    """`count` products ``(a - za) * (b - zb) * ratio + zero``; the numbers are fields of `MUL`."""
+    p, q, r = _u64(at_a), _u64(at_b), _u64(at)
+    for i in range(_u64(count)):
+        u, v = (np.int32(a[p + i]) ^ flip) - flip - za, (np.int32(b[q + i]) ^ flip) - flip - zb
+        out[r + i] = byte_of(np.float32(u * v) * ratio + zero, low, high)
+
+
+@inner
+def _mul_one(a, at_a, v, out, at, count, flip, za, ratio, zero, low, high):
+    """As `_mul_line` where ``b - zb`` is the one number `v`."""
+    p, r = _u64(at_a), _u64(at)
+    for i in range(_u64(count)):
+        u = (np.int32(a[p + i]) ^ flip) - flip - za
+        out[r + i] = byte_of(np.float32(u * v) * ratio + zero, low, high)
+
+
+#: Where two operands lie: sizes of the axes, bytes from one element to the next along each, for `a` and for
+#: `b` (0 where it is repeated). The last axis steps by 1 in `a`, and by 1 or 0 in `b`. `turned`: `a` is the
+#: operator's second operand, since its first is the repeated one. Lines of the last axis are cut into
+#: `segments` of `segment` elements.
+_NEST = [
+    ("n", np.int64, AXES),
+    ("segments", np.int64),
+    ("segment", np.int64),
+    ("a", np.int64, AXES),
+    ("b", np.int64, AXES),
+    ("reach_a", np.int64),
+    ("reach_b", np.int64),
+    ("turned", np.int64),
+]
+_REALS = [("low", np.float32), ("high", np.float32)]
+ADD = np.dtype(
+    [*_NEST, ("flip", np.int64), ("ra", np.float32), ("rb", np.float32), ("fixed", np.float32), *_REALS],
+    align=True,
+)
+MUL = np.dtype(
+    [
+        *_NEST,
+        ("flip", np.int64),
+        ("za", np.int64),
+        ("zb", np.int64),
+        ("ratio", np.float32),
+        ("zero", np.float32),
+        *_REALS,
+    ],
+    align=True,
+)
+
+
+@inner
+def _segment(p, number):
+    """Of segment `number` of the nest `p`: its line, that line's place along the first three axes, and where
+    in it the segment begins.
+    """
+    n, line = p.n, number // p.segments
+    return line, line // n[2] // n[1], line // n[2] % n[1], line % n[2], number % p.segments * p.segment
+
+
+@inner
+def _following(p, line, i, j, k, skip):
+    """`_segment` of the next one; `line`, its place `i`, `j`, `k` and `skip` are those of the one before."""
+    n, skip = p.n, skip + p.segment
+    if skip >= n[3]:
+        line, k, skip = line + 1, k + 1, 0
+        if k == n[2]:
+            j, k = j + 1, 0
+            if j == n[1]:
+                i, j = i + 1, 0
+    return line, i, j, k, skip
+
+
+@routine(PASS)
+def add(args, first, end, worker):
+    """QLinearAdd.
+
+    Arguments: the record, both operands, dst. Pieces are segments of lines.
+    """
+    p = numba.carray(pointer_at(args, 0), (1,), ADD)[0]
+    n, sa, sb = p.n, p.a, p.b
+    count, step = n[3], sb[3]
+    flip, ra, rb, fixed, low, high = np.int32(p.flip), p.ra, p.rb, p.fixed, p.low, p.high
+    a = numba.carray(pointer_at(args, 1), (p.reach_a,), np.uint8)
+    b = numba.carray(pointer_at(args, 2), (p.reach_b,), np.uint8)
+    out = numba.carray(pointer_at(args, 3), (n[0] * n[1] * n[2] * count,), np.uint8)
+    line, i, j, k, skip = _segment(p, first)
+    for _ in range(first, end):
+        at_a = i * sa[0] + j * sa[1] + k * sa[2] + skip
+        at_b, at = i * sb[0] + j * sb[1] + k * sb[2], line * count + skip
+        size = min(p.segment, count - skip)
+        if step:
+            _add_line(a, at_a, b, at_b + skip, out, at, size, flip, ra, rb, fixed, low, high)
+        else:
+            v = np.float32((np.int32(b[at_b]) ^ flip) - flip)
+            if p.turned:
+                _one_add(a, at_a, v, out, at, size, flip, ra, rb, fixed, low, high)
+            else:
+                _add_one(a, at_a, fused(v, rb, fixed), out, at, size, flip, ra, low, high)
+        line, i, j, k, skip = _following(p, line, i, j, k, skip)
+
+
+@routine(PASS)
+def mul(args, first, end, worker):
+    """QLinearMul; the arguments are those of `add`."""
+    p = numba.carray(pointer_at(args, 0), (1,), MUL)[0]
+    n, sa, sb = p.n, p.a, p.b
+    count, step = n[3], sb[3]
+    flip, za, zb = np.int32(p.flip), np.int32(p.za), np.int32(p.zb)
+    if p.turned:
+        za, zb = zb, za
+    ratio, zero, low, high = p.ratio, p.zero, p.low, p.high
+    a = numba.carray(pointer_at(args, 1), (p.reach_a,), np.uint8)
+    b = numba.carray(pointer_at(args, 2), (p.reach_b,), np.uint8)
+    out = numba.carray(pointer_at(args, 3), (n[0] * n[1] * n[2] * count,), np.uint8)
+    line, i, j, k, skip = _segment(p, first)
+    for _ in range(first, end):
+        at_a = i * sa[0] + j * sa[1] + k * sa[2] + skip
+        at_b, at = i * sb[0] + j * sb[1] + k * sb[2], line * count + skip
+        size = min(p.segment, count - skip)
+        if step:
+            _mul_line(a, at_a, b, at_b + skip, out, at, size, flip, za, zb, ratio, zero, low, high)
+        else:
+            v = (np.int32(b[at_b]) ^ flip) - flip - zb
+            _mul_one(a, at_a, v, out, at, size, flip, za, ratio, zero, low, high)
+        line, i, j, k, skip = _following(p, line, i, j, k, skip)
+
+
+def layout(
+    a: np.ndarray, b: np.ndarray
+) -> tuple[tuple[int, ...], tuple[int, ...], np.ndarray, np.ndarray] | None:
+    """How a pass goes over two operands that are broadcast, and over the result.
+
+    Returns
+    -------
+    shape, order, a, b
+        The result's shape; its axes in the order in which they lie in memory, that of the larger operand; and
+        both operands as views with these axes, of one shape.
+    """
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    larger = a if a.size >= b.size else b
+    lead = len(shape) - larger.ndim
+    strides = [0] * lead + [s if n > 1 else 0 for s, n in zip(larger.strides, larger.shape, strict=True)]
+    if larger.flags.c_contiguous:
+        order = tuple(range(len(shape)))
+    else:
+        order = tuple(
+            sorted(range(len(shape)), key=lambda i: (-abs(strides[i]) if strides[i] else -(1 << 62), i))
+        )
+    return (
+        shape,
+        order,
+        np.broadcast_to(a, shape).transpose(order),
+        np.broadcast_to(b, shape).transpose(order),
+    )
+
+
+def nest(a: np.ndarray, b: np.ndarray) -> tuple[list[int], list[int], list[int]] | None:
+    """Sizes and strides of two byte arrays of one shape with axes that can be counted as one joined, or None
+    if too many.
+    """
+    n, sa, sb = [1], [0], [0]
+    for size, p, q in zip(a.shape, a.strides, b.strides, strict=True):
+        if size == 1:
+            continue
+        if n[-1] == 1:
+            n[-1], sa[-1], sb[-1] = size, p, q
+        elif sa[-1] == p * size and sb[-1] == q * size:
+            n[-1], sa[-1], sb[-1] = n[-1] * size, p, q
+        else:
+            n.append(size), sa.append(p), sb.append(q)
+    if n == [1]:
+        sa, sb = [1], [1]
+    if len(n) > AXES or min(*sa, *sb) < 0:
+        return None
+    more = AXES - len(n)
+    return [1] * more + n, [0] * more + sa, [0] * more + sb
+
+
+class Binary(NotCopied):
+    """`add` or `mul` of given scales and zero points; where operands of a shape lie is found out once.
+
+    Parameters
+    ----------
+    function, dtype
+        The routine and its record.
+    values : dict
+        Fields of the record.
+    num_threads : int or None
+        As in `lowgemm.gemm`.
+    """
+
+    instead = "make another from the same values"
+
+    def __init__(
+        self, function: Any, dtype: np.dtype, values: dict[str, Any], num_threads: int | None = 1
+    ) -> None:
+        self.function, self.record, self.num_threads = function, np.zeros(1, dtype), num_threads
+        for name, value in values.items():
+            self.record[name] = value
+        self._plans: dict[Any, tuple[Any, ...]] = {}
+
+    def _plan(self, a: np.ndarray, b: np.ndarray) -> tuple[Any, ...]:
+        """Record, shape in memory, axes of the result from it (None: as they are), whether operands change
+        places, and pieces.
+
+        Without a record the operands have to be copied first.
+        """
+        shape, order, p, q = layout(a, b)
+        memory = tuple(shape[i] for i in order)
+        back = None if order == tuple(range(len(shape))) else tuple(int(i) for i in np.argsort(order))
+        if 0 in shape:
+            return self.record, memory, back, False, 0
+        found, turned = nest(p, q), False
+        if found is not None and found[1][-1] == 0 and found[2][-1] == 1:
+            found, turned = (found[0], found[2], found[1]), True
+        if found is None or found[1][-1] != 1 or found[2][-1] not in (0, 1):
+            return None, memory, back, False, 0
+        record = self.record.copy()
+        record["n"], record["a"], record["b"] = found
+        record["turned"] = turned
+        line = found[0][-1]
+        record["segments"], record["segment"] = -(-line // SEGMENT), SEGMENT
+        for name, strides in zip(("reach_a", "reach_b"), found[1:], strict=True):
+            record[name] = 1 + sum((n - 1) * s for n, s in zip(found[0], strides, strict=True))
+        pieces = math.prod(found[0][:-1]) * -(-line // SEGMENT)
+        return record, memory, back, turned, pieces
+
+    def __call__(self, a: np.ndarray, b: np.ndarray, recorder: Recorder | None = None) -> np.ndarray:
+        """The result, in the memory order of the larger operand; NotImplemented if a recorder cannot take it
+        down.
+        """
+        key = a.shape, a.strides, b.shape, b.strides
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= SHAPES:
+                self._plans = {}
+            plan = self._plans[key] = self._plan(a, b)
+        record, memory, back, turned, pieces = plan
+        if record is None:
+            if recorder is not None:
+                return NotImplemented
+            shape = np.broadcast_shapes(a.shape, b.shape)
+            return self(*(np.ascontiguousarray(np.broadcast_to(x, shape)) for x in (a, b)))
+        y = np.empty(memory, a.dtype)
+        if y.size:
+            first, second = (b, a) if turned else (a, b)
+            at, held, run = ways(recorder)
+            args = held(record), at(first), at(second), at(y)
+            time = NANOSECONDS * y.size
+            run_shared(self.function, args, pieces, time, self.num_threads, run)
+        return y if back is None else y.transpose(back)
