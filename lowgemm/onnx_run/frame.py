@@ -110,7 +110,7 @@ class _Taped(_Kept):
         self, seen: Seen, homes: Mapping[int, int], space: int, start: Sequence[Any], held: set[int]
     ) -> None:
         super().__init__(seen)
-        self.tape, self.homes = seen.recorded.tape, homes
+        self.tape = seen.recorded.tape
         self.values_read = seen.recorded.values
         forms = self.tape.forms
         places = {
@@ -125,7 +125,7 @@ class _Taped(_Kept):
         self.outputs = [
             (n, o)
             for n, o in zip(seen.recorded.outputs, self.tape.outputs, strict=True)
-            if o.zero or o.owner not in homes
+            if o.owner not in homes
         ]
         self.call = tape.run_tape.ctypes
 
@@ -152,11 +152,7 @@ class _Taped(_Kept):
             words[tape.STATUS] = 0
             return False
         for n, o in self.outputs:
-            whole = memory.get(o.owner)
-            if whole is None:
-                whole = frame.at(self.homes[o.owner])
-            y = np.ndarray(o.shape, o.dtype, whole, o.bytes, o.strides)
-            values[n] = np.array(y[3], np.uint8) if o.zero else y
+            values[n] = np.ndarray(o.shape, o.dtype, memory[o.owner], o.bytes, o.strides)
         return True
 
 
@@ -256,7 +252,7 @@ class _Lives:
             for n in reads:
                 self._read(lies.get(n, ()), i)
             if one.recorded is not None:
-                self._of_tape(i, one, outputs, put, lies)
+                self._of_tape(i, one, outputs, put)
             elif one.bound() is not None:
                 for n in reads:
                     if n in forms and forms[n] != _in_order(forms[n]):
@@ -283,9 +279,7 @@ class _Lives:
             nbytes, first, _ = self._spans[name]
             self._spans[name] = nbytes, first, unit
 
-    def _of_tape(
-        self, i: int, one: Seen, outputs: set[int], put: Callable[..., None], lies: dict[int, set[Any]]
-    ) -> None:
+    def _of_tape(self, i: int, one: Seen, outputs: set[int], put: Callable[..., None]) -> None:
         made = one.recorded.tape
         if made.nbytes:
             self._add(("space", i), made.nbytes, i)
@@ -298,10 +292,7 @@ class _Lives:
             name = "owner", i, owner
             self._add(name, nbytes, i)
             for n, o in of_owner[owner]:
-                if o.zero:
-                    lies[n] = set()
-                else:
-                    put(n, _Form(o.shape, o.dtype, o.strides), name, o.bytes)
+                put(n, _Form(o.shape, o.dtype, o.strides), name, o.bytes)
 
     def of_all(self) -> list[tuple[int, int, int]]:
         """Bytes, first and last unit of each piece."""
@@ -365,10 +356,6 @@ class Frame(NotCopied):
 
     def _array(self, begin: int, form: _Form) -> np.ndarray:
         return np.ndarray(form.shape, form.dtype, self._memory, begin, form.strides)
-
-    def at(self, place: int) -> np.ndarray:
-        """The memory from an address on."""
-        return self._memory[place - self._begin :]  # type: ignore[index]
 
     def run(self, given: Sequence[Any], one_by_one: Callable[..., None], around: Any) -> list[Any]:
         """The model's outputs.

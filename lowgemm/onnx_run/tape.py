@@ -359,14 +359,13 @@ def unless_refused(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Output(NamedTuple):
-    """An output: which owner, bytes from its beginning, shape, dtype, strides; whether it is a zero point."""
+    """An output: which owner, bytes from its beginning, shape, dtype, strides."""
 
     owner: int
     bytes: int
     shape: tuple[int, ...]
     dtype: np.dtype
     strides: tuple[int, ...]
-    zero: bool
 
 
 class Tape(NotCopied):
@@ -389,11 +388,9 @@ class Tape(NotCopied):
         #: The outputs, and the memory that each run makes for them: number of the owner, bytes.
         self.outputs = []
         for y in outputs:
-            made = recorder.made_of(y)
-            a = y if made is None else made
-            owner = recorder.number(a)
-            place = address(a) - address(recorder.owners[owner][0])
-            self.outputs.append(_Output(owner, place, a.shape, a.dtype, a.strides, made is not None))
+            owner = recorder.number(y)
+            place = address(y) - address(recorder.owners[owner][0])
+            self.outputs.append(_Output(owner, place, y.shape, y.dtype, y.strides))
         outside = {o.owner for o in self.outputs}
         self.fresh = [(n, recorder.owners[n][0].nbytes) for n in sorted(outside)]
         own = [n for n in range(len(recorder.owners)) if n not in outside and n not in recorder.inputs]
@@ -486,11 +483,7 @@ class Tape(NotCopied):
                 return None
         finally:
             scratch.give_back(space)
-        found = []
-        for owner, skipped, shape, dtype, strides, zero in self.outputs:
-            y = np.ndarray(shape, dtype, memory[owner], skipped, strides)
-            found.append(np.array(y[3], np.uint8) if zero else y)
-        return found
+        return [np.ndarray(o.shape, o.dtype, memory[o.owner], o.bytes, o.strides) for o in self.outputs]
 
 
 def placed(lives: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
