@@ -229,7 +229,7 @@ def sums_of_conv(state: State, x, w, x_zero, w_zero, x_scale, w_scale, *bias: An
 def _with_scale(
     sums: np.ndarray, x_scale: Any, w_scale: Any, bias: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The sums of a convolution with the bias in whole steps added, in place, and the scale of each channel."""
+    """Sums of a convolution, the bias in whole steps added in place, and the scale of each channel."""
     around = (-1, *(1,) * (sums.ndim - 2))
     scale = x_scale.reshape(()) * w_scale.reshape(around)
     if bias is not None:
