@@ -87,7 +87,7 @@ def _interleaved(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
 
 
 def _for_each_count(b: ir.IRBuilder, count: ir.Value, most: int, emit: Callable[[int], None]) -> None:
-    """Code for 1, 2, ... `most` rows, of which that for `count` runs."""
+    """Emit code for 1, 2, ... `most` rows; a call runs that for `count`."""
     after = b.function.append_basic_block("counted")
     switch = b.switch(count, after)
     for number in range(1, most + 1):

@@ -2,8 +2,8 @@
 
 A plain store reads its line first and writes it back later, so that a result that no cache keeps passes by
 memory twice. A non-temporal store of a whole line does neither. On one core of an Intel Xeon (Sapphire
-Rapids), GB/s of int32 written to memory that was not in its second-level cache: 10 by plain stores, 24 so.
-See docs/performance.md for when it pays.
+Rapids), GB/s of int32 written to memory that was not in its second-level cache: 10 by plain stores, 24 by
+these. See docs/performance.md for when it pays.
 
 Such stores are seen by other threads in any order until a fence, with which the routine ends.
 """

@@ -38,6 +38,7 @@ TABLES = 1024
 
 
 def _real(x: np.ndarray, scale: np.ndarray, zero: np.ndarray | None) -> np.ndarray:
+    """The real numbers that bytes stand for, float32."""
     return ox.dequantize_linear(x, scale, zero)
 
 
@@ -100,10 +101,12 @@ def qlinear_leaky_relu(
 
 
 def _channels_first(x: np.ndarray, channels_last: int) -> np.ndarray:
+    """A view with the channels second."""
     return np.moveaxis(x, -1, 1) if channels_last else x
 
 
 def _channels_back(y: np.ndarray, channels_last: int) -> np.ndarray:
+    """A view with the channels where they were before `_channels_first`."""
     return np.moveaxis(y, 1, -1) if channels_last else y
 
 
@@ -183,6 +186,7 @@ def qlinear_concat(state: State, y_scale, y_zero, *parts: Any, axis: int) -> np.
 
 @_by_table
 def _recoded(state: State, x, x_scale, x_zero, y_scale, y_zero=None) -> np.ndarray:
+    """Bytes with another scale and zero point."""
     return _coded(_real(x, x_scale, x_zero), y_scale, y_zero)
 
 

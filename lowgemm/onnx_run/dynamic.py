@@ -68,6 +68,7 @@ def _other(node: Any, name: str) -> str:
 
 
 def _made_by(r: Any, name: str, op: str) -> Any:
+    """The node that makes a value, if it is the standard's operator `op`, else None."""
     node = r.makers.get(name)
     return node if node is not None and node.op_type == op and not node.domain else None
 
@@ -228,6 +229,7 @@ def sums_of_conv(state: State, x, w, x_zero, w_zero, x_scale, w_scale, *bias: An
 def _with_scale(
     sums: np.ndarray, x_scale: Any, w_scale: Any, bias: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of a convolution, the bias in whole steps added in place, and the scale of each channel."""
     around = (-1, *(1,) * (sums.ndim - 2))
     scale = x_scale.reshape(()) * w_scale.reshape(around)
     if bias is not None:
@@ -350,6 +352,7 @@ class _FloatProduct:
         self.ints = np.zeros(scales.size, np.int32)
 
     def _rows(self, a: np.ndarray) -> np.ndarray:
+        """A stack of matrices as one."""
         return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
     def __call__(self, a: np.ndarray, a_scale: np.ndarray, a_zero: int) -> np.ndarray:

@@ -47,6 +47,7 @@ class Row(NamedTuple):
 
 
 def _package() -> Any:
+    """The package onnx."""
     try:
         import onnx
     except ImportError:
@@ -95,6 +96,7 @@ def _load(source: Any) -> Any:
 
 
 def _tensor(info: Any) -> Tensor:
+    """What the graph says of an input or an output."""
     from onnx.helper import tensor_dtype_to_np_dtype
 
     kind = info.type.tensor_type
@@ -139,6 +141,7 @@ def _plain(model: Any) -> Any:
 
 
 def _rename_domain(graph: Any) -> None:
+    """Give the standard's domain its short name, "", in a graph and in all inside of it."""
     for node in graph.node:
         if node.domain == "ai.onnx":
             node.domain = ""

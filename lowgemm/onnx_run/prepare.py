@@ -43,6 +43,7 @@ Constants = Sequence[Any]
 
 
 def _known(constants: Constants, *places: int) -> bool:
+    """Whether all inputs in these places are constants."""
     return all(i < len(constants) and constants[i] is not None for i in places)
 
 
@@ -107,6 +108,8 @@ def conv_integer(state: State, constants: Constants, attributes: dict[str, Any],
 
 
 def _binary(values: Callable[..., Any], routine: Any, record: np.dtype) -> Callable[..., Any]:
+    """The maker of an operator of two tensors: its `routine`, and the `record` that `values` fills."""
+
     def make(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
         if not _known(constants, 1, 4, 6) or any(len(constants) <= i for i in (2, 5)):
             return None
@@ -136,6 +139,7 @@ def _binary(values: Callable[..., Any], routine: Any, record: np.dtype) -> Calla
 
 
 def _one_scale(constants: Constants) -> bool:
+    """Whether all inputs but the first are constants, and the second is one float32 scale."""
     return (
         _known(constants, *range(1, len(constants)))
         and constants[1].size == 1

@@ -247,6 +247,9 @@ class Rewriter:
         return int((max(zero - info.min, info.max - zero) * each + extra).max(initial=0)) <= INT32_MAX
 
     def _operands(self, node: Any, channel_axis: int | None) -> tuple[Coded, Coded] | None:
+        """What both operands of a product are dequantized from, or None if it cannot run on integers; the
+        second may have a scale for each index of `channel_axis`.
+        """
         a, b = self.dequantized(node.input[0]), self.dequantized(node.input[1])
         if a is None or b is None or a.scale.size != 1:
             return None
