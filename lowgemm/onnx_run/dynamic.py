@@ -31,7 +31,7 @@ from lowgemm.compat.onnx_passes import PIECE
 from lowgemm.engine import parts
 from lowgemm.engine.parts import PASS
 from lowgemm.gemm import gemm
-from lowgemm.jit.memory import load_f32, load_i64, offset, pointer_at, store_32
+from lowgemm.jit.memory import load_f32, load_i64, offset, pointer_at, store_8, store_32
 from lowgemm.jit.routine import routine
 from lowgemm.onnx_run import chains, convolution, operators, turned, views
 from lowgemm.onnx_run.addresses import address
@@ -421,9 +421,9 @@ def quantize(args, first, end, worker):
     """DynamicQuantizeLinear of float32.
 
     Arguments: src, dst, ends, `step` bytes from one worker's ends to the next, how many there are, made,
-    size, channels, pixels, last, what. `ends` are the keys of the range (`onnx_passes.note_range`). `made` is
-    float32: the scale (NaN if a number is not finite, and nothing else is written), the limits from which the
-    zero point is taken away, and the zero point. Pieces are those of `turned.turn` if `last`, else of `PIECE`
+    size, channels, pixels, last, what, zero. `ends` are the keys of the range (`onnx_passes.note_range`).
+    `made` is float32: the scale (NaN if a number is not finite, and nothing else is written), the limits from
+    which the zero point is taken away, and the zero point, which is written to `zero` as a byte too. Pieces are those of `turned.turn` if `last`, else of `PIECE`
     elements.
     """
     src, dst, ends, step = pointer_at(args, 0), pointer_at(args, 1), pointer_at(args, 2), load_i64(args, 3)
@@ -445,6 +445,7 @@ def quantize(args, first, end, worker):
             return
         scale, zero = onnx_passes.scale_of(lowest, highest)
         m[0], m[1], m[2], m[3] = scale, np.float32(-zero), np.float32(255 - zero), np.float32(zero)
+        store_8(pointer_at(args, 11), 0, zero)
     if what & ELEMENTS:
         zero = np.int32(m[3])
         if load_i64(args, 9) != 0:
@@ -482,10 +483,12 @@ def quantized(
         if y is None:
             return NotImplemented
     known, made, time = ends is not None, np.empty(4, np.float32), 0.3 * size
+    zero = np.empty((), np.uint8)
     workers = 1 if num_threads == 1 else parts.workers_for(time, pieces, num_threads)
     if recorder is not None:
         at, run = recorder.at, recorder.run
         recorder.keep(y, made)
+        recorder.stands_for(zero, made)
     if not known:
         ends = np.zeros((workers, 2 * onnx_passes.LANES + chains.APART), np.int32)
         if recorder is not None:
@@ -495,7 +498,7 @@ def quantized(
 
     def arguments() -> list[Any]:
         places = at(x), at(y), at(ends), ends.strides[0], len(ends), at(made)  # type: ignore[union-attr, arg-type]
-        return [*places, size, channels, pixels, turn, what]
+        return [*places, size, channels, pixels, turn, what, at(zero)]
 
     if workers > 1 or (turn and not known):  # each for itself, since the pieces are not the same
         if not known:
@@ -512,14 +515,11 @@ def quantized(
         run(quantize, arguments(), pieces)
         if recorder is not None:
             recorder.check(made)
-    if recorder is not None:
-        zero = np.empty((), np.uint8)
-        recorder.stands_for(zero, made)
-        return y, made[:1].reshape(()), zero
-    scale = made.item(0)
-    if scale != scale:
-        return NotImplemented
-    return y, made[:1].reshape(()), np.array(made[3], np.uint8)
+    if recorder is None:
+        scale = made.item(0)
+        if scale != scale:
+            return NotImplemented
+    return y, made[:1].reshape(()), zero
 
 
 def prepared_quantizer(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:

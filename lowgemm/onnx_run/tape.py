@@ -318,12 +318,12 @@ class Recorder(NotCopied):
         self.checks[last] = place
 
     def stands_for(self, zero: np.ndarray, made: np.ndarray) -> None:
-        """A zero point that is not filled itself; it is the last of four numbers that are made."""
+        """A zero point is also the last of four numbers that are made, where products read it."""
         self.keep(zero)
         self._zeros[id(zero)] = made
 
     def made_of(self, zero: Any) -> np.ndarray | None:
-        """The four numbers of a zero point that is not filled itself."""
+        """The four numbers of which a zero point is the last."""
         return self._zeros.get(id(zero))
 
 

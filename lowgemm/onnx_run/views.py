@@ -66,7 +66,7 @@ def recorded(move: Callable[..., np.ndarray]) -> Callable[..., Any]:
     """
 
     def record(recorder: Recorder, x: Any, *more: Any) -> Any:
-        # an output of a tape lies in memory of its own, and a zero point that is one of four numbers nowhere
+        # an output of a tape lies in memory of its own, and products know a zero point, but no view of it
         if not isinstance(x, np.ndarray) or not recorder.owns(x) or recorder.made_of(x) is not None:
             return None
         try:

@@ -146,6 +146,21 @@ def test_products_back_to_floats(threads):
     assert all(ran[2] for group in recorded(model) for ran in group)
 
 
+def test_zero_points_are_data_too(threads):
+    """That of a DynamicQuantizeLinear is read by a product, and by others as any number is."""
+    g = np.random.default_rng(6)
+    nodes = [
+        *dynamic("x", "w", 0),
+        node("DequantizeLinear", "z0 t z", "a"),
+        node("QLinearMul", "q0 s z z0 t z half z", "b"),
+    ]
+    constants = CONSTANTS | {"w": g.integers(-128, 128, (8, 12)).astype(np.int8)}
+    many = [{"x": g.standard_normal((n, 8)).astype(np.float32) + shift} for n, shift in ((3, 0), (9000, 1))]
+    for outputs in (("p0", "a", "b"), ("p0", "a", "b", "z0")):
+        model = compared(model_of(nodes, constants, {"x": (np.float32, 2)}, outputs), many, threads)
+        assert all(ran[2] for group in recorded(model) for ran in group)
+
+
 def test_a_step_that_cannot_be_recorded_parts_the_others():
     """Columns with zero points of their own need vectors, which no tape has."""
     g = np.random.default_rng(3)
