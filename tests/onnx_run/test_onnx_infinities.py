@@ -159,3 +159,31 @@ def test_convolutions(value):
     compared(nodes[:5], {"x": x}, constants, ["c0", "q0", "s0", "z0"])
     if value != -np.inf:  # NaN among numbers then, whose range depends on their places in onnxruntime
         compared(nodes, {"x": x}, constants, ["c1"])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("op", ["QLinearMul", "QLinearAveragePool"])
+def test_an_infinite_scale_of_the_input_gives_the_ends(op, dtype):
+    """onnxruntime has the smallest value for both infinities, which its conversion to integers makes of them."""
+    lowest, highest = np.iinfo(dtype).min, np.iinfo(dtype).max
+    x, other = np.array([[[lowest, highest, 1, 8]]], dtype), "b b_scale zero" if op == "QLinearMul" else ""
+    kernel = {} if other else {"kernel_shape": [1]}
+    constants = {
+        "inf": np.float32(np.inf),
+        "zero": dtype(2),
+        "b": dtype([3]),
+        "b_scale": FINE,
+        "y_scale": FINE,
+    }
+    inputs = f"x inf zero {other} y_scale zero".split()
+    nodes = [h.make_node(op, inputs, ["y"], domain=CONTRIB, **kernel)]
+    info = h.make_tensor_value_info("x", h.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+    held = [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()]
+    graph = h.make_graph(nodes, "g", [info], [onnx.ValueInfoProto(name="y")], held)
+    model = h.make_model(
+        graph, opset_imports=[h.make_opsetid("", 17), h.make_opsetid(CONTRIB, 1)], ir_version=8
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (y,) = Model(model).run(None, {"x": x})
+    np.testing.assert_array_equal(y, [[[lowest, highest, lowest, highest]]])
