@@ -229,7 +229,8 @@ def _key(
     except (AttributeError, TypeError):  # something is no stage
         return None
     return (
-        stages, image.shape, image.strides, image.dtype, image_zero, filter_zero, geometry, groups, num_threads, channels,
+        stages, image.shape, image.strides, image.dtype, image_zero, filter_zero, geometry, groups,
+        num_threads, channels,
     )  # fmt: skip
 
 
@@ -275,8 +276,8 @@ class Prepared(NotCopied):
     instead = "copy its filters"
 
     def __init__(
-        self, filters: PackedFilters, shape: tuple[int, ...], dtype: np.dtype, zero_points: tuple[Any, Any], stride: Any,
-        padding: Any, dilation: Any, output: Any, num_threads: Any,
+        self, filters: PackedFilters, shape: tuple[int, ...], dtype: np.dtype, zero_points: tuple[Any, Any],
+        stride: Any, padding: Any, dilation: Any, output: Any, num_threads: Any,
     ) -> None:  # fmt: skip
         self.filters, self.dtype = filters, np.dtype(dtype)
         if self.dtype not in (np.uint8, np.int8):
@@ -396,7 +397,8 @@ class Prepared(NotCopied):
         """By the definition, where nothing is compiled."""
         stride, padding, dilation = self.geometry
         y[...] = reference.conv(
-            x, self.filters.to_array(), image_zero_point=zero, filter_zero_point=self.filter_zero, stride=stride,
+            x, self.filters.to_array(), image_zero_point=zero, filter_zero_point=self.filter_zero,
+            stride=stride,
             padding=padding, dilation=dilation, groups=self.filters.groups, output=list(self.stages) or None,
         )  # fmt: skip
 

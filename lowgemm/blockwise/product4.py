@@ -63,7 +63,8 @@ class ProductJob(Job):
         ("pack", Number), ("microkernel", Number), ("chunk", Number),
         # packed 4-bit codes, bytes of a panel, the level of each code; int32 sums of levels and float32
         # scales by group and column
-        ("panels", Pointer), ("panel_bytes", Number), ("levels", Pointer), ("sums", Pointer), ("scales", Pointer),
+        ("panels", Pointer), ("panel_bytes", Number), ("levels", Pointer), ("sums", Pointer),
+        ("scales", Pointer),
         # zero point of the packed lhs; int8 zero points of the levels by group and column, or none
         ("zero", Number), ("zeros", Pointer),
         # float32 result, a scale for each row or none, a bias for each column or none
@@ -93,8 +94,8 @@ def _make_pack(mr: int) -> Routine:
             call_address(
                 job.pack,
                 (
-                    job.source + row * job.row_stride + k * job.depth_stride, job.row_stride, job.depth_stride,
-                    rows, min(job.group, job.depth - k), job.flip,
+                    job.source + row * job.row_stride + k * job.depth_stride, job.row_stride,
+                    job.depth_stride, rows, min(job.group, job.depth - k), job.flip,
                     job.lhs + g * job.lhs_group + row // mr * job.lhs_panel, job.lhs_panel,
                     row_sums + 4 * (g * panels * mr + row),
                 ),
@@ -207,8 +208,8 @@ def routines(kernel: Kernel, bits: int = 4) -> tuple[Routine, Routine, int]:
 
 
 def gemm_lowbit(
-    lhs: ArrayLike, rhs: PackedRhsLowbit, *, lhs_zero_point: int = 0, lhs_scale: ArrayLike | None = None, bias: ArrayLike | None = None, out: np.ndarray | None = None,
-    num_threads: int | None = None,
+    lhs: ArrayLike, rhs: PackedRhsLowbit, *, lhs_zero_point: int = 0, lhs_scale: ArrayLike | None = None,
+    bias: ArrayLike | None = None, out: np.ndarray | None = None, num_threads: int | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Multiply 8-bit or float activations by 4-bit or 2-bit weights with a scale for each group of depth.
 
@@ -314,7 +315,8 @@ def gemm_lowbit(
 
 
 def _remember(
-    key: Any, lhs: np.ndarray, rhs: PackedRhsLowbit, out: np.ndarray, bias: np.ndarray | None, num_threads: int | None
+    key: Any, lhs: np.ndarray, rhs: PackedRhsLowbit, out: np.ndarray, bias: np.ndarray | None,
+    num_threads: int | None
 ) -> None:  # fmt: skip
     """Keep the job of a call, as `rowcall.Again`, for the next call of its kind.
 
@@ -334,8 +336,8 @@ def _remember(
 
 
 def gemm_4bit(
-    lhs: ArrayLike, rhs: PackedRhsLowbit, *, lhs_zero_point: int = 0, lhs_scale: ArrayLike | None = None, bias: ArrayLike | None = None, out: np.ndarray | None = None,
-    num_threads: int | None = None,
+    lhs: ArrayLike, rhs: PackedRhsLowbit, *, lhs_zero_point: int = 0, lhs_scale: ArrayLike | None = None,
+    bias: ArrayLike | None = None, out: np.ndarray | None = None, num_threads: int | None = None,
 ) -> np.ndarray:  # fmt: skip
     """`gemm_lowbit`, by the name that it had while there were 4-bit weights only.
 
@@ -386,8 +388,8 @@ def _row_scales(value: Any, lead: tuple[int, ...], groups: int) -> np.ndarray | 
 
 
 def _multiply(
-    x: np.ndarray, rhs: PackedRhsLowbit, zero: int, factors: np.ndarray | None, bias: np.ndarray | None, out: np.ndarray,
-    num_threads: int | None,
+    x: np.ndarray, rhs: PackedRhsLowbit, zero: int, factors: np.ndarray | None, bias: np.ndarray | None,
+    out: np.ndarray, num_threads: int | None,
 ) -> None:  # fmt: skip
     """The product of checked operands, by the path that the kernel has."""
     if numba.config.DISABLE_JIT or rhs.shape[0] == 0 or not rowtile.decodes(rhs_packer(selected())):
@@ -405,8 +407,8 @@ def _multiply(
 
 
 def _run(
-    q: np.ndarray, w: PackedRhsLowbit, zero: int, factors: np.ndarray | None, bias: np.ndarray | None, out: np.ndarray,
-    num_threads: int | None,
+    q: np.ndarray, w: PackedRhsLowbit, zero: int, factors: np.ndarray | None, bias: np.ndarray | None,
+    out: np.ndarray, num_threads: int | None,
 ) -> None:  # fmt: skip
     """By panels of levels in memory: on kernels whose products take no levels from registers."""
     kernel = by_name(w.kernel)
@@ -426,10 +428,13 @@ def _run(
         rows=m, cols=out.shape[1], depth=depth, group=w.group, groups=groups, source=q.ctypes.data,
         row_stride=q.strides[0], depth_stride=q.strides[1], flip=flip, lhs=space.ctypes.data,
         lhs_group=panels * panel_bytes, lhs_panel=panel_bytes, row_sums=row_sums.ctypes.data,
-        pack=packing.pack_routine(kernel, "lhs", q.strides[1] == 1).address, microkernel=microkernel(kernel).address, chunk=chunk,
-        panels=w.panels.ctypes.data, panel_bytes=w.panel_bytes, levels=levels.ctypes.data, sums=w.sums.ctypes.data,
-        scales=w.scales.ctypes.data, zero=zero - shift, zeros=0 if w.zeros is None else w.zeros.ctypes.data, out=out.ctypes.data,
-        row_scales=0 if factors is None or factors.ndim > 1 else factors.ctypes.data, bias=0 if bias is None else bias.ctypes.data,
+        pack=packing.pack_routine(kernel, "lhs", q.strides[1] == 1).address,
+        microkernel=microkernel(kernel).address, chunk=chunk,
+        panels=w.panels.ctypes.data, panel_bytes=w.panel_bytes, levels=levels.ctypes.data,
+        sums=w.sums.ctypes.data,
+        scales=w.scales.ctypes.data, zero=zero - shift, zeros=0 if w.zeros is None else w.zeros.ctypes.data,
+        out=out.ctypes.data, row_scales=0 if factors is None or factors.ndim > 1 else factors.ctypes.data,
+        bias=0 if bias is None else bias.ctypes.data,
         group_scales=factors.ctypes.data if factors is not None and factors.ndim > 1 else 0,
     )  # fmt: skip
     job.tasks = -(-panels // chunk)
@@ -439,8 +444,8 @@ def _run(
 
 
 def _run_decoded(
-    x: np.ndarray, w: PackedRhsLowbit, zero: int, factors: np.ndarray | None, bias: np.ndarray | None, out: np.ndarray,
-    num_threads: int | None,
+    x: np.ndarray, w: PackedRhsLowbit, zero: int, factors: np.ndarray | None, bias: np.ndarray | None,
+    out: np.ndarray, num_threads: int | None,
 ) -> None:  # fmt: skip
     """By levels decoded in registers; float rows are coded while they are copied."""
     m, by_group = x.shape[0], factors is not None and factors.ndim > 1

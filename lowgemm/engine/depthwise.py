@@ -433,8 +433,10 @@ def _make(bits: int, key: Any) -> Routine:
                     interleave_lines(
                         size,
                         (
-                            offset(l0, begin * s0 + shift), offset(l1, begin * s1 + shift), offset(l2, begin * s2 + shift),
-                            offset(l3, begin * s3 + shift), s0, s1, s2, s3, safe, flip, offset(to, WIDE * low),
+                            offset(l0, begin * s0 + shift), offset(l1, begin * s1 + shift),
+                            offset(l2, begin * s2 + shift),
+                            offset(l3, begin * s3 + shift), s0, s1, s2, s3, safe, flip,
+                            offset(to, WIDE * low),
                         ),
                     )  # fmt: skip
                     for i in range(low + safe, high):
@@ -445,8 +447,8 @@ def _make(bits: int, key: Any) -> Routine:
                         interleave_lines(
                             size,
                             (
-                                spare, offset(spare, LANES), offset(spare, 2 * LANES), offset(spare, 3 * LANES), 0, 0, 0, 0, 1,
-                                flip, offset(to, WIDE * i),
+                                spare, offset(spare, LANES), offset(spare, 2 * LANES),
+                                offset(spare, 3 * LANES), 0, 0, 0, 0, 1, flip, offset(to, WIDE * i),
                             ),
                         )  # fmt: skip
                     fill_registers(offset(to, WIDE * high), outside, count - high)
@@ -461,8 +463,8 @@ def _make(bits: int, key: Any) -> Routine:
                             (line + i) * w.step_y * all_blocks + part * (CHANNELS // LANES) + c
                         ) * weights_of_block
                         multiply(
-                            offset(space, c * fours * count * WIDE), step * WIDE, apart * WIDE, taps, count * WIDE, fours,
-                            offset(weights, own), offset(starts, 4 * (col + shift)),
+                            offset(space, c * fours * count * WIDE), step * WIDE, apart * WIDE, taps,
+                            count * WIDE, fours, offset(weights, own), offset(starts, 4 * (col + shift)),
                             offset(tile, 4 * (CHANNELS * i * count_of_windows + shift)), count_of_windows,
                         )  # fmt: skip
                 rows = some * count_of_windows
@@ -477,7 +479,8 @@ def _make(bits: int, key: Any) -> Routine:
                         p.stage[i, 0],
                         (
                             as_address(tile), CHANNELS, rows, cols, row, col, p.stage[i, 1], 0, 0, 0, 0,
-                            out + row * p.out_row_stride + col * p.out_col_stride, p.out_row_stride, p.out_col_stride,
+                            out + row * p.out_row_stride + col * p.out_col_stride, p.out_row_stride,
+                            p.out_col_stride,
                         ),
                     )  # fmt: skip
 
@@ -512,8 +515,8 @@ def _start(p, s, space):
     call_address(
         p.compensation_routine,
         (
-            p.n, s.lhs_zero, p.col_bias, s.rhs_sums, p.has_col_bias, s.lhs_zero + p.lhs_shift, space + p.on_the_fly_at,
-            space + p.row_sums_at, LANES,
+            p.n, s.lhs_zero, p.col_bias, s.rhs_sums, p.has_col_bias, s.lhs_zero + p.lhs_shift,
+            space + p.on_the_fly_at, space + p.row_sums_at, LANES,
         ),
     )  # fmt: skip
 
@@ -523,8 +526,8 @@ def _block(plan, p, s, space, task):
     call_address(
         p.kernel,
         (
-            plan, p.image, s.lhs, s.rhs, space + p.on_the_fly_at, space, s.out, p.row_bias, task // p.col_blocks,
-            task % p.col_blocks,
+            plan, p.image, s.lhs, s.rhs, space + p.on_the_fly_at, space, s.out, p.row_bias,
+            task // p.col_blocks, task % p.col_blocks,
         ),
     )  # fmt: skip
 

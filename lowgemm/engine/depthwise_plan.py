@@ -127,7 +127,8 @@ class DepthwisePlan(Plan):
         blocks = -(-n // depthwise.CHANNELS)
         plan = blank_plan(
             m=self.m, n=n, depth=self.depth, batch=1, distinct_rhs=1, packed=1, out_row_stride=out_row_stride,
-            out_col_stride=item, col_bias=0 if bias is None else bias.ctypes.data, has_col_bias=bias is not None,
+            out_col_stride=item, col_bias=0 if bias is None else bias.ctypes.data,
+            has_col_bias=bias is not None,
             row_bias=0 if by_row is None else by_row.ctypes.data, has_row_bias=by_row is not None,
             stages=len(steps) // 2, image=image.ctypes.data, row_blocks=lines, col_blocks=blocks, splits=1,
             workers=min(threads.choose_threads(num_threads, work), lines * blocks),

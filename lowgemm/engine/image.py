@@ -215,8 +215,8 @@ def _tap(w, line, room, shift, first, count, zero, dst, dst_stride, begin, size)
     if high > low:
         at = (low * w.step_x + shift) * w.width_stride + begin
         copy_runs(
-            offset(dst, (low - first) * dst_stride), dst_stride, offset(line, at), w.step_x * w.width_stride, high - low,
-            size, room - at,
+            offset(dst, (low - first) * dst_stride), dst_stride, offset(line, at), w.step_x * w.width_stride,
+            high - low, size, room - at,
         )  # fmt: skip
     if first + count > high:
         fill_runs(offset(dst, (high - first) * dst_stride), dst_stride, zero, first + count - high, size)
@@ -257,8 +257,8 @@ def _line_of_taps(w, line, room, first, count, zero, dst, dst_stride, k0, k1):
         if high > low:
             at = (low * w.step_x + left) * run
             copy_runs(
-                offset(dst, (low - first) * dst_stride), dst_stride, offset(line, at), w.step_x * run, high - low, taps * run,
-                room - at,
+                offset(dst, (low - first) * dst_stride), dst_stride, offset(line, at), w.step_x * run,
+                high - low, taps * run, room - at,
             )  # fmt: skip
         if first + count > high:
             to = offset(dst, (high - first) * dst_stride)
@@ -338,8 +338,8 @@ def pack_image(
         call_address(
             as_address(pack),
             (
-                patches, w.panel_bytes, 1, count, depth, flip, offset(dst, at // w.mr * dst_stride), dst_stride,
-                offset(sums, 4 * at),
+                patches, w.panel_bytes, 1, count, depth, flip, offset(dst, at // w.mr * dst_stride),
+                dst_stride, offset(sums, 4 * at),
             ),
         )  # fmt: skip
         at += w.panel_rows

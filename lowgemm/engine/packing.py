@@ -149,8 +149,8 @@ def _make_pack(
 
 @functools.cache
 def pack_routine(kernel: Kernel, side: str, by_depth: bool) -> Routine:
-    """Packing routine of one side of a kernel (`side` is ``"lhs"`` or ``"rhs"``). It takes any strides, and is
-    quick where the depth is contiguous (`by_depth`), or else where rows, or columns, are.
+    """Packing routine of one side of a kernel (`side` is ``"lhs"`` or ``"rhs"``). It takes any strides, and
+    is quick where the depth is contiguous (`by_depth`), or else where rows, or columns, are.
 
     C signature: ``(src, mn_stride, k_stride, mn, depth, flip, dst, dst_stride, sums)``.
 
@@ -165,8 +165,8 @@ def pack_routine(kernel: Kernel, side: str, by_depth: bool) -> Routine:
         kernel = rhs_packer(kernel)
     width = kernel.mr if side == "lhs" else kernel.lanes
     return _make_pack(
-        id_of(kernel), int(side == "rhs"), by_depth, width, _chunks(kernel, width), kernel.kr, kernel.element_bytes,
-        stamp_of(kernel),
+        id_of(kernel), int(side == "rhs"), by_depth, width, _chunks(kernel, width), kernel.kr,
+        kernel.element_bytes, stamp_of(kernel),
     )  # fmt: skip
 
 

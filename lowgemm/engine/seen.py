@@ -23,7 +23,7 @@ class Seen:
         return Seen, ()
 
     def add(self, key: Any, value: Any) -> None:
-        """Remember. A full memory is emptied first: simpler than an order of age, and as good for few shapes."""
+        """Remember. A full memory is emptied first: simpler than an order, and as good for few shapes."""
         if len(self._entries) >= self.LIMIT:
             self._entries.clear()
         self._entries[key] = value

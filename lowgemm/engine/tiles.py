@@ -316,7 +316,8 @@ def _block(p, s, a, row0, rows, col0, cols, space, kept):
             size = 4 if p.fused == 0 else 1
             if full > 0:
                 multiply(
-                    p, a, rows, col, full, groups, lhs, lhs_stride, row_compensation, a.compensation + 4 * col, NONE,
+                    p, a, rows, col, full, groups, lhs, lhs_stride, row_compensation,
+                    a.compensation + 4 * col, NONE,
                     a.out + row0 * p.out_row_stride + size * col, p.out_row_stride // size,
                     p.accumulate, p.fused,
                 )  # fmt: skip
@@ -324,8 +325,8 @@ def _block(p, s, a, row0, rows, col0, cols, space, kept):
             width -= full
         if width > 0:
             multiply(
-                p, a, rows, col, width, groups, lhs, lhs_stride, row_compensation, a.compensation + 4 * col, NONE, tile, nr,
-                NONE, NONE,
+                p, a, rows, col, width, groups, lhs, lhs_stride, row_compensation, a.compensation + 4 * col,
+                NONE, tile, nr, NONE, NONE,
             )  # fmt: skip
             _finish(p, s, a, tile, nr, rows, width, row0, col, sums)
         col += width

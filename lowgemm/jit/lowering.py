@@ -124,9 +124,10 @@ class LowerPart(NativeLowering):
 #: into it, loops over tuples of several types, expressions of arrays; and what only prints. They would take
 #: a fifth of Numba's time, to find nothing.
 _NOT_NEEDED = {
-    "WithLifting", "InlineClosureLikes", "MakeFunctionToJitFunction", "InlineInlinables", "FindLiterallyCalls",
-    "LiteralUnroll", "LiteralPropagationSubPipelinePass", "InlineOverloads", "NopythonRewrites", "AnnotateTypes",
-    "DumpParforDiagnostics",
+    "WithLifting", "InlineClosureLikes", "MakeFunctionToJitFunction", "InlineInlinables",
+    "FindLiterallyCalls",
+    "LiteralUnroll", "LiteralPropagationSubPipelinePass", "InlineOverloads", "NopythonRewrites",
+    "AnnotateTypes", "DumpParforDiagnostics",
 }  # fmt: skip
 
 

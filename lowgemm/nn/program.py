@@ -211,7 +211,8 @@ class Program(NotCopied):
         self._keep.append(owner)
 
     def op(
-        self, routine: routines.LayerRoutine, params: np.ndarray, x: Place, to: Place, x2: Place = NOWHERE, *, space: int = 0
+        self, routine: routines.LayerRoutine, params: np.ndarray, x: Place, to: Place, x2: Place = NOWHERE, *,
+        space: int = 0
     ) -> None:  # fmt: skip
         """A routine of `routines.py` with its record of parameters, and bytes of scratch memory."""
         at = self.keep(params)
@@ -219,8 +220,8 @@ class Program(NotCopied):
         self._calls.append((routine.address, at, x.base, x.at, x2.base, x2.at, to.base, to.at, 0))
 
     def product(
-        self, x: Place, kind: str, shape: tuple[int, int], stride: int, packed: PackedRhs, zeros: tuple[int, Any],
-        stages: Any, to: Place, out_stride: int,
+        self, x: Place, kind: str, shape: tuple[int, int], stride: int, packed: PackedRhs,
+        zeros: tuple[int, Any], stages: Any, to: Place, out_stride: int,
     ) -> None:  # fmt: skip
         """A product with `packed` on one thread; `shape` (rows, depth) at `x`, rows `stride` bytes apart."""
         rows, depth = shape
@@ -250,7 +251,8 @@ class Program(NotCopied):
             values = [int(zeros[0]), 0 if np.ndim(zeros[1]) else int(zeros[1])]
         self.hold((plan, rhs))
         params = routines.multiply.record(
-            routine=int(plan.p.single), plan=plan.numbers.ctypes.data, panels=rhs.panels_address, sums=rhs.sums_address,
+            routine=int(plan.p.single), plan=plan.numbers.ctypes.data, panels=rhs.panels_address,
+            sums=rhs.sums_address,
             lhs_zero=values[0], rhs_zero=values[1], lhs_zeros=vectors[0], rhs_zeros=vectors[1],
         )  # fmt: skip
         self.op(routines.multiply, params, x, to, space=plan.scratch_bytes + scratch.ALIGNMENT)

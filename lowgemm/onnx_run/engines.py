@@ -38,8 +38,8 @@ def onnxruntime() -> Any:
 def _shared_arena() -> bool:
     """Whether there is memory that all parts take theirs from, and that onnxruntime keeps between runs.
 
-    Memory that the C library gives back to the system costs a page fault for every 4 KiB when it is taken again: a sum
-    and a tanh of 2 million numbers took 8 ms so, and 3 ms without.
+    Memory that the C library gives back to the system costs a page fault for every 4 KiB when it is taken
+    again: a sum and a tanh of 2 million numbers took 8 ms so, and 3 ms without.
     """
     package = onnxruntime()
     try:
@@ -206,7 +206,8 @@ class Subgraph(NotCopied):
         graph = helper.make_graph(
             self.nodes, "part", [make(n, v) for n, v in zip(self.inputs, values, strict=True)],
             [_untyped(n) for n in self.outputs],
-            [_outside(n, v) if n in outside else numpy_helper.from_array(v, n) for n, v in self._constants.items()],
+            [_outside(n, v) if n in outside else numpy_helper.from_array(v, n) for n,
+             v in self._constants.items()],
         )  # fmt: skip
         opsets = [helper.make_opsetid(d, v) for d, v in self.context.opsets.items()]
         return helper.make_model(graph, opset_imports=opsets, ir_version=self.context.ir_version)

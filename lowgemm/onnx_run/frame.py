@@ -2,10 +2,10 @@
 
 Most of what a small model costs is the way from one step to the next: arrays are made for what a tape or a
 part of onnxruntime's writes, their addresses are looked for, and onnxruntime makes values of its own of them
-(8 us a part). But when inputs of the same shapes come again, all of that is known. So the second run with such
-inputs is watched (`Seen`), and a `Frame` is made of what was seen: one piece of memory with a place for each
-value that a tape or a part makes and others read; tapes with all addresses written into them; and parts of
-onnxruntime's bound to these places (its `IOBinding`). What lives at different times shares memory.
+(8 us a part). But when inputs of the same shapes come again, all of that is known. So the second run with
+such inputs is watched (`Seen`), and a `Frame` is made of what was seen: one piece of memory with a place for
+each value that a tape or a part makes and others read; tapes with all addresses written into them; and parts
+of onnxruntime's bound to these places (its `IOBinding`). What lives at different times shares memory.
 
 What cannot have a fixed place is loose, as in other runs: large inputs, outputs of the model, which are the
 caller's, and what a step makes that is neither a tape nor a part.
@@ -30,8 +30,9 @@ from lowgemm.onnx_run import tape
 from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.turned import fill, second
 
-#: Kinds of inputs for which a model keeps a frame, and bytes that all of them may have. A frame saves some 15 us
-#: for each thing that runs: nothing where 20 MiB are gone through, whose values would then lie in memory twice.
+#: Kinds of inputs for which a model keeps a frame, and bytes that all of them may have. A frame saves some 15
+#: us for each thing that runs: nothing where 20 MiB are gone through, whose values would then lie in memory
+#: twice.
 KINDS, LARGEST = 8, 2 << 20
 #: Bytes up to which an input of the model is copied to a fixed place.
 SMALL = 1 << 16

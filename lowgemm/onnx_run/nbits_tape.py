@@ -92,7 +92,8 @@ def _of_digits(products, i, step, digits):
 
 
 def record(
-    recorder: Recorder, x: np.ndarray, w: PackedBlocks, bias: np.ndarray | None, coded: bool, num_threads: int | None
+    recorder: Recorder, x: np.ndarray, w: PackedBlocks, bias: np.ndarray | None, coded: bool,
+    num_threads: int | None
 ) -> np.ndarray | None:  # fmt: skip
     """Take a product down; None if that cannot be: the kernel takes no codes in registers, or Numba compiles
     nothing.
@@ -126,7 +127,8 @@ def record(
         recorder.run(
             multiply_rows,
             [
-                made.job.address, at(memory), at(codes), at(scales), at(bias) if alone and bias is not None else 0,
+                made.job.address, at(memory), at(codes), at(scales),
+                at(bias) if alone and bias is not None else 0,
                 at(product), 0 if standing is None else standing.address, team.run.address, jobs.work.address,
                 1 if standing is None else workers,
             ], 1,

@@ -36,8 +36,8 @@ LONG_PART = 2e-4
 TABLE = 1 << 16
 #: Which input of an operator is the weight that a prepared node holds packed.
 WEIGHTS = {
-    "QLinearConv": 3, "ConvInteger": 1, "ConvSums": 1, "QLinearMatMul": 3, "QGemm": 3, "MatMulIntegerToFloat": 1,
-    "DynamicQuantizeMatMul": 1, "MatMulNBits": 1,
+    "QLinearConv": 3, "ConvInteger": 1, "ConvSums": 1, "QLinearMatMul": 3, "QGemm": 3,
+    "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1, "MatMulNBits": 1,
 }  # fmt: skip
 #: Contributed operators that onnxruntime runs where their attributes or types are not lowgemm's.
 SHARED = ("DynamicQuantizeLSTM", "MatMulNBits")
@@ -335,7 +335,7 @@ class Program(NotCopied):
         return float_mean.of_chains(nodes)
 
     def _replaced(self, nodes: list[Any], found: list[chains.Group]) -> list[Any]:
-        """Nodes with each of the chains as one, in the place of its last operator that makes an output of it."""
+        """Nodes with each of the chains as one, where its last operator was that makes an output of it."""
         from onnx import helper
 
         place: dict[int, Any] = {}
@@ -489,7 +489,7 @@ class Program(NotCopied):
         return step
 
     def _theirs(self, step: _Step, inputs: Sequence[Any]) -> tuple[Any, ...]:
-        """Give a node whose element types lowgemm has no arithmetic for to the engine, now and in later runs."""
+        """Give a node whose element types lowgemm has no arithmetic for to the engine, now and later."""
         node = step.nodes[0]
         if node.domain and (node.op_type not in SHARED or self.context.engine != "onnxruntime"):
             types = ", ".join("none" if i is None else str(i.dtype) for i in inputs)

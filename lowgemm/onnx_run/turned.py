@@ -225,8 +225,8 @@ _TIMES = {BYTES: 0.1, WORDS: 0.4, QUANTIZED: 0.3, DEQUANTIZED: 0.4}
 
 
 def run_turn(
-    kind: int, src: Any, dst: Any, real: int, whole: int, sizes: tuple[int, int, int], num_threads: int | None,
-    run: Any = run,
+    kind: int, src: Any, dst: Any, real: int, whole: int, sizes: tuple[int, int, int],
+    num_threads: int | None, run: Any = run,
 ) -> None:  # fmt: skip
     """Turn (images, rows, columns) over; the other arguments are those of `turn`, and what runs the pass."""
     images, rows, columns = sizes

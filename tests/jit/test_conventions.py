@@ -31,8 +31,10 @@ def pass_all(callee, values, x, y):
     call_address(
         callee,
         (
-            x > y, np.int8(v[0]), np.uint8(v[1]), np.int16(v[2]), np.uint16(v[3]), np.int32(v[4]), np.uint32(v[5]), v[6],
-            x > y, np.int8(v[0]), np.uint8(v[1]), np.int16(v[2]), np.uint16(v[3]), np.int32(v[4]), np.uint32(v[5]), v[6],
+            x > y, np.int8(v[0]), np.uint8(v[1]), np.int16(v[2]), np.uint16(v[3]), np.int32(v[4]),
+            np.uint32(v[5]), v[6],
+            x > y, np.int8(v[0]), np.uint8(v[1]), np.int16(v[2]), np.uint16(v[3]), np.int32(v[4]),
+            np.uint32(v[5]), v[6],
         ),
     )  # fmt: skip
 

@@ -361,7 +361,8 @@ def test_product_on_aarch64(tmp_path, monkeypatch, shape):
     assert plan.one_by_one and (plan.blocking.depth_blocks > 1) == (depth > 100)
     routines = {
         "single": drivers.single, "microkernel": kernels.microkernel(kernel),
-        "pack_lhs": packing.pack_routine(kernel, "lhs", True), "pack_rhs": packing.pack_routine(kernel, "rhs", False),
+        "pack_lhs": packing.pack_routine(kernel, "lhs", True),
+        "pack_rhs": packing.pack_routine(kernel, "rhs", False),
         "compensate": compensation.compensate, "store32": store32, "deep_block": deep_block,
     }  # fmt: skip
     names = (

@@ -154,8 +154,10 @@ def test_values_are_let_go_of():
 
 def test_phases_take_turns_as_rarely_as_can_be():
     nodes = [
-        helper.make_node("A", ["x"], ["a"]), helper.make_node("Ours", ["x"], ["b"]), helper.make_node("A", ["x"], ["c"]),
-        helper.make_node("A", ["b"], ["d"]), helper.make_node("Ours", ["c"], ["e"]), helper.make_node("View", ["e"], ["f"]),
+        helper.make_node("A", ["x"], ["a"]), helper.make_node("Ours", ["x"], ["b"]),
+        helper.make_node("A", ["x"], ["c"]),
+        helper.make_node("A", ["b"], ["d"]), helper.make_node("Ours", ["c"], ["e"]),
+        helper.make_node("View", ["e"], ["f"]),
     ]  # fmt: skip
     kinds = ["theirs", "ours", "theirs", "theirs", "ours", "either"]
     assert phases(nodes, kinds) == [("theirs", [0, 2]), ("ours", [1, 4, 5]), ("theirs", [3])]
@@ -171,7 +173,8 @@ def test_outputs_belong_to_the_caller():
     ]  # fmt: skip
     w = np.ones((2, 2), np.int8)
     proto = om.model_of(
-        nodes, [om.value("x", [2, 2], T.UINT8)], [om.value("y", [4], T.UINT8), om.value("z", [2, 2], T.INT8), om.value("p", [2, 2], T.INT32)],
+        nodes, [om.value("x", [2, 2], T.UINT8)],
+        [om.value("y", [4], T.UINT8), om.value("z", [2, 2], T.INT8), om.value("p", [2, 2], T.INT32)],
         {"w": w, "shape": np.array([4])},
     )  # fmt: skip
     model, x = Model(proto), np.ones((2, 2), np.uint8)
@@ -243,7 +246,8 @@ def test_parts_have_threads_if_their_data_are_large():
     peers.need("onnxruntime")
     info = helper.make_tensor_value_info
     graph = helper.make_graph(
-        [helper.make_node("Add", ["a", "b"], ["y"])], "g", [info(n, 1, [None, None]) for n in "ab"], [info("y", 1, None)],
+        [helper.make_node("Add", ["a", "b"], ["y"])], "g", [info(n, 1, [None, None]) for n in "ab"],
+        [info("y", 1, None)],
     )  # fmt: skip
     model = Model(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), num_threads=2

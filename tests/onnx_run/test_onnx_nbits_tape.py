@@ -29,7 +29,8 @@ def tapes(model):
 def by_python(case, x, level, bias):
     """The product as `PackedBlocks` has it, one thread."""
     given = case.given
-    w = nbits_weights.PackedBlocks(given["b"], given["s"], given.get("z"), case.attributes["K"], case.attributes["bits"],
+    w = nbits_weights.PackedBlocks(given["b"], given["s"], given.get("z"), case.attributes["K"],
+                                   case.attributes["bits"],
                            case.attributes["block_size"])  # fmt: skip
     coded = nbits._is_coded(w.bits, w.block, level)
     y = w.product(x.reshape(-1, x.shape[-1]), coded, 1).reshape(*x.shape[:-1], -1)

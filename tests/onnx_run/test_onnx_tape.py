@@ -1,4 +1,6 @@
-"""Recorded steps beside the same steps one by one, bit for bit; where values lie; and whose memory results are."""
+"""Recorded steps beside the same steps one by one, bit for bit; where values lie; and whose memory results
+are.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ def model_of(outputs, beside=False):
     """Two dynamically quantized convolutions with chains behind them, a residual sum, and a float node."""
     g, info = np.random.default_rng(0), onnx.helper.make_tensor_value_info
     made = {
-        "w0": g.integers(0, 256, (20, 3, 3, 3), dtype=np.uint8), "w1": g.integers(0, 256, (20, 20, 1, 1), dtype=np.uint8),
+        "w0": g.integers(0, 256, (20, 3, 3, 3), dtype=np.uint8),
+        "w1": g.integers(0, 256, (20, 20, 1, 1), dtype=np.uint8),
         "wz": np.uint8(120), "ws": np.float32(0.02),
     }  # fmt: skip
     nodes, last = [], "x"
@@ -79,7 +82,8 @@ def test_inputs_of_any_strides():
     whole = g.standard_normal((2, 20, 20, 24)).astype(np.float32)
     last = np.ascontiguousarray(np.moveaxis(whole[:, :, :10, :12], 1, -1))
     for beside in (
-        np.ascontiguousarray(whole[:, :, :10, :12]), np.moveaxis(last, -1, 1), whole[:, :, :20:2, ::2], whole[:, ::-1, :10, :12],
+        np.ascontiguousarray(whole[:, :, :10, :12]), np.moveaxis(last, -1, 1), whole[:, :, :20:2, ::2],
+        whole[:, ::-1, :10, :12],
     ):  # fmt: skip
         feeds, kept = {"x": x, "beside": beside}, beside.copy()
         want = one_by_one(model, feeds)
@@ -105,7 +109,9 @@ def test_results_are_the_callers():
 
 
 def test_what_a_pass_refuses_the_steps_do():
-    """NaN and infinities in the input, and such as a chain makes, are as without tapes; the next run is right."""
+    """NaN and infinities in the input, and such as a chain makes, are as without tapes; the next run is
+    right.
+    """
     outputs = ["y", "q0", "s0", "z0", "q1", "s2"]
     proto, x = model_of(outputs), np.ones((1, 3, 9, 9), np.float32)
     model = Model(proto)
@@ -126,8 +132,8 @@ def alike(got, want, outputs):
 
 
 def test_an_input_is_still_there_when_a_pass_fails():
-    """A chain may put its result where its input lies, but not while it is recorded: the quantizer behind it may have
-    the steps run one by one, from the same input.
+    """A chain may put its result where its input lies, but not while it is recorded: the quantizer behind it
+    may have the steps run one by one, from the same input.
     """
     info, outputs = onnx.helper.make_tensor_value_info, ["y", "q", "s", "z"]
     nodes = [
@@ -135,7 +141,8 @@ def test_an_input_is_still_there_when_a_pass_fails():
         h.make_node("Mul", ["c", "k"], ["y"]), h.make_node("DynamicQuantizeLinear", ["y"], ["q", "s", "z"]),
     ]  # fmt: skip
     graph = h.make_graph(
-        nodes, "g", [info(n, 2, [None, None]) for n in "ab"], [info(n, k, None) for n, k in zip(outputs, (1, 2, 1, 2), strict=True)],
+        nodes, "g", [info(n, 2, [None, None]) for n in "ab"],
+        [info(n, k, None) for n, k in zip(outputs, (1, 2, 1, 2), strict=True)],
         [onnx.numpy_helper.from_array(np.array(v, np.float32), n) for n, v in (("scale", 0.01), ("k", 2e38))],
     )  # fmt: skip
     sets = [h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)]
