@@ -346,6 +346,15 @@ def test_qgemm_refuses_a_bias_that_does_not_fit():
             Model(model).run(None, feeds)
 
 
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (5, 1), (1, 1), (), (5, 5)])
+def test_qgemm_of_constants_with_a_bias(shape):
+    """Five rows and columns, so that a bias of one a row has as many numbers as one of one a column."""
+    g = np.random.default_rng(17)
+    constants = {**coded(g, np.uint8, "a"), "b": whole(g, np.int8, (3, 5)), **coded(g, np.int8, "b")}
+    constants |= {"c": g.integers(-20000, 20000, shape).astype(np.int32), **coded(g, np.uint8, "y")}
+    same("QGemm", {"a": whole(g, np.uint8, (5, 3)), **constants}, np.uint8, constants=tuple(constants))
+
+
 @pytest.mark.parametrize("stack", [(), (2,), (3, 2)])
 @pytest.mark.parametrize(
     "op", ["MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger", "QLinearMatMul"]
