@@ -39,6 +39,7 @@ from lowgemm.jit.memory import (
     store_f32,
 )
 from lowgemm.jit.routine import call_address, routine
+from lowgemm.onnx_run import turned
 from lowgemm.onnx_run.addresses import address
 
 #: Axes of an array that `copy_in_order` copies.
@@ -304,6 +305,8 @@ class Recorder(NotCopied):
             else:
                 joined.append((n, s))
         if a.flags.c_contiguous or len(joined) > COPIED or a.itemsize != 4 or any(s % 4 for _, s in joined):
+            return a
+        if turned.sizes(a) is not None:  # images are turned over in registers where they are read
             return a
         (pieces, along), *behind = [(1, 0)] * (COPIED - len(joined)) + joined
         y = np.empty(a.shape, a.dtype)

@@ -127,22 +127,28 @@ def test_a_view_is_there_as_long_as_it_is_read():
     nodes = [
         h.make_node("Softsign", ["x"], ["a"]),
         *product("a", 0),
-        h.make_node("Softsign", ["p0"], ["b"]),
-        h.make_node("Flatten", ["b"], ["view"], axis=0),  # between two products of lowgemm's
-        *product("b", 1),
-        h.make_node("Softsign", ["p1"], ["c"]),
-        *product("c", 2),
-        h.make_node("Softsign", ["p2"], ["d"]),
-        *product("d", 3),
-        h.make_node("Add", ["p3", "p2"], ["e"]),
-        h.make_node("Flatten", ["e"], ["f"], axis=0),
-        h.make_node("Add", ["f", "view"], ["y"]),
+        h.make_node("MatMulInteger", ["q0", "b"], ["u"]),  # which no tape has, so the next tape reads "p0"
+        h.make_node("Flatten", ["p0"], ["view"], axis=0),
+        h.make_node("Softsign", ["u_"], ["v_"]),
+        *product("v_", 1),
     ]
-    for outputs in (("y",), ("view", "y")):
-        model = Model(model_of(nodes, {"x": ("f4", 2)}, outputs))
+    nodes.insert(4, h.make_node("Cast", ["u"], ["u_"], to=1))
+    for i in range(1, 4):
+        nodes += [h.make_node("Softsign", [f"p{i}"], [f"a{i}"]), *product(f"a{i}", i + 1)]
+    nodes.append(h.make_node("Flatten", ["p4"], ["last"], axis=0))
+    nodes.append(h.make_node("Sub", ["last", "view"], ["y"]))
+    for outputs in (("y",), ("view", "u"), ("view", "y", "u")):
+        model = Model(model_of(nodes, {"x": ("f4", 2), "b": ("u1", 2)}, outputs))
         g = np.random.default_rng(4)
-        compared(model, [{"x": g.standard_normal((n, 24)).astype(np.float32)} for n in (6, 40)])
-        assert frames(model)
+        for n in (6, 40):
+            b = g.integers(0, 256, (24, 24), dtype=np.uint8)
+            feeds = {"x": g.standard_normal((n, 24)).astype(np.float32), "b": b}
+            compared(model, [feeds])
+            kept = model.run(None, feeds)
+            model.run(None, {**feeds, "x": feeds["x"][::-1].copy()})
+            same(kept, model.timed(None, feeds))
+        kinds = [type(u).__name__ for u in frames(model)[0].units for _ in u.steps if u.steps[0].moves]
+        assert "_Kept" in kinds
 
 
 def test_data_that_a_tape_refuses():
