@@ -13,7 +13,7 @@ from lowgemm.blockwise.emit import STEP, compress, prefetch
 from lowgemm.blockwise.job import BlocksJob
 from lowgemm.blockwise.records import Number, Pointer, Record, dtype_of
 from lowgemm.blockwise.routines import block_count
-from lowgemm.blockwise.rules import OPERANDS
+from lowgemm.blockwise.rules import OPERANDS, of_bits
 from lowgemm.blockwise.spans import (
     STEPS,
     decide,
@@ -23,7 +23,7 @@ from lowgemm.blockwise.spans import (
     quantize_span,
 )
 from lowgemm.fixedpoint.rows import INFINITY_BITS
-from lowgemm.jit.memory import as_address, copy_bytes, offset, pointer_field, stack, take_field
+from lowgemm.jit.memory import as_address, offset, pointer_field, stack, take_field
 from lowgemm.jit.routine import call_for_address, inner, routine
 
 #: Elements that are worked on at once, in whole blocks. To call a rule for each 256 costs little. 64 elements
@@ -76,14 +76,13 @@ def lay_out(job: StepJob) -> int:
     """Enter the size of a span and where things lie in a worker's scratch memory; returns its bytes.
 
     First the states of a span, then the new ones, the largest absolute value of each state's blocks, and what
-    a block had before: parameters and codes, to put back if a parameter becomes NaN or infinite. Each begins
-    with a cache line.
+    a block's parameters were before, to put back if one becomes NaN or infinite. Each begins with a cache line.
     """
     job.group = max(1, SPAN // job.blocksize)
     job.stride = -(-4 * job.group * job.blocksize // 64) * 64
     job.largest_at = 2 * MAX_STATES * job.stride
     job.before_at = job.largest_at + -(-4 * MAX_STATES * job.group // 64) * 64
-    return job.before_at + (4 + MAX_STATES) * job.blocksize
+    return job.before_at + 4 * job.blocksize
 
 
 @routine("ppn")
@@ -113,7 +112,7 @@ def step(job_address, scratch, task):
                 decode_state(job, k, block, count, offset(scratch, k * job.stride))
         point_at_states(operands, job, scratch, first)
         point_at(operands, job, scratch, first, 0)
-        call_for_address(job.rule, (0, size, as_address(space)))
+        certain = call_for_address(job.rule, (0, size, as_address(space))) != 0
         finite = True
         for k in range(states):
             for i in range(count):
@@ -130,13 +129,13 @@ def step(job_address, scratch, task):
                 at = i * blocksize
                 length = min(blocksize, size - at)
                 point_at(operands, job, scratch, first, at)
-                if wide:
-                    bits = finish_wide(job, space, scratch, first, at, length)
-                else:
-                    bits = finish_coded(job, operands, space, scratch, block, i, length, largest)
-                good = bits < INFINITY_BITS
-                if not good:
-                    copy_span(offset(scratch, job.before_at), length, offset(p, 4 * (first + at)))
+                together = False
+                if certain and not wide and job.divides != 0:
+                    together = finish_together(job, operands, space, scratch, block, i, length, largest)
+                if not together:
+                    good = update(job, space, scratch, first + at, length, certain)
+                    if good:
+                        store_states(job, scratch, block, i, length, largest)
             if not good:
                 take_field(jobs, "bad", 1)
 
@@ -146,7 +145,6 @@ def point_at(operands, job, scratch, first, at):
     """Point all but the old states at element `at` of the span that begins with element `first`."""
     operands.parameters = as_address(offset(pointer_field(job, "parameters"), 4 * (first + at)))
     operands.gradient = as_address(offset(pointer_field(job, "gradient"), 4 * (first + at)))
-    operands.before = as_address(offset(scratch, job.before_at))
     new = as_address(offset(scratch, MAX_STATES * job.stride + 4 * at))
     operands.new1, operands.new2, operands.new3 = new, new + job.stride, new + 2 * job.stride
 
@@ -166,78 +164,78 @@ def point_at_states(operands, job, scratch, first):
 
 
 @inner
-def finish_wide(job, operands, scratch, first, at, length):
-    """Part 1 of a block whose states are float32. They are stored if the bits that it returns are finite."""
-    bits = call_for_address(job.rule, (1, length, as_address(operands)))
-    if bits < INFINITY_BITS:
-        for k in range(job.states):
-            values = offset(scratch, (MAX_STATES + k) * job.stride + 4 * at)
-            copy_span(values, length, offset(pointer_field(job.state[k], "values"), 4 * (first + at)))
-    return bits
+def update(job, operands, scratch, start, length, certain):
+    """Part 1 of a block that begins with element `start`; whether its parameters are finite now. Those of
+    before are put back if not.
+    """
+    p, before = offset(pointer_field(job, "parameters"), 4 * start), offset(scratch, job.before_at)
+    if not certain:
+        copy_span(p, length, before)
+    call_for_address(job.rule, (1, length, as_address(operands)))
+    if certain or largest_bits(p, length) < INFINITY_BITS:
+        return True
+    copy_span(before, length, p)
+    return False
 
 
 @inner
-def finish_coded(job, operands, operands_at, scratch, first_block, i, length, largest):
-    """Part 1 of block number `i` of a span, and its states' codes if the bits that it returns are finite."""
-    blocksize, states = job.blocksize, job.states
-    block, steps = first_block + i, length // STEP
-    start = block * blocksize
-    new = offset(scratch, MAX_STATES * job.stride + 4 * i * blocksize)
+def store_states(job, scratch, first_block, i, length, largest):
+    """The new states of block number `i` of a span, as float32 or as codes."""
+    block = first_block + i
+    start = block * job.blocksize
+    for k in range(job.states):
+        new = offset(scratch, (MAX_STATES + k) * job.stride + 4 * i * job.blocksize)
+        values = pointer_field(job.state[k], "values")
+        if job.wide != 0:
+            copy_span(new, length, offset(values, 4 * start))
+        else:
+            scale = of_bits(largest[k * job.group + i])
+            scales_of(job, k)[block] = scale
+            quantize_span(new, length, scale, pointer_field(job.state[k], "book"), offset(values, start))
+
+
+@inner
+def finish_together(job, operands, operands_at, scratch, first_block, i, length, largest):
+    """Part 1 of block number `i` of a span and the codes of its states by turns; whether that could be."""
+    states, steps = job.states, length // STEP
     inverses = numba.carray(stack(16), (MAX_STATES,), np.float32)
-    new_scales = stack(16)
-    scales = numba.carray(new_scales, (MAX_STATES,), np.float32)
-    scale_bits = numba.carray(new_scales, (MAX_STATES,), np.int32)
-    together = job.divides != 0 and length % STEP == 0 and steps <= STEPS
+    possible = length % STEP == 0 and steps <= STEPS
     for k in range(states):
-        scale_bits[k] = largest[k * job.group + i]
-        inverses[k] = inverse_if_fast(scales[k], pointer_field(job.state[k], "book"))
-        together = together and inverses[k] != 0
-    if not together:
-        bits = call_for_address(job.rule, (1, length, as_address(operands_at)))
-        if bits < INFINITY_BITS:
-            for k in range(states):
-                codes, book = (
-                    offset(pointer_field(job.state[k], "values"), start),
-                    pointer_field(job.state[k], "book"),
-                )
-                scales_of(job, k)[block] = scales[k]
-                quantize_span(offset(new, k * job.stride), length, scales[k], book, codes)
-        return bits
+        inverses[k] = inverse_if_fast(
+            of_bits(largest[k * job.group + i]), pointer_field(job.state[k], "book")
+        )
+        possible = possible and inverses[k] != 0
+    if not possible:
+        return False
+    block = first_block + i
+    start = block * job.blocksize
+    new = offset(scratch, MAX_STATES * job.stride + 4 * i * job.blocksize)
+    masks = stack(1536)  # of MAX_STATES * STEPS int64
     # Part 1 waits for divisions and roots, coding for shuffles: `STEP` elements of each in turn overlap in
     # the processor, and Adam's step takes 12 % less. Twice as many in a turn take 4 % (Adam) to 9 % (RMSprop)
     # more.
-    masks = stack(1536)  # of MAX_STATES * STEPS int64
-    codes_before = offset(scratch, job.before_at + 4 * blocksize)
-    bits = np.int64(0)
     for s in range(steps):
-        bits = max(bits, call_for_address(job.rule, (1, STEP, as_address(operands_at))))
+        call_for_address(job.rule, (1, STEP, as_address(operands_at)))
         for k in range(states):
-            codes = offset(pointer_field(job.state[k], "values"), start + s * STEP)
-            copy_bytes(offset(codes_before, k * blocksize + s * STEP), codes, STEP)
             compress(
                 offset(new, k * job.stride + 4 * s * STEP),
                 inverses[k],
                 pointer_field(job.state[k], "book"),
-                codes,
+                offset(pointer_field(job.state[k], "values"), start + s * STEP),
                 1,
                 offset(masks, 8 * (k * STEPS + s)),
             )
         operands.parameters += MOVE
         operands.gradient += MOVE
-        operands.before += MOVE
         operands.new1 += MOVE
         operands.new2 += MOVE
         operands.new3 += MOVE
     for k in range(states):
+        scale, book = of_bits(largest[k * job.group + i]), pointer_field(job.state[k], "book")
+        scales_of(job, k)[block] = scale
         codes = offset(pointer_field(job.state[k], "values"), start)
-        if bits >= INFINITY_BITS:
-            for s in range(steps):
-                copy_bytes(offset(codes, s * STEP), offset(codes_before, k * blocksize + s * STEP), STEP)
-        else:
-            scales_of(job, k)[block] = scales[k]
-            book = pointer_field(job.state[k], "book")
-            decide(offset(new, k * job.stride), steps, scales[k], book, offset(masks, 8 * k * STEPS), codes)
-    return bits
+        decide(offset(new, k * job.stride), steps, scale, book, offset(masks, 8 * k * STEPS), codes)
+    return True
 
 
 @inner

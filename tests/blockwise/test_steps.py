@@ -6,8 +6,9 @@ import numba
 import numpy as np
 import pytest
 from test_optimizers import CLASSES, NO_JIT, make
+from test_rules import Plain
 
-from lowgemm.blockwise.optimizers import RMSprop
+from lowgemm.blockwise.optimizers import Adagrad, Adam, AdamW, AdEMAMix, RMSprop
 
 
 @pytest.mark.parametrize("plain", [0, 1])
@@ -52,6 +53,37 @@ def test_a_parameter_that_overflows_leaves_its_block(cls, wide, blocksize, plain
         if key.endswith("/codes"):
             np.testing.assert_array_equal(a[here], old[key][here])
     assert np.isfinite(p).all() and (np.delete(p, np.r_[here]) != 0).all()
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("blocksize", [64, 100, 256])
+def test_parameters_near_the_largest_of_float32_equal_the_rules(cls, wide, blocksize):
+    """It is not certain beforehand that they stay finite, but they do."""
+    rng = np.random.default_rng(blocksize)
+    p = (rng.uniform(-3e38, 3e38, 1000)).astype(np.float32)
+    optimizer = make(cls, p, weight_decay=0, blocksize=blocksize, min_8bit_size=9999 if wide else 0)
+    plain = Plain(optimizer, p)
+    for _ in range(3):
+        g = rng.standard_normal(1000, np.float32)
+        optimizer.step(g)
+        plain.step(g)
+        plain.check(p, optimizer._states[0])
+
+
+@pytest.mark.parametrize("cls", [Adam, AdamW, AdEMAMix, RMSprop, Adagrad])
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_quotient_that_overflows_leaves_its_block(cls, wide):
+    """The square of the gradient is 0 in float32, and the divisor the smallest `eps`."""
+    p = np.ones(1000, np.float32)
+    optimizer = make(
+        cls, p, lr=1e30, eps=1.2e-38, weight_decay=0, blocksize=256, min_8bit_size=9999 if wide else 0
+    )
+    g = np.zeros(1000, np.float32)
+    g[300] = 1e-24
+    with pytest.raises(FloatingPointError, match=r"^1 blocks"):
+        optimizer.step(g)
+    assert (p == 1).all() and all((s == 0).all() for s in optimizer.state_of(0).values())
 
 
 @pytest.mark.parametrize("cls", CLASSES)
