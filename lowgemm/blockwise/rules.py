@@ -175,10 +175,9 @@ def as_magnitude(bits):
 @inner
 def certain(largest, shrink, change):
     """Whether parameters are finite after the step: `largest` are the bits of the largest before it, `shrink`
-    is what they are multiplied by, `change` at least as much as is added. All of it in float64; NaN is no.
+    is what they are multiplied by, `change` at least as much as is added. In float64; NaN is no.
     """
-    kept = abs(np.float64(shrink)) * np.float64(of_bits(largest))
-    return np.intp(kept <= FAR_BELOW and np.float64(of_bits(largest)) <= FAR_BELOW and change <= FAR_BELOW)
+    return np.intp(at_most(shrink, largest) <= FAR_BELOW and change <= FAR_BELOW)
 
 
 @inner
@@ -188,12 +187,12 @@ def at_most(factor, largest):
 
 
 @inner
-def quotient(numerator, raw, root, eps):
-    """What ``numerator / (sqrt(v) * root + eps)`` is at most, in float64, where `raw` are the largest
-    `raw_bits` of v. Infinity if that is not known, or if float32 may not hold the numerator.
+def quotient(numerator, raw, eps):
+    """What a `numerator` over ``sqrt(v) * root + eps`` is at most, in float64, where `raw` are the largest
+    `raw_bits` of v. Infinity if v may be negative, or if float32 may not hold the numerator.
     """
-    if numerator <= FAR_BELOW and raw < INFINITY_BITS and eps > 0 and 0 <= root < np.inf:
-        return numerator / np.float64(eps)
+    if numerator <= FAR_BELOW and raw < INFINITY_BITS:
+        return divide(numerator, np.float64(eps))
     return np.inf
 
 
@@ -215,7 +214,7 @@ def adam(part, n, at):
             largest = max(largest, magnitude_bits(m[i]))
             raw = max(raw, raw_bits(v[i]))
         put_largest(at, largest, as_magnitude(raw), 0)
-        change = quotient(at_most(h.step, largest), raw, h.second, h.eps)
+        change = quotient(at_most(h.step, largest), raw, h.eps)
         return certain(largest_p, h.shrink, change)
     else:
         shrink, step, second, eps = h.shrink, h.step, h.second, h.eps
@@ -246,7 +245,7 @@ def ademamix(part, n, at):
             raw = max(raw, raw_bits(v[i]))
         put_largest(at, largest, largest_slow, as_magnitude(raw))
         mixed = at_most(h.first, largest) + at_most(h.alpha, largest_slow)
-        quick = quotient(mixed, raw, h.second, h.eps)
+        quick = quotient(mixed, raw, h.eps)
         return certain(largest_p, h.shrink, quick * max(1.0, abs(np.float64(h.rate))))
     else:
         shrink, rate, first, second, eps, alpha = (
@@ -334,7 +333,7 @@ def rmsprop(part, n, at):
             largest_p = max(largest_p, magnitude_bits(p[i]))
             raw = max(raw, raw_bits(v[i]))
         put_largest(at, as_magnitude(raw), 0, 0)
-        return certain(largest_p, 1.0, quotient(at_most(h.rate, largest), raw, 1.0, h.eps))
+        return certain(largest_p, 1.0, quotient(at_most(h.rate, largest), raw, h.eps))
     else:
         rate, eps = h.rate, h.eps
         for i in range(n):
