@@ -18,7 +18,7 @@ from test_optimizers import CLASSES, make
 from lowgemm.blockwise import reference_optimizers
 from lowgemm.blockwise.hyper import LARGEST, SMALLEST
 from lowgemm.blockwise.optimizer import _plain_step
-from lowgemm.blockwise.optimizers import LAMB, Adagrad, Adam, AdamW, AdEMAMix, Lion, RMSprop
+from lowgemm.blockwise.optimizers import LAMB, LARS, SGD, Adagrad, Adam, AdamW, AdEMAMix, Lion, RMSprop
 
 BITS = np.uint32
 #: Optimizers that divide by a root, and those that shrink the parameter by its decay.
@@ -150,6 +150,16 @@ def test_a_sum_just_beyond_float32(cls, wide, blocksize):
     assert step_both(optimizer, p, g, definition) == 1
 
 
+@pytest.mark.parametrize("cls", [SGD, LARS, Lion])
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_sum_that_is_the_first_beyond_float32(cls, wide):
+    """2**127 + 2**127: both are finite."""
+    p = np.ones(1000, np.float32)
+    p[300] = 2.0**127
+    optimizer = make(cls, p, lr=2.0**127, weight_decay=0, min_8bit_size=9999 if wide else 0)
+    assert step_both(optimizer, p, np.full(1000, -1, np.float32), Definition(optimizer, p)) == 1
+
+
 @pytest.mark.parametrize("cls", SHRINK)
 @pytest.mark.parametrize("wide", [False, True])
 def test_a_decay_that_makes_a_parameter_too_large(cls, wide):
@@ -188,17 +198,18 @@ def test_a_quotient_beyond_float32_times_a_small_rate(wide):
 @pytest.mark.parametrize(
     ("cls", "wide"), [*((cls, True) for cls in DIVIDE), (RMSprop, False), (Adagrad, False)]
 )
-def test_a_negative_square(cls, wide):
+@pytest.mark.parametrize("blocksize", [64, 256])
+def test_a_negative_square(cls, wide, blocksize):
     """No state that can be loaded has one. If its memory was written to, no NaN gets into the parameters."""
     p = np.ones(1000, np.float32)
-    optimizer = make(cls, p, weight_decay=0, min_8bit_size=9999 if wide else 0)
+    optimizer = make(cls, p, weight_decay=0, blocksize=blocksize, min_8bit_size=9999 if wide else 0)
     g = np.ones(1000, np.float32)
     optimizer.step(g)
     before, state = p.copy(), optimizer._states[0]
     state.values[-1][300] = -5 if wide else np.argmin(state.books[-1].values)
     g[:] = 0
     assert step_both(optimizer, p, g, Definition(optimizer, p)) == 1
-    np.testing.assert_array_equal(p[256:512], before[256:512])
+    np.testing.assert_array_equal(p[256:320], before[256:320])
 
 
 @pytest.mark.parametrize("cls", CLASSES)
