@@ -250,3 +250,40 @@ def test_parameters_of_16_bits_at_the_end_of_their_range(cls, kind, wide):
         definition.p = p.astype(np.float32)
         definition.check(definition.p)
     assert len(seen) > 1  # steps of more than one kind
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize(("largest", "change"), [(LARGEST, 120), (2.0**126, 127.9)])
+def test_one_of_parameter_and_change_is_far_below(cls, wide, largest, change):
+    """The other alone makes the sum infinite."""
+    p = np.ones(1000, np.float32)
+    p[300] = largest
+    optimizer = make(cls, p, weight_decay=0, min_8bit_size=9999 if wide else 0, **NO_MEAN.get(cls, {}))
+    g = np.full(1000, -1, np.float32)
+    assert set_rate(optimizer, g, change)
+    assert step_both(optimizer, p, g, Definition(optimizer, p)) == 1
+
+
+@pytest.mark.parametrize("cls", DIVIDE)
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_quotient_just_beyond_float32(cls, wide):
+    """The square of the gradient is 0 in float32, so `eps` is the divisor. Corrections of the mean count."""
+    p = np.zeros(1000, np.float32)
+    optimizer = make(cls, p, eps=1.2e-38, weight_decay=0, min_8bit_size=9999 if wide else 0)
+    if cls is AdEMAMix:
+        optimizer.alpha = 0
+    g = np.zeros(1000, np.float32)
+    g[300] = 1e-23
+    assert set_rate(optimizer, g, 128.3)
+    assert step_both(optimizer, p, g, Definition(optimizer, p)) == 1
+
+
+@pytest.mark.parametrize("cls", [RMSprop, Adagrad])
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_change_by_decay_alone(cls, wide):
+    """These two add the decay to the gradient, which is 0 here."""
+    p = np.zeros(1000, np.float32)
+    p[300] = 1e-24
+    optimizer = make(cls, p, lr=1e25, eps=1.2e-38, weight_decay=1, min_8bit_size=9999 if wide else 0)
+    assert step_both(optimizer, p, np.zeros(1000, np.float32), Definition(optimizer, p)) == 1
