@@ -137,7 +137,7 @@ def test_a_view_is_there_as_long_as_it_is_read():
         nodes += [h.make_node("Softsign", [f"p{i}"], [f"a{i}"]), *product(f"a{i}", i + 1)]
     nodes.append(h.make_node("Flatten", ["p4"], ["last"], axis=0))
     nodes.append(h.make_node("Sub", ["last", "view"], ["y"]))
-    for outputs in (("y",), ("view", "u"), ("view", "y", "u")):
+    for outputs in (("y",), ("view", "u"), ("view", "last"), ("view", "y", "u")):
         model = Model(model_of(nodes, {"x": ("f4", 2), "b": ("u1", 2)}, outputs))
         g = np.random.default_rng(4)
         for n in (6, 40):
