@@ -166,7 +166,7 @@ def point_at_states(operands, job, scratch, first):
 @inner
 def update(job, operands, scratch, start, length, certain):
     """Part 1 of a block that begins with element `start`; whether its parameters are finite now. Those of
-    before are put back if not.
+    before are put back if not. `certain`: part 0 has proved that they will be.
     """
     p, before = offset(pointer_field(job, "parameters"), 4 * start), offset(scratch, job.before_at)
     if not certain:
