@@ -206,8 +206,10 @@ class Subgraph(NotCopied):
         graph = helper.make_graph(
             self.nodes, "part", [make(n, v) for n, v in zip(self.inputs, values, strict=True)],
             [_untyped(n) for n in self.outputs],
-            [_outside(n, v) if n in outside else numpy_helper.from_array(v, n) for n,
-             v in self._constants.items()],
+            [
+                _outside(n, v) if n in outside else numpy_helper.from_array(v, n)
+                for n, v in self._constants.items()
+            ],
         )  # fmt: skip
         opsets = [helper.make_opsetid(d, v) for d, v in self.context.opsets.items()]
         return helper.make_model(graph, opset_imports=opsets, ir_version=self.context.ir_version)

@@ -119,18 +119,21 @@ def record(
         part = part.repacked(kernel)
         made = rowjob.laid_out(part, rows, coded)
         workers = min(part.threads_for(rows, num_threads), made.job.tasks)
+        standing = team.the_team() if workers > 1 else None
+        if standing is None:
+            workers, shared = 1, (0, 0)
+        else:
+            shared = standing.address, team.run.address
         made.job.several, made.job.row_stride, made.job.depth_stride = workers > 1, depth, 1
         memory = np.empty(made.nbytes + workers * made.job.scratch_bytes, np.uint8)
         recorder.keep(memory)
         recorder.kept += [made, part]
-        standing = team.the_team() if workers > 1 else None
         recorder.run(
             multiply_rows,
             [
                 made.job.address, at(memory), at(codes), at(scales),
                 at(bias) if alone and bias is not None else 0,
-                at(product), 0 if standing is None else standing.address, team.run.address, jobs.work.address,
-                1 if standing is None else workers,
+                at(product), *shared, jobs.work.address, workers,
             ], 1,
         )  # fmt: skip
     if not alone:

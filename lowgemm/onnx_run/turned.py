@@ -280,11 +280,6 @@ def run_scaled_rows(
     run(scaled_rows, args, rows, workers_for(time, rows, num_threads), time)
 
 
-#: Numbers that `_scaled_line` keeps on the stack.
-_LINE = 256
-_LINE_BYTES = 4 * _LINE
-
-
 @inner
 def _scaled_short(x, y, whole, scale, more, begin, count):
     b = _u64(begin)
