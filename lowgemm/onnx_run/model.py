@@ -162,8 +162,9 @@ def _constants(model: Any) -> dict[str, np.ndarray]:
     return found
 
 
-#: Element types of which NumPy's array says all that the model's tensor says.
-_PLAIN = tuple(np.dtype(t) for t in (np.float32, np.float64, np.int8, np.uint8, np.int32, np.int64))
+#: ONNX's element types of which NumPy's array says all that the model's tensor says: float32, uint8, int8, int32,
+#: int64, float64. Not 4-bit ones: onnx 1.16 reads those as float32.
+_PLAIN = (1, 2, 3, 6, 7, 11)
 
 
 def _without(model: Any) -> tuple[Any, dict[str, np.ndarray]]:
@@ -172,7 +173,8 @@ def _without(model: Any) -> tuple[Any, dict[str, np.ndarray]]:
     protobuf gives the memory of what is deleted back with the whole model, so this is a copy.
     """
     constants = _constants(model)
-    taken = {n: v for n, v in constants.items() if v.dtype in _PLAIN and v.nbytes > engines.LARGE}
+    plain = {t.name for t in model.graph.initializer if t.data_type in _PLAIN}
+    taken = {n: v for n, v in constants.items() if n in plain and v.nbytes > engines.LARGE}
     return _keeping(model, [t for t in model.graph.initializer if t.name not in taken]), taken
 
 
