@@ -141,14 +141,14 @@ class PlannedGemm:
         TypeError, ValueError
             If an argument is not what was planned; the message names it.
         """
-        if type(rhs_zero_point) is np.ndarray:
-            rhs_zero_point = one_for_all(rhs_zero_point, self._rhs.shape, -1)
-        if type(lhs_zero_point) is np.ndarray:
-            lhs_zero_point = one_for_all(lhs_zero_point, self._lhs.shape, -2)
+        plain = type(lhs_zero_point) is int and type(rhs_zero_point) is int
+        if not plain:
+            lhs_zero_point = self._one_zero_point(lhs_zero_point, self._lhs, -2)
+            rhs_zero_point = self._one_zero_point(rhs_zero_point, self._rhs, -1)
+            plain = type(lhs_zero_point) is int and type(rhs_zero_point) is int
         if (
-            self._compares
-            and type(lhs_zero_point) is int
-            and type(rhs_zero_point) is int
+            plain
+            and self._compares
             and (not self._packed or self._as_packed(rhs))
             and (out is None or self._simple(out))
         ):
@@ -162,6 +162,11 @@ class PlannedGemm:
         if out is not None:
             self._check_out(out, lhs, rhs)
         return self._ready.by_addresses(lhs, rhs, out, lhs_zero, rhs_zero)
+
+    @staticmethod
+    def _one_zero_point(value: Any, pattern: Pattern, axis: int) -> Any:
+        """The value of a vector whose values are all equal; anything else as it is."""
+        return one_for_all(value, pattern.shape, axis) if type(value) is np.ndarray else value
 
     def _as_packed(self, rhs: Any) -> bool:
         """Whether the rhs is packed as planned."""
