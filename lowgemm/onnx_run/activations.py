@@ -53,6 +53,9 @@ EXP_P = (1.38319808e-3, 8.37550033e-3, 4.16689515e-2, 1.66664466e-1, 4.99999851e
 EXP_LOWEST, INVERSE_LN_2, LN_2 = -88.3762626647949, 1.44269504088896341, (-6.93145752e-1, -1.42860677e-6)
 #: Adding and subtracting it rounds to a whole number.
 WHOLE = 1.25829120e7
+#: Below it, a square is less than half a last place of what is added to it, for all of these polynomials: 0 does
+#: as well. A CPU takes some 250 cycles for an operation on a vector with subnormal numbers in it.
+SMALL = 2.0**-30
 
 
 def _polynomial(b: ir.IRBuilder, x: ir.Value, coefficients: Sequence[float]) -> ir.Value:
@@ -63,16 +66,25 @@ def _polynomial(b: ir.IRBuilder, x: ir.Value, coefficients: Sequence[float]) -> 
     return found
 
 
+def _without_small(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """0 where a number is below `SMALL`; a NaN stays."""
+    size = call_intrinsic(b, f"llvm.fabs.v{LANES}f32", x.type, [x])
+    small, none = (ir.Constant(x.type, [v] * LANES) for v in (SMALL, 0.0))
+    return b.select(b.fcmp_ordered("<", size, small), none, x)
+
+
 def _quotient(b: ir.IRBuilder, x: ir.Value, bound: float, p: Sequence[float], q: Sequence[float]) -> ir.Value:
     high, low = (ir.Constant(x.type, [v] * LANES) for v in (bound, -bound))
     x = b.select(b.fcmp_ordered("<", x, low), low, x)  # a NaN stays
     x = b.select(b.fcmp_ordered(">", x, high), high, x)
-    square = b.fmul(x, x)
+    base = _without_small(b, x)
+    square = b.fmul(base, base)
     return b.fdiv(b.fmul(_polynomial(b, square, p), x), _polynomial(b, square, q))
 
 
 def _emit_sigmoid(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     half, none = (ir.Constant(x.type, [v] * LANES) for v in (0.5, 0.0))
+    x = _without_small(b, x)  # the sigmoid is 0.5 there
     y = b.fadd(_quotient(b, x, SIGMOID_BOUND, SIGMOID_P, SIGMOID_Q), half)
     return b.select(b.fcmp_ordered("<", y, none), none, y)
 
@@ -100,8 +112,12 @@ def _emit_erf(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     bits = b.bitcast(x, ints)
     sign, size = b.and_(bits, whole(-(2**31))), b.bitcast(b.and_(bits, whole(2**31 - 1)), x.type)
     size = b.select(b.fcmp_ordered("<", number(ERF_BOUND), size), number(ERF_BOUND), size)  # a NaN stays
-    near = _fused(b, _polynomial(b, b.fmul(size, size), ERF_NEAR), size, size)
-    far = b.fneg(_fused(b, _polynomial(b, size, ERF_FAR), size, size))
+    base = _without_small(b, size)
+    near = _fused(b, _polynomial(b, b.fmul(base, base), ERF_NEAR), size, size)
+    # what is near is not looked at, whatever number stands for it
+    outside = b.fcmp_ordered(">", size, number(ERF_BORDER))
+    wide = b.select(outside, size, number(ERF_BORDER))
+    far = b.fneg(_fused(b, _polynomial(b, wide, ERF_FAR), wide, wide))
     far = b.select(b.fcmp_ordered("<", far, number(EXP_LOWEST)), number(EXP_LOWEST), far)
     n = b.fsub(_fused(b, far, INVERSE_LN_2, WHOLE), number(WHOLE))
     rest = _fused(b, n, LN_2[1], _fused(b, n, LN_2[0], far))
@@ -109,7 +125,7 @@ def _emit_erf(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     power = b.select(b.fcmp_ordered("ord", n, n), n, number(0))
     power = b.shl(b.add(b.fptosi(power, ints), whole(127)), whole(23))
     far = b.fsub(number(1), b.fmul(_polynomial(b, rest, EXP_P), b.bitcast(power, x.type)))
-    y = b.select(b.fcmp_ordered(">", size, number(ERF_BORDER)), far, near)
+    y = b.select(outside, far, near)
     return b.bitcast(b.or_(b.bitcast(y, ints), sign), x.type)
 
 
