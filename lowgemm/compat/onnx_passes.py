@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike
 from lowgemm.compat.onnx_quotient import LANES as VECTOR
 from lowgemm.compat.onnx_quotient import is_quick, prepare, quantize_vectors
 from lowgemm.engine.parts import PASS
-from lowgemm.jit.memory import load_i64, offset, pointer_at, round_even, stack, store_32, store_64
+from lowgemm.jit.memory import load_f32, load_i64, offset, pointer_at, round_even, stack, store_32, store_64
 from lowgemm.jit.routine import inner, inner_dividing, routine, unpack_words
 from lowgemm.kernels.framework.irtools import at, const, i32, load, store, vec
 
@@ -190,6 +190,23 @@ def extremes(src, dst, count):
     store_32(dst, 1, high)
 
 
+@inner
+def range_of_numbers(x, count):
+    """Smallest and largest of `count` float32 numbers and 0, NaN left out; NaN if there is nothing else."""
+    keys = numba.carray(x, (count,), np.int32)
+    low, high, some = np.int32(0), np.int32(0), np.int32(0)
+    for i in range(_u64(count)):
+        v = keys[i]
+        if (v & np.int32(0x7FFFFFFF)) <= np.int32(0x7F800000):
+            key, some = v ^ ((v >> np.int32(31)) & np.int32(0x7FFFFFFF)), np.int32(1)
+            low, high = min(low, key), max(high, key)
+    found = stack(8)
+    store_32(found, 0, low ^ ((low >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+    store_32(found, 1, high)
+    lowest, highest = load_f32(found, 0), load_f32(found, 1)
+    return (lowest, highest) if some else (np.float32(np.nan), np.float32(np.nan))
+
+
 #: Smallest scale. A smaller float32 is subnormal and has fewer bits.
 SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -197,6 +214,9 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 @inner_dividing
 def scale_of(low, high):
     """DynamicQuantizeLinear's scale and zero point of a range."""
+    if not (np.isfinite(low) and np.isfinite(high)):  # steps of infinity; of NaN where there is nothing else
+        scale = np.float32(np.inf) if low == low else low
+        return scale, np.int32(0) if low > np.float32(-np.inf) else np.int32(255)
     scale = (high - low) / np.float32(255) if high != low else np.float32(1)
     if not np.isfinite(scale) or scale < np.float32(SMALLEST):
         # a range that float32 cannot hold, or steps too small for it

@@ -265,7 +265,7 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
         if later(inputs) or not all(v is None or np.isfinite(v).all() for v in (h, c)):
             return NotImplemented
         coded = dynamic.quantized(np.ascontiguousarray(x), False, None, state.num_threads)
-        if coded is NotImplemented:
+        if coded is NotImplemented or not np.isfinite(coded[1]):  # the state becomes NaN
             return NotImplemented
         steps, rows, _ = x.shape
         size = directions, rows, hidden

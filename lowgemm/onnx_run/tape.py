@@ -8,8 +8,8 @@ piece of memory in which all values lie that nothing outside reads, those that d
 one place. A run writes the addresses of inputs and outputs into a copy of the list, and `run_tape` goes
 through it.
 
-A pass may find that its data are not for it, as DynamicQuantizeLinear does with infinities
-(`Recorder.check`). Then the steps run one by one, which says what is wrong. So a tape changes no input.
+A pass may find that its data are not for it, as MatMulNBits does with infinities (`Recorder.check`). Then the
+steps run one by one, which says what is wrong. So a tape changes no input.
 """
 
 from __future__ import annotations

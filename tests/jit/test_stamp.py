@@ -12,6 +12,7 @@ import sys
 import numba
 import pytest
 from patience import PATIENCE
+from rooms import room_of, sources, uses
 
 import lowgemm
 from lowgemm.jit import stamp
@@ -77,9 +78,19 @@ def test_every_folder_counts(tmp_path):
     assert "nn/inside" in seen
 
 
-def test_the_code_of_a_module_has_the_stamp_of_its_room():
+def test_the_code_of_a_module_has_the_stamp_of_its_room_and_of_those_beneath():
+    """A change in a function of `compat` that is compiled into one of `onnx_run` found old code before."""
+    text = sources()
     for room in stamp.ABOVE:
-        assert stamp.stamp_for(f"lowgemm.{room}.module") == stamp.source_stamp(room) != stamp.source_stamp()
+        beneath, left = set(), [room]
+        while left:
+            one = left.pop()
+            found = {room_of(u.of) for m in text if room_of(m) == one for u in uses(text, m)} & stamp.ABOVE
+            left += found - beneath - {one}
+            beneath |= found
+        assert beneath - {room} == set(stamp.BENEATH.get(room, ())), room
+        wanted = stamp.source_stamp(room, *stamp.BENEATH.get(room, ()))
+        assert stamp.stamp_for(f"lowgemm.{room}.module") == wanted != stamp.source_stamp()
     for module in ("lowgemm.engine.tiles", "lowgemm.kernels.framework.unroll", "lowgemm.gemm", "elsewhere"):
         assert stamp.stamp_for(module) == stamp.source_stamp()
     # who asks by hand asks for its own room

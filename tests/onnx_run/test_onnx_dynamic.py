@@ -156,13 +156,17 @@ def test_a_bias_that_makes_the_result_larger_stays():
 
 
 def test_quantizer():
-    """Channels last in memory or not: the numbers of the definition, which does what is not finite."""
+    """Channels last in memory or not, infinities and NaN among them or nothing else: the numbers of the
+    definition.
+    """
     g = np.random.default_rng(10)
-    for _ in range(60):
+    for i in range(90):
         shape = tuple(int(n) for n in g.integers(1, 40, g.integers(1, 5)))
-        x = (g.standard_normal(shape) * 10 ** g.uniform(-44, 38)).astype(np.float32)
-        if not np.isfinite(x).all():
-            continue
+        with np.errstate(over="ignore"):
+            x = (g.standard_normal(shape) * 10 ** g.uniform(-44, 38)).astype(np.float32)
+        if i % 3 == 0:
+            bad = np.array([np.nan, -np.nan, np.inf, -np.inf], np.float32)[: g.integers(1, 5)]
+            x[g.random(shape) < g.choice([0.1, 0.9, 1])] = g.choice(bad)
         want = ox.dynamic_quantize_linear(x)
         for last in (False, True):
             got = dynamic.quantized(x, last)
@@ -171,8 +175,6 @@ def test_quantizer():
                 np.testing.assert_array_equal(a, b)
             if last and len(shape) > 2 and shape[1] > 1:
                 assert np.moveaxis(got[0], 1, -1).flags.c_contiguous
-    for bad in (np.nan, np.inf):
-        assert dynamic.quantized(np.float32([1, bad]), False) is NotImplemented
 
 
 def test_copies_keep_the_operator():
