@@ -324,6 +324,12 @@ class Model:
             model = _keeping(model, [t for t in model.graph.initializer if t.name in read | given])
         constants = _constants(model) | large
         self.inputs = [_tensor(i) for i in model.graph.input if i.name not in constants]
+        #: Of each: dtype, number of axes (-1: not said), and sizes of axes that are said.
+        self._forms = {
+            t.name: (t.dtype, -1, ()) if t.shape is None else
+            (t.dtype, len(t.shape), [(i, n) for i, n in enumerate(t.shape) if isinstance(n, int)])
+            for t in self.inputs
+        }  # fmt: skip
         self._overridable = {n: v for n, v in constants.items() if n in given}
         table = (
             operators.OPERATORS
@@ -370,10 +376,26 @@ class Model:
                 more = "; onnxruntime may run them (pip install onnxruntime)"
             raise UnsupportedOperator(f"model: these operators are not supported: {text}{more}")
 
+    def _fit(self, feeds: dict[str, Any]) -> bool:
+        """Whether these are arrays as they have to be, and all of them: what a caller who runs a model again and
+        again has.
+        """
+        if feeds.keys() != self._forms.keys():
+            return False
+        for name, a in feeds.items():
+            dtype, axes, sizes = self._forms[name]
+            if type(a) is not np.ndarray or a.dtype != dtype or a.ndim != axes:
+                return False
+            if any([a.shape[i] != n for i, n in sizes]):
+                return False
+        return True
+
     def _feeds(self, feeds: Any, argument: str) -> dict[str, np.ndarray]:
         """Inputs as arrays, checked against what the model declares."""
         if not isinstance(feeds, Mapping):
             raise TypeError(f"{argument}: expected a dict of arrays by name, got {type(feeds).__name__}")
+        if type(feeds) is dict and self._fit(feeds):
+            return feeds
         declared = {t.name: t for t in self.inputs}
         extra = set(feeds) - set(declared) - set(self._overridable)
         missing = set(declared) - set(feeds)
