@@ -157,3 +157,43 @@ def test_activations(op):
         )
         model = h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
         np.testing.assert_array_equal(got, om.onnxruntime_run(model, {"x": x})["y"])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_recorded(threads):
+    """Runs that are recorded, and in a frame, as the definition: states that are given or not, both directions at
+    once or in turn; states that are not finite, which a recording refuses.
+    """
+    peers.need("onnxruntime")
+    g, info, hidden = np.random.default_rng(7), onnx.helper.make_tensor_value_info, 128
+    c = drawn(g, 2, hidden, 9, np.int8)
+    names = ["x", "w", "r", "b", "", "h", "c", "", "ws", "wz", "rs", "rz"]
+    more = [info(n, 1, [None] * 3) for n in ("h", "c")]
+    with_states = Model(model_of(c, hidden, "bidirectional", names, more), num_threads=threads)
+    without = Model(model_of(c, hidden, "bidirectional", NAMES), num_threads=threads)
+    assert parts.workers_for(40 * hidden * (4 * hidden / 75 + 3) * 2, 2, threads) == threads
+
+    def compared(x, states):
+        model = with_states if states else without
+        with np.errstate(all="ignore"):
+            want = lstm.dynamic_quantize_lstm(
+                State(), x, c["w"], c["r"], c["b"], None, states.get("h"), states.get("c"), None, c["ws"], c["wz"],
+                c["rs"], c["rz"], direction="bidirectional", hidden_size=hidden,
+            )  # fmt: skip
+        for _ in range(4):
+            for a, b in zip(model.run(None, {"x": x, **states}), want, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+    for steps, rows in ((40, 1), (15, 3)):
+        x = g.standard_normal((steps, rows, 9)).astype(np.float32)
+        states = {n: g.standard_normal((2, rows, hidden)).astype(np.float32) for n in ("h", "c")}
+        compared(x, {})
+        compared(x, states)
+        for name in states:
+            bad = {n: v.copy() for n, v in states.items()}
+            bad[name][1, 0, 5] = np.inf
+            compared(x[:2], bad)
+        compared(x, states)
+    for model in (with_states, without):
+        found = [f for kept in model._program._frames._known.values() if type(kept) is list for f in kept]
+        assert found and all(type(u).__name__ == "_Taped" for f in found for u in f.units)
