@@ -190,9 +190,10 @@ def test_recorded(threads):
         compared(x, {})
         compared(x, states)
         for name in states:
-            bad = {n: v.copy() for n, v in states.items()}
-            bad[name][1, 0, 5] = np.inf
-            compared(x[:2], bad)
+            for value in (np.inf, np.nan):
+                bad = {n: v.copy() for n, v in states.items()}
+                bad[name][1, 0, 5] = value
+                compared(x[:2], bad)
         compared(x, states)
     for model in (with_states, without):
         found = [f for kept in model._program._frames._known.values() if type(kept) is list for f in kept]
