@@ -160,6 +160,28 @@ def test_a_shape_of_what_has_no_place():
     compared(model, ours, [whole, one, whole])
 
 
+def test_sizes_are_left_to_the_recording_behind():
+    """What computes with the shape of a part's result, where nothing in the part reads it."""
+    more = [
+        h.make_node("Softsign", ["p2"], ["soft"]), h.make_node("Shape", ["soft"], ["form"]),
+        h.make_node("Gather", ["form", "zero"], ["count"]),
+        h.make_node("Concat", ["count", "last", "minus"], ["three_axes"], axis=0),
+        h.make_node("Concat", ["last", "count", "minus"], ["others"], axis=0),
+        *product("soft", 3, "square"), h.make_node("Reshape", ["p3", "three_axes"], ["turned"]),
+        h.make_node("Softsign", ["turned"], ["soft2"]), h.make_node("Reshape", ["soft2", "others"], ["y"]),
+    ]  # fmt: skip
+    for name, value in (("minus", np.array([-1])), ("square", np.ones((5, 5), np.int8))):
+        tensor = onnx.numpy_helper.from_array(value)
+        more.insert(0, h.make_node("Constant", [], [name], value=tensor))
+    model = cell(more)
+    ours = Model(model, num_threads=1)
+    compared(model, ours, [feeds_of(1), feeds_of(4)])
+    parts = [[n.op_type for n in s.nodes] for s in ours._program.steps if s.part]
+    assert parts == [["Softsign"], ["Softsign", "Reshape"]]
+    seen = cell(more, ("y", "form", "others"))  # outputs stay where they are
+    compared(seen, Model(seen, num_threads=1), [feeds_of(1), feeds_of(4)])
+
+
 @pytest.mark.parametrize("index", [0, -1])
 def test_one_row_is_a_view(index):
     """Gather at one index behind a product and a chain; one that does not exist is refused."""
