@@ -5,9 +5,16 @@ their addresses too: a CPU finds those of some 2,000 pages, 8 MiB, without askin
 machine asking means up to 24 reads. Reading 9 MB that no cache held took 0.61 ms on pages of 4 KiB and 0.49
 on pages of 2 MiB (2 cores of an Intel Xeon with AMX, a virtual machine); NumPy's own arrays, whose first and
 last page are small ones, took 0.59.
+
+Smaller weights that are read one after another, as a model's are, lie on large pages together (`together`). The
+encoder of a T5 with 56 weights of 0.2 to 0.5 MB took 4.62 ms so, and 5.00 with each in memory of its own.
 """
 
 from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,6 +25,22 @@ LARGE = 2 << 20
 #: A last page is a large one only if this much of it is used: the rest is taken from the system all the same.
 LEAST = LARGE // 2
 
+_local = threading.local()
+
+
+@contextlib.contextmanager
+def together(nbytes: int) -> Iterator[None]:
+    """Within it, smaller arrays of this thread's `weights_empty` lie one after another in memory of `nbytes`, as
+    many as fit. That is given back with the last of them.
+    """
+    before = getattr(_local, "left", None)
+    _local.left = None
+    _local.left = weights_empty(nbytes) if nbytes >= LEAST else None
+    try:
+        yield
+    finally:
+        _local.left = before
+
 
 def weights_empty(nbytes: int) -> np.ndarray:
     """Uninitialised uint8 array, aligned to 64 bytes, for what lives long and is often read."""
@@ -26,4 +49,9 @@ def weights_empty(nbytes: int) -> np.ndarray:
         memory = host.large_pages(-(-nbytes // LARGE) * LARGE if ends_large else nbytes, LARGE)
         if memory is not None:
             return np.frombuffer(memory, np.uint8)[:nbytes]
+    left = getattr(_local, "left", None)
+    whole = -(-nbytes // scratch.ALIGNMENT) * scratch.ALIGNMENT
+    if left is not None and nbytes < LEAST and whole <= left.size:
+        _local.left = left[whole:]
+        return left[:nbytes]
     return scratch.aligned_empty(nbytes)

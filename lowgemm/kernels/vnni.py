@@ -38,6 +38,7 @@ class Vnni(Kernel):
     rhs_type: str = "s8"
     kr: int = 4
     expect: ClassVar[str] = "vpdpbusd"
+    adds_up: ClassVar[bool] = True
     defers_requantize: ClassVar[bool] = True
 
     def load_lhs(self, builder: ir.IRBuilder, address: ir.Value) -> ir.Value:

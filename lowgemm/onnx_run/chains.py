@@ -340,6 +340,14 @@ def steps_of(node: Any, constants: Mapping[str, np.ndarray]) -> list[tuple[int, 
     return None
 
 
+def is_elementwise(node: Any, constants: Mapping[str, np.ndarray]) -> bool:
+    """Whether a chain may hold a node, if its data are float32."""
+    return steps_of(node, constants) is not None or (
+        not node.domain and node.op_type in _TWO and len(node.input) == 2
+        and all(n not in constants or constants[n].dtype == np.float32 for n in node.input)
+    )  # fmt: skip
+
+
 def find(
     nodes: Sequence[Any],
     constants: Mapping[str, np.ndarray],
@@ -389,10 +397,7 @@ def find(
             joined = len(groups)
             groups.append([])
             needs.append(0)
-        fits = steps_of(node, constants) is not None or (
-            not node.domain and node.op_type in _TWO and len(node.input) == 2
-            and all(n not in constants or constants[n].dtype == np.float32 for n in reads)
-        )  # fmt: skip
+        fits = is_elementwise(node, constants)
         if joined is None and fits and any(n in place or n in sources for n in data):
             for group in sorted({place[n] for n in data if n in place}, reverse=True):
                 others = [n for n in data if place.get(n) != group]
@@ -622,8 +627,12 @@ class Chain(NotCopied):
     def record(self, recorder: Recorder, *values: Any) -> Sequence[Any] | None:
         """Take the chain down; None if that cannot be."""
         plan = self._plan_for(values)
-        if plan is None or plan.gaps:
+        if plan is None:
             return None
+        if plan.gaps:
+            values = tuple(v if _in_order(v) else recorder.in_order(v) for v in values)
+            if not all(_in_order(v) for v in values):
+                return None
         recorder.kept.append(plan)
         return plan.run(values, recorder)
 

@@ -100,10 +100,25 @@ def _along(value: np.ndarray | None, axes: int, axis: int, count: int) -> bool:
 def _factors(r: Any, name: str, a: str) -> tuple[str, str] | None:
     """Names of the scales of which a scale is the product, that of `a` first."""
     node, quantizer = _made_by(r, name, "Mul"), _made_by(r, a, "DynamicQuantizeLinear")
-    if node is None or quantizer is None or quantizer.output[0] != a:
+    if quantizer is None or quantizer.output[0] != a:
+        return _constant_factors(r, name, node)
+    if node is None:
         return None
     scale = quantizer.output[1]
     return (scale, _other(node, scale)) if scale in node.input else None
+
+
+def _constant_factors(r: Any, name: str, node: Any) -> tuple[str, str] | None:
+    """The same where data come as bytes with a constant scale: rows of a quantized table, say."""
+    if node is None:
+        found = constant_of(r, name)
+        one = np.float32(1)  # times it nothing changes
+        return None if found is None or found.dtype != one.dtype else (r.constant(f"{name}_one", one), name)
+    held = [constant_of(r, n) for n in node.input]
+    for value, first, other in zip(held, node.input, reversed(node.input), strict=True):
+        if value is not None and value.dtype == np.float32 and value.size == 1 and value.ndim < 2:
+            return first, other
+    return None
 
 
 def _floored(r: Any, name: str, factors: tuple[str, str]) -> np.ndarray | None:

@@ -7,8 +7,8 @@ such inputs is watched (`Seen`), and a `Frame` is made of what was seen: one pie
 each value that a tape or a part makes and others read; tapes with all addresses written into them; and parts
 of onnxruntime's bound to these places (its `IOBinding`). What lives at different times shares memory.
 
-What cannot have a fixed place is loose, as in other runs: large inputs, outputs of the model, which are the
-caller's, and what a step makes that is neither a tape nor a part.
+What cannot have a fixed place is loose, as in other runs: large inputs, large outputs of the model, which are
+the caller's, and what a step makes that is neither a tape nor a part.
 
 Shapes may depend on what the values are, and tapes refuse some data. Then the steps in question run one by
 one; if their results fit, they are copied into their places, else the rest of the run is one without places.
@@ -34,7 +34,7 @@ from lowgemm.onnx_run.turned import fill, second
 #: us for each thing that runs: nothing where 20 MiB are gone through, whose values would then lie in memory
 #: twice.
 KINDS, LARGEST = 8, 2 << 20
-#: Bytes up to which an input of the model is copied to a fixed place.
+#: Bytes up to which an input of the model is copied to a fixed place, and an output of a part from one.
 SMALL = 1 << 16
 #: Runs that could not be finished in a frame before it is given up.
 GIVEN_UP = 2
@@ -99,6 +99,10 @@ class _Kept:
         self.fixed: list[int] = []
         self.frees: tuple[int, ...] = ()
 
+    def fresh_ones(self) -> list[int]:
+        """Numbers of what it makes in memory that nothing else has."""
+        return []
+
     def run(self, values: list[Any], frame: Frame) -> bool:
         """False: one by one, please."""
         return False
@@ -112,8 +116,10 @@ class _Taped(_Kept):
     ) -> None:
         super().__init__(seen)
         self.tape = seen.recorded.tape
-        self.values_read = seen.recorded.values
+        self.values_read = [(n, v) for n, v in seen.recorded.values if n not in held]
         forms = self.tape.forms
+        # what has no place may come in another shape, and no pass reads what only its shape is asked of
+        self.shapes = [(n, form[0]) for n, form in forms.items() if start[n] is None]
         places = {
             n: address(start[n])
             for n, *_ in self.tape.inputs
@@ -130,10 +136,17 @@ class _Taped(_Kept):
         ]
         self.call = tape.run_tape.ctypes
 
+    def fresh_ones(self) -> list[int]:
+        """Numbers of what it makes in memory that nothing else has."""
+        return [n for n, _ in self.outputs]
+
     def run(self, values: list[Any], frame: Frame) -> bool:
         words = self.words
         for n, expected in self.values_read:
             if values[n].tobytes() != expected:
+                return False
+        for n, shape in self.shapes:
+            if np.shape(values[n]) != shape:
                 return False
         for n, skipped, form in self.loose:
             v = values[n]
@@ -188,6 +201,10 @@ class _Bound(_Kept):
             else:
                 self._bind(self.binding.bind_output, name, start[n])
         self.threads = part.context.num_threads
+
+    def fresh_ones(self) -> list[int]:
+        """Numbers of what it makes in memory that nothing else has."""
+        return [n for n, *_ in self.fresh]
 
     @staticmethod
     def _bind(how: Callable[..., None], name: str, value: np.ndarray) -> None:
@@ -260,7 +277,9 @@ class _Lives:
                         self.copies.setdefault(i, {})[n] = _in_order(forms[n])
                         self._add(("copy", i, n), _bytes(forms[n]), i)
                 for n, form in one.made.items():
-                    if n not in outputs:
+                    # to copy an output at the end takes 1 us; to bind it anew 2, or 25 to 75 where other code
+                    # has taken the caches
+                    if n not in outputs or _bytes(form) <= SMALL:
                         self._add(("made", n), _bytes(form), i)
                         put(n, _in_order(form), ("made", n))
             else:  # what it returns may lie in what it was given
@@ -337,6 +356,10 @@ class Frame(NotCopied):
         self.start = list(start)
         for n, form, name, skipped in lives.arrays:
             self.start[n] = self._array(offsets[name] + skipped, form)
+        for one in seen:
+            for n, value in () if one.recorded is None else one.recorded.fixed:
+                self.start[n] = value
+                held.add(n)
         self.units: list[_Kept] = []
         for i, one in enumerate(seen):
             if one.recorded is not None:
@@ -354,6 +377,8 @@ class Frame(NotCopied):
             unit.fixed = [n for n in unit.made if self.start[n] is not None]
             unit.frees = tuple(n for s in one.steps for n in s.frees if self.start[n] is None)
             self.units.append(unit)
+        #: Outputs that units make in memory of their own.
+        self._fresh = {n for u in self.units for n in u.fresh_ones()}
 
     def _array(self, begin: int, form: _Form) -> np.ndarray:
         return np.ndarray(form.shape, form.dtype, self._memory, begin, form.strides)
@@ -389,6 +414,8 @@ class Frame(NotCopied):
                     break
             for n in unit.frees:
                 values[n] = None
+        else:
+            return [values[n] if n in self._fresh else self._own(values[n]) for n in self._outputs]
         # a step may return its input's memory in another form
         return [self._own(values[n]) for n in self._outputs]
 
@@ -436,11 +463,16 @@ class Frames(NotCopied):
 
     def key(self, values: Sequence[Any]) -> Any:
         """Of inputs; None of such as can have no frame."""
-        forms = tuple([_form(values[n]) for n in self._in])
-        if None in forms:
-            return None
         # what plans are made for
-        return forms, config.kernel, None if self._alone else threads.settings()
+        more = config.kernel, None if self._alone else threads.settings()
+        try:
+            found = tuple([(v.shape, v.dtype, v.strides) for v in [values[n] for n in self._in]]), *more
+        except AttributeError:  # a sequence, or a value that is left out
+            return None
+        if found in self._known:
+            return found
+        forms = tuple([_form(values[n]) for n in self._in])
+        return None if None in forms else (forms, *more)
 
     def take(self, key: Any) -> Frame | None:
         """A frame that nobody uses, for `give_back`."""
@@ -467,7 +499,8 @@ class Frames(NotCopied):
 
     def make(self, key: Any, seen: Sequence[Seen]) -> None:
         """Make a frame of what was seen."""
-        frame = Frame(seen, self._start, dict(zip(self._in, key[0], strict=True)), self._out)
+        forms = [_Form(*form) for form in key[0]]
+        frame = Frame(seen, self._start, dict(zip(self._in, forms, strict=True)), self._out)
         kept = [f for found in list(self._known.values()) if found.__class__ is list for f in found]
         if frame.pays and frame.nbytes + sum(f.nbytes for f in kept) > LARGEST:
             self._known.clear()

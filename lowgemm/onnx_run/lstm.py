@@ -2,7 +2,7 @@
 
 As onnxruntime computes it: the input of all steps has one scale, the state one of its own at every step. Both
 products are lowgemm's, the gates' functions those of `activations.py`, and every other operation is in its
-order. One compiled call runs all steps of a direction.
+order. One compiled call runs all steps of a direction, and several threads run both directions at once.
 """
 
 from __future__ import annotations
@@ -16,24 +16,57 @@ import numpy as np
 from lowgemm import kernels
 from lowgemm.compat import onnx as ox
 from lowgemm.compat.onnx_passes import extremes_of, quantize_one, scale_of
+from lowgemm.engine import parts
 from lowgemm.engine.packed_rhs import pack_rhs, repacked
+from lowgemm.engine.parts import PASS
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.gemm import gemm
 from lowgemm.jit import scratch
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.jit.memory import load_f32, offset, store_32
+from lowgemm.jit.memory import load_f32, load_i64, offset, pointer_at, store_32, store_f32
 from lowgemm.jit.routine import call_address, inner, routine
 from lowgemm.onnx_run import activations, dynamic, operators, turned
-from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.state import NotOurs, State
+from lowgemm.onnx_run.tape import Recorder, clear, scale_by, ways
 
 _u64 = np.uint64
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 
 
-@routine("npppppppppppppnnnnnn")
-def run_steps(
+#: Numbers of a direction in the arguments of `run_directions`: the arguments of `_steps`.
+OF_DIRECTION = 20
+
+
+@routine(PASS)
+def run_directions(args, first, end, worker):
+    """All steps of one direction or of both: pieces are directions, which do not read each other's numbers."""
+    for d in range(first, end):
+        a = offset(args, 8 * OF_DIRECTION * d)
+        _steps(
+            load_i64(a, 0), pointer_at(a, 1), pointer_at(a, 2), pointer_at(a, 3), pointer_at(a, 4),
+            pointer_at(a, 5), pointer_at(a, 6), pointer_at(a, 7), pointer_at(a, 8), pointer_at(a, 9),
+            pointer_at(a, 10), pointer_at(a, 11), pointer_at(a, 12), pointer_at(a, 13), load_i64(a, 14),
+            load_i64(a, 15), load_i64(a, 16), load_i64(a, 17), load_i64(a, 18), load_i64(a, 19),
+        )  # fmt: skip
+
+
+@routine(PASS)
+def take_state(args, first, end, worker):
+    """Copy float32 numbers. Arguments: src, dst, and the address of a float32 that becomes NaN if one of the numbers
+    is not finite, else 0. Pieces are numbers.
+    """
+    src, dst, bad = pointer_at(args, 0), pointer_at(args, 1), np.float32(0)
+    for i in range(first, end):
+        x = load_f32(src, i)
+        if not np.isfinite(x):
+            bad = np.float32(np.nan)
+        store_f32(dst, i, x)
+    store_f32(pointer_at(args, 2), 0, bad)
+
+
+@inner
+def _steps(
     product, plan, panels, sums, space, x, h, c, bias, scales, y, coded, acc, work, zero, steps, rows, hidden,
     y_step, backward
 ):  # fmt: skip
@@ -119,6 +152,8 @@ class _Direction(NotCopied):
     ) -> None:
         self.w, self.r, self.zeros = pack_rhs(w), repacked(pack_rhs(r), kernels.selected()), zeros
         self.scales = [np.broadcast_to(s, (w.shape[1],)).astype(np.float32) for s in scales]
+        #: What nothing is added with.
+        self.none, self.nothing = np.zeros(w.shape[1], np.int32), np.full(w.shape[1], -0.0, np.float32)
         self.bias = (bias[: w.shape[1]] + bias[w.shape[1] :]).astype(np.float32)
         self._plans: dict[int, Plan] = {}
 
@@ -134,46 +169,53 @@ class _Direction(NotCopied):
             }  # fmt: skip
         return self._plans[rows]
 
-    def run(
+    def words(
         self,
-        x: tuple[np.ndarray, np.ndarray, np.ndarray],
-        h: np.ndarray,
-        c: np.ndarray,
+        x: tuple[np.ndarray, np.ndarray, Any],
+        states: tuple[np.ndarray, np.ndarray],
         y: np.ndarray,
         backward: bool,
         threads: Any,
-    ) -> None:
-        """`x` as DynamicQuantizeLinear gives it; `h` and `c` (rows, hidden) are changed, `y` (steps, rows,
-        hidden) is filled.
+        recorder: Recorder | None,
+    ) -> Any:
+        """Multiply the input, and give a function for what `run_directions` needs for the rest, and arrays that must
+        live till then; NotImplemented if that cannot be taken down. `x` is as DynamicQuantizeLinear gives it; `h` and `c`
+        (rows, hidden) will be changed, `y` (steps, rows, hidden) filled.
         """
         coded, scale, zero = x
         steps, rows, depth = coded.shape
         hidden, columns = self.r.shape
-        parts = gemm(
-            coded.reshape(-1, depth),
-            self.w,
-            lhs_zero_point=int(zero),
-            rhs_zero_point=self.zeros[0],
-            num_threads=threads,
-        )
-        none, nothing = np.zeros(columns, np.int32), np.full(columns, -0.0, np.float32)
-        own = scale.reshape(()) * self.scales[0]
-        to = address(parts)
-        places = to, address(none), address(own), address(nothing)
-        turned.run_scaled_rows(*places, (steps * rows, columns), threads)
+        at, held, run = ways(recorder)
+        lines = coded.reshape(-1, depth)
+        if recorder is None:
+            gates = gemm(
+                lines, self.w, lhs_zero_point=int(zero), rhs_zero_point=self.zeros[0], num_threads=threads
+            )
+        else:
+            gates = recorder.product(lines, self.w, zero, self.zeros[0], None, threads)
+            if gates is NotImplemented:
+                return NotImplemented
+        own = np.empty(columns, np.float32)
+        run(scale_by, (at(scale), held(self.scales[0]), at(own)), columns)
+        places = at(gates), held(self.none), at(own), held(self.nothing)
+        turned.run_scaled_rows(*places, (steps * rows, columns), threads, run)
         plan, r = self._plan(rows), self.r
         space = scratch.aligned_empty(plan.scratch_bytes + scratch.ALIGNMENT)
-        bytes_, acc, work = (
-            np.empty(rows * hidden + 64, np.uint8),
-            np.empty((rows, columns), np.int32),
+        if recorder is not None:  # whose memory begins so
+            space = np.empty(plan.scratch_bytes + scratch.ALIGNMENT, np.uint8)
+            recorder.kept.append(plan)
+        memory = (
+            space, np.empty(rows * hidden + 64, np.uint8), np.empty((rows, columns), np.int32),
             np.empty(max(hidden, 2), np.float32),
-        )
-        run_steps.ctypes(
-            int(plan.p.single), address(plan.numbers), r.panels_address, r.sums_address, address(space), to,
-            address(h), address(c), address(self.bias), address(self.scales[1]), address(y), address(bytes_),
-            address(acc), address(work), int(self.zeros[1]), steps, rows, hidden, y.strides[0] // 4,
-            int(backward),
         )  # fmt: skip
+        # where they lie is asked last: a recording keeps a place up to the pass that it was asked for
+        words = lambda: [  # noqa: E731
+            int(plan.p.single), held(plan.numbers), r.panels_address, r.sums_address, at(space), at(gates),
+            *(at(v) for v in states), held(self.bias), held(self.scales[1]), at(y),
+            *(at(v) for v in memory[1:]), int(self.zeros[1]), steps, rows, hidden, y.strides[0] // 4,
+            int(backward),
+        ]  # fmt: skip
+        return words, (gates, own, plan, *memory)
 
 
 def _usual(attributes: dict[str, Any]) -> bool:
@@ -258,25 +300,79 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
     later = dynamic.given_later(constants, 3, 9, 11)
     backward = [kinds == "reverse"] if directions == 1 else [False, True]
 
-    def run(*inputs: Any) -> Any:
-        x, lengths, h, c, peepholes = inputs[0], *[*inputs[4:8], *[None] * 4][:4]
+    def copied(given: Any, recorder: Recorder) -> np.ndarray:
+        """Take down a copy; the recording refuses numbers that are not finite."""
+        copy, bad = np.empty(given.shape, np.float32), np.empty(1, np.float32)
+        recorder.keep(given, copy, bad)
+        recorder.run(take_state, (recorder.at(given), recorder.at(copy), recorder.at(bad)), copy.size)
+        recorder.check(bad)
+        return copy
+
+    def state_of(given: Any, size: tuple[int, ...], recorder: Recorder | None) -> Any:
+        """A state to be changed; None of one that cannot be taken down."""
+        if recorder is None:
+            return np.zeros(size, np.float32) if given is None else np.array(given, np.float32, order="C")
+        if given is None:
+            h = np.empty(size, np.float32)
+            recorder.keep(h)
+            recorder.run(clear, (recorder.at(h), h.nbytes, h.nbytes // 8), 1)
+            return h
+        given = recorder.in_order(given)
+        if given.shape != size or given.dtype != np.float32 or not given.flags.c_contiguous:
+            return None
+        return copied(given, recorder)
+
+    def run(*inputs: Any, recorder: Recorder | None = None) -> Any:
+        x, lengths, *states, peepholes = inputs[0], *[*inputs[4:8], *[None] * 4][:4]
         if lengths is not None or peepholes is not None or x.dtype != np.float32 or x.ndim != 3 or not x.size:
             return NotImplemented
-        if later(inputs) or not all(v is None or np.isfinite(v).all() for v in (h, c)):
+        if later(inputs):
             return NotImplemented
-        coded = dynamic.quantized(np.ascontiguousarray(x), False, None, state.num_threads)
-        if coded is NotImplemented or not np.isfinite(coded[1]):  # the state becomes NaN
+        threads = state.num_threads
+        if recorder is not None:
+            x = recorder.in_order(x)
+        elif not all(v is None or np.isfinite(v).all() for v in states):
             return NotImplemented
+        else:
+            x = np.ascontiguousarray(x)
         steps, rows, _ = x.shape
         size = directions, rows, hidden
-        h, c = (
-            np.zeros(size, np.float32) if v is None else np.array(v, np.float32, order="C") for v in (h, c)
+        h, c = (state_of(v, size, recorder) for v in states)
+        coded = (
+            NotImplemented if h is None or c is None else dynamic.quantized(x, False, None, threads, recorder)
         )
+        if coded is NotImplemented:
+            return NotImplemented
+        codes, scale, zero = coded
+        if recorder is not None:
+            coded = codes, copied(scale, recorder), zero
+        elif not np.isfinite(scale):  # the state becomes NaN
+            return NotImplemented
         y = np.empty((steps, *size), np.float32)
+        later_words, alive = [], [x, y, *coded]
         for d, direction in enumerate(made):
-            direction.run(coded, h[d], c[d], y[:, d], backward[d], state.num_threads)
+            found = direction.words(coded, (h[d], c[d]), y[:, d], backward[d], threads, recorder)
+            if found is NotImplemented:
+                return NotImplemented
+            later_words.append(found[0])
+            alive += found[1]
+        words = [word for of_direction in later_words for word in of_direction()]
+        # 75 products a nanosecond, read from the second-level cache
+        time = steps * rows * hidden * (wide / 75 + 3) * directions
+        workers = parts.workers_for(time, directions, threads)
+        (parts.run if recorder is None else recorder.run)(run_directions, words, directions, workers, time)
+        if recorder is not None:
+            recorder.keep(*alive)
         return y, h, c
 
+    def record(recorder: Recorder, *inputs: Any) -> Any:
+        try:
+            found = run(*inputs, recorder=recorder)
+        except TypeError:  # said when it runs
+            return None
+        return None if found is NotImplemented else found
+
+    run.record = record  # type: ignore[attr-defined]
     return run
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from lowgemm.checks.arguments import as_num_threads
 from lowgemm.checks.values import as_array, choice
+from lowgemm.jit import pages
 from lowgemm.onnx_run import engines
 from lowgemm.onnx_run.program import Program
 from lowgemm.onnx_run.state import State
@@ -165,6 +166,12 @@ def _constants(model: Any) -> dict[str, np.ndarray]:
 #: ONNX's element types of which NumPy's array says all that the model's tensor says: float32, uint8, int8, int32,
 #: int64, float64. Not 4-bit ones: onnx 1.16 reads those as float32.
 _PLAIN = (1, 2, 3, 6, 7, 11)
+
+
+def _packed_bytes(constants: Iterable[np.ndarray]) -> int:
+    """What the smaller weights among constants take when they are packed, about."""
+    bytes_ = [v.nbytes for v in constants if v.dtype.itemsize == 1 and v.ndim > 1]
+    return sum(n + (1 << 12) for n in bytes_ if (1 << 12) <= n < pages.LEAST)
 
 
 def _without(model: Any) -> tuple[Any, dict[str, np.ndarray]]:
@@ -324,6 +331,12 @@ class Model:
             model = _keeping(model, [t for t in model.graph.initializer if t.name in read | given])
         constants = _constants(model) | large
         self.inputs = [_tensor(i) for i in model.graph.input if i.name not in constants]
+        #: Of each: dtype, number of axes (-1: not said), and sizes of axes that are said.
+        self._forms = {
+            t.name: (t.dtype, -1, ()) if t.shape is None else
+            (t.dtype, len(t.shape), [(i, n) for i, n in enumerate(t.shape) if isinstance(n, int)])
+            for t in self.inputs
+        }  # fmt: skip
         self._overridable = {n: v for n, v in constants.items() if n in given}
         table = (
             operators.OPERATORS
@@ -343,11 +356,12 @@ class Model:
                            function in table.items()],
         )  # fmt: skip
         self.state.add_constants(constants.values())
-        self._program = Program(
-            model.graph.node, {n: v for n, v in constants.items() if n not in given},
-            [*(t.name for t in self.inputs), *self._overridable], [t.name for t in self.outputs],
-            table=table, either=views.OPERATORS, state=self.state, context=context,
-        )  # fmt: skip
+        with pages.together(_packed_bytes(constants.values())):
+            self._program = Program(
+                model.graph.node, {n: v for n, v in constants.items() if n not in given},
+                [*(t.name for t in self.inputs), *self._overridable], [t.name for t in self.outputs],
+                table=table, either=views.OPERATORS, state=self.state, context=context,
+            )  # fmt: skip
         self._large = {n: v for n, v in large.items() if n not in self._program.packed}
 
     def _refuse_unknown(self, model: Any, table: Any) -> None:
@@ -370,10 +384,26 @@ class Model:
                 more = "; onnxruntime may run them (pip install onnxruntime)"
             raise UnsupportedOperator(f"model: these operators are not supported: {text}{more}")
 
+    def _fit(self, feeds: dict[str, Any]) -> bool:
+        """Whether these are arrays as they have to be, and all of them: what a caller who runs a model again and
+        again has.
+        """
+        if feeds.keys() != self._forms.keys():
+            return False
+        for name, a in feeds.items():
+            dtype, axes, sizes = self._forms[name]
+            if type(a) is not np.ndarray or a.dtype != dtype or a.ndim != axes:
+                return False
+            if any([a.shape[i] != n for i, n in sizes]):
+                return False
+        return True
+
     def _feeds(self, feeds: Any, argument: str) -> dict[str, np.ndarray]:
         """Inputs as arrays, checked against what the model declares."""
         if not isinstance(feeds, Mapping):
             raise TypeError(f"{argument}: expected a dict of arrays by name, got {type(feeds).__name__}")
+        if type(feeds) is dict and self._fit(feeds):
+            return feeds
         declared = {t.name: t for t in self.inputs}
         extra = set(feeds) - set(declared) - set(self._overridable)
         missing = set(declared) - set(feeds)

@@ -107,7 +107,6 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
         y = nbits_tape.record(recorder, x, w, bias, _is_coded(w.bits, w.block, level), state.num_threads)
         return None if y is None else (y,)
 
-    record.several = True  # type: ignore[attr-defined]
     run.record = record  # type: ignore[attr-defined]
     return run
 

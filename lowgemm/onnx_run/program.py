@@ -18,7 +18,7 @@ import numpy as np
 from lowgemm.engine import threads
 from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.onnx_run import chains, dynamic, float_mean, max_pool, tables, tape, views
+from lowgemm.onnx_run import chains, dynamic, float_mean, max_pool, sizes, tables, tape, views
 from lowgemm.onnx_run.convolution import PackedFilters
 from lowgemm.onnx_run.engines import Context, Subgraph, attributes_of, reads_of
 from lowgemm.onnx_run.frame import Frames, Seen
@@ -82,6 +82,54 @@ def phases(nodes: Sequence[Any], kinds: Sequence[str]) -> list[tuple[str, list[i
     return turns
 
 
+def _deferred(
+    turns: Sequence[tuple[str, list[int]]], nodes: Sequence[Any], sizes: set[str]
+) -> list[tuple[str, list[int]]]:
+    """The turns, with what computes sizes left by the engine to lowgemm's turn behind, where nothing reads it before:
+    a recording has it for nothing, the engine takes 28 us for five such nodes.
+    """
+    turn_of = {i: t for t, (_, taken) in enumerate(turns) for i in taken}
+    readers: dict[str, list[int]] = {}
+    for i, node in enumerate(nodes):
+        for name in reads_of(node):
+            readers.setdefault(name, []).append(i)
+    for i in reversed(range(len(nodes))):
+        t, name = turn_of[i], next(iter(nodes[i].output), "")
+        if turns[t][0] == THEIRS and name in sizes and readers.get(name) and t + 1 < len(turns):
+            turn_of[i] += all(turn_of[r] > t for r in readers[name])
+    found: list[tuple[str, list[int]]] = []
+    for t, (side, taken) in enumerate(turns):
+        before = sorted(i for i, turn in turn_of.items() if turn == t and i not in set(taken))
+        found.append((side, before + [i for i in taken if turn_of[i] == t]))
+    return [turn for turn in found if turn[1]]
+
+
+def _with_neighbours(nodes: Sequence[Any], kinds: Sequence[str]) -> list[str]:
+    """The sides, with each DequantizeLinear the engine's that stands between its nodes: rows of a quantized table,
+    say. As a step of lowgemm's it would part what is one call: 60 us of a model's 440.
+    """
+    makers = {o: i for i, node in enumerate(nodes) for o in node.output if o}
+    readers: dict[str, list[int]] = {}
+    for i, node in enumerate(nodes):
+        for name in reads_of(node):
+            readers.setdefault(name, []).append(i)
+    found = list(kinds)
+
+    def before(name: str) -> str:
+        while name in makers and kinds[makers[name]] == EITHER:
+            name = nodes[makers[name]].input[0]
+        return found[makers[name]] if name in makers else THEIRS
+
+    def behind(name: str) -> bool:
+        after = readers.get(name, [])
+        return any(behind(nodes[i].output[0]) if kinds[i] == EITHER else found[i] == THEIRS for i in after)
+
+    for i, node in enumerate(nodes):
+        if node.op_type == "DequantizeLinear" and kinds[i] == OURS and before(node.input[0]) == THEIRS:
+            found[i] = THEIRS if behind(node.output[0]) else OURS
+    return found
+
+
 class _Step:
     """One call: of a node's function, or of a part that an engine runs.
 
@@ -102,10 +150,15 @@ class _Step:
     record : callable or None
         Takes the step down, for a `tape.Group`.
     moves : bool
-        Whether it can be taken down and only says anew where elements lie.
+        Whether it can be taken down and only says anew where elements lie, or computes with sizes.
+    data : int
+        How many inputs of such a step are data; the others are sizes.
+    sized : bool
+        Whether it computes with sizes.
     """
 
     __slots__ = (
+        "data",
         "frees",
         "inputs",
         "label",
@@ -118,6 +171,7 @@ class _Step:
         "run",
         "runs_on",
         "seconds",
+        "sized",
         "weight",
     )
 
@@ -132,7 +186,7 @@ class _Step:
         self.runs_on = "lowgemm"
         self.weight = ""
         self.record: Any = None
-        self.moves = False
+        self.moves, self.data, self.sized = False, 1, False
 
     def owners(self) -> list[str]:
         """Who runs each of the nodes."""
@@ -155,7 +209,7 @@ class _Group:
         made = None if recorded.tape is None else recorded.tape.run(values)
         if made is None:
             return recorded.end, None
-        for n, value in zip(recorded.outputs, made, strict=True):
+        for n, value in (*zip(recorded.outputs, made, strict=True), *recorded.fixed):
             values[n] = value
         for step in self.members[first : recorded.end]:
             for n in step.frees:
@@ -209,7 +263,7 @@ def _ahead(steps: list[_Step]) -> list[_Step]:
         later: list[_Step] = []
         made: set[int] = set()
         for step in run:
-            if recorded and step.moves and made.isdisjoint(step.inputs):
+            if recorded and step.moves and not step.sized and made.isdisjoint(step.inputs):
                 found.append(step)
             else:
                 later.append(step)
@@ -270,14 +324,21 @@ class Program(NotCopied):
         self._number: dict[str, int] = {"": 0}
         nodes = max_pool.of_bytes(self._folded(list(nodes)), self.constants)
         self._chains: dict[str, chains.Group] = {}
+        self._sizes = sizes.Found(set(), set())
         self._tables: dict[str, tables.Table] = {}
         if context.optimize:
             nodes = self._tabled(nodes)
             if not numba.config.DISABLE_JIT:
-                nodes = self._chained(nodes)
+                nodes = [more for n in nodes for more in dynamic.split(n, self.constants)]
+                made = {o for n in nodes if n.op_type in FLOAT_PRODUCTS and n.domain for o in n.output}
+                self._sizes = sizes.find(nodes, self.constants, made)
+                nodes = self._chained(nodes, made)
         self._last = self._convolved(nodes)
         self.steps: list[_Step] = []
-        turns = phases(nodes, [self._kind(n) for n in nodes])
+        kinds = [self._kind(n) for n in nodes]
+        if context.optimize and context.engine == "onnxruntime":
+            kinds = _with_neighbours(nodes, kinds)
+        turns = _deferred(phases(nodes, kinds), nodes, self._sizes.sizes - set(self.outputs))
         for t, (side, taken) in enumerate(turns):
             if side == OURS:
                 self.steps += [self._own(nodes[i]) for i in taken]
@@ -291,7 +352,7 @@ class Program(NotCopied):
         key = (node.domain, node.op_type)
         if key in self.table or key in ((dynamic.OWN, "Chain"), (dynamic.OWN, "Table")):
             return OURS
-        if key in self.either:
+        if key in self.either or self._sizes.function_of(node) is not None:
             return EITHER
         return OURS if key == ("", "If") and self._holds_ours(node) else THEIRS
 
@@ -322,12 +383,12 @@ class Program(NotCopied):
         step.inputs, step.outputs = self._numbers(node.input), self._numbers(node.output)
         return step
 
-    def _chained(self, nodes: list[Any]) -> list[Any]:
-        """Nodes with each chain of float operators as one node, in the place of its last."""
-        nodes = [more for n in nodes for more in dynamic.split(n, self.constants)]
-        made = {o for n in nodes if n.op_type in FLOAT_PRODUCTS and n.domain for o in n.output}
+    def _chained(self, nodes: list[Any], made: set[str]) -> list[Any]:
+        """Nodes with each chain of float operators as one node, in the place of its last; `made` are results
+        of products.
+        """
         sums = {n.output[0] for n in nodes if n.op_type == "ConvSums"}
-        found = chains.find(nodes, self.constants, made, made | sums, set(self.outputs))
+        found = chains.find(nodes, self.constants, made | self._sizes.parts, made | sums, set(self.outputs))
         nodes = self._replaced(nodes, found)
         ranged = {o for group in found for o in group.ranged}
         nodes = [self._in_range(n, ranged) for n in nodes]
@@ -458,7 +519,8 @@ class Program(NotCopied):
         if node.domain == dynamic.OWN and node.op_type in ("Chain", "Table"):
             return self._chain(node) if node.op_type == "Chain" else self._table(node)
         key = node.domain, node.op_type
-        function = self.table.get(key) or self.either[key]
+        size = not self._sizes.sizes.isdisjoint(node.output)
+        function = self.table.get(key) or self._sizes.function_of(node) or self.either[key]
         attributes, state = attributes_of(node), self.state
         constants = [self.constants.get(n) for n in node.input]
         last = node.output[0] in self._last
@@ -481,9 +543,14 @@ class Program(NotCopied):
         step = _Step(run, [node], label_of(node))
         step.inputs, step.outputs = self._numbers(node.input), self._numbers(node.output)
         step.record = getattr(fast, "record", None)
-        if key in self.either:
-            step.moves = True
-            step.record = views.recorded(lambda *inputs: function(state, *inputs, **attributes))
+        if fast is None and (key in self.either or size or node.output[0] in self._sizes.parts):
+
+            def compute(*inputs: Any) -> Any:
+                return function(state, *inputs, **attributes)
+
+            step.moves, step.sized = True, size
+            step.data = 0 if size and node.op_type != "Shape" else 1
+            step.record = sizes.recorded(compute, bool(step.data)) if size else views.recorded(compute)
         if fast is not None and node.op_type in WEIGHTS:
             step.weight = node.input[WEIGHTS[node.op_type]]
         return step
@@ -600,8 +667,7 @@ class Program(NotCopied):
         for recorded, steps in itertools.groupby(self.steps, key=lambda s: s.record is not None):
             members = list(steps)
             # to say anew where elements lie takes no compiled pass
-            alone = len(members) < 2 and not getattr(members[0].record, "several", False)
-            if not recorded or alone or all(s.moves for s in members):
+            if not recorded or all(s.moves for s in members):
                 found += members
                 continue
             made = {n for s in members for n in s.outputs if n}
@@ -609,8 +675,8 @@ class Program(NotCopied):
             outputs = {n for n in made if n not in gone or n in kept}
             records = [(s.record, s.inputs, s.outputs) for s in members]
             # the sizes that a Reshape reads
-            data = {n for s in members for n in (s.inputs[:1] if s.moves else s.inputs)}
-            values = {n for s in members if s.moves for n in s.inputs[1:]} - data - made - held
+            data = {n for s in members for n in (s.inputs[: s.data] if s.moves else s.inputs)}
+            values = {n for s in members if s.moves for n in s.inputs[s.data :]} - data - made - held
             ordered = frozenset(outputs & by_parts - by_others)
             group = tape.Group(records, held, outputs, self.state.num_threads, frozenset(values), ordered)
             found.append(_Group(members, group))

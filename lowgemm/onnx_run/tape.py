@@ -226,6 +226,10 @@ class Recorder(NotCopied):
         """An array that is what it is."""
         self._constants.add(id(_owner(a)))
 
+    def is_constant(self, a: np.ndarray) -> bool:
+        """Whether it is what it is."""
+        return id(_owner(a)) in self._constants
+
     def keep(self, *arrays: Any) -> None:
         """What stands for a value, until the tape is made."""
         self._alive += arrays
@@ -515,13 +519,14 @@ def placed(lives: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
 
 class _Recorded(NamedTuple):
     """What steps of a group do, from one on up to `end` (without it): a tape, or None if they run one by one;
-    what it was recorded for, of values that decide what steps do.
+    what it was recorded for, of values that decide what steps do; and what these values and the shapes decide.
     """
 
     tape: Tape | None
     outputs: tuple[int, ...]
     end: int
     values: tuple[tuple[int, bytes], ...] = ()
+    fixed: tuple[tuple[int, np.ndarray], ...] = ()
 
 
 class Group(NotCopied):
@@ -613,15 +618,17 @@ class Group(NotCopied):
             recorder.keep(*made)
         else:
             end += 1
-        if not recorder.passes or end - first == len(recorder.passes) == 1:
-            return nothing._replace(end=max(end, first + 1))
         later = {n for _, reads, _ in self._records[end:] for n in reads} | self._outputs
         outputs = tuple(
             sorted(n for _, _, makes in self._records[first:end] for n in makes if n and n in later)
         )
+        fixed = tuple((n, known[n]) for n in outputs if recorder.is_constant(known[n]))
+        outputs = tuple(n for n in outputs if not recorder.is_constant(known[n]))
+        if not recorder.passes and (outputs or not fixed):
+            return nothing._replace(end=max(end, first + 1))
         for n in outputs:
             if n in self._ordered and recorder.owns(known[n]) and recorder.made_of(known[n]) is None:
                 known[n] = recorder.in_order(known[n])
         read = {n for _, reads, _ in self._records[first:end] for n in reads} & self._values
         sizes = tuple((n, values[n].tobytes()) for n in sorted(read))
-        return _Recorded(Tape(recorder, [known[n] for n in outputs]), outputs, end, sizes)
+        return _Recorded(Tape(recorder, [known[n] for n in outputs]), outputs, end, sizes, fixed)

@@ -13,7 +13,7 @@ import pytest
 
 import lowgemm
 from lowgemm.jit import host
-from lowgemm.jit.pages import LARGE, LEAST, weights_empty
+from lowgemm.jit.pages import LARGE, LEAST, together, weights_empty
 
 ON_LINUX = sys.platform == "linux" and hasattr(mmap, "MADV_HUGEPAGE")
 SIZES = (0, 1, LEAST - 1, LEAST, LARGE - 1, LARGE, LARGE + 1, LARGE + LEAST - 1, LARGE + LEAST, 3 * LARGE + 7)
@@ -91,6 +91,27 @@ def test_other_memory_serves(monkeypatch):
         patch.setattr(host.mmap, "mmap", none)
         assert host.large_pages(LARGE, LARGE) is None
         assert weights_empty(LARGE + 5).size == LARGE + 5
+
+
+def test_small_ones_together():
+    """One after another, up to the end of their memory; large ones and those outside have memory of their own."""
+    outside = weights_empty(100)
+    with together(3 * LARGE):
+        found = [weights_empty(n) for n in (100, 64, LEAST - 1, 1)]
+        large = weights_empty(LARGE)
+        with together(LEAST - 1):  # too little to ask for
+            alone = weights_empty(200)
+        last = [weights_empty(LEAST - 64) for _ in range(6)]
+    after = weights_empty(100)
+    begin = found[0].ctypes.data
+    assert [a.ctypes.data - begin for a in found] == [0, 128, 192, 192 + LEAST]
+    inside = [begin <= a.ctypes.data < begin + 3 * LARGE for a in (outside, large, alone, after, *last)]
+    assert inside == [False] * 4 + [True] * 5 + [False]
+    if ON_LINUX:
+        assert begin % LARGE == 0
+    for i, a in enumerate((*found, large, alone, *last)):
+        a[:] = i
+    assert all((a == i).all() for i, a in enumerate((*found, large, alone, *last)))
 
 
 def test_packed_weights_lie_there(monkeypatch):

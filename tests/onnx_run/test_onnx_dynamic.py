@@ -121,6 +121,35 @@ def test_products(bias, columns):
             compared(model_of(nodes, constants, shape=(None,) * axes), x, np.zeros_like(x))
 
 
+@pytest.mark.parametrize("way", ["product", "turned", "whole", "columns"])
+def test_scales_that_are_constants(way):
+    """Bytes that come with a constant scale: that and the weights' multiplied by a node, or a constant."""
+    g = np.random.default_rng(12)
+    columns = way in ("turned", "columns")
+    constants = {
+        "w": g.integers(0, 256, (33, 17), dtype=np.uint8), "wz": np.uint8(99), "z": np.uint8(120),
+        "s": np.float32(0.03), "ws": np.asarray(g.random(17 if columns else ()), np.float32),
+        "b": g.standard_normal(17).astype(np.float32),
+    }  # fmt: skip
+    scale = h.make_node("Mul", ["ws", "s"] if way == "turned" else ["s", "ws"], ["t"])
+    if way in ("whole", "columns"):
+        constants["t"] = constants["s"] * constants["ws"]
+    nodes = [
+        h.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        h.make_node("MatMulInteger", ["q", "w", "z", "wz"], ["i"]),
+        h.make_node("Cast", ["i"], ["r"], to=1), *([] if "t" in constants else [scale]),
+        h.make_node("Mul", ["r", "t"], ["m"]), h.make_node("Add", ["m", "b"], ["y"]),
+    ]  # fmt: skip
+    x = g.standard_normal((5, 33)).astype(np.float32)
+    compared(model_of(nodes, constants, shape=(None,) * 2), x, x[:1])
+    data = [n if n.op_type != "Add" else h.make_node("Mul", ["m", "b"], ["y"]) for n in nodes]
+    data[-2] = h.make_node("Mul", ["r", "x"], ["m"])  # what is multiplied by data is no scale
+    data = [n for n in data if n is not scale]
+    compared(
+        model_of(data, constants | {"w": constants["w"][:17]}, shape=(None,) * 2), x[:, :17], rewritten=0
+    )
+
+
 def test_both_operands_are_data():
     """Attention's products: the scales of both come with the data."""
     nodes = [

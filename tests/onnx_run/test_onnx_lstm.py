@@ -126,6 +126,63 @@ def test_what_is_unusual_runs_in_the_engine():
         assert {r.runs_on for r in model.profile} == {"onnxruntime"}
 
 
+@pytest.mark.parametrize(("direction", "layers"), [("forward", 1), ("forward", 2), ("bidirectional", 2)])
+def test_recorded_layers(direction, layers, threads):
+    """Layers and a quantizer are recorded, equal to the steps one by one; infinities in the input or in a state,
+    and NaN, are the definition's.
+    """
+    g, info, count = (
+        np.random.default_rng(6),
+        onnx.helper.make_tensor_value_info,
+        1 + (direction != "forward"),
+    )
+    first, second = drawn(g, count, 32, 12, np.int8), drawn(g, count, 32, 32, np.uint8)
+    nodes, constants, feeds = [], {"axes": np.array([1])}, ["x", "", "h", "c"]
+    for i, made in enumerate((first, second)[:layers]):
+        constants |= {f"{n}{i}": v for n, v in made.items()}
+        names = [f"{n}{i}" for n in ("ws", "wz", "rs", "rz")]
+        nodes += [
+            h.make_node(
+                "DynamicQuantizeLSTM",
+                [feeds[0], f"w{i}", f"r{i}", f"b{i}", "", *(feeds[2:] if i == 0 else ["", ""]), "", *names],
+                [f"y{i}", f"h{i}", f"c{i}"], domain=MS, hidden_size=32, direction=direction,
+            ),
+            h.make_node("ReduceSum", [f"y{i}", "axes"], [f"v{i}"], keepdims=0) if count > 1
+            else h.make_node("Squeeze", [f"y{i}", "axes"], [f"v{i}"]),
+        ]  # fmt: skip
+        feeds[0] = f"v{i}"
+    nodes.append(h.make_node("DynamicQuantizeLinear", [feeds[0]], ["q", "s", "z"]))
+    outputs = [f"y{layers - 1}", "h0", "c0", f"h{layers - 1}", f"c{layers - 1}", "q", "s"]
+    outputs = list(dict.fromkeys(outputs))
+    graph = h.make_graph(
+        nodes, "g", [info(n, 1, [None] * 3) for n in ("x", "h", "c")],
+        [onnx.ValueInfoProto(name=n) for n in outputs],
+        [onnx.numpy_helper.from_array(v, n) for n, v in constants.items()],
+    )  # fmt: skip
+    sets = [h.make_opsetid("", 17), h.make_opsetid(MS, 1)]
+    model = Model(h.make_model(graph, opset_imports=sets, ir_version=8), num_threads=threads)
+    alone = []
+    lstms = [s for s in model._program.steps if s.nodes[0].op_type == "DynamicQuantizeLSTM"]
+    for step in lstms:
+        step.run = lambda *v, run=step.run: alone.append(1) or run(*v)
+    for steps, rows in ((1, 1), (7, 2), (1, 1)):
+        given = {"x": g.standard_normal((steps, rows, 12)).astype(np.float32)}
+        given |= {n: g.standard_normal((count, rows, 32)).astype(np.float32) for n in "hc"}
+        kept = {n: v.copy() for n, v in given.items()}
+        for bad, where in ((None, "x"), (np.inf, "x"), (np.inf, "h"), (np.nan, "c"), (None, "x")):
+            fed = {n: v.copy() for n, v in given.items()}
+            if bad is not None:
+                fed[where][0, 0, 3] = bad
+            want = model.timed(None, fed)
+            for _ in range(4):
+                alone.clear()
+                for a, b in zip(model.run(None, fed), want, strict=True):
+                    np.testing.assert_array_equal(a, b)
+                assert (not alone) == (bad is None)
+        for n, v in kept.items():
+            np.testing.assert_array_equal(given[n], v)
+
+
 CURVES = {"Sigmoid": chains.SIGMOID, "Tanh": chains.TANH, "Erf": chains.ERF}
 
 
@@ -187,3 +244,44 @@ def test_squares_that_underflow(op):
         computed(operation, x)
         flags.append(m.fetestexcept(underflow))
     assert flags == [0, underflow]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_recorded(threads):
+    """Runs that are recorded, and in a frame, as the definition: states that are given or not, both directions at
+    once or in turn; states that are not finite, which a recording refuses.
+    """
+    peers.need("onnxruntime")
+    g, info, hidden = np.random.default_rng(7), onnx.helper.make_tensor_value_info, 128
+    c = drawn(g, 2, hidden, 9, np.int8)
+    names = ["x", "w", "r", "b", "", "h", "c", "", "ws", "wz", "rs", "rz"]
+    more = [info(n, 1, [None] * 3) for n in ("h", "c")]
+    with_states = Model(model_of(c, hidden, "bidirectional", names, more), num_threads=threads)
+    without = Model(model_of(c, hidden, "bidirectional", NAMES), num_threads=threads)
+    assert parts.workers_for(40 * hidden * (4 * hidden / 75 + 3) * 2, 2, threads) == threads
+
+    def compared(x, states):
+        model = with_states if states else without
+        with np.errstate(all="ignore"):
+            want = lstm.dynamic_quantize_lstm(
+                State(), x, c["w"], c["r"], c["b"], None, states.get("h"), states.get("c"), None, c["ws"], c["wz"],
+                c["rs"], c["rz"], direction="bidirectional", hidden_size=hidden,
+            )  # fmt: skip
+        for _ in range(4):
+            for a, b in zip(model.run(None, {"x": x, **states}), want, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+    for steps, rows in ((40, 1), (15, 3)):
+        x = g.standard_normal((steps, rows, 9)).astype(np.float32)
+        states = {n: g.standard_normal((2, rows, hidden)).astype(np.float32) for n in ("h", "c")}
+        compared(x, {})
+        compared(x, states)
+        for name in states:
+            for value in (np.inf, np.nan):
+                bad = {n: v.copy() for n, v in states.items()}
+                bad[name][1, 0, 5] = value
+                compared(x[:2], bad)
+        compared(x, states)
+    for model in (with_states, without):
+        found = [f for kept in model._program._frames._known.values() if type(kept) is list for f in kept]
+        assert found and all(type(u).__name__ == "_Taped" for f in found for u in f.units)

@@ -16,6 +16,10 @@ from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i32, i6
 from lowgemm.kernels.framework.kernel import Kernel
 from lowgemm.kernels.framework.requant import FIXED_POINT
 
+#: Accumulators of a tile, below which the depth has two sets of them in turn: each product waits for the one
+#: before, 5 cycles, and one row by three panels has three of them in flight.
+FEW = 5
+
 
 def _prefetch_c(b: ir.IRBuilder, c: ir.Value, ldc_bytes: ir.Value, mr: int, row_bytes: int) -> None:
     """Ask for the lines of the result before the depth loop hides the wait."""
@@ -35,12 +39,12 @@ def _depth_loop(
     stop: ir.Value,
     count: int,
     addresses,
-    accs,
+    sets,
     extra=None,
-) -> dict:
+) -> list[dict]:
     """Emit ``for step in range(start, stop, count)`` over depth groups, `count` of them in each turn.
 
-    `extra`, a function of (builder, step), emits what else each turn does.
+    Each of a turn's groups has the next of the `sets` of accumulators, in turn. `extra`, a function of (builder, step), emits what else each turn does.
     """
     fn = b.function
     lhs, rhs = addresses
@@ -49,36 +53,38 @@ def _depth_loop(
     b.position_at_end(body)
     step = b.phi(i64)
     step.add_incoming(start, entry)
-    phis = {key: tuple(b.phi(a.type) for a in regs) for key, regs in accs.items()}
-    now = phis
+    phis = [{key: tuple(b.phi(a.type) for a in regs) for key, regs in one.items()} for one in sets]
+    now = list(phis)
     for u in range(count):
         lhs_at = at(b, at(b, lhs, b.mul(step, const(i64, k.lhs_group_bytes))), u * k.lhs_group_bytes)
         rhs_off = b.mul(step, const(i64, k.rhs_group_bytes))
         panels = [at(b, at(b, rhs[v], rhs_off), u * k.rhs_group_bytes) for v in range(nv)]
         right = [partial(k.load_rhs, b, p) if k.reloads_rhs else k.load_rhs(b, p) for p in panels]
-        following = {}
-        for r in sorted({r for r, _ in accs}):
+        following, before = {}, now[u % len(sets)]
+        for r in sorted({r for r, _ in before}):
             left = k.load_lhs(b, at(b, lhs_at, r * k.kr * k.element_bytes))
-            row = k.row_products(b, [now[r, v] for v in range(nv)], left, right)
+            row = k.row_products(b, [before[r, v] for v in range(nv)], left, right)
             following.update({(r, v): acc for v, acc in enumerate(row)})
-        now = following
+        now[u % len(sets)] = following
     if extra is not None:
         extra(b, step)
     next_index = b.add(step, const(i64, count), flags=["nuw", "nsw"])
     step.add_incoming(next_index, body)
     b.cbranch(b.icmp_signed("<", next_index, stop), body, done)
     b.position_at_end(done)
-    final = {}
-    for key, regs in accs.items():
-        out = []
-        for before, phi, after in zip(regs, phis[key], now[key], strict=True):
-            phi.add_incoming(before, entry)
-            phi.add_incoming(after, body)
-            p = b.phi(before.type)
-            p.add_incoming(before, entry)
-            p.add_incoming(after, body)
-            out.append(p)
-        final[key] = tuple(out)
+    final: list[dict] = []
+    for one, of_one, last in zip(sets, phis, now, strict=True):
+        final.append({})
+        for key, regs in one.items():
+            out = []
+            for before, phi, after in zip(regs, of_one[key], last[key], strict=True):
+                phi.add_incoming(before, entry)
+                phi.add_incoming(after, body)
+                p = b.phi(before.type)
+                p.add_incoming(before, entry)
+                p.add_incoming(after, body)
+                out.append(p)
+            final[-1][key] = tuple(out)
     return final
 
 
@@ -91,13 +97,22 @@ def _tile(k: Kernel, b: ir.IRBuilder, mr: int, nv: int, groups, lhs, rhs, rhs_st
     accs = {(r, v): k.zero() for r in range(0, mr, k.lhs_rows) for v in range(nv)}
     start = const(i64, 0)
     if begin is not None:
-        accs = _depth_loop(k, b, nv, start, begin[0], 1, addresses, accs, begin[1])
+        (accs,) = _depth_loop(k, b, nv, start, begin[0], 1, addresses, [accs], begin[1])
         start = begin[0]
-    if k.unroll > 1:
-        whole = b.sub(groups, b.srem(b.sub(groups, start), const(i64, k.unroll)))
-        accs = _depth_loop(k, b, nv, start, whole, k.unroll, addresses, accs)
+    sets = [accs]
+    if k.adds_up and len(accs) < FEW:
+        sets.append({key: k.zero() for key in accs})
+    count = max(k.unroll, len(sets))
+    if count > 1:
+        whole = b.sub(groups, b.srem(b.sub(groups, start), const(i64, count)))
+        sets = _depth_loop(k, b, nv, start, whole, count, addresses, sets)
         start = whole
-    return _depth_loop(k, b, nv, start, groups, 1, addresses, accs)
+    for more in sets[1:]:
+        sets[0] = {
+            key: tuple(b.add(x, y) for x, y in zip(regs, more[key], strict=True))
+            for key, regs in sets[0].items()
+        }
+    return _depth_loop(k, b, nv, start, groups, 1, addresses, sets[:1])[0]
 
 
 def _sums(k: Kernel, b: ir.IRBuilder, mr: int, accs, cols, rows) -> dict:

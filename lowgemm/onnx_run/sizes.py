@@ -1,0 +1,191 @@
+"""Operators on sizes: what exporters write between two products to ask for a shape and to compute with it.
+
+``Shape -> Gather -> Div -> Mul`` says where a third of a row begins. Such numbers depend on shapes alone, so a
+recording, which is for its inputs' shapes, has them as constants and runs none of these nodes. By themselves
+each is a step or a part that takes more time than the product before it: in a decoder of two gated cells 45
+nodes stand between products of one row, and 25 of them are these.
+
+Rows' parts (`Slice` of columns, whose bounds are such numbers) are views then, as a Reshape's result is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lowgemm.onnx_run import chains, views
+from lowgemm.onnx_run.engines import attributes_of
+from lowgemm.onnx_run.state import State
+from lowgemm.onnx_run.tape import Recorder
+
+_INTEGERS = (np.dtype(np.int64), np.dtype(np.int32))
+#: ONNX's numbers of these types.
+_KINDS = {7: np.int64, 6: np.int32}
+
+
+def shape(state: State, x: np.ndarray, *, start: int = 0, end: int | None = None) -> np.ndarray:
+    """Shape."""
+    return np.array(np.shape(x)[start:end], np.int64)
+
+
+def gather(state: State, x: np.ndarray, indices: np.ndarray, *, axis: int = 0) -> np.ndarray:
+    """Gather; an index beyond the axis is refused."""
+    return np.take(x, indices, axis)
+
+
+def concat(state: State, *parts: np.ndarray, axis: int) -> np.ndarray:
+    """Concat."""
+    return np.concatenate(parts, axis)
+
+
+def cast(state: State, x: np.ndarray, *, to: int, saturate: int = 1) -> np.ndarray:
+    """Cast to int32 or int64."""
+    return x.astype(_KINDS[to])
+
+
+def div(state: State, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Div of integers, which rounds towards zero."""
+    if not np.all(b):
+        raise ValueError("B: expected divisors, got 0")
+    return np.asarray(np.sign(a) * np.sign(b) * (abs(a) // abs(b)), np.result_type(a, b))
+
+
+def _bounds(x: np.ndarray, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> tuple[slice, ...]:
+    """What a Slice takes of each axis."""
+    begin, end = (np.asarray(v).reshape(-1).tolist() for v in (starts, ends))
+    along = range(len(begin)) if axes is None else np.asarray(axes).reshape(-1).tolist()
+    by = [1] * len(begin) if steps is None else np.asarray(steps).reshape(-1).tolist()
+    if not len(begin) == len(end) == len(along) == len(by) or 0 in by:
+        raise ValueError("starts, ends, axes, steps: expected as many of each, and no step of 0")
+    found = [slice(None)] * x.ndim
+    for a, first, last, step in zip(along, begin, end, by, strict=True):
+        if not -x.ndim <= a < x.ndim:
+            raise ValueError(f"axes: expected {-x.ndim} to {x.ndim - 1}, got {a}")
+        if step < 0 and last < -x.shape[a]:
+            last = None  # before the first
+        found[a] = slice(first, last, step)
+    return tuple(found)
+
+
+def slice_(state: State, x: np.ndarray, *bounds: Any) -> np.ndarray:
+    """Slice, as a view."""
+    return x[_bounds(x, *bounds)]
+
+
+def take_one(state: State, x: np.ndarray, index: np.ndarray, *, axis: int = 0) -> np.ndarray:
+    """Gather at one index, as a view."""
+    return np.moveaxis(x, axis, 0)[index.item()]
+
+
+#: Operators on int32 and int64.
+OPERATORS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("", "Shape"): shape,
+    ("", "Gather"): gather,
+    ("", "Concat"): concat,
+    ("", "Cast"): cast,
+    ("", "Div"): div,
+    ("", "Add"): lambda state, a, b: np.asarray(a + b),
+    ("", "Sub"): lambda state, a, b: np.asarray(a - b),
+    ("", "Mul"): lambda state, a, b: np.asarray(a * b),
+    ("", "Slice"): slice_,
+}
+
+
+class Found(NamedTuple):
+    """Names of values.
+
+    Attributes
+    ----------
+    sizes : set of str
+        Integers that shapes decide.
+    parts : set of str
+        Parts of products' results, and views of these.
+    """
+
+    sizes: set[str]
+    parts: set[str]
+
+    def function_of(self, node: Any) -> Callable[..., Any] | None:
+        """What computes a node, if it is one of these; views have theirs in `views.py`."""
+        key, made = (node.domain, node.op_type), set(node.output)
+        if key in views.OPERATORS or not made & (self.sizes | self.parts):
+            return None
+        return take_one if key == ("", "Gather") and made & self.parts else OPERATORS[key]
+
+
+def find(nodes: Sequence[Any], constants: Mapping[str, np.ndarray], products: set[str]) -> Found:
+    """What depends on shapes alone, and views of products' results.
+
+    Parameters
+    ----------
+    nodes : sequence of NodeProto
+        In order.
+    constants : mapping
+        Values that no run changes.
+    products : set of str
+        float32 results of lowgemm's; what a chain makes of them is found here.
+    """
+    sizes: set[str] = set()
+    parts: set[str] = set()
+    rows = set(products)
+
+    def known(names: Sequence[str]) -> bool:
+        return all(n in sizes or (n in constants and constants[n].dtype in _INTEGERS) for n in names if n)
+
+    for node in nodes:
+        key, reads = (node.domain, node.op_type), list(node.input)
+        first = reads[0] if reads else ""
+        if first in rows and key == ("", "Slice") and len(reads) > 2 and known(reads[1:]):
+            whole = _by_one(node, constants)
+        elif first in rows and key == ("", "Gather"):
+            whole = reads[1] in constants and constants[reads[1]].ndim == 0
+        else:
+            whole = first in parts and key in views.OPERATORS and known(reads[1:])
+        if whole:
+            parts.update(node.output)
+            rows.update(node.output)
+        elif (key in views.OPERATORS and first in rows) or (
+            chains.is_elementwise(node, constants) and not rows.isdisjoint(reads)
+        ):
+            rows.update(node.output)
+        elif key == ("", "Shape") or (not sizes.isdisjoint(reads) and known(reads) and _is_ours(node)):
+            sizes.update(node.output)
+    return Found(sizes, parts)
+
+
+def _is_ours(node: Any) -> bool:
+    """Whether a node is an operator on integers that is here."""
+    key = node.domain, node.op_type
+    if key == ("", "Cast"):
+        return attributes_of(node)["to"] in _KINDS
+    return key in OPERATORS or key in views.OPERATORS
+
+
+def _by_one(node: Any, constants: Mapping[str, np.ndarray]) -> bool:
+    """Whether a Slice leaves nothing out between its ends."""
+    steps = constants.get(node.input[4]) if len(node.input) > 4 and node.input[4] else np.ones(1)
+    return steps is not None and bool((steps == 1).all())
+
+
+def recorded(compute: Callable[..., Any], of_shape: bool) -> Callable[..., Any]:
+    """What takes a node down whose result the shapes decide: it becomes a constant of the tape.
+
+    Of everything but a Shape (`of_shape`) the inputs must be constants of the tape, too.
+    """
+
+    def record(recorder: Recorder, *inputs: Any) -> Any:
+        if not of_shape and not all(v is None or recorder.is_constant(v) for v in inputs):
+            return None
+        if not all(v is None or isinstance(v, np.ndarray) for v in inputs):
+            return None
+        try:
+            y = np.array(compute(*inputs))
+        except (TypeError, ValueError, IndexError):  # said when it runs
+            return None
+        y.flags.writeable = False
+        recorder.constant(y)
+        return (y,)
+
+    return record
