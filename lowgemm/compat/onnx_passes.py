@@ -120,8 +120,10 @@ def dequantize(args, first, end, worker):
 LANES = 64
 
 
-def _noted(lanes: int) -> Any:
-    """An intrinsic: (ends, numbers) with `lanes` float32 numbers, as int32 keys in their order."""
+def _noted(lanes: int, nan: bool = True) -> Any:
+    """An intrinsic: (ends, numbers) with `lanes` float32 numbers, as int32 keys in their order; without `nan`
+    NaN counts as 0.
+    """
     ty = vec(i32, lanes)
 
     def make(typingctx, args):
@@ -130,6 +132,9 @@ def _noted(lanes: int) -> Any:
             x = load(b, ty, numbers)
             sign = b.ashr(x, const(ty, 31))
             key = b.xor(x, b.and_(sign, const(ty, 0x7FFFFFFF)))
+            if not nan:
+                size = b.and_(x, const(ty, 0x7FFFFFFF))
+                key = b.select(b.icmp_signed(">", size, const(ty, 0x7F800000)), const(ty, 0), key)
             for place, order in ((0, "<"), (4 * LANES, ">")):
                 kept = load(b, ty, at(b, ends, place))
                 store(b, b.select(b.icmp_signed(order, key, kept), key, kept), at(b, ends, place))
@@ -141,6 +146,7 @@ def _noted(lanes: int) -> Any:
 
 
 _note, _note_few, _note_one = (_noted(lanes) for lanes in (LANES, 16, 1))
+_note_numbers, _note_number = (_noted(lanes, nan=False) for lanes in (LANES, 1))
 
 
 @inner
@@ -193,18 +199,23 @@ def extremes(src, dst, count):
 @inner
 def range_of_numbers(x, count):
     """Smallest and largest of `count` float32 numbers and 0, NaN left out; NaN if there is nothing else."""
-    keys = numba.carray(x, (count,), np.int32)
-    low, high, some = np.int32(0), np.int32(0), np.int32(0)
-    for i in range(_u64(count)):
-        v = keys[i]
-        if (v & np.int32(0x7FFFFFFF)) <= np.int32(0x7F800000):
-            key, some = v ^ ((v >> np.int32(31)) & np.int32(0x7FFFFFFF)), np.int32(1)
-            low, high = min(low, key), max(high, key)
-    found = stack(8)
-    store_32(found, 0, low ^ ((low >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-    store_32(found, 1, high)
-    lowest, highest = load_f32(found, 0), load_f32(found, 1)
-    return (lowest, highest) if some else (np.float32(np.nan), np.float32(np.nan))
+    ends = stack(8 * 64)
+    for i in range(LANES):
+        store_64(ends, i, 0)
+    whole = count // LANES
+    for i in range(whole):
+        _note_numbers((ends, offset(x, 4 * LANES * i)))
+    for i in range(LANES * whole, count):
+        _note_number((ends, offset(x, 4 * i)))
+    low, high = range_of(ends)
+    store_32(ends, 0, low ^ ((low >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+    store_32(ends, 1, high)
+    if low != 0 or high != 0:
+        return load_f32(ends, 0), load_f32(ends, 1)
+    for i in range(count):
+        if load_f32(x, i) == load_f32(x, i):
+            return np.float32(0), np.float32(0)
+    return np.float32(np.nan), np.float32(np.nan)
 
 
 #: Smallest scale. A smaller float32 is subnormal and has fewer bits.
