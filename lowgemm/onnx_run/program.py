@@ -338,7 +338,7 @@ class Program(NotCopied):
         kinds = [self._kind(n) for n in nodes]
         if context.optimize and context.engine == "onnxruntime":
             kinds = _with_neighbours(nodes, kinds)
-        turns = _deferred(phases(nodes, kinds), nodes, self._sizes.sizes - set(self.outputs))
+        turns = _deferred(phases(nodes, kinds), nodes, self._sizes.sizes)
         for t, (side, taken) in enumerate(turns):
             if side == OURS:
                 self.steps += [self._own(nodes[i]) for i in taken]
