@@ -361,11 +361,12 @@ def reads_of(node: Any) -> list[str]:
     names = [n for n in node.input if n]
     for attribute in node.attribute:
         for graph in [attribute.g, *attribute.graphs] if attribute.type in (5, 10) else []:
-            names += _read_outside(graph)
+            names += read_outside(graph)
     return list(dict.fromkeys(names))
 
 
-def _read_outside(graph: Any) -> list[str]:
+def read_outside(graph: Any) -> list[str]:
+    """Names that a subgraph reads from outside, in order; some more than once."""
     own = {i.name for i in graph.input} | {i.name for i in graph.initializer}
     names = []
     for node in graph.node:

@@ -20,7 +20,7 @@ from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run import chains, dynamic, float_mean, max_pool, sizes, tables, tape, views
 from lowgemm.onnx_run.convolution import PackedFilters
-from lowgemm.onnx_run.engines import Context, Subgraph, attributes_of, reads_of
+from lowgemm.onnx_run.engines import Context, Subgraph, attributes_of, read_outside, reads_of
 from lowgemm.onnx_run.frame import Frames, Seen
 from lowgemm.onnx_run.nbits import PackedBlocks
 from lowgemm.onnx_run.prepare import prepared
@@ -582,7 +582,9 @@ class Program(NotCopied):
     def _branch(self, node: Any) -> _Step:
         """An If whose branches hold operators of lowgemm's."""
         graphs = attributes_of(node)
-        captured = [n for n in reads_of(node) if n not in node.input]
+        # constants are the branches' own: a frame of theirs would copy them as inputs, and they are read-only
+        read = [n for name in ("then", "else") for n in read_outside(graphs[f"{name}_branch"])]
+        captured = [n for n in dict.fromkeys(read) if n not in self.constants]
         programs = [self._inner(graphs[f"{name}_branch"], captured) for name in ("then", "else")]
 
         def run(condition: np.ndarray, *values: Any) -> list[Any]:
@@ -598,8 +600,9 @@ class Program(NotCopied):
 
         own = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
         self.state.add_constants(own.values())
+        reads = set(read_outside(graph))
         return Program(
-            graph.node, {n: self.constants[n] for n in captured if n in self.constants} | own, captured,
+            graph.node, {n: v for n, v in self.constants.items() if n in reads} | own, captured,
             [o.name for o in graph.output], table=self.table, either=self.either, state=self.state,
             context=self.context,
         )  # fmt: skip

@@ -40,7 +40,7 @@ def concat(state: State, *parts: np.ndarray, axis: int) -> np.ndarray:
     return np.concatenate(parts, axis)
 
 
-def cast(state: State, x: np.ndarray, *, to: int, saturate: int = 1) -> np.ndarray:
+def cast(state: State, x: np.ndarray, *, to: int, saturate: int = 1, round_mode: str = "up") -> np.ndarray:
     """Cast to int32 or int64."""
     return x.astype(_KINDS[to])
 
@@ -49,7 +49,8 @@ def div(state: State, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Div of integers, which rounds towards zero."""
     if not np.all(b):
         raise ValueError("B: expected divisors, got 0")
-    return np.asarray(np.sign(a) * np.sign(b) * (abs(a) // abs(b)), np.result_type(a, b))
+    towards_zero = (a % b != 0) & ((a < 0) != (b < 0))  # the smallest integer has no magnitude
+    return np.asarray(a // b + towards_zero, np.result_type(a, b))
 
 
 def _bounds(x: np.ndarray, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> tuple[slice, ...]:
@@ -63,8 +64,9 @@ def _bounds(x: np.ndarray, starts: Any, ends: Any, axes: Any = None, steps: Any 
     for a, first, last, step in zip(along, begin, end, by, strict=True):
         if not -x.ndim <= a < x.ndim:
             raise ValueError(f"axes: expected {-x.ndim} to {x.ndim - 1}, got {a}")
-        if step < 0 and last < -x.shape[a]:
-            last = None  # before the first
+        n = x.shape[a]
+        if step < 0:  # bounds that lie before the first element: ONNX begins at it, and None ends behind it
+            first, last = max(first, -n), None if last < -n else last
         found[a] = slice(first, last, step)
     return tuple(found)
 
@@ -160,6 +162,8 @@ def _is_ours(node: Any) -> bool:
     key = node.domain, node.op_type
     if key == ("", "Cast"):
         return attributes_of(node)["to"] in _KINDS
+    if key == ("", "Slice") and len(node.input) < 3:  # before operator set 10 its bounds are attributes
+        return False
     return key in OPERATORS or key in views.OPERATORS
 
 

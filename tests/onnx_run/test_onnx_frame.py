@@ -247,3 +247,38 @@ def test_too_much_memory_is_not_kept(monkeypatch):
 def test_forms_in_c_order(shape):
     a = np.empty(shape, np.float32)
     assert frame._in_order(frame._Form(shape, a.dtype, ())).strides == a.strides
+
+
+def _branch(name, weight, *first):
+    """A product of `x` by a constant from outside, with the scale 0.01, behind other nodes."""
+    nodes = [
+        *first,
+        h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "p"]),
+        h.make_node("MatMulInteger", ["q", weight, "p"], ["sums"]),
+        h.make_node("Cast", ["sums"], ["floats"], to=onnx.TensorProto.FLOAT),
+        h.make_node("Mul", ["s", "ws"], ["scale"]),
+        h.make_node("Mul", ["floats", "scale"], [name]),
+    ]
+    return h.make_graph(nodes, name, [], [h.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)])
+
+
+def test_branches_with_constants_from_outside_run_in_frames():
+    node = h.make_node("If", ["c"], ["y"], then_branch=_branch("a", "w"), else_branch=_branch("b", "v"))
+    proto = model_of([node], {"c": (bool, 0), "x": (np.float32, 2)}, ["y"])
+    model, plain, g = Model(proto), Model(proto, fuse=False), np.random.default_rng(1)
+    for run in range(12):
+        feeds = {"c": np.array(run % 2 == 0), "x": g.normal(size=(3, 24)).astype(np.float32)}
+        np.testing.assert_array_equal(model.run(feeds)[0], plain.run(feeds)[0])
+
+
+def test_a_branch_may_read_the_condition():
+    first = h.make_node("Not", ["c"], ["d"])
+    branch = _branch("a", "w", first)
+    branch.output.append(h.make_tensor_value_info("d", onnx.TensorProto.BOOL, None))
+    other = _branch("b", "v")
+    other.node.append(h.make_node("Identity", ["c"], ["e"]))
+    other.output.append(h.make_tensor_value_info("e", onnx.TensorProto.BOOL, None))
+    node = h.make_node("If", ["c"], ["y", "z"], then_branch=branch, else_branch=other)
+    model = Model(model_of([node], {"c": (bool, 0), "x": (np.float32, 2)}, ["y", "z"]))
+    for c in (True, False) * 4:
+        assert not model.run({"c": np.array(c), "x": np.zeros((2, 24), np.float32)})[1]

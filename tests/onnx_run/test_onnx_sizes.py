@@ -205,6 +205,8 @@ def test_operators():
     state = State()
     a, b = np.array([7, -7, 7, -7]), np.array([2, 2, -2, -2])
     np.testing.assert_array_equal(sizes.div(state, a, b), [3, -3, -3, 3])
+    smallest = np.array([-(2**63)])
+    np.testing.assert_array_equal(sizes.div(state, smallest, np.array([5])), [-1844674407370955161])
     with pytest.raises(ValueError, match="divisors"):
         sizes.div(state, a, np.array([0]))
     x = np.arange(10)
@@ -212,8 +214,36 @@ def test_operators():
     np.testing.assert_array_equal(sizes.slice_(state, x, one[1], one[3]), x[3:])
     np.testing.assert_array_equal(sizes.slice_(state, x, one[4], one[2], one[0]), x[:-1])
     np.testing.assert_array_equal(sizes.slice_(state, x, one[2], one[4], one[0], one[2]), x[::-1])
+    np.testing.assert_array_equal(sizes.slice_(state, x, one[4], smallest, one[0], one[2]), x[:1])
+    np.testing.assert_array_equal(sizes.slice_(state, x[:0], one[4], smallest, one[0], one[2]), x[:0])
     with pytest.raises(ValueError, match="axes"):
         sizes.slice_(state, x, one[0], one[1], one[1])
     with pytest.raises(ValueError, match="step of 0"):
         sizes.slice_(state, x, one[0], one[1], one[0], one[0])
     np.testing.assert_array_equal(sizes.shape(state, np.zeros((2, 3, 4)), start=1), [3, 4])
+
+
+def test_a_slice_whose_bounds_are_attributes():
+    """As in operator sets below 10: of sizes, and of a product's columns."""
+    product = {"domain": "com.microsoft"}
+    nodes = [
+        h.make_node("DynamicQuantizeMatMul", ["x", "w", "ws"], ["a"], **product),
+        h.make_node("Shape", ["a"], ["shape"]),
+        h.make_node("Slice", ["shape"], ["rows"], starts=[0], ends=[1], axes=[0]),
+        h.make_node("Slice", ["a"], ["left"], starts=[0], ends=[6], axes=[1]),
+        h.make_node("Concat", ["rows", "two", "three"], ["sizes"], axis=0),
+        h.make_node("Reshape", ["left", "sizes"], ["b"]),
+        h.make_node("DynamicQuantizeMatMul", ["b", "v", "ws"], ["y"], **product),
+    ]
+    g = np.random.default_rng(0)
+    constants = {
+        "w": g.integers(-128, 128, (24, 12)).astype(np.int8), "v": g.integers(-128, 128, (3, 4)).astype(np.int8),
+        "ws": np.float32(0.01), "two": np.array([2]), "three": np.array([3]),
+    }  # fmt: skip
+    graph = h.make_graph(
+        nodes, "g", [h.make_tensor_value_info("x", 1, [None, 24])], [onnx.ValueInfoProto(name="y")],
+        [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
+    )  # fmt: skip
+    sets = [h.make_opsetid("", 9), h.make_opsetid("com.microsoft", 1)]
+    model = h.make_model(graph, opset_imports=sets, ir_version=8)
+    compared(model, Model(model, num_threads=1), [{"x": feeds_of(n)["x"]} for n in (1, 5)])
