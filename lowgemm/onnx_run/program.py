@@ -505,7 +505,8 @@ class Program(NotCopied):
                 results = result if isinstance(result, tuple) else (result,)
                 for name, value in zip(node.output, results, strict=False):
                     if name:
-                        self.constants[name] = np.asarray(value)
+                        self.constants[name] = value = np.asarray(value)
+                        value.flags.writeable = False  # an output that is a constant is copied for the caller
             else:
                 kept.append(node)
         return kept
@@ -599,6 +600,8 @@ class Program(NotCopied):
         from onnx import numpy_helper
 
         own = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+        for value in own.values():
+            value.flags.writeable = False
         self.state.add_constants(own.values())
         reads = set(read_outside(graph))
         return Program(
