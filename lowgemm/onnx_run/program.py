@@ -109,10 +109,11 @@ def _with_neighbours(nodes: Sequence[Any], kinds: Sequence[str]) -> list[str]:
     say. As a step of lowgemm's it would part what is one call: 60 us of a model's 440.
     """
     makers = {o: i for i, node in enumerate(nodes) for o in node.output if o}
-    readers: dict[str, list[int]] = {}
-    for i, node in enumerate(nodes):
-        for name in reads_of(node):
-            readers.setdefault(name, []).append(i)
+    #: What the engine's nodes read, at once or behind what is either's.
+    behind: set[str] = set()
+    for node, kind in zip(reversed(nodes), reversed(kinds), strict=True):
+        if kind == THEIRS or (kind == EITHER and not behind.isdisjoint(node.output)):
+            behind.update(reads_of(node))
     found = list(kinds)
 
     def before(name: str) -> str:
@@ -120,13 +121,9 @@ def _with_neighbours(nodes: Sequence[Any], kinds: Sequence[str]) -> list[str]:
             name = nodes[makers[name]].input[0]
         return found[makers[name]] if name in makers else THEIRS
 
-    def behind(name: str) -> bool:
-        after = readers.get(name, [])
-        return any(behind(nodes[i].output[0]) if kinds[i] == EITHER else found[i] == THEIRS for i in after)
-
     for i, node in enumerate(nodes):
         if node.op_type == "DequantizeLinear" and kinds[i] == OURS and before(node.input[0]) == THEIRS:
-            found[i] = THEIRS if behind(node.output[0]) else OURS
+            found[i] = THEIRS if node.output[0] in behind else OURS
     return found
 
 
@@ -505,7 +502,8 @@ class Program(NotCopied):
                 results = result if isinstance(result, tuple) else (result,)
                 for name, value in zip(node.output, results, strict=False):
                     if name:
-                        self.constants[name] = np.asarray(value)
+                        self.constants[name] = value = np.asarray(value)
+                        value.flags.writeable = False  # an output that is a constant is copied for the caller
             else:
                 kept.append(node)
         return kept
@@ -599,6 +597,8 @@ class Program(NotCopied):
         from onnx import numpy_helper
 
         own = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+        for value in own.values():
+            value.flags.writeable = False
         self.state.add_constants(own.values())
         reads = set(read_outside(graph))
         return Program(

@@ -243,6 +243,32 @@ def test_overridden_weights_are_not_served_from_the_pack():
     np.testing.assert_array_equal(model.run({"x": x})[0], [[-3, 0]])
 
 
+@pytest.mark.parametrize("fuse", [True, False])
+@pytest.mark.parametrize("branch", [False, True])
+def test_outputs_that_constants_decide_are_the_callers(fuse, branch):
+    """What is computed once, when a model is loaded, or is a branch's own constant: a caller may write to it."""
+    codes = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    constants = {"codes": codes, "s": np.float32(2), "z": np.uint8(1), "same": np.ones((2, 3), np.float32)}
+    node = helper.make_node("DequantizeLinear", ["codes", "s", "z"], ["y"])
+    if branch:
+        tensors = [onnx.numpy_helper.from_array(v, n) for n, v in constants.items()]
+        outputs = [om.value(n, [2, 3], T.FLOAT) for n in ("y", "same")]
+        graph = helper.make_graph([node], "b", [], outputs, tensors)
+        node = helper.make_node("If", ["c"], ["y", "other"], then_branch=graph, else_branch=graph)
+        constants = {}
+    else:
+        node = [node, helper.make_node("Identity", ["same"], ["other"])]
+    outputs = [om.value(n, [2, 3], T.FLOAT) for n in ("y", "other")]
+    nodes = node if isinstance(node, list) else [node]
+    proto = om.model_of(nodes, [om.value("c", [], T.BOOL)], outputs, constants, checked=False)
+    model = Model(proto, fuse=fuse)
+    for _ in range(4):
+        y, other = model.run({"c": np.array(True)})
+        np.testing.assert_array_equal(y, 2 * (codes.astype(np.float32) - 1))
+        assert (other == 1).all()
+        y[...] = other[...] = 77
+
+
 def test_subgraphs_use_the_same_operators():
     """MatMulInteger inside an If."""
     branches = [

@@ -247,3 +247,28 @@ def test_a_slice_whose_bounds_are_attributes():
     sets = [h.make_opsetid("", 9), h.make_opsetid("com.microsoft", 1)]
     model = h.make_model(graph, opset_imports=sets, ir_version=8)
     compared(model, Model(model, num_threads=1), [{"x": feeds_of(n)["x"]} for n in (1, 5)])
+
+
+def test_sizes_that_meet_again_and_again():
+    """Each of 60 sizes is read twice by the next: there are 2**60 ways through them, and each is not walked."""
+    nodes = [
+        h.make_node("Gather", ["table", "ids"], ["codes"]),
+        h.make_node("DequantizeLinear", ["codes", "ws"], ["rows"]), h.make_node("Shape", ["rows"], ["n0"]),
+        h.make_node("DynamicQuantizeMatMul", ["rows", "w", "ws"], ["y"], domain="com.microsoft"),
+    ]  # fmt: skip
+    for i in range(60):
+        nodes.append(h.make_node("Cast", [f"n{i}"], [f"m{i}"], to=7))
+        nodes.append(h.make_node("Add", [f"n{i}", f"m{i}"], [f"n{i + 1}"]))
+    g = np.random.default_rng(0)
+    constants = {
+        "table": g.integers(-128, 128, (20, 24)).astype(np.int8), "ws": np.float32(0.01),
+        "w": g.integers(-128, 128, (24, 12)).astype(np.int8),
+    }  # fmt: skip
+    graph = h.make_graph(
+        nodes, "g", [h.make_tensor_value_info("ids", 7, [None])],
+        [onnx.ValueInfoProto(name=o) for o in ("y", "n60")],
+        [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
+    )  # fmt: skip
+    sets = [h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)]
+    model = h.make_model(graph, opset_imports=sets, ir_version=8)
+    compared(model, Model(model, num_threads=1), [{"ids": g.integers(0, 20, n)} for n in (1, 5)])
