@@ -41,7 +41,12 @@ from lowgemm.jit.part import RoutineCompiler
 from lowgemm.jit.signals import signals_wait
 from lowgemm.jit.stamp import stamp_for
 
-_MAGIC = b"lowgemm1"
+try:
+    from lowgemm.jit import loaded
+except ImportError:
+    loaded = None  # type: ignore[assignment]
+
+_MAGIC = b"lowgemm2"
 _warned = False
 
 
@@ -83,7 +88,7 @@ class CheckedFile:
         self.depends = (numba.__version__, llvmlite.__version__, stamp)
 
     def _name(self, key: Any) -> tuple[str, bytes]:
-        text = repr((self.base, self.depends, key)).encode()
+        text = repr((_MAGIC, self.base, self.depends, key)).encode()
         return f"{self.base}.{hashlib.sha256(text).hexdigest()[:20]}.nbc", text
 
     def load(self, key: Any) -> Any:
@@ -124,6 +129,18 @@ class _BesideSource(caching.InTreeCacheLocator):
 
 class _Impl(caching.CompileResultCacheImpl):
     _locator_classes = (*caching.CompileResultCacheImpl._locator_classes, _BesideSource)
+
+    def reduce(self, compiled: Any) -> Any:
+        """What Numba saves, with the library as a `loaded.Saved`."""
+        library, *rest = super().reduce(compiled)
+        return (loaded and loaded.saved(compiled.library) or library, *rest)
+
+    def rebuild(self, context: Any, data: Any) -> Any:
+        """What was compiled."""
+        library, *rest = data
+        if loaded and isinstance(library, loaded.Saved):
+            return loaded.rebuild(context, library, rest)
+        return super().rebuild(context, data)
 
 
 class CheckedCache(caching.FunctionCache):
