@@ -47,7 +47,16 @@ except ImportError:
     loaded = None  # type: ignore[assignment]
 
 _MAGIC = b"lowgemm2"
+#: Bytes of a file before the content.
+_HEAD = len(_MAGIC) + hashlib.sha256().digest_size
 _warned = False
+
+
+def _head(text: bytes, payload: bytes) -> bytes:
+    """What a file begins with, if its code is that of the key `text` and its content is sound."""
+    digest = hashlib.sha256(text)
+    digest.update(payload)
+    return _MAGIC + digest.digest()
 
 
 @contextlib.contextmanager
@@ -96,9 +105,9 @@ class CheckedFile:
         name, text = self._name(key)
         for folder in self.folders:
             with contextlib.suppress(OSError):
-                content = (folder / name).read_bytes()
-                head, payload = content[:40], content[40:]
-                if head == _MAGIC + hashlib.sha256(text + payload).digest():
+                with open(folder / name, "rb") as file:
+                    head, payload = file.read(_HEAD), file.read()
+                if head == _head(text, payload):
                     return pickle.loads(payload)
         return None
 
@@ -108,7 +117,7 @@ class CheckedFile:
         payload = caching.dumps(data)
         part = self.folder / f"{name}.{uuid.uuid4().hex[:12]}.tmp"
         try:
-            part.write_bytes(_MAGIC + hashlib.sha256(text + payload).digest() + payload)
+            part.write_bytes(_head(text, payload) + payload)
             os.replace(part, self.folder / name)
         finally:
             part.unlink(missing_ok=True)
