@@ -111,6 +111,6 @@ class LoadingContext:
         return library
 
 
-def rebuild(context: Any, saved: Saved, rest: tuple[Any, ...]) -> Any:
+def rebuild(context: Any, library: Saved, rest: list[Any]) -> Any:
     """A `CompileResult` of a library that was saved, and of what Numba saves beside it."""
-    return CompileResult._rebuild(LoadingContext(context), saved, *rest)._replace(target_context=context)
+    return CompileResult._rebuild(LoadingContext(context), library, *rest)._replace(target_context=context)
