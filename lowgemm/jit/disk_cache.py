@@ -142,7 +142,7 @@ class _Impl(caching.CompileResultCacheImpl):
     def reduce(self, compiled: Any) -> Any:
         """What Numba saves, with the library as a `loaded.Saved`."""
         library, *rest = super().reduce(compiled)
-        return (loaded and loaded.saved(compiled.library) or library, *rest)
+        return ((loaded and loaded.saved(compiled.library)) or library, *rest)
 
     def rebuild(self, context: Any, data: Any) -> Any:
         """What was compiled."""

@@ -15,7 +15,7 @@ import zlib
 from typing import Any
 
 from llvmlite import binding
-from numba.core.codegen import CPUCodeLibrary, JitEngine, JITCodeLibrary
+from numba.core.codegen import CPUCodeLibrary, JITCodeLibrary, JitEngine
 from numba.core.compiler import CompileResult
 
 #: What is replaced or called below.
