@@ -323,3 +323,8 @@ def vectorize(function: Callable[..., Any]) -> Any:
         dispatcher.cache = _LazyCache(function)
         ufunc._compile_for_args = _compiles(ufunc._compile_for_args)  # compiles, and adds a loop to the ufunc
     return ufunc
+
+
+def linkable(library: Any) -> Any:
+    """LLVM code of a library of Numba's, as callers link it."""
+    return library._get_module_for_linking()

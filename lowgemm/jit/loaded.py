@@ -20,7 +20,7 @@ from numba.core.compiler import CompileResult
 
 #: What is replaced or called below.
 _NEEDED = {
-    CompileResult: ("_reduce", "_rebuild", "_replace"),
+    CompileResult: ("_reduce", "_rebuild"),
     CPUCodeLibrary: (
         "enable_object_caching",
         "serialize_using_object_code",
@@ -107,7 +107,7 @@ class LoadingContext:
         library._set_compiled_object(state.code)
         library._finalize_final_module()
         library._llvm = state.llvm
-        codegen._engine._load_defined_symbols(_Symbols([_Symbol(name) for name in state.symbols]))
+        vars(codegen)["_engine"]._load_defined_symbols(_Symbols([_Symbol(name) for name in state.symbols]))
         return library
 
 
