@@ -43,7 +43,7 @@ from lowgemm.engine.channels_last import ChannelsLast
 from lowgemm.engine.depthwise_plan import DepthwisePlan, DepthwiseWeights
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.in_numba.packed_type import _TYPES, PackedRhsType
-from lowgemm.jit import caches, lowering, team
+from lowgemm.jit import caches, loaded, lowering, team
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.disk_cache import CheckedCache, CheckedFile, Lazy
 from lowgemm.jit.routine import Routine
@@ -454,5 +454,6 @@ BASES = {
     CheckedFile, quantization.observers.HistogramObserver, kernels.Kernel, TileLoop, explaining.Prediction,
     explaining.TellsItself,
     lowering.LowerPart, lowering.LowerRoutine, lowering.PartCompiler, lowering.PartLibrary,
-    lowering.RoutineCompiler, lowering.RoutineLibrary,
+    lowering.RoutineCompiler, lowering.RoutineLibrary, loaded.Saved, loaded.LoadedLibrary,
+    loaded.LoadingContext,
 }  # fmt: skip

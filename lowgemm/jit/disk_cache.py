@@ -41,8 +41,22 @@ from lowgemm.jit.part import RoutineCompiler
 from lowgemm.jit.signals import signals_wait
 from lowgemm.jit.stamp import stamp_for
 
-_MAGIC = b"lowgemm1"
+try:
+    from lowgemm.jit import loaded
+except ImportError:
+    loaded = None  # type: ignore[assignment]
+
+_MAGIC = b"lowgemm2"
+#: Bytes of a file before the content.
+_HEAD = len(_MAGIC) + hashlib.sha256().digest_size
 _warned = False
+
+
+def _head(text: bytes, payload: bytes) -> bytes:
+    """What a file begins with, if its code is that of the key `text` and its content is sound."""
+    digest = hashlib.sha256(text)
+    digest.update(payload)
+    return _MAGIC + digest.digest()
 
 
 @contextlib.contextmanager
@@ -83,7 +97,7 @@ class CheckedFile:
         self.depends = (numba.__version__, llvmlite.__version__, stamp)
 
     def _name(self, key: Any) -> tuple[str, bytes]:
-        text = repr((self.base, self.depends, key)).encode()
+        text = repr((_MAGIC, self.base, self.depends, key)).encode()
         return f"{self.base}.{hashlib.sha256(text).hexdigest()[:20]}.nbc", text
 
     def load(self, key: Any) -> Any:
@@ -91,9 +105,9 @@ class CheckedFile:
         name, text = self._name(key)
         for folder in self.folders:
             with contextlib.suppress(OSError):
-                content = (folder / name).read_bytes()
-                head, payload = content[:40], content[40:]
-                if head == _MAGIC + hashlib.sha256(text + payload).digest():
+                with open(folder / name, "rb") as file:
+                    head, payload = file.read(_HEAD), file.read()
+                if head == _head(text, payload):
                     return pickle.loads(payload)
         return None
 
@@ -103,7 +117,7 @@ class CheckedFile:
         payload = caching.dumps(data)
         part = self.folder / f"{name}.{uuid.uuid4().hex[:12]}.tmp"
         try:
-            part.write_bytes(_MAGIC + hashlib.sha256(text + payload).digest() + payload)
+            part.write_bytes(_head(text, payload) + payload)
             os.replace(part, self.folder / name)
         finally:
             part.unlink(missing_ok=True)
@@ -124,6 +138,18 @@ class _BesideSource(caching.InTreeCacheLocator):
 
 class _Impl(caching.CompileResultCacheImpl):
     _locator_classes = (*caching.CompileResultCacheImpl._locator_classes, _BesideSource)
+
+    def reduce(self, compiled: Any) -> Any:
+        """What Numba saves, with the library as a `loaded.Saved`."""
+        library, *rest = super().reduce(compiled)
+        return ((loaded and loaded.saved(compiled.library)) or library, *rest)
+
+    def rebuild(self, context: Any, data: Any) -> Any:
+        """What was compiled."""
+        library, *rest = data
+        if loaded and isinstance(library, loaded.Saved):
+            return loaded.rebuild(context, library, rest)
+        return super().rebuild(context, data)
 
 
 class CheckedCache(caching.FunctionCache):
@@ -297,3 +323,8 @@ def vectorize(function: Callable[..., Any]) -> Any:
         dispatcher.cache = _LazyCache(function)
         ufunc._compile_for_args = _compiles(ufunc._compile_for_args)  # compiles, and adds a loop to the ufunc
     return ufunc
+
+
+def linkable(library: Any) -> Any:
+    """LLVM code of a library of Numba's, as callers link it."""
+    return library._get_module_for_linking()

@@ -112,7 +112,7 @@ def test_damaged_files(cache):
         middle = len(content) * 2 // 3
         flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
         path.write_bytes(
-            (content[:middle], b"", b"\x00" * len(content), flipped, whole, b"lowgemm1")[(i + 1) % 6]
+            (content[:middle], b"", b"\x00" * len(content), flipped, whole, disk_cache._MAGIC)[(i + 1) % 6]
         )
     assert "compiled 0 of" not in child.run(USE, NUMBA_CACHE_DIR=str(cache))
     assert "compiled 0 of" in child.run(USE, NUMBA_CACHE_DIR=str(cache)), "the damage was not repaired"

@@ -14,6 +14,7 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 
+from lowgemm.jit.disk_cache import linkable
 from lowgemm.kernels import all_kernels
 from lowgemm.kernels.framework.kernel import ARGUMENTS, POINTERS, Kernel, Target, i8, i64
 from lowgemm.kernels.framework.unroll import emit_microkernel
@@ -91,7 +92,7 @@ def routine_ir(routine: Any, triple: str, symbol: str) -> str:
     What the routine needs of Numba's runtime stays undefined.
     """
     compiled = getattr(routine, "compiled", routine)
-    module = llvm.parse_bitcode(compiled._library._get_module_for_linking().as_bitcode())
+    module = llvm.parse_bitcode(linkable(compiled._library).as_bitcode())
     for function in module.functions:
         if function.name == compiled.native_name:
             function.name, function.linkage = symbol, "external"
