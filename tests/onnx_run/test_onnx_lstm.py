@@ -131,6 +131,22 @@ def test_states_of_other_shapes_are_refused(name, hidden):
             np.testing.assert_array_equal(y, right)
 
 
+@pytest.mark.parametrize("hidden", [4, 5])
+def test_no_steps_leave_the_state(hidden):
+    g = np.random.default_rng(6)
+    names = [*NAMES[:5], "initial_h", "initial_c", *NAMES[7:]]
+    more = [h.make_tensor_value_info(n, 1, [None] * 3) for n in names[5:7]]
+    model = Model(model_of(drawn(g, 2, hidden, 3, np.int8), hidden, "bidirectional", names, more))
+    first, second = g.standard_normal((2, 2, 2, hidden)).astype(np.float32)
+    for _ in range(4):
+        y, yh, yc = model.run(
+            None, {"x": np.zeros((0, 2, 3), np.float32), "initial_h": first, "initial_c": second}
+        )
+        assert y.shape == (0, 2, 2, hidden)
+        np.testing.assert_array_equal(yh, first)
+        np.testing.assert_array_equal(yc, second)
+
+
 def test_what_is_unusual_runs_in_the_engine():
     """Lengths of sequences, and clipping."""
     peers.need("onnxruntime")
