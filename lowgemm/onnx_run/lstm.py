@@ -137,6 +137,15 @@ def _out(gates, at, between, state, at_state, out, at_out, hidden):
         out[y + j] = state[h + j]
 
 
+def _state(given: Any, size: tuple[int, ...]) -> np.ndarray:
+    """A state to be changed: compiled code goes by its size, so that of another shape is refused."""
+    if given is None:
+        return np.zeros(size, np.float32)
+    if np.shape(given) != size:
+        raise ValueError(f"initial_h, initial_c: expected shape {size}, got {np.shape(given)}")
+    return np.array(given, np.float32, order="C")
+
+
 class _Direction(NotCopied):
     """The weights of one direction, packed, and plans by the number of rows."""
 
@@ -248,7 +257,7 @@ def dynamic_quantize_lstm(
     ):
         raise ValueError(f"X, W, R: expected an LSTM of {hidden}, got shapes {x.shape}, {w.shape}, {r.shape}")
     steps, rows, _ = x.shape
-    h, c = (np.zeros((directions, rows, hidden), np.float32) if v is None else np.array(v) for v in (h, c))
+    h, c = (_state(v, (directions, rows, hidden)) for v in (h, c))
     bias = np.zeros((directions, 8 * hidden), np.float32) if bias is None else bias
     y = np.empty((steps, directions, rows, hidden), np.float32)
     coded, scale, zero = ox.dynamic_quantize_linear(x)
@@ -311,7 +320,7 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
     def state_of(given: Any, size: tuple[int, ...], recorder: Recorder | None) -> Any:
         """A state to be changed; None of one that cannot be taken down."""
         if recorder is None:
-            return np.zeros(size, np.float32) if given is None else np.array(given, np.float32, order="C")
+            return _state(given, size)
         if given is None:
             h = np.empty(size, np.float32)
             recorder.keep(h)

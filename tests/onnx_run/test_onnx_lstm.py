@@ -112,6 +112,41 @@ def test_beside_the_definition(columns):
             np.testing.assert_array_equal(states[n], v)
 
 
+@pytest.mark.parametrize("name", ["initial_h", "initial_c"])
+@pytest.mark.parametrize("hidden", [4, 5])
+def test_states_of_other_shapes_are_refused(name, hidden):
+    """Compiled code goes by their size, which the caller gives; the next run is as ever."""
+    g = np.random.default_rng(5)
+    names = [*NAMES[:5], "initial_h", "initial_c", *NAMES[7:]]
+    more = [h.make_tensor_value_info(n, 1, [None] * 3) for n in names[5:7]]
+    model = Model(model_of(drawn(g, 2, hidden, 3, np.int8), hidden, "bidirectional", names, more))
+    state = g.standard_normal((2, 2, hidden)).astype(np.float32)
+    feeds = {"x": g.standard_normal((3, 2, 3)).astype(np.float32), "initial_h": state, "initial_c": state}
+    want = model.run(None, feeds)
+    for shape in ((2, 1, hidden), (1, 2, hidden), (2, 2, 1), (2, 3, hidden)):
+        for _ in range(3):
+            with pytest.raises(ValueError, match="initial_h, initial_c: expected shape"):
+                model.run(None, {**feeds, name: np.ones(shape, np.float32)})
+        for y, right in zip(model.run(None, feeds), want, strict=True):
+            np.testing.assert_array_equal(y, right)
+
+
+@pytest.mark.parametrize("hidden", [4, 5])
+def test_no_steps_leave_the_state(hidden):
+    g = np.random.default_rng(6)
+    names = [*NAMES[:5], "initial_h", "initial_c", *NAMES[7:]]
+    more = [h.make_tensor_value_info(n, 1, [None] * 3) for n in names[5:7]]
+    model = Model(model_of(drawn(g, 2, hidden, 3, np.int8), hidden, "bidirectional", names, more))
+    first, second = g.standard_normal((2, 2, 2, hidden)).astype(np.float32)
+    for _ in range(4):
+        y, yh, yc = model.run(
+            None, {"x": np.zeros((0, 2, 3), np.float32), "initial_h": first, "initial_c": second}
+        )
+        assert y.shape == (0, 2, 2, hidden)
+        np.testing.assert_array_equal(yh, first)
+        np.testing.assert_array_equal(yc, second)
+
+
 def test_what_is_unusual_runs_in_the_engine():
     """Lengths of sequences, and clipping."""
     peers.need("onnxruntime")
