@@ -1,15 +1,15 @@
 """Update rules of the optimizers, one compiled routine each, on float32 elements so that loops vectorise.
 
 Every rule has two parts, called one after the other on the same elements. Part 0 reads the states and writes
-the new ones elsewhere, and the largest magnitude of each. The caller looks whether these are finite, and codes
-by them. Part 1 brings the parameters up to date.
+the new ones elsewhere, and the largest magnitude of each. The caller looks whether these are finite, and
+codes by them. Part 1 brings the parameters up to date.
 
 A step must not write NaN or infinity into the parameters. Part 0 says whether that is certain: it knows the
 largest parameter and the largest new state of its elements, and so the largest number that part 1 can add.
 Nearly always both are far below what float32 holds, and part 1 runs as it is. Otherwise the caller keeps the
-old parameters and looks at the new ones. Part 0 takes the largest magnitudes in the loop that computes anyway:
-with loops of their own a step with float32 state took a fifth longer. To keep and look in part 1 each time
-cost 5 to 8 % of a step with 8-bit states (1 million elements, one thread of a Xeon with AMX).
+old parameters and looks at the new ones. Part 0 takes the largest magnitudes in the loop that computes
+anyway: with loops of their own a step with float32 state took a fifth longer. To keep and look in part 1 each
+time cost 5 to 8 % of a step with 8-bit states (1 million elements, one thread of a Xeon with AMX).
 
 `reference_optimizers.py` has the same formulas in NumPy; both do the same float32 operations in the same
 order and give the same bits.

@@ -76,7 +76,8 @@ def lay_out(job: StepJob) -> int:
     """Enter the size of a span and where things lie in a worker's scratch memory; returns its bytes.
 
     First the states of a span, then the new ones, the largest absolute value of each state's blocks, and what
-    a block's parameters were before, to put back if one becomes NaN or infinite. Each begins with a cache line.
+    a block's parameters were before, to put back if one becomes NaN or infinite. Each begins with a cache
+    line.
     """
     job.group = max(1, SPAN // job.blocksize)
     job.stride = -(-4 * job.group * job.blocksize // 64) * 64

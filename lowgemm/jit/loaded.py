@@ -1,8 +1,8 @@
 """Compiled code that comes from disk, and what it keeps in memory: machine code, and no LLVM code.
 
 Numba parses the LLVM code of everything that it loads, so that a caller that is compiled later can have it
-copied into itself. What it makes of it takes about 10 times the bytes on disk, and hardly any process compiles
-a caller. So here those bytes wait, compressed, until a caller links them.
+copied into itself. What it makes of it takes about 10 times the bytes on disk, and hardly any process
+compiles a caller. So here those bytes wait, compressed, until a caller links them.
 
 This reaches into Numba's own parts. Importing this file raises an ImportError where Numba has them no more,
 and `disk_cache.py` then saves and loads what Numba does.

@@ -6,8 +6,8 @@ machine asking means up to 24 reads. Reading 9 MB that no cache held took 0.61 m
 on pages of 2 MiB (2 cores of an Intel Xeon with AMX, a virtual machine); NumPy's own arrays, whose first and
 last page are small ones, took 0.59.
 
-Smaller weights that are read one after another, as a model's are, lie on large pages together (`together`). The
-encoder of a T5 with 56 weights of 0.2 to 0.5 MB took 4.62 ms so, and 5.00 with each in memory of its own.
+Smaller weights that are read one after another, as a model's are, lie on large pages together (`together`).
+The encoder of a T5 with 56 weights of 0.2 to 0.5 MB took 4.62 ms so, and 5.00 with each in memory of its own.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _local = threading.local()
 
 @contextlib.contextmanager
 def together(nbytes: int) -> Iterator[None]:
-    """Within it, smaller arrays of this thread's `weights_empty` lie one after another in memory of `nbytes`, as
-    many as fit. That is given back with the last of them.
+    """Within it, smaller arrays of this thread's `weights_empty` lie one after another in memory of `nbytes`,
+    as many as fit. That is given back with the last of them.
     """
     before = getattr(_local, "left", None)
     _local.left = None

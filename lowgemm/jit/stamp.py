@@ -13,8 +13,8 @@ import numba
 #: (`tests/test_rooms.py` holds that). Their code asks for their own files too, by name, so that a change in
 #: one room does not recompile the others.
 ABOVE = frozenset({"blockwise", "cli", "compat", "data", "in_numba", "nn", "onnx_run", "quantization"})
-#: Which of them a room of them imports from: its compiled code may hold code of theirs, and asks for their files
-#: too.
+#: Which of them a room of them imports from: its compiled code may hold code of theirs, and asks for their
+#: files too.
 BENEATH = {
     "cli": ("blockwise", "compat", "data", "onnx_run"),
     "nn": ("quantization",),
@@ -58,8 +58,8 @@ def source_stamp(*more: str) -> int:
 
 
 def stamp_for(module: str) -> int:
-    """`source_stamp` for the code of a module: the engine's, and where its room stands on the engine, that room's
-    and those of what is beneath it.
+    """`source_stamp` for the code of a module: the engine's, and where its room stands on the engine, that
+    room's and those of what is beneath it.
     """
     room = module.split(".")[1] if module.startswith("lowgemm.") else ""
     return source_stamp(room, *BENEATH.get(room, ())) if room in ABOVE else source_stamp()

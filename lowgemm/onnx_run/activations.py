@@ -53,8 +53,8 @@ EXP_P = (1.38319808e-3, 8.37550033e-3, 4.16689515e-2, 1.66664466e-1, 4.99999851e
 EXP_LOWEST, INVERSE_LN_2, LN_2 = -88.3762626647949, 1.44269504088896341, (-6.93145752e-1, -1.42860677e-6)
 #: Adding and subtracting it rounds to a whole number.
 WHOLE = 1.25829120e7
-#: Below it, a square is less than half a last place of what is added to it, for all of these polynomials: 0 does
-#: as well. A CPU takes some 250 cycles for an operation on a vector with subnormal numbers in it.
+#: Below it, a square is less than half a last place of what is added to it, for all of these polynomials: 0
+#: does as well. A CPU takes some 250 cycles for an operation on a vector with subnormal numbers in it.
 SMALL = 2.0**-30
 
 

@@ -440,8 +440,9 @@ def quantize(args, first, end, worker):
 
     Arguments: src, dst, ends, `step` bytes from one worker's ends to the next, how many there are, made,
     size, channels, pixels, last, what, zero. `ends` are the keys of the range (`onnx_passes.note_range`).
-    `made` is float32: the scale, the limits from which the zero point is taken away, and the zero point, which is
-    written to `zero` as a byte too. Pieces are those of `turned.turn` if `last`, else of `PIECE` elements.
+    `made` is float32: the scale, the limits from which the zero point is taken away, and the zero point,
+    which is written to `zero` as a byte too. Pieces are those of `turned.turn` if `last`, else of `PIECE`
+    elements.
     """
     src, dst, ends, step = pointer_at(args, 0), pointer_at(args, 1), pointer_at(args, 2), load_i64(args, 3)
     made, size, what = pointer_at(args, 5), load_i64(args, 6), load_i64(args, 10)

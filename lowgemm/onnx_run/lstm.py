@@ -53,8 +53,8 @@ def run_directions(args, first, end, worker):
 
 @routine(PASS)
 def take_state(args, first, end, worker):
-    """Copy float32 numbers. Arguments: src, dst, and the address of a float32 that becomes NaN if one of the numbers
-    is not finite, else 0. Pieces are numbers.
+    """Copy float32 numbers. Arguments: src, dst, and the address of a float32 that becomes NaN if one of the
+    numbers is not finite, else 0. Pieces are numbers.
     """
     src, dst, bad = pointer_at(args, 0), pointer_at(args, 1), np.float32(0)
     for i in range(first, end):
@@ -187,9 +187,9 @@ class _Direction(NotCopied):
         threads: Any,
         recorder: Recorder | None,
     ) -> Any:
-        """Multiply the input, and give a function for what `run_directions` needs for the rest, and arrays that must
-        live till then; NotImplemented if that cannot be taken down. `x` is as DynamicQuantizeLinear gives it; `h` and `c`
-        (rows, hidden) will be changed, `y` (steps, rows, hidden) filled.
+        """Multiply the input, and give a function for what `run_directions` needs for the rest, and arrays
+        that must live till then; NotImplemented if that cannot be taken down. `x` is as DynamicQuantizeLinear
+        gives it; `h` and `c` (rows, hidden) will be changed, `y` (steps, rows, hidden) filled.
         """
         coded, scale, zero = x
         steps, rows, depth = coded.shape

@@ -163,8 +163,8 @@ def _constants(model: Any) -> dict[str, np.ndarray]:
     return found
 
 
-#: ONNX's element types of which NumPy's array says all that the model's tensor says: float32, uint8, int8, int32,
-#: int64, float64. Not 4-bit ones: onnx 1.16 reads those as float32.
+#: ONNX's element types of which NumPy's array says all that the model's tensor says: float32, uint8, int8,
+#: int32, int64, float64. Not 4-bit ones: onnx 1.16 reads those as float32.
 _PLAIN = (1, 2, 3, 6, 7, 11)
 
 
@@ -385,8 +385,8 @@ class Model:
             raise UnsupportedOperator(f"model: these operators are not supported: {text}{more}")
 
     def _fit(self, feeds: dict[str, Any]) -> bool:
-        """Whether these are arrays as they have to be, and all of them: what a caller who runs a model again and
-        again has.
+        """Whether these are arrays as they have to be, and all of them: what a caller who runs a model again
+        and again has.
         """
         if feeds.keys() != self._forms.keys():
             return False

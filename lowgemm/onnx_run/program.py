@@ -1,6 +1,6 @@
 """A graph as a list of steps on numbered values: made once, run many times.
 
-Nodes of lowgemm's are steps of their own. The others are gathered into as few parts as can be (`phases`),
+Nodes of lowgemm's are steps of their own. The others are gathered into as few parts as can be (`turns.py`),
 each of which one engine runs at once (`engines.Subgraph`). A value is let go of after its last reader.
 """
 
@@ -25,9 +25,8 @@ from lowgemm.onnx_run.frame import Frames, Seen
 from lowgemm.onnx_run.nbits import PackedBlocks
 from lowgemm.onnx_run.prepare import prepared
 from lowgemm.onnx_run.state import NotOurs, Packed, State
+from lowgemm.onnx_run.turns import EITHER, OURS, THEIRS, deferred, phases, with_neighbours
 
-#: A node is lowgemm's ("ours"), the engine's ("theirs"), or whoever's is at hand ("either").
-OURS, THEIRS, EITHER = "ours", "theirs", "either"
 #: Operators whose first operand is an image.
 CONVOLUTIONS = ("QLinearConv", "ConvInteger", "ConvIntegerToFloat", "ConvSums")
 #: Seconds from which on a part gets the cores for itself: the engine may have threads of its own.
@@ -43,88 +42,6 @@ WEIGHTS = {
 SHARED = ("DynamicQuantizeLSTM", "MatMulNBits")
 #: Operators that bring sums to float32, into memory that they make.
 FLOAT_PRODUCTS = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
-
-
-def phases(nodes: Sequence[Any], kinds: Sequence[str]) -> list[tuple[str, list[int]]]:
-    """Nodes in turns: as many of the engine's as are ready, then as many of lowgemm's, and so on.
-
-    Taking all that is ready keeps the number of turns at its least: the most changes of sides on any path.
-
-    Returns
-    -------
-    list of (str, list of int)
-        Side, and which nodes, in order.
-    """
-    makers = {o: i for i, node in enumerate(nodes) for o in node.output if o}
-    needs = [{makers[n] for n in reads_of(node) if n in makers} for node in nodes]
-    done: set[int] = set()
-    left = list(range(len(nodes)))
-    turns: list[tuple[str, list[int]]] = []
-    side, idle = THEIRS, 0
-    while left:
-        taken: list[int] = []
-        before = -1
-        while len(taken) > before:  # a list's order need not be one in which all that is ready comes at once
-            before, later = len(taken), []
-            for i in left:
-                if kinds[i] in (side, EITHER) and needs[i] <= done:
-                    done.add(i)
-                    taken.append(i)
-                else:
-                    later.append(i)
-            left = later
-        idle = 0 if taken else idle + 1
-        if idle == 2:
-            raise ValueError("model: expected nodes in an order in which each comes after what it reads")
-        if taken:
-            turns.append((side, taken))
-        side = OURS if side == THEIRS else THEIRS
-    return turns
-
-
-def _deferred(
-    turns: Sequence[tuple[str, list[int]]], nodes: Sequence[Any], sizes: set[str]
-) -> list[tuple[str, list[int]]]:
-    """The turns, with what computes sizes left by the engine to lowgemm's turn behind, where nothing reads it before:
-    a recording has it for nothing, the engine takes 28 us for five such nodes.
-    """
-    turn_of = {i: t for t, (_, taken) in enumerate(turns) for i in taken}
-    readers: dict[str, list[int]] = {}
-    for i, node in enumerate(nodes):
-        for name in reads_of(node):
-            readers.setdefault(name, []).append(i)
-    for i in reversed(range(len(nodes))):
-        t, name = turn_of[i], next(iter(nodes[i].output), "")
-        if turns[t][0] == THEIRS and name in sizes and readers.get(name) and t + 1 < len(turns):
-            turn_of[i] += all(turn_of[r] > t for r in readers[name])
-    found: list[tuple[str, list[int]]] = []
-    for t, (side, taken) in enumerate(turns):
-        before = sorted(i for i, turn in turn_of.items() if turn == t and i not in set(taken))
-        found.append((side, before + [i for i in taken if turn_of[i] == t]))
-    return [turn for turn in found if turn[1]]
-
-
-def _with_neighbours(nodes: Sequence[Any], kinds: Sequence[str]) -> list[str]:
-    """The sides, with each DequantizeLinear the engine's that stands between its nodes: rows of a quantized table,
-    say. As a step of lowgemm's it would part what is one call: 60 us of a model's 440.
-    """
-    makers = {o: i for i, node in enumerate(nodes) for o in node.output if o}
-    #: What the engine's nodes read, at once or behind what is either's.
-    behind: set[str] = set()
-    for node, kind in zip(reversed(nodes), reversed(kinds), strict=True):
-        if kind == THEIRS or (kind == EITHER and not behind.isdisjoint(node.output)):
-            behind.update(reads_of(node))
-    found = list(kinds)
-
-    def before(name: str) -> str:
-        while name in makers and kinds[makers[name]] == EITHER:
-            name = nodes[makers[name]].input[0]
-        return found[makers[name]] if name in makers else THEIRS
-
-    for i, node in enumerate(nodes):
-        if node.op_type == "DequantizeLinear" and kinds[i] == OURS and before(node.input[0]) == THEIRS:
-            found[i] = THEIRS if node.output[0] in behind else OURS
-    return found
 
 
 class _Step:
@@ -334,8 +251,8 @@ class Program(NotCopied):
         self.steps: list[_Step] = []
         kinds = [self._kind(n) for n in nodes]
         if context.optimize and context.engine == "onnxruntime":
-            kinds = _with_neighbours(nodes, kinds)
-        turns = _deferred(phases(nodes, kinds), nodes, self._sizes.sizes)
+            kinds = with_neighbours(nodes, kinds)
+        turns = deferred(phases(nodes, kinds), nodes, self._sizes.sizes)
         for t, (side, taken) in enumerate(turns):
             if side == OURS:
                 self.steps += [self._own(nodes[i]) for i in taken]

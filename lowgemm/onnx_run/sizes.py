@@ -1,9 +1,9 @@
 """Operators on sizes: what exporters write between two products to ask for a shape and to compute with it.
 
-``Shape -> Gather -> Div -> Mul`` says where a third of a row begins. Such numbers depend on shapes alone, so a
-recording, which is for its inputs' shapes, has them as constants and runs none of these nodes. By themselves
-each is a step or a part that takes more time than the product before it: in a decoder of two gated cells 45
-nodes stand between products of one row, and 25 of them are these.
+``Shape -> Gather -> Div -> Mul`` says where a third of a row begins. Such numbers depend on shapes alone, so
+a recording, which is for its inputs' shapes, has them as constants and runs none of these nodes. By
+themselves each is a step or a part that takes more time than the product before it: in a decoder of two gated
+cells 45 nodes stand between products of one row, and 25 of them are these.
 
 Rows' parts (`Slice` of columns, whose bounds are such numbers) are views then, as a Reshape's result is.
 """

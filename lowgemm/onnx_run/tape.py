@@ -104,8 +104,8 @@ def scale_by(args, first, end, worker):
 def copy_in_order(args, first, end, worker):
     """Copy an array of elements of 4 bytes to C order.
 
-    Arguments: src, dst, sizes of the axes behind the first, and how many elements lie from one to the next along
-    all `COPIED` axes. Pieces are those of the first axis.
+    Arguments: src, dst, sizes of the axes behind the first, and how many elements lie from one to the next
+    along all `COPIED` axes. Pieces are those of the first axis.
     """
     n, m, k = load_i64(args, 2), load_i64(args, 3), load_i64(args, 4)
     along, more, further, step = load_i64(args, 5), load_i64(args, 6), load_i64(args, 7), load_i64(args, 8)
@@ -298,8 +298,8 @@ class Recorder(NotCopied):
         return y if taken else NotImplemented
 
     def in_order(self, a: np.ndarray) -> np.ndarray:
-        """Take down a copy in C order, and return what stands for it; the same array if it is in this order, or
-        not of that kind.
+        """Take down a copy in C order, and return what stands for it; the same array if it is in this order,
+        or not of that kind.
         """
         axes = [(n, s) for n, s in zip(a.shape, a.strides, strict=True) if n > 1]
         joined = axes[:1]
@@ -451,8 +451,8 @@ class Tape(NotCopied):
         -------
         words : ndarray
         later : dict
-            By ``("owner", number)`` and ``("input", number)`` for all that has no address yet: where in the list
-            it goes, and what is added to it.
+            By ``("owner", number)`` and ``("input", number)`` for all that has no address yet: where in the
+            list it goes, and what is added to it.
         """
         words = self._relative * space + self._words
         later: dict[Any, list[tuple[int, int]]] = {}
@@ -519,7 +519,8 @@ def placed(lives: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
 
 class _Recorded(NamedTuple):
     """What steps of a group do, from one on up to `end` (without it): a tape, or None if they run one by one;
-    what it was recorded for, of values that decide what steps do; and what these values and the shapes decide.
+    what it was recorded for, of values that decide what steps do; and what these values and the shapes
+    decide.
     """
 
     tape: Tape | None

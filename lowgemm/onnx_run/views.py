@@ -61,8 +61,8 @@ def transpose(state: State, x: np.ndarray, *, perm: Any = None) -> np.ndarray:
 
 
 def recorded(move: Callable[..., np.ndarray]) -> Callable[..., Any]:
-    """What takes an operator down (`tape.Group`), whose inputs but the first are constants, or values that the
-    tape is for alone.
+    """What takes an operator down (`tape.Group`), whose inputs but the first are constants, or values that
+    the tape is for alone.
     """
 
     def record(recorder: Recorder, x: Any, *more: Any) -> Any:

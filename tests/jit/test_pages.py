@@ -94,7 +94,9 @@ def test_other_memory_serves(monkeypatch):
 
 
 def test_small_ones_together():
-    """One after another, up to the end of their memory; large ones and those outside have memory of their own."""
+    """One after another, up to the end of their memory; large ones and those outside have memory of their
+    own.
+    """
     outside = weights_empty(100)
     with together(3 * LARGE):
         found = [weights_empty(n) for n in (100, 64, LEAST - 1, 1)]

@@ -17,7 +17,6 @@ from onnx import TensorProto as T
 from onnx import helper
 
 from lowgemm.onnx_run import Model, UnsupportedOperator, engines
-from lowgemm.onnx_run.program import phases
 
 
 def one(op, shapes, opset, attributes, constants=None):
@@ -150,19 +149,6 @@ def test_values_are_let_go_of():
     for step in reversed(program.steps):
         assert set(step.frees) == ({*step.inputs, *step.outputs} - read - held)
         read |= set(step.inputs) | set(step.outputs)
-
-
-def test_phases_take_turns_as_rarely_as_can_be():
-    nodes = [
-        helper.make_node("A", ["x"], ["a"]), helper.make_node("Ours", ["x"], ["b"]),
-        helper.make_node("A", ["x"], ["c"]),
-        helper.make_node("A", ["b"], ["d"]), helper.make_node("Ours", ["c"], ["e"]),
-        helper.make_node("View", ["e"], ["f"]),
-    ]  # fmt: skip
-    kinds = ["theirs", "ours", "theirs", "theirs", "ours", "either"]
-    assert phases(nodes, kinds) == [("theirs", [0, 2]), ("ours", [1, 4, 5]), ("theirs", [3])]
-    with pytest.raises(ValueError, match="order"):
-        phases([helper.make_node("A", ["b"], ["a"]), helper.make_node("A", ["a"], ["b"])], ["theirs"] * 2)
 
 
 def test_outputs_belong_to_the_caller():

@@ -163,8 +163,8 @@ def test_what_is_unusual_runs_in_the_engine():
 
 @pytest.mark.parametrize(("direction", "layers"), [("forward", 1), ("forward", 2), ("bidirectional", 2)])
 def test_recorded_layers(direction, layers, threads):
-    """Layers and a quantizer are recorded, equal to the steps one by one; infinities in the input or in a state,
-    and NaN, are the definition's.
+    """Layers and a quantizer are recorded, equal to the steps one by one; infinities in the input or in a
+    state, and NaN, are the definition's.
     """
     g, info, count = (
         np.random.default_rng(6),
@@ -283,8 +283,8 @@ def test_squares_that_underflow(op):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_recorded(threads):
-    """Runs that are recorded, and in a frame, as the definition: states that are given or not, both directions at
-    once or in turn; states that are not finite, which a recording refuses.
+    """Runs that are recorded, and in a frame, as the definition: states that are given or not, both
+    directions at once or in turn; states that are not finite, which a recording refuses.
     """
     peers.need("onnxruntime")
     g, info, hidden = np.random.default_rng(7), onnx.helper.make_tensor_value_info, 128

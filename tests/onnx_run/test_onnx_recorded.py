@@ -1,4 +1,6 @@
-"""Operators that are taken down for a tape, beside the same one by one and as the model is written, bit for bit."""
+"""Operators that are taken down for a tape, beside the same one by one and as the model is written, bit for
+bit.
+"""
 
 from __future__ import annotations
 

@@ -110,8 +110,8 @@ def test_results_are_the_callers():
 
 @pytest.mark.parametrize("outputs", [["y", "t", "s2"], ["y", "q0", "s0", "z0", "q1", "s2"]])
 def test_infinities_and_nan(outputs, threads):
-    """In the input, and such as a chain makes: equal to onnxruntime, by the same recordings as other numbers; the
-    next run is right.
+    """In the input, and such as a chain makes: equal to onnxruntime, by the same recordings as other numbers;
+    the next run is right.
     """
     proto, x = model_of(outputs), np.ones((1, 3, 9, 9), np.float32)
     model, alone = Model(proto, num_threads=threads), []

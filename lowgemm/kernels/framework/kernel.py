@@ -219,8 +219,8 @@ class Kernel:
     #: Whether `row_products` loads the panels itself, each time it needs one, because the registers are full.
     reloads_rhs: ClassVar[bool] = False
 
-    #: Whether accumulators are plain sums, so that parts of the depth may have some of their own, which are added
-    #: at the end.
+    #: Whether accumulators are plain sums, so that parts of the depth may have some of their own, which are
+    #: added at the end.
     adds_up: ClassVar[bool] = False
 
     #: Whether a call may have any number of panels, whose columns a kernel that writes its own loop walks

@@ -44,7 +44,8 @@ def _depth_loop(
 ) -> list[dict]:
     """Emit ``for step in range(start, stop, count)`` over depth groups, `count` of them in each turn.
 
-    Each of a turn's groups has the next of the `sets` of accumulators, in turn. `extra`, a function of (builder, step), emits what else each turn does.
+    Each of a turn's groups has the next of the `sets` of accumulators, in turn. `extra`, a function of
+    (builder, step), emits what else each turn does.
     """
     fn = b.function
     lhs, rhs = addresses
