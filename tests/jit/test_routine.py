@@ -186,7 +186,7 @@ def callers() -> dict[str, list]:
             depthwise.depthwise_single,
             depthwise.depthwise_work,
         ],
-        "lowgemm/onnx_run/lstm.py": [lstm.run_steps],
+        "lowgemm/onnx_run/lstm.py": [lstm.run_directions],
         "lowgemm/onnx_run/nbits_tape.py": [nbits_tape.multiply_rows],
         "lowgemm/onnx_run/tape.py": [tape.run_tape, tape.run_plan],
         "lowgemm/engine/parts.py": [parts.work_on_parts],
