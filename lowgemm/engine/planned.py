@@ -149,7 +149,15 @@ class PlannedGemm:
         if (
             plain
             and self._compares
-            and (not self._packed or self._as_packed(rhs))
+            and (
+                not self._packed
+                or (
+                    type(rhs) is PackedRhs
+                    and rhs.kernel == self.kernel
+                    and rhs.shape == self._rhs.shape
+                    and rhs.dtype == self._rhs.dtype
+                )
+            )
             and (out is None or self._simple(out))
         ):
             result = self._ready.run(lhs, rhs, out, lhs_zero_point, rhs_zero_point)
@@ -167,15 +175,6 @@ class PlannedGemm:
     def _one_zero_point(value: Any, pattern: Pattern, axis: int) -> Any:
         """The value of a vector whose values are all equal; anything else as it is."""
         return one_for_all(value, pattern.shape, axis) if type(value) is np.ndarray else value
-
-    def _as_packed(self, rhs: Any) -> bool:
-        """Whether the rhs is packed as planned."""
-        return (
-            type(rhs) is PackedRhs
-            and rhs.kernel == self.kernel
-            and rhs.shape == self._rhs.shape
-            and rhs.dtype == self._rhs.dtype
-        )
 
     def _simple(self, out: Any) -> bool:
         """Whether the result's array is plain, as planned and contiguous; compiled code looks whether it may
