@@ -54,7 +54,7 @@ def run_directions(args, first, end, worker):
 @routine(PASS)
 def take_state(args, first, end, worker):
     """Copy float32 numbers. Arguments: src, dst, and the address of a float32 that becomes NaN if one of the
-    numbers is not finite, else 0. Pieces are numbers.
+    numbers is not finite, else 0. Pieces are numbers, all for one worker.
     """
     src, dst, bad = pointer_at(args, 0), pointer_at(args, 1), np.float32(0)
     for i in range(first, end):
@@ -187,9 +187,11 @@ class _Direction(NotCopied):
         threads: Any,
         recorder: Recorder | None,
     ) -> Any:
-        """Multiply the input, and give a function for what `run_directions` needs for the rest, and arrays
-        that must live till then; NotImplemented if that cannot be taken down. `x` is as DynamicQuantizeLinear
-        gives it; `h` and `c` (rows, hidden) will be changed, `y` (steps, rows, hidden) filled.
+        """Multiply the input.
+
+        Returns a function that gives the arguments of `run_directions` for this direction, and arrays that
+        must live till then; NotImplemented if it cannot be taken down. `x` is as DynamicQuantizeLinear gives
+        it; `states`, h and c (rows, hidden), will be changed, and `y` (steps, rows, hidden) filled.
         """
         coded, scale, zero = x
         steps, rows, depth = coded.shape
@@ -209,22 +211,27 @@ class _Direction(NotCopied):
         places = at(gates), held(self.none), at(own), held(self.nothing)
         turned.run_scaled_rows(*places, (steps * rows, columns), threads, run)
         plan, r = self._plan(rows), self.r
-        space = scratch.aligned_empty(plan.scratch_bytes + scratch.ALIGNMENT)
-        if recorder is not None:  # whose memory begins so
-            space = np.empty(plan.scratch_bytes + scratch.ALIGNMENT, np.uint8)
+        nbytes = plan.scratch_bytes + scratch.ALIGNMENT
+        if recorder is None:
+            space = scratch.aligned_empty(nbytes)
+        else:  # in a recording each array begins at an aligned place
+            space = np.empty(nbytes, np.uint8)
             recorder.kept.append(plan)
         memory = (
             space, np.empty(rows * hidden + 64, np.uint8), np.empty((rows, columns), np.int32),
             np.empty(max(hidden, 2), np.float32),
         )  # fmt: skip
+
         # where they lie is asked last: a recording keeps a place up to the pass that it was asked for
-        words = lambda: [  # noqa: E731
-            int(plan.p.single), held(plan.numbers), r.panels_address, r.sums_address, at(space), at(gates),
-            *(at(v) for v in states), held(self.bias), held(self.scales[1]), at(y),
-            *(at(v) for v in memory[1:]), int(self.zeros[1]), steps, rows, hidden, y.strides[0] // 4,
-            int(backward),
-        ]  # fmt: skip
-        return words, (gates, own, plan, *memory)
+        def arguments() -> list[Any]:
+            return [
+                int(plan.p.single), held(plan.numbers), r.panels_address, r.sums_address, at(space), at(gates),
+                *(at(v) for v in states), held(self.bias), held(self.scales[1]), at(y),
+                *(at(v) for v in memory[1:]), int(self.zeros[1]), steps, rows, hidden, y.strides[0] // 4,
+                int(backward),
+            ]  # fmt: skip
+
+        return arguments, (gates, own, plan, *memory)
 
 
 def _usual(attributes: dict[str, Any]) -> bool:

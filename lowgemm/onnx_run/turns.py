@@ -55,8 +55,9 @@ def phases(nodes: Sequence[Any], kinds: Sequence[str]) -> list[tuple[str, list[i
 def deferred(
     turns: Sequence[tuple[str, list[int]]], nodes: Sequence[Any], sizes: set[str]
 ) -> list[tuple[str, list[int]]]:
-    """The turns, with what computes sizes left by the engine to lowgemm's turn behind, where nothing reads it before:
-    a recording has it for nothing, the engine takes 28 us for five such nodes.
+    """The turns, where what computes sizes is left to lowgemm's turn behind, if nothing reads it before.
+
+    A recording has it for nothing; the engine takes 28 us for five such nodes.
     """
     turn_of = {i: t for t, (_, taken) in enumerate(turns) for i in taken}
     readers: dict[str, list[int]] = {}
@@ -69,14 +70,17 @@ def deferred(
             turn_of[i] += all(turn_of[r] > t for r in readers[name])
     found: list[tuple[str, list[int]]] = []
     for t, (side, taken) in enumerate(turns):
-        before = sorted(i for i, turn in turn_of.items() if turn == t and i not in set(taken))
+        here = set(taken)
+        before = sorted(i for i, turn in turn_of.items() if turn == t and i not in here)
         found.append((side, before + [i for i in taken if turn_of[i] == t]))
     return [turn for turn in found if turn[1]]
 
 
 def with_neighbours(nodes: Sequence[Any], kinds: Sequence[str]) -> list[str]:
-    """The sides, with each DequantizeLinear the engine's that stands between its nodes: rows of a quantized table,
-    say. As a step of lowgemm's it would part what is one call: 60 us of a model's 440.
+    """The sides, where a DequantizeLinear between the engine's nodes is the engine's too.
+
+    Rows that are taken from a quantized table are so. As a step of lowgemm's it would part what is one call:
+    60 us of a model's 440.
     """
     makers = {o: i for i, node in enumerate(nodes) for o in node.output if o}
     #: What the engine's nodes read, at once or behind what is either's.
