@@ -309,6 +309,7 @@ if importlib.util.find_spec("onnx") is not None:
     from lowgemm.onnx_run import (
         binary,
         block_weights,
+        chain_groups,
         chains,
         convolution,
         engines,
@@ -373,7 +374,7 @@ if importlib.util.find_spec("onnx") is not None:
         ("weight held packed", state.Packed, lambda: state.Packed(lowgemm.pack_rhs(W), True),
          lambda p: (p.plain(), p.transposed)),
         ("sizes of a model", sizes.Found, lambda: sizes.Found({"n"}, set()), tuple),
-        ("chain's nodes", chains.Group, lambda: chains.Group([], ["x"], ["y"], [], []), tuple),
+        ("chain's nodes", chain_groups.Group, lambda: chain_groups.Group([], ["x"], ["y"], [], []), tuple),
         ("what ran", frame.Seen, lambda: frame.Seen(None, [], {}), tuple),
         ("table's nodes", tables.Table, lambda: tables.Table([], "x", "y"), tuple),
         ("rewriter", rewrite.Rewriter, lambda: rewrite.Rewriter(onnx_model()), lambda r: r.constants["w"]),
@@ -430,7 +431,7 @@ if importlib.util.find_spec("onnx") is not None:
     REFUSED[engines.Subgraph] = lambda: engines.Subgraph(
         [], [], [], {}, engines.Context("onnx.reference", {}, 8, None)
     )
-    REFUSED[chains.Chain] = lambda: chains.Chain(chains.Group([], [], [], [], []), {}, list)
+    REFUSED[chains.Chain] = lambda: chains.Chain(chain_groups.Group([], [], [], [], []), {}, list)
     REFUSED[tape.Recorder] = lambda: tape.Recorder({})
     REFUSED[tape.Group] = lambda: tape.Group([], set(), set(), 1)
     REFUSED[tape.Tape] = lambda: tape.Tape(tape.Recorder({}), [])

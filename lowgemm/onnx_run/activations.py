@@ -164,6 +164,7 @@ def _over_vectors(emit: Any) -> Any:
 sigmoid = _over_vectors(_emit_sigmoid)
 tanh = _over_vectors(_emit_tanh)
 erf = _over_vectors(_emit_erf)
+sqrt = _over_vectors(lambda b, x: call_intrinsic(b, f"llvm.sqrt.v{LANES}f32", x.type, [x]))
 
 
 def by_definition(x: np.ndarray, bound: float, p: Sequence[float], q: Sequence[float]) -> np.ndarray:

@@ -33,7 +33,7 @@ from lowgemm.engine.parts import PASS
 from lowgemm.gemm import gemm
 from lowgemm.jit.memory import load_f32, load_i64, offset, pointer_at, store_8, store_32
 from lowgemm.jit.routine import routine
-from lowgemm.onnx_run import chains, convolution, operators, turned, views
+from lowgemm.onnx_run import chain_code, convolution, operators, turned, views
 from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.engines import attributes_of, copy_of
@@ -507,7 +507,7 @@ def quantized(
         recorder.keep(y, made)
         recorder.stands_for(zero, made)
     if not known:
-        ends = np.zeros((workers, 2 * onnx_passes.LANES + chains.APART), np.int32)
+        ends = np.zeros((workers, 2 * onnx_passes.LANES + chain_code.APART), np.int32)
         if recorder is not None:
             recorder.keep(ends)
             run(clear, (at(ends), ends.strides[0], onnx_passes.LANES), workers)

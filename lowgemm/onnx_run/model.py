@@ -314,6 +314,7 @@ class Model:
             nbits,
             operators,
             rewrite,
+            row_means,
             views,
         )
 
@@ -343,6 +344,7 @@ class Model:
             | contrib.OPERATORS
             | dynamic.OPERATORS
             | float_mean.OPERATORS
+            | row_means.OPERATORS
             | lstm.OPERATORS
             | max_pool.OPERATORS
             | nbits.OPERATORS

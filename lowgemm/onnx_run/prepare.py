@@ -29,6 +29,7 @@ from lowgemm.onnx_run import (
     lstm,
     max_pool,
     nbits,
+    row_means,
     turned,
 )
 from lowgemm.onnx_run.addresses import address
@@ -367,6 +368,7 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     (DOMAIN, "DequantizeLinear"): dequantize_linear,
     **dynamic.MAKERS,
     **float_mean.MAKERS,
+    **row_means.MAKERS,
     **lstm.MAKERS,
     **max_pool.MAKERS,
     **nbits.MAKERS,

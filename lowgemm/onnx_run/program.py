@@ -18,7 +18,18 @@ import numpy as np
 from lowgemm.engine import threads
 from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.onnx_run import chains, dynamic, float_mean, max_pool, sizes, tables, tape, views
+from lowgemm.onnx_run import (
+    chain_groups,
+    chains,
+    dynamic,
+    float_mean,
+    max_pool,
+    row_means,
+    sizes,
+    tables,
+    tape,
+    views,
+)
 from lowgemm.onnx_run.convolution import PackedFilters
 from lowgemm.onnx_run.engines import Context, Subgraph, attributes_of, read_outside, reads_of
 from lowgemm.onnx_run.frame import Frames, Seen
@@ -237,7 +248,7 @@ class Program(NotCopied):
         self._shared = False  # whether any job of the last run was one for several threads
         self._number: dict[str, int] = {"": 0}
         nodes = max_pool.of_bytes(self._folded(list(nodes)), self.constants)
-        self._chains: dict[str, chains.Group] = {}
+        self._chains: dict[str, chain_groups.Group] = {}
         self._sizes = sizes.Found(set(), set())
         self._tables: dict[str, tables.Table] = {}
         if context.optimize:
@@ -302,14 +313,20 @@ class Program(NotCopied):
         of products.
         """
         sums = {n.output[0] for n in nodes if n.op_type == "ConvSums"}
-        found = chains.find(nodes, self.constants, made | self._sizes.parts, made | sums, set(self.outputs))
+        scaled = {n.output[0] for n in nodes if n.op_type == chain_groups.SCALED}
+        nodes = chain_groups.without_casts(nodes, made | scaled, set(self.outputs))
+        found = chain_groups.find(
+            nodes, self.constants, made | self._sizes.parts, made | sums, set(self.outputs)
+        )
         nodes = self._replaced(nodes, found)
+        rows = chain_groups.with_views(nodes, {o for group in found for o in group.outputs} | made)
+        nodes = row_means.of_rows(nodes, self.constants, rows)
         ranged = {o for group in found for o in group.ranged}
         nodes = [self._in_range(n, ranged) for n in nodes]
-        nodes = self._replaced(nodes, chains.find_coded(nodes, self.constants, set(self.outputs)))
+        nodes = self._replaced(nodes, chain_groups.find_coded(nodes, self.constants, set(self.outputs)))
         return float_mean.of_chains(nodes)
 
-    def _replaced(self, nodes: list[Any], found: list[chains.Group]) -> list[Any]:
+    def _replaced(self, nodes: list[Any], found: list[chain_groups.Group]) -> list[Any]:
         """Nodes with each of the chains as one, where its last operator was that makes an output of it."""
         from onnx import helper
 
@@ -345,7 +362,7 @@ class Program(NotCopied):
                 state=self.state, context=self.context._replace(optimize=False),
             )  # fmt: skip
             return self._chain_step(node, group, lambda *values: as_written.run(values))
-        own = group.nodes[0] if group.nodes[0].op_type == chains.SCALED else None
+        own = group.nodes[0] if group.nodes[0].op_type == chain_groups.SCALED else None
         rest = group.nodes[own is not None :]
         made = {o for n in rest for o in n.output}
         reads = dict.fromkeys(r for n in rest for r in reads_of(n) if r not in made and r not in constants)
@@ -370,7 +387,9 @@ class Program(NotCopied):
         step = self._chain_step(node, group, otherwise)  # `otherwise` notes in it who ran
         return step
 
-    def _chain_step(self, node: Any, group: chains.Group, otherwise: Callable[..., Sequence[Any]]) -> _Step:
+    def _chain_step(
+        self, node: Any, group: chain_groups.Group, otherwise: Callable[..., Sequence[Any]]
+    ) -> _Step:
         chain = chains.Chain(group, self.constants, otherwise, self.state.num_threads)
         step = _Step(
             chain,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lowgemm.onnx_run import chains, views
+from lowgemm.onnx_run import chain_groups, views
 from lowgemm.onnx_run.engines import attributes_of
 from lowgemm.onnx_run.state import State
 from lowgemm.onnx_run.tape import Recorder
@@ -149,7 +149,7 @@ def find(nodes: Sequence[Any], constants: Mapping[str, np.ndarray], products: se
             parts.update(node.output)
             rows.update(node.output)
         elif (key in views.OPERATORS and first in rows) or (
-            chains.is_elementwise(node, constants) and not rows.isdisjoint(reads)
+            chain_groups.is_elementwise(node, constants) and not rows.isdisjoint(reads)
         ):
             rows.update(node.output)
         elif key == ("", "Shape") or (not sizes.isdisjoint(reads) and known(reads) and _is_ours(node)):

@@ -164,6 +164,21 @@ def _like(x: np.ndarray) -> np.ndarray:
     return np.ndarray(x.shape, x.dtype, memory, before, x.strides)
 
 
+def _axes_of(a: np.ndarray) -> list[tuple[int, int]] | None:
+    """Sizes and strides of the axes of an array, those together that are one in memory; None if
+    `copy_in_order` is not for it.
+    """
+    axes = [(n, s) for n, s in zip(a.shape, a.strides, strict=True) if n > 1]
+    joined = axes[:1]
+    for n, s in axes[1:]:
+        if joined[-1][1] == n * s:
+            joined[-1] = joined[-1][0] * n, s
+        else:
+            joined.append((n, s))
+    fits = len(joined) <= COPIED and a.itemsize == 4 and not any(s % 4 for _, s in joined)
+    return joined if fits else None
+
+
 class Recorder(NotCopied):
     """Takes down the passes of steps, on arrays that stand for those of a run.
 
@@ -301,23 +316,30 @@ class Recorder(NotCopied):
         """Take down a copy in C order, and return what stands for it; the same array if it is in this order,
         or not of that kind.
         """
-        axes = [(n, s) for n, s in zip(a.shape, a.strides, strict=True) if n > 1]
-        joined = axes[:1]
-        for n, s in axes[1:]:
-            if joined[-1][1] == n * s:
-                joined[-1] = joined[-1][0] * n, s
-            else:
-                joined.append((n, s))
-        if a.flags.c_contiguous or len(joined) > COPIED or a.itemsize != 4 or any(s % 4 for _, s in joined):
+        # images are turned over in registers where they are read
+        if a.flags.c_contiguous or _axes_of(a) is None or turned.sizes(a) is not None:
             return a
-        if turned.sizes(a) is not None:  # images are turned over in registers where they are read
-            return a
+        return self.copied(a)
+
+    def copied(self, a: np.ndarray) -> np.ndarray:
+        """Take down a copy in C order of an array that can be copied, and return what stands for it."""
+        joined = _axes_of(a)
+        if joined is None:
+            raise ValueError(
+                f"a: expected elements of 4 bytes along {COPIED} axes, got {a.dtype} {a.strides}"
+            )
         (pieces, along), *behind = [(1, 0)] * (COPIED - len(joined)) + joined
         y = np.empty(a.shape, a.dtype)
         strides = (s // 4 for s in (along, *(s for _, s in behind)))
         args = self.at(a), self.at(y), *(n for n, _ in behind), *strides
         self.run(copy_in_order, args, pieces)
         return y
+
+    def can_view(self, a: np.ndarray) -> bool:
+        """Whether a view of an array may stand for a value: the array's memory is the recorded steps', or an
+        input's that can be copied if others read it.
+        """
+        return self.owns(a) or (not self.is_constant(a) and _axes_of(a) is not None)
 
     def check(self, a: np.ndarray) -> None:
         """The last pass failed if the first number of an array is NaN then."""
@@ -628,7 +650,9 @@ class Group(NotCopied):
         if not recorder.passes and (outputs or not fixed):
             return nothing._replace(end=max(end, first + 1))
         for n in outputs:
-            if n in self._ordered and recorder.owns(known[n]) and recorder.made_of(known[n]) is None:
+            if not recorder.owns(known[n]):  # a view of an input
+                known[n] = recorder.copied(known[n])
+            elif n in self._ordered and recorder.made_of(known[n]) is None:
                 known[n] = recorder.in_order(known[n])
         read = {n for _, reads, _ in self._records[first:end] for n in reads} & self._values
         sizes = tuple((n, values[n].tobytes()) for n in sorted(read))

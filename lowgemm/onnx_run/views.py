@@ -66,8 +66,8 @@ def recorded(move: Callable[..., np.ndarray]) -> Callable[..., Any]:
     """
 
     def record(recorder: Recorder, x: Any, *more: Any) -> Any:
-        # an output of a tape lies in memory of its own, and products know a zero point, but no view of it
-        if not isinstance(x, np.ndarray) or not recorder.owns(x) or recorder.made_of(x) is not None:
+        # products know a zero point, but no view of it
+        if not isinstance(x, np.ndarray) or not recorder.can_view(x) or recorder.made_of(x) is not None:
             return None
         try:
             y = move(x, *more)
@@ -76,7 +76,7 @@ def recorded(move: Callable[..., np.ndarray]) -> Callable[..., Any]:
                 y = move(x, *more)
         except (TypeError, ValueError, IndexError):  # said when it runs
             return None
-        return (y,) if y is x or np.shares_memory(x, y) else None
+        return (y,) if (y is x or np.shares_memory(x, y)) and recorder.can_view(y) else None
 
     return record
 

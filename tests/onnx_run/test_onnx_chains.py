@@ -14,7 +14,7 @@ import onnx_models as om
 from onnx import helper as h
 
 from lowgemm.compat import onnx as ox
-from lowgemm.onnx_run import Model, chains
+from lowgemm.onnx_run import Model, chain_groups
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def conv_then(nodes, outputs, constants, channels=5, more=()):
 def compared(model, feeds, kinds=True, threads=1):
     """Ours equals onnxruntime's of the model as written; the model."""
     ours, want = Model(model, num_threads=threads), om.onnxruntime_run(model, feeds, "ORT_DISABLE_ALL")
-    for _ in range(2):
+    for _ in range(4):  # the third and later ones have fixed places
         for t, got in zip(ours.outputs, ours.run(None, feeds), strict=True):
             np.testing.assert_array_equal(got, want[t.name], err_msg=t.name)
     if kinds:
@@ -120,7 +120,7 @@ def test_random_chains(seed, threads):
         compared(model, {"x": x}, threads=threads)
 
 
-def product_then(nodes, outputs, constants, columns, axes):
+def product_then(nodes, outputs, constants, columns, axes, more=()):
     """A model of a dynamically quantized product of `x` to `c`, and what follows."""
     g = np.random.default_rng(8)
     made = {
@@ -137,7 +137,8 @@ def product_then(nodes, outputs, constants, columns, axes):
     ]  # fmt: skip
     info = onnx.helper.make_tensor_value_info
     graph = h.make_graph(
-        head + nodes, "g", [info("x", 1, [None] * axes)], [info(o, 1, None) for o in outputs],
+        head + nodes, "g", [info("x", 1, [None] * axes), *(info(n, 1, None) for n in more)],
+        [info(o, 1, None) for o in outputs],
         [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in made.items()],
     )  # fmt: skip
     return h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
@@ -171,21 +172,72 @@ def test_columns(columns, axes, threads):
         assert "lowgemm::QuantizeInRange" in {r.op for r in ours.profile}
 
 
-def test_rows_and_columns_at_once():
-    """One operand a row, or one a channel and one a column: the engine."""
+def test_rows_and_columns_at_once(threads):
+    """One operand a row, and one a channel and one a column."""
     constants = {
-        "a": np.ones((4, 1), np.float32),
-        "b": np.ones(5, np.float32),
-        "k": np.ones((2, 4, 1), np.float32),
+        "a": np.float32([[1], [-2], [3], [0.5]]),
+        "b": np.arange(5, dtype=np.float32),
+        "k": np.arange(8, dtype=np.float32).reshape(2, 4, 1),
     }
     x = np.random.default_rng(9).standard_normal((2, 4, 7)).astype(np.float32)
-    for names in (("a",), ("a", "b"), ("k", "b")):
+    for names in (("a",), ("a", "b"), ("k", "b"), ("b", "a", "k")):
         nodes, now = [], "c"
         for n in names:
             nodes.append(h.make_node("Add", [now, n], [f"{n}{now}"]))
             now = f"{n}{now}"
-        ours = compared(product_then(nodes, [now], constants, 5, 3), {"x": x}, kinds=False)
-        assert (len(names) > 1) == any(r.runs_on == "onnxruntime" for r in ours.profile), names
+        compared(product_then(nodes, [now], constants, 5, 3), {"x": x}, threads=threads)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_way_of_repeating(seed, threads):
+    """Operands with any axes of 1, of fewer axes, some of which make the result larger, and constants."""
+    g = np.random.default_rng(seed)
+    nodes, constants, feeds, now = [], {}, {}, "c"
+    full = (
+        int(g.integers(1, 4)),
+        int(g.choice([1, 3, 6])),
+        int(g.choice([1, 5, 40])),
+        int(g.choice([1, 9, 700])),
+    )
+    for i in range(int(g.integers(1, 5))):
+        first = int(g.integers(5))
+        shape = tuple(n if g.random() < 0.6 else 1 for n in full[first:])
+        held = g.standard_normal(shape).astype(np.float32)
+        (constants if i % 2 else feeds)[f"k{i}"] = held
+        both = [now, f"k{i}"]
+        g.shuffle(both)
+        nodes.append(h.make_node(str(g.choice(["Add", "Sub", "Mul"])), both, [f"v{i}"]))
+        now = f"v{i}"
+    nodes.append(h.make_node("Relu", [now], ["y"]))
+    feeds["x"] = g.standard_normal((*full[:3], 7)).astype(np.float32)
+    model = product_then(nodes, ["y"], constants, full[3], 4, more=[n for n in feeds if n != "x"])
+    compared(model, feeds, threads=threads)
+
+
+@pytest.mark.parametrize("hidden", [3, 64, 300])
+def test_additive_attention(hidden, threads):
+    """Two products against one another, their tanh, and a quantizer behind it: a recording of its own."""
+    g = np.random.default_rng(hidden)
+    constants = {
+        "first": np.array([2]), "second": np.array([1]), "w2": g.integers(0, 256, (hidden, 1), dtype=np.uint8),
+        "u": g.integers(0, 256, (7, hidden), dtype=np.uint8),
+    }  # fmt: skip
+    nodes = [
+        h.make_node("MatMulInteger", ["q", "u", "z", "wz"], ["other sums"]),
+        h.make_node("Cast", ["other sums"], ["other real"], to=1),
+        h.make_node("Mul", ["other real", "scale"], ["d"]),
+        h.make_node("Unsqueeze", ["c", "first"], ["c2"]), h.make_node("Unsqueeze", ["d", "second"], ["d2"]),
+        h.make_node("Add", ["c2", "d2"], ["sum"]), h.make_node("Tanh", ["sum"], ["t"]),
+        h.make_node("DynamicQuantizeLinear", ["t"], ["q2", "s2", "z2"]),
+        h.make_node("MatMulInteger", ["q2", "w2", "z2", "wz"], ["i2"]),
+        h.make_node("Cast", ["i2"], ["r2"], to=1),
+        h.make_node("Mul", ["s2", "ws"], ["t2"]), h.make_node("Mul", ["r2", "t2"], ["y"]),
+    ]  # fmt: skip
+    model = product_then(nodes, ["y"], constants, hidden, 3)
+    for shape in ((1, 9, 7), (2, 30, 7), (1, 1, 7)):
+        x = g.standard_normal(shape).astype(np.float32)
+        ours = compared(model, {"x": x}, threads=threads)
+    assert "lowgemm::QuantizeInRange" in {r.op for r in ours.profile}
 
 
 @pytest.mark.parametrize("value", [1e9, -1e9, np.nan, np.inf, -np.inf])
@@ -264,9 +316,23 @@ def test_gate():
         compared(model, feeds)
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 9, 9), (1, 5, 9, 9), (9,), (1, 2, 5, 9, 9)])
+@pytest.mark.parametrize("shape", [(2, 1, 9, 9), (9,), (9, 9), (1, 9, 1)])
+def test_images_and_other_operands(shape, threads):
+    """Of images with their channels last in memory: operands that are repeated along these."""
+    model = conv_then(
+        [h.make_node("Mul", ["c", "gate"], ["m"]), h.make_node("Relu", ["m"], ["r"])],
+        ["r"],
+        {},
+        more=("gate",),
+    )
+    g = np.random.default_rng(2)
+    x = g.standard_normal((2, 3, 9, 9)).astype(np.float32)
+    compared(model, {"x": x, "gate": g.standard_normal(shape).astype(np.float32)}, threads=threads)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 9, 9), (1, 2, 5, 9, 9), (3, 2, 5, 9, 9)])
 def test_other_shapes_run_in_the_engine(shape):
-    """Operands that are repeated in another way, and those that make the result larger."""
+    """Operands that lie in another order, and those with more axes than the images."""
     model = conv_then(
         [h.make_node("Mul", ["c", "gate"], ["m"]), h.make_node("Relu", ["m"], ["r"])],
         ["r"],
@@ -301,7 +367,7 @@ def test_a_chain_does_not_wait_for_itself():
         h.make_node("Mul", ["r", "g"], ["m"]), h.make_node("Add", ["m", "r"], ["y"]),
     ]  # fmt: skip
     model = conv_then(nodes, ["y"], {})
-    found = chains.find(model.graph.node, {}, {"c"}, {"c"}, {"y"})
+    found = chain_groups.find(model.graph.node, {}, {"c"}, {"c"}, {"y"})
     assert [[n.op_type for n in c.nodes] for c in found] == [["Relu"]]
     compared(
         model, {"x": np.random.default_rng(4).standard_normal((1, 3, 6, 6)).astype(np.float32)}, kinds=False
@@ -331,3 +397,24 @@ def test_integers_are_no_chain():
     ]
     model = conv_then(nodes, ["y"], {})
     compared(model, {"x": np.ones((1, 3, 6, 6), np.float32)}, kinds=False)
+
+
+def test_casts_that_change_nothing():
+    """Of float32 to float32: gone, unless the graph's caller or a subgraph reads it, or its type is not known."""
+    cast = [h.make_node("Cast", [n], [f"{n}2"], to=1) for n in ("c", "sum", "x", "whole", "given")]
+    nodes = [
+        cast[0], h.make_node("Add", ["k", "c2"], ["sum"]), cast[1], h.make_node("Relu", ["sum2"], ["y"]),
+        cast[2], h.make_node("Shape", ["y"], ["whole"]), cast[3], h.make_node("Mul", ["y", "k"], ["given"]), cast[4],
+        h.make_node("Tanh", ["c2"], ["t"]),
+    ]  # fmt: skip
+    kept = chain_groups.without_casts(nodes, {"c"}, {"given2"})
+    assert [(n.op_type, *n.input) for n in kept] == [
+        ("Add", "k", "c"), ("Relu", "sum"), ("Cast", "x"), ("Shape", "y"), ("Cast", "whole"), ("Mul", "y", "k"),
+        ("Cast", "given"), ("Tanh", "c"),
+    ]  # fmt: skip
+    assert list(nodes[1].input) == ["k", "c2"]
+    branch = h.make_graph(
+        [h.make_node("Relu", ["c2"], ["r"])], "b", [], [h.make_tensor_value_info("r", 1, None)]
+    )
+    nodes = [cast[0], h.make_node("If", ["when"], ["y"], then_branch=branch, else_branch=branch)]
+    assert len(chain_groups.without_casts(nodes, {"c"}, set())) == 2

@@ -19,7 +19,7 @@ import onnx_models as om
 from onnx import helper as h
 
 from lowgemm.engine import parts
-from lowgemm.onnx_run import Model, chains, lstm
+from lowgemm.onnx_run import Model, chain_code, lstm
 from lowgemm.onnx_run.state import State
 
 MS = "com.microsoft"
@@ -218,7 +218,12 @@ def test_recorded_layers(direction, layers, threads):
             np.testing.assert_array_equal(given[n], v)
 
 
-CURVES = {"Sigmoid": chains.SIGMOID, "Tanh": chains.TANH, "Erf": chains.ERF}
+CURVES = {
+    "Sigmoid": chain_code.SIGMOID,
+    "Tanh": chain_code.TANH,
+    "Erf": chain_code.ERF,
+    "Sqrt": chain_code.SQRT,
+}
 
 
 def computed(operation, x):
@@ -226,8 +231,8 @@ def computed(operation, x):
     got, data = np.empty_like(x), x.copy()
     code, fills = np.array([operation, 0, 4, 1, 4, 1, 4, 1, 4], np.int64), np.empty(0, np.int64)
     pointers = got.ctypes.data, data.ctypes.data
-    args = fills.ctypes.data, code.ctypes.data, 1, 0, x.size, chains.BLOCK, 0, 0, *pointers
-    parts.run(chains.run_chain, args, -(-x.size // chains.BLOCK))
+    args = fills.ctypes.data, code.ctypes.data, 1, 0, x.size, chain_code.BLOCK, *(0,) * 6, *pointers
+    parts.run(chain_code.run_chain, args, -(-x.size // chain_code.BLOCK))
     return got
 
 
@@ -273,7 +278,7 @@ def test_squares_that_underflow(op):
     if m is None or platform.machine() != "x86_64":
         pytest.skip("asks glibc on x86 whether an operation underflowed")
     underflow, x, flags = 0x10, np.full(64, 1e-20, np.float32), []
-    for operation in (CURVES[op], chains.MUL):
+    for operation in (CURVES[op], chain_code.MUL):
         computed(operation, x)  # compiles
         m.feclearexcept(underflow)
         computed(operation, x)

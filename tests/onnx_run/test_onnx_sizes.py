@@ -272,3 +272,34 @@ def test_sizes_that_meet_again_and_again():
     sets = [h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)]
     model = h.make_model(graph, opset_imports=sets, ir_version=8)
     compared(model, Model(model, num_threads=1), [{"ids": g.integers(0, 20, n)} for n in (1, 5)])
+
+
+@pytest.mark.parametrize("perm", [[1, 0, 2], [2, 1, 0], [0, 1, 2]])
+@pytest.mark.parametrize("copied", [True, False])
+def test_views_of_what_came_before(perm, copied):
+    """Attention on a product that an earlier recording made, by sizes that a later one knows: views of an input,
+    which others read as copies.
+    """
+    g = np.random.default_rng(4)
+    constants = {
+        "w": g.integers(-128, 128, (24, 8)).astype(np.int8), "wz": np.int8(0), "ws": np.float32(0.01),
+        "v": g.integers(-128, 128, (8, 5)).astype(np.int8), "first": np.array([0]), "rest": np.array([2, -1]),
+    }  # fmt: skip
+    seen = "turned" if copied else "y"
+    nodes = [
+        *product("x", 0, "w"), h.make_node("Exp", ["p0"], ["e"]), *product("e", 1, "v"),
+        h.make_node("Shape", ["p1"], ["shape"]), h.make_node("Gather", ["shape", "first"], ["many"]),
+        h.make_node("Concat", ["many", "rest"], ["sizes"], axis=0),
+        h.make_node("Reshape", ["p0", "sizes"], ["parts"]), h.make_node("Transpose", ["parts"], [seen], perm=perm),
+        *([h.make_node("Exp", ["turned"], ["y"])] if copied else []),
+    ]  # fmt: skip
+    info, outputs = h.make_tensor_value_info, ["y", "p1"]
+    graph = h.make_graph(
+        nodes, "g", [info("x", 1, [None, 24])], [onnx.ValueInfoProto(name=o) for o in outputs],
+        [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
+    )  # fmt: skip
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
+    ours = Model(model, num_threads=1)
+    compared(model, ours, [{"x": g.standard_normal((n, 24)).astype(np.float32)} for n in (6, 1, 3)])
+    groups = [t for t in ours._program._turns if hasattr(t, "group")]
+    assert all(not any(t.group.found[1:]) for t in groups)
