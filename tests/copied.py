@@ -310,6 +310,8 @@ if importlib.util.find_spec("onnx") is not None:
         binary,
         block_weights,
         chain_groups,
+        chain_plan,
+        chain_rows,
         chains,
         convolution,
         engines,
@@ -373,6 +375,7 @@ if importlib.util.find_spec("onnx") is not None:
          tuple),
         ("weight held packed", state.Packed, lambda: state.Packed(lowgemm.pack_rhs(W), True),
          lambda p: (p.plain(), p.transposed)),
+        ("rows of a chain", chain_rows.Rows, lambda: chain_rows.rows_of((2, 3), [(0, 1)]), tuple),
         ("sizes of a model", sizes.Found, lambda: sizes.Found({"n"}, set()), tuple),
         ("chain's nodes", chain_groups.Group, lambda: chain_groups.Group([], ["x"], ["y"], [], []), tuple),
         ("what ran", frame.Seen, lambda: frame.Seen(None, [], {}), tuple),
@@ -431,6 +434,7 @@ if importlib.util.find_spec("onnx") is not None:
     REFUSED[engines.Subgraph] = lambda: engines.Subgraph(
         [], [], [], {}, engines.Context("onnx.reference", {}, 8, None)
     )
+    REFUSED[chain_plan.Plan] = lambda: chain_plan.Plan((1,), False)
     REFUSED[chains.Chain] = lambda: chains.Chain(chain_groups.Group([], [], [], [], []), {}, list)
     REFUSED[tape.Recorder] = lambda: tape.Recorder({})
     REFUSED[tape.Group] = lambda: tape.Group([], set(), set(), 1)
