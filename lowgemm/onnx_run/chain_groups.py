@@ -9,7 +9,9 @@ import numpy as np
 
 from lowgemm.onnx_run import views
 from lowgemm.onnx_run.chain_code import ADD, DIV, ERF, MAX, MIN, MUL, SIGMOID, SLOPE, SQRT, SUB, TANH
+from lowgemm.onnx_run.dynamic import as_own
 from lowgemm.onnx_run.engines import attributes_of, copy_of, reads_of
+from lowgemm.onnx_run.layer_norm import is_layer_norm
 from lowgemm.onnx_run.row_means import is_row_mean
 
 
@@ -121,12 +123,19 @@ def without_casts(nodes: Sequence[Any], floats: set[str], seen: set[str]) -> lis
     return kept
 
 
-def with_views(nodes: Sequence[Any], names: set[str]) -> set[str]:
-    """Names of values, and of views of them."""
-    found = set(names)
+def with_own_rows(nodes: Sequence[Any], constants: Mapping[str, np.ndarray], floats: set[str]) -> list[Any]:
+    """Nodes with means and normalizations of rows as lowgemm's own operators, where they read `floats`, which
+    lowgemm makes, views of them, or each other's results.
+    """
+    known, found = set(floats), []
     for node in nodes:
-        if (node.domain, node.op_type) in views.OPERATORS and node.input[0] in found:
-            found.update(node.output)
+        if any(n in known for n in node.input[:1]):
+            if is_row_mean(node, constants) or is_layer_norm(node, constants):
+                known.update(node.output)
+                node = as_own(node)
+            elif (node.domain, node.op_type) in views.OPERATORS:
+                known.update(node.output)
+        found.append(node)
     return found
 
 
@@ -136,7 +145,7 @@ def find(
     sources: set[str],
     fresh: set[str],
     seen: set[str],
-    means: bool = True,
+    rows: bool = True,
 ) -> list[Group]:
     """Chains in a graph.
 
@@ -152,8 +161,9 @@ def find(
         Those of them whose memory no other value shares.
     seen : set of str
         Outputs of the graph.
-    means : bool
-        Whether means of rows are lowgemm's. Chains of such means, one number a row, are chains of their own.
+    rows : bool
+        Whether means and normalizations of rows are lowgemm's (`with_own_rows`). What is computed of such means
+        alone, one number a row, is a chain of its own.
     """
     starts = set(sources)
     narrow: set[str] = set()  # one number a row
@@ -200,9 +210,11 @@ def find(
                 joined = len(groups)
         elif known and (node.domain, node.op_type) in views.OPERATORS:
             starts.update(node.output)
-        elif known and means and is_row_mean(node, constants):
+        elif known and rows and is_row_mean(node, constants):
             starts.add(node.output[0])
             narrow.add(node.output[0])
+        elif known and rows and is_layer_norm(node, constants):
+            starts.add(node.output[0])
         if joined == len(groups):
             groups.append([])
             needs.append(0)
@@ -274,7 +286,7 @@ def find_coded(nodes: Sequence[Any], constants: Mapping[str, np.ndarray], seen: 
     }
     quantizers = {id(n) for n in nodes if coding(n, "QuantizeLinear", constants)}
     groups = [
-        g for g in find(nodes, constants, set(real), set(), seen, means=False) if seen.isdisjoint(g.outputs)
+        g for g in find(nodes, constants, set(real), set(), seen, rows=False) if seen.isdisjoint(g.outputs)
     ]
     left = -1
     while left != len(groups):

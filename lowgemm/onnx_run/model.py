@@ -309,6 +309,7 @@ class Model:
             contrib,
             dynamic,
             float_mean,
+            layer_norm,
             lstm,
             max_pool,
             nbits,
@@ -344,6 +345,7 @@ class Model:
             | contrib.OPERATORS
             | dynamic.OPERATORS
             | float_mean.OPERATORS
+            | layer_norm.OPERATORS
             | row_means.OPERATORS
             | lstm.OPERATORS
             | max_pool.OPERATORS

@@ -24,7 +24,6 @@ from lowgemm.onnx_run import (
     dynamic,
     float_mean,
     max_pool,
-    row_means,
     sizes,
     tables,
     tape,
@@ -319,8 +318,8 @@ class Program(NotCopied):
             nodes, self.constants, made | self._sizes.parts, made | sums, set(self.outputs)
         )
         nodes = self._replaced(nodes, found)
-        rows = chain_groups.with_views(nodes, {o for group in found for o in group.outputs} | made)
-        nodes = row_means.of_rows(nodes, self.constants, rows)
+        floats = {o for group in found for o in group.outputs} | made
+        nodes = chain_groups.with_own_rows(nodes, self.constants, floats)
         ranged = {o for group in found for o in group.ranged}
         nodes = [self._in_range(n, ranged) for n in nodes]
         nodes = self._replaced(nodes, chain_groups.find_coded(nodes, self.constants, set(self.outputs)))

@@ -19,7 +19,7 @@ import numpy as np
 from lowgemm.engine.parts import PASS, run_shared
 from lowgemm.jit.memory import load_f32, load_i64, offset, pointer_at, store_f32
 from lowgemm.jit.routine import inner, inner_dividing, routine
-from lowgemm.onnx_run.dynamic import OWN, as_own
+from lowgemm.onnx_run.dynamic import OWN
 from lowgemm.onnx_run.engines import attributes_of
 from lowgemm.onnx_run.state import State
 from lowgemm.onnx_run.tape import Recorder, unless_refused, ways
@@ -138,11 +138,6 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
 
     run.record = unless_refused(run)  # type: ignore[attr-defined]
     return run
-
-
-def of_rows(nodes: Sequence[Any], constants: Mapping[str, np.ndarray], rows: set[str]) -> list[Any]:
-    """Nodes with ReduceMean as lowgemm's own where it reads one of `rows`, float32 values of lowgemm's."""
-    return [as_own(n) if is_row_mean(n, constants) and n.input[0] in rows else n for n in nodes]
 
 
 OPERATORS = {(OWN, "ReduceMean"): reduce_mean}
