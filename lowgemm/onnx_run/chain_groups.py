@@ -35,6 +35,8 @@ _FLOAT = 1
 _ALIKE = (
     {n for _, n in views.OPERATORS} | TWO.keys() | CURVES.keys() | {"ReduceMean", "Softmax", "MatMul", "Relu"}
 )
+#: Nodes at most of chains that are merged: each needs registers.
+MERGED = 16
 #: Where a chain begins that makes float32 numbers of sums: sums * scale + bias.
 SCALED = "Scaled"
 
@@ -189,6 +191,23 @@ def find(
     def is_narrow(name: str) -> bool:
         return name in narrow or (name in constants and constants[name].size == 1)
 
+    def merge(group: int, others: list[int], node: Any) -> None:
+        """Take into a group others of which a node of it reads, and nothing but the group. So the group waits
+        for them in no other way, nor they for it, else the node would not be of it.
+        """
+        for other in others:
+            own = {id(n) for n in (node, *groups[other], *groups[group])}
+            made = [n.output[0] for n in groups[other]]
+            alone = all(n not in seen and own.issuperset(readers.get(n, ())) for n in made)
+            begins = [g for g in (group, other) if groups[g][0].op_type == SCALED]
+            if alone and len(begins) < 2 and len(own) <= MERGED:
+                both = [group, other] if begins == [group] else [other, group]
+                groups[group] = [n for g in both for n in groups[g]]
+                needs[group] |= needs[other]
+                groups[other], needs[other] = [], 1 << group
+                place.update(dict.fromkeys(made, group))
+
+    readers = _readers(nodes)
     for node in nodes:
         reads = reads_of(node)
         joined = None
@@ -218,6 +237,10 @@ def find(
         if joined == len(groups):
             groups.append([])
             needs.append(0)
+        elif joined is not None:
+            around = {place[n] for n in data if n in place} - {joined}
+            narrower = groups[joined][0].output[0] in narrow
+            merge(joined, [g for g in sorted(around) if narrower == (groups[g][0].output[0] in narrow)], node)
         if joined is not None:
             groups[joined].append(node)
             needs[joined] |= groups_of([n for n in data if place.get(n) != joined])
@@ -228,13 +251,19 @@ def find(
     return _closed(groups, nodes, fresh, seen)
 
 
-def _closed(groups: list[list[Any]], nodes: Sequence[Any], fresh: set[str], seen: set[str]) -> list[Group]:
-    """Groups with what each reads and makes; those that make nothing that is read are left out."""
+def _readers(nodes: Sequence[Any]) -> dict[str, list[int]]:
+    """Which nodes read each value, by their ids."""
     readers: dict[str, list[int]] = {}
-    quantized = {n.input[0] for n in nodes if n.op_type == "DynamicQuantizeLinear"}
     for node in nodes:
         for name in reads_of(node):
             readers.setdefault(name, []).append(id(node))
+    return readers
+
+
+def _closed(groups: list[list[Any]], nodes: Sequence[Any], fresh: set[str], seen: set[str]) -> list[Group]:
+    """Groups with what each reads and makes; those that make nothing that is read are left out."""
+    readers = _readers(nodes)
+    quantized = {n.input[0] for n in nodes if n.op_type == "DynamicQuantizeLinear"}
     found = []
     for members in groups:
         own, made = {id(n) for n in members}, {n.output[0] for n in members}

@@ -418,3 +418,33 @@ def test_casts_that_change_nothing():
     )
     nodes = [cast[0], h.make_node("If", ["when"], ["y"], then_branch=branch, else_branch=branch)]
     assert len(chain_groups.without_casts(nodes, {"c"}, set())) == 2
+
+
+def test_chains_that_meet_are_one(threads):
+    """Half of a product, and a gate of it by another: one chain, unless what joins them is read elsewhere too, or
+    one of them waits for the other by way of another node.
+    """
+    more = [
+        h.make_node("MatMulInteger", ["q", "u", "z", "wz"], ["i2"]), h.make_node("Cast", ["i2"], ["r2"], to=1),
+        h.make_node("Mul", ["r2", "scale"], ["d"]),
+    ]  # fmt: skip
+    constants = {
+        "u": np.random.default_rng(1).integers(0, 256, (7, 40), dtype=np.uint8),
+        "half": np.float32(0.5),
+    }
+    gate = [h.make_node("Mul", ["c", "half"], ["a"]), h.make_node("Tanh", ["d"], ["t"])]
+    through = [h.make_node("Mul", ["c", "half"], ["a"]), h.make_node("Exp", ["a"], ["e"]),
+               h.make_node("Tanh", ["d"], ["t0"]), h.make_node("Add", ["t0", "e"], ["t"])]  # fmt: skip
+    last = h.make_node("Add", ["t", "a"], ["y"])
+    x = np.random.default_rng(2).standard_normal((3, 5, 7)).astype(np.float32)
+    for nodes, outputs, sizes in (
+        ([*gate, last], ["y"], [3]),
+        ([*gate[::-1], last], ["y"], [3]),
+        ([*gate, last], ["y", "a"], [1, 2]),
+        ([*gate, last, h.make_node("Exp", ["a"], ["e"])], ["y", "e"], [1, 2]),
+        ([*through, last], ["y"], [1, 3]),
+    ):
+        model = product_then(more + nodes, outputs, constants, 40, 3)
+        found = chain_groups.find(list(model.graph.node), constants, {"c", "d"}, {"c", "d"}, set(outputs))
+        assert sorted(len(c.nodes) for c in found) == sizes
+        compared(model, {"x": x}, kinds="e" not in outputs and nodes[1].op_type != "Exp", threads=threads)
