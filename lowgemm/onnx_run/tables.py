@@ -15,7 +15,7 @@ import numpy as np
 
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run.contrib import DOMAIN
-from lowgemm.onnx_run.engines import reads_of
+from lowgemm.onnx_run.engines import copy_of, reads_of
 from lowgemm.onnx_run.look_up import by_table
 from lowgemm.onnx_run.tape import Recorder
 
@@ -39,6 +39,10 @@ class Table(NamedTuple):
     nodes: list[Any]
     source: str
     output: str
+
+
+#: Operators that leave the elements in their order. A table is looked up before them.
+_ORDERED = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 
 
 def _by_element(node: Any) -> bool:
@@ -94,36 +98,82 @@ def find(
     """
     root: dict[str, str] = {}  # of which bytes alone a value is a function
     behind: dict[str, list[int]] = {}  # which nodes compute it from them
+    made: dict[str, tuple[str, list[int], bool]] = {}  # both of what operators make; whether it was moved
+    line: set[str] = set()  # what nodes compute one after the other
+    moved: set[str] = set()  # and some of them only say anew where elements lie
     for i, node in enumerate(nodes):
         data = [n for n in node.input if n and n not in constants]
         numbers = [constants[n] for n in node.input if n in constants]
+        if not node.domain and node.op_type in _ORDERED and data == [node.input[0]] and data[0] in line:
+            name = node.output[0]
+            root[name], behind[name] = root[data[0]], [*behind[data[0]], i]
+            line.add(name)
+            moved.add(name)
+            continue
         if not data or not _by_element(node) or any(v.size != 1 for v in numbers):
             continue
+        if data[0] in moved and node.op_type not in _LINEAR and any(v.ndim for v in numbers):
+            continue  # a number with axes may give the result more than it was moved to
         for name, zero in _coded_inputs(node):
+            if name in moved:  # another table begins at bytes that were moved
+                del root[name]
+                line.discard(name)
+                moved.discard(name)
             if name in data and name not in root and zero in constants and constants[zero].dtype in _BYTES:
                 root[name], behind[name] = name, []
-        roots = {root.get(n) for n in data}
+        roots = {None if n in moved and len(data) > 1 else root.get(n) for n in data}
         if len(roots) == 1 and None not in roots:
             found = sorted({i, *(j for n in data for j in behind[n])})
             for name in node.output:
                 root[name], behind[name] = roots.copy().pop(), found
+                made[name] = root[name], found, data[0] in moved
+            if len(data) == 1 and (not behind[data[0]] or data[0] in line):
+                line.update(node.output)
+                moved.update(node.output if data[0] in moved else ())
     kept, tables, needed = [], [], set(outputs)
     for i in reversed(range(len(nodes))):
         node = nodes[i]
         if not any(o in needed for o in node.output):
             continue
         name = node.output[0]
-        own = behind.get(name, [])
+        source, found, apart = made.get(name, ("", [], False))
+        own, moves = [nodes[j] for j in found], []
+        if apart:
+            own, moves = _apart(own, constants)
         worth = len(own) > 1 or node.op_type in _ALWAYS
-        if worth and own and root[name] != name and len(node.output) == 1 and _gives_bytes(node, constants):
-            table = Table([nodes[j] for j in own], root[name], name)
+        if worth and own and len(node.output) == 1 and _gives_bytes(node, constants):
+            table = Table(own, source, own[-1].output[0])
             tables.append(table)
-            kept.append(table)
-            needed.add(root[name])
+            kept += [*moves[::-1], table]
+            needed.add(source)
         else:
             kept.append(node)
             needed.update(reads_of(node))
     return kept[::-1], tables
+
+
+def _apart(nodes: list[Any], constants: Mapping[str, np.ndarray]) -> tuple[list[Any], list[Any]]:
+    """Nodes that follow one another, without those that only say anew where elements lie; and these, of what
+    the others give.
+    """
+    name, own, moves = nodes[-1].output[0], [], []
+    last = ""
+    for node in nodes:
+        node = copy_of(node)
+        if node.op_type in _ORDERED:
+            node.output[0] = f"{node.output[0]} coded"
+            if moves:
+                node.input[0] = moves[-1].output[0]
+            moves.append(node)
+        else:
+            if own:
+                place = next(i for i, n in enumerate(node.input) if n and n not in constants)
+                node.input[place] = last
+            last = node.output[0]
+            own.append(node)
+    own[-1].output[0] = moves[0].input[0] = f"{name} coded"
+    moves[-1].output[0] = name
+    return own, moves
 
 
 class LookUp(NotCopied):

@@ -99,6 +99,47 @@ def test_coded_operators(dtype):
         compared(model_of(nodes, numbers, ("y", "a", "b"), kind=kind), every(dtype), 3)
 
 
+def moved_within(nodes, more=()):
+    """A table whose nodes stand before and behind those that only say anew where elements lie."""
+    nodes = [
+        h.make_node("DequantizeLinear", ["x", "s0", "z0"], ["a"]), h.make_node("Abs", ["a"], ["b"]),
+        h.make_node("Unsqueeze", ["b", "first"], ["c"]), h.make_node("Reshape", ["c", "flat"], ["d"]), *nodes,
+        h.make_node("QuantizeLinear", ["e", "s1", "z1"], ["y"]), *more,
+    ]  # fmt: skip
+    held = {"first": np.array([0]), "flat": np.array([0, 0, -1]), "k": np.float32(3)}
+    return nodes, constants(np.uint8, np.random.default_rng(5)) | held
+
+
+def test_what_only_moves_elements_stands_behind_a_table():
+    nodes, held = moved_within([h.make_node("Add", ["d", "k"], ["e"])])
+    ours = compared(model_of(nodes, held), every(np.uint8), 1)
+    assert [s.nodes[0].op_type for s in ours._program.steps] == ["DequantizeLinear", "Unsqueeze", "Reshape"]
+    # what stands between them may be read, too
+    nodes, held = moved_within([h.make_node("Sqrt", ["d"], ["e"])])
+    compared(model_of(nodes, held, ("y", "c", "d")), every(np.uint8), 1)
+    # of the moved bytes another table is made
+    again = [h.make_node("DequantizeLinear", ["y", "s2", "z2"], ["f"]), h.make_node("Sigmoid", ["f"], ["g"]),
+             h.make_node("Mul", ["f", "g"], ["i"]), h.make_node("QuantizeLinear", ["i", "s3", "z3"], ["j"])]  # fmt: skip
+    nodes, held = moved_within([h.make_node("Sqrt", ["d"], ["e"])], again)
+    compared(model_of(nodes, held, ("y", "j")), every(np.uint8), 2)
+
+
+def test_a_number_with_axes_or_two_readers_behind_what_moves_elements():
+    """The first makes the axes more, the second needs both in one place: no table."""
+    nodes, held = moved_within([h.make_node("Add", ["d", "wide"], ["e"])])
+    compared(model_of(nodes, held | {"wide": np.full((1,) * 5, 3, np.float32)}), every(np.uint8), 0)
+    nodes, held = moved_within([h.make_node("Sqrt", ["d"], ["r"]), h.make_node("Mul", ["d", "r"], ["e"])])
+    compared(model_of(nodes, held), every(np.uint8), 0)
+    # bytes that were moved may begin a table of several readers
+    nodes, held = moved_within([h.make_node("Sqrt", ["d"], ["e"])])
+    more = [
+        h.make_node("Reshape", ["y", "last"], ["y2"]),
+        h.make_node("QLinearSigmoid", ["y2", "s1", "z1", "s2", "z2"], ["p"], domain=MS),
+        h.make_node("QLinearMul", ["y2", "s1", "z1", "p", "s2", "z2", "s3", "z3"], ["v"], domain=MS),
+    ]
+    compared(model_of([*nodes, *more], held | {"last": np.array([-1])}, ("v",)), every(np.uint8), 2)
+
+
 def test_two_tensors_are_no_table():
     """A sum of two tensors begins a new table, which follows it."""
     nodes = [
