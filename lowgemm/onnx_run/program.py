@@ -21,6 +21,7 @@ from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run import (
     chain_groups,
     chains,
+    copies,
     dynamic,
     float_mean,
     max_pool,
@@ -52,6 +53,8 @@ WEIGHTS = {
 SHARED = ("DynamicQuantizeLSTM", "MatMulNBits")
 #: Operators that bring sums to float32, into memory that they make.
 FLOAT_PRODUCTS = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
+#: Operators that say anew where elements lie, and leave them in order.
+VIEWS = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 class _Step:
@@ -75,8 +78,8 @@ class _Step:
         Takes the step down, for a `tape.Group`.
     moves : bool
         Whether it can be taken down and only says anew where elements lie, or computes with sizes.
-    data : int
-        How many inputs of such a step are data; the others are sizes.
+    data : int or None
+        How many inputs are data, if not all; the others are sizes.
     sized : bool
         Whether it computes with sizes.
     """
@@ -110,7 +113,8 @@ class _Step:
         self.runs_on = "lowgemm"
         self.weight = ""
         self.record: Any = None
-        self.moves, self.data, self.sized = False, 1, False
+        self.moves, self.sized = False, False
+        self.data: int | None = None
 
     def owners(self) -> list[str]:
         """Who runs each of the nodes."""
@@ -248,21 +252,28 @@ class Program(NotCopied):
         self._number: dict[str, int] = {"": 0}
         nodes = max_pool.of_bytes(self._folded(list(nodes)), self.constants)
         self._chains: dict[str, chain_groups.Group] = {}
-        self._sizes = sizes.Found(set(), set())
+        self._sizes: set[str] = set()
+        self._copies = copies.Found(set(), set())
         self._tables: dict[str, tables.Table] = {}
         if context.optimize:
             nodes = self._tabled(nodes)
             if not numba.config.DISABLE_JIT:
                 nodes = [more for n in nodes for more in dynamic.split(n, self.constants)]
                 made = {o for n in nodes if n.op_type in FLOAT_PRODUCTS and n.domain for o in n.output}
-                self._sizes = sizes.find(nodes, self.constants, made)
+                self._sizes = sizes.find(nodes, self.constants)
+                scaled = {n.output[0] for n in nodes if n.op_type == chain_groups.SCALED}
+                states = {o for n in nodes if n.op_type == "DynamicQuantizeLSTM" for o in n.output if o}
+                self._copies = copies.find(nodes, self.constants, self._sizes, made | scaled, states)
                 nodes = self._chained(nodes, made)
         self._last = self._convolved(nodes)
         self.steps: list[_Step] = []
         kinds = [self._kind(n) for n in nodes]
         if context.optimize and context.engine == "onnxruntime":
             kinds = with_neighbours(nodes, kinds)
-        turns = deferred(phases(nodes, kinds), nodes, self._sizes.sizes)
+        moved = self._copies.made | {
+            o for n in nodes if n.op_type in VIEWS and not n.domain for o in n.output
+        }
+        turns = deferred(phases(nodes, kinds), nodes, self._sizes, moved if context.optimize else ())
         for t, (side, taken) in enumerate(turns):
             if side == OURS:
                 self.steps += [self._own(nodes[i]) for i in taken]
@@ -276,7 +287,7 @@ class Program(NotCopied):
         key = (node.domain, node.op_type)
         if key in self.table or key in ((dynamic.OWN, "Chain"), (dynamic.OWN, "Table")):
             return OURS
-        if key in self.either or self._sizes.function_of(node) is not None:
+        if key in self.either or not (self._sizes | self._copies.made).isdisjoint(node.output):
             return EITHER
         return OURS if key == ("", "If") and self._holds_ours(node) else THEIRS
 
@@ -314,9 +325,8 @@ class Program(NotCopied):
         sums = {n.output[0] for n in nodes if n.op_type == "ConvSums"}
         scaled = {n.output[0] for n in nodes if n.op_type == chain_groups.SCALED}
         nodes = chain_groups.without_casts(nodes, made | scaled, set(self.outputs))
-        found = chain_groups.find(
-            nodes, self.constants, made | self._sizes.parts, made | sums, set(self.outputs)
-        )
+        sources = made | self._copies.begin
+        found = chain_groups.find(nodes, self.constants, sources, made | sums, set(self.outputs))
         nodes = self._replaced(nodes, found)
         floats = {o for group in found for o in group.outputs} | made
         nodes = chain_groups.with_own_rows(nodes, self.constants, floats)
@@ -452,9 +462,13 @@ class Program(NotCopied):
         if node.domain == dynamic.OWN and node.op_type in ("Chain", "Table"):
             return self._chain(node) if node.op_type == "Chain" else self._table(node)
         key = node.domain, node.op_type
-        size = not self._sizes.sizes.isdisjoint(node.output)
-        function = self.table.get(key) or self._sizes.function_of(node) or self.either[key]
         attributes, state = attributes_of(node), self.state
+        size = not self._sizes.isdisjoint(node.output)
+        copied = not self._copies.made.isdisjoint(node.output)
+        if copied:
+            function = copies.function_of(node.op_type)
+        else:
+            function = self.table.get(key) or self.either.get(key) or sizes.OPERATORS[key]
         constants = [self.constants.get(n) for n in node.input]
         last = node.output[0] in self._last
         fast = prepared(key, state, constants, attributes, last)
@@ -476,7 +490,10 @@ class Program(NotCopied):
         step = _Step(run, [node], label_of(node))
         step.inputs, step.outputs = self._numbers(node.input), self._numbers(node.output)
         step.record = getattr(fast, "record", None)
-        if fast is None and (key in self.either or size or node.output[0] in self._sizes.parts):
+        if copied:
+            step.record = copies.recorded(node.op_type, attributes, state.num_threads)
+            step.data = copies.data_of(node.op_type, len(node.input))
+        elif fast is None and (key in self.either or size):
 
             def compute(*inputs: Any) -> Any:
                 return function(state, *inputs, **attributes)
@@ -613,8 +630,10 @@ class Program(NotCopied):
             outputs = {n for n in made if n not in gone or n in kept}
             records = [(s.record, s.inputs, s.outputs) for s in members]
             # the sizes that a Reshape reads
-            data = {n for s in members for n in (s.inputs[: s.data] if s.moves else s.inputs)}
-            values = {n for s in members if s.moves for n in s.inputs[s.data :]} - data - made - held
+            data = {n for s in members for n in s.inputs[: s.data]}
+            values = (
+                {n for s in members if s.data is not None for n in s.inputs[s.data :]} - data - made - held
+            )
             ordered = frozenset(outputs & by_parts - by_others)
             group = tape.Group(records, held, outputs, self.state.num_threads, frozenset(values), ordered)
             found.append(_Group(members, group))

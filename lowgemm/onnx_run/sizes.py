@@ -5,17 +5,17 @@ a recording, which is for its inputs' shapes, has them as constants and runs non
 themselves each is a step or a part that takes more time than the product before it: in a decoder of two gated
 cells 45 nodes stand between products of one row, and 25 of them are these.
 
-Rows' parts (`Slice` of columns, whose bounds are such numbers) are views then, as a Reshape's result is.
+What such numbers are the bounds of is in `copies.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from lowgemm.onnx_run import chain_groups, views
+from lowgemm.onnx_run import views
 from lowgemm.onnx_run.engines import attributes_of
 from lowgemm.onnx_run.state import State
 from lowgemm.onnx_run.tape import Recorder
@@ -53,7 +53,7 @@ def div(state: State, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray(a // b + towards_zero, np.result_type(a, b))
 
 
-def _bounds(x: np.ndarray, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> tuple[slice, ...]:
+def bounds(x: np.ndarray, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> tuple[slice, ...]:
     """What a Slice takes of each axis."""
     begin, end = (np.asarray(v).reshape(-1).tolist() for v in (starts, ends))
     along = range(len(begin)) if axes is None else np.asarray(axes).reshape(-1).tolist()
@@ -71,14 +71,17 @@ def _bounds(x: np.ndarray, starts: Any, ends: Any, axes: Any = None, steps: Any 
     return tuple(found)
 
 
-def slice_(state: State, x: np.ndarray, *bounds: Any) -> np.ndarray:
+def slice_(state: State, x: np.ndarray, *more: Any) -> np.ndarray:
     """Slice, as a view."""
-    return x[_bounds(x, *bounds)]
+    return x[bounds(x, *more)]
 
 
-def take_one(state: State, x: np.ndarray, index: np.ndarray, *, axis: int = 0) -> np.ndarray:
-    """Gather at one index, as a view."""
-    return np.moveaxis(x, axis, 0)[index.item()]
+def constant_of_shape(state: State, shape: np.ndarray, *, value: Any = None) -> np.ndarray:
+    """ConstantOfShape."""
+    from onnx import numpy_helper
+
+    number = np.float32(0) if value is None else numpy_helper.to_array(value).reshape(-1)[0]
+    return np.full(tuple(shape.tolist()), number)
 
 
 #: Operators on int32 and int64.
@@ -92,33 +95,14 @@ OPERATORS: dict[tuple[str, str], Callable[..., Any]] = {
     ("", "Sub"): lambda state, a, b: np.asarray(a - b),
     ("", "Mul"): lambda state, a, b: np.asarray(a * b),
     ("", "Slice"): slice_,
+    ("", "Equal"): lambda state, a, b: np.asarray(a == b),
+    ("", "Where"): lambda state, condition, a, b: np.where(condition, a, b),
+    ("", "ConstantOfShape"): constant_of_shape,
 }
 
 
-class Found(NamedTuple):
-    """Names of values.
-
-    Attributes
-    ----------
-    sizes : set of str
-        Integers that shapes decide.
-    parts : set of str
-        Parts of products' results, and views of these.
-    """
-
-    sizes: set[str]
-    parts: set[str]
-
-    def function_of(self, node: Any) -> Callable[..., Any] | None:
-        """What computes a node, if it is one of these; views have theirs in `views.py`."""
-        key, made = (node.domain, node.op_type), set(node.output)
-        if key in views.OPERATORS or not made & (self.sizes | self.parts):
-            return None
-        return take_one if key == ("", "Gather") and made & self.parts else OPERATORS[key]
-
-
-def find(nodes: Sequence[Any], constants: Mapping[str, np.ndarray], products: set[str]) -> Found:
-    """What depends on shapes alone, and views of products' results.
+def find(nodes: Sequence[Any], constants: Mapping[str, np.ndarray]) -> set[str]:
+    """Names of integers that shapes decide.
 
     Parameters
     ----------
@@ -126,35 +110,18 @@ def find(nodes: Sequence[Any], constants: Mapping[str, np.ndarray], products: se
         In order.
     constants : mapping
         Values that no run changes.
-    products : set of str
-        float32 results of lowgemm's; what a chain makes of them is found here.
     """
     sizes: set[str] = set()
-    parts: set[str] = set()
-    rows = set(products)
 
     def known(names: Sequence[str]) -> bool:
         return all(n in sizes or (n in constants and constants[n].dtype in _INTEGERS) for n in names if n)
 
     for node in nodes:
-        key, reads = (node.domain, node.op_type), list(node.input)
-        first = reads[0] if reads else ""
-        if first in rows and key == ("", "Slice") and len(reads) > 2 and known(reads[1:]):
-            whole = _by_one(node, constants)
-        elif first in rows and key == ("", "Gather"):
-            whole = reads[1] in constants and constants[reads[1]].ndim == 0
-        else:
-            whole = first in parts and key in views.OPERATORS and known(reads[1:])
-        if whole:
-            parts.update(node.output)
-            rows.update(node.output)
-        elif (key in views.OPERATORS and first in rows) or (
-            chain_groups.is_elementwise(node, constants) and not rows.isdisjoint(reads)
-        ):
-            rows.update(node.output)
-        elif key == ("", "Shape") or (not sizes.isdisjoint(reads) and known(reads) and _is_ours(node)):
+        reads = list(node.input)
+        asks = (node.domain, node.op_type) == ("", "Shape")
+        if asks or (not sizes.isdisjoint(reads) and known(reads) and _is_ours(node)):
             sizes.update(node.output)
-    return Found(sizes, parts)
+    return sizes
 
 
 def _is_ours(node: Any) -> bool:
@@ -162,15 +129,12 @@ def _is_ours(node: Any) -> bool:
     key = node.domain, node.op_type
     if key == ("", "Cast"):
         return attributes_of(node)["to"] in _KINDS
+    if key == ("", "ConstantOfShape"):
+        value = attributes_of(node).get("value")
+        return value is not None and value.data_type in _KINDS
     if key == ("", "Slice") and len(node.input) < 3:  # before operator set 10 its bounds are attributes
         return False
     return key in OPERATORS or key in views.OPERATORS
-
-
-def _by_one(node: Any, constants: Mapping[str, np.ndarray]) -> bool:
-    """Whether a Slice leaves nothing out between its ends."""
-    steps = constants.get(node.input[4]) if len(node.input) > 4 and node.input[4] else np.ones(1)
-    return steps is not None and bool((steps == 1).all())
 
 
 def recorded(compute: Callable[..., Any], of_shape: bool) -> Callable[..., Any]:

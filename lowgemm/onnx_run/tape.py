@@ -29,21 +29,17 @@ from lowgemm.jit.memory import (
     as_address,
     is_null,
     load_f32,
-    load_i32,
     load_i64,
     offset,
     pointer_at,
     stack,
-    store_32,
     store_64,
     store_f32,
 )
 from lowgemm.jit.routine import call_address, routine
-from lowgemm.onnx_run import turned
+from lowgemm.onnx_run import strided, turned
 from lowgemm.onnx_run.addresses import address
 
-#: Axes of an array that `copy_in_order` copies.
-COPIED = 4
 #: Kinds of inputs for which a group keeps tapes.
 SHAPES = 16
 #: Numbers of a tape: which pass failed, counted from 1; passes; addresses of `work_on_parts` and of the team.
@@ -101,28 +97,6 @@ def scale_by(args, first, end, worker):
 
 
 @routine(parts.PASS)
-def copy_in_order(args, first, end, worker):
-    """Copy an array of elements of 4 bytes to C order.
-
-    Arguments: src, dst, sizes of the axes behind the first, and how many elements lie from one to the next
-    along all `COPIED` axes. Pieces are those of the first axis.
-    """
-    n, m, k = load_i64(args, 2), load_i64(args, 3), load_i64(args, 4)
-    along, more, further, step = load_i64(args, 5), load_i64(args, 6), load_i64(args, 7), load_i64(args, 8)
-    for i in range(first, end):
-        for j in range(n):
-            for h in range(m):
-                x = offset(pointer_at(args, 0), 4 * (i * along + j * more + h * further))
-                y = offset(pointer_at(args, 1), 4 * (((i * n + j) * m + h) * k))
-                if step == 1:
-                    for c in range(k):
-                        store_32(y, c, load_i32(x, c))
-                else:
-                    for c in range(k):
-                        store_32(y, c, load_i32(x, c * step))
-
-
-@routine(parts.PASS)
 def run_plan(args, first, end, worker):
     """A call of a plan's `way` (`engine/drivers.py`).
 
@@ -162,21 +136,6 @@ def _like(x: np.ndarray) -> np.ndarray:
     before = -sum(r for r in reach if r < 0)
     memory = np.empty(before + sum(r for r in reach if r > 0) + x.itemsize, np.uint8)
     return np.ndarray(x.shape, x.dtype, memory, before, x.strides)
-
-
-def _axes_of(a: np.ndarray) -> list[tuple[int, int]] | None:
-    """Sizes and strides of the axes of an array, those together that are one in memory; None if
-    `copy_in_order` is not for it.
-    """
-    axes = [(n, s) for n, s in zip(a.shape, a.strides, strict=True) if n > 1]
-    joined = axes[:1]
-    for n, s in axes[1:]:
-        if joined[-1][1] == n * s:
-            joined[-1] = joined[-1][0] * n, s
-        else:
-            joined.append((n, s))
-    fits = len(joined) <= COPIED and a.itemsize == 4 and not any(s % 4 for _, s in joined)
-    return joined if fits else None
 
 
 class Recorder(NotCopied):
@@ -317,29 +276,21 @@ class Recorder(NotCopied):
         or not of that kind.
         """
         # images are turned over in registers where they are read
-        if a.flags.c_contiguous or _axes_of(a) is None or turned.sizes(a) is not None:
+        if a.flags.c_contiguous or turned.sizes(a) is not None or not strided.takes(a, a):
             return a
         return self.copied(a)
 
     def copied(self, a: np.ndarray) -> np.ndarray:
         """Take down a copy in C order of an array that can be copied, and return what stands for it."""
-        joined = _axes_of(a)
-        if joined is None:
-            raise ValueError(
-                f"a: expected elements of 4 bytes along {COPIED} axes, got {a.dtype} {a.strides}"
-            )
-        (pieces, along), *behind = [(1, 0)] * (COPIED - len(joined)) + joined
         y = np.empty(a.shape, a.dtype)
-        strides = (s // 4 for s in (along, *(s for _, s in behind)))
-        args = self.at(a), self.at(y), *(n for n, _ in behind), *strides
-        self.run(copy_in_order, args, pieces)
+        strided.run_copy(y, a, self.at, self.run, 1)
         return y
 
     def can_view(self, a: np.ndarray) -> bool:
         """Whether a view of an array may stand for a value: the array's memory is the recorded steps', or an
         input's that can be copied if others read it.
         """
-        return self.owns(a) or (not self.is_constant(a) and _axes_of(a) is not None)
+        return self.owns(a) or (not self.is_constant(a) and strided.takes(a, a))
 
     def check(self, a: np.ndarray) -> None:
         """The last pass failed if the first number of an array is NaN then."""
@@ -623,7 +574,7 @@ class Group(NotCopied):
         if not self._alone and team.the_team() is None:
             return nothing
         given = {n: values[n] for n in self._inputs[first] if n not in self._values}
-        if any(v.size == 0 for v in given.values()):
+        if any(v.size == 0 or v.dtype.hasobject for v in given.values()):
             return nothing
         recorder = Recorder(given)
         known: dict[int, Any] = dict(recorder.given)

@@ -69,6 +69,8 @@ def recorded(move: Callable[..., np.ndarray]) -> Callable[..., Any]:
         # products know a zero point, but no view of it
         if not isinstance(x, np.ndarray) or not recorder.can_view(x) or recorder.made_of(x) is not None:
             return None
+        if not all(v is None or recorder.is_constant(v) for v in more):
+            return None
         try:
             y = move(x, *more)
             if y is not x and not np.shares_memory(x, y):  # rows that do not follow one another

@@ -72,6 +72,7 @@ def drawn(g, nodes, channels):
                     "Tanh",
                     "Erf",
                     "Pow",
+                    "Sqrt",
                 ]
             ),
             f"v{i}",
@@ -93,7 +94,7 @@ def drawn(g, nodes, channels):
             constants[f"k{i}"] = g.standard_normal(shape).astype(np.float32)
             made.append(h.make_node(kind, [first, f"k{i}"], [out]))
         elif kind == "Pow":
-            constants[f"k{i}"] = np.full([(), (1,)][g.integers(2)], 3, np.float32)
+            constants[f"k{i}"] = np.full([(), (1,)][g.integers(2)], g.integers(2, 4), np.float32)
             made.append(h.make_node(kind, [first, f"k{i}"], [out]))
         elif kind == "Clip":
             constants[f"l{i}"], constants[f"h{i}"] = np.float32(-g.random()), np.float32(g.random() * 6)

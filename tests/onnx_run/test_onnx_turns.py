@@ -37,6 +37,27 @@ def test_sizes_are_left_to_the_turn_behind_that_alone_reads_them():
     assert deferred(turns, nodes, {"s", "n"}) == turns
 
 
+def test_what_either_runs_does_not_make_a_first_turn_of_the_engines():
+    nodes = [helper.make_node("View", ["x"], ["a"]), helper.make_node("Ours", ["a"], ["b"])]
+    assert phases(nodes, ["either", "ours"]) == [("ours", [0, 1])]
+    assert phases(nodes[:1], ["either"]) == [("theirs", [0])]
+    nodes.insert(1, helper.make_node("A", ["a"], ["c"]))
+    assert phases(nodes, ["either", "theirs", "ours"]) == [("theirs", [0, 1]), ("ours", [2])]
+
+
+def test_what_moves_elements_is_left_to_the_turn_behind_if_that_reads_it():
+    nodes = [
+        helper.make_node("A", ["x"], ["a"]), helper.make_node("Slice", ["a"], ["b"]),
+        helper.make_node("Ours", ["b"], ["c"]), helper.make_node("A", ["c", "a"], ["d"]),
+    ]  # fmt: skip
+    turns = phases(nodes, ["theirs", "either", "ours", "theirs"])
+    assert turns == [("theirs", [0, 1]), ("ours", [2]), ("theirs", [3])]
+    assert deferred(turns, nodes, set(), {"b"}) == [("theirs", [0]), ("ours", [1, 2]), ("theirs", [3])]
+    nodes[2] = helper.make_node("Ours", ["x"], ["c"])  # the engine's later turn alone reads it
+    nodes[3] = helper.make_node("A", ["c", "b"], ["d"])
+    assert deferred(turns, nodes, set(), {"b"}) == turns
+
+
 @pytest.mark.parametrize(
     ("before", "after", "whose"),
     [

@@ -1,0 +1,163 @@
+"""Elements from one place to another, compiled: along any axes, with any strides.
+
+A source may step backwards, or not at all, in which case an element is repeated. So one pass does what Slice,
+Concat, Pad, Expand and a transposed copy need; `take_rows` is for rows whose places are only known when it
+runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lowgemm.engine.parts import PASS, run_shared
+from lowgemm.jit.memory import (
+    copy_bytes,
+    load_i32,
+    load_i64,
+    load_u8,
+    offset,
+    pointer_at,
+    stack,
+    store_8,
+    store_64,
+    store_f32,
+)
+from lowgemm.jit.routine import inner, routine
+
+#: Bytes of an element.
+WIDTHS = (1, 2, 4, 8)
+#: Axes beside the innermost at most, after those that lie one behind the other are counted as one.
+AXES = 9
+#: Nanoseconds of a byte that is copied in a row, of an element by itself, and of a row.
+BYTE, ELEMENT, ROW = 0.05, 0.4, 4.0
+_STACK = 8 * AXES
+
+
+@inner
+def _move(to, source, count):
+    """Copy `count` bytes."""
+    if count >= 64:
+        for i in range(count // 64):
+            copy_bytes(offset(to, 64 * i), offset(source, 64 * i), 64)
+        copy_bytes(offset(to, count - 64), offset(source, count - 64), 64)
+        return
+    whole = count // 8
+    for i in range(whole):
+        copy_bytes(offset(to, 8 * i), offset(source, 8 * i), 8)
+    for i in range(8 * whole, count):
+        store_8(to, i, load_u8(source, i))
+
+
+@inner
+def _row(to, source, width, count, to_step, step):
+    """Copy `count` elements of `width` bytes, which lie as many bytes apart as the steps say."""
+    if step == width and to_step == width:
+        _move(to, source, width * count)
+    elif width == 1:
+        for i in range(count):
+            copy_bytes(offset(to, i * to_step), offset(source, i * step), 1)
+    elif width == 2:
+        for i in range(count):
+            copy_bytes(offset(to, i * to_step), offset(source, i * step), 2)
+    elif width == 4:
+        for i in range(count):
+            copy_bytes(offset(to, i * to_step), offset(source, i * step), 4)
+    else:
+        for i in range(count):
+            copy_bytes(offset(to, i * to_step), offset(source, i * step), 8)
+
+
+#: Numbers of the arguments of `copy`; then for each axis but the innermost, the innermost of them first: how
+#: many, and bytes from one to the next of the source and of the destination.
+SRC, DST, WIDTH, COUNT, SRC_STEP, DST_STEP, MORE, ALONG = range(8)
+
+
+@routine(PASS)
+def copy(args, first, end, worker):
+    """Copy elements; pieces are rows along the innermost axis."""
+    axes, index = load_i64(args, MORE), stack(_STACK)
+    source, to, left = pointer_at(args, SRC), pointer_at(args, DST), first
+    for a in range(axes):
+        n = load_i64(args, ALONG + 3 * a)
+        i = left % n
+        left = left // n
+        store_64(index, a, i)
+        source = offset(source, i * load_i64(args, ALONG + 3 * a + 1))
+        to = offset(to, i * load_i64(args, ALONG + 3 * a + 2))
+    width, count = load_i64(args, WIDTH), load_i64(args, COUNT)
+    step, to_step = load_i64(args, SRC_STEP), load_i64(args, DST_STEP)
+    for _ in range(first, end):
+        _row(to, source, width, count, to_step, step)
+        for a in range(axes):
+            n, along, to_along = (
+                load_i64(args, ALONG + 3 * a), load_i64(args, ALONG + 3 * a + 1), load_i64(args, ALONG + 3 * a + 2)
+            )  # fmt: skip
+            i = load_i64(index, a) + 1
+            if i < n:
+                store_64(index, a, i)
+                source, to = offset(source, along), offset(to, to_along)
+                break
+            store_64(index, a, 0)
+            source, to = offset(source, (1 - n) * along), offset(to, (1 - n) * to_along)
+
+
+@routine(PASS)
+def take_rows(args, first, end, worker):
+    """Rows of tables, by indices; negative ones count from the end.
+
+    Arguments: tables, indices, bytes of an index (4 or 8), how many there are, rows of a table, bytes of a
+    row, dst, and where NaN is put if an index lies beyond its table. Pieces are indices, all of them for each
+    table.
+    """
+    indices, wide, count, rows, size = (
+        pointer_at(args, 1), load_i64(args, 2), load_i64(args, 3), load_i64(args, 4), load_i64(args, 5)
+    )  # fmt: skip
+    for piece in range(first, end):
+        table, i = piece // count, piece % count
+        row = load_i64(indices, i) if wide == 8 else np.int64(load_i32(indices, i))
+        row = row + rows if row < 0 else row
+        if row < 0 or row >= rows:
+            store_f32(pointer_at(args, 7), 0, np.float32(np.nan))
+        else:
+            source = offset(pointer_at(args, 0), (table * rows + row) * size)
+            _move(offset(pointer_at(args, 6), piece * size), source, size)
+
+
+def _joined(sizes: Sequence[int], steps: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Axes as [size, steps ...], the innermost first, those of one element left out and those that lie one
+    behind the other in all arrays as one.
+    """
+    found: list[list[int]] = []
+    # by how far apart the destination's elements are, so that it is written in its order
+    for n, *by in sorted(zip(sizes, *steps, strict=True), key=lambda axis: abs(axis[-1])):
+        if n == 1:
+            continue
+        if found and all(s == found[-1][0] * before for s, before in zip(by, found[-1][1:], strict=True)):
+            found[-1][0] *= n
+        else:
+            found.append([n, *by])
+    return found
+
+
+def takes(y: np.ndarray, x: np.ndarray) -> bool:
+    """Whether `run_copy` can copy `x` to `y`, of the same shape, or one that is repeated."""
+    if y.itemsize not in WIDTHS or not y.size:
+        return False
+    return len(_joined(y.shape, (np.broadcast_to(x, y.shape).strides, y.strides))) <= AXES + 1
+
+
+def run_copy(
+    y: np.ndarray, x: np.ndarray, at: Callable[[np.ndarray], Any], run: Any, num_threads: Any
+) -> None:
+    """Copy `x` to `y`; `at` says where an array lies, and `run` runs a pass (`tape.ways`)."""
+    steps = np.broadcast_to(x, y.shape).strides, y.strides
+    (count, step, to_step), *more = _joined(y.shape, steps) or [[1, y.itemsize, y.itemsize]]
+    args = [at(x), at(y), y.itemsize, count, step, to_step, len(more), *(n for axis in more for n in axis)]
+    rows = math.prod(axis[0] for axis in more)
+    in_a_row = step == to_step == y.itemsize
+    time = rows * ROW + (BYTE * y.nbytes if in_a_row else ELEMENT * y.size)
+    run_shared(copy, args, rows, time, num_threads, run)
