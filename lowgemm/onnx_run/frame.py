@@ -321,6 +321,10 @@ class _Lives:
         return [self._spans[name] for name in self.names]
 
 
+class Own(list):
+    """Results that each have memory which nothing else has."""
+
+
 class Frame(NotCopied):
     """Places for all values of a run, and what runs on them.
 
@@ -381,6 +385,12 @@ class Frame(NotCopied):
             self.units.append(unit)
         #: Outputs that units make in memory of their own.
         self._fresh = {n for u in self.units for n in u.fresh_ones()}
+        #: Of each output, whether it has to be copied from its place; None if some output may lie elsewhere.
+        self._copied: list[bool] | None = [n not in self._fresh for n in outputs]
+        placed = {n for n, *_ in lives.arrays} | self._fresh
+        owners = [(u, o.owner) for u in self.units if type(u) is _Taped for n, o in u.outputs if n in outputs]
+        if len({*outputs}) < len(outputs) or len({*owners}) < len(owners) or not placed.issuperset(outputs):
+            self._copied = None
 
     def _array(self, begin: int, form: _Form) -> np.ndarray:
         return np.ndarray(form.shape, form.dtype, self._memory, begin, form.strides)
@@ -403,12 +413,14 @@ class Frame(NotCopied):
                 values[n] = value
             else:
                 np.copyto(values[n], value)
+        whole = True
         for i, unit in enumerate(self.units):
             if unit.__class__ is _Bound and around is not None:
                 done = around(unit.steps[0], lambda unit=unit: unit.run(values, self))
             else:
                 done = unit.run(values, self)
             if not done:
+                whole = whole and unit.__class__ is _Kept
                 one_by_one(unit.steps, values)
                 if unit.__class__ is not _Kept and not self._settled(unit, values):
                     self.bailed += 1
@@ -417,6 +429,9 @@ class Frame(NotCopied):
             for n in unit.frees:
                 values[n] = None
         else:
+            if whole and self._copied is not None:
+                both = zip(self._outputs, self._copied, strict=True)
+                return Own([values[n].copy() if copied else values[n] for n, copied in both])
             return [values[n] if n in self._fresh else self._own(values[n]) for n in self._outputs]
         # a step may return its input's memory in another form
         return [self._own(values[n]) for n in self._outputs]
@@ -476,17 +491,17 @@ class Frames(NotCopied):
         forms = tuple([_form(values[n]) for n in self._in])
         return None if None in forms else (forms, *more)
 
-    def take(self, key: Any) -> Frame | None:
-        """A frame that nobody uses, for `give_back`."""
+    def take(self, key: Any) -> tuple[list[Frame], Frame | None]:
+        """A frame that nobody uses, and where it goes back to (`give_back`)."""
         found = None if key is None else self._known.get(key)
-        return found.pop() if found.__class__ is list and found else None
+        return (found, found.pop()) if found.__class__ is list and found else ([], None)  # type: ignore[union-attr, return-value]
 
-    def give_back(self, key: Any, frame: Frame) -> None:
+    def give_back(self, key: Any, free: list[Frame], frame: Frame) -> None:
         """Let others have it."""
-        if frame.bailed >= GIVEN_UP:
+        if frame.bailed < GIVEN_UP:
+            free.append(frame)  # to ask for the key again would take longer, since its hash is not kept
+        elif self._known.get(key) is free:
             self._known[key] = None
-        elif self._known.get(key).__class__ is list:
-            self._known[key] = [frame]
 
     def watched(self, key: Any) -> bool:
         """Whether a run is to be watched, since it is the second of its kind."""

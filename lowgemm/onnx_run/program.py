@@ -32,7 +32,7 @@ from lowgemm.onnx_run import (
 )
 from lowgemm.onnx_run.convolution import PackedFilters
 from lowgemm.onnx_run.engines import Context, Subgraph, attributes_of, read_outside, reads_of
-from lowgemm.onnx_run.frame import Frames, Seen
+from lowgemm.onnx_run.frame import Frames, Own, Seen
 from lowgemm.onnx_run.nbits import PackedBlocks
 from lowgemm.onnx_run.prepare import prepared
 from lowgemm.onnx_run.state import NotOurs, Packed, State
@@ -664,8 +664,7 @@ class Program(NotCopied):
         values = self._start.copy()
         for n, value in zip(self._in, inputs, strict=True):
             values[n] = value
-        with np.errstate(all="ignore"):  # infinities and NaN go through a model as in onnxruntime
-            return self._run_all(values, timed)
+        return self._run_all(values, timed)
 
     def _run_all(self, values: list[Any], timed: bool) -> list[Any]:
         """Run all steps; the values of the outputs."""
@@ -687,21 +686,26 @@ class Program(NotCopied):
     def _run_held(self, values: list[Any], timed: bool, held: _Held | None) -> list[Any]:
         """Run all steps, in a frame if there is one."""
         key = self._frames.key(values) if self.context.optimize and not timed else None
-        frame = self._frames.take(key)
+        free, frame = self._frames.take(key)
         if frame is not None:
             try:
                 return frame.run(
                     [(n, values[n]) for n in self._in],
-                    lambda steps, values: self._run(steps, values, False, held),
+                    lambda steps, values: self._run_quietly(steps, values, False, held),
                     None if held is None else functools.partial(_beside, held),
                 )
             finally:
-                self._frames.give_back(key, frame)
+                self._frames.give_back(key, free, frame)
         seen: list[Seen] | None = [] if self._frames.watched(key) else None
-        self._run(self.steps if timed else self._turns, values, timed, held, seen)
+        self._run_quietly(self.steps if timed else self._turns, values, timed, held, seen)
         if seen is not None:
             self._frames.make(key, seen)
         return [values[n] for n in self._out]
+
+    def _run_quietly(self, *args: Any) -> None:
+        """`_run`, where infinities and NaN go through a model as in onnxruntime."""
+        with np.errstate(all="ignore"):
+            self._run(*args)
 
     def _run(
         self,
@@ -751,6 +755,8 @@ class Program(NotCopied):
 
     def owned(self, results: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
         """The results, those copied that lie in the memory of an input, a constant or another result."""
+        if results.__class__ is Own:
+            return results  # type: ignore[return-value]
         found: list[Any] = []
         for value, lent in zip(results, self._lent, strict=True):
             if lent and isinstance(value, np.ndarray):
