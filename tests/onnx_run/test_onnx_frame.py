@@ -122,6 +122,25 @@ def test_results_are_the_callers():
     same(model.run(None, feeds[0]), want)
 
 
+@pytest.mark.parametrize("outputs", [("p0", "flat"), ("p0", "c"), ("p0", "x"), ("flat", "half", "row")])
+def test_results_share_no_memory(outputs):
+    """Neither two that are views of one array, nor one that is a constant or an input."""
+    nodes = [
+        *product("x", 0), h.make_node("Reshape", ["p0", "back"], ["flat"]),
+        h.make_node("Gather", ["p0", "zero"], ["row"]), h.make_node("Slice", ["p0", "one", "two"], ["half"]),
+    ]  # fmt: skip
+    constants = {"back": np.array([-1]), "zero": np.array(0), "one": np.array([0]), "two": np.array([1])}
+    model = Model(model_of(nodes, {"x": (np.float32, 2)}, outputs, constants | {"c": np.float32([1, 2])}))
+    x = np.random.default_rng(0).standard_normal((3, 24)).astype(np.float32)
+    x.flags.writeable = False
+    want = [y.copy() for y in model.timed(None, {"x": x})]
+    for _ in range(5):
+        found = model.run(None, {"x": x})
+        for i, y in enumerate(found):
+            y[...] = 7
+            same(found[i + 1 :], want[i + 1 :])
+
+
 def test_a_view_is_there_as_long_as_it_is_read():
     """A step of its own that says anew where elements lie: what it returns lies in another value's place."""
     nodes = [
