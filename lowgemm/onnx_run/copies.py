@@ -1,4 +1,5 @@
-"""Operators that move elements and compute nothing: Slice, Split, Concat, Pad, Expand, Tile and Gather.
+"""Operators that move elements and compute nothing: Slice, Split, Concat, Pad, Expand, Tile,
+Gather, Resize by whole factors, and ConstantOfShape.
 
 onnxruntime takes 10 us for a part that holds one of them, and it parts what would be one recording. So either
 side may run them: within a part of onnxruntime's they stay there, and beside lowgemm's steps they are
@@ -24,6 +25,15 @@ from lowgemm.onnx_run.tape import Recorder, clear
 
 #: A place in an array.
 _Where = tuple[Any, ...]
+#: Of a Resize to the nearest, the ways to find an element's place and to round it that repeat each element
+#: where the factor is a whole number.
+_REPEATS = {
+    ("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil"),
+    ("pytorch_half_pixel", "round_prefer_floor"), ("pytorch_half_pixel", "round_prefer_ceil"),
+}  # fmt: skip
+#: So large that places are found in float32 without doubt: they are never nearer to where they are rounded
+#: the other way than half of a factor's part.
+LARGEST_FACTOR, LONGEST_AXIS = 16, 1 << 16
 _INDICES = (np.dtype(np.int64), np.dtype(np.int32))
 
 
@@ -135,6 +145,39 @@ def _tile(x: np.ndarray, repeats: Any) -> _Whole:
     return _Whole(np.empty(parted, x.dtype), [((), source)], shape)
 
 
+def _resize(
+    x: np.ndarray, roi: Any, scales: Any, sizes: Any = None, *, mode: str = "nearest", **rules: Any
+) -> _Whole:
+    """By whole factors, each element as often as they say: so do the rules that `_REPEATS` holds."""
+    if sizes is not None:
+        times = [m / n if n else 0 for m, n in zip(_whole_numbers(sizes), x.shape, strict=True)]
+    else:
+        times = np.asarray(scales, np.float64).reshape(-1).tolist()
+    if (
+        len(times) != x.ndim
+        or not all(t in range(1, LARGEST_FACTOR + 1) for t in times)
+        or x.dtype.kind not in "fiub"
+    ):
+        raise NotOurs
+    factors = [int(t) for t in times]
+    shape = tuple(t * n for t, n in zip(factors, x.shape, strict=True))
+    if max(shape, default=0) > LONGEST_AXIS:
+        raise NotOurs
+    parted = _empty(shape, x).reshape([m for both in zip(x.shape, factors, strict=True) for m in both])
+    source = x.reshape([m for n in x.shape for m in (n, 1)])
+    return _Whole(parted, [((), source)], shape)
+
+
+def _constant_of_shape(shape: Any, *, value: Any = None) -> _Whole:
+    whole = tuple(_whole_numbers(shape))
+    number = np.float32(0)
+    if value is not None:
+        from onnx import numpy_helper
+
+        number = numpy_helper.to_array(value).reshape(-1)[0]
+    return _Whole(np.empty(whole, number.dtype), [((), number)], whole)
+
+
 def _gather(x: np.ndarray, indices: np.ndarray, *, axis: int = 0) -> np.ndarray:
     if indices.dtype not in _INDICES:
         raise NotOurs
@@ -143,7 +186,8 @@ def _gather(x: np.ndarray, indices: np.ndarray, *, axis: int = 0) -> np.ndarray:
 
 _PARTS: dict[str, Callable[..., tuple[np.ndarray, ...]]] = {"Slice": _slice, "Split": _split}
 _WHOLES: dict[str, Callable[..., _Whole]] = {
-    "Concat": _concat, "Pad": _pad, "Expand": _expand, "Tile": _tile
+    "Concat": _concat, "Pad": _pad, "Expand": _expand, "Tile": _tile, "Resize": _resize,
+    "ConstantOfShape": _constant_of_shape,
 }  # fmt: skip
 
 
@@ -222,6 +266,30 @@ def _take(
     return y
 
 
+def _put_together(recorder: Recorder, whole: _Whole, num_threads: int | None) -> np.ndarray | None:
+    """What is put together of pieces; None if that cannot be."""
+    y = whole.y
+    for where, source in whole.moves:
+        source = _at(y, source) if type(source) is tuple else source
+        if isinstance(source, np.generic):
+            source = np.array(source)
+            recorder.constant(source)
+            recorder.kept.append(source)
+        if not _copy(recorder, _at(y, where), source, num_threads):
+            return None
+    found = y.reshape(whole.shape)
+    recorder.keep(y)
+    return found if y.size and np.shares_memory(y, found) else None
+
+
+def joined(recorder: Recorder, parts: Sequence[np.ndarray], axis: int, num_threads: int | None) -> Any:
+    """Take a Concat down; None if that cannot be."""
+    try:
+        return _put_together(recorder, _concat(*parts, axis=axis), num_threads)
+    except (NotOurs, ValueError):  # said when it runs
+        return None
+
+
 def recorded(operator: str, attributes: Mapping[str, Any], num_threads: int | None) -> Callable[..., Any]:
     """What takes a node down (`tape.Group`)."""
 
@@ -243,16 +311,8 @@ def recorded(operator: str, attributes: Mapping[str, Any], num_threads: int | No
             y, moves, shape = _WHOLES[operator](*inputs, **attributes)
         except (NotOurs, TypeError, ValueError, IndexError):  # said when it runs
             return None
-        for where, source in moves:
-            source = _at(y, source) if type(source) is tuple else source
-            if isinstance(source, np.generic):
-                source = np.array(source)
-                recorder.constant(source)
-                recorder.kept.append(source)
-            if not _copy(recorder, _at(y, where), source, num_threads):
-                return None
-        recorder.keep(y)
-        return (y.reshape(shape),) if y.size else None
+        y = _put_together(recorder, _Whole(y, moves, shape), num_threads)
+        return None if y is None else (y,)
 
     return record
 
@@ -260,7 +320,7 @@ def recorded(operator: str, attributes: Mapping[str, Any], num_threads: int | No
 # ---- which nodes ------------------------------------------------------------------------------------------
 def data_of(operator: str, count: int) -> int:
     """How many of an operator's `count` inputs are data; the others say where they go."""
-    return {"Concat": count, "Gather": 2}.get(operator, 1)
+    return {"Concat": count, "Gather": 2, "ConstantOfShape": 0}.get(operator, 1)
 
 
 def _is_copy(node: Any, constants: Mapping[str, np.ndarray], known: set[str]) -> bool:
@@ -271,16 +331,27 @@ def _is_copy(node: Any, constants: Mapping[str, np.ndarray], known: set[str]) ->
     if node.domain or (operator not in _PARTS and operator not in _WHOLES and operator != "Gather"):
         return False
     data, attributes = data_of(operator, len(reads)), attributes_of(node)
-    if all(n in constants for n in reads[:data]):
+    if all(n in constants for n in reads):
         return False
     # older operator sets have attributes in the place of inputs
-    if len(reads) < {"Slice": 3, "Concat": 1}.get(operator, 2) or (operator == "Tile" and len(reads) > 2):
+    least = {"Slice": 3, "Resize": 3, "Concat": 1, "ConstantOfShape": 1}.get(operator, 2)
+    if len(reads) < least or (operator == "Tile" and len(reads) > 2):
+        return False
+    if operator == "Resize" and not _repeats(attributes):
         return False
     if operator == "Pad" and attributes.get("mode", "constant") not in ("constant", "edge", "reflect"):
         return False
     if operator == "Split" and ("num_outputs" in attributes or not reads[1]):
         return False
     return all(n in constants or n in known for n in reads[data:] if n)
+
+
+def _repeats(attributes: Mapping[str, Any]) -> bool:
+    """Whether a Resize repeats each element if its factors are whole numbers."""
+    place = attributes.get("coordinate_transformation_mode", "half_pixel")
+    rule = place, attributes.get("nearest_mode", "round_prefer_floor")
+    usual = attributes.get("keep_aspect_ratio_policy", "stretch") == "stretch" and "axes" not in attributes
+    return attributes.get("mode", "nearest") == "nearest" and rule in _REPEATS and usual
 
 
 class Found(NamedTuple):

@@ -17,9 +17,9 @@ from lowgemm.engine.parts import PASS, run_shared
 from lowgemm.jit.memory import load_i64, pointer_at
 from lowgemm.jit.routine import inner, routine
 from lowgemm.onnx_run import turned
-from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.dynamic import OWN, as_own
 from lowgemm.onnx_run.state import NotOurs, State
+from lowgemm.onnx_run.tape import Recorder, unless_refused, ways
 from lowgemm.onnx_run.windows import Windows, largest, windows
 
 _u64 = np.uint64
@@ -108,16 +108,22 @@ def _numbers(size: Sequence[int], w: Windows) -> np.ndarray:
     return np.array([(f,) * more + tuple(r) for f, r in zip(fill, rows, strict=True)], np.int64)
 
 
-def _compiled(x: np.ndarray, w: Windows, numbers: np.ndarray, num_threads: int | None) -> np.ndarray:
-    """`max_by_definition`, by the compiled pass."""
+def _compiled(
+    x: np.ndarray, w: Windows, numbers: np.ndarray, num_threads: int | None, recorder: Recorder | None = None
+) -> Any:
+    """`max_by_definition`, by the compiled pass; NotImplemented if a recorder cannot take it down."""
+    if recorder is not None:
+        x = recorder.in_order(x)
+        if not all(w.out) or not (x.flags.c_contiguous or turned.sizes(x)):
+            return NotImplemented
     images, channels = x.shape[:2]
     y = turned.empty_last((images, channels, *w.out), x.dtype)
     if y.size:
-        x = turned.last(x, num_threads)
-        at = address(x), address(y), address(numbers)
+        x = turned.last(x, num_threads, recorder)
+        at, held, run = ways(recorder)
         lines, time = images * math.prod(w.out[:-1]), NANOSECONDS * y.size * math.prod(w.kernel)
-        args = (*at, channels, x.size, y.size, int(x.dtype == np.int8))
-        run_shared(max_pool_bytes, args, lines, time, num_threads)
+        args = (at(x), at(y), held(numbers), channels, x.size, y.size, int(x.dtype == np.int8))
+        run_shared(max_pool_bytes, args, lines, time, num_threads, run)
     return y
 
 
@@ -146,7 +152,7 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
     how = {k: v for k, v in attributes.items() if k != "storage_order"}
     plans: dict[tuple[int, ...], Any] = {}
 
-    def run(x: np.ndarray) -> Any:
+    def run(x: np.ndarray, recorder: Recorder | None = None) -> Any:
         if x.dtype not in _BYTES or x.ndim < 3 or not _fits(x):
             return NotImplemented
         size = x.shape[2:]
@@ -156,8 +162,9 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
                 plans.clear()
             w = windows(size, **how)
             plan = plans[size] = w, _numbers(size, w)
-        return _compiled(x, *plan, state.num_threads)
+        return _compiled(x, *plan, state.num_threads, recorder)
 
+    run.record = unless_refused(run)  # type: ignore[attr-defined]
     return run
 
 

@@ -22,7 +22,9 @@ from lowgemm.gemm import gemm
 from lowgemm.onnx_run import (
     average,
     binary,
+    contrib,
     convolution,
+    copies,
     dynamic,
     elementwise,
     float_mean,
@@ -35,6 +37,7 @@ from lowgemm.onnx_run import (
 )
 from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.contrib import DOMAIN
+from lowgemm.onnx_run.look_up import by_table
 from lowgemm.onnx_run.operators import convolution_attributes
 from lowgemm.onnx_run.pipelines import pipeline
 from lowgemm.onnx_run.state import State
@@ -354,6 +357,40 @@ def qlinear_global_average_pool(
     return run
 
 
+def qlinear_concat(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
+    """QLinearConcat, for a recorder: parts of another scale by a table, then copies."""
+    if numba.config.DISABLE_JIT or not _known(constants, 0, 1):
+        return None
+    places = range(2, len(constants), 3)
+    if not all(_known(constants, i + 1, i + 2) and constants[i + 2].dtype in _BYTES for i in places):
+        return None
+    coded, recoded = [], contrib.OPERATORS[DOMAIN, "QLinearConcat"]
+    for i in places:
+        every = np.arange(256, dtype=np.uint8).view(constants[i + 2].dtype)
+        found = recoded(state, *constants[:2], every, *constants[i + 1 : i + 3], axis=0)
+        coded.append(None if found.dtype == every.dtype and (found == every).all() else found)
+
+    def run(*inputs: Any, recorder: Recorder | None = None) -> Any:
+        if recorder is None:
+            return NotImplemented
+        parts = []
+        for i, table in zip(places, coded, strict=True):
+            x = inputs[i]
+            if x.dtype != constants[i + 2].dtype:
+                return NotImplemented
+            if table is not None:
+                x = recorder.in_order(x)
+                x = by_table(table, x, state.num_threads, recorder)
+            if x is NotImplemented:
+                return NotImplemented
+            parts.append(x)
+        y = copies.joined(recorder, parts, attributes["axis"], state.num_threads)
+        return NotImplemented if y is None else y
+
+    run.record = unless_refused(run)  # type: ignore[attr-defined]
+    return run
+
+
 _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("", "QLinearConv"): qlinear_conv,
     (DOMAIN, "QLinearConv"): qlinear_conv,
@@ -361,6 +398,7 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("", "QLinearMatMul"): qlinear_matmul,
     (DOMAIN, "QGemm"): qgemm,
     (DOMAIN, "QLinearGlobalAveragePool"): qlinear_global_average_pool,
+    (DOMAIN, "QLinearConcat"): qlinear_concat,
     (DOMAIN, "QLinearAdd"): _binary(elementwise.add_values, binary.add, binary.ADD),
     (DOMAIN, "QLinearMul"): _binary(elementwise.mul_values, binary.mul, binary.MUL),
     ("", "QuantizeLinear"): quantize_linear,

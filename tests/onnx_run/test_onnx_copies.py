@@ -16,6 +16,8 @@ from lowgemm.onnx_run import Model, copies, frame, tape
 from lowgemm.onnx_run.state import NotOurs, State
 
 DTYPES = [np.bool_, np.int8, np.uint8, np.float32, np.int64, np.float64]
+#: Those of onnxruntime's kernel.
+RESIZED = [np.int8, np.uint8, np.float32]
 needs_passes = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="the passes are compiled")
 
 
@@ -90,9 +92,26 @@ def a_gather(g, dtype):
     return (numbers(g, shape, dtype), np.asarray(found, kind)), {"axis": axis}
 
 
+def a_resize(g, dtype):
+    """By whole factors, of images with the channels second."""
+    shape = [int(n) for n in g.integers(1, (3, 4, 9, 7))]
+    factors = [1, 1, *g.integers(1, 6, 2)]
+    rule = sorted(copies._REPEATS)[g.integers(len(copies._REPEATS))]
+    attributes = {"mode": "nearest", "coordinate_transformation_mode": rule[0], "nearest_mode": rule[1]}
+    x = numbers(g, shape, dtype)
+    if g.random() < 0.5:
+        return (x, None, np.float32(factors)), attributes
+    return (x, None, None, ints(*(n * t for n, t in zip(shape, factors, strict=True)))), attributes
+
+
+def a_constant(g, dtype):
+    value = onnx.numpy_helper.from_array(numbers(g, 1, dtype))
+    return (ints(*shape_of(g)),), {"value": value} if g.random() < 0.8 else {}
+
+
 CASES = {
     "Slice": a_slice, "Split": a_split, "Concat": a_concat, "Pad": a_pad, "Expand": an_expand, "Tile": a_tile,
-    "Gather": a_gather,
+    "Gather": a_gather, "Resize": a_resize, "ConstantOfShape": a_constant,
 }  # fmt: skip
 
 
@@ -106,14 +125,15 @@ def at_once(operator, inputs, attributes):
 
 
 def by_onnxruntime(operator, inputs, attributes):
-    names = [f"x{i}" for i in range(len(inputs))]
+    names = ["" if v is None else f"x{i}" for i, v in enumerate(inputs)]
+    given = {n: v for n, v in zip(names, inputs, strict=True) if n}
     infos = [h.make_tensor_value_info(n, h.np_dtype_to_tensor_dtype(v.dtype), v.shape)
-             for n, v in zip(names, inputs, strict=True)]  # fmt: skip
+             for n, v in given.items()]  # fmt: skip
     outputs = outputs_of(operator, inputs)
     graph = h.make_graph([h.make_node(operator, names, outputs, **attributes)], "g", infos,
                          [onnx.ValueInfoProto(name=o) for o in outputs])  # fmt: skip
     model = h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
-    found = om.onnxruntime_run(model, dict(zip(names, inputs, strict=True)), "ORT_DISABLE_ALL")
+    found = om.onnxruntime_run(model, given, "ORT_DISABLE_ALL")
     return [found[o] for o in outputs]
 
 
@@ -130,7 +150,8 @@ def test_at_once_as_onnxruntime(operator):
     peers.need("onnxruntime")
     g = np.random.default_rng(1)
     for i in range(60):
-        inputs, attributes = CASES[operator](g, DTYPES[i % len(DTYPES)])
+        dtypes = RESIZED if operator == "Resize" else DTYPES
+        inputs, attributes = CASES[operator](g, dtypes[i % len(dtypes)])
         same(at_once(operator, inputs, attributes), by_onnxruntime(operator, inputs, attributes))
 
 
@@ -163,7 +184,9 @@ def test_taken_down_as_at_once(operator, threads):
         made = tuple(len(inputs) + j for j in range(len(outputs_of(operator, inputs))))
         records = [(copies.recorded(operator, attributes, threads), numbers_in, made)]
         values = [*inputs, *[None] * len(made)]
-        if g.random() < 0.5 and 0 not in fixed:  # a copy of the first input comes before
+        if (
+            g.random() < 0.5 and 0 not in fixed and operator != "ConstantOfShape"
+        ):  # a copy of the first input comes before
             values.append(None)
             own = len(values) - 1
             records.insert(0, (copies.recorded("Concat", {"axis": 0}, threads), (0,), (own,)))
@@ -208,6 +231,68 @@ def test_what_is_left_to_the_engine():
 
 
 # ---- models -----------------------------------------------------------------------------------------------
+@needs_passes
+@pytest.mark.parametrize("axes", [3, 4])
+def test_a_resize_by_whole_factors_as_large_as_may_be(axes):
+    """Each element is repeated, whichever rule says where it lies."""
+    peers.need("onnxruntime")
+    for factor in (3, 7, copies.LARGEST_FACTOR):
+        x = np.arange(copies.LONGEST_AXIS // factor, dtype=np.float32).reshape(*(1,) * (axes - 1), -1)
+        scales = np.float32([1] * (axes - 1) + [factor])
+        for rule in copies._REPEATS:
+            attributes = {"coordinate_transformation_mode": rule[0], "nearest_mode": rule[1]}
+            inputs = x, None, scales
+            same(at_once("Resize", inputs, attributes), by_onnxruntime("Resize", inputs, attributes))
+            same(at_once("Resize", inputs, attributes), [np.repeat(x, factor, -1)])
+    for scales in (np.float32([1, 1, 1.5, 1][-axes:]), np.float32([1] * (axes - 1) + [17])):
+        with pytest.raises(NotOurs):
+            at_once("Resize", (np.zeros((2,) * axes, np.float32), None, scales), {})
+
+
+@needs_passes
+@pytest.mark.parametrize("signed", [False, True])
+def test_coded_joins_and_pools_between_convolutions(signed, threads):
+    """QLinearConcat, whose parts have scales of their own or the result's, and MaxPool of bytes: recorded."""
+    peers.need("onnxruntime")
+    kind = np.int8 if signed else np.uint8
+    g = np.random.default_rng(6)
+    constants = {
+        "w": g.integers(-128, 128, (6, 5, 3, 3)).astype(np.int8),
+        "wz": np.int8(0),
+        "ws": np.float32(0.02),
+    }
+    for i in range(4):
+        constants[f"s{i}"] = np.float32(0.01 + 0.013 * i)
+        constants[f"z{i}"] = np.asarray(3 * i, kind)
+    conv = ["w", "ws", "wz"]
+    ms = "com.microsoft"
+    nodes = [
+        h.make_node("QuantizeLinear", ["a", "s0", "z0"], ["q"]),
+        h.make_node("QLinearConv", ["q", "s0", "z0", *conv, "s1", "z1"], ["c"], pads=[1] * 4),
+        h.make_node("MaxPool", ["c"], ["m"], kernel_shape=[3, 3], pads=[1] * 4),
+        h.make_node("QLinearConcat", ["s1", "z1", "m", "s1", "z1", "q", "s0", "z0", "c", "s1", "z1"], ["j"],
+                    axis=1, domain=ms),
+        h.make_node("Slice", ["j", "two", "seven", "one"], ["p"]),
+        h.make_node("QLinearConv", ["p", "s1", "z1", *conv, "s2", "z2"], ["d"]),
+        h.make_node("QLinearConcat", ["s3", "z3", "d", "s2", "z2", "d", "s3", "z3"], ["y"], axis=-1, domain=ms),
+    ]  # fmt: skip
+    constants |= {"two": ints(2), "seven": ints(7), "one": ints(1)}
+    graph = h.make_graph(
+        nodes, "g", [h.make_tensor_value_info("a", 1, [None, 5, None, None])],
+        [onnx.ValueInfoProto(name=o) for o in ("y", "m", "j")],
+        [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
+    )  # fmt: skip
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", 17), h.make_opsetid(ms, 1)], ir_version=8)
+    ours = Model(model, num_threads=threads)
+    for shape in ((1, 5, 9, 8), (2, 5, 6, 17)):
+        feeds = {"a": g.standard_normal(shape).astype(np.float32)}
+        want = om.onnxruntime_run(model, feeds, "ORT_DISABLE_ALL")
+        for run in (*[ours.run] * 4, ours.timed):
+            same(run(None, feeds), [want[t.name] for t in ours.outputs])
+    assert all(type(u) is frame._Taped for u in units(ours))
+    assert len(units(ours)) == 2
+
+
 def model_of(nodes, outputs, constants, sizes=(None, 6, 8)):
     """Nodes between a quantized image "x" of bytes and outputs."""
     info = h.make_tensor_value_info
