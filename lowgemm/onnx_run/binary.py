@@ -19,6 +19,7 @@ from lowgemm.jit.memory import pointer_at
 from lowgemm.jit.routine import inner, routine
 from lowgemm.onnx_run.passes import NANOSECONDS, byte_of
 from lowgemm.onnx_run.tape import Recorder, ways
+from lowgemm.onnx_run.turned import brought_last, sizes
 
 _u64 = np.uint64
 #: Axes of a pass over two operands, after those that can be are counted as one.
@@ -285,6 +286,16 @@ class Binary(NotCopied):
         pieces = math.prod(found[0][:-1]) * -(-line // SEGMENT)
         return record, memory, back, turned, pieces
 
+    def _in_one_order(self, a: np.ndarray, b: np.ndarray, recorder: Recorder) -> Any:
+        """The result of operands that lie in two orders, of which one is brought to the other's."""
+        pair = a, b
+        last = [sizes(x) is not None for x in pair]
+        ordered = all(x.flags.c_contiguous or there for x, there in zip(pair, last, strict=True))
+        if a.shape != b.shape or not ordered or last[0] == last[1]:
+            return NotImplemented
+        first, second = (brought_last(x, self.num_threads, recorder) for x in pair)
+        return self(first, second, recorder)
+
     def __call__(self, a: np.ndarray, b: np.ndarray, recorder: Recorder | None = None) -> np.ndarray:
         """The result, in the memory order of the larger operand; NotImplemented if a recorder cannot take it
         down.
@@ -298,7 +309,7 @@ class Binary(NotCopied):
         record, memory, back, turned, pieces = plan
         if record is None:
             if recorder is not None:
-                return NotImplemented
+                return self._in_one_order(a, b, recorder)
             shape = np.broadcast_shapes(a.shape, b.shape)
             return self(*(np.ascontiguousarray(np.broadcast_to(x, shape)) for x in (a, b)))
         y = np.empty(memory, a.dtype)

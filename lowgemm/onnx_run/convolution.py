@@ -24,6 +24,7 @@ from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run.geometry import Geometry, check_filters, geometry
 from lowgemm.onnx_run.pipelines import pipeline
 from lowgemm.onnx_run.tape import Recorder
+from lowgemm.onnx_run.turned import brought_last
 from lowgemm.output.stages.requantize import ROUNDINGS
 from lowgemm.requantize import requantize
 
@@ -166,8 +167,11 @@ class Convolution(NotCopied):
         g, made = self._plan(x.shape)
         if made is None or len(g.size) > INNER:
             return None
-        images, made = _channels_last(x), made[0]
-        found = made.in_one_call(images.strides)
+        made = made[0]
+        found = made.in_one_call(_channels_last(x).strides)
+        if found is None and x.flags.c_contiguous:
+            x = brought_last(x, self.num_threads, recorder)
+            found = made.in_one_call(_channels_last(x).strides)
         if found is None:
             return None
         plan, rhs = found

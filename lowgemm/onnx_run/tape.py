@@ -331,7 +331,7 @@ def unless_refused(run: Callable[..., Any]) -> Callable[..., Any]:
     def record(recorder: Recorder, *inputs: Any) -> Any:
         try:
             y = run(*inputs, recorder=recorder)
-        except TypeError:  # said when it runs
+        except (TypeError, ValueError):  # said when it runs
             return None
         return None if y is NotImplemented else (y,)
 

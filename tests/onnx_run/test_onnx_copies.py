@@ -275,17 +275,24 @@ def test_coded_joins_and_pools_between_convolutions(signed, threads):
         h.make_node("Slice", ["j", "two", "seven", "one"], ["p"]),
         h.make_node("QLinearConv", ["p", "s1", "z1", *conv, "s2", "z2"], ["d"]),
         h.make_node("QLinearConcat", ["s3", "z3", "d", "s2", "z2", "d", "s3", "z3"], ["y"], axis=-1, domain=ms),
+        # operands in two orders in memory, and an image that is not made for a convolution
+        h.make_node("QuantizeLinear", ["b", "s0", "z0"], ["q2"]), h.make_node("Reshape", ["q2", "as5"], ["r"]),
+        h.make_node("Slice", ["j", "one", "six", "one"], ["t"]),
+        h.make_node("QLinearAdd", ["r", "s0", "z0", "t", "s1", "z1", "s2", "z2"], ["u"], domain=ms),
+        h.make_node("QLinearConv", ["r", "s0", "z0", *conv, "s2", "z2"], ["v"]),
     ]  # fmt: skip
-    constants |= {"two": ints(2), "seven": ints(7), "one": ints(1)}
+    constants |= {"two": ints(2), "seven": ints(7), "one": ints(1), "six": ints(6), "as5": ints(1, 5, 9, -1)}
     graph = h.make_graph(
-        nodes, "g", [h.make_tensor_value_info("a", 1, [None, 5, None, None])],
-        [onnx.ValueInfoProto(name=o) for o in ("y", "m", "j")],
+        nodes, "g",
+        [h.make_tensor_value_info("a", 1, [1, 5, 9, None]), h.make_tensor_value_info("b", 1, [1, None])],
+        [onnx.ValueInfoProto(name=o) for o in ("y", "m", "j", "u", "v")],
         [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
     )  # fmt: skip
     model = h.make_model(graph, opset_imports=[h.make_opsetid("", 17), h.make_opsetid(ms, 1)], ir_version=8)
     ours = Model(model, num_threads=threads)
-    for shape in ((1, 5, 9, 8), (2, 5, 6, 17)):
-        feeds = {"a": g.standard_normal(shape).astype(np.float32)}
+    for columns in (8, 17):
+        feeds = {n: g.standard_normal(shape).astype(np.float32)
+                 for n, shape in (("a", (1, 5, 9, columns)), ("b", (1, 45 * columns)))}  # fmt: skip
         want = om.onnxruntime_run(model, feeds, "ORT_DISABLE_ALL")
         for run in (*[ours.run] * 4, ours.timed):
             same(run(None, feeds), [want[t.name] for t in ours.outputs])
