@@ -31,7 +31,7 @@ from lowgemm.jit.memory import (
     store_f32,
 )
 from lowgemm.jit.routine import inner, inner_dividing, routine, unpack_words
-from lowgemm.kernels.framework.irtools import load, store, vec
+from lowgemm.kernels.framework.irtools import at, load, store, vec
 from lowgemm.onnx_run import activations
 from lowgemm.onnx_run.activations import LANES
 
@@ -42,8 +42,9 @@ REGISTERS = 24
 #: Words between the memory of two workers, so that they share no cache line, nor two that are fetched
 #: together.
 APART = 32
-#: Bytes of a vector.
+#: Bytes of a vector, and vectors of a turn of a loop.
 VECTOR = 4 * LANES
+MANY = 4
 (
     ADD, SUB, MUL, DIV, MAX, MIN, SLOPE, SIGMOID, TANH, ERF, SQRT, SCALE, RANGE, BYTE, SIGNED, TO_BYTE, TO_SIGNED,
 ) = range(17)  # fmt: skip
@@ -51,32 +52,40 @@ VECTOR = 4 * LANES
 WIDTHS = {BYTE: 1, SIGNED: 1, TO_BYTE: 1, TO_SIGNED: 1}
 
 
-def _vector(emit: Callable[..., ir.Value]) -> Any:
-    """An instruction on `LANES` numbers: (where the result goes, operands ...)."""
+def _vectors(emit: Callable[..., ir.Value]) -> Any:
+    """An instruction (where the result goes, operands ...) on `LANES` numbers, and one on `MANY` times as many:
+    a loop's turn takes about as long as two of its vectors.
+    """
 
-    def make(typingctx, args):
-        def codegen(context, b, signature, values):
-            to, *from_ = unpack_words(context, b, signature.args[0], values[0])
-            ty = vec(ir.FloatType(), LANES)
-            store(b, emit(b, *(load(b, ty, x) for x in from_)), to)
-            return context.get_dummy_value()
+    def of(count: int) -> Any:
+        def make(typingctx, args):
+            def codegen(context, b, signature, values):
+                to, *from_ = unpack_words(context, b, signature.args[0], values[0])
+                ty = vec(ir.FloatType(), LANES)
+                places = [VECTOR * i for i in range(count)]
+                made = [emit(b, *(load(b, ty, at(b, x, place)) for x in from_)) for place in places]
+                for y, place in zip(made, places, strict=True):
+                    store(b, y, at(b, to, place))
+                return context.get_dummy_value()
 
-        return types.void(args), codegen
+            return types.void(args), codegen
 
-    return intrinsic(make)
+        return intrinsic(make)
+
+    return of(1), of(MANY)
 
 
 # of a NaN and a number the first operand stays, as in C++'s std::max(a, b), which onnxruntime is built on
-_add = _vector(lambda b, x, y: b.fadd(x, y))
-_sub = _vector(lambda b, x, y: b.fsub(x, y))
-_mul = _vector(lambda b, x, y: b.fmul(x, y))
-_div = _vector(lambda b, x, y: b.fdiv(x, y))
-_max = _vector(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), y, x))
-_min = _vector(lambda b, x, y: b.select(b.fcmp_ordered("<", y, x), y, x))
-_slope = _vector(
+_add, _add_many = _vectors(lambda b, x, y: b.fadd(x, y))
+_sub, _sub_many = _vectors(lambda b, x, y: b.fsub(x, y))
+_mul, _mul_many = _vectors(lambda b, x, y: b.fmul(x, y))
+_div, _div_many = _vectors(lambda b, x, y: b.fdiv(x, y))
+_max, _max_many = _vectors(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), y, x))
+_min, _min_many = _vectors(lambda b, x, y: b.select(b.fcmp_ordered("<", y, x), y, x))
+_slope, _slope_many = _vectors(
     lambda b, x, y: b.select(b.fcmp_ordered("<", x, ir.Constant(x.type, [0.0] * LANES)), b.fmul(x, y), x)
 )
-_scale = _vector(
+_scale, _scale_many = _vectors(
     lambda b, x, y, z: b.fadd(b.fmul(b.sitofp(b.bitcast(x, vec(ir.IntType(32), LANES)), x.type), y), z)
 )
 
@@ -165,15 +174,35 @@ def _apply(code, to, a, b, c, count):
         return
     whole = count // LANES
     if code == SCALE:
-        for i in range(whole):
-            j = 4 * LANES * i
+        for i in range(whole // MANY):
+            j = VECTOR * MANY * i
+            _scale_many((offset(to, j), offset(a, j), offset(b, j), offset(c, j)))
+        for i in range(whole // MANY * MANY, whole):
+            j = VECTOR * i
             _scale((offset(to, j), offset(a, j), offset(b, j), offset(c, j)))
         for i in range(whole * LANES, count):
             t = np.float32(np.int32(load_i32(a, i))) * load_f32(b, i)
             store_f32(to, i, t + load_f32(c, i))
         return
-    for i in range(whole):
-        j = 4 * LANES * i
+    for i in range(whole // MANY):
+        j = VECTOR * MANY * i
+        args = (offset(to, j), offset(a, j), offset(b, j))
+        if code == ADD:
+            _add_many(args)
+        elif code == SUB:
+            _sub_many(args)
+        elif code == MUL:
+            _mul_many(args)
+        elif code == DIV:
+            _div_many(args)
+        elif code == MAX:
+            _max_many(args)
+        elif code == MIN:
+            _min_many(args)
+        else:
+            _slope_many(args)
+    for i in range(whole // MANY * MANY, whole):
+        j = VECTOR * i
         args = (offset(to, j), offset(a, j), offset(b, j))
         if code == ADD:
             _add(args)

@@ -199,10 +199,8 @@ def find(
             own = {id(n) for n in (node, *groups[other], *groups[group])}
             made = [n.output[0] for n in groups[other]]
             alone = all(n not in seen and own.issuperset(readers.get(n, ())) for n in made)
-            begins = [g for g in (group, other) if groups[g][0].op_type == SCALED]
-            if alone and len(begins) < 2 and len(own) <= MERGED:
-                both = [group, other] if begins == [group] else [other, group]
-                groups[group] = [n for g in both for n in groups[g]]
+            if alone and len(own) <= MERGED:
+                groups[group] = groups[other] + groups[group]
                 needs[group] |= needs[other]
                 groups[other], needs[other] = [], 1 << group
                 place.update(dict.fromkeys(made, group))

@@ -13,7 +13,8 @@ own. Here product, scale and bias become one node: ConvIntegerToFloat of domain 
 
 When the program is made, a ConvIntegerToFloat becomes ConvSums and Scaled (`split`): the sums stay int32 with
 the channels last in memory, and the chain of float operators behind them (`chains.py`) begins with the scale
-and the bias. So no pass of its own makes float32 of them. Where the chain ends in a DynamicQuantizeLinear, it
+and the bias. So no pass of its own makes float32 of them. So does a MatMulIntegerToFloat
+that a chain may follow (`split_products`). Where the chain ends in a DynamicQuantizeLinear, it
 notes the range, and QuantizeInRange quantizes.
 """
 
@@ -370,29 +371,46 @@ class _FloatProduct:
         """A stack of matrices as one."""
         return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
-    def __call__(self, a: np.ndarray, a_scale: np.ndarray, a_zero: int) -> np.ndarray:
-        """The product of `a`, quantized with this scale and this zero point."""
+    def sums(self, a: np.ndarray, a_scale: np.ndarray, a_zero: int) -> tuple[np.ndarray, np.ndarray]:
+        """The int32 sums of `a`, quantized with this scale and this zero point, and the scale of each column."""
         threads, rows = self.state.num_threads, self._rows(a)
         sums = gemm(rows, self.right, lhs_zero_point=a_zero, rhs_zero_point=self.zero, num_threads=threads)
-        scale = a_scale.reshape(()) * self.scales
-        places = address(sums), address(self.ints), address(scale), address(self.floats)
-        turned.run_scaled_rows(*places, (len(rows), scale.size), threads)
-        return sums.view(np.float32).reshape(*a.shape[:-1], scale.size)
+        return sums.reshape(*a.shape[:-1], self.scales.size), a_scale.reshape(()) * self.scales
 
-    def record(
+    def record_sums(
         self, recorder: Recorder, a: np.ndarray, a_scale: np.ndarray, a_zero: int | np.ndarray
-    ) -> np.ndarray | None:
-        """Take it down; None if that cannot be."""
-        rows, threads = self._rows(a), self.state.num_threads
-        sums = recorder.product(rows, self.right, a_zero, self.zero, None, threads)
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Take them down; None if that cannot be."""
+        sums = recorder.product(self._rows(a), self.right, a_zero, self.zero, None, self.state.num_threads)
         if sums is NotImplemented:
             return None
         scale = np.empty(self.scales.size, np.float32)
         at, held = recorder.at, recorder.held
         recorder.run(scale_by, (at(a_scale), held(self.scales), at(scale)), scale.size)
+        recorder.keep(sums, scale)
+        return sums.reshape(*a.shape[:-1], scale.size), scale
+
+    def __call__(self, a: np.ndarray, a_scale: np.ndarray, a_zero: int) -> np.ndarray:
+        """The product in float32."""
+        sums, scale = self.sums(a, a_scale, a_zero)
+        places = address(sums), address(self.ints), address(scale), address(self.floats)
+        sizes = sums.size // scale.size, scale.size
+        turned.run_scaled_rows(*places, sizes, self.state.num_threads)
+        return sums.view(np.float32)
+
+    def record(
+        self, recorder: Recorder, a: np.ndarray, a_scale: np.ndarray, a_zero: int | np.ndarray
+    ) -> np.ndarray | None:
+        """Take it down; None if that cannot be."""
+        made = self.record_sums(recorder, a, a_scale, a_zero)
+        if made is None:
+            return None
+        sums, scale = made
+        at, held = recorder.at, recorder.held
         places = at(sums), held(self.ints), at(scale), held(self.floats)
-        turned.run_scaled_rows(*places, (len(rows), scale.size), threads, recorder.run)
-        return sums.view(np.float32).reshape(*a.shape[:-1], scale.size)
+        sizes = sums.size // scale.size, scale.size
+        turned.run_scaled_rows(*places, sizes, self.state.num_threads, recorder.run)
+        return sums.view(np.float32)
 
 
 def prepared_product(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
@@ -425,6 +443,77 @@ def prepared_product(state: State, constants: Sequence[Any], attributes: dict[st
             a_zero = int(a_zero.reshape(()))
         y = product.record(recorder, a, a_scale, 0 if a_zero is None else a_zero)
         return None if y is None else (y,)
+
+    run.record = record  # type: ignore[attr-defined]
+    return run
+
+
+def split_products(nodes: Sequence[Any], constants: Any, goes_on: Callable[[Any], bool]) -> list[Any]:
+    """Nodes with each MatMulIntegerToFloat of dynamically quantized data and constants as its sums and their
+    scaling, where a chain may go on: a node that reads the result and of which `goes_on` is true.
+    """
+    from onnx import helper
+
+    scales = {n.output[1] for n in nodes if n.op_type == "DynamicQuantizeLinear" and len(n.output) > 1}
+    going_on = {name for n in nodes if goes_on(n) for name in n.input}
+    found: list[Any] = []
+    for node in nodes:
+        names = [*node.input, *[""] * 7][:7]
+        given = [names[i] for i in (1, 3, 5, 6)]
+        held = [constants.get(n) for n in given]
+        if (
+            node.op_type != "MatMulIntegerToFloat" or node.output[0] not in going_on or names[2] not in scales
+            or any(n and v is None for n, v in zip(given, held, strict=True)) or not _fits_columns(*held)
+        ):  # fmt: skip
+            found.append(node)
+            continue
+        output, count, more = node.output[0], held[0].shape[1], []
+        sums, scale = f"{output} sums", f"{output} scale"
+        if held[3] is not None:
+            more = [f"{output} bias"]
+            constants[more[0]] = _of_columns(held[3], -0.0, count)
+        own = helper.make_node("MatMulSums", names[:6], [sums, scale], name=node.name, domain=OWN)
+        found += [own, helper.make_node("Scaled", [sums, scale, *more], [output], name=node.name, domain=OWN)]
+    return found
+
+
+def _fits_columns(b: Any, b_scale: Any, b_zero: Any, bias: Any) -> bool:
+    """Whether a constant is a matrix of bytes, with scales, zero points and a bias for its columns."""
+    if b is None or b.dtype not in _BYTES or b.ndim != 2 or b_scale is None or not b.shape[1]:
+        return False
+    points = None if b_zero is None else b_zero.astype(np.float32)
+    columns = [_of_columns(v, 0, b.shape[1]) for v in (b_scale, points, bias)]
+    return all(v is not None for v in columns) and (b_zero is None or b_zero.dtype == b.dtype)
+
+
+def sums_of_product(state: State, a, b, a_scale, b_scale, a_zero=None, b_zero=None) -> Any:
+    """MatMulSums: the sums of a MatMulIntegerToFloat, and the scale of each column."""
+    sums = operators.matmul_integer(state, a, b, a_zero, b_zero)
+    return sums, a_scale.reshape(()) * _of_columns(b_scale, 1, sums.shape[-1])
+
+
+def prepared_product_sums(
+    state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool
+) -> Any:
+    """MatMulSums, whose right-hand side is constant."""
+    _, b, _, b_scale, _, b_zero = [*constants, None, None][:6]
+    product = _float_product(state, b, b_scale, b_zero, None)
+
+    def fits(a: Any, a_scale: Any, a_zero: Any) -> bool:
+        is_one = a_scale.size == 1 and a_scale.dtype == np.float32
+        return a.dtype in _BYTES and a.ndim > 1 and is_one and (a_zero is None or a_zero.dtype == a.dtype)
+
+    def run(*inputs: Any) -> Any:
+        a, _, a_scale, _, a_zero = inputs[:5]
+        if not fits(a, a_scale, a_zero) or (a_zero is not None and a_zero.size != 1):
+            return NotImplemented
+        return product.sums(a, a_scale, 0 if a_zero is None else int(a_zero.reshape(())))
+
+    def record(recorder: Recorder, *inputs: Any) -> Any:
+        a, _, a_scale, _, a_zero = inputs[:5]
+        if not fits(a, a_scale, a_zero):
+            return None
+        return product.record_sums(recorder, a, a_scale, 0 if a_zero is None else a_zero)
 
     run.record = record  # type: ignore[attr-defined]
     return run
@@ -574,12 +663,14 @@ def prepared_float_product(
 OPERATORS = {
     (OWN, "ConvIntegerToFloat"): conv_integer_to_float,
     (OWN, "ConvSums"): sums_of_conv,
+    (OWN, "MatMulSums"): sums_of_product,
     (OWN, "Scaled"): scaled,
     (OWN, "QuantizeInRange"): quantize_in_range,
 }
 #: How its nodes are prepared, as in `prepare.py`.
 MAKERS = {
     (OWN, "ConvSums"): prepared_sums,
+    (OWN, "MatMulSums"): prepared_product_sums,
     (OWN, "QuantizeInRange"): prepared_quantizer,
     (DOMAIN, "MatMulIntegerToFloat"): prepared_product,
     (DOMAIN, "DynamicQuantizeMatMul"): prepared_float_product,

@@ -47,7 +47,7 @@ TABLE = 1 << 16
 #: Which input of an operator is the weight that a prepared node holds packed.
 WEIGHTS = {
     "QLinearConv": 3, "ConvInteger": 1, "ConvSums": 1, "QLinearMatMul": 3, "QGemm": 3,
-    "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1, "MatMulNBits": 1,
+    "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1, "MatMulNBits": 1, "MatMulSums": 1,
 }  # fmt: skip
 #: Contributed operators that onnxruntime runs where their attributes or types are not lowgemm's.
 SHARED = ("DynamicQuantizeLSTM", "MatMulNBits")
@@ -259,7 +259,14 @@ class Program(NotCopied):
             nodes = self._tabled(nodes)
             if not numba.config.DISABLE_JIT:
                 nodes = [more for n in nodes for more in dynamic.split(n, self.constants)]
+                nodes = dynamic.split_products(
+                    nodes, self.constants, lambda n: chain_groups.is_elementwise(n, self.constants)
+                )
                 made = {o for n in nodes if n.op_type in FLOAT_PRODUCTS and n.domain for o in n.output}
+                sums = {n.output[0] for n in nodes if n.op_type == "MatMulSums"}
+                made |= {
+                    n.output[0] for n in nodes if n.op_type == chain_groups.SCALED and n.input[0] in sums
+                }
                 self._sizes = sizes.find(nodes, self.constants)
                 scaled = {n.output[0] for n in nodes if n.op_type == chain_groups.SCALED}
                 states = {o for n in nodes if n.op_type == "DynamicQuantizeLSTM" for o in n.output if o}
@@ -322,7 +329,7 @@ class Program(NotCopied):
         """Nodes with each chain of float operators as one node, in the place of its last; `made` are results
         of products.
         """
-        sums = {n.output[0] for n in nodes if n.op_type == "ConvSums"}
+        sums = {n.output[0] for n in nodes if n.op_type in ("ConvSums", "MatMulSums")}
         scaled = {n.output[0] for n in nodes if n.op_type == chain_groups.SCALED}
         nodes = chain_groups.without_casts(nodes, made | scaled, set(self.outputs))
         sources = made | self._copies.begin
@@ -371,8 +378,8 @@ class Program(NotCopied):
                 state=self.state, context=self.context._replace(optimize=False),
             )  # fmt: skip
             return self._chain_step(node, group, lambda *values: as_written.run(values))
-        own = group.nodes[0] if group.nodes[0].op_type == chain_groups.SCALED else None
-        rest = group.nodes[own is not None :]
+        own = [n for n in group.nodes if n.op_type == chain_groups.SCALED]
+        rest = [n for n in group.nodes if n.op_type != chain_groups.SCALED]
         made = {o for n in rest for o in n.output}
         reads = dict.fromkeys(r for n in rest for r in reads_of(n) if r not in made and r not in constants)
         outputs = [o for o in group.outputs if o in made]
@@ -386,8 +393,8 @@ class Program(NotCopied):
 
         def otherwise(*values: Any) -> Sequence[Any]:
             known = constants | dict(zip(node.input, values, strict=True))
-            if own is not None:
-                known[own.output[0]] = dynamic.scaled(self.state, *[known[n] for n in own.input])
+            for scaled in own:
+                known[scaled.output[0]] = dynamic.scaled(self.state, *[known[n] for n in scaled.input])
             if rest:
                 known.update(zip(part.outputs, part(*[known[n] for n in part.inputs]), strict=True))
                 step.runs_on = part.runs_on[0]

@@ -43,6 +43,7 @@ from lowgemm.kernels.framework.irtools import (
     i32,
     i64,
     load,
+    repeat,
     shuffle,
     splat,
     store,
@@ -50,7 +51,6 @@ from lowgemm.kernels.framework.irtools import (
 )
 from lowgemm.onnx_run.addresses import address
 
-_u64 = np.uint64
 _f32 = ir.FloatType()
 #: Rows and columns of a block.
 BLOCK = 16
@@ -235,9 +235,25 @@ def run_turn(
     run(turn, args, pieces, workers_for(time, pieces, num_threads), time)
 
 
-#: Numbers of a line that `scaled_rows` keeps on the stack, and its bytes.
-_LINE = 256
-_LINE_BYTES = 4 * _LINE
+@intrinsic
+def _scaled_vectors(typingctx, x, y, whole, scale, more, vectors):
+    """`scaled_rows` of so many vectors; `y` may be `x`, which keeps LLVM from making vectors of a plain loop."""
+
+    def codegen(context, b, signature, values):
+        floats, ints = vec(_f32, BLOCK), vec(i32, BLOCK)
+
+        def turn(number: ir.Value, none: list[ir.Value]) -> list[ir.Value]:
+            step = b.mul(number, const(i64, 4 * BLOCK))
+            x, y, whole, scale, more = (at(b, v, step) for v in values[:5])
+            sums = b.add(load(b, ints, x), load(b, ints, whole))
+            real = b.fmul(b.sitofp(sums, floats), load(b, floats, scale))
+            store(b, b.fadd(real, load(b, floats, more)), y)
+            return []
+
+        repeat(b, values[5], [], turn, maybe_none=True)
+        return context.get_dummy_value()
+
+    return types.void(*[types.voidptr] * 5, types.int64), codegen
 
 
 @routine(PASS)
@@ -247,21 +263,16 @@ def scaled_rows(args, first, end, worker):
 
     Arguments: src, dst, ints, scales, floats, rows, columns. Pieces are rows.
     """
-    rows, columns = load_i64(args, 5), load_i64(args, 6)
-    size = rows * columns
-    x = numba.carray(pointer_at(args, 0), (size,), np.int32)
-    y = numba.carray(pointer_at(args, 1), (size,), np.float32)
-    whole = numba.carray(pointer_at(args, 2), (columns,), np.int32)
-    scale = numba.carray(pointer_at(args, 3), (columns,), np.float32)
-    more = numba.carray(pointer_at(args, 4), (columns,), np.float32)
-    if columns < 32:
-        for r in range(first, end):
-            _scaled_short(x, y, whole, scale, more, r * columns, columns)
-        return
-    line = numba.carray(stack(_LINE_BYTES), (_LINE,), np.float32)
+    columns = load_i64(args, 6)
+    x, y = pointer_at(args, 0), pointer_at(args, 1)
+    whole, scale, more = pointer_at(args, 2), pointer_at(args, 3), pointer_at(args, 4)
+    vectors = columns // BLOCK
     for r in range(first, end):
-        for c in range(0, columns, _LINE):
-            _scaled_line(x, y, line, whole, scale, more, r * columns + c, c, min(columns - c, _LINE))
+        begin = 4 * r * columns
+        _scaled_vectors(offset(x, begin), offset(y, begin), whole, scale, more, vectors)
+        for c in range(BLOCK * vectors, columns):
+            t = np.float32(np.int32(load_i32(x, r * columns + c) + load_i32(whole, c))) * load_f32(scale, c)
+            store_f32(y, r * columns + c, t + load_f32(more, c))
 
 
 def run_scaled_rows(
@@ -278,25 +289,6 @@ def run_scaled_rows(
     time = 0.2 * rows * columns
     args = sums, sums, ints, scales, floats, rows, columns
     run(scaled_rows, args, rows, workers_for(time, rows, num_threads), time)
-
-
-@inner
-def _scaled_short(x, y, whole, scale, more, begin, count):
-    b = _u64(begin)
-    for c in range(_u64(count)):
-        t = np.float32(x[b + c] + whole[c]) * scale[c]
-        y[b + c] = t + more[c]
-
-
-@inner
-def _scaled_line(x, y, line, whole, scale, more, begin, first, count):
-    # by way of another line: where `y` is `x`, a loop from one to the other is not vectorized (24 x 1024
-    # numbers take 20 us instead of 8)
-    b, f = _u64(begin), _u64(first)
-    for c in range(_u64(count)):
-        line[c] = np.float32(x[b + c] + whole[f + c]) * scale[f + c]
-    for c in range(_u64(count)):
-        y[b + c] = line[c] + more[f + c]
 
 
 #: By number of axes: the second comes last, the last comes second. `np.moveaxis` takes 3 us to find that out.
