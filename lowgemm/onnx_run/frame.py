@@ -88,6 +88,8 @@ class Seen(NamedTuple):
         part = self.steps[0].part
         if self.recorded is not None or part is None or any(f is None for f in self.made.values()):
             return None
+        if len(part.inputs) != len(self.steps[0].inputs):  # a node that leaves some out
+            return None
         return part.session if len(self.made) == len(part.outputs) else None
 
 

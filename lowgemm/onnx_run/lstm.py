@@ -234,10 +234,18 @@ class _Direction(NotCopied):
         return arguments, (gates, own, plan, *memory)
 
 
+#: The activations of a direction that an LSTM has if it names none; some converters name them.
+_ACTIVATIONS = ["sigmoid", "tanh", "tanh"]
+
+
 def _usual(attributes: dict[str, Any]) -> bool:
     """Whether an LSTM has the usual gates and the usual order of axes."""
-    usual = {"direction", "hidden_size", "input_forget", "layout"}
-    return not set(attributes) - usual and not attributes.get("layout") and not attributes.get("input_forget")
+    usual = {"activations", "direction", "hidden_size", "input_forget", "layout"}
+    if set(attributes) - usual or attributes.get("layout") or attributes.get("input_forget"):
+        return False
+    named = attributes.get("activations")
+    directions = 1 + (attributes.get("direction") == "bidirectional")
+    return not named or [text.lower() for text in named] == _ACTIVATIONS * directions
 
 
 def dynamic_quantize_lstm(
