@@ -55,9 +55,9 @@ def fold(model: Any, held: dict[str, np.ndarray], context: Context, state: State
     found = _floats(graph.node, constants, outputs, context)
     constants |= found
     for node in graph.node:
-        if node.op_type in CODING and not node.domain and outputs.isdisjoint(node.output):
-            if all(n in constants for n in node.input):
-                found |= _coded(node, constants, state)
+        mine = node.op_type in CODING and not node.domain and outputs.isdisjoint(node.output)
+        if mine and all(n in constants for n in node.input):
+            found |= _coded(node, constants, state)
     if not found:
         return
     kept = [copy_of(n) for n in graph.node if not all(o in found for o in n.output if o)]
