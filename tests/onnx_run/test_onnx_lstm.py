@@ -70,21 +70,25 @@ NAMES = ["x", "w", "r", "b", "", "", "", "", "ws", "wz", "rs", "rz"]
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 def test_beside_onnxruntime(direction, dtype):
-    """One sequence and several, zero points of both kinds; every state. onnxruntime on one thread: each of
-    more has ranges of its own.
+    """One sequence and several, all sizes of the state, zero points of both kinds; every state.
+
+    onnxruntime on one thread: each of more has ranges of its own.
     """
     peers.need("onnxruntime")
     g = np.random.default_rng(1)
-    for hidden, depth in ((4, 3), (20, 7), (64, 33)):
+    for hidden, depth in ((4, 3), (20, 7), (64, 33), (1, 1), (2, 5), (3, 4), (25, 6), (50, 9), (102, 3)):
         constants = drawn(g, 1 + (direction == "bidirectional"), hidden, depth, dtype)
         proto = model_of(constants, hidden, direction, NAMES)
         model = Model(proto)
         for steps, rows in ((1, 1), (9, 1), (5, 3)):
             x = g.standard_normal((steps, rows, depth)).astype(np.float32)
             want = om.onnxruntime_run(proto, {"x": x}, "ORT_DISABLE_ALL")
-            for t, got in zip(model.outputs, model.run(None, {"x": x}), strict=True):
-                np.testing.assert_array_equal(got, want[t.name], err_msg=t.name)
+            for _ in range(4):
+                for t, got in zip(model.outputs, model.run(None, {"x": x}), strict=True):
+                    np.testing.assert_array_equal(got, want[t.name], err_msg=t.name)
         assert {r.runs_on for r in model.profile} == {"lowgemm"}
+        (step,) = model._program.steps
+        assert step.record is not None  # compiled
 
 
 @pytest.mark.parametrize("columns", [False, True])
