@@ -97,9 +97,10 @@ for _ in range(3):
     model.run(None, feeds)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20)
 """
-    return float(
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{who}, exit code {done.returncode}: {done.stderr.strip()[-200:]}")
+    return float(done.stdout)
 
 
 def times_of(path: str, feeds: dict[str, np.ndarray], threads: int, repeat: int) -> tuple[float, float]:

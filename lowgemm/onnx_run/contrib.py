@@ -18,7 +18,7 @@ import numpy as np
 
 from lowgemm.compat import onnx as ox
 from lowgemm.gemm import gemm
-from lowgemm.onnx_run import average, operators, turned
+from lowgemm.onnx_run import activations, average, operators, turned
 from lowgemm.onnx_run.elementwise import qlinear_add, qlinear_mul
 from lowgemm.onnx_run.look_up import by_table
 from lowgemm.onnx_run.operators import (
@@ -85,9 +85,10 @@ def _by_table(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 
 @_by_table
 def qlinear_sigmoid(state: State, x, x_scale, x_zero, y_scale, y_zero=None) -> np.ndarray:
-    """QLinearSigmoid."""
-    with np.errstate(over="ignore"):  # exp(-x) = inf gives 0, as it should
-        y = np.float32(1) / (np.float32(1) + np.exp(-_real(x, x_scale, x_zero)))
+    """QLinearSigmoid, by onnxruntime's quotient of polynomials: it is 0 where the function is below 1e-7,
+    and steps of 1e-9 are seen.
+    """
+    y = activations.sigmoid_by_definition(_real(x, x_scale, x_zero))
     return _coded(y, y_scale, _zero_like(x, y_zero))
 
 

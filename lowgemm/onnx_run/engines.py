@@ -220,10 +220,12 @@ class Subgraph(NotCopied):
             try:
                 self._run = self._by_onnxruntime(values)
                 return
-            except _CannotRun:
+            except _CannotRun as error:
                 if len(self.nodes) > 1:
                     self._run = self._one_by_one()
                     return
+                if not _is_standard(self.nodes[0]):
+                    raise ValueError(_short(error)) from error
         self.runs_on = ["onnx.reference"] * len(self.nodes)
         self._run = self._by_reference(values)
 
@@ -327,6 +329,13 @@ class Subgraph(NotCopied):
         return call
 
 
+def _is_standard(node: Any) -> bool:
+    """Whether the onnx package knows an operator."""
+    from onnx.defs import has
+
+    return bool(has(node.op_type, node.domain))
+
+
 def _short(error: Exception) -> str:
     """The first line of what onnxruntime says, without its error code and source file."""
     text = str(error).strip().split("\n")[0]
@@ -352,6 +361,8 @@ def attributes_of(node: Any) -> dict[str, Any]:
     found = {}
     for attribute in node.attribute:
         value = get_attribute_value(attribute)
+        if isinstance(value, list) and value and isinstance(value[0], bytes):
+            value = [v.decode() for v in value]
         found[attribute.name] = value.decode() if isinstance(value, bytes) else value
     return found
 

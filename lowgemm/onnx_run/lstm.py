@@ -234,10 +234,18 @@ class _Direction(NotCopied):
         return arguments, (gates, own, plan, *memory)
 
 
+#: The activations of a direction that an LSTM has if it names none; some converters name them.
+_ACTIVATIONS = ["sigmoid", "tanh", "tanh"]
+
+
 def _usual(attributes: dict[str, Any]) -> bool:
     """Whether an LSTM has the usual gates and the usual order of axes."""
-    usual = {"direction", "hidden_size", "input_forget", "layout"}
-    return not set(attributes) - usual and not attributes.get("layout") and not attributes.get("input_forget")
+    usual = {"activations", "direction", "hidden_size", "input_forget", "layout"}
+    if set(attributes) - usual or attributes.get("layout") or attributes.get("input_forget"):
+        return False
+    named = attributes.get("activations")
+    directions = 1 + (attributes.get("direction") == "bidirectional")
+    return not named or [text.lower() for text in named] == _ACTIVATIONS * directions
 
 
 def dynamic_quantize_lstm(
@@ -300,7 +308,7 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
     directions, hidden = w.shape[0], r.shape[1]
     wide, kinds = 4 * hidden, attributes.get("direction", "forward")
     zeros = [np.zeros(directions, v.dtype) if z is None else z for v, z in ((w, w_zero), (r, r_zero))]
-    fits = all(v.dtype in _BYTES and v.ndim == 3 and v.shape[2] == wide for v in (w, r)) and hidden % 4 == 0
+    fits = all(v.dtype in _BYTES and v.ndim == 3 and v.shape[2] == wide for v in (w, r))
     if not fits or directions != 1 + (kinds == "bidirectional"):
         return None
     if any(z.reshape(directions, -1).shape[1] > 1 and (z != z.reshape(-1)[0]).any() for z in zeros):
@@ -329,10 +337,11 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
         if recorder is None:
             return _state(given, size)
         if given is None:
-            h = np.empty(size, np.float32)
-            recorder.keep(h)
-            recorder.run(clear, (recorder.at(h), h.nbytes, h.nbytes // 8), 1)
-            return h
+            count = int(np.prod(size))
+            memory = np.empty(count + count % 2, np.float32)  # zeros come in words of 8 bytes
+            recorder.keep(memory)
+            recorder.run(clear, (recorder.at(memory), memory.nbytes, memory.nbytes // 8), 1)
+            return memory[:count].reshape(size)
         given = recorder.in_order(given)
         if given.shape != size or given.dtype != np.float32 or not given.flags.c_contiguous:
             return None

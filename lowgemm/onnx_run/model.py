@@ -309,6 +309,7 @@ class Model:
             contrib,
             dynamic,
             float_mean,
+            folded,
             layer_norm,
             lstm,
             max_pool,
@@ -322,6 +323,12 @@ class Model:
         model = _plain(model)
         rewrite.constants_to_initializers(model)
         model, large = _without(model)
+        context = engines.Context(
+            self._engine, {o.domain: o.version for o in model.opset_import}, model.ir_version,
+            self.state.num_threads, fuse,
+        )  # fmt: skip
+        if fuse:
+            folded.fold(model, large, context._replace(optimize=False), self.state)
         self.rewritten = rewrite.Rewriter(model, large).run() if fuse else Counter()
         given = {i.name for i in model.graph.input}
         self.outputs = [_tensor(o) for o in model.graph.output]
@@ -353,11 +360,10 @@ class Model:
         )
         self._refuse_unknown(model, table)
         self._proto = model
-        context = engines.Context(
-            self._engine, {o.domain: o.version for o in model.opset_import}, model.ir_version,
-            self.state.num_threads,
-            fuse, lambda: [operators.evaluator_class(*key, function, self.state) for key,
-                           function in table.items()],
+        context = context._replace(
+            opsets={o.domain: o.version for o in model.opset_import},
+            classes=lambda: [operators.evaluator_class(*key, function, self.state) for key,
+                             function in table.items()],
         )  # fmt: skip
         self.state.add_constants(constants.values())
         with pages.together(_packed_bytes(constants.values())):

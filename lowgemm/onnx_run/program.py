@@ -250,6 +250,8 @@ class Program(NotCopied):
         self.constants = dict(constants)
         self._shared = False  # whether any job of the last run was one for several threads
         self._number: dict[str, int] = {"": 0}
+        #: Constants that nodes make.
+        self._computed: set[str] = set()
         nodes = max_pool.of_bytes(self._folded(list(nodes)), self.constants)
         self._chains: dict[str, chain_groups.Group] = {}
         self._sizes: set[str] = set()
@@ -455,6 +457,7 @@ class Program(NotCopied):
                 for name, value in zip(node.output, results, strict=False):
                     if name:
                         self.constants[name] = value = np.asarray(value)
+                        self._computed.add(name)
                         value.flags.writeable = False  # an output that is a constant is copied for the caller
             else:
                 kept.append(node)
@@ -519,19 +522,22 @@ class Program(NotCopied):
             types = ", ".join("none" if i is None else str(i.dtype) for i in inputs)
             needs = " without onnxruntime" if node.op_type in SHARED else ""
             raise TypeError(f"these attributes or element types are not supported{needs}: {types}")
-        names = [n for n in node.input if n]
+        # onnxruntime has operators that take no weights but constant ones
+        held = {
+            n: value.to_array() if isinstance(value, (PackedRhs, PackedFilters, PackedBlocks)) else value
+            for n, value in zip(node.input, inputs, strict=True)
+            if n and self._start[self._number[n]] is not None
+        }
+        names = [n for n in node.input if n and n not in held]
         # the rounding that was asked for is the onnx package's
         reference = self.state.rounding == "onnx_reference"
         context = self.context._replace(
             classes=tuple, engine="onnx.reference" if reference else self.context.engine
         )
-        step.part = Subgraph([node], names, [o for o in node.output if o], {}, context)
+        step.part = Subgraph([node], names, [o for o in node.output if o], held, context)
 
         def run(*values: Any) -> Any:
-            given = [
-                v.to_array() if isinstance(v, (PackedRhs, PackedFilters, PackedBlocks)) else v for v in values
-            ]
-            return step.part(*[v for n, v in zip(node.input, given, strict=True) if n])  # type: ignore[misc]
+            return step.part(*[v for n, v in zip(node.input, values, strict=True) if n in names])  # type: ignore[misc]
 
         step.run = run
         return run(*inputs)
@@ -570,13 +576,15 @@ class Program(NotCopied):
         made = {o for n in nodes for o in n.output if o}
         reads = list(dict.fromkeys(r for n in nodes for r in reads_of(n) if r not in made))
         # a session copies its constants; a table that rows are taken from need not be one
-        tables = {
+        given = {
             n
             for n in reads
             if n in self.constants and self.constants[n].nbytes > TABLE and _only_gathered(n, nodes)
         }
-        inputs = [n for n in reads if n not in self.constants or n in tables]
-        constants = {n: self.constants[n] for n in reads if n in self.constants and n not in tables}
+        if not self.context.optimize:  # onnxruntime multiplies by constants in another order of sums
+            given |= self._computed
+        inputs = [n for n in reads if n not in self.constants or n in given]
+        constants = {n: self.constants[n] for n in reads if n in self.constants and n not in given}
         outputs = [o for n in nodes for o in n.output if o in read_later]
         part = Subgraph(nodes, inputs, outputs, constants, self.context)
         step = _Step(

@@ -40,6 +40,7 @@ from lowgemm.checks.values import INT32_MAX
 from lowgemm.onnx_run import block_weights, dynamic
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.engines import LARGE, copy_of
+from lowgemm.onnx_run.folded import CHANCE
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 _DOMAINS = ("", "ai.onnx", DOMAIN)
@@ -51,11 +52,6 @@ UNKNOWN_BIAS = 2**30
 _MOVING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Gather", "Slice", "MaxPool")
 
 
-#: Operators whose results are not the same each time.
-_CHANCE = (
-    "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
-    "RandomUniformLike",
-)  # fmt: skip
 #: Bytes up to which constants are compared by value.
 _SMALL = 1 << 10
 
@@ -457,7 +453,7 @@ class Rewriter:
 
     def _key(self, node: Any) -> Any:
         """What nodes have in common that give equal results; None if that cannot be said of a node."""
-        if node.domain not in ("", "ai.onnx") or node.op_type in _CHANCE or _captured(node):
+        if node.domain not in ("", "ai.onnx") or node.op_type in CHANCE or _captured(node):
             return None
         attributes = sorted(a.SerializeToString() for a in node.attribute)
         held = [self.constants.get(n) for n in node.input]

@@ -227,6 +227,20 @@ def test_one_operand(op, dtype):
 
 
 @pytest.mark.parametrize("dtype", BYTES)
+def test_sigmoid_in_small_steps(dtype):
+    """Where the function is below 1e-7, onnxruntime's quotient of polynomials is 0 or another number."""
+    g = np.random.default_rng(12)
+    every = np.arange(256, dtype=np.uint8).view(dtype)
+    for step in 10 ** g.uniform(-10, -5, 40):
+        inputs = {"x": np.tile(every, 2), **coded(g, dtype, "x"), **coded(g, dtype, "y")}
+        inputs |= {
+            "x_scale": np.array(g.uniform(0.05, 0.4), np.float32),
+            "y_scale": np.array(step, np.float32),
+        }
+        same("QLinearSigmoid", inputs, dtype)
+
+
+@pytest.mark.parametrize("dtype", BYTES)
 @pytest.mark.parametrize("op", ["QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QLinearReduceMean"])
 def test_a_zero_point_left_out_is_zero_of_the_operands_dtype(op, dtype):
     """onnxruntime crashes without one in the first two, so it is not asked."""

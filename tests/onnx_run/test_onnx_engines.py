@@ -260,3 +260,42 @@ def test_parts_share_one_arena():
         options = session.get_session_options()
         assert options.get_session_config_entry("session.use_env_allocators") == "1"
         assert not options.enable_cpu_mem_arena
+
+
+@pytest.mark.parametrize("rows", [1, 200])
+def test_constants_that_nodes_make_are_none_for_onnxruntime(rows):
+    """It multiplies by constant weights in another order of sums. So without fusion a model is as written,
+    bit for bit, where its weights come from nodes, as those of quantize-dequantize models do.
+    """
+    peers.need("onnxruntime")
+    g, made = np.random.default_rng(3), helper.make_node
+    nodes = [
+        made("DequantizeLinear", ["w", "ws", "wz"], ["real"]),
+        made("MatMul", ["x", "real"], ["product"]),
+        made("Transpose", ["v"], ["turned"], perm=[1, 0]),
+        made("MatMul", ["product", "turned"], ["y"]),
+    ]
+    constants = {
+        "w": g.integers(-128, 128, (300, 150)).astype(np.int8), "ws": np.float32(0.013), "wz": np.int8(3),
+        "v": g.standard_normal((40, 150)).astype(np.float32),
+    }  # fmt: skip
+    inputs, outputs = [om.value("x", [None, 300])], [om.value("y", None)]
+    proto = om.model_of(nodes, inputs, outputs, constants, checked=False)
+    x = g.standard_normal((rows, 300)).astype(np.float32)
+    want = om.onnxruntime_run(proto, {"x": x}, "ORT_DISABLE_ALL")["y"]
+    np.testing.assert_array_equal(Model(proto, fuse=False, num_threads=1).run(None, {"x": x})[0], want)
+
+
+def test_why_onnxruntime_refuses_a_node_is_said():
+    """No other engine knows its own operators."""
+    peers.need("onnxruntime")
+    node = helper.make_node("FusedMatMul", ["a", "b"], ["y"], domain="com.microsoft")
+    graph = helper.make_graph(
+        [node], "g", [om.value("a", [None, None]), om.value("b", [None, None])], [om.value("y", None)]
+    )
+    sets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = Model(helper.make_model(graph, opset_imports=sets, ir_version=8))
+    model._program.steps[0].nodes[0].attribute.append(helper.make_attribute("nonsense", 1))
+    a = np.ones((2, 2), np.float32)
+    with pytest.raises(ValueError, match=r"FusedMatMul.*nonsense"):
+        model.run(None, {"a": a, "b": a})

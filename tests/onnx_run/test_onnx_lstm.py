@@ -70,21 +70,25 @@ NAMES = ["x", "w", "r", "b", "", "", "", "", "ws", "wz", "rs", "rz"]
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 def test_beside_onnxruntime(direction, dtype):
-    """One sequence and several, zero points of both kinds; every state. onnxruntime on one thread: each of
-    more has ranges of its own.
+    """One sequence and several, all sizes of the state, zero points of both kinds; every state.
+
+    onnxruntime on one thread: each of more has ranges of its own.
     """
     peers.need("onnxruntime")
     g = np.random.default_rng(1)
-    for hidden, depth in ((4, 3), (20, 7), (64, 33)):
+    for hidden, depth in ((4, 3), (20, 7), (64, 33), (1, 1), (2, 5), (3, 4), (25, 6), (50, 9), (102, 3)):
         constants = drawn(g, 1 + (direction == "bidirectional"), hidden, depth, dtype)
         proto = model_of(constants, hidden, direction, NAMES)
         model = Model(proto)
         for steps, rows in ((1, 1), (9, 1), (5, 3)):
             x = g.standard_normal((steps, rows, depth)).astype(np.float32)
             want = om.onnxruntime_run(proto, {"x": x}, "ORT_DISABLE_ALL")
-            for t, got in zip(model.outputs, model.run(None, {"x": x}), strict=True):
-                np.testing.assert_array_equal(got, want[t.name], err_msg=t.name)
+            for _ in range(4):
+                for t, got in zip(model.outputs, model.run(None, {"x": x}), strict=True):
+                    np.testing.assert_array_equal(got, want[t.name], err_msg=t.name)
         assert {r.runs_on for r in model.profile} == {"lowgemm"}
+        (step,) = model._program.steps
+        assert step.record is not None  # compiled
 
 
 @pytest.mark.parametrize("columns", [False, True])
@@ -147,18 +151,49 @@ def test_no_steps_leave_the_state(hidden):
         np.testing.assert_array_equal(yc, second)
 
 
+@pytest.mark.parametrize("direction", ["reverse", "bidirectional"])
+def test_the_usual_activations_may_be_named(direction):
+    """As some converters do, in any case of letters; constant weights in the engine."""
+    peers.need("onnxruntime")
+    g, count = np.random.default_rng(8), 1 + (direction == "bidirectional")
+    proto = model_of(drawn(g, count, 8, 5, np.int8), 8, direction, NAMES)
+    x = g.standard_normal((5, 2, 5)).astype(np.float32)
+    usual = Model(proto, num_threads=1).run(None, {"x": x})
+    named = (("Sigmoid", "tanh", "Tanh"), "lowgemm"), (("Sigmoid", "Tanh", "Relu"), "onnxruntime")
+    for names, owner in named:
+        proto.graph.node[0].attribute.append(h.make_attribute("activations", names * count))
+        model, want = Model(proto, num_threads=1), om.onnxruntime_run(proto, {"x": x}, "ORT_DISABLE_ALL")
+        for _ in range(2):
+            for t, got, same in zip(model.outputs, model.run(None, {"x": x}), usual, strict=True):
+                np.testing.assert_array_equal(got, want[t.name], err_msg=t.name)
+                assert np.array_equal(got, same) == (owner == "lowgemm")
+        assert {r.runs_on for r in model.profile} == {owner}
+        proto.graph.node[0].attribute.pop()
+
+
 def test_what_is_unusual_runs_in_the_engine():
-    """Lengths of sequences, and clipping."""
+    """Lengths of sequences, clipping, peepholes; runs that would have fixed places too."""
     peers.need("onnxruntime")
     g = np.random.default_rng(3)
     constants = drawn(g, 1, 8, 5, np.int8) | {"n": np.array([3, 5], np.int32)}
+    constants["p"] = g.standard_normal((1, 24)).astype(np.float32)
     x = g.standard_normal((5, 2, 5)).astype(np.float32)
-    for names, more in ((["x", "w", "r", "b", "n", *NAMES[5:]], {}), (NAMES, {"clip": 0.5})):
+    unusual = (
+        (["x", "w", "r", "b", "n", *NAMES[5:]], {}),
+        (NAMES, {"clip": 0.5}),
+        ([*NAMES[:7], "p", *NAMES[8:]], {}),
+    )
+    for names, more in unusual:
         proto = model_of(constants, 8, "forward", names, **more)
+        # something that is recorded, behind it
+        proto.graph.node.append(h.make_node("DynamicQuantizeLinear", ["y"], ["q", "s", "z"]))
+        proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in "qs")
         model, want = Model(proto, num_threads=1), om.onnxruntime_run(proto, {"x": x}, "ORT_DISABLE_ALL")
-        for t, got in zip(model.outputs, model.run(None, {"x": x}), strict=True):
-            np.testing.assert_array_equal(got, want[t.name], err_msg=t.name)
-        assert {r.runs_on for r in model.profile} == {"onnxruntime"}
+        for _ in range(4):
+            for t, got in zip(model.outputs, model.run(None, {"x": x}), strict=True):
+                np.testing.assert_array_equal(got, want[t.name], err_msg=t.name)
+        owners = {r.op: r.runs_on for r in model.profile}
+        assert owners == {f"{MS}::DynamicQuantizeLSTM": "onnxruntime", "DynamicQuantizeLinear": "lowgemm"}
 
 
 @pytest.mark.parametrize(("direction", "layers"), [("forward", 1), ("forward", 2), ("bidirectional", 2)])
