@@ -125,4 +125,4 @@ def test_shipped(name):
         for model in models:
             for t, got in zip(model.outputs, model.run(None, feeds), strict=True):
                 np.testing.assert_array_equal(got, want[t.name], err_msg=t.name)
-    assert {r.runs_on for r in models[0].profile} == {"lowgemm", "onnxruntime"}
+    assert {r.runs_on for r in models[0].profile if "DynamicQuantizeLSTM" in r.op} == {"lowgemm"}
