@@ -32,11 +32,13 @@ from lowgemm.engine.deep_block import deep_block
 from lowgemm.engine.image import SLACK, patch_bytes, patch_rows
 from lowgemm.engine.in_place import add_compensation, in_place_routine, rows_in_place, space_bytes
 from lowgemm.engine.packing import CHUNK_BYTES, LINE
+from lowgemm.engine.pixels import lines_of, lines_of_a_block, most_grid_rows, pays_as_grids, pixels_of
 from lowgemm.engine.records import ALWAYS, NEVER, TEMPLATE, WHERE_ALIGNED
 from lowgemm.engine.stream import register_bytes, stream
 from lowgemm.jit.caches import CacheSizes, cache_sizes
 from lowgemm.jit.scratch import ALIGNMENT
 from lowgemm.kernels import Kernel, microkernel
+from lowgemm.kernels.framework.kernel import LIST_HEAD
 
 #: Elements of an rhs from which on it is multiplied in place; below, packing it takes a few microseconds.
 IN_PLACE_LEAST = 1 << 14
@@ -203,9 +205,29 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
         on_the_fly = BY_COLUMNS if by_columns else BY_ROWS
         if k.in_place[int(by_columns)] != 0 and reads_in_place(p, k.in_place_rows, k.lanes):
             on_the_fly = IN_PLACE_BY_COLUMNS if by_columns else IN_PLACE_BY_ROWS
+    planes, tall = 1, 0
+    if p.pixel_bytes != 0:
+        planes = max(p.m // p.plane_rows, 1)
+        tall = most_grid_rows(p, k)
     mc, nc, kc, row_blocks, col_blocks, depth_blocks, splits, on_the_fly = block_sizes(
-        k, p.m, p.n, p.depth, threads, p.batch, p.direct, on_the_fly
+        k, p.m // planes, p.n, p.depth, threads, p.batch * planes, p.direct, on_the_fly, tall
     )
+    grids = p.pixel_bytes != 0 and depth_blocks == 1 and p.stream == 0
+    if grids and col_blocks == 1:
+        lines = lines_of_a_block(p, p.batch * planes, threads, tall, k.mr)
+        mc = lines * p.line_rows
+        grids = lines > 0
+    if grids:
+        row_blocks = -(-p.plane_rows // mc)
+        blocks = p.batch * planes * row_blocks * col_blocks
+        grids = pays_as_grids(p, -(-blocks // threads), threads, mc, nc, k.mr)
+    if p.pixel_bytes != 0 and not grids:
+        planes = 1
+        mc, nc, kc, row_blocks, col_blocks, depth_blocks, splits, on_the_fly = block_sizes(
+            k, p.m, p.n, p.depth, threads, p.batch, p.direct, on_the_fly
+        )
+    p.plane_rows, p.plane_blocks = p.m // planes, row_blocks
+    row_blocks *= planes
     if splits > 1:
         p.stream = 0
     if p.stream != 0:
@@ -230,10 +252,12 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     whole_tile = (
         depth_blocks > 1 or on_the_fly != NOT_ON_THE_FLY or p.stream != 0
     )  # it holds the sums of a whole block
-    p.call_columns = columns_of_a_call(k, mc, kc, p.direct != 0 or whole_tile)
+    rows_held = pixels_of(p, mc) * p.pixel_bytes // kc if grids else mc
+    p.call_columns = columns_of_a_call(k, rows_held, kc, p.direct != 0 or whole_tile)
     p.kr = k.kr
     p.rhs_group_bytes = k.rhs_group_bytes
     p.pack_chunk = k.pack_chunk
+    p.row_bytes = k.row_bytes
     p.kernel = k.kernel[lhs_signed]
     p.pack_lhs = k.pack_lhs[int(p.image != 0 or p.lhs_k_stride == 1)]
     p.pack_rhs = k.pack_rhs[int(p.rhs_k_stride == 1)] if p.packed == 0 else 0
@@ -259,6 +283,14 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
         if p.lhs_panel_bytes % (2 * LINE) == 0:
             p.lhs_panel_bytes += LINE
         lhs_bytes = mc * p.lhs_panel_bytes
+    p.steps_at = p.pixel_sums_at = p.list_size = 0
+    if grids:
+        pixels = pixels_of(p, mc)
+        p.lhs_panel_bytes = p.pixel_bytes
+        p.steps_at = pixels * p.pixel_bytes
+        p.list_size = LIST_HEAD + p.depth // k.row_bytes
+        p.pixel_sums_at = p.steps_at + 8 * (p.list_size + lines_of(p, mc) * p.grid_width)
+        lhs_bytes = up(p.pixel_sums_at + 4 * pixels, ALIGNMENT)
     # memory of a thread: lhs panels, row sums twice, row compensation, tile, and panels and sums of an rhs
     # block packed on the fly
     p.row_sums_at = lhs_bytes
