@@ -16,6 +16,7 @@ from lowgemm.conv import Prepared
 from lowgemm.engine.filters import PackedFilters
 from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.engine.plan import Plan
+from lowgemm.engine.planner import pixels_of
 from lowgemm.engine.records import ALWAYS, WHERE_ALIGNED
 from lowgemm.gemm import checked_call
 from lowgemm.jit.caches import cache_sizes
@@ -115,6 +116,8 @@ class Prediction(NamedTuple):
 def _packed_bytes(plan: Plan) -> int:
     """Elements that the call packs."""
     lhs = 0 if plan.p.lhs_in_place == ALWAYS else plan.m * plan.depth * plan.blocking.col_blocks
+    if plan.p.steps_at:
+        lhs = plan.blocking.row_blocks * int(pixels_of(plan.p, plan.blocking.mc) * plan.p.pixel_bytes)
     return (lhs + (0 if plan.packed else plan.n * plan.depth)) * plan.runs.element_bytes
 
 
@@ -160,6 +163,8 @@ def _share(plan: Plan) -> float:
 def _how_lhs(plan: Plan) -> str:
     """How the kernel reads the lhs."""
     kind = plan.runs.lhs_type
+    if plan.p.steps_at:
+        return f"lhs {kind} read from grids of pixels"
     if plan.image is not None:
         return f"lhs gathered as {kind}"
     if plan.p.lhs_in_place == ALWAYS:
@@ -167,6 +172,15 @@ def _how_lhs(plan: Plan) -> str:
     if plan.p.lhs_in_place == WHERE_ALIGNED:
         return f"lhs {kind} in place if its rows begin on cache lines, or copied"
     return f"lhs packed as {kind}"
+
+
+def _how_gathered(plan: Plan) -> str:
+    """How the lhs comes from an image that is not one itself."""
+    if not plan.p.steps_at:
+        return "patches gathered while the lhs is packed, no matrix of patches in memory"
+    rows, pixels = plan.p.line_rows, plan.p.grid_width
+    beyond = f"; {pixels - rows} of {pixels} rows are computed in vain" if pixels > rows else ""
+    return f"each pixel copied once for a block, with padding, where all its taps find it{beyond}"
 
 
 def explain(
@@ -297,7 +311,7 @@ def _of_convolution(image: Any, filters: PackedFilters, options: dict[str, Any])
     elif plan.image is None:
         image_is = "the pixels are the rows of the lhs, no copy"
     else:
-        image_is = "patches gathered while the lhs is packed, no matrix of patches in memory"
+        image_is = _how_gathered(plan)
     if copied:
         image_is = f"COPIED so that channels are last and side by side; {image_is}"
     if in_loop:

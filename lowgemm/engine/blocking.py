@@ -138,12 +138,12 @@ def deep_block(k, m, n, depth, mc):
 
 
 @register_jitable
-def block_sizes(k, m, n, depth, threads, batch, direct, on_the_fly):
+def block_sizes(k, m, n, depth, threads, batch, direct, on_the_fly, tall=0):
     """The fields of `Blocking`. It runs in Python, and compiled as a part of the planner.
 
     `k` is the kernel's template (`records.TEMPLATE`). `threads` and `batch` are counts.
     `direct`: whether the kernel stores to the result itself. `on_the_fly`: how the rhs may be packed on the
-    fly.
+    fly. `tall`: rows of a block that fit the caches, where that is not for the depth to say; else 0.
     """
     mr, nr, size, l2, l3 = k.mr, k.nr, k.element_bytes, k.l2, k.l3
     chunk = max(CHUNK_BYTES // size, k.row_bytes)
@@ -156,7 +156,7 @@ def block_sizes(k, m, n, depth, threads, batch, direct, on_the_fly):
     # A kernel that reads rows takes twice the bytes per cycle, which L3 does not give.
     room = l2 * 5 // 8 if k.row_bytes else max(l2 // 4, l3 // 8)
     mc = max(min(room // (kc * size), most) // mr * mr, mr)
-    mc = min(mc, up(m, mr))
+    mc = min(tall or mc, up(m, mr))
     nc = n if depth_blocks == 1 else min(n, up(k.most_columns, nr))
     deep = 0
     if k.row_bytes != 0 and depth_blocks == 1 and on_the_fly == NOT_ON_THE_FLY:

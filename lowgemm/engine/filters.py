@@ -217,6 +217,7 @@ def convolution_plan(
         output=stages,
         num_threads=num_threads,
         image=image,
+        windows=windows if image is not None else None,
         own_channels=products > 1,
     )
 

@@ -37,6 +37,9 @@ IMAGE = record_type(
     "row_bytes",  # what rows of the lhs are padded to, for a kernel that reads them as rows; or 0
     "mr",  # rows of a panel
     "together",  # lines of windows that are computed together, in depthwise convolutions
+    # where it is read from grids of its pixels (`pixels.py`): grids along each axis; pixels from a tap to the
+    # next in a grid; pixels of a grid's line; lines of a grid in addition to those of windows
+    "grids_y grids_x jump_y jump_x grid_width lines_ahead",
     # for a kernel that reads panels: rows that are gathered at a time, and bytes of the memory of such a row
     "panel_rows panel_bytes",
 )

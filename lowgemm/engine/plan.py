@@ -17,8 +17,9 @@ from lowgemm.engine import drivers, entry, threads
 from lowgemm.engine.batch import Batch
 from lowgemm.engine.blocking import Blocking
 from lowgemm.engine.deep_block import deep_block
-from lowgemm.engine.image import pack_image, patch_bytes, patch_rows
+from lowgemm.engine.image import Windows, pack_image, patch_bytes, patch_rows
 from lowgemm.engine.in_place import rows_in_place
+from lowgemm.engine.pixels import grid_fields, pack_pixels
 from lowgemm.engine.planner import fill_plan, has_deep_blocks, reads_in_place, stores_past_caches, template_of
 from lowgemm.engine.records import (
     MAX_STAGES,
@@ -31,7 +32,7 @@ from lowgemm.engine.records import (
 from lowgemm.jit import host, scratch
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.team import the_team
-from lowgemm.kernels import Kernel, suited
+from lowgemm.kernels import Kernel, microkernel, suited
 from lowgemm.output.pipeline import compile_pipeline, raise_failures
 
 
@@ -71,6 +72,8 @@ class Plan(NotCopied):
     image : ndarray of one `image.IMAGE`, optional
         The lhs is gathered from an image: its rows are the patches that this describes. What depends on the
         kernel is filled in.
+    windows : Windows, optional
+        The windows of that image.
     own_channels : bool
         Each distinct rhs has its own columns of the bias, the zero points and the stages' parameters, one
         behind the other.
@@ -109,6 +112,7 @@ class Plan(NotCopied):
         given_out: bool = False,
         num_threads: int | None = None,
         image: np.ndarray | None = None,
+        windows: Windows | None = None,
         own_channels: bool = False,
     ) -> None:
         (m, depth), n = lhs.shape, rhs.shape[1]
@@ -118,7 +122,8 @@ class Plan(NotCopied):
         items, distinct_rhs = batch.count, batch.distinct_rhs
         self.kernel, self.packed, self.distinct_rhs, self.batch = kernel, packed, distinct_rhs, items
         self.m, self.n, self.depth, self.result = m, n, depth, np.dtype(result)
-        self.bilinear, self.output, self.num_threads, self.image = bilinear, output, num_threads, image
+        self.bilinear, self.output, self.num_threads = bilinear, output, num_threads
+        self.image, self.windows = image, windows
         #: Columns of the bias, the zero points and the stages' parameters.
         self.channels = n * distinct_rhs if own_channels else n
         self.pipeline = pipeline = compile_pipeline(
@@ -185,9 +190,20 @@ class Plan(NotCopied):
             col_bias=0 if col_bias is None else col_bias.ctypes.data, has_col_bias=col_bias is not None,
             row_bias=0 if row_bias is None else row_bias.ctypes.data, has_row_bias=row_bias is not None,
             stages=len(pipeline.steps), channels_apart=self.n if own_channels else 0,
-            image=0 if image is None else image.ctypes.data,
-            pack_image=0 if image is None else pack_image.address,
+            image=0 if image is None else image.ctypes.data, **self._grids(),
         )  # fmt: skip
+
+    def _grids(self) -> dict[str, int]:
+        """Of what is asked, what grids of pixels the lhs may be read from."""
+        image, windows = self.image, self.windows
+        fields = None
+        if image is not None and windows is not None:
+            fields = grid_fields(self.runs, windows, int(image["run"][0]))
+        if image is None or fields is None:
+            return {}
+        for name, value in fields[1].items():
+            image[name] = value
+        return fields[0]
 
     def _decide(
         self, plan: np.record, lhs: Operand, rhs: Operand, given_out: bool, workers: int, in_order: bool
@@ -197,11 +213,13 @@ class Plan(NotCopied):
         in_place = (
             (bool(plan.rhs_k_stride == 1),) if reads_in_place(plan, rows_in_place(runs), runs.lanes) else ()
         )
+        # of what reads an image there are two, and which it is depends on the blocks
+        late = image is not None and runs.scatters
         template = template_of(
             runs,
             in_place,
             given_out and stores_past_caches(plan, runs, pipeline.direct),
-            (lhs.kind == "i",),
+            () if late else (lhs.kind == "i",),
             pipeline.fusable or 0,
             lhs_by_depth=(image is not None or lhs.strides[1] == 1,),
             rhs_by_depth=() if self.packed else (rhs.strides[0] == 1,),
@@ -209,6 +227,12 @@ class Plan(NotCopied):
         fill_plan(
             plan, template, int(lhs.kind == "i"), int(rhs.kind == "i"), pipeline.direct, workers, in_order
         )
+        if image is not None and not late:
+            plan.pack_image = pack_image.address
+        if late:
+            shares = plan.steps_at != 0
+            plan.kernel = microkernel(runs, lhs.kind == "i", pipeline.fusable or 0, shares).address
+            plan.pack_image = (pack_pixels if shares else pack_image).address
         if image is not None:
             image["mr"], image["row_bytes"] = runs.mr, runs.row_bytes
             image["panel_rows"], image["panel_bytes"] = patch_rows(runs.mr, plan.kc), patch_bytes(plan.kc)

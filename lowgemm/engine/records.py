@@ -47,11 +47,20 @@ PLAN = record_type(
     # of an lhs that is gathered from an image: address of its `image.IMAGE`, and the routine that packs it;
     # else 0
     "image pack_image",
+    # where such an lhs may be read from grids of pixels (`pixels.py`): windows of an image, which no block
+    # crosses, and of a line; pixels of a grid's line; grids; their lines in addition to those of windows;
+    # bytes of a pixel; else 0
+    "plane_rows line_rows grid_width grids lines_ahead pixel_bytes",
     "stages",  # output stages; for each, `stage` below has the routine and the address of its parameters
     # What the planner decides.
     "workers",  # threads at most
     "mc nc kc",  # rows, columns and depth of a block
     "row_blocks col_blocks depth_blocks",  # how many there are
+    "plane_blocks",  # blocks of rows in `plane_rows` rows
+    "row_bytes",  # bytes of a step of the depth, for a kernel that reads rows
+    # in a thread's memory, the list that `pixels.pack_pixels` makes, and sums of pixels; 0: there are no grids
+    "steps_at pixel_sums_at",
+    "list_size",  # numbers of that list
     # split-K: ranges of the depth that are computed apart and then added; 1: the depth is not split so
     "splits",
     "direct",  # the kernel stores whole panels into the result

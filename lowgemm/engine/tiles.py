@@ -245,6 +245,18 @@ def pack_lhs_block(p, s, a, row0, rows, k0, depth, space, sums, kept):
     """
     summed = p.bilinear != 0 or s.rhs_zero != 0
     if p.image != 0:
+        if p.steps_at != 0:
+            if kept == 0:
+                call_address(
+                    p.pack_image,
+                    (
+                        a.lhs, p.image, row0, rows, p.row_bytes, p.lhs_flip,
+                        s.lhs_zero + p.lhs_shift * (1 + p.bilinear), s.lhs_zeros, p.pack_lhs, space,
+                        p.lhs_panel_bytes, space + p.steps_at, p.list_size, space + p.pixel_sums_at, sums,
+                        summed,
+                    ),
+                )  # fmt: skip
+            return space + p.steps_at, p.lhs_panel_bytes
         if kept == 0:
             call_address(
                 p.pack_image,
@@ -350,8 +362,9 @@ def whole_block(p, s, a, i, j, space, kept):
     """Block (i, j), the whole depth; `kept` (0 or 1): the last block in `space` was of the same rows and
     batch item.
     """
-    row0, col0 = i * p.mc, j * p.nc
-    rows, cols = smaller(p.mc, p.m - row0), smaller(p.nc, p.n - col0)
+    plane, col0 = i // p.plane_blocks, j * p.nc
+    row0, end = plane * p.plane_rows + (i - plane * p.plane_blocks) * p.mc, (plane + 1) * p.plane_rows
+    rows, cols = smaller(p.mc, end - row0), smaller(p.nc, p.n - col0)
     if p.deep_block == 0:
         _block(p, s, a, row0, rows, col0, cols, space, kept)
     else:

@@ -223,20 +223,20 @@ def _choice(forced: str | None) -> Kernel:
 
 
 @intrinsic(prefer_literal=True)
-def microkernel_body(typingctx, kernel_id, lhs_signed, scale, args):
+def microkernel_body(typingctx, kernel_id, lhs_signed, scale, scattered, args):
     """Body of the microkernel number `kernel_id` of the registry, with scale number `scale`."""
     kernel, signed = by_id(kernel_id.literal_value), bool(lhs_signed.literal_value)
-    scaling = SCALES[scale.literal_value]
+    scaling, listed = SCALES[scale.literal_value], bool(scattered.literal_value)
 
     def codegen(context, builder, signature, values):
-        items = unpack_words(context, builder, signature.args[3], values[3])
-        emit_microkernel(kernel, builder, dict(zip(ARGUMENTS, items, strict=True)), signed, scaling)
+        items = unpack_words(context, builder, signature.args[4], values[4])
+        emit_microkernel(kernel, builder, dict(zip(ARGUMENTS, items, strict=True)), signed, scaling, listed)
         return context.get_dummy_value()
 
-    return types.void(kernel_id, lhs_signed, scale, args), codegen
+    return types.void(kernel_id, lhs_signed, scale, scattered, args), codegen
 
 
-def _make(kernel_id: int, lhs_signed: int, scale: int, key: int) -> Routine:
+def _make(kernel_id: int, lhs_signed: int, scale: int, scattered: int, key: int) -> Routine:
     @routine(SIGNATURE, key)
     def microkernel(
         m,
@@ -259,6 +259,7 @@ def _make(kernel_id: int, lhs_signed: int, scale: int, key: int) -> Routine:
             kernel_id,
             lhs_signed,
             scale,
+            scattered,
             (
                 m, nv, groups, lhs, lhs_stride, rhs, rhs_stride, c, ldc, row_compensation, col_compensation,
                 add_c, requant, col,
@@ -269,10 +270,10 @@ def _make(kernel_id: int, lhs_signed: int, scale: int, key: int) -> Routine:
 
 
 @functools.cache
-def microkernel(kernel: Kernel, lhs_signed: bool = False, scale: int = 0) -> Any:
+def microkernel(kernel: Kernel, lhs_signed: bool = False, scale: int = 0, scattered: bool = False) -> Any:
     """The microkernel, a `Routine` (its contract is in `framework/kernel.py`); `lhs_signed` tells those apart
     that take both signs, `scale` is the number (in `framework/requant.py`) of the scale that it does, if it
-    can do one.
+    can do one, `scattered` asks for the one that reads an lhs through a list.
 
     Raises
     ------
@@ -286,4 +287,5 @@ def microkernel(kernel: Kernel, lhs_signed: bool = False, scale: int = 0) -> Any
     if compile_own is not None:
         return compile_own(id_of(kernel), stamp_of(kernel))
     signed = int(lhs_signed and kernel.lhs_type == EITHER)
-    return _make(id_of(kernel), signed, scale if kernel.fuses_requantize else 0, stamp_of(kernel))
+    fused = scale if kernel.fuses_requantize else 0
+    return _make(id_of(kernel), signed, fused, int(scattered and kernel.scatters), stamp_of(kernel))

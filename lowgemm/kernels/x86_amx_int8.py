@@ -17,6 +17,9 @@ is an instruction for each.
 The 8 tile registers: 2 x 2 accumulators (32 x 32 results), two of the lhs, two of the rhs; four products need
 four loads. The products of 8-bit numbers are added in 32 bits; nothing saturates.
 
+Where the lhs is scattered (`Kernel.scatters`), the steps of the depth are found through a list, and rows of the
+result through another: convolutions read the pixels of an image so (`engine/pixels.py`).
+
 One call takes any number of panels: a tile of 32 rows meets them all before the next 32 rows. Its lhs (up to
 32 KiB at depth 1,024) so stays in L1 while the rhs passes by from L2 as it lies in memory, and the result is
 written along its rows.
@@ -35,7 +38,7 @@ from llvmlite import ir
 
 from lowgemm.kernels.framework import tile_permission
 from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i8, i32, i64, load, splat, store, vec
-from lowgemm.kernels.framework.kernel import Kernel, Target, TileLoop
+from lowgemm.kernels.framework.kernel import LIST_HEAD, Kernel, Target, TileLoop
 from lowgemm.kernels.framework.requant import constants_at
 from lowgemm.kernels.framework.tile_machine import SoftwareTiles
 from lowgemm.kernels.vnni import byte_sums
@@ -85,6 +88,7 @@ class AmxInt8(Kernel):
 
     expect: ClassVar[str] = "tdpb"
     any_panels: ClassVar[bool] = True
+    scatters: ClassVar[bool] = True
 
     def tile_loop(self, depth: int, l1: int) -> TileLoop:
         """Four products of 16 cycles; 2 KiB of rhs from L2, and as much lhs where its 32 rows leave L1 while
@@ -145,9 +149,16 @@ class AmxInt8(Kernel):
         self._instruction(b, "tilerelease")
 
     # ---- the loop ------------------------------------------------------------------------------------------
-    def emit(self, builder: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool, scaling: Any) -> bool:
+    def emit(
+        self,
+        builder: ir.IRBuilder,
+        args: dict[str, ir.Value],
+        lhs_signed: bool,
+        scaling: Any,
+        scattered: bool = False,
+    ) -> bool:
         """Emit the whole microkernel."""
-        _Call(self, builder, args, lhs_signed, scaling).tiles()
+        _Call(self, builder, args, lhs_signed, scaling, scattered).tiles()
         self.release(builder)
         return True
 
@@ -184,10 +195,23 @@ class _Call:
     """
 
     def __init__(
-        self, k: AmxInt8, b: ir.IRBuilder, args: dict[str, ir.Value], signed: bool, scaling: Any
+        self,
+        k: AmxInt8,
+        b: ir.IRBuilder,
+        args: dict[str, ir.Value],
+        signed: bool,
+        scaling: Any,
+        scattered: bool,
     ) -> None:
         self.k, self.b, self.args, self.signed, self.scaling = k, b, args, signed, scaling
         self.height = 2 * ROWS
+        self.first, self.rows, self.scattered = args["lhs"], args["m"], scattered
+        if scattered:
+            self.first, self.rows, self.places = (
+                load(b, ty, at(b, args["lhs"], 8 * i), 8)
+                for i, ty in enumerate((i8.as_pointer(), i64, i8.as_pointer()))
+            )
+            self.steps_at = at(b, args["lhs"], 8 * LIST_HEAD)
         self.row_bytes = 4 * k.nr
         self.config = self._buffer(BYTES)
         self.sums = self._buffer(self.height * self.row_bytes)
@@ -233,7 +257,10 @@ class _Call:
     def _step(self, halves: int, nv: int, lhs: ir.Value, rhs: ir.Value, step: ir.Value) -> None:
         """Emit the loads and products of 64 depth steps."""
         k, b, args = self.k, self.b, self.args
-        left = at(b, lhs, b.mul(step, const(i64, BYTES)))
+        if self.scattered:
+            left = at(b, lhs, load(b, i64, at(b, self.steps_at, b.shl(step, const(i64, 3))), 8))
+        else:
+            left = at(b, lhs, b.mul(step, const(i64, BYTES)))
         right = at(b, rhs, b.mul(step, const(i64, ROWS * BYTES)))
         for a in range(halves):
             down = b.mul(args["lhs_stride"], const(i64, ROWS))
@@ -264,14 +291,14 @@ class _Call:
 
         def row_tile(number: ir.Value) -> None:
             row = b.mul(number, height)
-            rows = _least(b, b.sub(args["m"], row), height)
+            rows = _least(b, b.sub(self.rows, row), height)
             first, last = b.icmp_signed("==", number, zero), b.icmp_signed("<", rows, height)
             with b.if_then(b.or_(first, last)):
                 self._configure(rows)
-            lhs = at(b, args["lhs"], b.mul(row, args["lhs_stride"]))
+            lhs = at(b, self.first, b.mul(row, args["lhs_stride"]))
             _loop(b, zero, _parts(b, args["nv"], 2), "columns", lambda i: self._tile(lhs, row, rows, i))
 
-        _loop(b, zero, _parts(b, args["m"], self.height), "rows", row_tile)
+        _loop(b, zero, _parts(b, self.rows, self.height), "rows", row_tile)
         self._drain()
 
     def _tile(self, lhs: ir.Value, row: ir.Value, rows: ir.Value, number: ir.Value) -> None:
@@ -351,13 +378,21 @@ class _Call:
         with b.if_else(self.fused) as (scaled, plain):
             with scaled:
                 for r in range(count):
-                    self._bytes(b.add(row, const(i64, r)), panel, at(b, sums, r * self.row_bytes), nv)
+                    self._bytes(
+                        self._place(b.add(row, const(i64, r))), panel, at(b, sums, r * self.row_bytes), nv
+                    )
             with plain, b.if_else(b.icmp_signed("!=", args["add_c"], const(i64, 0))) as (adding, storing):
                 for block, adds in ((adding, True), (storing, False)):
                     with block:
                         for r in range(count):
                             of_row = at(b, sums, r * self.row_bytes)
-                            self._int32(b.add(row, const(i64, r)), panel, of_row, nv, adds)
+                            self._int32(self._place(b.add(row, const(i64, r))), panel, of_row, nv, adds)
+
+    def _place(self, row: ir.Value) -> ir.Value:
+        """Emit: which row of the result a row is."""
+        if not self.scattered:
+            return row
+        return load(self.b, i64, at(self.b, self.places, self.b.shl(row, const(i64, 3))), 8)
 
     def _compensated(self, row: ir.Value, panel: ir.Value, sums: ir.Value, nv: int) -> list[ir.Value]:
         k, b, args, ty = self.k, self.b, self.args, vec(i32, self.k.lanes)

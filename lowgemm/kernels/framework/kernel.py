@@ -62,6 +62,10 @@ from lowgemm.kernels.framework.irtools import (  # noqa: F401 (kernels take thes
 EITHER = "u8 or s8"
 
 
+#: Numbers of the list by which a scattered lhs is read, before those of the steps: see `Kernel.scatters`.
+LIST_HEAD = 3
+
+
 #: What runs 64-bit Arm programs on other CPUs, with every extension that it knows.
 EMULATOR = ("qemu-aarch64", "-cpu", "max")
 
@@ -227,6 +231,13 @@ class Kernel:
     #: along itself; or `max_nv` at most.
     any_panels: ClassVar[bool] = False
 
+    #: Whether the microkernel can also be had for a scattered lhs, whose rows lie in pieces of `row_bytes`.
+    #: Then `lhs` points to a list of 64-bit numbers: the address of the first row; how many rows there are,
+    #: in place of `m`; the address of 64-bit numbers that say which row of the result each of them is; and
+    #: for each step of the depth how many bytes behind its row's address a piece lies. Rows are stored in
+    #: their order: of several with one place the last counts.
+    scatters: ClassVar[bool] = False
+
     #: Whether the scaling of a tile runs inside the next one's depth loop, which needs four registers
     #: (`deferred.py`).
     defers_requantize: ClassVar[bool] = False
@@ -290,11 +301,19 @@ class Kernel:
         """The same program for any CPU, on a machine in software, or None; it needs to be registered."""
         return None
 
-    def emit(self, builder: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool, scaling: Any) -> bool:
+    def emit(
+        self,
+        builder: ir.IRBuilder,
+        args: dict[str, ir.Value],
+        lhs_signed: bool,
+        scaling: Any,
+        scattered: bool = False,
+    ) -> bool:
         """Emit the whole microkernel, for a kernel that writes its loop itself; false: `unroll.py` does, from
         the hooks below.
 
-        `scaling` is the scale of `requant.py` that it does where `requant` is not null.
+        `scaling` is the scale of `requant.py` that it does where `requant` is not null. `scattered`: see
+        `scatters`.
         """
         return False
 

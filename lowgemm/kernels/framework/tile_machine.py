@@ -207,14 +207,21 @@ class SoftwareTiles:
         """Plain code, for any CPU."""
         return None
 
-    def emit(self, builder: ir.IRBuilder, args: dict[str, ir.Value], lhs_signed: bool, scaling: Any) -> bool:
+    def emit(
+        self,
+        builder: ir.IRBuilder,
+        args: dict[str, ir.Value],
+        lhs_signed: bool,
+        scaling: Any,
+        scattered: bool = False,
+    ) -> bool:
         """The program, between the start of a machine and the check that it was released."""
         with builder.goto_entry_block():
             state = builder.alloca(ir.ArrayType(i8, _SIZE))
         state.align = 64
         builder.function.tile_state = builder.bitcast(state, i8.as_pointer())
         self._call(builder, "begin")
-        super().emit(builder, args, lhs_signed, scaling)  # type: ignore[misc]
+        super().emit(builder, args, lhs_signed, scaling, scattered)  # type: ignore[misc]
         module = builder.module
         log = module.globals.get(_LOG_SYMBOL)
         if log is None:

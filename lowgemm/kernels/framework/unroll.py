@@ -245,11 +245,13 @@ def emit_microkernel(
     args: dict[str, ir.Value],
     lhs_signed: bool = False,
     scaling: Any = FIXED_POINT,
+    scattered: bool = False,
 ) -> None:
     """Emit the whole microkernel: row loop, one depth loop per tile shape, stores. `lhs_signed` is for
-    kernels that take both signs, `scaling` the scale of those that can do one.
+    kernels that take both signs, `scaling` the scale of those that can do one, `scattered` for those that
+    find the depth steps of the lhs through a list.
     """
-    if k.emit(b, args, lhs_signed, scaling):
+    if k.emit(b, args, lhs_signed, scaling, scattered):
         return
     fn = b.function
     end = fn.append_basic_block("end")

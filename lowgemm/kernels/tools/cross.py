@@ -23,21 +23,32 @@ from lowgemm.kernels.framework.unroll import emit_microkernel
 TARGETS: dict[str, Target] = {k.name: k.compiled_for for k in all_kernels() if k.compiled_for is not None}
 
 
-def module_ir(kernel: Kernel, triple: str, symbol: str = "kernel", lhs_signed: bool = False) -> str:
+def module_ir(
+    kernel: Kernel,
+    triple: str,
+    symbol: str = "kernel",
+    lhs_signed: bool = False,
+    scattered: bool = False,
+) -> str:
     """LLVM IR of a module with the kernel as one C function."""
     module = ir.Module(name=kernel.name)
     module.triple = triple
     types = [i8.as_pointer() if a in POINTERS else i64 for a in ARGUMENTS]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), types), symbol)
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    emit_microkernel(kernel, builder, dict(zip(ARGUMENTS, function.args, strict=True)), lhs_signed)
+    args = dict(zip(ARGUMENTS, function.args, strict=True))
+    emit_microkernel(kernel, builder, args, lhs_signed, scattered=scattered)
     builder.ret_void()
     return str(module)
 
 
 @functools.cache
 def compile_for(
-    kernel: Kernel, target: Target | None = None, symbol: str = "kernel", lhs_signed: bool = False
+    kernel: Kernel,
+    target: Target | None = None,
+    symbol: str = "kernel",
+    lhs_signed: bool = False,
+    scattered: bool = False,
 ) -> tuple[str, bytes]:
     """Assembly and object code of a kernel for a CPU.
 
@@ -51,6 +62,8 @@ def compile_for(
         Name of the C function.
     lhs_signed : bool
         Which one, of a kernel that takes both signs.
+    scattered : bool
+        Whether the one for a scattered lhs, of a kernel that has it.
 
     Returns
     -------
@@ -60,7 +73,7 @@ def compile_for(
     target = target or kernel.compiled_for
     if target is None:
         raise ValueError(f"kernel: {kernel.name!r} names no CPU to compile for (`compiled_for`)")
-    return compile_ir(module_ir(kernel, target.triple, symbol, lhs_signed), target)
+    return compile_ir(module_ir(kernel, target.triple, symbol, lhs_signed, scattered), target)
 
 
 def compile_ir(text: str, target: Target) -> tuple[str, bytes]:
