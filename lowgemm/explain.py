@@ -15,8 +15,8 @@ from lowgemm.checks.arguments import as_operand
 from lowgemm.conv import Prepared
 from lowgemm.engine.filters import PackedFilters
 from lowgemm.engine.packed_rhs import PackedRhs
+from lowgemm.engine.pixels import pixels_of
 from lowgemm.engine.plan import Plan
-from lowgemm.engine.planner import pixels_of
 from lowgemm.engine.records import ALWAYS, WHERE_ALIGNED
 from lowgemm.gemm import checked_call
 from lowgemm.jit.caches import cache_sizes

@@ -26,6 +26,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from numba.extending import register_jitable
+
+from lowgemm.engine.blocking import BLOCKS_PER_THREAD, MAX_MC_WITH_STAGES
 from lowgemm.engine.image import Windows, copy_runs, end_inside, fill_runs, first_inside, image_at
 from lowgemm.jit.memory import as_address, is_null, load_i32, offset, smaller, store_32, store_64
 from lowgemm.jit.routine import call_address, inner, routine
@@ -35,6 +38,20 @@ from lowgemm.kernels.framework.kernel import LIST_HEAD
 #: Bytes of a cache line, and bytes whose multiples share so few sets of L1 that the 16 rows of a tile register
 #: would evict each other.
 LINE, SAME_SETS = 64, 1024
+
+
+#: Rows of a block at most. On one core of a Xeon 56x56x64 to 64 takes 115, 104, 89 and 85 us with 128, 256, 512
+#: and 1,024.
+TALL = 1024
+#: What things cost: a tile of the kernel for each column, from grids and from patches, which are not as near in
+#: the caches; and to copy the patch of a row. From 24 shapes on one core of a Xeon. New time by old: 8 of
+#: 7x7x512 with 512 outputs, 1.25 times the tiles, 1.12; 14x14x256 dilated by 4, 1.43 times, 256 outputs, 1.10;
+#: 4 of 10x10x128, 1.25 times, 128 outputs, 0.79; 28x28x128, 1.06 times, 128 outputs, 0.65.
+FROM_GRIDS, FROM_PATCHES, COPY = 20, 22, 25
+#: Likewise a call of the kernel for each column, where stages run on tiles: the last tile of a call is stored
+#: while no other is multiplied. With `Dequantize` 14x14x256 to 1,024 from grids of two lines took 1.07 times
+#: the time from patches, 28x28x128 to 128 0.92 times.
+CALL = 6
 
 
 class _Axis(NamedTuple):
@@ -72,6 +89,76 @@ def grid_fields(kernel: Kernel, windows: Windows, run: int) -> tuple[dict[str, i
         "grid_width": windows.out[2] + x.ahead, "lines_ahead": y.ahead,
     }  # fmt: skip
     return of_plan, of_image
+
+
+@register_jitable
+def lines_of(p, rows):
+    """Lines of windows that `rows` rows of plan `p` may be of."""
+    return min((rows + p.line_rows - 2) // p.line_rows + 1, p.plane_rows // p.line_rows)
+
+
+@register_jitable
+def pixels_of(p, rows):
+    """Pixels of the grids of so many rows at most."""
+    return p.grids * (lines_of(p, rows) + p.lines_ahead) * p.grid_width
+
+
+@register_jitable
+def most_grid_rows(p, k):
+    """Rows of a block at most, for the kernel of template `k`: its grids take half of L2, or where stages run
+    on a tile, that is as small as for other products, but of a whole line.
+    """
+    if p.direct == 0 or p.n % k.lanes != 0:
+        return max(k.most_rows_with_stages, min(p.line_rows, k.most_rows))
+    return max(min(TALL, k.l2 // 2 // (p.grids * p.pixel_bytes)) // k.mr * k.mr, k.mr)
+
+
+@register_jitable
+def _cost_of_tiles(rows, height, each):
+    """What tiles of `height` rows cost; in half of one the rhs is read for half of the products (0.8)."""
+    whole, rest = rows // height, rows % height
+    last = 0 if rest == 0 else each if 2 * rest > height else each * 4 // 5
+    return each * whole + last
+
+
+@register_jitable
+def cost_of_block(p, rows, columns, height):
+    """What a block from grids costs, in tiles of `height` rows."""
+    lines_more = (rows - 1) // p.line_rows
+    computed = rows + lines_more * (p.grid_width - p.line_rows)
+    copied = p.grids * (lines_more + 1 + p.lines_ahead) * p.grid_width * p.pixel_bytes
+    call = CALL if p.direct == 0 else 0
+    return columns * (_cost_of_tiles(computed, height, FROM_GRIDS) + call) + COPY * copied // p.depth
+
+
+@register_jitable
+def lines_of_a_block(p, planes, threads, most, height):
+    """Lines of windows in a block of at most `most` rows, with which the thread that has most to do is done
+    first; 0: none fits.
+    """
+    lines = p.plane_rows // p.line_rows
+    found = least = 0
+    for each in range(1, min(lines, most // p.line_rows) + 1):
+        blocks = planes * -(-lines // each)
+        cost = -(-blocks // threads) * cost_of_block(p, each * p.line_rows, p.n, height)
+        if threads > 1 and blocks < threads * BLOCKS_PER_THREAD:
+            cost += cost // 8  # for a thread that comes late
+        if found == 0 or cost <= least:
+            found, least = each, cost
+    return found
+
+
+@register_jitable
+def pays_as_grids(p, blocks, threads, rows, columns, height):
+    """Whether `blocks` blocks of so many rows and columns, one after the other, cost less than all patches
+    shared by `threads` threads.
+    """
+    copied = p.grids * (p.plane_rows // p.line_rows + p.lines_ahead) * p.grid_width * p.pixel_bytes
+    if copied >= p.plane_rows * p.depth:  # no pixel is seen twice
+        return False
+    calls = CALL * -(-p.m // MAX_MC_WITH_STAGES) if p.direct == 0 else 0
+    patches = p.batch * (p.n * (_cost_of_tiles(p.m, height, FROM_PATCHES) + calls) + COPY * p.m)
+    return threads * blocks * cost_of_block(p, min(rows, p.plane_rows), columns, height) < patches
 
 
 @inner

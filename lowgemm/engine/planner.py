@@ -32,6 +32,7 @@ from lowgemm.engine.deep_block import deep_block
 from lowgemm.engine.image import SLACK, patch_bytes, patch_rows
 from lowgemm.engine.in_place import add_compensation, in_place_routine, rows_in_place, space_bytes
 from lowgemm.engine.packing import CHUNK_BYTES, LINE
+from lowgemm.engine.pixels import lines_of, lines_of_a_block, most_grid_rows, pays_as_grids, pixels_of
 from lowgemm.engine.records import ALWAYS, NEVER, TEMPLATE, WHERE_ALIGNED
 from lowgemm.engine.stream import register_bytes, stream
 from lowgemm.jit.caches import CacheSizes, cache_sizes
@@ -61,14 +62,6 @@ STREAM_COLUMNS = 144
 #: Bytes of L3 up to which it is near enough to keep a result that fits it. A larger one is that of many
 #: cores, whose lines travel as long as memory's; then a result may be as large as this times L2.
 NEAR_L3, STREAM_L2 = 1 << 26, 4
-#: Rows of a block at most whose lhs is in grids of pixels.
-TALL_GRID = 1024
-#: The time of a product from patches for each column, and of the copy of its patches, where the product takes
-#: 10 for each column from grids of pixels, whose rows are nearer. From 24 shapes on one core of a Xeon. New
-#: time by old: 8 of 7x7x512, 512 outputs, of 1.31 times the tiles 1.12; 14x14x256 dilated by 4, 1.46 times the
-#: tiles, with 256 outputs 1.10; 4 of 10x10x128, 1.28 times the tiles, with 128 outputs 0.75; 28x28x128, 1.06
-#: times the tiles, 128 outputs 0.65.
-OF_PATCHES, COPY_OF_PATCHES = 11, 400
 #: Columns up to which an lhs always stays in place: rows that straddle cache lines take two reads each, once
 #: for every nr columns.
 COLUMNS_IN_PLACE = 64
@@ -186,33 +179,6 @@ def has_deep_blocks(p):
     return p.depth_blocks > 1 or p.on_the_fly_at != 0 or p.stream != 0
 
 
-@register_jitable
-def lines_of(p, mc):
-    """Lines of windows that a block of `mc` rows may be of."""
-    return min((mc + p.line_rows - 2) // p.line_rows + 1, p.plane_rows // p.line_rows)
-
-
-@register_jitable
-def pixels_of(p, mc):
-    """Pixels of the grids of a block of `mc` rows."""
-    return p.grids * (lines_of(p, mc) + p.lines_ahead) * p.grid_width
-
-
-@register_jitable
-def pays_as_grids(p, planes, mc, height):
-    """Whether the rows of blocks of `mc` rows are read from grids of pixels, which they may, in `planes`
-    planes, by tile registers of `height` rows: where the rows that are computed in vain take less time than
-    the copy of patches.
-    """
-    rows = min(mc, p.plane_rows)
-    copied = COPY_OF_PATCHES * pixels_of(p, mc) * p.pixel_bytes // (rows * p.depth)
-    computed = rows + (rows - 1) * (p.grid_width - p.line_rows) // p.line_rows
-    tiles = -(-computed // height) * -(-p.plane_rows // mc) * planes
-    if copied >= COPY_OF_PATCHES:
-        return False
-    return 10 * tiles * p.n < -(-p.m // height) * (OF_PATCHES * p.n + COPY_OF_PATCHES - copied)
-
-
 def stores_past_caches(p: Any, kernel: Kernel, plain: bool) -> bool:
     """`streams` on this machine. It is for memory that was there before: pages that the system has just
     cleared lie in the caches.
@@ -242,13 +208,19 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     planes, tall = 1, 0
     if p.pixel_bytes != 0:
         planes = max(p.m // p.plane_rows, 1)
-        if p.direct != 0 and p.n % k.lanes == 0:
-            tall = max(min(TALL_GRID, k.l2 // 2 // (p.grids * p.pixel_bytes)) // k.mr * k.mr, k.mr)
+        tall = most_grid_rows(p, k)
     mc, nc, kc, row_blocks, col_blocks, depth_blocks, splits, on_the_fly = block_sizes(
         k, p.m // planes, p.n, p.depth, threads, p.batch * planes, p.direct, on_the_fly, tall
     )
     grids = p.pixel_bytes != 0 and depth_blocks == 1 and p.stream == 0
-    grids = grids and pays_as_grids(p, planes, mc, k.mr // 2)
+    if grids and col_blocks == 1:
+        lines = lines_of_a_block(p, p.batch * planes, threads, tall, k.mr)
+        mc = lines * p.line_rows
+        grids = lines > 0
+    if grids:
+        row_blocks = -(-p.plane_rows // mc)
+        blocks = p.batch * planes * row_blocks * col_blocks
+        grids = pays_as_grids(p, -(-blocks // threads), threads, mc, nc, k.mr)
     if p.pixel_bytes != 0 and not grids:
         planes = 1
         mc, nc, kc, row_blocks, col_blocks, depth_blocks, splits, on_the_fly = block_sizes(

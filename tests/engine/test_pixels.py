@@ -11,7 +11,7 @@ import pytest
 import lowgemm
 from lowgemm import kernels, reference
 from lowgemm.conv import Prepared
-from lowgemm.engine import planner
+from lowgemm.engine import pixels, planner
 
 RUNS = [k.name for k in kernels.all_kernels() if k.scatters and not kernels.why_not(k)]
 pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="plans are of compiled code")
@@ -59,10 +59,10 @@ def stages(g, rows, outputs):
 @pytest.mark.parametrize("tall", [32, 1024])
 @pytest.mark.parametrize("kernel", RUNS)
 def test_equals_its_definition(kernel, tall, monkeypatch):
-    """In blocks that begin and end anywhere in a line, too."""
+    """In blocks of few lines and of many."""
     monkeypatch.setattr(lowgemm.config, "kernel", kernel)
     monkeypatch.setattr(planner, "pays_as_grids", lambda *args: True)
-    monkeypatch.setattr(planner, "TALL_GRID", tall)
+    monkeypatch.setattr(pixels, "TALL", tall)
     read_so = 0
     for seed in range(60):
         g = np.random.default_rng([seed, tall])
@@ -79,6 +79,35 @@ def test_equals_its_definition(kernel, tall, monkeypatch):
         known = Prepared(packed, image.shape, image.dtype, zeros, **options, output=output, num_threads=1)
         read_so += known.plan(image.strides).p.steps_at != 0
     assert read_so > 30
+
+
+@pytest.mark.parametrize("kernel", RUNS)
+def test_blocks_may_begin_within_a_line(kernel, monkeypatch):
+    """As they do where columns are shared out among threads, too."""
+    monkeypatch.setattr(lowgemm.config, "kernel", kernel)
+    monkeypatch.setattr(planner, "pays_as_grids", lambda *args: True)
+
+    def cut(k, m, n, depth, *others):
+        return 32, 64, depth, -(-m // 32), -(-n // 64), 1, 1, 0
+
+    monkeypatch.setattr(planner, "block_sizes", cut)
+    inside_lines = 0
+    for seed in range(8):
+        g = np.random.default_rng(seed)
+        image, filters = integers(g, "uint8", (2, 13, 9, 64)), integers(g, "int8", (3, 3, 64, 128))
+        stride, padding = (1, int(g.integers(1, 3))), ((1, 1), tuple(g.integers(0, 3, 2).tolist()))
+        options = {"stride": stride, "padding": padding, "dilation": (1, 1), "filter_zero_point": 5}
+        sums = reference.conv(image, filters, **options)
+        output = stages(g, sums.size // 128, 128)
+        expected = reference.conv(image, filters, output=output, **options)
+        packed = lowgemm.pack_filters(filters)
+        for threads in (1, 2):
+            known = Prepared(packed, image.shape, image.dtype, (0, 5), stride, padding, 1, output, threads)
+            p = known.plan(image.strides).p
+            assert p.steps_at and p.mc == 32 and p.plane_blocks > 1
+            inside_lines += p.mc % p.line_rows > 0
+            np.testing.assert_array_equal(known.run(image), expected, strict=True)
+    assert inside_lines > 4
 
 
 @pytest.mark.parametrize("kernel", RUNS)
@@ -118,34 +147,49 @@ def test_others_gather_patches(monkeypatch):
     assert not plan(1, 28, 128, 3, 128).p.steps_at
 
 
-def asked(images, size, taps, channels, outputs, stride=1, dilation=1):
-    """What the rule asks of a plan, for padding that keeps the size."""
-    ahead = (taps - 1) * dilation // stride
+def asked(images, size, taps, channels, outputs, dilation=1, direct=1):
+    """What the rules ask of a plan, for padding that keeps the size."""
+    ahead = (taps - 1) * dilation
     return types.SimpleNamespace(
         m=images * size * size, n=outputs, depth=taps * taps * channels, plane_rows=size * size,
-        line_rows=size, grid_width=size + ahead, grids=stride * stride, lines_ahead=ahead,
-        pixel_bytes=channels,
+        line_rows=size, grid_width=size + ahead, grids=1, lines_ahead=ahead,
+        pixel_bytes=channels, batch=1, direct=direct,
     )  # fmt: skip
 
 
-#: New time by old; from one core of a Xeon.
+#: Rows of a block at most, and whether it pays; new time by old, from one core of a Xeon.
 MEASURED = [
-    (asked(1, 28, 3, 128, 128), 224, True),
-    (asked(1, 28, 3, 128, 512, dilation=2), 800, True),  # 0.83
-    (asked(1, 14, 3, 256, 1024), 224, True),  # 0.92
-    (asked(8, 14, 3, 256, 256), 224, True),  # 0.79
-    (asked(8, 14, 3, 256, 256), 64, False),  # 1.08, with stages that run on tiles
-    (asked(4, 10, 3, 128, 128), 128, True),  # 0.79
-    (asked(8, 7, 3, 512, 512), 64, False),  # 1.13
-    (asked(8, 4, 3, 512, 512), 32, False),  # 1.9
-    (asked(1, 14, 3, 256, 256, dilation=4), 224, False),  # 1.02 to 1.14
+    (asked(1, 28, 3, 128, 128), 1024, True),  # 0.65
+    (asked(1, 28, 3, 128, 512, dilation=2), 1024, True),  # 0.85
+    (asked(1, 14, 3, 256, 1024), 1024, True),  # 0.90
+    (asked(8, 14, 3, 256, 256), 1024, True),  # 0.80
+    (asked(4, 10, 3, 128, 128), 1024, True),  # 0.80
+    (asked(1, 7, 3, 512, 512), 1024, True),  # 0.90
+    (asked(8, 7, 3, 512, 512), 1024, False),  # 1.12
+    (asked(8, 4, 3, 512, 512), 1024, False),  # 2.0
+    (asked(1, 14, 3, 256, 256, dilation=4), 1024, False),  # 1.10
+    # stages on tiles
+    (asked(1, 28, 3, 128, 128, direct=0), 64, True),  # 0.92
+    (asked(1, 56, 3, 64, 128, direct=0), 64, True),  # 0.90
+    (asked(1, 14, 3, 256, 1024, direct=0), 64, False),  # 1.07
+    (asked(8, 14, 3, 256, 256, direct=0), 64, False),  # 1.04
 ]
 
 
-@pytest.mark.parametrize(("p", "mc", "pays"), MEASURED)
-def test_which_are_read_from_grids(p, mc, pays):
+@pytest.mark.parametrize(("p", "most", "pays"), MEASURED)
+def test_which_are_read_from_grids(p, most, pays):
     planes = p.m // p.plane_rows
-    assert planner.pays_as_grids(p, planes, mc, 16) == pays
+    lines = pixels.lines_of_a_block(p, planes, 1, most, 32)
+    blocks = planes * -(-p.plane_rows // (lines * p.line_rows))
+    assert pixels.pays_as_grids(p, blocks, 1, lines * p.line_rows, p.n, 32) == pays
+
+
+def test_threads_get_equal_lines():
+    whole = asked(1, 28, 3, 128, 128)
+    assert pixels.lines_of_a_block(whole, 1, 1, 1024, 32) == 28
+    assert pixels.lines_of_a_block(whole, 1, 2, 1024, 32) == 7
+    assert pixels.lines_of_a_block(whole, 1, 2, 100, 32) == 2  # 3 would give one thread 15 of 28
+    assert pixels.lines_of_a_block(whole, 1, 1, 27, 32) == 0
 
 
 @pytest.mark.parametrize("kernel", RUNS)
