@@ -1,7 +1,7 @@
 """Filters of a convolution that are packed once, and plans of convolutions with them.
 
-A convolution is a product of patches and filters, and runs on the engine of all products (`image.py` says how
-the patches come in). Groups are the items of a batch. Where a window is a pixel the image itself is the lhs.
+A convolution is a product of patches and filters, and runs on the engine of all products (`image.py` and
+`pixels.py` say how the patches come in). Groups are the items of a batch. Where a window is a pixel the image itself is the lhs.
 Where each channel has a filter of its own, a product would have a single column: such convolutions run on a
 loop of their own, `depthwise.py`.
 """

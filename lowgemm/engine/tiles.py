@@ -241,7 +241,8 @@ def pack_lhs_block(p, s, a, row0, rows, k0, depth, space, sums, kept):
     they are `kept` there from the last time.
 
     Gives the address that the kernel reads, and the bytes from one panel, or row, to the next. An lhs that
-    stays in place is summed only where its sums count. One that is an image is gathered (`image.py`).
+    stays in place is summed only where its sums count. One that is an image is gathered (`image.py`), or its
+    pixels are copied, and the kernel reads a list (`pixels.py`).
     """
     summed = p.bilinear != 0 or s.rhs_zero != 0
     if p.image != 0:
