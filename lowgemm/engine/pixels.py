@@ -70,13 +70,13 @@ def _along(taps: int, step: int, apart: int) -> _Axis:
     return _Axis(grids, jump, (taps - 1) // grids * jump)
 
 
-def grid_fields(kernel: Kernel, windows: Windows, run: int) -> tuple[dict[str, int], dict[str, int]] | None:
+def grid_fields(kernel: Kernel, windows: Windows, run: int) -> tuple[dict[str, int], dict[str, int]]:
     """What a plan (`records.PLAN`) and the record of the image need to know of the grids, for a tap of `run`
-    bytes; None: the kernel cannot read these windows so.
+    bytes; both are empty where the kernel cannot read these windows so.
     """
     flat = windows.size[0] == windows.taps[0] == windows.out[0] == 1 and not windows.before[0]
     if not flat or not kernel.scatters or run % kernel.row_bytes or windows.taps[1:] == (1, 1):
-        return None
+        return {}, {}
     y, x = (_along(windows.taps[i], windows.step[i], windows.apart[i]) for i in (1, 2))
     pixel = run if run % SAME_SETS else run + LINE
     of_plan = {
@@ -179,7 +179,8 @@ def _copy_grid(w, image, room, y, lines, tap_y, tap_x, zero, dst, pixel_bytes):
         at = line * w.height_stride + (low * w.step_x + shift) * w.width_stride
         inside = offset(to, low * pixel_bytes)
         if apart == run and pixel_bytes == run:  # one after the other on both sides
-            copy_runs(inside, 0, offset(image, at), 0, smaller(high - low, 1), (high - low) * run, room - at)
+            whole = (high - low) * run
+            copy_runs(inside, whole, offset(image, at), whole, smaller(high - low, 1), whole, room - at)
         else:
             copy_runs(inside, pixel_bytes, offset(image, at), apart, high - low, run, room - at)
         fill_runs(offset(to, high * pixel_bytes), pixel_bytes, zero, width - high, run)

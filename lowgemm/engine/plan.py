@@ -196,14 +196,12 @@ class Plan(NotCopied):
     def _grids(self) -> dict[str, int]:
         """Of what is asked, what grids of pixels the lhs may be read from."""
         image, windows = self.image, self.windows
-        fields = None
-        if image is not None and windows is not None:
-            fields = grid_fields(self.runs, windows, int(image["run"][0]))
-        if image is None or fields is None:
+        if image is None or windows is None:
             return {}
-        for name, value in fields[1].items():
+        of_plan, of_image = grid_fields(self.runs, windows, int(image["run"][0]))
+        for name, value in of_image.items():
             image[name] = value
-        return fields[0]
+        return of_plan
 
     def _decide(
         self, plan: np.record, lhs: Operand, rhs: Operand, given_out: bool, workers: int, in_order: bool
@@ -213,7 +211,7 @@ class Plan(NotCopied):
         in_place = (
             (bool(plan.rhs_k_stride == 1),) if reads_in_place(plan, rows_in_place(runs), runs.lanes) else ()
         )
-        # of what reads an image there are two, and which it is depends on the blocks
+        # which of two kernels reads an image depends on what is planned
         late = image is not None and runs.scatters
         template = template_of(
             runs,
@@ -227,13 +225,11 @@ class Plan(NotCopied):
         fill_plan(
             plan, template, int(lhs.kind == "i"), int(rhs.kind == "i"), pipeline.direct, workers, in_order
         )
-        if image is not None and not late:
-            plan.pack_image = pack_image.address
+        grids = plan.steps_at != 0
         if late:
-            shares = plan.steps_at != 0
-            plan.kernel = microkernel(runs, lhs.kind == "i", pipeline.fusable or 0, shares).address
-            plan.pack_image = (pack_pixels if shares else pack_image).address
+            plan.kernel = microkernel(runs, lhs.kind == "i", pipeline.fusable or 0, grids).address
         if image is not None:
+            plan.pack_image = (pack_pixels if grids else pack_image).address
             image["mr"], image["row_bytes"] = runs.mr, runs.row_bytes
             image["panel_rows"], image["panel_bytes"] = patch_rows(runs.mr, plan.kc), patch_bytes(plan.kc)
         if has_deep_blocks(plan):
