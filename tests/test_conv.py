@@ -34,7 +34,7 @@ def problem(g, kind, axes):
     depth, per_group = (
         (1, 1)
         if kind == "depthwise"
-        else (int(g.choice([1, 2, 3, 5, 16, 21, 70])), int(g.choice([1, 2, 17, 33])))
+        else (int(g.choice([1, 2, 3, 5, 16, 21, 64, 70])), int(g.choice([1, 2, 17, 33])))
     )
     taps = (1,) * axes if kind == "point" else tuple(g.integers(1, 6 if axes < 3 else 3, axes).tolist())
     stride, dilation = tuple(g.integers(1, 4, axes).tolist()), tuple(g.integers(1, 3, axes).tolist())

@@ -117,7 +117,10 @@ def test_images_that_are_parts_of_others(kernel, monkeypatch):
     g = np.random.default_rng(0)
     whole = integers(g, "uint8", (3, 20, 19, 150))
     filters = integers(g, "int8", (3, 3, 128, 32))
-    for part in (whole[::2, 2:17:2, 3:15, 1:129], whole[:, ::3, ::2, 20:148], whole[:1, :, 1:, :128]):
+    parts = [whole[::2, 2:17:2, 3:15, 1:129], whole[:, ::3, ::2, 20:148], whole[:1, :, 1:, :128]]
+    parts += [np.broadcast_to(whole[:1, :1, :1, :128], (2, 7, 9, 128))]  # one pixel
+    parts += [np.broadcast_to(whole[:1, :1, :, :128], (2, 7, 19, 128))]  # one line
+    for part in parts:
         np.testing.assert_array_equal(
             lowgemm.conv(part, filters, padding=1, stride=(1, 2), image_zero_point=77),
             reference.conv(

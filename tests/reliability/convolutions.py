@@ -22,7 +22,7 @@ def _problem(s: Any) -> tuple[np.ndarray, np.ndarray, int, dict[str, Any]]:
     depth, each = (
         (1, 1)
         if groups > 8 or r.random() < 0.2
-        else (r.choice((1, 2, 4, 5, 17, 40)), r.choice((1, 3, 4, 18)))
+        else (r.choice((1, 2, 4, 5, 17, 40, 64)), r.choice((1, 3, 4, 18)))
     )
     taps = tuple(r.randrange(1, 4 if axes > 2 else 7) for _ in range(axes))
     apart, stride = (tuple(r.randrange(1, 3) for _ in range(axes)) for _ in range(2))
