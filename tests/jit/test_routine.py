@@ -26,6 +26,7 @@ from lowgemm.engine import (
     image,
     packing,
     parts,
+    pixels,
     planner,
     sums,
 )
@@ -180,6 +181,7 @@ def callers() -> dict[str, list]:
         "lowgemm/nn/program.py": [program.run_calls],
         "lowgemm/nn/routines.py": [layers.multiply],
         "lowgemm/engine/image.py": [image.pack_image],
+        "lowgemm/engine/pixels.py": [pixels.pack_pixels],
         "lowgemm/engine/channels_last.py": [channels_last._copy],
         "lowgemm/engine/depthwise.py": [
             depthwise.block_routine(0),
