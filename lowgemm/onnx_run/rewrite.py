@@ -16,7 +16,7 @@ product's scale, and no sum may pass int32 (float sums do not wrap). Everything 
 | DQ -> Sigmoid, LeakyRelu, GlobalAveragePool -> Q | QLinearSigmoid, QLinearLeakyRelu, QLinearGlobalAveragePool |
 | DQ, DQ, ... -> Concat -> Q | QLinearConcat |
 | DQ of weights of 4 or 2 bits -> MatMul, Gemm | MatMulNBits (`block_weights.py`) |
-| DQ -> Reshape, Transpose, Squeeze, Unsqueeze, Flatten, Gather, Slice, MaxPool -> Q, of one scale and zero point | the same on integers |
+| DQ -> Reshape, Transpose, Squeeze, Unsqueeze, Flatten, Gather, Slice, Expand, Tile, Pad, MaxPool -> Q, of one scale and zero point | the same on integers |
 
 The sums and products of the fifth line round in another place than the floats do, so that one value in some
 ten thousand moves by a step; onnxruntime's optimizer makes the same replacement. Products with weights of 4
@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lowgemm.checks.values import INT32_MAX
+from lowgemm.compat.onnx import dequantize_linear, quantize_linear
 from lowgemm.onnx_run import block_weights, dynamic
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.engines import LARGE, copy_of
@@ -49,7 +50,9 @@ UNKNOWN_BIAS = 2**30
 
 
 #: Operators that may run on integers where nothing but the place of elements changes.
-_MOVING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Gather", "Slice", "MaxPool")
+_MOVING = (
+    "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Gather", "Slice", "Expand", "Tile", "MaxPool",
+)  # fmt: skip
 
 
 #: Bytes up to which constants are compared by value.
@@ -399,13 +402,51 @@ class Rewriter:
         self.index()
         return True
 
-    def moved(self, node: Any) -> bool:
-        """Let an operator that only moves elements, or takes the largest, do so with the integers."""
+    def padded(self, node: Any) -> bool:
+        """Rewrite a Pad: what it puts around the integers is quantized too."""
+        _, coded, _ = self._as_before(node)
+        attributes = {a.name: a.s.decode() for a in node.attribute if a.name in ("mode", "pads")}
+        if coded is None or "pads" in attributes:  # sizes in an attribute: of old operator sets
+            return False
+        if attributes.get("mode", "constant") == "constant":
+            more = list(node.input[2:]) or [""]
+            value = self._number(more[0]) if more[0] else np.zeros((), np.float32)
+            if value is None:
+                return False
+            around = quantize_linear(value, coded.scale.reshape(()), coded.zero.reshape(()))
+            more[0] = self.constant(f"{coded.name}_around", around)
+            del node.input[2:]
+            node.input.extend(more)
+            self.index()
+        return self.moved(node)
+
+    def _number(self, name: str) -> np.ndarray | None:
+        """A constant float32 number, or the one that a constant is dequantized to."""
+        value = self.constants.get(name)
+        coded = self.dequantized(name) if value is None else None
+        if coded is not None and coded.name in self.constants and coded.scale.size == 1:
+            parts = self.constants[coded.name], coded.scale.reshape(()), coded.zero.reshape(())
+            value = dequantize_linear(*parts)
+        if value is None or value.size != 1 or value.dtype != np.float32:
+            return None
+        return value.reshape(())
+
+    def _as_before(self, node: Any) -> tuple[Coded | None, Coded | None, list[Any]]:
+        """What an operator's first operand is dequantized from, how its result is quantized, and the
+        quantizer; None if these are not the same scale and zero point.
+        """
         a = self.dequantized(node.input[0])
         coded, chain = self.quantized(node.output[0])
         if a is None or coded is None or len(chain) != 1 or len(node.output) > 1 or not _alike(a, coded):
-            return False
+            return None, None, []
         if a.scale.reshape(()) != coded.scale.reshape(()) or a.zero.reshape(()) != coded.zero.reshape(()):
+            return None, None, []
+        return a, coded, chain
+
+    def moved(self, node: Any) -> bool:
+        """Let an operator that only moves elements, or takes the largest, do so with the integers."""
+        a, coded, chain = self._as_before(node)
+        if a is None or coded is None:
             return False
         # of bytes it is lowgemm's own, whatever operator set the model has
         domain = dynamic.OWN if node.op_type == "MaxPool" else ""
@@ -484,7 +525,7 @@ class Rewriter:
         rules |= dict.fromkeys(("Add", "Mul"), self.binary)
         rules |= dict.fromkeys(("Sigmoid", "LeakyRelu", "GlobalAveragePool"), self.unary)
         rules |= dict.fromkeys(_MOVING, self.moved)
-        rules["MaxPool"] = self.pooled
+        rules["MaxPool"], rules["Pad"] = self.pooled, self.padded
         rules |= dict.fromkeys(("ConvInteger", "MatMulInteger"), lambda node: dynamic.to_float(self, node))
         self.merge_equal()
         for node in list(self.graph.node):

@@ -143,6 +143,13 @@ MOVED = [
     ("MaxPool", [IMAGE], {"kernel_shape": [2, 2], "strides": [2, 2]}),
     ("MaxPool", [IMAGE], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "dilations": [1, 2], "ceil_mode": 1}),
     ("Slice", [IMAGE], {"constants": {"from": np.array([1]), "to": np.array([5]), "axes": np.array([2])}}),
+    ("Expand", [(6, 1, 8)], {"constants": {"shape": np.array([2, 1, 4, 1])}}),
+    ("Tile", [IMAGE], {"constants": {"repeats": np.array([1, 2, 1, 1])}}),
+    ("Pad", [IMAGE], {"constants": {"pads": np.array([0, 0, 1, 2, 0, 0, 3, 4])}}),
+    ("Pad", [IMAGE], {"constants": {"pads": np.array([0, 0, 1, 2, 0, 0, 3, 4]), "v": np.float32(1.234)}}),
+    ("Pad", [IMAGE], {"constants": {"pads": np.array([0, 1, 0, 0]), "v": np.float32(-9e9), "a": np.array([1, 3])}, "opset": 18}),
+    ("Pad", [IMAGE], {"constants": {"pads": np.array([0, 0, 1, 2, 0, 0, 3, 4])}, "mode": "reflect"}),
+    ("Pad", [IMAGE], {"constants": {"pads": np.array([0, 0, 1, 2, 0, 0, 3, 4])}, "mode": "edge"}),
 ]  # fmt: skip
 
 
@@ -173,4 +180,31 @@ def test_operators_that_move_elements(case):
         proto, feeds = between(op, parts, same=same, **attributes)
         model = Model(proto)
         assert bool(model.rewritten) == (same == "both" or op == "MaxPool")
+        np.testing.assert_array_equal(model.run(feeds)[0], Model(proto, fuse=False).run(feeds)[0])
+
+
+@pytest.mark.parametrize("kind", ["dequantized", "fed", "old"])
+def test_what_a_pad_puts_around(kind):
+    """onnxruntime's tool quantizes it as well; one that is fed may be anything, and sizes that are an
+    attribute are those of an old operator set.
+    """
+    constants = {"pads": np.array([0, 0, 1, 2, 0, 0, 3, 4]), "v": np.float32(0.7)}
+    proto, feeds = between("Pad", [IMAGE], same="both", constants=constants)
+    graph = proto.graph
+    if kind == "dequantized":
+        graph.node.insert(0, helper.make_node("DequantizeLinear", ["b", "s0", "z0"], ["w"]))
+        graph.initializer.append(om.numpy_helper.from_array(np.uint8(77), "b"))
+        next(n for n in graph.node if n.op_type == "Pad").input[2] = "w"
+    elif kind == "fed":
+        graph.input.append(om.value("v", []))
+        del graph.initializer[[t.name for t in graph.initializer].index("v")]
+        feeds["v"] = np.array(0.7, np.float32)
+    else:
+        (pad,) = (n for n in graph.node if n.op_type == "Pad")
+        del pad.input[1:]
+        pad.attribute.append(helper.make_attribute("pads", constants["pads"].tolist()))
+        proto.opset_import[0].version = 10
+    model = Model(proto)
+    assert bool(model.rewritten) == (kind == "dequantized")
+    for _ in range(3):
         np.testing.assert_array_equal(model.run(feeds)[0], Model(proto, fuse=False).run(feeds)[0])
