@@ -214,6 +214,39 @@ def pad(graph: Graph) -> None:
     graph.made(graph.node("Pad", inputs, mode=mode), np.add(x.shape, ends.sum(0)))
 
 
+def split(graph: Graph) -> None:
+    """Two or three parts of an axis."""
+    x, r = graph.any(1), graph.r
+    axis = r.randrange(len(x.shape))
+    n = x.shape[axis]
+    cuts = sorted(r.randint(1, n - 1) for _ in range(r.randint(1, 2))) if n > 1 else [1]
+    sizes = np.diff([0, *dict.fromkeys(cuts), n])
+    if n < 2:
+        raise Unfit
+    name = graph.node("Split", [x.name, graph.constant(sizes, np.int64)], len(sizes), axis=axis)
+    for i, size in enumerate(sizes):
+        graph.made(f"{name}.{i}" if i else name, (*x.shape[:axis], size, *x.shape[axis + 1 :]))
+
+
+def repeat(graph: Graph) -> None:
+    """Each element, or the whole of an axis, several times."""
+    x, r = graph.any(1), graph.r
+    axis, times, kind = r.randrange(len(x.shape)), r.randint(2, 3), r.randrange(3)
+    shape = (*x.shape[:axis], times * x.shape[axis], *x.shape[axis + 1 :])
+    factors = [times if i == axis else 1 for i in range(len(shape))]
+    if kind == 0:
+        name = graph.node("Tile", [x.name, graph.constant(factors, np.int64)])
+    elif kind == 1 and x.shape[axis] == 1:
+        name = graph.node("Expand", [x.name, graph.constant(factors, np.int64)])
+    elif kind == 2 and len(x.shape) == 4 and axis > 1:
+        rules = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        more = rules if r.random() < 0.5 else {}
+        name = graph.node("Resize", [x.name, "", graph.constant(factors)], mode="nearest", **more)
+    else:
+        raise Unfit
+    graph.made(name, shape)
+
+
 def transpose(graph: Graph) -> None:
     """Axes in another order."""
     x = graph.any(2)
@@ -329,7 +362,7 @@ def moved_codes(graph: Graph) -> None:
 #: With how often each is tried.
 OPERATORS = (
     (unary, 4), (root, 1), (binary, 5), (softmax, 1), (mean, 2), (slice_, 3), (concat, 2), (gather, 2),
-    (pad, 1), (transpose, 2), (reshape, 2), (unsqueeze, 1), (dynamic_product, 6), (dynamic_convolution, 3),
+    (pad, 1), (split, 1), (repeat, 2), (transpose, 2), (reshape, 2), (unsqueeze, 1), (dynamic_product, 6), (dynamic_convolution, 3),
     (quantize, 2), (moved_codes, 2),
 )  # fmt: skip
 
