@@ -150,6 +150,28 @@ def mean(graph: Graph) -> None:
     graph.made(graph.node("ReduceMean", [x.name], axes=[-1], keepdims=int(keep)), shape)
 
 
+def normalized(graph: Graph) -> None:
+    """LayerNormalization of a product, or what it does, or a root mean square, written out, with a Cast of float32
+    to itself. Of another value onnxruntime's optimizer makes one operator of it, in a part of lowgemm's too.
+    """
+    dynamic_product(graph)
+    x, r, g = graph.floats[-1], graph.r, graph.g
+    width = x.shape[-1]
+    gain, bias = (graph.constant(g.uniform(0.5, 2, width)) for _ in range(2))
+    kind = r.randrange(3)
+    if kind == 0 and width > 7:
+        names = [x.name, gain, bias][: r.choice((2, 3))]
+        graph.made(graph.node("LayerNormalization", names, epsilon=1e-3), x.shape)
+        return
+    name, epsilon = graph.node("Cast", [x.name], to=T.FLOAT), graph.constant(1e-3)
+    if kind:
+        name = graph.node("Sub", [name, graph.node("ReduceMean", [name], axes=[-1], keepdims=1)])
+    square = graph.node("Pow", [name, graph.constant(2.0)])
+    mean = graph.node("ReduceMean", [square], axes=[-1], keepdims=1)
+    root = graph.node("Sqrt", [graph.node("Add", [mean, epsilon])])
+    graph.made(graph.node("Add", [graph.node("Mul", [graph.node("Div", [name, root]), gain]), bias]), x.shape)
+
+
 def slice_(graph: Graph) -> None:
     """A part of some axes, also backwards; perhaps with bounds that are computed from the shape."""
     x, r = graph.any(1), graph.r
@@ -361,8 +383,9 @@ def moved_codes(graph: Graph) -> None:
 
 #: With how often each is tried.
 OPERATORS = (
-    (unary, 4), (root, 1), (binary, 5), (softmax, 1), (mean, 2), (slice_, 3), (concat, 2), (gather, 2),
-    (pad, 1), (split, 1), (repeat, 2), (transpose, 2), (reshape, 2), (unsqueeze, 1), (dynamic_product, 6), (dynamic_convolution, 3),
+    (unary, 4), (root, 1), (normalized, 2), (binary, 5), (softmax, 1), (mean, 2), (slice_, 3), (concat, 2),
+    (gather, 2), (pad, 1), (split, 1), (repeat, 2), (transpose, 2), (reshape, 2), (unsqueeze, 1),
+    (dynamic_product, 6), (dynamic_convolution, 3),
     (quantize, 2), (moved_codes, 2),
 )  # fmt: skip
 
