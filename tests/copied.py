@@ -377,6 +377,7 @@ if importlib.util.find_spec("onnx") is not None:
          lambda p: (p.plain(), p.transposed)),
         ("rows of a chain", chain_rows.Rows, lambda: chain_rows.rows_of((2, 3), [(0, 1)]), tuple),
         ("copies of a model", copies.Found, lambda: copies.Found({"n"}, set()), tuple),
+        ("results of a frame", frame.Own, lambda: frame.Own([1]), list),
         ("chain's nodes", chain_groups.Group, lambda: chain_groups.Group([], ["x"], ["y"], [], []), tuple),
         ("what ran", frame.Seen, lambda: frame.Seen(None, [], {}), tuple),
         ("table's nodes", tables.Table, lambda: tables.Table([], "x", "y"), tuple),
