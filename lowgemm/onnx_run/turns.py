@@ -78,11 +78,12 @@ def deferred(
         for name in reads_of(node):
             readers.setdefault(name, []).append(i)
     for i in reversed(range(len(nodes))):
-        t, name = turn_of[i], next(iter(nodes[i].output), "")
-        if turns[t][0] == THEIRS and readers.get(name) and t + 1 < len(turns):
-            first = min(turn_of[r] for r in readers[name])
+        t, made = turn_of[i], [o for o in nodes[i].output if o]
+        read = [turn_of[r] for name in made for r in readers.get(name, ())]
+        if turns[t][0] == THEIRS and read and t + 1 < len(turns):
             # what moves elements pays where lowgemm's next turn reads it: else a later one of the engine's does
-            turn_of[i] += first > t if name in sizes else name in moved and first == t + 1
+            size, first = made[0] in sizes, min(read)
+            turn_of[i] += first > t if size else made[0] in moved and first == t + 1
     found: list[tuple[str, list[int]]] = []
     for t, (side, taken) in enumerate(turns):
         here = set(taken)

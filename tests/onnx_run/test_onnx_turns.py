@@ -53,6 +53,13 @@ def test_what_moves_elements_is_left_to_the_turn_behind_if_that_reads_it():
     turns = phases(nodes, ["theirs", "either", "ours", "theirs"])
     assert turns == [("theirs", [0, 1]), ("ours", [2]), ("theirs", [3])]
     assert deferred(turns, nodes, set(), {"b"}) == [("theirs", [0]), ("ours", [1, 2]), ("theirs", [3])]
+    nodes[1] = helper.make_node("Split", ["a"], ["b", "b2"])
+    assert deferred(turns, nodes, set(), {"b", "b2"})[0] == ("theirs", [0])
+    nodes[3] = helper.make_node("A", ["b2"], ["d"])  # the engine reads one of them in its first turn
+    first = phases(nodes, ["theirs", "either", "ours", "theirs"])
+    assert first == [("theirs", [0, 1, 3]), ("ours", [2])]
+    assert deferred(first, nodes, set(), {"b", "b2"}) == first
+    nodes[1] = helper.make_node("Slice", ["a"], ["b"])
     nodes[2] = helper.make_node("Ours", ["x"], ["c"])  # the engine's later turn alone reads it
     nodes[3] = helper.make_node("A", ["c", "b"], ["d"])
     assert deferred(turns, nodes, set(), {"b"}) == turns
