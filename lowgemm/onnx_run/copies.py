@@ -19,10 +19,13 @@ import numpy as np
 
 from lowgemm.engine.parts import run_shared
 from lowgemm.onnx_run import chain_groups, sizes, strided, views
+from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.engines import attributes_of
 from lowgemm.onnx_run.state import NotOurs, State
 from lowgemm.onnx_run.tape import Recorder, clear
 
+#: Bytes at whose multiples NumPy's arrays begin.
+ALIGNED = 16
 #: A place in an array.
 _Where = tuple[Any, ...]
 #: Of a Resize to the nearest, the ways to find an element's place and to round it that repeat each element
@@ -201,7 +204,9 @@ def function_of(operator: str) -> Callable[..., Any]:
     """What computes an operator, as `operators.py` has them."""
 
     def parted(state: State, x: Any, *more: Any, **attributes: Any) -> Any:
-        return _PARTS[operator](x, *more, **attributes)
+        # onnxruntime's results are aligned, and the order of its sums depends on that (`Recorder.is_within`)
+        found = _PARTS[operator](x, *more, **attributes)
+        return tuple(p.copy(order="K") if address(p) % ALIGNED else p for p in found)
 
     def whole(state: State, *inputs: Any, **attributes: Any) -> np.ndarray:
         y, moves, shape = _WHOLES[operator](*inputs, **attributes)
