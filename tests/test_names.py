@@ -30,7 +30,7 @@ TOGETHER: dict[str, tuple[str, str]] = {
     "onnx_run/test_onnx_nodes": ("onnx_run/*", "operators are tested by onnx's own cases"),
     "onnx_run/test_onnx_convolution": ("onnx_run/geometry", "is where a convolution's windows lie"),
     "test_conv": (
-        "engine/depthwise engine/depthwise_plan engine/filters engine/image",
+        "engine/depthwise engine/filters engine/grouped engine/image engine/line_loop engine/loop_plan",
         "convolutions of every kind, on every kernel"),
     "nn/test_layers": ("nn/[alpsw]* nn/conv nn/maccs nn/reference",
                        "each is a layer, a part of all layers, or their definition"),

@@ -36,7 +36,7 @@ IMAGE = record_type(
     "room",  # bytes from the first tap's to the end of the last pixel's
     "row_bytes",  # what rows of the lhs are padded to, for a kernel that reads them as rows; or 0
     "mr",  # rows of a panel
-    "together",  # lines of windows that are computed together, in depthwise convolutions
+    "together",  # lines of windows that are computed together, in a loop of depthwise or grouped convolutions
     # for a kernel that reads panels: rows that are gathered at a time, and bytes of the memory of such a row
     "panel_rows panel_bytes",
 )
