@@ -124,6 +124,37 @@ def test_the_image_may_be_a_part_of_another():
 
 
 @pytest.mark.parametrize("kernel", RUNS)
+def test_patches_of_few_channels(kernel, monkeypatch):
+    """Short lines of taps, side by side: windows over every edge, some that see no pixel, dilated upwards,
+    and images that end with their memory or lie within others.
+    """
+    monkeypatch.setattr(lowgemm.config, "kernel", kernel)
+    g = np.random.default_rng(RUNS.index(kernel))
+    for seed in range(30):
+        depth, outputs = int(g.integers(1, 5)), int(g.choice([1, 8, 16]))
+        taps = tuple(g.integers(1, 8, 2 + seed % 2).tolist()) if seed % 3 else (3, 3)
+        axes = len(taps)
+        size = tuple(g.integers(1, 20 if axes == 2 else 7, axes).tolist())
+        padding = tuple(
+            (int(a) + k, int(b) + k) for (a, b), k in zip(g.integers(0, 3, (axes, 2)), taps, strict=True)
+        )
+        stride, dilation = tuple(g.integers(1, 4, axes).tolist()), (*g.integers(1, 3, axes - 1).tolist(), 1)
+        padding = tuple((a * d, b * d) for (a, b), d in zip(padding, dilation, strict=True))
+        dtypes = g.choice(["uint8", "int8"], 2)
+        whole = integers(g, dtypes[0], (3, *(n + 2 for n in size), depth))
+        filters = integers(g, dtypes[1], (*taps, depth, outputs))
+        inner = (slice(0, 3, 2), *(slice(1, n + 1) for n in size))
+        options = {
+            "image_zero_point": int(integers(g, dtypes[0], ())), "stride": stride, "padding": padding,
+            "dilation": dilation, "filter_zero_point": int(integers(g, dtypes[1], ())),
+        }  # fmt: skip
+        for image in (whole[inner], whole[inner].copy()):
+            expected = reference.conv(image, filters, **options)
+            got = lowgemm.conv(image, filters, **options)
+            np.testing.assert_array_equal(got, expected, strict=True)
+
+
+@pytest.mark.parametrize("kernel", RUNS)
 def test_loops_of_their_own_add_a_bias_of_each_window(kernel, monkeypatch):
     monkeypatch.setattr(lowgemm.config, "kernel", kernel)
     g = np.random.default_rng(0)

@@ -124,7 +124,8 @@ def convolutions(r: random.Random, g: np.random.Generator) -> None:
         r.choice((1, 3, 8, 17)),
         r.choice((1, 2)),
     )
-    size, padding = r.choice(((1, 1), (2, 3), (3, 3))), r.choice((0, 1))
+    size, padding = r.choice(((1, 1), (2, 3), (3, 3), (5, 7))), r.choice((0, 1, 2))
+    padding = max(padding, size[0] - 3, size[1] - 3)
     images = g.integers(0, 256, (height, width * depth * groups), np.uint8)
     weight = g.integers(-128, 128, (*size, depth, 3 * groups), np.int8)
     one = lg.quantization.QParams
