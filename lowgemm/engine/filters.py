@@ -23,7 +23,8 @@ from lowgemm.kernels import Kernel, selected
 
 #: Columns up to which groups are put together in one product: a panel of the widest kernels of vectors. A
 #: kernel that reads rows (AMX) takes as many columns as a row's step has bytes: 28x28x128 in 32 groups of 4
-#: takes 131, 84 and 77 us there with 16, 32 and 64 columns, and 176, 189 and 271 with VNNI.
+#: took 131, 84 and 77 us there with 16, 32 and 64 columns, and 176, 189 and 271 with VNNI, before such groups
+#: had a loop.
 COLUMNS = 16
 
 
