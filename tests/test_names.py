@@ -64,8 +64,7 @@ TOGETHER: dict[str, tuple[str, str]] = {
                              "contract, assembly and products of each kernel"),
     # steps of a product: a test of their own would say again what the product is
     "test_gemm": (
-        "engine/batch engine/call engine/compensation engine/deep_block engine/packing_ir engine/plan "
-        "engine/tiles",
+        "engine/batch engine/call engine/compensation engine/deep_block engine/packing_ir engine/plan",
         "products of every shape, layout, sign and zero point, on every kernel"),
     "engine/test_ready": ("engine/entry engine/planned engine/seen",
                           "are a remembered call: Python's way in, its handle, its memory"),
