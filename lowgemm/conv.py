@@ -1,7 +1,7 @@
 """The convolution, beside `gemm` and like it: check the arguments, plan, run.
 
-    conv.py -> engine/: filters.py -> image.py (patches), pixels.py (grids of pixels) or depthwise.py
-    -> the tile loop and output stages of all products
+    conv.py -> engine/: filters.py -> image.py (patches), pixels.py (grids of pixels) or loop_plan.py (depthwise
+    and grouped) -> the tile loop and output stages of all products
 
 `reference.conv` says what the result is.
 """
@@ -142,8 +142,9 @@ def conv(
     Notes
     -----
     The patches are gathered from the image while the engine packs its left operand, so no matrix of patches
-    is in memory. With AMX, tiles may be read from a padded copy of a part of the image instead. Filters of one pixel with a stride of 1 multiply the image where it lies. Depthwise
-    convolutions have a loop of their own. An image whose channels are first in memory is copied once.
+    is in memory. With AMX, tiles may be read from a padded copy of a part of the image instead. Filters of
+    one pixel with a stride of 1 multiply the image where it lies. Depthwise convolutions have a loop of their
+    own, and so have groups of 4, 8 or 16 channels. An image whose channels are first in memory is copied once.
 
     Examples
     --------
@@ -289,8 +290,7 @@ class Prepared(NotCopied):
         if isinstance(zero, np.ndarray) and (zero == zero[0]).all():
             zero = int(zero[0])
         self.filter_zero = zero
-        #: What is left of it for the plan to subtract; the loop of depthwise convolutions has it subtracted
-        #: beforehand.
+        #: What is left of it for the plan to subtract; loops of their own have it subtracted beforehand.
         self.left_zero = 0 if filters.in_loop(zero) else zero
         self.num_threads, self.output = as_num_threads(num_threads), output
         axes = filters.axes

@@ -305,27 +305,31 @@ def _of_convolution(image: Any, filters: PackedFilters, options: dict[str, Any])
         return Explanation(None, "reference", 1, 0.0, f"{head}\nkernel    none: {why}")
     strides = np.empty(x.shape, np.uint8).strides if copied else x.strides
     plan = known.plan(strides)
-    in_loop = filters.in_loop(known.filter_zero)
-    if in_loop:
+    loop = ""
+    if filters.in_loop(known.filter_zero):
+        loop = "depthwise" if filters.shape[-2] == 1 else "grouped"
         image_is = "four lines at a time are interleaved; a register has four bytes of 16 channels"
+        if loop == "grouped":
+            image_is = "lines are copied with their padding; a register has neighbouring channels of a pixel"
     elif plan.image is None:
         image_is = "the pixels are the rows of the lhs, no copy"
     else:
         image_is = _how_gathered(plan)
     if copied:
         image_is = f"COPIED so that channels are last and side by side; {image_is}"
-    if in_loop:
+    if loop:
         steps = " -> ".join(step.name for step in plan.pipeline.steps)
         lines = [
             head,
-            f"kernel    depthwise, in vectors of 16 channels ({why_kernel(plan.kernel)})",
+            f"kernel    {loop}, in vectors of {'16 channels' if loop == 'depthwise' else 'groups'} "
+            f"({why_kernel(plan.kernel)})",
             f"image     {image_is}",
             f"blocking  {plan.blocking.row_blocks} lines x {plan.blocking.col_blocks} blocks of channels",
             f"stages    {steps} on each tile in cache",
             f"threads   {plan.threads}",
             f"scratch   {plan.scratch_bytes / 1024:.0f} KiB",
         ]
-        return Explanation(plan, "depthwise", plan.threads, 0.0, "\n".join(lines))
+        return Explanation(plan, loop, plan.threads, 0.0, "\n".join(lines))
     return _of_plan(f"{head}\nimage     {image_is}", plan, "packed before")
 
 

@@ -40,7 +40,7 @@ from lowgemm.engine import (
     zero_points,
 )
 from lowgemm.engine.channels_last import ChannelsLast
-from lowgemm.engine.depthwise_plan import DepthwisePlan, DepthwiseWeights
+from lowgemm.engine.loop_plan import LoopPlan, LoopWeights
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.in_numba.packed_type import _TYPES, PackedRhsType
 from lowgemm.jit import caches, loaded, lowering, team
@@ -425,9 +425,7 @@ REFUSED: dict[type, Callable[[], Any]] = {
         None,
     ),
     ChannelsLast: lambda: ChannelsLast((1, 4, 4, 2), (32, 4, 1, 16)),
-    DepthwisePlan: lambda: (
-        lowgemm.explain(IMAGES, lowgemm.pack_filters(np.ones((3, 3, 1, 4), np.int8), 4)).plan
-    ),
+    LoopPlan: lambda: lowgemm.explain(IMAGES, lowgemm.pack_filters(np.ones((3, 3, 1, 4), np.int8), 4)).plan,
 }
 if importlib.util.find_spec("onnx") is not None:
     REFUSED[state.State] = lambda: model.Model(onnx_model()).state
@@ -454,7 +452,7 @@ BASES = {
     deferred.Deferred, tile_machine.SoftwareTiles, call.Call, call.PatternCall, program.Emitter,
     tile_routine.TileRoutine, Record, *Record.__subclasses__(),
     *job.Job.__subclasses__(), *job.BlocksJob.__subclasses__(), Routine, LayerRoutine, Lazy, planner.Template,
-    records.RhsAddresses, records.ItemAddresses, Windows, image.Windows, DepthwiseWeights, requant.FixedPoint,
+    records.RhsAddresses, records.ItemAddresses, Windows, image.Windows, LoopWeights, requant.FixedPoint,
     requant.Float32, cases.FloatScale,
     lowgemm.Stage, Layer, weighted.Weighted, Optimizer, observer.Observer, NotCopied, CheckedCache,
     CheckedFile, quantization.observers.HistogramObserver, kernels.Kernel, TileLoop, explaining.Prediction,

@@ -15,6 +15,7 @@ import lowgemm
 from lowgemm import kernels, reference
 
 RUNS = [k.name for k in kernels.all_kernels() if not kernels.why_not(k)]
+KINDS = ["plain", "point", "groups", "depthwise", "grouped"]
 compiled = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="plans are of compiled code")
 
 
@@ -30,12 +31,15 @@ def problem(g, kind, axes):
         "point": int(g.integers(1, 3)),
         "groups": int(g.integers(2, 4)),
         "depthwise": int(g.choice([2, 15, 16, 17, 33, 70])),
+        "grouped": 0,
     }[kind]
-    depth, per_group = (
-        (1, 1)
-        if kind == "depthwise"
-        else (int(g.choice([1, 2, 3, 5, 16, 21, 64, 70])), int(g.choice([1, 2, 17, 33])))
-    )
+    depth, per_group = int(g.choice([1, 2, 3, 5, 16, 21, 64, 70])), int(g.choice([1, 2, 17, 33]))
+    if kind == "depthwise":
+        depth, per_group = 1, 1
+    elif kind == "grouped":  # what has a loop of its own: 64 channels and more
+        depth = int(g.choice([4, 8, 16]))
+        groups = 64 // depth + int(g.integers(0, 20))
+        per_group = int(g.choice(range(4, depth + 1, 4)))
     taps = (1,) * axes if kind == "point" else tuple(g.integers(1, 6 if axes < 3 else 3, axes).tolist())
     stride, dilation = tuple(g.integers(1, 4, axes).tolist()), tuple(g.integers(1, 3, axes).tolist())
     padding = tuple((int(a), int(b)) for a, b in g.integers(0, 3, (axes, 2)))
@@ -47,7 +51,7 @@ def problem(g, kind, axes):
         for d, k, p in zip(dilation, taps, padding, strict=True)
     )
     if axes == 1:
-        size = (size[0] + int(g.choice([0, 60])),)  # more windows than a block of the depthwise loop has
+        size = (size[0] + int(g.choice([0, 60])),)  # more windows than a block of the loops has
     dtypes = g.choice(["uint8", "int8"], 2)
     image = integers(g, dtypes[0], (int(g.integers(1, 4)), *size, depth * groups))
     filters = integers(g, dtypes[1], (*taps, depth, per_group * groups))
@@ -67,7 +71,7 @@ def problem(g, kind, axes):
 
 
 @pytest.mark.parametrize("kernel", RUNS)
-@pytest.mark.parametrize("kind", ["plain", "point", "groups", "depthwise"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_equals_its_definition(kernel, kind, monkeypatch):
     monkeypatch.setattr(lowgemm.config, "kernel", kernel)
     for seed in range(12):
@@ -79,7 +83,7 @@ def test_equals_its_definition(kernel, kind, monkeypatch):
             np.testing.assert_array_equal(got, expected, strict=True)
 
 
-@pytest.mark.parametrize("kind", ["plain", "point", "groups", "depthwise"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_channels_first_strides_and_out(kind):
     for seed in range(9):
         g = np.random.default_rng(seed)
@@ -120,18 +124,50 @@ def test_the_image_may_be_a_part_of_another():
 
 
 @pytest.mark.parametrize("kernel", RUNS)
-def test_a_depthwise_convolution_adds_a_bias_of_each_window(kernel, monkeypatch):
+def test_patches_of_few_channels(kernel, monkeypatch):
+    """Short lines of taps, side by side: windows over every edge, some that see no pixel, dilated upwards,
+    and images that end with their memory or lie within others.
+    """
+    monkeypatch.setattr(lowgemm.config, "kernel", kernel)
+    g = np.random.default_rng(RUNS.index(kernel))
+    for seed in range(30):
+        depth, outputs = int(g.integers(1, 5)), int(g.choice([1, 8, 16]))
+        taps = tuple(g.integers(1, 8, 2 + seed % 2).tolist()) if seed % 3 else (3, 3)
+        axes = len(taps)
+        size = tuple(g.integers(1, 20 if axes == 2 else 7, axes).tolist())
+        padding = tuple(
+            (int(a) + k, int(b) + k) for (a, b), k in zip(g.integers(0, 3, (axes, 2)), taps, strict=True)
+        )
+        stride, dilation = tuple(g.integers(1, 4, axes).tolist()), (*g.integers(1, 3, axes - 1).tolist(), 1)
+        padding = tuple((a * d, b * d) for (a, b), d in zip(padding, dilation, strict=True))
+        dtypes = g.choice(["uint8", "int8"], 2)
+        whole = integers(g, dtypes[0], (3, *(n + 2 for n in size), depth))
+        filters = integers(g, dtypes[1], (*taps, depth, outputs))
+        inner = (slice(0, 3, 2), *(slice(1, n + 1) for n in size))
+        options = {
+            "image_zero_point": int(integers(g, dtypes[0], ())), "stride": stride, "padding": padding,
+            "dilation": dilation, "filter_zero_point": int(integers(g, dtypes[1], ())),
+        }  # fmt: skip
+        for image in (whole[inner], whole[inner].copy()):
+            expected = reference.conv(image, filters, **options)
+            got = lowgemm.conv(image, filters, **options)
+            np.testing.assert_array_equal(got, expected, strict=True)
+
+
+@pytest.mark.parametrize("kernel", RUNS)
+def test_loops_of_their_own_add_a_bias_of_each_window(kernel, monkeypatch):
     monkeypatch.setattr(lowgemm.config, "kernel", kernel)
     g = np.random.default_rng(0)
-    for channels, width in ((2, 3), (18, 5), (70, 50)):
+    for channels, depth, width in ((2, 1, 3), (18, 1, 5), (70, 1, 50), (80, 4, 5), (80, 8, 50)):
         image, filters = (
             integers(g, "uint8", (2, 4, width, channels)),
-            integers(g, "int8", (3, 2, 1, channels)),
+            integers(g, "int8", (3, 2, depth, channels)),
         )
         rows = 2 * 2 * (width - 1)
         by_row = lowgemm.BiasAddition(g.integers(-9000, 9000, rows), axis=0)
         by_column = lowgemm.BiasAddition(g.integers(-9000, 9000, channels))
-        options = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": channels}
+        options = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1)}
+        options["groups"] = channels // depth
         for stages in (
             [by_row],
             [by_row, by_column],
@@ -141,6 +177,28 @@ def test_a_depthwise_convolution_adds_a_bias_of_each_window(kernel, monkeypatch)
             expected = reference.conv(image, filters, output=stages, **options)
             for threads in (1, 2):
                 got = lowgemm.conv(image, filters, output=stages, num_threads=threads, **options)
+                np.testing.assert_array_equal(got, expected, strict=True)
+
+
+@pytest.mark.parametrize("kernel", RUNS)
+@pytest.mark.parametrize("depth", [4, 8, 16])
+def test_extremes_of_groups_with_a_loop(kernel, depth, monkeypatch):
+    """Filters at both ends of 8 bits, and just beyond them, where products take over."""
+    monkeypatch.setattr(lowgemm.config, "kernel", kernel)
+    options = {"image_zero_point": 0, "stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1)}
+    image = np.full((1, 5, 9, 96), 255, np.uint8)
+    for dtype, zeros in (("int8", (0, -1, 1)), ("uint8", (127, 128, 129, 0))):
+        info = np.iinfo(dtype)
+        for value in (info.min, info.max):
+            filters = np.full((3, 3, depth, 96), value, dtype)
+            filters[1, :, 1, ::5] = info.max  # so that one zero point alone leaves 8 bits
+            filters[2, :, 2, ::7] = info.min
+            packed = lowgemm.pack_filters(filters, 96 // depth)
+            for zero in (*zeros, np.arange(96) % 2 + zeros[0]):
+                expected = reference.conv(
+                    image, filters, groups=96 // depth, filter_zero_point=zero, **options
+                )
+                got = lowgemm.conv(image, packed, filter_zero_point=zero, **options)
                 np.testing.assert_array_equal(got, expected, strict=True)
 
 
@@ -224,6 +282,11 @@ def test_explain_says_what_runs():
         lowgemm.explain(np.ascontiguousarray(X.transpose(0, 3, 1, 2)), w, channels="first")
     )
     assert "depthwise" in str(lowgemm.explain(X, lowgemm.pack_filters(np.ones((3, 3, 1, 4), np.int8), 4)))
+    wide = lowgemm.pack_filters(np.ones((3, 3, 4, 64), np.int8), 16)
+    told = lowgemm.explain(np.zeros((1, 6, 6, 64), np.uint8), wide)
+    assert told.kernel == "grouped" and "in vectors of groups" in str(told)
+    # filters that have 8 bits no longer when their zero point is subtracted
+    assert "patches" in str(lowgemm.explain(np.zeros((1, 6, 6, 64), np.uint8), wide, filter_zero_point=-127))
 
 
 def test_a_remembered_call_is_for_equal_arguments_only():

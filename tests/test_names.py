@@ -30,7 +30,7 @@ TOGETHER: dict[str, tuple[str, str]] = {
     "onnx_run/test_onnx_nodes": ("onnx_run/*", "operators are tested by onnx's own cases"),
     "onnx_run/test_onnx_convolution": ("onnx_run/geometry", "is where a convolution's windows lie"),
     "test_conv": (
-        "engine/depthwise engine/depthwise_plan engine/filters engine/image",
+        "engine/depthwise engine/filters engine/grouped engine/image engine/line_loop engine/loop_plan",
         "convolutions of every kind, on every kernel"),
     "nn/test_layers": ("nn/[alpsw]* nn/conv nn/maccs nn/reference",
                        "each is a layer, a part of all layers, or their definition"),
@@ -64,8 +64,7 @@ TOGETHER: dict[str, tuple[str, str]] = {
                              "contract, assembly and products of each kernel"),
     # steps of a product: a test of their own would say again what the product is
     "test_gemm": (
-        "engine/batch engine/call engine/compensation engine/deep_block engine/packing_ir engine/plan "
-        "engine/tiles",
+        "engine/batch engine/call engine/compensation engine/deep_block engine/packing_ir engine/plan",
         "products of every shape, layout, sign and zero point, on every kernel"),
     "engine/test_ready": ("engine/entry engine/planned engine/seen",
                           "are a remembered call: Python's way in, its handle, its memory"),

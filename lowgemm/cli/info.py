@@ -15,6 +15,7 @@ from lowgemm import config, kernels
 from lowgemm.engine.entry import usable
 from lowgemm.explain import why_kernel
 from lowgemm.jit.caches import cache_sizes
+from lowgemm.jit.disk_cache import loaded
 from lowgemm.jit.part import lowering
 from lowgemm.jit.target import target
 
@@ -27,6 +28,8 @@ _READ_HERE = "arrays are read by compiled code"
 _ASKED_FOR = "NumPy is asked for addresses, 1 to 3 us per call: this Python or NumPy keeps arrays otherwise"
 _ONCE = "once for a routine with its parts"
 _USUAL_WAY = "the usual way of Numba, which takes longer: this Numba lacks what lowgemm reaches into"
+_MACHINE_CODE = "machine code alone, until a caller links the rest"
+_ALL_CODE = "LLVM code as well, ten times its bytes in memory: this Numba lacks what lowgemm reaches into"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         f"jit       {'disabled by NUMBA_DISABLE_JIT' if numba.config.DISABLE_JIT else 'enabled'}; cache "
         f"{cache}",
         f"compiler  {_ONCE if lowering else _USUAL_WAY}",
+        f"from disk {_MACHINE_CODE if loaded else _ALL_CODE}",
         f"threads   lowgemm.config.num_threads = {config.num_threads}",
         "settings  " + (", ".join(f"{k}={v}" for k, v in settings.items()) or "none"),
         "kernels",

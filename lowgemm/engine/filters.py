@@ -1,9 +1,10 @@
 """Filters of a convolution that are packed once, and plans of convolutions with them.
 
 A convolution is a product of patches and filters, and runs on the engine of all products (`image.py` and
-`pixels.py` say how the patches come in). Groups are the items of a batch. Where a window is a pixel the image itself is the lhs.
-Where each channel has a filter of its own, a product would have a single column: such convolutions run on a
-loop of their own, `depthwise.py`.
+`pixels.py` say how the patches come in). Groups are the items of a batch. Where a window is a pixel the image
+itself is the lhs. Where each channel has a filter of its own, a product would have a single column, and where
+groups have a few channels, few columns: such convolutions run on loops of their own, `depthwise.py` and
+`grouped.py`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from lowgemm.engine.batch import Batch
-from lowgemm.engine.depthwise_plan import DepthwisePlan, DepthwiseWeights
 from lowgemm.engine.image import Windows
+from lowgemm.engine.loop_plan import LoopPlan, LoopWeights, has_loop
 from lowgemm.engine.packed_rhs import PackedRhs, packed_by
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.seen import Seen
@@ -23,7 +24,8 @@ from lowgemm.kernels import Kernel, selected
 
 #: Columns up to which groups are put together in one product: a panel of the widest kernels of vectors. A
 #: kernel that reads rows (AMX) takes as many columns as a row's step has bytes: 28x28x128 in 32 groups of 4
-#: takes 131, 84 and 77 us there with 16, 32 and 64 columns, and 176, 189 and 271 with VNNI.
+#: took 131, 84 and 77 us there with 16, 32 and 64 columns, and 176, 189 and 271 with VNNI, before such groups
+#: had a loop.
 COLUMNS = 16
 
 
@@ -46,7 +48,7 @@ class PackedFilters:
         self._packed: tuple[Any, PackedRhs | None] = (None, None)
         #: What was prepared for calls of a kind with these filters.
         self.seen = Seen()
-        self._weights: tuple[Any, DepthwiseWeights | None] = (None, None)
+        self._weights: tuple[Any, LoopWeights | None] = (None, None)
 
     @property
     def axes(self) -> int:
@@ -63,16 +65,11 @@ class PackedFilters:
         """Channels of the result."""
         return self.shape[-1]
 
-    @property
-    def depthwise(self) -> bool:
-        """Whether each channel has one filter of its own."""
-        return self.groups > 1 and self.shape[-2] == 1 and self.outputs == self.groups
-
     def in_loop(self, zero: int | np.ndarray) -> bool:
-        """Whether the loop of depthwise convolutions runs, given the filters' zero point; if not, one product
-        for each channel.
+        """Whether a loop of its own runs, of depthwise or grouped convolutions, given the filters' zero
+        point; if not, products do.
         """
-        return self.depthwise and DepthwiseWeights.fit(self._filters, zero)
+        return has_loop(self.shape, self.groups) and LoopWeights.fit(self._filters, zero)
 
     @property
     def depth(self) -> int:
@@ -135,18 +132,18 @@ class PackedFilters:
             whole[:, :, k, :, k] = split[:, :, :, k].transpose(2, 0, 1, 3)
         return whole.reshape(split.shape[2], -1, together * columns)
 
-    def rhs(self, kernel: Kernel, zero: int | np.ndarray) -> PackedRhs | DepthwiseWeights:
+    def rhs(self, kernel: Kernel, zero: int | np.ndarray) -> PackedRhs | LoopWeights:
         """What a plan for these filters multiplies with, given their zero point."""
-        return self.depthwise_weights(kernel, zero) if self.in_loop(zero) else self.packed_for(kernel, zero)
+        return self.loop_weights(kernel, zero) if self.in_loop(zero) else self.packed_for(kernel, zero)
 
-    def depthwise_weights(self, kernel: Kernel, zero: int | np.ndarray) -> DepthwiseWeights:
-        """The filters of a depthwise convolution less their zero point; those of the last zero point are
-        kept.
+    def loop_weights(self, kernel: Kernel, zero: int | np.ndarray) -> LoopWeights:
+        """The filters of a convolution with a loop of its own less their zero point; those of the last zero
+        point are kept.
         """
         key = kernel.name, zero.tobytes() if isinstance(zero, np.ndarray) else zero
         known, weights = self._weights
         if known != key or weights is None:
-            weights = DepthwiseWeights(self._filters, zero, kernel)
+            weights = LoopWeights(self._filters, self.groups, zero, kernel)
             self._weights = key, weights  # one assignment, so threads see a pair that fits
         return weights
 
@@ -189,10 +186,8 @@ def convolution_plan(
     """
     kernel = selected()
     if filters.in_loop(filter_zero):
-        weights = filters.depthwise_weights(kernel, filter_zero)
-        return DepthwisePlan(
-            kernel, weights, windows, strides, kind, stages, result, out_row_stride, num_threads
-        )
+        weights = filters.loop_weights(kernel, filter_zero)
+        return LoopPlan(kernel, weights, windows, strides, kind, stages, result, out_row_stride, num_threads)
     packed = filters.packed_for(kernel, filter_zero)
     products, depth, columns = packed.shape
     run = depth // math.prod(windows.taps)

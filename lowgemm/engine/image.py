@@ -11,13 +11,14 @@ are last and side by side.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, register_jitable
 
+from lowgemm.engine.packing_ir import CHUNK_BYTES
 from lowgemm.engine.records import record_type
 from lowgemm.jit.memory import as_address, copy_bytes, is_null, load_i32, load_u8, offset, record_at, store_8
 from lowgemm.jit.routine import call_address, inner, routine
@@ -36,12 +37,13 @@ IMAGE = record_type(
     "room",  # bytes from the first tap's to the end of the last pixel's
     "row_bytes",  # what rows of the lhs are padded to, for a kernel that reads them as rows; or 0
     "mr",  # rows of a panel
-    "together",  # lines of windows that are computed together, in depthwise convolutions
+    "together",  # lines of windows that are computed together, in a loop of depthwise or grouped convolutions
     # where it is read from grids of its pixels (`pixels.py`): grids along each axis; pixels from a tap to the
     # next in a grid; pixels of a grid's line; lines of a grid in addition to those of windows
     "grids_y grids_x jump_y jump_x grid_width lines_ahead",
-    # for a kernel that reads panels: rows that are gathered at a time, and bytes of the memory of such a row
-    "panel_rows panel_bytes",
+    # for a kernel that reads panels: rows that are gathered at a time, bytes of the memory of such a row, and
+    # bytes of it that are packed at a time
+    "panel_rows panel_bytes panel_chunk",
 )
 image_at = record_at(IMAGE)
 
@@ -121,7 +123,11 @@ def _fill_bytes(typingctx, to, value, size):
 
 #: Bytes behind a row of patches that copying may write: runs are copied in whole vectors, from left to right,
 #: so that the next run covers what the one before wrote too much.
-SLACK = 64
+SLACK = 32
+
+
+#: Bytes of a line of taps up to which they are copied window by window.
+LINE = 32
 
 
 #: Bytes of rows that are gathered before they are packed into panels: a part of L1.
@@ -136,7 +142,7 @@ GATHERED = 16384
 @register_jitable
 def patch_bytes(depth):
     """Bytes from one gathered row to the next."""
-    return (depth + 63) // 64 * 64 + SLACK
+    return (depth + SLACK + 63) // 64 * 64
 
 
 @register_jitable
@@ -171,7 +177,7 @@ def copy_runs(dst, dst_stride, src, src_stride, count, run, room):
     """Copy `count` runs of `run` bytes; the strides are from one to the next, `room` is how many bytes there
     are from `src` on.
 
-    Behind each run up to `SLACK` bytes are written.
+    Behind each run fewer than `SLACK` bytes are written.
     """
     wide = 16 if run <= 16 else (run + 31) // 32 * 32
     safe = count
@@ -190,6 +196,24 @@ def fill_runs(dst, dst_stride, value, count, run):
         to = offset(dst, r * dst_stride)
         for j in range(0, run, 16):
             _fill_bytes(offset(to, j), value, 16)
+
+
+@inner
+def _fill_exactly(dst, dst_stride, value, count, run):
+    """Fill `count` runs of `run` bytes, at most 64, and no other: by two vectors that may overlap."""
+    if run >= 32:
+        for r in range(count):
+            _fill_bytes(offset(dst, r * dst_stride), value, 32)
+            _fill_bytes(offset(dst, r * dst_stride + run - 32), value, 32)
+    elif run >= 8:
+        for r in range(count):
+            for j in range(0, run - 8, 8):
+                _fill_bytes(offset(dst, r * dst_stride + j), value, 8)
+            _fill_bytes(offset(dst, r * dst_stride + run - 8), value, 8)
+    else:
+        for r in range(count):
+            for j in range(run):
+                store_8(dst, r * dst_stride + j, value)
 
 
 @inner
@@ -274,10 +298,83 @@ def _line_of_taps(w, line, room, first, count, zero, dst, dst_stride, k0, k1):
             _tap(w, line, room, shift, first, count, zero, to, dst_stride, begin - x * run, end - begin)
 
 
+def _make_copy(size: int) -> Any:
+    @inner
+    def copy(dst, dst_stride, src, src_stride, count, lines, run, apart):
+        """`_copy_lines` in vectors of `size` bytes."""
+        for r in range(count):
+            to, source = offset(dst, r * dst_stride), offset(src, r * src_stride)
+            for line in range(0, lines - 2, 3):  # three at a time: a turn takes as long as a copy
+                third, at_third = offset(to, line * run), offset(source, line * apart)
+                copy_bytes(third, at_third, size)
+                copy_bytes(offset(third, run), offset(at_third, apart), size)
+                copy_bytes(offset(third, 2 * run), offset(at_third, 2 * apart), size)
+            for line in range(lines // 3 * 3, lines):
+                copy_bytes(offset(to, line * run), offset(source, line * apart), size)
+
+    return copy
+
+
+_copy_16, _copy_32 = _make_copy(16), _make_copy(32)
+
+
+@inner
+def _copy_lines(dst, dst_stride, src, src_stride, count, lines, run, apart):
+    """Copy `lines` runs of `run` bytes, at most `LINE`, for each of `count` windows: the runs are `apart` bytes
+    apart, and side by side in the copy. Up to `LINE` bytes are read and written for each.
+    """
+    if run <= 16:
+        _copy_16(dst, dst_stride, src, src_stride, count, lines, run, apart)
+    else:
+        _copy_32(dst, dst_stride, src, src_stride, count, lines, run, apart)
+
+
+@inner
+def _short_lines(w, image, at, y, first, count, zero, dst, dst_stride):
+    """The first lines of taps of one plane for `count` windows of line `y` from window `first` on, window by
+    window; how many lines these are. The others reach over the lower end, or the end of the memory. `at` is
+    where the plane begins.
+
+    Lines of taps are short here: copied line by line for many windows, each would come to another cache line.
+    """
+    taps, run, step, end = w.taps_x, w.run, w.step_x, first + count
+    line_bytes, apart, at_y = taps * run, w.apart_y * w.height_stride, y * w.step_y - w.top
+    above = min(first_inside(at_y, w.apart_y), w.taps_y)
+    below = max(min(end_inside(at_y, w.apart_y, w.height), w.taps_y), above)
+    # no window reads more than this from the start of a line
+    reach = max((end - 1) * step - w.left, 0) * run + LINE
+    at += at_y * w.height_stride
+    while below > above and at + (below - 1) * apart + reach > w.room:
+        below -= 1
+    if above > 0:
+        fill_runs(dst, dst_stride, zero, count, above * line_bytes)
+    behind = end_inside(taps - 1 - w.left, step, w.width)
+    window = first
+    while window < end:
+        start = window * step - w.left
+        low = min(max(0 - start, 0), taps)
+        high = max(min(w.width - start, taps), low)
+        some = 1
+        if high - low == taps:  # and so are all windows up to `behind`
+            some = min(behind, end) - window
+        to = offset(dst, (window - first) * dst_stride + above * line_bytes)
+        if high > low:
+            source = offset(image, at + above * apart + (start + low) * run)
+            place = offset(to, low * run)
+            _copy_lines(place, dst_stride, source, step * run, some, below - above, line_bytes, apart)
+        if high - low < taps:
+            _fill_exactly(to, line_bytes, zero, below - above, low * run)
+            _fill_exactly(offset(to, high * run), line_bytes, zero, below - above, (taps - high) * run)
+        window += some
+    return below
+
+
 @inner
 def gather_rows(w, image, row, rows, k0, depth, zero, dst, dst_stride):
     """Bytes `k0` to ``k0 + depth`` of `rows` rows of the lhs from row `row` on, to `dst`."""
     line_bytes = w.taps_x * w.run
+    side_by_side = w.apart_x == 1 and w.width_stride == w.run
+    short = side_by_side and line_bytes <= LINE and k0 == 0 and depth == w.taps_z * w.taps_y * line_bytes
     done = 0
     while done < rows:
         line_of_windows, x = (row + done) // w.out_width, (row + done) % w.out_width
@@ -285,29 +382,28 @@ def gather_rows(w, image, row, rows, k0, depth, zero, dst, dst_stride):
         plane, y = line_of_windows // w.out_height, line_of_windows % w.out_height
         number, z = plane // w.out_depth, plane % w.out_depth
         to = offset(dst, done * dst_stride)
-        for tap in range(w.taps_z * w.taps_y):
-            begin, end = max(k0, tap * line_bytes), min(k0 + depth, (tap + 1) * line_bytes)
-            if begin < end:
-                at_z = z * w.step_z + tap // w.taps_y * w.apart_z - w.front
-                at_y = y * w.step_y + tap % w.taps_y * w.apart_y - w.top
-                place = offset(to, begin - k0)
-                if at_z < 0 or at_z >= w.depth or at_y < 0 or at_y >= w.height:
-                    fill_runs(place, dst_stride, zero, count, end - begin)
-                else:
-                    at = number * w.image_stride + at_z * w.depth_stride + at_y * w.height_stride
-                    first = tap * line_bytes
-                    _line_of_taps(
-                        w,
-                        offset(image, at),
-                        w.room - at,
-                        x,
-                        count,
-                        zero,
-                        place,
-                        dst_stride,
-                        begin - first,
-                        end - first,
-                    )
+        for tap_z in range(w.taps_z):
+            at_z, tap_y = z * w.step_z + tap_z * w.apart_z - w.front, 0
+            at_plane = number * w.image_stride + at_z * w.depth_stride
+            inside = at_z >= 0 and at_z < w.depth
+            if short and inside:
+                place = offset(to, tap_z * w.taps_y * line_bytes)
+                tap_y = _short_lines(w, image, at_plane, y, x, count, zero, place, dst_stride)
+            while tap_y < w.taps_y:
+                first = (tap_z * w.taps_y + tap_y) * line_bytes
+                begin, end = max(k0, first), min(k0 + depth, first + line_bytes)
+                if begin < end:
+                    at_y = y * w.step_y + tap_y * w.apart_y - w.top
+                    place = offset(to, begin - k0)
+                    if not inside or at_y < 0 or at_y >= w.height:
+                        fill_runs(place, dst_stride, zero, count, end - begin)
+                    else:
+                        at = at_plane + at_y * w.height_stride
+                        _line_of_taps(
+                            w, offset(image, at), w.room - at, x, count, zero, place, dst_stride,
+                            begin - first, end - first,
+                        )  # fmt: skip
+                tap_y += 1
         done += count
 
 
@@ -326,23 +422,26 @@ def pack_image(
     w = image_at(windows)
     if not is_null(zeros):
         zero += load_i32(zeros, 0)
-    if w.row_bytes != 0:
-        gather_rows(w, image, row, rows, k0, depth, zero, dst, dst_stride)
-        padded = (depth + w.row_bytes - 1) // w.row_bytes * w.row_bytes
-        if padded > depth:
-            fill_runs(offset(dst, depth), dst_stride, 0, rows, padded - depth)
-        if summed != 0:
-            call_address(as_address(pack), (dst, dst_stride, 1, rows, depth, flip, 0, 0, sums))
-        return
+    to_rows = w.row_bytes != 0
+    chunk = w.row_bytes if to_rows else w.panel_chunk
+    padded = (depth + chunk - 1) // chunk * chunk
+    # what is 0 in a row, or in whole chunks when they are packed: the packing of a part of one is slow
+    nothing = flip if not to_rows and chunk == CHUNK_BYTES else 0
     at = 0
     while at < rows:
-        count = min(w.panel_rows, rows - at)
-        gather_rows(w, image, row + at, count, k0, depth, zero, patches, w.panel_bytes)
-        call_address(
-            as_address(pack),
-            (
-                patches, w.panel_bytes, 1, count, depth, flip, offset(dst, at // w.mr * dst_stride),
-                dst_stride, offset(sums, 4 * at),
-            ),
-        )  # fmt: skip
-        at += w.panel_rows
+        count, to, stride = rows, dst, dst_stride
+        if not to_rows:
+            count, to, stride = min(w.panel_rows, rows - at), patches, w.panel_bytes
+        gather_rows(w, image, row + at, count, k0, depth, zero, to, stride)
+        _fill_exactly(offset(to, depth), stride, nothing, count, padded - depth)
+        if not to_rows:
+            call_address(
+                as_address(pack),
+                (
+                    patches, stride, 1, count, padded, flip, offset(dst, at // w.mr * dst_stride), dst_stride,
+                    offset(sums, 4 * at),
+                ),
+            )  # fmt: skip
+        elif summed != 0:
+            call_address(as_address(pack), (dst, stride, 1, rows, depth, flip, 0, 0, sums))
+        at += count

@@ -279,7 +279,7 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
         if in_rows and p.depth % k.row_bytes == 0 and kc % k.row_bytes == 0:
             p.lhs_in_place = WHERE_ALIGNED if nc > COLUMNS_IN_PLACE else ALWAYS
         # an odd number of lines from row to row, so that the rows of a tile do not evict each other from L1
-        p.lhs_panel_bytes = up(kc, k.row_bytes) + (SLACK if p.image != 0 else 0)
+        p.lhs_panel_bytes = up(kc + (SLACK if p.image != 0 else 0), k.row_bytes)
         if p.lhs_panel_bytes % (2 * LINE) == 0:
             p.lhs_panel_bytes += LINE
         lhs_bytes = mc * p.lhs_panel_bytes

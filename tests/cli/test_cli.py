@@ -36,6 +36,18 @@ def test_info(capsys):
         assert word in text
 
 
+@pytest.mark.parametrize("name", ["lowering", "loaded"])
+def test_info_says_what_this_numba_lacks(name, capsys, monkeypatch):
+    lacks = "this Numba lacks what lowgemm reaches into"
+    for has in ("lowering", "loaded"):
+        monkeypatch.setattr(f"lowgemm.cli.info.{has}", object())
+    main(["info"])
+    assert lacks not in capsys.readouterr().out
+    monkeypatch.setattr(f"lowgemm.cli.info.{name}", None)
+    main(["info"])
+    assert capsys.readouterr().out.count(lacks) == 1
+
+
 def test_explain(capsys):
     assert main(["explain", "64x32x16", "--threads", "1"]) == 0
     assert "64 x 32 by 32 x 16" in capsys.readouterr().out

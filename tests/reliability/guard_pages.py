@@ -124,7 +124,8 @@ def convolutions(r: random.Random, g: np.random.Generator) -> None:
         r.choice((1, 3, 8, 17, 64)),
         r.choice((1, 2)),
     )
-    size, padding = r.choice(((1, 1), (2, 3), (3, 3))), r.choice((0, 1))
+    size, padding = r.choice(((1, 1), (2, 3), (3, 3), (5, 7))), r.choice((0, 1, 2))
+    padding = max(padding, size[0] - 3, size[1] - 3)
     images = g.integers(0, 256, (height, width * depth * groups), np.uint8)
     weight = g.integers(-128, 128, (*size, depth, 3 * groups), np.int8)
     one = lg.quantization.QParams
@@ -145,6 +146,13 @@ def convolutions(r: random.Random, g: np.random.Generator) -> None:
         }  # fmt: skip
         got = lg.conv(x, depthwise, **options)
         assert np.array_equal(got, reference.conv(x, depthwise, **options)), ("depthwise", x.shape, options)
+        channels, of_group = r.choice((64, 80, 128)), r.choice((4, 8, 16))
+        wide = guard.guarded(g.integers(0, 256, (height, width * channels), np.uint8), "c", at_end=at_end)
+        wide = wide.reshape(1, height, width, channels)
+        grouped = g.integers(-128, 128, (*size, of_group, channels), np.int8)
+        options.update({"filter_zero_point": 0, "groups": channels // of_group})
+        got = lg.conv(wide, grouped, **options)
+        assert np.array_equal(got, reference.conv(wide, grouped, **options)), ("grouped", wide.shape, options)
 
 
 def low_bits(r: random.Random, g: np.random.Generator, layout: str, at_end: bool, limit: int) -> int:
