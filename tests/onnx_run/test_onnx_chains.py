@@ -449,3 +449,28 @@ def test_chains_that_meet_are_one(threads):
         found = chain_groups.find(list(model.graph.node), constants, {"c", "d"}, {"c", "d"}, set(outputs))
         assert sorted(len(c.nodes) for c in found) == sizes
         compared(model, {"x": x}, kinds="e" not in outputs and nodes[1].op_type != "Exp", threads=threads)
+
+
+@pytest.mark.parametrize("zeros", [np.uint8(120), np.uint8([3, 0, 200, 255, 7])], ids=["one", "each"])
+@pytest.mark.parametrize("scales", [np.float32(0.02), np.float32([0.5, 1, 2, 0.1, 3])], ids=["one", "each"])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 9, 5000])
+def test_sums_become_floats_in_the_chain(zeros, scales, bias, rows, threads):
+    """Of products with zero points and scales for all or for each column, and a bias; one number a row of 5,000
+    short rows is another engine's chain, on sums that lowgemm scales.
+    """
+    g = np.random.default_rng(rows)
+    constants = {"wz": zeros, "ws": scales, "b": g.standard_normal(5).astype(np.float32)}
+    nodes = [h.make_node("Add", ["c", "b"], ["c2"])] if bias else []
+    data = "c2" if bias else "c"
+    nodes += [
+        h.make_node("Tanh", [data], ["t"]), h.make_node("Mul", ["t", "gate"], ["m"]),
+        h.make_node("Add", ["m", data], ["y"]),
+    ]  # fmt: skip
+    for outputs in (["y"], ["y", data]):
+        model = product_then(nodes, outputs, constants, 5, 2, more=["gate"])
+        feeds = {"x": g.standard_normal((rows, 7)), "gate": g.standard_normal((rows, 1))}
+        ours = compared(
+            model, {n: v.astype(np.float32) for n, v in feeds.items()}, kinds=rows < 5000, threads=threads
+        )
+        assert "lowgemm::MatMulSums" in {r.op for r in ours.profile}
