@@ -1,7 +1,7 @@
 """The convolution, beside `gemm` and like it: check the arguments, plan, run.
 
-    conv.py -> engine/: filters.py -> image.py (patches), pixels.py (grids of pixels) or loop_plan.py (depthwise
-    and grouped) -> the tile loop and output stages of all products
+    conv.py -> engine/: filters.py -> image.py (patches), pixels.py (grids of pixels) or loop_plan.py (loops
+    for depthwise and grouped filters) -> the tile loop and output stages of all products
 
 `reference.conv` says what the result is.
 """
@@ -144,7 +144,8 @@ def conv(
     The patches are gathered from the image while the engine packs its left operand, so no matrix of patches
     is in memory. With AMX, tiles may be read from a padded copy of a part of the image instead. Filters of
     one pixel with a stride of 1 multiply the image where it lies. Depthwise convolutions have a loop of their
-    own, and so have groups of 4, 8 or 16 channels. An image whose channels are first in memory is copied once.
+    own, and so have groups of 4, 8 or 16 channels. An image whose channels are first in memory is copied
+    once.
 
     Examples
     --------

@@ -320,8 +320,8 @@ _copy_16, _copy_32 = _make_copy(16), _make_copy(32)
 
 @inner
 def _copy_lines(dst, dst_stride, src, src_stride, count, lines, run, apart):
-    """Copy `lines` runs of `run` bytes, at most `LINE`, for each of `count` windows: the runs are `apart` bytes
-    apart, and side by side in the copy. Up to `LINE` bytes are read and written for each.
+    """Copy `lines` runs of `run` bytes, at most `LINE`, for each of `count` windows: the runs are `apart`
+    bytes apart, and side by side in the copy. Up to `LINE` bytes are read and written for each.
     """
     if run <= 16:
         _copy_16(dst, dst_stride, src, src_stride, count, lines, run, apart)

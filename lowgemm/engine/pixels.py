@@ -35,18 +35,18 @@ from lowgemm.jit.routine import call_address, inner, routine
 from lowgemm.kernels import Kernel
 from lowgemm.kernels.framework.kernel import LIST_HEAD
 
-#: Bytes of a cache line, and bytes whose multiples share so few sets of L1 that the 16 rows of a tile register
-#: would evict each other.
+#: Bytes of a cache line, and bytes whose multiples share so few sets of L1 that the 16 rows of a tile
+#: register would evict each other.
 LINE, SAME_SETS = 64, 1024
 
 
-#: Rows of a block at most. On one core of a Xeon 56x56x64 to 64 takes 115, 104, 89 and 85 us with 128, 256, 512
-#: and 1,024.
+#: Rows of a block at most. On one core of a Xeon 56x56x64 to 64 takes 115, 104, 89 and 85 us with 128, 256,
+#: 512 and 1,024.
 TALL = 1024
-#: What things cost: a tile of the kernel for each column, from grids and from patches, which are not as near in
-#: the caches; and to copy the patch of a row. From 24 shapes on one core of a Xeon. New time by old: 8 of
-#: 7x7x512 with 512 outputs, 1.25 times the tiles, 1.12; 14x14x256 dilated by 4, 1.43 times, 256 outputs, 1.10;
-#: 4 of 10x10x128, 1.25 times, 128 outputs, 0.79; 28x28x128, 1.06 times, 128 outputs, 0.65.
+#: What things cost: a tile of the kernel for each column, from grids and from patches, which are not as near
+#: in the caches; and to copy the patch of a row. From 24 shapes on one core of a Xeon. New time by old: 8 of
+#: 7x7x512 with 512 outputs, 1.25 times the tiles, 1.12; 14x14x256 dilated by 4, 1.43 times, 256 outputs,
+#: 1.10; 4 of 10x10x128, 1.25 times, 128 outputs, 0.79; 28x28x128, 1.06 times, 128 outputs, 0.65.
 FROM_GRIDS, FROM_PATCHES, COPY = 20, 22, 25
 #: Likewise a call of the kernel for each column, where stages run on tiles: the last tile of a call is stored
 #: while no other is multiplied. With `Dequantize` 14x14x256 to 1,024 from grids of two lines took 1.07 times

@@ -188,28 +188,17 @@ def stores_past_caches(p: Any, kernel: Kernel, plain: bool) -> bool:
 
 
 @register_jitable
-def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
-    """Fill in what is decided of the plan `p`, whose asked fields are set, for the kernel of template `k`.
+def _divide(p, k, threads, on_the_fly):
+    """Blocks of the plan `p`: its fields `mc` to `splits`, `plane_rows`, `plane_blocks` and `workers`.
 
-    `lhs_signed` and `rhs_signed` are 1 for int8, 0 for uint8. `plain`: nothing is left to do to the int32
-    sums but to store them. `threads`: how many there are at most. `in_order`: batch items with one rhs follow
-    one another.
+    An image whose tiles are read from grids of its pixels has blocks of whole lines of one plane; others have
+    blocks of any rows. Returns how the rhs is packed on the fly and whether there are grids.
     """
-    p.direct = 0
-    p.stream = k.stream if streams(p, k.lanes, k.l2, k.l3, plain) else 0
-    if p.stream == 0 and (p.fused != 0 or (plain and p.out_col_stride == 4 and p.out_row_stride % 4 == 0)):
-        p.direct = 1
-    on_the_fly = NOT_ON_THE_FLY
-    if not p.packed and p.batch == p.distinct_rhs:
-        by_columns = p.rhs_k_stride == 1
-        on_the_fly = BY_COLUMNS if by_columns else BY_ROWS
-        if k.in_place[int(by_columns)] != 0 and reads_in_place(p, k.in_place_rows, k.lanes):
-            on_the_fly = IN_PLACE_BY_COLUMNS if by_columns else IN_PLACE_BY_ROWS
     planes, tall = 1, 0
     if p.pixel_bytes != 0:
         planes = max(p.m // p.plane_rows, 1)
         tall = most_grid_rows(p, k)
-    mc, nc, kc, row_blocks, col_blocks, depth_blocks, splits, on_the_fly = block_sizes(
+    mc, nc, kc, row_blocks, col_blocks, depth_blocks, splits, kept_on_the_fly = block_sizes(
         k, p.m // planes, p.n, p.depth, threads, p.batch * planes, p.direct, on_the_fly, tall
     )
     grids = p.pixel_bytes != 0 and depth_blocks == 1 and p.stream == 0
@@ -223,7 +212,7 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
         grids = pays_as_grids(p, -(-blocks // threads), threads, mc, nc, k.mr)
     if p.pixel_bytes != 0 and not grids:
         planes = 1
-        mc, nc, kc, row_blocks, col_blocks, depth_blocks, splits, on_the_fly = block_sizes(
+        mc, nc, kc, row_blocks, col_blocks, depth_blocks, splits, kept_on_the_fly = block_sizes(
             k, p.m, p.n, p.depth, threads, p.batch, p.direct, on_the_fly
         )
     p.plane_rows, p.plane_blocks = p.m // planes, row_blocks
@@ -233,8 +222,7 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     if p.stream != 0:
         nc = min(nc, up(STREAM_COLUMNS, k.nr))
         col_blocks = -(-p.n // nc)
-    blocks = p.batch * row_blocks * col_blocks
-    p.workers = min(threads, blocks * splits)
+    p.workers = min(threads, p.batch * row_blocks * col_blocks * splits)
     p.mc = mc
     p.nc = nc
     p.kc = kc
@@ -242,18 +230,18 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.col_blocks = col_blocks
     p.depth_blocks = depth_blocks
     p.splits = splits
+    return kept_on_the_fly, grids
 
+
+@register_jitable
+def _name_routines(p, k, lhs_signed, rhs_signed, on_the_fly):
+    """What the plan `p` has from the template `k`: its routines, and how the kernel reads operands."""
     p.lhs_flip = k.lhs_flip[lhs_signed]
     p.rhs_flip = k.rhs_flip[rhs_signed]
     p.lhs_shift = k.lhs_shift[lhs_signed]
     p.rhs_shift = k.rhs_shift[rhs_signed]
     p.lanes = k.lanes
     p.nr = k.nr
-    whole_tile = (
-        depth_blocks > 1 or on_the_fly != NOT_ON_THE_FLY or p.stream != 0
-    )  # it holds the sums of a whole block
-    rows_held = pixels_of(p, mc) * p.pixel_bytes // kc if grids else mc
-    p.call_columns = columns_of_a_call(k, rows_held, kc, p.direct != 0 or whole_tile)
     p.kr = k.kr
     p.rhs_group_bytes = k.rhs_group_bytes
     p.pack_chunk = k.pack_chunk
@@ -267,49 +255,60 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.in_place_compensation = k.in_place_compensation if p.in_place != 0 else 0
     p.no_compensation = k.no_compensation
 
-    # panels
-    panel_depth = kc if on_the_fly else p.depth
-    p.rhs_panel_bytes = up(panel_depth * k.element_bytes, CHUNK_BYTES) * k.lanes
+
+@register_jitable
+def _place_lhs(p, k, grids):
+    """How a block of the lhs lies in a thread's memory, from its beginning; its bytes."""
     p.lhs_in_place = NEVER
-    if k.row_bytes == 0:
-        p.lhs_panel_bytes = up(kc * k.element_bytes, CHUNK_BYTES) * k.mr
-        lhs_bytes = mc // k.mr * p.lhs_panel_bytes
-    else:
-        in_rows = p.lhs_k_stride == 1 and p.image == 0
-        if in_rows and p.depth % k.row_bytes == 0 and kc % k.row_bytes == 0:
-            p.lhs_in_place = WHERE_ALIGNED if nc > COLUMNS_IN_PLACE else ALWAYS
-        # an odd number of lines from row to row, so that the rows of a tile do not evict each other from L1
-        p.lhs_panel_bytes = up(kc + (SLACK if p.image != 0 else 0), k.row_bytes)
-        if p.lhs_panel_bytes % (2 * LINE) == 0:
-            p.lhs_panel_bytes += LINE
-        lhs_bytes = mc * p.lhs_panel_bytes
     p.steps_at = p.pixel_sums_at = p.list_size = 0
     if grids:
-        pixels = pixels_of(p, mc)
+        pixels = pixels_of(p, p.mc)
         p.lhs_panel_bytes = p.pixel_bytes
         p.steps_at = pixels * p.pixel_bytes
         p.list_size = LIST_HEAD + p.depth // k.row_bytes
-        p.pixel_sums_at = p.steps_at + 8 * (p.list_size + lines_of(p, mc) * p.grid_width)
-        lhs_bytes = up(p.pixel_sums_at + 4 * pixels, ALIGNMENT)
-    # memory of a thread: lhs panels, row sums twice, row compensation, tile, and panels and sums of an rhs
-    # block packed on the fly
+        p.pixel_sums_at = p.steps_at + 8 * (p.list_size + lines_of(p, p.mc) * p.grid_width)
+        return up(p.pixel_sums_at + 4 * pixels, ALIGNMENT)
+    if k.row_bytes == 0:
+        p.lhs_panel_bytes = up(p.kc * k.element_bytes, CHUNK_BYTES) * k.mr
+        return p.mc // k.mr * p.lhs_panel_bytes
+    in_rows = p.lhs_k_stride == 1 and p.image == 0
+    if in_rows and p.depth % k.row_bytes == 0 and p.kc % k.row_bytes == 0:
+        p.lhs_in_place = WHERE_ALIGNED if p.nc > COLUMNS_IN_PLACE else ALWAYS
+    # an odd number of lines from row to row, so that the rows of a tile do not evict each other from L1
+    p.lhs_panel_bytes = up(p.kc + (SLACK if p.image != 0 else 0), k.row_bytes)
+    if p.lhs_panel_bytes % (2 * LINE) == 0:
+        p.lhs_panel_bytes += LINE
+    return p.mc * p.lhs_panel_bytes
+
+
+@register_jitable
+def _place_worker(p, k, lhs_bytes, tile_cols, on_the_fly):
+    """Where everything lies in a thread's memory: lhs panels, row sums twice, row compensation, tile, and
+    panels and sums of an rhs block packed on the fly.
+    """
     p.row_sums_at = lhs_bytes
-    p.row_compensation_at = p.row_sums_at + 8 * mc
-    p.tile_at = up(p.row_compensation_at + 4 * mc, ALIGNMENT)
-    tile_cols = up(nc, k.lanes) if whole_tile else k.nr
-    end = up(p.tile_at + 4 * mc * tile_cols, ALIGNMENT)
+    p.row_compensation_at = p.row_sums_at + 8 * p.mc
+    p.tile_at = up(p.row_compensation_at + 4 * p.mc, ALIGNMENT)
+    end = up(p.tile_at + 4 * p.mc * tile_cols, ALIGNMENT)
     p.patches_at = end
     if p.image != 0 and k.row_bytes == 0:
-        end = up(end + patch_rows(k.mr, kc) * patch_bytes(kc), ALIGNMENT)
+        end = up(end + patch_rows(k.mr, p.kc) * patch_bytes(p.kc), ALIGNMENT)
     p.on_the_fly_at = 0
     if on_the_fly:
         p.on_the_fly_at = end
         if on_the_fly >= IN_PLACE_BY_ROWS:
-            end = up(end + space_bytes(k.lanes, p.m, nc, p.depth), ALIGNMENT)
+            end = up(end + space_bytes(k.lanes, p.m, p.nc, p.depth), ALIGNMENT)
         else:
-            end = up(end + up(nc, k.lanes) * (p.rhs_panel_bytes // k.lanes + 4), ALIGNMENT)
+            end = up(end + up(p.nc, k.lanes) * (p.rhs_panel_bytes // k.lanes + 4), ALIGNMENT)
     p.worker_bytes = end + ALIGNMENT
-    # memory of an rhs: compensation and factors, then sums and panels unless it came packed
+
+
+@register_jitable
+def _place_shared(p, k, on_the_fly, in_order):
+    """What all threads share: each rhs with its compensation and factors, and the tiles of splits; and how
+    much memory there is in all.
+    """
+    # of an rhs: compensation and factors, then sums and panels unless it came packed
     cols = up(p.n, k.lanes)
     p.col_bytes = up(4 * cols, ALIGNMENT)
     p.rhs_bytes = 0 if on_the_fly else up(cols // k.lanes * p.rhs_panel_bytes, ALIGNMENT)
@@ -321,13 +320,43 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     # one thread that takes the batch items in order needs one rhs at a time; see `drivers.single`
     copies = p.workers if p.own_rhs != 0 else p.distinct_rhs
     p.all_rhs_bytes = bytes_of_an_rhs if p.workers == 1 and in_order else bytes_of_an_rhs * copies
-    # memory of a split: row sums and a tile
+    blocks = p.batch * p.row_blocks * p.col_blocks
+    # of a split: row sums and a tile
     p.split_bytes = 0
-    if splits > 1:
-        p.split_bytes = up(4 * mc * (1 + up(nc, k.lanes)), ALIGNMENT)
-    p.splits_bytes = blocks * splits * p.split_bytes
-    p.scratch_bytes = p.all_rhs_bytes + p.workers * p.worker_bytes + p.splits_bytes
-    if splits > 1:
+    if p.splits > 1:
+        p.split_bytes = up(4 * p.mc * (1 + up(p.nc, k.lanes)), ALIGNMENT)
+    p.splits_bytes = blocks * p.splits * p.split_bytes
+    p.scratch_bytes = p.all_rhs_bytes + p.workers * p.worker_bytes + p.splits_bytes + k.over_read
+    if p.splits > 1:
         p.scratch_bytes += 8 * blocks  # how many splits are done
-    p.scratch_bytes += k.over_read
+
+
+@register_jitable
+def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
+    """Fill in what is decided of the plan `p`, whose asked fields are set, for the kernel of template `k`.
+
+    `lhs_signed` and `rhs_signed` are 1 for int8, 0 for uint8. `plain`: nothing is left to do to the int32
+    sums but to store them. `threads`: how many there are at most. `in_order`: batch items with one rhs follow
+    one another.
+    """
+    p.direct = 0
+    p.stream = k.stream if streams(p, k.lanes, k.l2, k.l3, plain) else 0
+    if p.stream == 0 and (p.fused != 0 or (plain and p.out_col_stride == 4 and p.out_row_stride % 4 == 0)):
+        p.direct = 1
+    wanted = NOT_ON_THE_FLY
+    if not p.packed and p.batch == p.distinct_rhs:
+        by_columns = p.rhs_k_stride == 1
+        wanted = BY_COLUMNS if by_columns else BY_ROWS
+        if k.in_place[int(by_columns)] != 0 and reads_in_place(p, k.in_place_rows, k.lanes):
+            wanted = IN_PLACE_BY_COLUMNS if by_columns else IN_PLACE_BY_ROWS
+    on_the_fly, grids = _divide(p, k, threads, wanted)
+    _name_routines(p, k, lhs_signed, rhs_signed, on_the_fly)
+    # the tile holds the sums of a whole block
+    whole_tile = p.depth_blocks > 1 or on_the_fly != NOT_ON_THE_FLY or p.stream != 0
+    rows_held = pixels_of(p, p.mc) * p.pixel_bytes // p.kc if grids else p.mc
+    p.call_columns = columns_of_a_call(k, rows_held, p.kc, p.direct != 0 or whole_tile)
+    p.rhs_panel_bytes = up((p.kc if on_the_fly else p.depth) * k.element_bytes, CHUNK_BYTES) * k.lanes
+    tile_cols = up(p.nc, k.lanes) if whole_tile else k.nr
+    _place_worker(p, k, _place_lhs(p, k, grids), tile_cols, on_the_fly)
+    _place_shared(p, k, on_the_fly, in_order)
     p.deep_block = k.deep_block if has_deep_blocks(p) else 0

@@ -58,7 +58,8 @@ PLAN = record_type(
     "row_blocks col_blocks depth_blocks",  # how many there are
     "plane_blocks",  # blocks of rows in `plane_rows` rows
     "row_bytes",  # bytes of a step of the depth, for a kernel that reads rows
-    # in a thread's memory, the list that `pixels.pack_pixels` makes, and sums of pixels; 0: there are no grids
+    # in a thread's memory, the list that `pixels.pack_pixels` makes, and sums of pixels; 0: there are no
+    # grids
     "steps_at pixel_sums_at",
     "list_size",  # numbers of that list
     # split-K: ranges of the depth that are computed apart and then added; 1: the depth is not split so

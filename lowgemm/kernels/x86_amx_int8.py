@@ -17,8 +17,8 @@ is an instruction for each.
 The 8 tile registers: 2 x 2 accumulators (32 x 32 results), two of the lhs, two of the rhs; four products need
 four loads. The products of 8-bit numbers are added in 32 bits; nothing saturates.
 
-Where the lhs is scattered (`Kernel.scatters`), the steps of the depth are found through a list, and rows of the
-result through another: convolutions read the pixels of an image so (`engine/pixels.py`).
+Where the lhs is scattered (`Kernel.scatters`), the steps of the depth are found through a list, and rows of
+the result through another: convolutions read the pixels of an image so (`engine/pixels.py`).
 
 One call takes any number of panels: a tile of 32 rows meets them all before the next 32 rows. Its lhs (up to
 32 KiB at depth 1,024) so stays in L1 while the rhs passes by from L2 as it lies in memory, and the result is

@@ -53,8 +53,8 @@ WIDTHS = {BYTE: 1, SIGNED: 1, TO_BYTE: 1, TO_SIGNED: 1}
 
 
 def _vectors(emit: Callable[..., ir.Value]) -> Any:
-    """An instruction (where the result goes, operands ...) on `LANES` numbers, and one on `MANY` times as many:
-    a loop's turn takes about as long as two of its vectors.
+    """An instruction (where the result goes, operands ...) on `LANES` numbers, and one on `MANY` times as
+    many: a loop's turn takes about as long as two of its vectors.
     """
 
     def of(count: int) -> Any:

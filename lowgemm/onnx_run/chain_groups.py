@@ -164,8 +164,8 @@ def find(
     seen : set of str
         Outputs of the graph.
     rows : bool
-        Whether means and normalizations of rows are lowgemm's (`with_own_rows`). What is computed of such means
-        alone, one number a row, is a chain of its own.
+        Whether means and normalizations of rows are lowgemm's (`with_own_rows`). What is computed of such
+        means alone, one number a row, is a chain of its own.
     """
     starts = set(sources)
     narrow: set[str] = set()  # one number a row

@@ -4,9 +4,9 @@ The arithmetic is onnxruntime's on x86 with fused multiply-add, so the result ha
 mean is summed in float64: four sums of every fourth number, put together as ``(0 + 2) + (1 + 3)``, then the
 numbers that are left one by one. The squares of the differences from it are summed in float32 by fused
 multiply-add: eight sums of every eighth number, of which the first four and the last four are put together,
-then as before. Of the numbers that are left, four are squared and added one by one, and the last three at most
-by fused multiply-add. A number is ``(x - mean) * (1 / sqrt(mean of squares + epsilon))``, times the scale,
-and the bias is added to that product before it is rounded.
+then as before. Of the numbers that are left, four are squared and added one by one, and the last three at
+most by fused multiply-add. A number is ``(x - mean) * (1 / sqrt(mean of squares + epsilon))``, times the
+scale, and the bias is added to that product before it is rounded.
 """
 
 from __future__ import annotations

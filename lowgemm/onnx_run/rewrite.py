@@ -16,7 +16,8 @@ product's scale, and no sum may pass int32 (float sums do not wrap). Everything 
 | DQ -> Sigmoid, LeakyRelu, GlobalAveragePool -> Q | QLinearSigmoid, QLinearLeakyRelu, QLinearGlobalAveragePool |
 | DQ, DQ, ... -> Concat -> Q | QLinearConcat |
 | DQ of weights of 4 or 2 bits -> MatMul, Gemm | MatMulNBits (`block_weights.py`) |
-| DQ -> Reshape, Transpose, Squeeze, Unsqueeze, Flatten, Gather, Slice, Expand, Tile, Pad, MaxPool -> Q, of one scale and zero point | the same on integers |
+| DQ -> Reshape, Transpose, Squeeze, Unsqueeze, Flatten -> Q, of one scale and zero point | the same on integers |
+| DQ -> Gather, Slice, Expand, Tile, Pad, MaxPool -> Q, likewise | the same on integers |
 
 The sums and products of the fifth line round in another place than the floats do, so that one value in some
 ten thousand moves by a step; onnxruntime's optimizer makes the same replacement. Products with weights of 4

@@ -81,7 +81,8 @@ def deferred(
         t, made = turn_of[i], [o for o in nodes[i].output if o]
         read = [turn_of[r] for name in made for r in readers.get(name, ())]
         if turns[t][0] == THEIRS and read and t + 1 < len(turns):
-            # what moves elements pays where lowgemm's next turn reads it: else a later one of the engine's does
+            # what moves elements pays where lowgemm's next turn reads it: else a later one of the engine's
+            # does
             size, first = made[0] in sizes, min(read)
             turn_of[i] += first > t if size else made[0] in moved and first == t + 1
     found: list[tuple[str, list[int]]] = []

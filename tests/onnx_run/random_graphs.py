@@ -151,8 +151,9 @@ def mean(graph: Graph) -> None:
 
 
 def normalized(graph: Graph) -> None:
-    """LayerNormalization of a product, or what it does, or a root mean square, written out, with a Cast of float32
-    to itself. Of another value onnxruntime's optimizer makes one operator of it, in a part of lowgemm's too.
+    """LayerNormalization of a product, or what it does, or a root mean square, written out, with a Cast of
+    float32 to itself. Of another value onnxruntime's optimizer makes one operator of it, in a part of
+    lowgemm's too.
     """
     dynamic_product(graph)
     x, r, g = graph.floats[-1], graph.r, graph.g
@@ -439,8 +440,8 @@ def _numbers(graph: Graph, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _answers(session: Any, feeds: list[dict[str, np.ndarray]]) -> list[list[np.ndarray]]:
-    """What onnxruntime says, perhaps without the last, of another shape: it may refuse that, and where something
-    becomes empty it may return memory that nothing was written to.
+    """What onnxruntime says, perhaps without the last, of another shape: it may refuse that, and where
+    something becomes empty it may return memory that nothing was written to.
     """
     answers = [session.run(None, feed) for feed in feeds[:RUNS]]
     try:
@@ -467,8 +468,8 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 def differences(seed: int) -> list[str]:
     """What is wrong with the results for a graph; nothing if all are right.
 
-    Fused, an output is left out if onnxruntime's own optimizer changes it: it adds the numbers of a ReduceMean
-    behind a Transpose in another order, and lowgemm's fused float parts are optimized by it.
+    Fused, an output is left out if onnxruntime's own optimizer changes it: it adds the numbers of a
+    ReduceMean behind a Transpose in another order, and lowgemm's fused float parts are optimized by it.
     """
     from lowgemm.onnx_run import Model
 

@@ -401,7 +401,9 @@ def test_integers_are_no_chain():
 
 
 def test_casts_that_change_nothing():
-    """Of float32 to float32: gone, unless the graph's caller or a subgraph reads it, or its type is not known."""
+    """Of float32 to float32: gone, unless the graph's caller or a subgraph reads it, or its type is not
+    known.
+    """
     cast = [h.make_node("Cast", [n], [f"{n}2"], to=1) for n in ("c", "sum", "x", "whole", "given")]
     nodes = [
         cast[0], h.make_node("Add", ["k", "c2"], ["sum"]), cast[1], h.make_node("Relu", ["sum2"], ["y"]),
@@ -422,8 +424,8 @@ def test_casts_that_change_nothing():
 
 
 def test_chains_that_meet_are_one(threads):
-    """Half of a product, and a gate of it by another: one chain, unless what joins them is read elsewhere too, or
-    one of them waits for the other by way of another node.
+    """Half of a product, and a gate of it by another: one chain, unless what joins them is read elsewhere
+    too, or one of them waits for the other by way of another node.
     """
     more = [
         h.make_node("MatMulInteger", ["q", "u", "z", "wz"], ["i2"]), h.make_node("Cast", ["i2"], ["r2"], to=1),
@@ -456,8 +458,8 @@ def test_chains_that_meet_are_one(threads):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("rows", [1, 9, 5000])
 def test_sums_become_floats_in_the_chain(zeros, scales, bias, rows, threads):
-    """Of products with zero points and scales for all or for each column, and a bias; one number a row of 5,000
-    short rows is another engine's chain, on sums that lowgemm scales.
+    """Of products with zero points and scales for all or for each column, and a bias; one number a row of
+    5,000 short rows is another engine's chain, on sums that lowgemm scales.
     """
     g = np.random.default_rng(rows)
     constants = {"wz": zeros, "ws": scales, "b": g.standard_normal(5).astype(np.float32)}

@@ -76,8 +76,8 @@ def product(data, name, weights):
 @pytest.mark.parametrize("width", [8, 48, 70])
 @pytest.mark.parametrize("turned", [False, True])
 def test_between_products(width, turned, threads):
-    """With residual sums: no node is another engine's, and all is one recording; also of a view that is not in
-    C order.
+    """With residual sums: no node is another engine's, and all is one recording; also of a view that is not
+    in C order.
     """
     peers.need("onnxruntime")
     g = np.random.default_rng(width)

@@ -277,8 +277,8 @@ def test_sizes_that_meet_again_and_again():
 @pytest.mark.parametrize("perm", [[1, 0, 2], [2, 1, 0], [0, 1, 2]])
 @pytest.mark.parametrize("copied", [True, False])
 def test_views_of_what_came_before(perm, copied):
-    """Attention on a product that an earlier recording made, by sizes that a later one knows: views of an input,
-    which others read as copies.
+    """Attention on a product that an earlier recording made, by sizes that a later one knows: views of an
+    input, which others read as copies.
     """
     g = np.random.default_rng(4)
     constants = {

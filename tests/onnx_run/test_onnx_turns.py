@@ -1,4 +1,6 @@
-"""Who runs which node: as few turns as can be, sizes left to lowgemm, dequantizers between the engine's nodes."""
+"""Who runs which node: as few turns as can be, sizes left to lowgemm, dequantizers between the engine's
+nodes.
+"""
 
 from __future__ import annotations
 
