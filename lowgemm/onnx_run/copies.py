@@ -1,5 +1,5 @@
-"""Operators that move elements and compute nothing: Slice, Split, Concat, Pad, Expand, Tile,
-Gather, Resize by whole factors, and ConstantOfShape.
+"""Operators that move elements and compute nothing: Slice, Split, Concat, Pad, Expand, Tile, Gather, Resize
+by whole factors, and ConstantOfShape.
 
 onnxruntime takes 10 us for a part that holds one of them, and it parts what would be one recording. So either
 side may run them: within a part of onnxruntime's they stay there, and beside lowgemm's steps they are
@@ -245,7 +245,7 @@ def _take(
     """A Gather."""
     axis, fixed = _axis(axis, x.ndim), recorder.is_constant(indices)
     if fixed and indices.size == 1:
-        i = int(indices.reshape(())) if indices.size == 1 else 0
+        i = int(indices.reshape(()))
         if not -x.shape[axis] <= i < x.shape[axis]:
             return None
         i %= x.shape[axis]
