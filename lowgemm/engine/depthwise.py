@@ -234,9 +234,9 @@ def _spared(image, room, line, step, x, spare):
 def _make_interleave(size: int) -> Any:
     @inner
     def interleave_four(p, w, image, space, number, z, y, four, fours, col, blocks, count, low, high, first):
-        """Interleave lines 4 `four` ... of those that the windows of line `y` reach, for `blocks` registers
-        of channels from `col` on: `count` columns, of which those from `low` to `high` are inside of the
-        image; the first is at `first`.
+        """Interleave lines 4 `four` ... of those that the windows of plane `z` and line `y` reach, of which
+        there are 4 `fours`, for `blocks` registers of channels from `col` on: `count` columns, of which those
+        from `low` to `high` are inside of the image; the first is at `first`.
         """
         filled, spare = offset(space, p.row_sums_at), offset(space, p.row_compensation_at)
         last, room, flip, begin = max(p.n - LANES, 0), w.room, p.lhs_flip, first + low

@@ -253,8 +253,9 @@ def multiply_groups(typingctx, bits, depth, outputs, count, args):
 # ---- a block of the result: windows of some lines, the outputs of 64 channels -------------------------------
 @inner
 def _copy_lines(p, w, image, filled, to, number, z, y, lines, channel, count, low, high, first):
-    """Copy 64 channels from `channel` on of `lines` lines that the windows of line `y` reach: `count`
-    columns, of which those from `low` to `high` are inside of the image; the first is at `first`.
+    """Copy 64 channels from `channel` on of `lines` lines that the windows of plane `z` and line `y` reach:
+    `count` columns, of which those from `low` to `high` are inside of the image; the first is at `first`.
+    Lines outside of it are read from `filled`, a register full of the zero point.
     """
     outside = load_u8(filled, 0) ^ p.lhs_flip
     for line in range(lines):
@@ -301,7 +302,10 @@ def _make(bits: int, depth: int, outputs: int, key: Any) -> Routine:
 
     @routine("ppppppnpnn", key)
     def grouped_block(plan, windows, image, weights, starts, space, out, by_row, lines_of_windows, part):
-        """Block `part` of the channels; the arguments are those of `depthwise.depthwise_block`."""
+        """Lines of windows number `lines_of_windows`, block `part` of the channels. `starts` points to what
+        `loop_start` stored, and `by_row` to the bias of every window, if there is one; all arguments are as
+        in `depthwise.depthwise_block`.
+        """
         p, w = plan_at(plan), image_at(windows)
         tile, filled = offset(space, p.tile_at), offset(space, p.row_sums_at)
         number, z, y, lines = lines_of(w, lines_of_windows)

@@ -211,7 +211,7 @@ def line_of(w, image, number, z, y, line, channel, filled):
 @inner
 def tile_to_stages(p, tile, columns, rows, cols, row, col, by_row, out):
     """Have the output stages take `rows` x `cols` of a tile of `columns` columns, which are those of the
-    result from (`row`, `col`) on.
+    result from (`row`, `col`) on. `by_row` are the biases of windows, if there are any.
     """
     if p.has_row_bias != 0:  # one for each window, where a bias of axis 0 comes first
         for i in range(rows):

@@ -134,7 +134,7 @@ def cost_of_block(p, rows, columns, height):
 @register_jitable
 def lines_of_a_block(p, planes, threads, most, height):
     """Lines of windows in a block of at most `most` rows, with which the thread that has most to do is done
-    first; 0: none fits.
+    first, for `planes` planes of windows; 0: none fits.
     """
     lines = p.plane_rows // p.line_rows
     found = least = 0
@@ -163,7 +163,7 @@ def pays_as_grids(p, blocks, threads, rows, columns, height):
 
 @inner
 def _copy_grid(w, image, room, y, lines, tap_y, tap_x, zero, dst, pixel_bytes):
-    """The grid of a tap, from the line of window line `y` on."""
+    """The grid of tap (`tap_y`, `tap_x`), from the line of window line `y` on."""
     width, run = w.grid_width, w.run
     shift = tap_x * w.apart_x - w.left
     low = smaller(first_inside(shift, w.step_x), width)
@@ -189,7 +189,7 @@ def _copy_grid(w, image, room, y, lines, tap_y, tap_x, zero, dst, pixel_bytes):
 @inner
 def _add_row_sums(w, of_pixels, x0, rows, ahead, begin, sums):
     """Add the sum of a tap's pixel to the sum of each of `rows` rows, or `begin` the sums with it; the tap is
-    `ahead` pixels from the first of the sums `of_pixels`.
+    `ahead` pixels from the first of the sums `of_pixels`, and the first row is window `x0` of its line.
     """
     done = 0
     while done < rows:
@@ -212,8 +212,8 @@ def pack_pixels(
 
     `step` is the bytes of a step of the depth, `pixel_bytes` those from pixel to pixel. At `steps` comes the
     list that the kernel reads, and `most` numbers behind its start the places of the rows. With `summed` the
-    sums of the rows come to `sums`, and those of the pixels to `of_pixels`. The others are as in
-    `image.pack_image`.
+    sums of the rows come to `sums`, and those of the pixels, which the routine `pack` makes, to `of_pixels`.
+    The others are as in `image.pack_image`.
     """
     w = image_at(windows)
     if not is_null(zeros):

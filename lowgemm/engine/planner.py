@@ -192,7 +192,8 @@ def _divide(p, k, threads, on_the_fly):
     """Blocks of the plan `p`: its fields `mc` to `splits`, `plane_rows`, `plane_blocks` and `workers`.
 
     An image whose tiles are read from grids of its pixels has blocks of whole lines of one plane; others have
-    blocks of any rows. Returns how the rhs is packed on the fly and whether there are grids.
+    blocks of any rows. `on_the_fly` says how the rhs could be packed on the fly or multiplied where it lies
+    (`blocking.py`). Returns how it is, and whether there are grids.
     """
     planes, tall = 1, 0
     if p.pixel_bytes != 0:
@@ -283,8 +284,8 @@ def _place_lhs(p, k, grids):
 
 @register_jitable
 def _place_worker(p, k, lhs_bytes, tile_cols, on_the_fly):
-    """Where everything lies in a thread's memory: lhs panels, row sums twice, row compensation, tile, and
-    panels and sums of an rhs block packed on the fly.
+    """Where everything lies in a thread's memory: the `lhs_bytes` of the lhs's panels, row sums twice, row
+    compensation, a tile of `tile_cols` columns, and panels and sums of an rhs block packed on the fly.
     """
     p.row_sums_at = lhs_bytes
     p.row_compensation_at = p.row_sums_at + 8 * p.mc

@@ -254,7 +254,8 @@ def _fill(register, numbers, begin, period, count):
 @inner
 def _place(args, memory, begins, number, width, passed, start):
     """Where operand `number` lies: `passed` elements of `width` bytes on; with a `width` of 0 in a worker's
-    `memory`; with one below 0 `start` numbers behind where walk ``-1 - width`` is in this row.
+    `memory`; with one below 0 `start` numbers behind where walk ``-1 - width`` is in this row, as `begins`
+    says.
     """
     if width > 0:
         return offset(pointer_at(args, POINTERS + number), passed * width)
@@ -266,7 +267,10 @@ def _place(args, memory, begins, number, width, passed, start):
 
 @inner
 def _walk(walks, walked, outer, row, begins):
-    """Where each walk is in a row: two numbers each, the second says whether it was elsewhere before."""
+    """Where each of the `walked` walks is in a row: two numbers each to `begins`, of which the second says
+    whether it was elsewhere before. `walks` are the sizes of the `outer` axes, then the steps of each walk
+    along them.
+    """
     w = numba.carray(walks, ((walked + 1) * outer,), np.int64)
     for i in range(walked):
         begin, left = np.int64(0), np.int64(row)

@@ -54,7 +54,9 @@ def _move(to, source, count):
 
 @inner
 def _row(to, source, width, count, to_step, step):
-    """Copy `count` elements of `width` bytes, which lie as many bytes apart as the steps say."""
+    """Copy `count` elements of `width` bytes, which lie `step` bytes apart at `source` and `to_step` bytes at
+    `to`.
+    """
     if step == width and to_step == width:
         _move(to, source, width * count)
     elif width == 1:
