@@ -14,6 +14,7 @@ import lowgemm
 from lowgemm import config, kernels
 from lowgemm.engine.entry import usable
 from lowgemm.explain import why_kernel
+from lowgemm.jit import numbers
 from lowgemm.jit.caches import cache_sizes
 from lowgemm.jit.disk_cache import loaded
 from lowgemm.jit.part import lowering
@@ -29,6 +30,7 @@ _ASKED_FOR = "NumPy is asked for addresses, 1 to 3 us per call: this Python or N
 _ONCE = "once for a routine with its parts"
 _USUAL_WAY = "the usual way of Numba, which takes longer: this Numba lacks what lowgemm reaches into"
 _MACHINE_CODE = "machine code alone, until a caller links the rest"
+_NOTHING = "nothing is kept: this Numba names functions in a way that lowgemm does not know"
 _ALL_CODE = "LLVM code as well, ten times its bytes in memory: this Numba lacks what lowgemm reaches into"
 
 
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         f"jit       {'disabled by NUMBA_DISABLE_JIT' if numba.config.DISABLE_JIT else 'enabled'}; cache "
         f"{cache}",
         f"compiler  {_ONCE if lowering else _USUAL_WAY}",
-        f"from disk {_MACHINE_CODE if loaded else _ALL_CODE}",
+        f"from disk {(_MACHINE_CODE if loaded else _ALL_CODE) if numbers.KNOWN else _NOTHING}",
         f"threads   lowgemm.config.num_threads = {config.num_threads}",
         "settings  " + (", ".join(f"{k}={v}" for k, v in settings.items()) or "none"),
         "kernels",

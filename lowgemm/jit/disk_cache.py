@@ -36,6 +36,7 @@ import llvmlite
 import numba
 from numba.core import caching, ccallback
 
+from lowgemm.jit import numbers
 from lowgemm.jit.captured import captured
 from lowgemm.jit.part import RoutineCompiler
 from lowgemm.jit.signals import signals_wait
@@ -202,6 +203,8 @@ class CheckedCache(caching.FunctionCache):
 
 
 def _cache(py_func: Any, key: Hashable = ()) -> Any:
+    if not numbers.KNOWN:
+        return caching.NullCache()
     try:
         return CheckedCache(py_func, key)
     except RuntimeError:  # no source file: frozen, or typed into a shell

@@ -48,6 +48,12 @@ def test_info_says_what_this_numba_lacks(name, capsys, monkeypatch):
     assert capsys.readouterr().out.count(lacks) == 1
 
 
+def test_info_says_that_nothing_is_kept_on_disk(capsys, monkeypatch):
+    monkeypatch.setattr("lowgemm.jit.numbers.KNOWN", False)
+    main(["info"])
+    assert "from disk nothing is kept" in capsys.readouterr().out
+
+
 def test_explain(capsys):
     assert main(["explain", "64x32x16", "--threads", "1"]) == 0
     assert "64 x 32 by 32 x 16" in capsys.readouterr().out
