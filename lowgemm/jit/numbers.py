@@ -1,10 +1,10 @@
-"""Names of compiled functions, which no two processes may give.
+"""Numbers of compiled functions: no two processes use the same.
 
-Numba numbers the functions that it compiles, from 1 on in each process, and the number is a part of their
-names in machine code. Code from disk keeps the names of the process that compiled it. Closures of one factory
-have the same name but for that number. Where two processes had compiled one of them each under the same
-number, a third that loaded both had two functions of one name, and its linker took the first for both: a
-convolution with groups of 8 channels ran the loop for groups of 4.
+Numba numbers the functions that it compiles, from 1 on in each process, and the number is a part of the
+function's name in machine code. Code from disk keeps the names of the process that compiled it. Closures of
+one factory have the same name but for that number. Where two processes had compiled one of them each under
+the same number, a third that loaded both had two functions of one name, and its linker took the first for
+both: a convolution with groups of 8 channels ran the loop for groups of 4.
 
 So here the numbers of a process begin at a random place, and those of a child that is forked at another.
 """
