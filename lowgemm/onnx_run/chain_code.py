@@ -147,6 +147,32 @@ def _one(code, x, y):
     return x * y if x < np.float32(0) else x
 
 
+def _make_of_two(add: Any, sub: Any, mul: Any, div: Any, most: Any, least: Any, slope: Any) -> Any:
+    @inner
+    def of_two(code, args):
+        """The operation `code` on two operands, by the instruction for it; `args` are what that takes."""
+        if code == ADD:
+            add(args)
+        elif code == SUB:
+            sub(args)
+        elif code == MUL:
+            mul(args)
+        elif code == DIV:
+            div(args)
+        elif code == MAX:
+            most(args)
+        elif code == MIN:
+            least(args)
+        else:
+            slope(args)
+
+    return of_two
+
+
+_of_two = _make_of_two(_add, _sub, _mul, _div, _max, _min, _slope)
+_of_two_many = _make_of_two(_add_many, _sub_many, _mul_many, _div_many, _max_many, _min_many, _slope_many)
+
+
 @inner
 def _apply(code, to, a, b, c, count):
     """The operation `code` on `count` numbers at `a`, and at `b` and `c` if it has as many operands."""
@@ -186,38 +212,10 @@ def _apply(code, to, a, b, c, count):
         return
     for i in range(whole // MANY):
         j = VECTOR * MANY * i
-        args = (offset(to, j), offset(a, j), offset(b, j))
-        if code == ADD:
-            _add_many(args)
-        elif code == SUB:
-            _sub_many(args)
-        elif code == MUL:
-            _mul_many(args)
-        elif code == DIV:
-            _div_many(args)
-        elif code == MAX:
-            _max_many(args)
-        elif code == MIN:
-            _min_many(args)
-        else:
-            _slope_many(args)
+        _of_two_many(code, (offset(to, j), offset(a, j), offset(b, j)))
     for i in range(whole // MANY * MANY, whole):
         j = VECTOR * i
-        args = (offset(to, j), offset(a, j), offset(b, j))
-        if code == ADD:
-            _add(args)
-        elif code == SUB:
-            _sub(args)
-        elif code == MUL:
-            _mul(args)
-        elif code == DIV:
-            _div(args)
-        elif code == MAX:
-            _max(args)
-        elif code == MIN:
-            _min(args)
-        else:
-            _slope(args)
+        _of_two(code, (offset(to, j), offset(a, j), offset(b, j)))
     for i in range(whole * LANES, count):
         store_f32(to, i, _one(code, load_f32(a, i), load_f32(b, i)))
 
