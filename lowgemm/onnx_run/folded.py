@@ -7,7 +7,7 @@ others, which are packed once; and biases behind a Cast are numbers that a chain
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,9 @@ def fold(model: Any, held: dict[str, np.ndarray], context: Context, state: State
     for node in graph.node:
         mine = node.op_type in CODING and not node.domain and outputs.isdisjoint(node.output)
         if mine and all(n in constants for n in node.input):
-            found |= _coded(node, constants, state)
+            made = results_of(node, OPERATORS[node.domain, node.op_type], constants, state)
+            constants |= made
+            found |= made
     if not found:
         return
     kept = [copy_of(n) for n in graph.node if not all(o in found for o in n.output if o)]
@@ -106,14 +108,16 @@ def _floats(
     return {n: v for n, v in found.items() if n in whole}
 
 
-def _coded(node: Any, constants: dict[str, np.ndarray], state: State) -> dict[str, np.ndarray]:
-    """Results of a node of lowgemm's, which become constants."""
+def results_of(
+    node: Any, function: Callable[..., Any], constants: Mapping[str, np.ndarray], state: State
+) -> dict[str, np.ndarray]:
+    """What `function` makes of a node of lowgemm's whose inputs are all constants, by name; nothing if it
+    refuses them.
+    """
     try:
-        given = [constants[n] for n in node.input]
-        results = OPERATORS[node.domain, node.op_type](state, *given, **attributes_of(node))
+        given = [constants.get(n) for n in node.input]
+        results = function(state, *given, **attributes_of(node))
     except (NotOurs, TypeError, ValueError):  # said when it runs
         return {}
     results = results if isinstance(results, tuple) else (results,)
-    found = {o: np.asarray(r) for o, r in zip(node.output, results, strict=False) if o}
-    constants |= found
-    return found
+    return {o: np.asarray(r) for o, r in zip(node.output, results, strict=False) if o}

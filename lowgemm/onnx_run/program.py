@@ -24,6 +24,7 @@ from lowgemm.onnx_run import (
     copies,
     dynamic,
     float_mean,
+    folded,
     max_pool,
     sizes,
     tables,
@@ -446,20 +447,14 @@ class Program(NotCopied):
             key = (node.domain, node.op_type)
             names = [n for n in node.input if n]
             function = self.table.get(key) or self.either.get(key)
+            made = {}
             if function and names and all(n in self.constants for n in names):
-                try:
-                    given = [self.constants.get(n) for n in node.input]
-                    result = function(self.state, *given, **attributes_of(node))
-                except (NotOurs, TypeError, ValueError):  # said when it runs
-                    kept.append(node)
-                    continue
-                results = result if isinstance(result, tuple) else (result,)
-                for name, value in zip(node.output, results, strict=False):
-                    if name:
-                        self.constants[name] = value = np.asarray(value)
-                        self._computed.add(name)
-                        value.flags.writeable = False  # an output that is a constant is copied for the caller
-            else:
+                made = folded.results_of(node, function, self.constants, self.state)
+            for name, value in made.items():
+                self.constants[name] = value
+                self._computed.add(name)
+                value.flags.writeable = False  # an output that is a constant is copied for the caller
+            if not made:
                 kept.append(node)
         return kept
 
