@@ -176,7 +176,8 @@ class Convolution(NotCopied):
             return None
         plan, rhs = found
         y = np.empty(made.shape, self.result)
-        if not recorder.run_plan(plan, rhs, x, y, self.input_zero if zero is None else zero, made.left_zero):
+        zeros = self.input_zero if zero is None else zero, made.left_zero
+        if not recorder.run_plan(plan, x, rhs, y, zeros):
             return None
         return y.transpose((0, y.ndim - 1, *range(1, y.ndim - 1)))
 

@@ -20,7 +20,6 @@ notes the range, and QuantizeInRange quantizes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,12 +33,12 @@ from lowgemm.engine.parts import PASS
 from lowgemm.gemm import gemm
 from lowgemm.jit.memory import load_f32, load_i64, offset, pointer_at, store_8, store_32
 from lowgemm.jit.routine import routine
-from lowgemm.onnx_run import chain_code, convolution, operators, turned, views
+from lowgemm.onnx_run import chain_code, convolution, operators, products, strided, turned, views
 from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.engines import attributes_of, copy_of
 from lowgemm.onnx_run.state import State
-from lowgemm.onnx_run.tape import Recorder, clear, scale_by
+from lowgemm.onnx_run.tape import Recorder, clear, scale_by, unless_refused
 
 #: The domain of operators that lowgemm alone has.
 OWN = "lowgemm"
@@ -355,6 +354,45 @@ def _float_product(state: State, b: Any, b_scale: Any, b_zero: Any, bias: Any) -
     return _FloatProduct(state, b, scales, zero, floats)
 
 
+def _record_columns(recorder: Recorder, value: Any, default: float, count: int) -> Any:
+    """An array of one float32 a column that stands for a value, or is one; None if it is no such."""
+    if value is None or recorder.is_constant(value):
+        found = _of_columns(value, default, count)
+        if found is not None:
+            recorder.constant(found)
+            recorder.kept.append(found)
+        return found
+    fits = value.size in (1, count) and max(value.shape, default=1) == value.size
+    if value.dtype != np.float32 or not fits or not recorder.knows(value):
+        return None
+    y = np.empty(count, np.float32)
+    recorder.keep(y)
+    strided.run_copy(y, value.reshape(-1), recorder.at, recorder.run, 1)
+    return y
+
+
+def record_scaled(recorder: Recorder, sums: Any, a_scale: Any, b_scale: Any, bias: Any, threads: Any) -> Any:
+    """Take down ``float(sums) * (a_scale * b_scale) + bias``, in the place of the sums, for scales of which the
+    second and the bias are one number or one a column; NotImplemented if that cannot be.
+    """
+    if sums is NotImplemented or a_scale.size != 1 or a_scale.dtype != np.float32:
+        return NotImplemented
+    count = sums.shape[-1]
+    scales, floats = (
+        _record_columns(recorder, b_scale, 1, count),
+        _record_columns(recorder, bias, -0.0, count),
+    )
+    if scales is None or floats is None:
+        return NotImplemented
+    at, held, own = recorder.at, recorder.held, np.empty(count, np.float32)
+    ints = np.zeros(count, np.int32)
+    recorder.keep(sums, own)
+    recorder.run(scale_by, (at(a_scale), at(scales), at(own)), count)
+    places, sizes = (at(sums), held(ints), at(own), at(floats)), (sums.size // count, count)
+    turned.run_scaled_rows(*places, sizes, threads, recorder.run)
+    return sums.view(np.float32)
+
+
 class _FloatProduct:
     """A product with a constant right-hand side, back in float32: called with `a`, its scale and its zero
     point.
@@ -367,13 +405,9 @@ class _FloatProduct:
         self.scales, self.zero, self.floats = scales, zero, floats
         self.ints = np.zeros(scales.size, np.int32)
 
-    def _rows(self, a: np.ndarray) -> np.ndarray:
-        """A stack of matrices as one."""
-        return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
-
     def sums(self, a: np.ndarray, a_scale: np.ndarray, a_zero: int) -> tuple[np.ndarray, np.ndarray]:
         """The int32 sums of `a`, quantized with this scale and this zero point, and the scale of each column."""
-        threads, rows = self.state.num_threads, self._rows(a)
+        threads, rows = self.state.num_threads, products.as_rows(a)
         sums = gemm(rows, self.right, lhs_zero_point=a_zero, rhs_zero_point=self.zero, num_threads=threads)
         return sums.reshape(*a.shape[:-1], self.scales.size), a_scale.reshape(()) * self.scales
 
@@ -381,14 +415,15 @@ class _FloatProduct:
         self, recorder: Recorder, a: np.ndarray, a_scale: np.ndarray, a_zero: int | np.ndarray
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Take them down; None if that cannot be."""
-        sums = recorder.product(self._rows(a), self.right, a_zero, self.zero, None, self.state.num_threads)
+        zeros = a_zero, self.zero
+        sums = products.product_of(recorder, a, self.right, zeros, None, self.state.num_threads)
         if sums is NotImplemented:
             return None
         scale = np.empty(self.scales.size, np.float32)
         at, held = recorder.at, recorder.held
         recorder.run(scale_by, (at(a_scale), held(self.scales), at(scale)), scale.size)
         recorder.keep(sums, scale)
-        return sums.reshape(*a.shape[:-1], scale.size), scale
+        return sums, scale
 
     def __call__(self, a: np.ndarray, a_scale: np.ndarray, a_zero: int) -> np.ndarray:
         """The product in float32."""
@@ -398,54 +433,41 @@ class _FloatProduct:
         turned.run_scaled_rows(*places, sizes, self.state.num_threads)
         return sums.view(np.float32)
 
-    def record(
-        self, recorder: Recorder, a: np.ndarray, a_scale: np.ndarray, a_zero: int | np.ndarray
-    ) -> np.ndarray | None:
-        """Take it down; None if that cannot be."""
-        made = self.record_sums(recorder, a, a_scale, a_zero)
-        if made is None:
-            return None
-        sums, scale = made
-        at, held = recorder.at, recorder.held
-        places = at(sums), held(self.ints), at(scale), held(self.floats)
-        sizes = sums.size // scale.size, scale.size
-        turned.run_scaled_rows(*places, sizes, self.state.num_threads, recorder.run)
-        return sums.view(np.float32)
+
+def _record_product(
+    state: State, recorder: Recorder, right: Any, a: Any, a_scale: Any, b_scale: Any, zeros: Any, bias: Any
+) -> Any:
+    """Take down a product of bytes and its way back to float32; NotImplemented if that cannot be."""
+    for zero, operand in zip(zeros, (a, right), strict=True):
+        if isinstance(zero, np.ndarray) and zero.dtype != operand.dtype:
+            return NotImplemented
+    points = [0 if z is None else z for z in zeros]
+    sums = products.product_of(recorder, a, right, points, None, state.num_threads)
+    return record_scaled(recorder, sums, a_scale, b_scale, bias, state.num_threads)
 
 
 def prepared_product(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
-    """MatMulIntegerToFloat with a constant right-hand side."""
-    _, b, _, b_scale, a_zero_held, *more = [*constants, None, None, None]
-    product, later = _float_product(state, b, b_scale, *more[:2]), given_later(constants, 5, 6)
-    if product is None:
-        return None
+    """MatMulIntegerToFloat; one by one only with a constant right-hand side."""
+    _, b, _, b_scale, _, *more = [*constants, None, None, None]
+    product, later = _float_product(state, b, b_scale, *more[:2]), given_later(constants, 1, 3, 5, 6)
+    right = products.held_right(state, b)
 
-    def fits(inputs: Sequence[Any]) -> bool:
-        a, _, a_scale = inputs[:3]
-        is_one = a_scale.size == 1 and a_scale.dtype == np.float32
-        return a.dtype in _BYTES and a.ndim > 1 and is_one and not later(inputs)
-
-    def run(*inputs: Any) -> Any:
-        a, _, a_scale = inputs[:3]
-        a_zero = inputs[4] if len(inputs) > 4 else None
-        if not fits(inputs) or (a_zero is not None and (a_zero.size != 1 or a_zero.dtype != a.dtype)):
+    def run(*inputs: Any, recorder: Recorder | None = None) -> Any:
+        a, given, a_scale, b_scale, a_zero, b_zero, bias = [*inputs, None, None, None][:7]
+        if recorder is not None:
+            rhs = given if right is None else right
+            zeros = a_zero, b_zero
+            return _record_product(state, recorder, rhs, a, a_scale, b_scale, zeros, bias)
+        if product is None or a.dtype not in _BYTES or a.ndim < 2 or later(inputs):
+            return NotImplemented
+        if a_scale.size != 1 or a_scale.dtype != np.float32:
+            return NotImplemented
+        if a_zero is not None and (a_zero.size != 1 or a_zero.dtype != a.dtype):
             return NotImplemented
         return product(a, a_scale, 0 if a_zero is None else int(a_zero.reshape(())))
 
-    def record(recorder: Recorder, *inputs: Any) -> Any:
-        a, _, a_scale = inputs[:3]
-        a_zero = inputs[4] if len(inputs) > 4 else None
-        if not fits(inputs):
-            return None
-        if a_zero is not None and a_zero_held is not None:
-            if a_zero.size != 1 or a_zero.dtype != a.dtype:
-                return None
-            a_zero = int(a_zero.reshape(()))
-        y = product.record(recorder, a, a_scale, 0 if a_zero is None else a_zero)
-        return None if y is None else (y,)
-
-    run.record = record  # type: ignore[attr-defined]
-    return run
+    run.record = unless_refused(run)  # type: ignore[attr-defined]
+    return None if right is NotImplemented else run
 
 
 def split_products(nodes: Sequence[Any], constants: Any, goes_on: Callable[[Any], bool]) -> list[Any]:
@@ -593,8 +615,7 @@ def quantized(
     workers = 1 if num_threads == 1 else parts.workers_for(time, pieces, num_threads)
     if recorder is not None:
         at, run = recorder.at, recorder.run
-        recorder.keep(y, made)
-        recorder.stands_for(zero, made)
+        recorder.keep(y, made, zero)
     if not known:
         ends = np.zeros((workers, 2 * onnx_passes.LANES + chain_code.APART), np.int32)
         if recorder is not None:
@@ -643,20 +664,25 @@ def quantize_in_range(state: State, x: np.ndarray, ends: Any) -> Any:
 def prepared_float_product(
     state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool
 ) -> Any:
-    """DynamicQuantizeMatMul with a constant right-hand side."""
+    """DynamicQuantizeMatMul; one by one only with a constant right-hand side."""
     _, b, b_scale, *more = [*constants, None, None]
-    product, later = _float_product(state, b, b_scale, *more[:2]), given_later(constants, 3, 4)
-    if product is None:
-        return None
+    product, later = _float_product(state, b, b_scale, *more[:2]), given_later(constants, 1, 2, 3, 4)
+    right, threads = products.held_right(state, b), state.num_threads
 
-    def run(*inputs: Any) -> Any:
-        a = inputs[0]
-        found = (
-            NotImplemented if a.ndim < 2 or later(inputs) else quantized(a, False, None, state.num_threads)
-        )
-        return found if found is NotImplemented else product(found[0], found[1], int(found[2]))
+    def run(*inputs: Any, recorder: Recorder | None = None) -> Any:
+        a, given, b_scale, b_zero, bias = [*inputs, None, None][:5]
+        if a.ndim < 2 or (recorder is None and (product is None or later(inputs))):
+            return NotImplemented
+        a = a if recorder is None else recorder.in_order(a)
+        found = quantized(a, False, None, threads, recorder)
+        if found is NotImplemented or recorder is None:
+            return found if found is NotImplemented else product(found[0], found[1], int(found[2]))
+        coded, scale, zero = found
+        rhs = given if right is None else right
+        return _record_product(state, recorder, rhs, coded, scale, b_scale, (zero, b_zero), bias)
 
-    return run
+    run.record = unless_refused(run)  # type: ignore[attr-defined]
+    return None if right is NotImplemented else run
 
 
 #: Operators that lowgemm alone has.

@@ -15,10 +15,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from lowgemm.checks.onnx import result_zero_point
-from lowgemm.compat import onnx, onnx_passes
+from lowgemm.compat import onnx_passes
 from lowgemm.engine import parts
-from lowgemm.gemm import gemm
 from lowgemm.onnx_run import (
     average,
     binary,
@@ -32,6 +30,7 @@ from lowgemm.onnx_run import (
     lstm,
     max_pool,
     nbits,
+    products,
     row_means,
     turned,
 )
@@ -39,7 +38,6 @@ from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.look_up import by_table
 from lowgemm.onnx_run.operators import convolution_attributes
-from lowgemm.onnx_run.pipelines import pipeline
 from lowgemm.onnx_run.state import State
 from lowgemm.onnx_run.tape import Recorder, unless_refused, ways
 
@@ -226,113 +224,6 @@ def dequantize_linear(state: State, constants: Constants, attributes: dict[str, 
     return run
 
 
-def _usual(scales: Constants, zero: Any, bias: Any, count: int) -> bool:
-    """Whether constants of a product with `count` columns are of the usual kind.
-
-    That is: positive float32 scales, one of them for `a` and one for the result, one or one a column for `b`;
-    one zero point of bytes for `a`; an int32 bias, one or one a column, or none.
-    """
-    if scales[0] is None or scales[1] is None:
-        return False
-    if any(s is not None and (s.dtype != np.float32 or not (s > 0).all()) for s in scales):
-        return False
-    if scales[0].size != 1 or scales[1].size not in (1, count):
-        return False
-    if scales[2] is not None and scales[2].size != 1:
-        return False
-    if zero is None or zero.size != 1 or zero.dtype not in _BYTES:
-        return False
-    if bias is None:
-        return True
-    row = max(bias.shape, default=1) == bias.size and (not bias.ndim or bias.shape[-1] == bias.size)
-    return bias.dtype == np.int32 and bias.size in (1, count) and row
-
-
-def _coded_product(
-    state: State,
-    scales: Constants,
-    zeros: Constants,
-    b: Any,
-    bias: Any = None,
-    alpha: float = 1.0,
-    turned_b: bool = False,
-) -> Any:
-    """A function of `a` for a product whose operands but `a` are constants: scales and zero points of `a`,
-    `b` and the result.
-    """
-    if b is None or b.dtype not in _BYTES or b.ndim != 2 or not b.size:
-        return None
-    right = state.rhs(b, transposed=turned_b)
-    depth, count = right.shape
-    if isinstance(right, np.ndarray) or alpha <= 0 or not _usual(scales, zeros[0], bias, count):
-        return None
-    points = onnx.zero_points(np.empty((1, depth), zeros[0].dtype), right, zeros[0], zeros[1])
-    scale = np.float32(alpha) * scales[0].reshape(()) * scales[1].reshape(-1)
-    code, dtype = 0, None
-    if scales[2] is not None:
-        scale = scale / scales[2].reshape(())
-        code, dtype = result_zero_point(zeros[2])
-    column = None if bias is None else np.broadcast_to(bias.reshape(-1), (count,))
-    stages = pipeline(scale if scale.size > 1 else scale.reshape(()), code, dtype, state.rounding, 1, column)
-    kind = zeros[0].dtype
-    for name, value in points.items():  # vectors of one value cost what a scalar costs
-        flat = np.reshape(value, -1)
-        points[name] = int(flat[0]) if (flat == flat[0]).all() else flat
-
-    def run(a: np.ndarray, recorder: Recorder | None = None) -> Any:
-        if a.dtype != kind or a.ndim < 2 or a.shape[-1] != depth or not a.size:
-            return NotImplemented
-        rows = a if a.ndim == 2 else a.reshape(-1, depth)
-        if recorder is None:
-            y = gemm(rows, right, output=stages, num_threads=state.num_threads, **points)
-        else:
-            y = recorder.product(
-                rows, right, points["lhs_zero_point"], points["rhs_zero_point"], stages, state.num_threads
-            )
-        return y if y is NotImplemented or a.ndim == 2 else y.reshape(*a.shape[:-1], count)
-
-    return run
-
-
-def qlinear_matmul(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
-    """QLinearMatMul with a constant right-hand side."""
-    if not _known(constants, *range(1, 8)):
-        return None
-    _, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = constants
-    product = _coded_product(state, (a_scale, b_scale, y_scale), (a_zero, b_zero, y_zero), b)
-    if product is None:
-        return None
-
-    def run(a: np.ndarray, *_: Any, recorder: Recorder | None = None) -> Any:
-        return product(a, recorder)
-
-    run.record = unless_refused(run)  # type: ignore[attr-defined]
-    return run
-
-
-def qgemm(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
-    """QGemm with a constant right-hand side."""
-    _, a_scale, a_zero, b, b_scale, b_zero, bias, y_scale, y_zero = [*constants, *[None] * 9][:9]
-    if attributes.get("transA") or b_zero is None or (y_scale is None) != (y_zero is None):
-        return None
-    if any(len(constants) > i and constants[i] is None for i in (7, 8)):
-        return None
-    scales, zeros = (a_scale, b_scale, y_scale), (a_zero, b_zero, y_zero)
-    product = _coded_product(
-        state, scales, zeros, b, bias, attributes.get("alpha", 1.0), bool(attributes.get("transB"))
-    )
-    if product is None:
-        return None
-
-    def run(*inputs: Any, recorder: Recorder | None = None) -> Any:
-        if bias is None and len(inputs) > 6 and inputs[6] is not None:
-            return NotImplemented
-        return product(inputs[0], recorder)
-
-    run.record = unless_refused(run)  # type: ignore[attr-defined]
-    return run
-
-
 def qlinear_global_average_pool(
     state: State, constants: Constants, attributes: dict[str, Any], last: bool
 ) -> Any:
@@ -395,8 +286,6 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("", "QLinearConv"): qlinear_conv,
     (DOMAIN, "QLinearConv"): qlinear_conv,
     ("", "ConvInteger"): conv_integer,
-    ("", "QLinearMatMul"): qlinear_matmul,
-    (DOMAIN, "QGemm"): qgemm,
     (DOMAIN, "QLinearGlobalAveragePool"): qlinear_global_average_pool,
     (DOMAIN, "QLinearConcat"): qlinear_concat,
     (DOMAIN, "QLinearAdd"): _binary(elementwise.add_values, binary.add, binary.ADD),
@@ -412,6 +301,7 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     **lstm.MAKERS,
     **max_pool.MAKERS,
     **nbits.MAKERS,
+    **products.MAKERS,
 }
 
 

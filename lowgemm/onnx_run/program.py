@@ -47,7 +47,7 @@ LONG_PART = 2e-4
 TABLE = 1 << 16
 #: Which input of an operator is the weight that a prepared node holds packed.
 WEIGHTS = {
-    "QLinearConv": 3, "ConvInteger": 1, "ConvSums": 1, "QLinearMatMul": 3, "QGemm": 3,
+    "QLinearConv": 3, "ConvInteger": 1, "ConvSums": 1, "MatMulInteger": 1, "QLinearMatMul": 3, "QGemm": 3,
     "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1, "MatMulNBits": 1, "MatMulSums": 1,
 }  # fmt: skip
 #: Contributed operators that onnxruntime runs where their attributes or types are not lowgemm's.

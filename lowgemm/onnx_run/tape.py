@@ -30,13 +30,15 @@ from lowgemm.jit.memory import (
     is_null,
     load_f32,
     load_i64,
+    load_u8,
     offset,
     pointer_at,
     stack,
+    store_32,
     store_64,
     store_f32,
 )
-from lowgemm.jit.routine import call_address, routine
+from lowgemm.jit.routine import call_address, inner, routine
 from lowgemm.onnx_run import strided, turned
 from lowgemm.onnx_run.addresses import address
 
@@ -96,22 +98,38 @@ def scale_by(args, first, end, worker):
         store_f32(dst, i, factor * load_f32(src, i))
 
 
+@inner
+def _zero_point(args, number):
+    """A zero point: argument `number`; or if the one behind it is not 0, the byte at that address, and the
+    first says by what it is flipped: 128 if it is signed, else 0.
+    """
+    value, made = load_i64(args, number), pointer_at(args, number + 1)
+    return value if is_null(made) else (np.int64(load_u8(made, 0)) ^ value) - value
+
+
+@routine(parts.PASS)
+def repeat_point(args, first, end, worker):
+    """A zero point for each row or column, less what packing adds. Arguments: two of `_zero_point`, what is
+    taken away, and dst, int32. Pieces are numbers.
+    """
+    value = _zero_point(args, 0) - load_i64(args, 2)
+    for i in range(first, end):
+        store_32(pointer_at(args, 3), i, value)
+
+
 @routine(parts.PASS)
 def run_plan(args, first, end, worker):
     """A call of a plan's `way` (`engine/drivers.py`).
 
-    Arguments: the way, the plan, lhs or images, panels and sums of the packed operand, dst, space, the zero
-    point of the first operand, or the address of four float32 numbers of which it is the last, and the
-    other's.
+    Arguments: the way, the plan, lhs or images, rhs or panels, sums of packed panels, dst, space, two of
+    `_zero_point` for each operand, and addresses of the zero points of each row and of each column for a plan
+    that is bilinear.
     """
-    zero, made = load_i64(args, 7), pointer_at(args, 8)
-    if not is_null(made):
-        zero = np.int64(load_f32(made, 3))
     call_address(
         load_i64(args, 0),
         (
             load_i64(args, 1), load_i64(args, 2), load_i64(args, 3), load_i64(args, 4), load_i64(args, 5),
-            load_i64(args, 6), zero, load_i64(args, 9), 0, 0,
+            load_i64(args, 6), _zero_point(args, 7), _zero_point(args, 9), load_i64(args, 11), load_i64(args, 12),
         ),
     )  # fmt: skip
 
@@ -158,7 +176,6 @@ class Recorder(NotCopied):
         #: Number of each owner, and (owner, first pass, last pass) of each.
         self._numbers: dict[int, int] = {}
         self.owners: list[tuple[np.ndarray, int, int]] = []
-        self._zeros: dict[int, np.ndarray] = {}
         self._constants: set[int] = set()
         #: Arrays of the inputs' shapes and strides. They have memory of their own, so two inputs may share
         #: theirs.
@@ -223,53 +240,104 @@ class Recorder(NotCopied):
         """Take down a pass; the arguments are those of `parts.run`, places instead of addresses."""
         self.passes.append((work, list(args), pieces, workers, nanoseconds))
 
-    def run_plan(
-        self, plan: Any, packed: Any, x: np.ndarray, y: np.ndarray, zero: int | np.ndarray, packed_zero: int
-    ) -> bool:
-        """Take down a product or a convolution of `x` with a packed operand, to `y`; False if that cannot be.
-
-        Either zero point is a number, or that of `x` is the array that stands for it.
+    def _point(self, zero: Any, operand: Any) -> tuple[Any, Any] | None:
+        """An operand's zero point as two arguments of a pass (`_zero_point`): a number, or one that an array
+        stands for; None if it is no such.
         """
-        numbers = None
-        if not isinstance(zero, int):
-            numbers, zero = self.made_of(zero), 0
-            if numbers is None:
-                return False
-        if plan.way is None or plan.bilinear or plan.pipeline.customs:
+        if isinstance(zero, int):
+            return zero, 0
+        if zero.size != 1 or zero.dtype != operand.dtype or not self.knows(zero):
+            return None
+        self.keep(zero)
+        return 128 if zero.dtype == np.int8 else 0, self.at(zero)
+
+    def knows(self, a: np.ndarray) -> bool:
+        """Whether an array is a constant, or stands for a value: else it is a copy of one."""
+        return id(_owner(a)) in self._numbers or id(_owner(a)) in self._constants
+
+    def run_plan(self, plan: Any, x: np.ndarray, rhs: Any, y: np.ndarray, zeros: Sequence[Any]) -> bool:
+        """Take down a product or a convolution of `x` with an array or what is packed, to `y`; False if that
+        cannot be.
+
+        The zero points are numbers, vectors of them that the plan is made for, or arrays that stand for one.
+        """
+        if plan.way is None or plan.pipeline.customs:
             return False
         space = np.empty(plan.scratch_bytes, np.uint8)
-        self.keep(x, y, space, numbers)
-        self.kept += [plan, packed]
+        self.keep(x, y, space)
+        sides = ((plan.m, plan.lhs_shift, x), (plan.channels, plan.rhs_shift, rhs))
+        points: list[Any] = []
+        vectors: list[Any] = [None, None]
+        for i, (zero, (count, shift, operand)) in enumerate(zip(zeros, sides, strict=True)):
+            if isinstance(zero, np.ndarray) and zero.size > 1:
+                if not plan.bilinear or zero.size != count:
+                    return False
+                vectors[i] = (zero.reshape(-1).astype(np.int64) - shift).astype(np.int32)
+                points += [0, 0]
+                continue
+            point = self._point(zero, operand)
+            if point is None:
+                return False
+            if plan.bilinear:
+                vectors[i] = np.empty(count, np.int32)
+                self.keep(vectors[i])
+                self.run(repeat_point, (*point, shift, self.at(vectors[i])), count)
+                point = 0, 0
+            points += point
+        if not plan.bilinear:
+            vectors = [0, 0]
+        held = isinstance(rhs, np.ndarray)
+        self.kept += [plan] if held else [plan, rhs]
+        places = (self.at(rhs), 0) if held else (rhs.panels_address, rhs.sums_address)
+        at_vectors = [
+            v if isinstance(v, int) else self.at(v) if self.knows(v) else self.held(v) for v in vectors
+        ]
         args = (
-            plan.way.address, address(plan.numbers), self.at(x), packed.panels_address, packed.sums_address, self.at(y),
-            self.at(space), zero, 0 if numbers is None else self.at(numbers), packed_zero,
+            plan.way.address, address(plan.numbers), self.at(x), *places, self.at(y), self.at(space), *points,
+            *at_vectors,
         )  # fmt: skip
         self.run(run_plan, args, 1)
         return True
 
     def product(
         self,
-        rows: np.ndarray,
+        lhs: np.ndarray,
         rhs: Any,
-        zero: int | np.ndarray,
+        lhs_zero: Any,
         rhs_zero: Any,
         output: Any,
         num_threads: int | None,
     ) -> Any:
-        """Take down `gemm`; NotImplemented if that cannot be. `zero` is a number, or the array that stands
-        for it.
+        """Take down `gemm`; NotImplemented if that cannot be. A zero point is a number, a constant vector, or
+        the array that stands for one.
         """
-        known = id(_owner(rows)) in self._numbers or id(_owner(rows)) in self._constants  # else it is a copy
-        if not known or not isinstance(rhs, PackedRhs) or type(rhs_zero) is not int or not rows.size:
+        if not all(isinstance(v, PackedRhs) or (self.knows(v) and v.size) for v in (lhs, rhs)):
             return NotImplemented
-        number = zero if isinstance(zero, int) else 0
+        vectors = [z for z in (lhs_zero, rhs_zero) if isinstance(z, np.ndarray) and z.size != 1]
+        if any(self.knows(z) and not self.is_constant(z) for z in vectors):
+            return NotImplemented
+        zeros = [self._known_point(z) for z in (lhs_zero, rhs_zero)]
+        numbers = [0 if isinstance(z, np.ndarray) and z.size == 1 else z for z in zeros]
         call = checked_call(
-            rows, rhs, lhs_zero_point=number, rhs_zero_point=rhs_zero, output=output, num_threads=num_threads
+            lhs,
+            rhs,
+            lhs_zero_point=numbers[0],
+            rhs_zero_point=numbers[1],
+            output=output,
+            num_threads=num_threads,
         )
-        kernel = kernels.selected()
-        packed, y = repacked(rhs, kernel), call.out
-        taken = y.size and self.run_plan(call.plan(kernel), packed, rows, y, zero, rhs_zero)
-        return y if taken else NotImplemented
+        y, kernel = call.out, kernels.selected()
+        if not y.size or call.own_zeros:
+            return NotImplemented
+        right = repacked(rhs, kernel) if isinstance(rhs, PackedRhs) else rhs
+        return y if self.run_plan(call.plan(kernel), lhs, right, y, zeros) else NotImplemented
+
+    def _known_point(self, zero: Any) -> Any:
+        """A zero point that is a constant as a number, if it is one for all."""
+        if isinstance(zero, np.ndarray) and zero.size and (zero.size > 1 or self.is_constant(zero)):
+            first = zero.reshape(-1)[0]
+            return int(first) if (zero == first).all() else zero
+        return zero
 
     def in_order(self, a: np.ndarray) -> np.ndarray:
         """Take down a copy in C order, and return what stands for it; the same array if it is in this order,
@@ -303,15 +371,6 @@ class Recorder(NotCopied):
         """The last pass failed if the first number of an array is NaN then."""
         place, last = self.at(a), len(self.passes) - 1
         self.checks[last] = place
-
-    def stands_for(self, zero: np.ndarray, made: np.ndarray) -> None:
-        """A zero point is also the last of four numbers that are made, where products read it."""
-        self.keep(zero)
-        self._zeros[id(zero)] = made
-
-    def made_of(self, zero: Any) -> np.ndarray | None:
-        """The four numbers of which a zero point is the last."""
-        return self._zeros.get(id(zero))
 
 
 class _Ways(NamedTuple):
@@ -610,7 +669,7 @@ class Group(NotCopied):
         for n in outputs:
             if not recorder.owns(known[n]) or recorder.is_within(known[n]):
                 known[n] = recorder.copied(known[n])
-            elif n in self._ordered and recorder.made_of(known[n]) is None:
+            elif n in self._ordered:
                 known[n] = recorder.in_order(known[n])
         read = {n for _, reads, _ in self._records[first:end] for n in reads} & self._values
         sizes = tuple((n, values[n].tobytes()) for n in sorted(read))

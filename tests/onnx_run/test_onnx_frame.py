@@ -146,7 +146,7 @@ def test_a_view_is_there_as_long_as_it_is_read():
     nodes = [
         h.make_node("Softsign", ["x"], ["a"]),
         *product("a", 0),
-        h.make_node("MatMulInteger", ["q0", "b"], ["u"]),  # which no tape has, so the next tape reads "p0"
+        h.make_node("MatMulInteger", ["q0", "b", "", "e"], ["u"]),  # which no tape has, so the next reads "p0"
         h.make_node("Flatten", ["p0"], ["view"], axis=0),
         h.make_node("Softsign", ["u_"], ["v_"]),
         *product("v_", 1),
@@ -157,11 +157,11 @@ def test_a_view_is_there_as_long_as_it_is_read():
     nodes.append(h.make_node("Flatten", ["p4"], ["last"], axis=0))
     nodes.append(h.make_node("Sub", ["last", "view"], ["y"]))
     for outputs in (("y",), ("view", "u"), ("view", "last"), ("view", "y", "u")):
-        model = Model(model_of(nodes, {"x": ("f4", 2), "b": ("u1", 2)}, outputs))
+        model = Model(model_of(nodes, {"x": ("f4", 2), "b": ("u1", 2), "e": ("u1", 1)}, outputs))
         g = np.random.default_rng(4)
         for n in (6, 40):
             b = g.integers(0, 256, (24, 24), dtype=np.uint8)
-            feeds = {"x": g.standard_normal((n, 24)).astype(np.float32), "b": b}
+            feeds = {"x": g.standard_normal((n, 24)).astype(np.float32), "b": b, "e": b[0]}
             compared(model, [feeds])
             kept = model.run(None, feeds)
             model.run(None, {**feeds, "x": feeds["x"][::-1].copy()})

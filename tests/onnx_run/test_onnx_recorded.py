@@ -164,23 +164,24 @@ def test_zero_points_are_data_too(threads):
 
 
 def test_a_step_that_cannot_be_recorded_parts_the_others():
-    """Columns with zero points of their own need vectors, which no tape has."""
+    """Columns whose zero points come with the data are for no tape."""
     g = np.random.default_rng(3)
     constants = {
-        "s": np.float32(0.02), "i": np.int8(3), "each": np.arange(8, dtype=np.int8),
+        "s": np.float32(0.02), "i": np.int8(3),
         **{f"w{i}": g.integers(-128, 128, (8, 8)).astype(np.int8) for i in range(5)},
     }  # fmt: skip
     nodes, last = [], "x"
     for i in range(5):
         nodes += dynamic(last, f"w{i}", i, "each" if i == 2 else "i")
         last = f"p{i}"
-    proto = model_of(nodes, constants, {"x": (np.float32, 2)}, ("p4", "p1", "q3"))
-    model = compared(proto, [{"x": g.standard_normal((n, 8)).astype(np.float32)} for n in (3, 40)])
+    proto = model_of(nodes, constants, {"x": (np.float32, 2), "each": (np.int8, 1)}, ("p4", "p1", "q3"))
+    each = np.arange(8, dtype=np.int8)
+    model = compared(proto, [{"x": g.standard_normal((n, 8)).astype(np.float32), "each": each} for n in (3, 40)])
     assert sorted(set(recorded(model)[0])) == [(0, 5, True), (5, 6, False), (6, 10, True)]
     # a pass that its data are not for: the steps of that tape run one by one
     x = g.standard_normal((3, 8)).astype(np.float32)
     x[1, 2] = -np.inf
-    compared(proto, [{"x": x}])
+    compared(proto, [{"x": x, "each": each}])
 
 
 def test_nodes_are_merged_if_all_is_equal():
