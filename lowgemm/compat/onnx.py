@@ -249,16 +249,14 @@ def qlinear_matmul(
         raise renamed(error, lhs="a", rhs="b") from None
 
 
-#: Types that a compiled pass dequantizes, as it is told them.
-_KINDS = {np.dtype(np.uint8): 0, np.dtype(np.int8): 1, np.dtype(np.int32): 2}
 _QUANTIZED = tuple(np.dtype(t) for t in (np.uint8, np.int8, np.uint16, np.int16))
 
 
-def _along_axis(value: np.ndarray, name: str, x: np.ndarray, axis: int, block_size: int) -> np.ndarray:
-    """A per-tensor, per-axis or blocked parameter, shaped to broadcast with `x`."""
+def _check_along(value: np.ndarray, name: str, x: np.ndarray, axis: int, block_size: int) -> None:
+    """Check a per-tensor, per-axis or blocked parameter."""
     axis, block_size = integer(axis, "axis"), integer(block_size, "block_size", 0)
     if value.size == 1 and block_size == 0:
-        return value.reshape(())
+        return
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"axis: expected {-x.ndim} to {x.ndim - 1}, got {axis}")
     axis %= x.ndim
@@ -269,11 +267,35 @@ def _along_axis(value: np.ndarray, name: str, x: np.ndarray, axis: int, block_si
             raise ValueError(
                 f"{name}: expected shape {expected} for blocks of {block_size}, got {value.shape}"
             )
-        repeated = np.repeat(value, block_size, axis=axis)
-        return np.take(repeated, np.arange(x.shape[axis]), axis=axis)
-    if value.shape != (x.shape[axis],):
+    elif value.shape != (x.shape[axis],):
         raise ValueError(f"{name}: expected a scalar or {x.shape[axis]} values, got shape {value.shape}")
+
+
+def _along_axis(value: np.ndarray, x: np.ndarray, axis: int, block_size: int) -> np.ndarray:
+    """A parameter that `_check_along` lets pass, shaped to broadcast with `x`."""
+    if value.size == 1 and block_size == 0:
+        return value.reshape(())
+    axis %= x.ndim
+    if block_size:
+        return np.repeat(value, block_size, axis=axis).take(np.arange(x.shape[axis]), axis=axis)
     return value.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+
+
+def _compiled(
+    work: Any, x: np.ndarray, dtype: DTypeLike, scale: np.ndarray, zero: np.ndarray, axis: int,
+    block_size: int, *more: int,
+) -> np.ndarray | None:  # fmt: skip
+    """A pass of `onnx_passes` over an array; None if it is not for that."""
+    if numba.config.DISABLE_JIT or zero.size != scale.size or not x.size:
+        return None
+    y = passes.empty_like(x, dtype)
+    if y is None or not (x.flags.c_contiguous or (scale.size == 1 and not block_size)):
+        return None
+    scale, zero = np.ascontiguousarray(scale, np.float32), np.ascontiguousarray(zero, np.int32)
+    outer, *rows = passes.layout(x.shape, scale.size, int(axis) % max(x.ndim, 1), int(block_size))
+    at = x.ctypes.data, y.ctypes.data, scale.ctypes.data, zero.ctypes.data
+    run(work, (*at, *rows, *more), outer * rows[0])
+    return y
 
 
 def quantize_linear(
@@ -341,21 +363,17 @@ def quantize_linear(
         dtype = zero.dtype
         if dtype not in _QUANTIZED:
             raise TypeError(f"y_zero_point: expected uint8, int8, uint16 or int16, got {dtype}")
-    along = _along_axis(scale, "y_scale", x, axis, block_size)
-    zeros = _along_axis(zero, "y_zero_point", x, axis, block_size)
+    for value, name in ((scale, "y_scale"), (zero, "y_zero_point")):
+        _check_along(value, name, x, axis, block_size)
     info = np.iinfo(dtype)
     if x.dtype == np.float16 and rounding == "onnx":
         x = x.astype(np.float32)
-    if x.dtype == np.float32 and not block_size and not numba.config.DISABLE_JIT:
-        y = passes.empty_like(x, dtype)
-        parts = None if y is None else passes.split(x, scale.size, int(axis) % max(x.ndim, 1))
-        if parts is not None and zero.size == scale.size:
-            scale, zero = np.ascontiguousarray(scale, np.float32), np.ascontiguousarray(zero, np.int32)
-            outer, channels, inner = parts
-            at = x.ctypes.data, y.ctypes.data, scale.ctypes.data, zero.ctypes.data
-            limits = int(info.min), int(info.max)
-            run(passes.quantize, (*at, channels, inner, x.size, *limits, y.itemsize), outer)
+    if x.dtype == np.float32:
+        more = int(info.min), int(info.max), np.dtype(dtype).itemsize
+        y = _compiled(passes.quantize, x, dtype, scale, zero, axis, block_size, *more)
+        if y is not None:
             return y
+    along, zeros = (_along_axis(v, x, axis, block_size) for v in (scale, zero))
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         quotient = np.rint(x / along.astype(x.dtype if x.dtype.kind == "f" else along.dtype))
     # fmax before the cast: a cast of NaN to an integer is undefined, and differs between CPUs and between
@@ -406,7 +424,6 @@ def dequantize_linear(
         raise TypeError(f"x: expected uint8, int8, uint16, int16 or int32, got {x.dtype}")
     if scale.dtype.kind != "f":
         raise TypeError(f"x_scale: expected a float scale, got {scale.dtype}")
-    factors = _along_axis(scale, "x_scale", x, axis, block_size)
     zero = (
         np.zeros(scale.shape, x.dtype)
         if x_zero_point is None
@@ -414,16 +431,14 @@ def dequantize_linear(
     )
     if zero.dtype != x.dtype:
         raise TypeError(f"x_zero_point: expected dtype {x.dtype} like x, got {zero.dtype}")
-    zeros = _along_axis(zero, "x_zero_point", x, axis, block_size)
-    if scale.dtype == np.float32 and x.dtype in _KINDS and not block_size and not numba.config.DISABLE_JIT:
-        y = passes.empty_like(x, np.float32)
-        parts = None if y is None else passes.split(x, scale.size, int(axis) % max(x.ndim, 1))
-        if parts is not None and zero.size == scale.size:
-            scale, zero = np.ascontiguousarray(scale), np.ascontiguousarray(zero, np.int32)
-            outer, channels, inner = parts
-            at = x.ctypes.data, y.ctypes.data, scale.ctypes.data, zero.ctypes.data
-            run(passes.dequantize, (*at, channels, inner, x.size, _KINDS[x.dtype]), outer)
+    for value, name in ((scale, "x_scale"), (zero, "x_zero_point")):
+        _check_along(value, name, x, axis, block_size)
+    if scale.dtype == np.float32:
+        kind = passes.KINDS.index(x.dtype)
+        y = _compiled(passes.dequantize, x, np.float32, scale, zero, axis, block_size, kind)
+        if y is not None:
             return y
+    factors, zeros = (_along_axis(v, x, axis, block_size) for v in (scale, zero))
     return ((x.astype(np.float32) - zeros.astype(np.float32)) * factors).astype(scale.dtype)
 
 
@@ -501,11 +516,4 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.nd
         scale = np.float32(max((float(high) - float(low)) / 255, _SMALLEST))
     zero = np.uint8(np.rint(min(max(np.float32(0) - low / scale, np.float32(0)), np.float32(255))))
     result = np.array(scale), np.array(zero)
-    y = None if numba.config.DISABLE_JIT or not x.size else passes.empty_like(x, np.uint8)
-    if y is None:
-        return quantize_linear(x, scale, zero), *result
-    held = np.array([scale]), np.array([zero], np.int32)
-    at = x.ctypes.data, y.ctypes.data, held[0].ctypes.data, held[1].ctypes.data
-    outer, channels, inner = passes.split(x, 1, 0)  # type: ignore[misc]  # never None for one
-    run(passes.quantize, (*at, channels, inner, x.size, 0, 255, 1), outer)
-    return y, *result
+    return quantize_linear(x, scale, zero), *result

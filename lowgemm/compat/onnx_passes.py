@@ -1,13 +1,15 @@
 """Compiled passes over dense arrays for QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear.
 
-Parameters lie along one axis: elements are seen as (outer, channels, inner), one scale and one zero point a
-channel; one for all is one channel, and the elements are cut into pieces of `PIECE` then. What the passes
+There is one scale and zero point for all, for each index of an axis, or for each block of it: `Layout` says
+which is whose. One for all is cut into pieces of `PIECE` elements. What the passes
 compute is in `lowgemm.compat.onnx`, as NumPy operations.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -18,7 +20,17 @@ from numpy.typing import DTypeLike
 from lowgemm.compat.onnx_quotient import LANES as VECTOR
 from lowgemm.compat.onnx_quotient import is_quick, prepare, quantize_vectors
 from lowgemm.engine.parts import PASS
-from lowgemm.jit.memory import load_f32, load_i64, offset, pointer_at, round_even, stack, store_32, store_64
+from lowgemm.jit.memory import (
+    load_f32,
+    load_i32,
+    load_i64,
+    offset,
+    pointer_at,
+    round_even,
+    stack,
+    store_32,
+    store_64,
+)
 from lowgemm.jit.routine import inner, inner_dividing, routine, unpack_words
 from lowgemm.kernels.framework.irtools import at, const, i32, load, store, vec
 
@@ -60,60 +72,90 @@ def quantize_bytes(src, dst, count, scale, zero, low, high):
     quantize_all(x, out, done, count - done, scale, zero, low, high, np.int32(0xFF))
 
 
+@inner
+def _quantize_each(x, out, count, scale, zero, low, high, limit):
+    """`quantize_one` of numbers with a scale and a zero point each."""
+    for i in range(_u64(count)):
+        below, above = np.float32(low - zero[i]), np.float32(high - zero[i])
+        out[i] = quantize_one(x[i], scale[i], zero[i], below, above) & limit
+
+
+@inner
+def _row(args, piece):
+    """Of a row of `Layout`: the first element, how many, and the number of its first parameter."""
+    rows, inner_size, whole = load_i64(args, 4), load_i64(args, 5), load_i64(args, 6)
+    o, r = piece // rows, piece % rows
+    at = o * load_i64(args, 7) + r // load_i64(args, 9) * load_i64(args, 8)
+    return o * whole + r * inner_size, min(inner_size, whole - r * inner_size), at
+
+
 @routine(PASS)
 def quantize(args, first, end, worker):
     """float32 to integers of `item` bytes, 1 or 2, between `low` and `high`; `zeros` are int32.
 
-    Arguments: src, dst, scales, zeros, channels, inner, size, low, high, item. Pieces are the outer indices.
+    Arguments: src, dst, scales, zeros, what `Layout` has but for `outer`, low, high, item. Pieces are rows of
+    the layout.
     """
-    channels, inner_size, size = load_i64(args, 4), load_i64(args, 5), load_i64(args, 6)
-    low, high, item = load_i64(args, 7), load_i64(args, 8), load_i64(args, 9)
-    src, dst = pointer_at(args, 0), pointer_at(args, 1)
-    x, out16 = numba.carray(src, (size,), np.float32), numba.carray(dst, (size,), np.uint16)
-    scale = numba.carray(pointer_at(args, 2), (channels,), np.float32)
-    zero = numba.carray(pointer_at(args, 3), (channels,), np.int32)
-    for o in range(first, end):
-        for c in range(channels):
-            begin = (o * channels + c) * inner_size
-            count = min(inner_size, size - begin)
+    each, low, high, item = load_i64(args, 10), load_i64(args, 11), load_i64(args, 12), load_i64(args, 13)
+    for piece in range(first, end):
+        begin, count, number = _row(args, piece)
+        src, dst = offset(pointer_at(args, 0), 4 * begin), offset(pointer_at(args, 1), item * begin)
+        scales, zeros = offset(pointer_at(args, 2), 4 * number), offset(pointer_at(args, 3), 4 * number)
+        x = numba.carray(src, (count,), np.float32)
+        out8, out16 = numba.carray(dst, (count,), np.uint8), numba.carray(dst, (count,), np.uint16)
+        if each != 0:
+            scale, zero = numba.carray(scales, (count,), np.float32), numba.carray(zeros, (count,), np.int32)
             if item == 1:
-                quantize_bytes(
-                    offset(src, 4 * begin), offset(dst, begin), count, scale[c], zero[c], low, high
-                )
+                _quantize_each(x, out8, count, scale, zero, low, high, np.int32(0xFF))
             else:
-                quantize_all(x, out16, begin, count, scale[c], zero[c], low, high, np.int32(0xFFFF))
+                _quantize_each(x, out16, count, scale, zero, low, high, np.int32(0xFFFF))
+        elif item == 1:
+            quantize_bytes(src, dst, count, load_f32(scales, 0), np.int32(load_i32(zeros, 0)), low, high)
+        else:
+            one, zero = load_f32(scales, 0), np.int32(load_i32(zeros, 0))
+            quantize_all(x, out16, 0, count, one, zero, low, high, np.int32(0xFFFF))
 
 
 @inner
-def _dequantize(x, out, begin, count, scale, zero):
-    """`count` integers of the array `x` to float32 numbers of `out`, from index `begin` on."""
-    b, point = _u64(begin), np.float32(zero)
-    for i in range(_u64(count)):
-        out[b + i] = (np.float32(x[b + i]) - point) * scale
+def _dequantize(x, out, count, scales, zeros, each):
+    """`count` integers to float32 numbers, with one scale and zero point, or one `each`."""
+    if each != 0:
+        scale, zero = numba.carray(scales, (count,), np.float32), numba.carray(zeros, (count,), np.int32)
+        for i in range(_u64(count)):
+            out[i] = (np.float32(x[i]) - np.float32(zero[i])) * scale[i]
+    else:
+        one, point = load_f32(scales, 0), np.float32(np.int32(load_i32(zeros, 0)))
+        for i in range(_u64(count)):
+            out[i] = (np.float32(x[i]) - point) * one
 
 
 @routine(PASS)
 def dequantize(args, first, end, worker):
-    """Integers to float32; `kind` 0, 1, 2 for uint8, int8, int32; `zeros` are int32.
+    """Integers to float32; `kind` is the place of their type in `KINDS`; `zeros` are int32.
 
-    Arguments: src, dst, scales, zeros, channels, inner, size, kind. Pieces are the outer indices.
+    Arguments: src, dst, scales, zeros, what `Layout` has but for `outer`, kind. Pieces are rows of the layout.
     """
-    channels, inner_size, size = load_i64(args, 4), load_i64(args, 5), load_i64(args, 6)
-    src, kind = pointer_at(args, 0), load_i64(args, 7)
-    u8, s8 = numba.carray(src, (size,), np.uint8), numba.carray(src, (size,), np.int8)
-    s32, out = numba.carray(src, (size,), np.int32), numba.carray(pointer_at(args, 1), (size,), np.float32)
-    scale = numba.carray(pointer_at(args, 2), (channels,), np.float32)
-    zero = numba.carray(pointer_at(args, 3), (channels,), np.int32)
-    for o in range(first, end):
-        for c in range(channels):
-            begin = (o * channels + c) * inner_size
-            count = min(inner_size, size - begin)
-            if kind == 0:
-                _dequantize(u8, out, begin, count, scale[c], zero[c])
-            elif kind == 1:
-                _dequantize(s8, out, begin, count, scale[c], zero[c])
-            else:
-                _dequantize(s32, out, begin, count, scale[c], zero[c])
+    each, kind = load_i64(args, 10), load_i64(args, 11)
+    width = 1 if kind < 2 else 4 if kind == 2 else 2
+    for piece in range(first, end):
+        begin, count, number = _row(args, piece)
+        src = offset(pointer_at(args, 0), width * begin)
+        out = numba.carray(offset(pointer_at(args, 1), 4 * begin), (count,), np.float32)
+        scales, zeros = offset(pointer_at(args, 2), 4 * number), offset(pointer_at(args, 3), 4 * number)
+        if kind == 0:
+            _dequantize(numba.carray(src, (count,), np.uint8), out, count, scales, zeros, each)
+        elif kind == 1:
+            _dequantize(numba.carray(src, (count,), np.int8), out, count, scales, zeros, each)
+        elif kind == 2:
+            _dequantize(numba.carray(src, (count,), np.int32), out, count, scales, zeros, each)
+        elif kind == 3:
+            _dequantize(numba.carray(src, (count,), np.uint16), out, count, scales, zeros, each)
+        else:
+            _dequantize(numba.carray(src, (count,), np.int16), out, count, scales, zeros, each)
+
+
+#: Types that `dequantize` takes.
+KINDS = tuple(np.dtype(t) for t in (np.uint8, np.int8, np.int32, np.uint16, np.int16))
 
 
 #: Smallest and largest are looked for in so many places at once.
@@ -254,15 +296,34 @@ def empty_like(x: np.ndarray, dtype: DTypeLike) -> np.ndarray | None:
     )
 
 
-def split(x: np.ndarray, count: int, axis: int) -> tuple[int, int, int] | None:
-    """Outer indices, channels, and elements of each, of a dense array with `count` parameters along an axis;
-    None if they are not so laid out.
+class Layout(NamedTuple):
+    """How elements in C order lie in rows, and which scale and zero point is whose.
+
+    There are `outer` times `rows` rows of `inner` elements. `whole` is the number of elements of an outer
+    index, so the last row of it may be shorter. The first parameter of a row is number ``o * by_outer + r //
+    block * by_row``; it is for the whole row, or with `each` for the first element, and those behind it for
+    the next.
     """
-    if count == 1:
-        return -(-x.size // PIECE), 1, PIECE
-    if not x.flags.c_contiguous:
-        return None
-    inner = 1
-    for n in x.shape[axis + 1 :]:
-        inner *= n
-    return x.size // max(1, count * inner), count, inner
+
+    outer: int
+    rows: int
+    inner: int
+    whole: int
+    by_outer: int = 0
+    by_row: int = 0
+    block: int = 1
+    each: int = 0
+
+
+def layout(shape: Sequence[int], count: int, axis: int, block_size: int = 0) -> Layout:
+    """That of an array with `count` parameters: one, one for each index of an axis, or for each block of it."""
+    if count == 1 and not block_size:
+        size = math.prod(shape)
+        return Layout(1, -(-size // PIECE), PIECE, size)
+    outer, n, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+    if not block_size:
+        return Layout(outer, 1, n, n, each=1) if inner == 1 else Layout(outer, n, inner, n * inner, 0, 1)
+    blocks = -(-n // block_size)
+    if inner == 1:
+        return Layout(outer, blocks, block_size, n, blocks, 1)
+    return Layout(outer, n, inner, n * inner, blocks * inner, inner, block_size, 1)

@@ -32,9 +32,9 @@ from lowgemm.onnx_run import (
     nbits,
     products,
     row_means,
+    strided,
     turned,
 )
-from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.look_up import by_table
 from lowgemm.onnx_run.operators import convolution_attributes
@@ -141,86 +141,111 @@ def _binary(values: Callable[..., Any], routine: Any, record: np.dtype) -> Calla
     return make
 
 
-def _one_scale(constants: Constants) -> bool:
-    """Whether all inputs but the first are constants, and the second is one float32 scale."""
-    return (
-        _known(constants, *range(1, len(constants)))
-        and constants[1].size == 1
-        and constants[1].dtype == np.float32
-    )
+class _Steps:
+    """Constant scales and zero points of a quantizer, and which of them is whose."""
+
+    def __init__(self, scale: np.ndarray, zero: np.ndarray, attributes: dict[str, Any]) -> None:
+        self.shape, self.size = scale.shape, scale.size
+        self.scale = np.ascontiguousarray(scale.reshape(-1)).copy()
+        self.zero = zero.reshape(-1).astype(np.int32)
+        self.axis, self.block = attributes.get("axis", 1), attributes.get("block_size", 0) or 0
+        #: Whether there is one for all.
+        self.one = self.size == 1 and not self.block
+
+    @classmethod
+    def of(cls, constants: Constants, attributes: dict[str, Any]) -> _Steps | None:
+        """Those of a node, if they are constants."""
+        if attributes.get("output_dtype") or attributes.get("precision"):
+            return None
+        if not _known(constants, 1, 2) or constants[1].dtype != np.float32:
+            return None
+        scale, zero = constants[1:3]
+        return (
+            cls(scale, zero, attributes)
+            if scale.shape == zero.shape or scale.size == zero.size == 1
+            else None
+        )
+
+    def layout(self, shape: tuple[int, ...]) -> onnx_passes.Layout | None:
+        """Where they lie; None if they do not fit."""
+        if self.one:
+            return onnx_passes.layout(shape, 1, 0)
+        if not -len(shape) <= self.axis < len(shape):
+            return None
+        axis = self.axis % len(shape)
+        n = shape[axis]
+        blocked = (*shape[:axis], -(-n // self.block), *shape[axis + 1 :]) if self.block else (n,)
+        return onnx_passes.layout(shape, self.size, axis, self.block) if self.shape == blocked else None
+
+    def run(
+        self, work: Any, x: np.ndarray, dtype: Any, more: tuple[int, ...], num_threads: Any, recorder: Any
+    ) -> Any:
+        """Run a pass of `onnx_passes`, or take it down; NotImplemented if it is not for that."""
+        found = self.layout(x.shape) if x.size else None
+        if found is None:
+            return NotImplemented
+        if not self.one and not x.flags.c_contiguous:
+            if recorder is None or not strided.takes(x, x):
+                return NotImplemented
+            x = recorder.copied(x)
+        y = onnx_passes.empty_like(x, dtype)
+        if y is None:
+            return NotImplemented
+        where, held, by = ways(recorder)
+        outer, *rows = found
+        args = where(x), where(y), held(self.scale), held(self.zero), *rows, *more
+        parts.run_shared(work, args, outer * rows[0], 0.2 * x.size, num_threads, by)
+        return y
 
 
 def quantize_linear(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
-    """QuantizeLinear of float32 with one scale."""
-    plain = not any(attributes.get(n) for n in ("block_size", "output_dtype", "precision"))
-    if not plain or not _one_scale(constants) or len(constants) < 3 or constants[2].dtype not in _BYTES:
+    """QuantizeLinear of float32."""
+    steps = _Steps.of(constants, attributes)
+    if steps is None or constants[2].dtype not in _BYTES or not np.isfinite(steps.scale).all():
         return None
     dtype = constants[2].dtype
-    if constants[2].size != 1 or not np.isfinite(constants[1]).all():
-        return None
-    scale, zero = constants[1].reshape(1).copy(), constants[2].reshape(1).astype(np.int32)
     info = np.iinfo(dtype)
-    at, low, high, point = (address(scale), address(zero)), int(info.min), int(info.max), int(zero[0])
-    reals = np.array((scale[0], low - point, high - point), np.float32)
-    real, threads = address(reals), state.num_threads
+    low, high, point = int(info.min), int(info.max), int(steps.zero[0])
+    reals = np.array((steps.scale[0], low - point, high - point), np.float32)
+    threads = state.num_threads
 
     def run(x: np.ndarray, *_: Any, recorder: Recorder | None = None) -> np.ndarray:
-        where, _, by = ways(recorder)
-        if (
-            last
-            and x.ndim > 2
-            and x.shape[1] > 1
-            and x.size
-            and x.dtype == np.float32
-            and x.flags.c_contiguous
-        ):
-            y, sizes = turned.empty_last(x.shape, dtype), (*x.shape[:2], x.size // (x.shape[0] * x.shape[1]))
-            turned.run_turn(turned.QUANTIZED, where(x), where(y), real, point, sizes, threads, by)
-            return y
-        y = onnx_passes.empty_like(x, dtype) if x.dtype == np.float32 else None
-        if y is None:
+        if x.dtype != np.float32:
             return NotImplemented
-        pieces, time = -(-x.size // onnx_passes.PIECE), 0.2 * x.size
-        args = where(x), where(y), *at, 1, onnx_passes.PIECE, x.size, low, high, 1
-        parts.run_shared(onnx_passes.quantize, args, pieces, time, threads, by)
-        return y
+        if steps.one and last and x.ndim > 2 and x.shape[1] > 1 and x.size and x.flags.c_contiguous:
+            where, held, by = ways(recorder)
+            y, sizes = turned.empty_last(x.shape, dtype), (*x.shape[:2], x.size // (x.shape[0] * x.shape[1]))
+            turned.run_turn(turned.QUANTIZED, where(x), where(y), held(reals), point, sizes, threads, by)
+            return y
+        return steps.run(onnx_passes.quantize, x, dtype, (low, high, 1), threads, recorder)
 
     run.record = unless_refused(run)  # type: ignore[attr-defined]
-    run.held = scale, zero, reals  # type: ignore[attr-defined]  # the addresses point into them
     return run
 
 
 def dequantize_linear(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
-    """DequantizeLinear of bytes with one scale."""
-    if attributes.get("block_size") or attributes.get("output_dtype") or not _one_scale(constants):
+    """DequantizeLinear to float32."""
+    steps = _Steps.of(constants, attributes)
+    if steps is None or constants[2].dtype not in onnx_passes.KINDS:
         return None
-    if len(constants) < 3 or constants[2].size != 1 or constants[2].dtype not in _BYTES:
-        return None
-    dtype = constants[2].dtype
-    scale, zero = constants[1].reshape(1).copy(), constants[2].reshape(1).astype(np.int32)
-    at, kind = (address(scale), address(zero)), int(dtype == np.int8)
-    both = np.array((scale[0], zero[0]), np.float32)
-    real, flip, threads = address(both), 128 if dtype == np.int8 else 0, state.num_threads
+    dtype, threads = constants[2].dtype, state.num_threads
+    kind, turns = onnx_passes.KINDS.index(dtype), steps.one and dtype in _BYTES
+    both, flip = np.array((steps.scale[0], steps.zero[0]), np.float32), 128 if dtype == np.int8 else 0
 
     def run(x: np.ndarray, *_: Any, recorder: Recorder | None = None) -> np.ndarray:
-        where, _, by = ways(recorder)
-        found = turned.sizes(x) if x.dtype == dtype else None
+        if x.dtype != dtype:
+            return NotImplemented
+        found = turned.sizes(x) if turns else None
         if found is not None:  # the float node that reads it wants its channels second
             images, channels, pixels = found
+            where, held, by = ways(recorder)
             y = np.empty(x.shape, np.float32)
             sizes = images, pixels, channels
-            turned.run_turn(turned.DEQUANTIZED, where(x), where(y), real, flip, sizes, threads, by)
+            turned.run_turn(turned.DEQUANTIZED, where(x), where(y), held(both), flip, sizes, threads, by)
             return y
-        y = onnx_passes.empty_like(x, np.float32) if x.dtype == dtype else None
-        if y is None:
-            return NotImplemented
-        pieces, time = -(-x.size // onnx_passes.PIECE), 0.2 * x.size
-        args = where(x), where(y), *at, 1, onnx_passes.PIECE, x.size, kind
-        parts.run_shared(onnx_passes.dequantize, args, pieces, time, threads, by)
-        return y
+        return steps.run(onnx_passes.dequantize, x, np.float32, (kind,), threads, recorder)
 
     run.record = unless_refused(run)  # type: ignore[attr-defined]
-    run.held = scale, zero, both  # type: ignore[attr-defined]  # the addresses point into them
     return run
 
 
