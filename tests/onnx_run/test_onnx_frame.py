@@ -146,7 +146,9 @@ def test_a_view_is_there_as_long_as_it_is_read():
     nodes = [
         h.make_node("Softsign", ["x"], ["a"]),
         *product("a", 0),
-        h.make_node("MatMulInteger", ["q0", "b", "", "e"], ["u"]),  # which no tape has, so the next reads "p0"
+        h.make_node(
+            "MatMulInteger", ["q0", "b", "", "e"], ["u"]
+        ),  # which no tape has, so the next reads "p0"
         h.make_node("Flatten", ["p0"], ["view"], axis=0),
         h.make_node("Softsign", ["u_"], ["v_"]),
         *product("v_", 1),

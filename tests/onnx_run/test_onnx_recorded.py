@@ -176,7 +176,9 @@ def test_a_step_that_cannot_be_recorded_parts_the_others():
         last = f"p{i}"
     proto = model_of(nodes, constants, {"x": (np.float32, 2), "each": (np.int8, 1)}, ("p4", "p1", "q3"))
     each = np.arange(8, dtype=np.int8)
-    model = compared(proto, [{"x": g.standard_normal((n, 8)).astype(np.float32), "each": each} for n in (3, 40)])
+    model = compared(
+        proto, [{"x": g.standard_normal((n, 8)).astype(np.float32), "each": each} for n in (3, 40)]
+    )
     assert sorted(set(recorded(model)[0])) == [(0, 5, True), (5, 6, False), (6, 10, True)]
     # a pass that its data are not for: the steps of that tape run one by one
     x = g.standard_normal((3, 8)).astype(np.float32)
