@@ -51,7 +51,7 @@ _CALL = 0
 
 @inner
 def _copy(to, source, nbytes):
-    """Bytes to another place."""
+    """Copy `nbytes` bytes from `source` to another place."""
     for i in range(nbytes // 8):
         store_64(to, i, load_i64(source, i))
     for i in range(nbytes // 8 * 8, nbytes):

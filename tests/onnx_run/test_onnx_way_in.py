@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import peers
 import pytest
@@ -12,6 +13,9 @@ from test_onnx_frame import frames, model_of, product, same
 
 from lowgemm import config
 from lowgemm.onnx_run import Model, frame, tape, way_in
+
+
+pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="compiled code only")
 
 
 @pytest.fixture(autouse=True)
