@@ -14,7 +14,6 @@ from test_onnx_frame import frames, model_of, product, same
 from lowgemm import config
 from lowgemm.onnx_run import Model, frame, tape, way_in
 
-
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="compiled code only")
 
 
