@@ -31,6 +31,8 @@ from lowgemm.onnx_run.chain_code import (
 )  # fmt: skip
 from lowgemm.onnx_run.chain_groups import CURVES, SCALED, TWO, Group, coding, steps_of
 from lowgemm.onnx_run.chain_plan import Plan
+from lowgemm.onnx_run.prepare import dequantize_linear
+from lowgemm.onnx_run.state import State
 from lowgemm.onnx_run.tape import Recorder
 from lowgemm.onnx_run.turned import sizes
 
@@ -76,6 +78,14 @@ class Chain(NotCopied):
         for node in group.nodes:
             self._add(node, constants)
         self._plans: dict[Any, Any] = {}
+        self._constants = {n: constants[n] for n in group.inputs if n in constants}
+        #: By an input's number: the node that makes float32 numbers of it, if only one does.
+        self._real: dict[int, Any] = {}
+        for i, name in enumerate(self.inputs):
+            nodes = [n for n in group.nodes if n.op_type == "DequantizeLinear" and n.input[0] == name]
+            if len(nodes) == 1:
+                self._real[i] = nodes[0]
+        self._others: dict[tuple[int, ...], Any] = {}
 
     def _add(self, node: Any, constants: Mapping[str, np.ndarray]) -> None:
         """The instructions of a node."""
@@ -163,9 +173,47 @@ class Chain(NotCopied):
                 spare.remove(found)
         return plan
 
+    def _with_floats(
+        self, values: Sequence[Any], recorder: Recorder | None = None
+    ) -> tuple[Chain, Sequence[Any]] | None:
+        """A chain that is given float32 numbers in the place of bytes that it would have to repeat, and its
+        inputs; None if there are no such bytes, or they cannot be read so.
+        """
+        try:
+            shape = np.broadcast_shapes(*(v.shape for v in values))
+        except ValueError:  # the engine says so
+            return None
+        small = tuple(i for i in self._real if values[i].shape != shape)
+        if not small:
+            return None
+        if small not in self._others:
+            nodes = [self._real[i] for i in small]
+            names = {n.input[0]: n.output[0] for n in nodes}
+            group = self.group._replace(
+                nodes=[n for n in self.group.nodes if n not in nodes],
+                inputs=[names.get(n, n) for n in self.group.inputs],
+            )
+            state = State(num_threads=self.num_threads)
+            given = [[None, *(self._constants[n] for n in node.input[1:])] for node in nodes]
+            makers = [dequantize_linear(state, g, {}, False) for g in given]
+            self._others[small] = Chain(group, self._constants, self.otherwise, self.num_threads), makers
+        chain, makers = self._others[small]
+        found = list(values)
+        for i, make in zip(small, makers, strict=True):
+            y = make(values[i]) if recorder is None else make(values[i], recorder=recorder)
+            if y is NotImplemented:
+                return None
+            if recorder is not None:
+                recorder.keep(y)
+            found[i] = y
+        return None if chain._plan_for(found) is None else (chain, found)
+
     def __call__(self, *values: Any) -> Sequence[Any]:
         """Values of the outputs, then the ranges that are wanted (None where the engine ran)."""
         plan = self._plan_for(values)
+        other = self._with_floats(values) if plan is None else None
+        if other is not None:
+            return other[0](*other[1])
         if plan is None:
             return [*self.otherwise(*values), *[None] * len(self.group.ranged)]
         if plan.gaps:
@@ -176,7 +224,8 @@ class Chain(NotCopied):
         """Take the chain down; None if that cannot be."""
         plan = self._plan_for(values)
         if plan is None:
-            return None
+            other = self._with_floats(values, recorder)
+            return None if other is None else other[0].record(recorder, *other[1])
         if plan.gaps:
             values = tuple(v if _in_order(v) else recorder.in_order(v) for v in values)
             if not all(_in_order(v) for v in values):

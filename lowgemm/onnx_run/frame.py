@@ -26,7 +26,7 @@ from lowgemm import config
 from lowgemm.engine import threads
 from lowgemm.jit import scratch
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.onnx_run import tape
+from lowgemm.onnx_run import tape, way_in
 from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.turned import fill, second
 
@@ -36,6 +36,8 @@ from lowgemm.onnx_run.turned import fill, second
 KINDS, LARGEST = 8, 2 << 20
 #: Bytes up to which an input of the model is copied to a fixed place, and an output of a part from one.
 SMALL = 1 << 16
+#: The same of an output of a tape, which can be bound anew more quickly: to copy 16 KiB takes 0.6 us.
+COPIED = 1 << 14
 #: Runs that could not be finished in a frame before it is given up.
 GIVEN_UP = 2
 
@@ -93,6 +95,11 @@ class Seen(NamedTuple):
         return part.session if len(self.made) == len(part.outputs) else None
 
 
+def _shared(one: Seen) -> bool:
+    """Whether what ran may have several threads of lowgemm's."""
+    return one.bound() is None if one.recorded is None else one.recorded.tape.shared
+
+
 class _Kept:
     """Steps as they run elsewhere."""
 
@@ -136,13 +143,27 @@ class _Taped(_Kept):
             for n, o in zip(seen.recorded.outputs, self.tape.outputs, strict=True)
             if o.owner not in homes
         ]
-        self.call = tape.run_tape.ctypes
+        self.call, self.quick = tape.run_tape.ctypes, way_in.run_tape()
+        self.again = None if self.quick is None else way_in.tape_call(tape.run_tape.address, self.words)
+        #: Whether nothing is left to be looked at or made in a run.
+        self.ready = not (self.values_read or self.shapes or self.loose or self.fresh or self.outputs)
 
     def fresh_ones(self) -> list[int]:
         """Numbers of what it makes in memory that nothing else has."""
         return [n for n, _ in self.outputs]
 
+    def _called(self) -> bool:
+        """Run the tape; False if a pass failed."""
+        if self.quick is not None:
+            return self.quick(self.again) is not None
+        self.call(self.address)
+        failed = bool(self.words[tape.STATUS])
+        self.words[tape.STATUS] = 0
+        return not failed
+
     def run(self, values: list[Any], frame: Frame) -> bool:
+        if self.ready:
+            return self._called()
         words = self.words
         for n, expected in self.values_read:
             if values[n].tobytes() != expected:
@@ -163,9 +184,7 @@ class _Taped(_Kept):
             begin = address(a)
             for i, base in self.later["owner", owner]:
                 words[i] = base + begin
-        self.call(self.address)
-        if words[tape.STATUS]:
-            words[tape.STATUS] = 0
+        if not self._called():
             return False
         for n, o in self.outputs:
             values[n] = np.ndarray(o.shape, o.dtype, memory[o.owner], o.bytes, o.strides)
@@ -309,7 +328,9 @@ class _Lives:
         for n, o in zip(one.recorded.outputs, made.outputs, strict=True):
             of_owner.setdefault(o.owner, []).append((n, o))
         for owner, nbytes in made.fresh:
-            if any(n in outputs for n, _ in of_owner[owner]):
+            # to make an array, to ask for its address and to make a view of it takes 1 us, or 25 where other
+            # code has taken the caches; to copy it 0.3 and 5
+            if nbytes > COPIED and any(n in outputs for n, _ in of_owner[owner]):
                 continue
             name = "owner", i, owner
             self._add(name, nbytes, i)
@@ -391,9 +412,26 @@ class Frame(NotCopied):
         owners = [(u, o.owner) for u in self.units if type(u) is _Taped for n, o in u.outputs if n in outputs]
         if len({*outputs}) < len(outputs) or len({*owners}) < len(owners) or not placed.issuperset(outputs):
             self._copied = None
+        places = {i: self.start[n] for i, n in enumerate(inputs) if self.start[n] is not None}
+        self._put = way_in.put()
+        self._put_call, self._kept = way_in.put_call(list(inputs.values()), places)
+        self._loose = [(i, n) for i, n in enumerate(inputs) if i not in places]
+        #: Whether some of it may have several threads of lowgemm's.
+        self.shared = any(_shared(one) for one in seen)
 
     def _array(self, begin: int, form: _Form) -> np.ndarray:
         return np.ndarray(form.shape, form.dtype, self._memory, begin, form.strides)
+
+    def run_again(self, given: Sequence[Any], one_by_one: Callable[..., None]) -> list[Any] | None:
+        """The model's outputs, of inputs in order; None, and nothing happened, if they are not like those
+        that the frame was made for. `one_by_one` is as in `run`.
+        """
+        if self._put is None or self._put(self._put_call, *given) is None:
+            return None
+        values = self.start.copy()
+        for i, n in self._loose:
+            values[n] = given[i]
+        return self._run(values, one_by_one, None)
 
     def run(self, given: Sequence[Any], one_by_one: Callable[..., None], around: Any) -> list[Any]:
         """The model's outputs.
@@ -413,6 +451,10 @@ class Frame(NotCopied):
                 values[n] = value
             else:
                 np.copyto(values[n], value)
+        return self._run(values, one_by_one, around)
+
+    def _run(self, values: list[Any], one_by_one: Callable[..., None], around: Any) -> list[Any]:
+        """The model's outputs, of values by number, where the inputs are."""
         whole = True
         for i, unit in enumerate(self.units):
             if unit.__class__ is _Bound and around is not None:
@@ -431,7 +473,7 @@ class Frame(NotCopied):
         else:
             if whole and self._copied is not None:
                 both = zip(self._outputs, self._copied, strict=True)
-                return Own([values[n].copy() if copied else values[n] for n, copied in both])
+                return Own([values[n].copy("K") if copied else values[n] for n, copied in both])
             return [values[n] if n in self._fresh else self._own(values[n]) for n in self._outputs]
         # a step may return its input's memory in another form
         return [self._own(values[n]) for n in self._outputs]
@@ -475,13 +517,37 @@ class Frames(NotCopied):
     ) -> None:
         self._start, self._in, self._out = start, inputs, outputs
         self._alone = num_threads == 1
+        #: Of the last frame that ran: settings that it was made for, and where it is when it is free.
+        self._last: tuple[Any, list[Frame]] = None, []
         #: A free frame (in a list, empty while it runs), True after one run, or None if none is wanted.
         self._known: dict[Any, Any] = {}
 
+    def _settings(self) -> Any:
+        """What plans are made for."""
+        return config.kernel, None if self._alone else threads.settings()
+
+    def run_again(self, given: Sequence[Any], one_by_one: Callable[..., None]) -> list[Any] | None:
+        """The model's outputs by the frame that ran last, of inputs in order. None, and nothing happened, if
+        they do not fit, or another thread uses it. Frames for several threads are run by `take` alone.
+        """
+        settings, free = self._last
+        if settings is None or settings != self._settings():
+            return None
+        try:
+            frame = free.pop()
+        except IndexError:  # another thread uses it
+            return None
+        try:
+            return frame.run_again(given, one_by_one)
+        finally:
+            if frame.bailed < GIVEN_UP:
+                free.append(frame)
+            else:
+                self._last = None, []
+
     def key(self, values: Sequence[Any]) -> Any:
         """Of inputs; None of such as can have no frame."""
-        # what plans are made for
-        more = config.kernel, None if self._alone else threads.settings()
+        more = self._settings()
         try:
             found = tuple([(v.shape, v.dtype, v.strides) for v in [values[n] for n in self._in]]), *more
         except AttributeError:  # a sequence, or a value that is left out
@@ -494,7 +560,11 @@ class Frames(NotCopied):
     def take(self, key: Any) -> tuple[list[Frame], Frame | None]:
         """A frame that nobody uses, and where it goes back to (`give_back`)."""
         found = None if key is None else self._known.get(key)
-        return (found, found.pop()) if found.__class__ is list and found else ([], None)  # type: ignore[union-attr, return-value]
+        if found.__class__ is not list or not found:
+            return [], None
+        frame = found.pop()  # type: ignore[union-attr]
+        self._last = (None, []) if frame.shared else (key[1:], found)
+        return found, frame  # type: ignore[return-value]
 
     def give_back(self, key: Any, free: list[Frame], frame: Frame) -> None:
         """Let others have it."""
@@ -510,6 +580,7 @@ class Frames(NotCopied):
         if key not in self._known:
             while len(self._known) >= KINDS:
                 self._known.pop(next(iter(self._known)), None)
+                self._last = None, []
             self._known[key] = True
             return False
         return self._known[key] is True
@@ -521,4 +592,5 @@ class Frames(NotCopied):
         kept = [f for found in list(self._known.values()) if found.__class__ is list for f in found]
         if frame.pays and frame.nbytes + sum(f.nbytes for f in kept) > LARGEST:
             self._known.clear()
+            self._last = None, []
         self._known[key] = [frame] if frame.pays else None

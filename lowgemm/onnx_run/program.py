@@ -676,6 +676,17 @@ class Program(NotCopied):
             values[n] = value
         return self._run_all(values, timed)
 
+    def run_again(self, inputs: Sequence[Any]) -> list[Any] | None:
+        """Values of the outputs, which are the caller's, if inputs are like those of the last run; else None,
+        and nothing happened.
+        """
+        found = self._frames.run_again(inputs, self._one_by_one)
+        return found if found is None or found.__class__ is Own else self.owned(found, inputs)
+
+    def _one_by_one(self, steps: list[Any], values: list[Any]) -> None:
+        """Run steps that a frame cannot."""
+        self._run_quietly(steps, values, False, None)
+
     def _run_all(self, values: list[Any], timed: bool) -> list[Any]:
         """Run all steps; the values of the outputs."""
         team = threads.helpers(self.state.num_threads)

@@ -429,6 +429,10 @@ class Tape(NotCopied):
 
     def __init__(self, recorder: Recorder, outputs: Sequence[np.ndarray]) -> None:
         self._kept = [recorder.kept, [p[0] for p in recorder.passes]]
+        #: Whether any of it may have several threads.
+        self.shared = any(p[3] > 1 for p in recorder.passes) or any(
+            getattr(kept, "threads", 1) > 1 for kept in recorder.kept
+        )
         #: Shape, dtype and strides of each input, by number.
         self.forms = {n: (x.shape, x.dtype, x.strides) for n, x in recorder.given.items()}
         #: The outputs, and the memory that each run makes for them: number of the owner, bytes.

@@ -50,7 +50,7 @@ from lowgemm.jit.routine import Routine, call_address, call_for_address, signatu
 from lowgemm.kernels.tools import cross, peak, verify
 from lowgemm.nn import program
 from lowgemm.nn import routines as layers
-from lowgemm.onnx_run import lstm, nbits_tape, tape
+from lowgemm.onnx_run import lstm, nbits_tape, tape, way_in
 from lowgemm.output.apply import apply
 from lowgemm.output.store import store32
 
@@ -194,6 +194,7 @@ def callers() -> dict[str, list]:
         "lowgemm/onnx_run/lstm.py": [lstm.run_directions],
         "lowgemm/onnx_run/nbits_tape.py": [nbits_tape.multiply_rows],
         "lowgemm/onnx_run/tape.py": [tape.run_tape, tape.run_plan],
+        "lowgemm/onnx_run/way_in.py": [way_in._put, way_in._run_tape],
         "lowgemm/engine/parts.py": [parts.work_on_parts],
         "lowgemm/kernels/tools/peak.py": [peak.repeat],
     }

@@ -476,3 +476,40 @@ def test_sums_become_floats_in_the_chain(zeros, scales, bias, rows, threads):
             model, {n: v.astype(np.float32) for n, v in feeds.items()}, kinds=rows < 5000, threads=threads
         )
         assert "lowgemm::MatMulSums" in {r.op for r in ours.profile}
+
+
+@pytest.mark.parametrize("kinds", [("u1", "u1"), ("i1", "u1"), ("u1", "i1")])
+@pytest.mark.parametrize("small", [(1, 1), (5, 1), (1, 24), (1,), ()])
+def test_bytes_that_are_repeated_become_floats_first(kinds, small, threads):
+    """A normalization that is quantized part by part divides by a number a row, which comes as a byte."""
+    g = np.random.default_rng(7)
+    one = np.float32(0.05)
+    constants = {"s": one, "t": np.float32(0.02)} | {
+        f"z{i}": np.array(3, kind) for i, kind in enumerate(kinds)
+    }
+    h, nodes = onnx.helper.make_node, []
+    for n, zero in (("a", "z0"), ("b", "z1")):
+        nodes.append(h("DequantizeLinear", [n, "s", zero], [f"{n}r"]))
+    nodes += [
+        h("Sqrt", ["br"], ["root"]), h("Div", ["ar", "root"], ["d"]), h("Sub", ["d", "c"], ["e"]),
+        h("QuantizeLinear", ["e", "t", "z0"], ["y"]),
+    ]  # fmt: skip
+    made = {n: onnx.helper.np_dtype_to_tensor_dtype(np.dtype(k)) for n, k in zip("ab", kinds, strict=True)}
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes, "g", [*(info(n, k, None) for n, k in made.items()), info("c", 1, None)],
+        [onnx.ValueInfoProto(name="y")], [onnx.numpy_helper.from_array(v, n) for n, v in constants.items()],
+    )  # fmt: skip
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    model = Model(proto, num_threads=threads)
+    feeds = {
+        "a": g.integers(-128 if kinds[0] == "i1" else 0, 127, (5, 24)).astype(kinds[0]),
+        "b": g.integers(4, 127, small).astype(kinds[1]),
+        "c": g.standard_normal((5, 24)).astype(np.float32),
+    }
+    want = Model(proto, fuse=False).run(None, feeds)
+    for _ in range(4):
+        np.testing.assert_array_equal(model.run(None, feeds)[0], want[0])
+        np.testing.assert_array_equal(model.timed(None, feeds)[0], want[0])
+    found = [f for known in model._program._frames._known.values() if type(known) is list for f in known]
+    assert [type(u).__name__ for f in found for u in f.units] == ["_Taped"]
