@@ -33,6 +33,7 @@ from lowgemm.onnx_run import (
     max_pool,
     nbits,
     row_means,
+    softmax,
     turned,
 )
 from lowgemm.onnx_run.addresses import address
@@ -399,6 +400,7 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     (DOMAIN, "QGemm"): qgemm,
     (DOMAIN, "QLinearGlobalAveragePool"): qlinear_global_average_pool,
     (DOMAIN, "QLinearConcat"): qlinear_concat,
+    (DOMAIN, "QLinearSoftmax"): softmax.prepared,
     (DOMAIN, "QLinearAdd"): _binary(elementwise.add_values, binary.add, binary.ADD),
     (DOMAIN, "QLinearMul"): _binary(elementwise.mul_values, binary.mul, binary.MUL),
     ("", "QuantizeLinear"): quantize_linear,
