@@ -86,7 +86,7 @@ def gates_of(attributes: dict[str, Any]) -> list[Gates] | None:
 
 @inner_dividing
 def _simple(kind, alpha, beta, x):
-    """A function of one number that is neither sigmoid nor tanh."""
+    """The function of a `kind` that is neither sigmoid nor tanh, of one number."""
     y = x
     if kind == RELU:
         y = np.float32(0) if x < np.float32(0) else x

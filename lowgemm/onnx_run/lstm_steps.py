@@ -121,13 +121,14 @@ def _steps(
 
 @inner
 def _fill_zeros(numbers, first, count):
+    """Zeros from index `first` on."""
     for j in range(_u64(count)):
         numbers[_u64(first) + j] = np.float32(0)
 
 
 @inner
 def _within(t, limit, unordered):
-    """A number within the limits; `unordered` of a NaN."""
+    """The number `t` within -`limit` and `limit`; `unordered` of a NaN."""
     t = limit if t > limit else t
     t = -limit if t < -limit else t
     return t if t == t else unordered
