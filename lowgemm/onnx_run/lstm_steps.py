@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from lowgemm.compat.onnx_passes import extremes_of, quantize_one, scale_of
+from lowgemm.compat.onnx_passes import extremes_of, quantize_one, range_of_numbers, scale_of
 from lowgemm.engine.parts import PASS
 from lowgemm.jit.memory import is_null, load_f32, load_i32, load_i64, offset, pointer_at, store_32, store_f32
 from lowgemm.jit.routine import call_address, inner, routine
@@ -73,7 +73,10 @@ def _steps(
         low, high = extremes_of(h, size)
         store_32(work, 0, low ^ ((low >> np.int32(31)) & np.int32(0x7FFFFFFF)))
         store_32(work, 1, high ^ ((high >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-        scale, point = scale_of(load_f32(work, 0), load_f32(work, 1))
+        least, largest = load_f32(work, 0), load_f32(work, 1)
+        if not (np.isfinite(least) and np.isfinite(largest)):  # NaN is left out
+            least, largest = range_of_numbers(h, size)
+        scale, point = scale_of(least, largest)
         below, above = np.float32(-point), np.float32(255 - point)
         for j in range(_u64(size)):
             q[j] = quantize_one(state[j], scale, point, below, above)

@@ -96,7 +96,7 @@ def model_of(constants, feeds, attributes, outputs=("y", "yh", "yc")):
     return h.make_model(graph, opset_imports=[h.make_opsetid("", 17), h.make_opsetid(MS, 1)], ir_version=8)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", [*range(60), 739])  # the last has states with NaN
 def test_random_lstms(seed):
     """Each run four times: step by step, recorded, and in a frame; onnxruntime on one thread. Where functions
     without bounds take a state beyond float32, ranges of infinities are the definition's.
