@@ -318,6 +318,7 @@ if importlib.util.find_spec("onnx") is not None:
         engines,
         frame,
         geometry,
+        lstm_gates,
         model,
         nbits_weights,
         rewrite,
@@ -381,6 +382,8 @@ if importlib.util.find_spec("onnx") is not None:
         ("chain's nodes", chain_groups.Group, lambda: chain_groups.Group([], ["x"], ["y"], [], []), tuple),
         ("what ran", frame.Seen, lambda: frame.Seen(None, [], {}), tuple),
         ("table's nodes", tables.Table, lambda: tables.Table([], "x", "y"), tuple),
+        ("activation", lstm_gates.Activation, lambda: lstm_gates.Activation(lstm_gates.AFFINE, 2.0, 1.0), tuple),
+        ("gates", lstm_gates.Gates, lambda: lstm_gates.gates_of({"clip": 2.0})[0], tuple),
         ("rewriter", rewrite.Rewriter, lambda: rewrite.Rewriter(onnx_model()), lambda r: r.constants["w"]),
     ]  # fmt: skip
 

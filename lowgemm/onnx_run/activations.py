@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from lowgemm.jit.memory import load_f32, offset, stack, store_f32
+from lowgemm.jit.memory import copy_bytes, load_f32, offset, stack, store_f32
 from lowgemm.jit.routine import inner
 from lowgemm.kernels.framework.irtools import call_intrinsic, load, store, vec
 from lowgemm.onnx_run.elementwise import fma
@@ -130,8 +130,9 @@ def _emit_erf(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 
 def _over_vectors(emit: Any) -> Any:
-    """A compiled function (to, x, count) that fills a vector at a time; what is left over goes through a
-    vector of its own.
+    """A compiled function (to, x, count) that fills a vector at a time; both may be one place. What is left
+    over is in the last `LANES` numbers, which are read before anything is written; fewer numbers go through a
+    vector of their own.
     """
 
     def make(typingctx, to, x):
@@ -146,17 +147,21 @@ def _over_vectors(emit: Any) -> Any:
 
     @inner
     def run(to, x, count):
-        whole = count // LANES
+        whole, space = count // LANES, stack(64)  # LANES numbers
+        rest, last = count - whole * LANES, 4 * (count - LANES)
+        if rest and whole:
+            copy_bytes(space, offset(x, last), 64)
         for i in range(whole):
             one(offset(to, 4 * LANES * i), offset(x, 4 * LANES * i))
-        rest = count - whole * LANES
-        if rest:
-            space = stack(64)  # LANES numbers
+        if rest and whole:
+            one(space, space)
+            copy_bytes(offset(to, last), space, 64)
+        elif rest:
             for i in range(LANES):
-                store_f32(space, i, load_f32(x, whole * LANES + min(i, rest - 1)))
+                store_f32(space, i, load_f32(x, min(i, rest - 1)))
             one(space, space)
             for i in range(rest):
-                store_f32(to, whole * LANES + i, load_f32(space, i))
+                store_f32(to, i, load_f32(space, i))
 
     return run
 

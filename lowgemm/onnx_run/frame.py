@@ -449,8 +449,8 @@ class Frame(NotCopied):
         for n, value in given:
             if values[n] is None:
                 values[n] = value
-            else:
-                np.copyto(values[n], value)
+            else:  # np.copyto takes three times as long to begin
+                values[n][...] = value
         return self._run(values, one_by_one, around)
 
     def _run(self, values: list[Any], one_by_one: Callable[..., None], around: Any) -> list[Any]:

@@ -404,8 +404,9 @@ class Model:
             dtype, axes, sizes = self._forms[name]
             if type(a) is not np.ndarray or a.dtype != dtype or a.ndim != axes:
                 return False
-            if any([a.shape[i] != n for i, n in sizes]):
-                return False
+            for i, n in sizes:
+                if a.shape[i] != n:
+                    return False
         return True
 
     def _feeds(self, feeds: Any, argument: str) -> dict[str, np.ndarray]:

@@ -32,6 +32,7 @@ from lowgemm.onnx_run import (
     nbits,
     products,
     row_means,
+    softmax,
     strided,
     turned,
 )
@@ -313,6 +314,7 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("", "ConvInteger"): conv_integer,
     (DOMAIN, "QLinearGlobalAveragePool"): qlinear_global_average_pool,
     (DOMAIN, "QLinearConcat"): qlinear_concat,
+    (DOMAIN, "QLinearSoftmax"): softmax.prepared,
     (DOMAIN, "QLinearAdd"): _binary(elementwise.add_values, binary.add, binary.ADD),
     (DOMAIN, "QLinearMul"): _binary(elementwise.mul_values, binary.mul, binary.MUL),
     ("", "QuantizeLinear"): quantize_linear,

@@ -25,6 +25,7 @@ from lowgemm.onnx_run import (
     dynamic,
     float_mean,
     folded,
+    lstm,
     max_pool,
     sizes,
     tables,
@@ -295,6 +296,8 @@ class Program(NotCopied):
     # ---- making it ----------------------------------------------------------------------------------------
     def _kind(self, node: Any) -> str:
         key = (node.domain, node.op_type)
+        if key in lstm.OPERATORS and lstm.is_theirs(node):
+            return THEIRS
         if key in self.table or key in ((dynamic.OWN, "Chain"), (dynamic.OWN, "Table")):
             return OURS
         if key in self.either or not (self._sizes | self._copies.made).isdisjoint(node.output):

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numba
 import numpy as np
@@ -14,10 +16,13 @@ from lowgemm.checks.values import integer
 from lowgemm.engine.parts import PASS, run_shared
 from lowgemm.jit.memory import load_i64, pointer_at, round_even
 from lowgemm.jit.routine import inner_dividing, routine
+from lowgemm.onnx_run import strided
 from lowgemm.onnx_run.operators import need_bytes
 from lowgemm.onnx_run.state import State
+from lowgemm.onnx_run.tape import Recorder, unless_refused, ways
 
 _u64 = np.uint64
+_BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 
 
 @functools.lru_cache(maxsize=64)
@@ -65,6 +70,52 @@ def softmax(args, first, end, worker):
             out[begin + i] = np.uint8(np.int32(steps) & np.int32(255))
 
 
+def _of_rows(
+    x: np.ndarray,
+    scale: float,
+    step: np.float32,
+    zero: int,
+    num_threads: int | None,
+    recorder: Recorder | None = None,
+) -> np.ndarray:
+    """The softmax of the rows of bytes in C order, compiled."""
+    y, count = np.empty_like(x), x.shape[-1]
+    params = np.array((np.floor(np.float32(1) / step), zero), np.float64)
+    powers = _powers(scale, count)
+    at, held, run = ways(recorder)
+    flip, high = 128 if x.dtype == np.int8 else 0, int(np.iinfo(x.dtype).max)
+    rows = x.size // count
+    args = at(x), at(y), held(powers), held(params), rows, count, flip, high
+    run_shared(softmax, args, rows, 3 * x.size, num_threads, run)
+    return y
+
+
+def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
+    """QLinearSoftmax with constant scales of what lies in rows, for a recorder too."""
+    _, x_scale, _, y_scale, y_zero = [*constants, *[None] * 5][:5]
+    given_later = y_zero is None and len(constants) > 4
+    if given_later or any(v is None or v.size != 1 or v.dtype != np.float32 for v in (x_scale, y_scale)):
+        return None
+    scale, step = x_scale.item(), y_scale.reshape(())
+    if not (0 < scale < np.inf and step > 0 and np.floor(np.float32(1) / step) < 2**30):
+        return None
+    zero, axis = 0 if y_zero is None else int(y_zero.reshape(())), attributes.get("axis", -1)
+
+    def run(x: np.ndarray, *_: Any, recorder: Recorder | None = None) -> Any:
+        if x.dtype not in _BYTES or not x.size or not x.ndim or axis not in (-1, x.ndim - 1):
+            return NotImplemented
+        if recorder is None:
+            x = np.ascontiguousarray(x)
+        elif not x.flags.c_contiguous:
+            if not strided.takes(x, x):
+                return NotImplemented
+            x = recorder.copied(x)
+        return _of_rows(x, scale, step, zero, state.num_threads, recorder)
+
+    run.record = unless_refused(run)  # type: ignore[attr-defined]
+    return run
+
+
 @inner_dividing
 def _quotient(a, b):
     """Of two float32 numbers."""
@@ -94,14 +145,7 @@ def qlinear_softmax(
     info = np.iinfo(x.dtype)
     zero = 0 if y_zero is None else int(y_zero.reshape(()))
     if not numba.config.DISABLE_JIT and np.floor(np.float32(1) / step) < 2**30:
-        whole = np.ascontiguousarray(whole)
-        y, count = np.empty_like(whole), whole.shape[-1]
-        params = np.array((np.floor(np.float32(1) / step), zero), np.float64)
-        powers = _powers(scale, count)
-        at = [v.ctypes.data for v in (whole, y, powers, params)]
-        rows, time = whole.size // count, 3 * whole.size
-        args = (*at, rows, count, 128 if x.dtype == np.int8 else 0, int(info.max))
-        run_shared(softmax, args, rows, time, state.num_threads)
+        y = _of_rows(np.ascontiguousarray(whole), scale, step, zero, state.num_threads)
         return (y if opset < 13 else np.moveaxis(y, -1, axis)).reshape(x.shape)
     below = whole.astype(np.int64) - whole.max(axis=-1, keepdims=True)
     powers = _powers(scale, whole.shape[-1])[255 + below]

@@ -50,7 +50,7 @@ from lowgemm.jit.routine import Routine, call_address, call_for_address, signatu
 from lowgemm.kernels.tools import cross, peak, verify
 from lowgemm.nn import program
 from lowgemm.nn import routines as layers
-from lowgemm.onnx_run import lstm, nbits_tape, tape, way_in
+from lowgemm.onnx_run import lstm_steps, nbits_tape, tape, way_in
 from lowgemm.output.apply import apply
 from lowgemm.output.store import store32
 
@@ -191,7 +191,7 @@ def callers() -> dict[str, list]:
             line_loop.loop_single,
             line_loop.loop_work,
         ],
-        "lowgemm/onnx_run/lstm.py": [lstm.run_directions],
+        "lowgemm/onnx_run/lstm_steps.py": [lstm_steps.run_directions],
         "lowgemm/onnx_run/nbits_tape.py": [nbits_tape.multiply_rows],
         "lowgemm/onnx_run/tape.py": [tape.run_tape, tape.run_plan],
         "lowgemm/onnx_run/way_in.py": [way_in._put, way_in._run_tape],

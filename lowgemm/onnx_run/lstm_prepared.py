@@ -1,0 +1,293 @@
+"""DynamicQuantizeLSTM of constant weights, which are packed once.
+
+Both products are lowgemm's, the gates' functions those of `lstm_gates.py`, and every other operation is in
+onnxruntime's order (`lstm.py` has the definition). One compiled call runs all steps of a direction
+(`lstm_steps.py`), and several threads run both directions at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lowgemm import kernels
+from lowgemm.engine import parts
+from lowgemm.engine.packed_rhs import pack_rhs, repacked
+from lowgemm.engine.plan import Operand, Plan
+from lowgemm.gemm import gemm
+from lowgemm.jit import scratch
+from lowgemm.jit.addresses import NotCopied
+from lowgemm.onnx_run import dynamic, turned
+from lowgemm.onnx_run.lstm_gates import Gates, gates_of
+from lowgemm.onnx_run.lstm_steps import run_directions, take_state
+from lowgemm.onnx_run.state import State
+from lowgemm.onnx_run.tape import Recorder, clear, scale_by, ways
+
+_BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
+
+
+def state_of(given: Any, size: tuple[int, ...]) -> np.ndarray:
+    """A state to be changed: compiled code goes by its size, so that of another shape is refused."""
+    if given is None:
+        return np.zeros(size, np.float32)
+    if np.shape(given) != size:
+        raise ValueError(f"initial_h, initial_c: expected shape {size}, got {np.shape(given)}")
+    return np.array(given, np.float32, order="C")
+
+
+def lengths_of(given: np.ndarray, steps: int, rows: int) -> np.ndarray:
+    """Lengths of the sequences, refused if they are not of this kind."""
+    if np.shape(given) != (rows,) or given.dtype != np.int32:
+        raise ValueError(f"sequence_lens: expected {rows} of int32, got {given.dtype} {np.shape(given)}")
+    if np.any((given < 0) | (given > steps)):
+        raise ValueError(f"sequence_lens: expected 0 to {steps}, got {given.min()} to {given.max()}")
+    return np.ascontiguousarray(given)
+
+
+class _Direction(NotCopied):
+    """The weights of one direction, packed, and plans by the number of rows."""
+
+    instead = "copy the Model"
+
+    def __init__(
+        self,
+        w: np.ndarray,
+        r: np.ndarray,
+        scales: Sequence[np.ndarray],
+        zeros: Sequence[int],
+        bias: np.ndarray | None,
+        peepholes: np.ndarray | None,
+        gates: Gates,
+        backward: bool,
+    ) -> None:
+        wide = w.shape[1]
+        self.w, self.r, self.zeros = pack_rhs(w), repacked(pack_rhs(r), kernels.selected()), zeros
+        self.scales = [np.broadcast_to(s, (wide,)).astype(np.float32) for s in scales]
+        #: What nothing is added with.
+        self.none, self.nothing = np.zeros(wide, np.int32), np.full(wide, -0.0, np.float32)
+        self.bias = self.nothing if bias is None else (bias[:wide] + bias[wide:]).astype(np.float32)
+        self.peepholes = None if peepholes is None else np.ascontiguousarray(peepholes, np.float32)
+        self.gates, self.backward = gates.numbers(bias is not None), backward
+        self._plans: dict[int, Plan] = {}
+
+    def _plan(self, rows: int) -> Plan:
+        if rows not in self._plans:
+            depth, columns = self.r.shape
+            self._plans = {
+                rows: Plan(
+                    kernels.by_name(self.r.kernel), Operand((rows, depth), (depth, 1), "u"),
+                    Operand((depth, columns), (0, 0), self.r.dtype.kind), result=np.dtype(np.int32),
+                    out_strides=(4 * columns, 4), packed=True, num_threads=1,
+                )
+            }  # fmt: skip
+        return self._plans[rows]
+
+    def words(
+        self,
+        x: tuple[np.ndarray, np.ndarray, Any],
+        states: tuple[np.ndarray, np.ndarray],
+        y: np.ndarray,
+        lengths: np.ndarray | None,
+        threads: Any,
+        recorder: Recorder | None,
+    ) -> Any:
+        """Multiply the input.
+
+        Returns a function that gives the arguments of `run_directions` for this direction, and arrays that
+        must live till then; NotImplemented if it cannot be taken down. `x` is as DynamicQuantizeLinear gives
+        it, of as many steps as the longest sequence has; `states`, h and c (rows, hidden), will be changed,
+        and `y` (steps, rows, hidden) filled.
+        """
+        coded, scale, zero = x
+        steps, rows, depth = coded.shape
+        hidden, columns = self.r.shape
+        at, held, run = ways(recorder)
+        lines = coded.reshape(-1, depth)
+        if recorder is None:
+            gates = gemm(
+                lines, self.w, lhs_zero_point=int(zero), rhs_zero_point=self.zeros[0], num_threads=threads
+            )
+        else:
+            gates = recorder.product(lines, self.w, zero, self.zeros[0], None, threads)
+            if gates is NotImplemented:
+                return NotImplemented
+        own = np.empty(columns, np.float32)
+        run(scale_by, (at(scale), held(self.scales[0]), at(own)), columns)
+        places = at(gates), held(self.none), at(own), held(self.nothing)
+        turned.run_scaled_rows(*places, (steps * rows, columns), threads, run)
+        plan, r = self._plan(rows), self.r
+        nbytes = plan.scratch_bytes + scratch.ALIGNMENT
+        if recorder is None:
+            space = scratch.aligned_empty(nbytes)
+        else:  # in a recording each array begins at an aligned place
+            space = np.empty(nbytes, np.uint8)
+            recorder.kept.append(plan)
+        memory = (
+            space, np.empty(rows * hidden + 64, np.uint8), np.empty((rows, columns), np.int32),
+            np.empty(max(hidden, 2), np.float32),
+        )  # fmt: skip
+
+        # where they lie is asked last: a recording keeps a place up to the pass that it was asked for
+        def arguments() -> list[Any]:
+            return [
+                int(plan.p.single), held(plan.numbers), r.panels_address, r.sums_address, at(space), at(gates),
+                *(at(v) for v in states), held(self.bias), held(self.scales[1]), at(y),
+                *(at(v) for v in memory[1:]), held(self.gates),
+                *(0 if v is None else held(v) for v in (self.peepholes, lengths)), int(self.zeros[1]), steps,
+                rows, hidden, y.strides[0] // 4, int(self.backward), len(y),
+            ]  # fmt: skip
+
+        return arguments, (gates, own, plan, *memory)
+
+
+def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
+    """DynamicQuantizeLSTM of constant weights; others are the definition's or the engine's."""
+    _, w, r, bias, *more = [*constants, *[None] * 12][:12]
+    peepholes, w_scale, w_zero, r_scale, r_zero = more[3:]
+    gates = gates_of(attributes)
+    if gates is None or any(v is None for v in (w, r, w_scale, r_scale)):
+        return None
+    directions, hidden = w.shape[0], r.shape[1]
+    zeros = [np.zeros(directions, v.dtype) if z is None else z for v, z in ((w, w_zero), (r, r_zero))]
+    fits = all(v.dtype in _BYTES and v.ndim == 3 and v.shape[2] == 4 * hidden for v in (w, r))
+    if not fits or directions != len(gates):
+        return None
+    if peepholes is not None and peepholes.shape != (directions, 3 * hidden):
+        return None
+    if any(z.reshape(directions, -1).shape[1] > 1 and (z != z.reshape(-1)[0]).any() for z in zeros):
+        return None  # zero points of columns: packing has one for all
+    made = [
+        _Direction(
+            w[d], r[d], [s.reshape(directions, -1)[d] for s in (w_scale, r_scale)],
+            [int(z.reshape(directions, -1)[d][0]) for z in zeros], None if bias is None else bias[d],
+            None if peepholes is None else peepholes[d], gates[d],
+            d == 1 or attributes.get("direction") == "reverse",
+        )
+        for d in range(directions)
+    ]  # fmt: skip
+    return _Prepared(made, dynamic.given_later(constants, 3, 7, 9, 11), state.num_threads)
+
+
+class _Prepared(NotCopied):
+    """Directions of constant weights, as a function of a node's inputs.
+
+    Parameters
+    ----------
+    directions : list of _Direction
+    later : callable
+        Whether inputs that should be constants come with the data.
+    num_threads : int or None
+    """
+
+    instead = "copy the Model"
+
+    def __init__(self, directions: list[_Direction], later: Any, num_threads: int | None) -> None:
+        self.directions, self.later, self.num_threads = directions, later, num_threads
+
+    def __call__(self, *inputs: Any) -> Any:
+        x, lengths, h, c = _data(inputs)
+        if self._refuses(inputs) or not all(v is None or np.isfinite(v).all() for v in (h, c)):
+            return NotImplemented
+        steps, rows, _ = x.shape
+        if lengths is not None:
+            lengths = lengths_of(lengths, steps, rows)
+            if not lengths.any():
+                return NotImplemented
+        size = len(self.directions), rows, self.directions[0].r.shape[0]
+        states = state_of(h, size), state_of(c, size)
+        return self._run(np.ascontiguousarray(x), lengths, states, None)
+
+    def record(self, recorder: Recorder, *inputs: Any) -> Any:
+        """Take it down; None if that cannot be. Lengths have to be constants or computed sizes."""
+        x, lengths, h, c = _data(inputs)
+        if self._refuses(inputs):
+            return None
+        steps, rows, _ = x.shape
+        if lengths is not None:
+            if not recorder.is_constant(lengths):
+                return None
+            try:
+                lengths = lengths_of(lengths, steps, rows)
+            except ValueError:  # said when it runs
+                return None
+            if not lengths.any():
+                return None
+        size = len(self.directions), rows, self.directions[0].r.shape[0]
+        h, c = (_state_later(v, size, recorder) for v in (h, c))
+        if h is None or c is None:
+            return None
+        found = self._run(recorder.in_order(x), lengths, (h, c), recorder)
+        return None if found is NotImplemented else found
+
+    def _refuses(self, inputs: Sequence[Any]) -> bool:
+        """Whether inputs are the definition's to run or to refuse."""
+        x = inputs[0]
+        fits = x.dtype == np.float32 and x.ndim == 3 and x.size > 0
+        return not fits or x.shape[2] != self.directions[0].w.shape[0] or self.later(inputs)
+
+    def _run(
+        self,
+        x: np.ndarray,
+        lengths: np.ndarray | None,
+        states: tuple[np.ndarray, np.ndarray],
+        recorder: Recorder | None,
+    ) -> Any:
+        """Run or take down all steps. Steps that no sequence has are left out; the `states` are changed."""
+        h, c = states
+        y = np.empty((x.shape[0], *h.shape), np.float32)
+        steps = x.shape[0] if lengths is None else int(lengths.max())
+        coded = dynamic.quantized(x[:steps], False, None, self.num_threads, recorder)
+        if coded is NotImplemented:
+            return NotImplemented
+        codes, scale, zero = coded
+        if recorder is not None:
+            coded = codes, _finite_copy(scale, recorder), zero
+        elif not np.isfinite(scale):  # the state becomes NaN
+            return NotImplemented
+        later_words, alive = [], [x, y, *coded]
+        for d, direction in enumerate(self.directions):
+            found = direction.words(coded, (h[d], c[d]), y[:, d], lengths, self.num_threads, recorder)
+            if found is NotImplemented:
+                return NotImplemented
+            later_words.append(found[0])
+            alive += found[1]
+        words = [word for of_direction in later_words for word in of_direction()]
+        directions, rows, hidden = h.shape
+        # 75 products a nanosecond, read from the second-level cache
+        time = steps * rows * hidden * (4 * hidden / 75 + 3) * directions
+        workers = parts.workers_for(time, directions, self.num_threads)
+        ways(recorder).run(run_directions, words, directions, workers, time)
+        if recorder is not None:
+            recorder.keep(*alive)
+        return y, h, c
+
+
+def _data(inputs: Sequence[Any]) -> list[Any]:
+    """The input, the lengths, and both states."""
+    more = [*inputs[4:7], *[None] * 3][:3]
+    return [inputs[0], *more]
+
+
+def _finite_copy(given: Any, recorder: Recorder) -> np.ndarray:
+    """Take down a copy; the recording refuses numbers that are not finite."""
+    copy, bad = np.empty(given.shape, np.float32), np.empty(1, np.float32)
+    recorder.keep(given, copy, bad)
+    recorder.run(take_state, (recorder.at(given), recorder.at(copy), recorder.at(bad)), copy.size)
+    recorder.check(bad)
+    return copy
+
+
+def _state_later(given: Any, size: tuple[int, ...], recorder: Recorder) -> np.ndarray | None:
+    """What stands for a state to be changed; None of one that cannot be taken down."""
+    if given is None:
+        count = int(np.prod(size))
+        memory = np.empty(count + count % 2, np.float32)  # zeros come in words of 8 bytes
+        recorder.keep(memory)
+        recorder.run(clear, (recorder.at(memory), memory.nbytes, memory.nbytes // 8), 1)
+        return memory[:count].reshape(size)
+    given = recorder.in_order(given)
+    if given.shape != size or given.dtype != np.float32 or not given.flags.c_contiguous:
+        return None
+    return _finite_copy(given, recorder)
