@@ -17,6 +17,7 @@ from lowgemm import config
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run import mended
 from lowgemm.onnx_run.turned import second
+from lowgemm.onnx_run.work import work_of
 
 #: Bytes from which on initializers are held outside of the model's own message.
 LARGE = 1 << 10
@@ -94,11 +95,10 @@ class Context(NamedTuple):
 
 #: Bytes from which on a float constant is not written into a part.
 _OUTSIDE = 1 << 16
-#: Elements of the inputs, or of the outputs, from which on a part may have threads: each operator wakes those
-#: of its session, which takes onnxruntime 20 us and more. Two threads, without threads or with them from
-#: 2**19 or 2**17 elements on: MiniLM 3.99, -, 4.06 ms; detectors 12.0, 12.3, 13.7 and 25.2, 24.3, 25.0; sleep
-#: spindles 38.8, 36.8, 37.3.
-_SHARED = 1 << 19
+#: Work (`work.py`) from which on a part has threads, half a millisecond on one: to wake them takes 20 to 40 us.
+#: Two threads, without threads in parts, or with them from 2**22 or 2**24 on: GRU of 100 steps with a hidden
+#: size of 400 6.7, 3.8, 3.8 ms; of 10 steps and 256 0.28, 0.33, 0.28; MiniLM with float products 7.8, 5.0, 5.0.
+MUCH = 1 << 24
 #: Types of outputs that onnxruntime hands over as NumPy arrays.
 _READABLE = re.compile(r"(seq\()?tensor\((float|double|float16|u?int(8|16|32|64)|bool|string)\)\)?")
 
@@ -108,8 +108,8 @@ class _CannotRun(Exception):
 
 
 def _elements(values: Sequence[Any]) -> int:
-    """Of arrays; of anything else so many that they are many."""
-    return sum(v.size if isinstance(v, np.ndarray) else _SHARED for v in values)
+    """Of arrays, and of arrays in sequences."""
+    return sum(_elements(v) if isinstance(v, list) else getattr(v, "size", 0) for v in values)
 
 
 def _value_info(name: str, value: Any) -> Any:
@@ -187,8 +187,12 @@ class Subgraph(NotCopied):
         self._run: Any = None
         #: Of onnxruntime, if it runs all of the nodes.
         self.session: Any = None
-        #: Whether its session has one thread; whether outputs were so large that it may have more.
-        self._alone = self._large = False
+        #: Whether it is all of its model, so that no threads of lowgemm's are beside it.
+        self.whole = False
+        #: Whether its session has threads of its own.
+        self.threaded = False
+        #: Elements of the inputs that it was decided for.
+        self._asked = 0
         #: Who runs each node, once the first inputs came.
         self.runs_on = [context.engine] * len(self.nodes)
 
@@ -238,14 +242,16 @@ class Subgraph(NotCopied):
             level.ORT_ENABLE_ALL if self.context.optimize else level.ORT_DISABLE_ALL
         )
         options.inter_op_num_threads = 1
-        self._alone = not self._large and _elements(values) < _SHARED
-        options.intra_op_num_threads = 1 if self._alone else _threads(self.context.num_threads)
+        threads = _threads(self.context.num_threads)
+        self.threaded = threads > 1 and (self.threaded or self.whole or self._works_much(values))
+        options.intra_op_num_threads = threads if self.threaded else 1
         # each session would keep an arena of its own
         options.enable_cpu_mem_arena = False
         if _shared_arena():
             options.add_session_config_entry("session.use_env_allocators", "1")
-        # threads that wait in a loop take the cores from lowgemm's
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not self.whole:
+            # its threads wait in a loop for the next operator, but not beside lowgemm's steps
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             outside = {
                 n: v for n, v in self._constants.items() if v.nbytes > _OUTSIDE and v.dtype == np.float32
@@ -264,10 +270,12 @@ class Subgraph(NotCopied):
             raise _CannotRun(f"NumPy lacks {', '.join(bare)}")
         names, outputs, run = self.inputs, self.outputs, session.run
         self.session = session
-        kinds, threads = [getattr(v, "ndim", None) for v in values], self.context.num_threads
+        kinds = [getattr(v, "ndim", None) for v in values]
+        may = threads > 1 and not self.threaded
 
         def call(*given: Any) -> Sequence[Any]:
-            if self._alone and threads != 1 and _elements(given) >= _SHARED:
+            # more to do than ever before
+            if may and _elements(given) >= 2 * self._asked and self._works_much(given):
                 self._start(given)
                 return self._run(*given)
             try:
@@ -283,12 +291,16 @@ class Subgraph(NotCopied):
                     self._start(given)
                     return self._run(*given)
                 raise ValueError(_short(error)) from error
-            if self._alone and threads != 1 and sum(getattr(y, "size", 0) for y in found) >= _SHARED:
-                self._large = True
-                self._start(given)
             return found
 
         return call
+
+    def _works_much(self, values: Sequence[Any]) -> bool:
+        """Whether threads pay."""
+        self._asked = max(1, _elements(values))
+        named = dict(zip(self.inputs, values, strict=True))
+        opsets, version = self.context.opsets, self.context.ir_version
+        return work_of(self.nodes, named, self._constants, opsets, version) >= MUCH
 
     def _one_by_one(self) -> Any:
         """Each node by itself, for a part with nodes that onnxruntime does not take."""

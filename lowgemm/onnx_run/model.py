@@ -372,6 +372,9 @@ class Model:
                 [*(t.name for t in self.inputs), *self._overridable], [t.name for t in self.outputs],
                 table=table, either=views.OPERATORS, state=self.state, context=context,
             )  # fmt: skip
+        parts = [step.part for step in self._program.steps]
+        if len(parts) == 1 and parts[0] is not None:
+            parts[0].whole = True
         self._large = {n: v for n, v in large.items() if n not in self._program.packed}
 
     def _refuse_unknown(self, model: Any, table: Any) -> None:

@@ -42,7 +42,7 @@ from lowgemm.onnx_run.turns import EITHER, OURS, THEIRS, deferred, phases, with_
 
 #: Operators whose first operand is an image.
 CONVOLUTIONS = ("QLinearConv", "ConvInteger", "ConvIntegerToFloat", "ConvSums")
-#: Seconds from which on a part gets the cores for itself: the engine may have threads of its own.
+#: Seconds from which on no thread of lowgemm's waits awake beside a part.
 LONG_PART = 2e-4
 #: Bytes from which on a table that rows are taken from is an input of its part.
 TABLE = 1 << 16
@@ -118,6 +118,10 @@ class _Step:
         self.moves, self.sized = False, False
         self.data: int | None = None
 
+    def gets_the_cores(self) -> bool:
+        """Whether the team of threads sleeps while a part runs."""
+        return self.last > LONG_PART or (self.part is not None and self.part.threaded)
+
     def owners(self) -> list[str]:
         """Who runs each of the nodes."""
         return [self.runs_on] * len(self.nodes) if self.part is None else self.part.runs_on
@@ -168,9 +172,9 @@ class _Held:
 
 
 def _beside(held: _Held, step: _Step, run: Callable[[], bool]) -> bool:
-    """Run a part of the engine's, without the team if it takes long."""
+    """Run a part of the engine's, without the team if it takes long or has threads of its own."""
     begin = time.perf_counter()
-    if step.last > LONG_PART:
+    if step.gets_the_cores():
         held.let_go()
     done = run()
     step.last = time.perf_counter() - begin
@@ -753,7 +757,7 @@ class Program(NotCopied):
                 continue
             of_engine = step.part is not None
             begin = time.perf_counter() if timed or of_engine else 0.0
-            if held is not None and of_engine and step.last > LONG_PART:
+            if held is not None and of_engine and step.gets_the_cores():
                 held.let_go()
             try:
                 results = step.run(*[values[n] for n in step.inputs])

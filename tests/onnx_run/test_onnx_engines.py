@@ -227,26 +227,6 @@ def test_the_domain_has_two_names_and_free_sizes_may_be_negative():
     np.testing.assert_array_equal(model.run(None, {"x": x})[0], Model(mixed()).run(None, {"x": x})[0])
 
 
-def test_parts_have_threads_if_their_data_are_large():
-    """Inputs or outputs; the results are the same."""
-    peers.need("onnxruntime")
-    info = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [helper.make_node("Add", ["a", "b"], ["y"])], "g", [info(n, 1, [None, None]) for n in "ab"],
-        [info("y", 1, None)],
-    )  # fmt: skip
-    model = Model(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), num_threads=2
-    )
-    (step,) = model._program.steps
-    g = np.random.default_rng(0)
-    for n, alone in ((10, True), (1000, False)):
-        a, b = g.standard_normal((n, 1)).astype(np.float32), g.standard_normal((1, n)).astype(np.float32)
-        for _ in range(2):
-            np.testing.assert_array_equal(model.run(None, {"a": a, "b": b})[0], a + b)
-        assert step.part._alone == alone
-
-
 def test_parts_share_one_arena():
     """Memory that is given back to the system costs a page fault for every 4 KiB when it is taken again."""
     peers.need("onnxruntime")
