@@ -170,6 +170,11 @@ def pack_routine(kernel: Kernel, side: str, by_depth: bool) -> Routine:
     )  # fmt: skip
 
 
+def sums_routine(kernel: Kernel) -> Routine:
+    """The routine of `rows.py` for a kernel that reads pixels where they were copied to: their sums alone."""
+    return make_rows(id_of(kernel), kernel.row_bytes or LINE, stamp_of(kernel))
+
+
 def _chunks(kernel: Kernel, width: int) -> int:
     """16-byte chunks of each row that a transposition takes at a time: a register, if the exchanges work out,
     or one.
