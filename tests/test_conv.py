@@ -276,7 +276,8 @@ def test_bad_arguments_are_named(change, match):
 @compiled
 def test_explain_says_what_runs():
     w = lowgemm.pack_filters(W)
-    assert "patches gathered" in str(lowgemm.explain(X, w, padding=1))
+    three = lowgemm.pack_filters(W[:, :, :3])
+    assert "patches gathered" in str(lowgemm.explain(X[..., :3].copy(), three, padding=1))
     assert "no copy" in str(lowgemm.explain(X, lowgemm.pack_filters(W[:1, :1])))
     assert "COPIED" in str(
         lowgemm.explain(np.ascontiguousarray(X.transpose(0, 3, 1, 2)), w, channels="first")

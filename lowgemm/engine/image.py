@@ -41,6 +41,7 @@ IMAGE = record_type(
     # where it is read from grids of its pixels (`pixels.py`): grids along each axis; pixels from a tap to the
     # next in a grid; pixels of a grid's line; lines of a grid in addition to those of windows
     "grids_y grids_x jump_y jump_x grid_width lines_ahead",
+    "stored_flipped",  # whether the copy of a pixel has its top bits flipped, for a kernel that wants one sign
     # for a kernel that reads panels: rows that are gathered at a time, bytes of the memory of such a row, and
     # bytes of it that are packed at a time
     "panel_rows panel_bytes panel_chunk",

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 
-from lowgemm.engine.packing_ir import CHUNK_BYTES, interleave, power_of_two, transpose
+from lowgemm.engine.packing_ir import CHUNK_BYTES, copy_start, interleave, power_of_two, transpose
 from lowgemm.engine.rows import make_rows
 from lowgemm.jit.memory import load_u8, offset, smaller, stack, store_8
 from lowgemm.jit.routine import Routine, inner, routine, signature
@@ -58,13 +58,23 @@ def _clear(sums, n):
 
 
 @inner
-def _gather(src, mn_stride, k_stride, valid, k0, count, block, width, per_row, pad):
+def _rows_before_the_end(mn_stride, rows, bytes_more):
+    """How many of the first of `rows` rows, `mn_stride` bytes apart, have so many bytes of others behind
+    them.
+    """
+    if mn_stride <= 0:
+        return 0
+    return max(rows - (bytes_more + mn_stride - 1) // mn_stride, 0)
+
+
+@inner
+def _gather(src, mn_stride, k_stride, valid, k0, count, block, first, width, per_row, pad):
     """Copy `count` depth steps from `k0` on of `valid` rows into a padded block of `width` rows x `per_row`
-    bytes.
+    bytes, but for the `first` rows.
 
     `src` and `block` are pointers, the strides are in bytes, and `pad` is the byte of the padding.
     """
-    for i in range(width):
+    for i in range(first, width):
         row = smaller(i, valid - 1) * mn_stride
         for j in range(per_row):
             value = pad
@@ -130,9 +140,17 @@ def _make_pack(
                         source, stride, height = offset(start, at_depth), mn_stride, valid
                         steps = (rows - at_depth) // per_row
                     else:
+                        steps_left, wide_rows = smaller(per_row, rows - at_depth), 0
+                        if by_depth and k_stride == 1:
+                            # a part of a chunk: read as a whole one, where that is not behind the matrix
+                            behind = _rows_before_the_end(mn_stride, mn - p * width, per_row - steps_left)
+                            wide_rows = smaller(valid, behind)
+                            for i in range(wide_rows):
+                                source_row = offset(start, i * mn_stride + at_depth)
+                                copy_start(offset(block, i * per_row), source_row, per_row, steps_left, pad)
                         _gather(
                             offset(start, q * width * mn_stride), mn_stride, k_stride, valid, at_depth,
-                            smaller(per_row, rows - at_depth), block, width, per_row, pad,
+                            steps_left, block, wide_rows, width, per_row, pad,
                         )  # fmt: skip
                     transpose(
                         kernel_id, side, width, 1,
@@ -168,6 +186,11 @@ def pack_routine(kernel: Kernel, side: str, by_depth: bool) -> Routine:
         id_of(kernel), int(side == "rhs"), by_depth, width, _chunks(kernel, width), kernel.kr,
         kernel.element_bytes, stamp_of(kernel),
     )  # fmt: skip
+
+
+def sums_routine(kernel: Kernel) -> Routine:
+    """The routine of `rows.py` for a kernel that reads pixels where they were copied to: their sums alone."""
+    return make_rows(id_of(kernel), kernel.row_bytes or LINE, stamp_of(kernel))
 
 
 def _chunks(kernel: Kernel, width: int) -> int:

@@ -226,6 +226,21 @@ def _emit_interleave(
         _add_sums(b, at(b, a["sums"], 4 * p * width), b.load(accs[p]))
 
 
+@intrinsic(prefer_literal=True)
+def copy_start(typingctx, to, source, size, count, pad):
+    """Read `size` (a constant) bytes and write them, those from number `count` on replaced by `pad`."""
+    n = size.literal_value
+
+    def codegen(context, builder, signature, values):
+        b, ty = builder, vec(i8, n)
+        raw = load(b, ty, values[1])
+        kept = b.icmp_unsigned("<", ir.Constant(ty, list(range(n))), splat(b, b.trunc(values[3], i8), n))
+        store(b, b.select(kept, raw, splat(b, b.trunc(values[4], i8), n)), values[0], n)
+        return context.get_dummy_value()
+
+    return types.void(types.voidptr, types.voidptr, size, types.int64, types.int64), codegen
+
+
 #: Arguments of both: pointers `src`, `dst` and `sums` (int32), byte strides of `src` and between panels, how
 #: many rows are `valid`, how often to do it (`steps`), and the byte to xor.
 _TRANSPOSE_ARGS = ("src", "stride", "valid", "steps", "flip", "dst", "sums")

@@ -14,8 +14,9 @@ number of bytes ahead:
     . m n o p .     computed too, and stored where the first windows of the next line are stored after them.
     . . . . . .
 
-A kernel that reads rows, and finds the steps of their depth through a list (`Kernel.scatters`), multiplies
-them so. A step of the depth must lie in one tap.
+A kernel that finds the steps of its depth through a list (`Kernel.scatters`) multiplies them so: AMX, whose
+steps are 64 bytes, and the kernels of `vpdpbusd`, whose steps are 4. A step of the depth must lie in one tap.
+Where a kernel wants unsigned numbers, the copies of signed pixels have their top bits flipped.
 
 With a stride of 2 along an axis, windows that follow one another see every second pixel. So there are two
 grids, of even and of odd pixels, or four with both axes. A tap is always in the same one.
@@ -48,6 +49,10 @@ TALL = 1024
 #: 7x7x512 with 512 outputs, 1.25 times the tiles, 1.12; 14x14x256 dilated by 4, 1.43 times, 256 outputs,
 #: 1.10; 4 of 10x10x128, 1.25 times, 128 outputs, 0.79; 28x28x128, 1.06 times, 128 outputs, 0.65.
 FROM_GRIDS, FROM_PATCHES, COPY = 20, 22, 25
+#: The same for kernels that read panels, from 18 shapes there with AVX512-VNNI: 56x56x64 to 64 takes 0.93 of
+#: the time of patches, 80x80x96 to 24 0.86, 80x80x32 to 32 0.76, 28x28x128 to 128 1.01, 14x14x256 to 256
+#: 1.12, 40x40x64 with a stride of 2 to 128 1.02.
+OF_PANELS = 20, 20, 20
 #: Likewise a call of the kernel for each column, where stages run on tiles: the last tile of a call is stored
 #: while no other is multiplied. With `Dequantize` 14x14x256 to 1,024 from grids of two lines took 1.07 times
 #: the time from patches, 28x28x128 to 128 0.92 times.
@@ -75,7 +80,7 @@ def grid_fields(kernel: Kernel, windows: Windows, run: int) -> tuple[dict[str, i
     bytes; both are empty where the kernel cannot read these windows so.
     """
     flat = windows.size[0] == windows.taps[0] == windows.out[0] == 1 and not windows.before[0]
-    if not flat or not kernel.scatters or run % kernel.row_bytes or windows.taps[1:] == (1, 1):
+    if not flat or not kernel.scatters or run % kernel.piece_bytes or windows.taps[1:] == (1, 1):
         return {}, {}
     y, x = (_along(windows.taps[i], windows.step[i], windows.apart[i]) for i in (1, 2))
     pixel = run if run % SAME_SETS else run + LINE
@@ -114,6 +119,12 @@ def most_grid_rows(p, k):
 
 
 @register_jitable
+def _costs(k):
+    """What a tile of the template `k` costs, from grids and from patches, and to copy the patch of a row."""
+    return (FROM_GRIDS, FROM_PATCHES, COPY) if k.row_bytes != 0 else OF_PANELS
+
+
+@register_jitable
 def _cost_of_tiles(rows, height, each):
     """What tiles of `height` rows cost; in half of one the rhs is read for half of the products (0.8)."""
     whole, rest = rows // height, rows % height
@@ -122,17 +133,18 @@ def _cost_of_tiles(rows, height, each):
 
 
 @register_jitable
-def cost_of_block(p, rows, columns, height):
-    """What a block from grids costs, in tiles of `height` rows."""
+def cost_of_block(p, rows, columns, k):
+    """What a block from grids costs, in tiles of the template `k`."""
+    from_grids, _, copy = _costs(k)
     lines_more = (rows - 1) // p.line_rows
     computed = rows + lines_more * (p.grid_width - p.line_rows)
     copied = p.grids * (lines_more + 1 + p.lines_ahead) * p.grid_width * p.pixel_bytes
     call = CALL if p.direct == 0 else 0
-    return columns * (_cost_of_tiles(computed, height, FROM_GRIDS) + call) + COPY * copied // p.depth
+    return columns * (_cost_of_tiles(computed, k.mr, from_grids) + call) + copy * copied // p.depth
 
 
 @register_jitable
-def lines_of_a_block(p, planes, threads, most, height):
+def lines_of_a_block(p, planes, threads, most, k):
     """Lines of windows in a block of at most `most` rows, with which the thread that has most to do is done
     first, for `planes` planes of windows; 0: none fits.
     """
@@ -140,7 +152,7 @@ def lines_of_a_block(p, planes, threads, most, height):
     found = least = 0
     for each in range(1, min(lines, most // p.line_rows) + 1):
         blocks = planes * -(-lines // each)
-        cost = -(-blocks // threads) * cost_of_block(p, each * p.line_rows, p.n, height)
+        cost = -(-blocks // threads) * cost_of_block(p, each * p.line_rows, p.n, k)
         if threads > 1 and blocks < threads * BLOCKS_PER_THREAD:
             cost += cost // 8  # for a thread that comes late
         if found == 0 or cost <= least:
@@ -149,7 +161,7 @@ def lines_of_a_block(p, planes, threads, most, height):
 
 
 @register_jitable
-def pays_as_grids(p, blocks, threads, rows, columns, height):
+def pays_as_grids(p, blocks, threads, rows, columns, k):
     """Whether `blocks` blocks of so many rows and columns, one after the other, cost less than all patches
     shared by `threads` threads.
     """
@@ -157,8 +169,9 @@ def pays_as_grids(p, blocks, threads, rows, columns, height):
     if copied >= p.plane_rows * p.depth:  # no pixel is seen twice
         return False
     calls = CALL * -(-p.m // MAX_MC_WITH_STAGES) if p.direct == 0 else 0
-    patches = p.batch * (p.n * (_cost_of_tiles(p.m, height, FROM_PATCHES) + calls) + COPY * p.m)
-    return threads * blocks * cost_of_block(p, min(rows, p.plane_rows), columns, height) < patches
+    _, from_patches, copy = _costs(k)
+    patches = p.batch * (p.n * (_cost_of_tiles(p.m, k.mr, from_patches) + calls) + copy * p.m)
+    return threads * blocks * cost_of_block(p, min(rows, p.plane_rows), columns, k) < patches
 
 
 @inner
@@ -184,6 +197,14 @@ def _copy_grid(w, image, room, y, lines, tap_y, tap_x, zero, dst, pixel_bytes):
         else:
             copy_runs(inside, pixel_bytes, offset(image, at), apart, high - low, run, room - at)
         fill_runs(offset(to, high * pixel_bytes), pixel_bytes, zero, width - high, run)
+
+
+@inner
+def _flip(at, size, flip):
+    """Flip bits of `size` bytes, a multiple of 4."""
+    word = flip | flip << 8 | flip << 16 | flip << 24
+    for i in range(size // 4):
+        store_32(at, i, load_i32(at, i) ^ word)
 
 
 @inner
@@ -236,6 +257,7 @@ def pack_pixels(
     lines = y1 - y0 + 1 + w.lines_ahead
     each = w.run // step  # steps of a tap
     grid = lines * width  # pixels of a grid
+    turned = w.stored_flipped != 0 and flip != 0
     for tap_y in range(w.grids_y):
         for tap_x in range(w.grids_x):
             at = (tap_y * w.grids_x + tap_x) * grid
@@ -243,11 +265,13 @@ def pack_pixels(
                 w, offset(image, number * w.image_stride), w.room - number * w.image_stride, y0, lines, tap_y,
                 tap_x, zero, offset(dst, at * pixel_bytes), pixel_bytes,
             )  # fmt: skip
+    pixels = w.grids_y * w.grids_x * grid
+    if turned:
+        _flip(dst, pixels * pixel_bytes, flip)
     if summed != 0:
-        call_address(
-            as_address(pack),
-            (dst, pixel_bytes, 1, w.grids_y * w.grids_x * grid, w.run, flip, 0, 0, of_pixels),
-        )
+        # of bytes that were flipped, the sums are those of what they are now
+        signed = 0 if turned else flip
+        call_address(as_address(pack), (dst, pixel_bytes, 1, pixels, w.run, signed, 0, 0, of_pixels))
     for tap_y in range(w.taps_y):
         for tap_x in range(w.taps_x):
             ahead = (tap_y % w.grids_y * w.grids_x + tap_x % w.grids_x) * grid

@@ -19,6 +19,7 @@ from lowgemm.engine.blocking import Blocking
 from lowgemm.engine.deep_block import deep_block
 from lowgemm.engine.image import Windows, pack_image, patch_bytes, patch_rows
 from lowgemm.engine.in_place import rows_in_place
+from lowgemm.engine.packing import sums_routine
 from lowgemm.engine.packing_ir import CHUNK_BYTES
 from lowgemm.engine.pixels import grid_fields, pack_pixels
 from lowgemm.engine.planner import fill_plan, has_deep_blocks, reads_in_place, stores_past_caches, template_of
@@ -34,6 +35,7 @@ from lowgemm.jit import host, scratch
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.jit.team import the_team
 from lowgemm.kernels import Kernel, microkernel, suited
+from lowgemm.kernels.framework.kernel import EITHER
 from lowgemm.output.pipeline import compile_pipeline, raise_failures
 
 
@@ -234,6 +236,9 @@ class Plan(NotCopied):
             image["mr"], image["row_bytes"] = runs.mr, runs.row_bytes
             image["panel_rows"], image["panel_bytes"] = patch_rows(runs.mr, plan.kc), patch_bytes(plan.kc)
             image["panel_chunk"] = CHUNK_BYTES // runs.element_bytes
+            image["stored_flipped"] = runs.lhs_type != EITHER
+        if grids:
+            plan.pack_lhs = sums_routine(runs).address
         if has_deep_blocks(plan):
             plan.deep_block = deep_block.address
 

@@ -119,6 +119,7 @@ def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
         nr=kernel.nr,
         element_bytes=kernel.element_bytes,
         row_bytes=kernel.row_bytes,
+        piece_bytes=kernel.piece_bytes,
         over_read=kernel.over_read,
         any_panels=int(kernel.any_panels),
         l2=sizes.l2,
@@ -204,13 +205,13 @@ def _divide(p, k, threads, on_the_fly):
     )
     grids = p.pixel_bytes != 0 and depth_blocks == 1 and p.stream == 0
     if grids and col_blocks == 1:
-        lines = lines_of_a_block(p, p.batch * planes, threads, tall, k.mr)
+        lines = lines_of_a_block(p, p.batch * planes, threads, tall, k)
         mc = lines * p.line_rows
         grids = lines > 0
     if grids:
         row_blocks = -(-p.plane_rows // mc)
         blocks = p.batch * planes * row_blocks * col_blocks
-        grids = pays_as_grids(p, -(-blocks // threads), threads, mc, nc, k.mr)
+        grids = pays_as_grids(p, -(-blocks // threads), threads, mc, nc, k)
     if p.pixel_bytes != 0 and not grids:
         planes = 1
         mc, nc, kc, row_blocks, col_blocks, depth_blocks, splits, kept_on_the_fly = block_sizes(
@@ -246,7 +247,7 @@ def _name_routines(p, k, lhs_signed, rhs_signed, on_the_fly):
     p.kr = k.kr
     p.rhs_group_bytes = k.rhs_group_bytes
     p.pack_chunk = k.pack_chunk
-    p.row_bytes = k.row_bytes
+    p.piece_bytes = k.piece_bytes
     p.kernel = k.kernel[lhs_signed]
     p.pack_lhs = k.pack_lhs[int(p.image != 0 or p.lhs_k_stride == 1)]
     p.pack_rhs = k.pack_rhs[int(p.rhs_k_stride == 1)] if p.packed == 0 else 0
@@ -265,8 +266,8 @@ def _place_lhs(p, k, grids):
     if grids:
         pixels = pixels_of(p, p.mc)
         p.lhs_panel_bytes = p.pixel_bytes
-        p.steps_at = pixels * p.pixel_bytes
-        p.list_size = LIST_HEAD + p.depth // k.row_bytes
+        p.steps_at = up(pixels * p.pixel_bytes + SLACK, LINE)
+        p.list_size = LIST_HEAD + p.depth // k.piece_bytes
         p.pixel_sums_at = p.steps_at + 8 * (p.list_size + lines_of(p, p.mc) * p.grid_width)
         return up(p.pixel_sums_at + 4 * pixels, ALIGNMENT)
     if k.row_bytes == 0:

@@ -256,7 +256,7 @@ def pack_lhs_block(p, s, a, row0, rows, k0, depth, space, sums, kept):
                 call_address(
                     p.pack_image,
                     (
-                        a.lhs, p.image, row0, rows, p.row_bytes, p.lhs_flip,
+                        a.lhs, p.image, row0, rows, p.piece_bytes, p.lhs_flip,
                         s.lhs_zero + p.lhs_shift * (1 + p.bilinear), s.lhs_zeros, p.pack_lhs, space,
                         p.lhs_panel_bytes, space + p.steps_at, p.list_size, space + p.pixel_sums_at, sums,
                         summed,

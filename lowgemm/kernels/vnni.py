@@ -41,6 +41,11 @@ class Vnni(Kernel):
     adds_up: ClassVar[bool] = True
     defers_requantize: ClassVar[bool] = True
 
+    @property
+    def scatters(self) -> bool:
+        """Where the lhs is unsigned, as the sums of pixels take bytes to be (`engine/rows.py`)."""
+        return self.lhs_type == "u8"
+
     def load_lhs(self, builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
         """Broadcast the 4 bytes of one row."""
         return splat(builder, load(builder, i32, address, 4), self.lanes)
@@ -55,8 +60,8 @@ class Vnni(Kernel):
         return (call_intrinsic(builder, name, vec(i32, self.lanes), [acc[0], lhs, rhs]),)
 
     def add_sums(self, builder, acc, packed, side):
-        """A product with ones."""
-        return byte_sums(builder, acc, packed, side)
+        """A product with ones, in registers of the kernel's own width."""
+        return byte_sums(builder, acc, packed, side) if acc.type.count <= self.lanes else None
 
     def twin(self) -> Kernel | None:
         """The same tiles with the product in plain IR; only of the short registers, for LLVM needs long for

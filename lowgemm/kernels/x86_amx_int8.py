@@ -88,7 +88,11 @@ class AmxInt8(Kernel):
 
     expect: ClassVar[str] = "tdpb"
     any_panels: ClassVar[bool] = True
-    scatters: ClassVar[bool] = True
+
+    @property
+    def scatters(self) -> bool:
+        """Tiles may be of a scattered lhs."""
+        return True
 
     def tile_loop(self, depth: int, l1: int) -> TileLoop:
         """Four products of 16 cycles; 2 KiB of rhs from L2, and as much lhs where its 32 rows leave L1 while

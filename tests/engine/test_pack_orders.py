@@ -9,13 +9,17 @@ from lowgemm.engine import packing
 from lowgemm.engine.plan import Operand, Plan
 
 RUNNING = [k for k in kernels.all_kernels() if not kernels.why_not(k)]
-ORDERS = ["rows", "columns", "reversed columns", "steps"]
+ORDERS = ["rows", "parts of rows", "reversed rows", "columns", "reversed columns", "steps"]
 
 
 def in_order(a: np.ndarray, order: str) -> np.ndarray:
     """The same numbers, lying in memory in another order."""
     if order == "rows":
         return np.ascontiguousarray(a)
+    if order == "parts of rows":
+        return np.concatenate([a, a[:, ::-1], a], axis=1)[:, : a.shape[1]]
+    if order == "reversed rows":
+        return np.ascontiguousarray(a[::-1])[::-1]
     if order == "columns":
         return np.asfortranarray(a)
     if order == "reversed columns":
@@ -46,10 +50,12 @@ def packed(kernel, side, by_depth, a):
 @pytest.mark.parametrize("kernel", RUNNING, ids=lambda k: k.name)
 @pytest.mark.parametrize("side", ["lhs", "rhs"])
 def test_both_routines_pack_every_order_alike(kernel, side):
+    """Also those that are packed byte by byte, so each way is beside a plain one."""
     g = np.random.default_rng(5)
     if side == "rhs":
         kernel = kernels.rhs_packer(kernel)
-    for mn, depth in ((1, 1), (5, 7), (67, 130), (150, 33)):
+    shapes = [(1, 1), (5, 7), (67, 130), (150, 33), (40, 3), (9, 1)]
+    for mn, depth in [*shapes, *g.integers(1, 90, (20, 2)).tolist()]:
         a = g.integers(0, 256, (mn, depth), dtype=np.uint8)
         expected = packed(kernel, side, True, in_order(a, "rows"))
         for order in ORDERS:
@@ -73,6 +79,6 @@ def test_a_plan_packs_by_the_quick_routine(left, right):
         for side in ("lhs", "rhs")
     )
     assert len(lhs) == len(rhs) == 2
-    assert lhs[int(plan.p.pack_lhs)] == (left == "rows")
+    assert lhs[int(plan.p.pack_lhs)] == ("rows" in left)
     assert rhs[int(plan.p.pack_rhs)] == (right == "columns")
     np.testing.assert_array_equal(lowgemm.gemm(a, b), a.astype(int) @ b)

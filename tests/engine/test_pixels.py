@@ -22,8 +22,8 @@ def integers(g, dtype, shape):
     return g.integers(info.min, info.max, shape, dtype=dtype, endpoint=True)
 
 
-def problem(g):
-    """An image, filters, groups and options: taps of one or two steps of the depth, in windows that overlap
+def problem(g, step):
+    """An image, filters, groups and options: taps of a few steps of the depth, in windows that overlap
     or leave gaps, and that may see padding alone.
     """
     axes = int(g.integers(1, 3))
@@ -35,7 +35,10 @@ def problem(g):
         max(1, d * (k - 1) + 1 - sum(p), int(g.integers(1, 19)))
         for d, k, p in zip(dilation, taps, padding, strict=True)
     )
-    channels, outputs = 64 * int(g.integers(1, 3)), groups * int(g.choice([1, 16, 17, 33, 48]))
+    channels, outputs = (
+        step * int(g.integers(1, 3 if step == 64 else 20)),
+        groups * int(g.choice([1, 16, 17, 33, 48])),
+    )
     dtypes = g.choice(["uint8", "int8"], 2)
     image = integers(g, dtypes[0], (int(g.integers(1, 4)), *size, channels * groups))
     filters = integers(g, dtypes[1], (*taps, channels, outputs))
@@ -66,7 +69,7 @@ def test_equals_its_definition(kernel, tall, monkeypatch):
     read_so = 0
     for seed in range(60):
         g = np.random.default_rng([seed, tall])
-        image, filters, groups, options = problem(g)
+        image, filters, groups, options = problem(g, kernels.by_name(kernel).piece_bytes)
         sums = reference.conv(image, filters, groups=groups, **options)
         output = stages(g, sums.size // sums.shape[-1], sums.shape[-1])
         expected = reference.conv(image, filters, groups=groups, output=output, **options)
@@ -139,8 +142,10 @@ def plan(images, size, channels, taps, outputs, *, stride=1, padding=1, dilation
 @pytest.mark.parametrize("kernel", RUNS)
 def test_a_step_must_lie_in_one_tap_and_be_seen_again(kernel, monkeypatch):
     monkeypatch.setattr(lowgemm.config, "kernel", kernel)
-    assert plan(1, 28, 128, 3, 128).p.steps_at
-    assert not plan(1, 28, 96, 3, 128).p.steps_at  # 96 channels are one step and a half
+    step = kernels.by_name(kernel).piece_bytes
+    for channels in (128, step):
+        assert plan(1, 28, channels, 3, 32).p.steps_at
+    assert not plan(1, 28, 3 * step // 2, 3, 32).p.steps_at  # one step and a half
     assert not plan(1, 28, 128, 2, 512, stride=2, padding=0).p.steps_at  # each pixel is seen once
     assert not plan(1, 28, 128, 1, 128, stride=2, padding=0).p.steps_at  # one tap
 
@@ -160,6 +165,8 @@ def asked(images, size, taps, channels, outputs, dilation=1, direct=1):
     )  # fmt: skip
 
 
+#: What the rules ask of a kernel's template.
+AMX, VNNI = types.SimpleNamespace(mr=32, row_bytes=64), types.SimpleNamespace(mr=8, row_bytes=0)
 #: Rows of a block at most, and whether it pays; new time by old, from one core of a Xeon.
 MEASURED = [
     (asked(1, 28, 3, 128, 128), 1024, True),  # 0.65
@@ -179,20 +186,39 @@ MEASURED = [
 ]
 
 
+#: The same for kernels of panels, with AVX512-VNNI.
+OF_PANELS = [
+    (asked(1, 56, 3, 64, 64), True),  # 0.93
+    (asked(1, 80, 3, 32, 32), True),  # 0.76
+    (asked(1, 20, 3, 24, 40), True),  # 0.86
+    (asked(1, 112, 3, 16, 16), True),  # 0.61
+    (asked(1, 28, 3, 128, 128), False),  # 1.01
+    (asked(1, 14, 3, 256, 256), False),  # 1.12
+    (asked(1, 7, 3, 512, 512), False),  # 1.9
+]
+
+
+@pytest.mark.parametrize(("p", "pays"), OF_PANELS)
+def test_which_kernels_of_panels_read_from_grids(p, pays):
+    lines = pixels.lines_of_a_block(p, 1, 1, 256, VNNI)
+    blocks = -(-p.plane_rows // (lines * p.line_rows))
+    assert pixels.pays_as_grids(p, blocks, 1, lines * p.line_rows, p.n, VNNI) == pays
+
+
 @pytest.mark.parametrize(("p", "most", "pays"), MEASURED)
 def test_which_are_read_from_grids(p, most, pays):
     planes = p.m // p.plane_rows
-    lines = pixels.lines_of_a_block(p, planes, 1, most, 32)
+    lines = pixels.lines_of_a_block(p, planes, 1, most, AMX)
     blocks = planes * -(-p.plane_rows // (lines * p.line_rows))
-    assert pixels.pays_as_grids(p, blocks, 1, lines * p.line_rows, p.n, 32) == pays
+    assert pixels.pays_as_grids(p, blocks, 1, lines * p.line_rows, p.n, AMX) == pays
 
 
 def test_threads_get_equal_lines():
     whole = asked(1, 28, 3, 128, 128)
-    assert pixels.lines_of_a_block(whole, 1, 1, 1024, 32) == 28
-    assert pixels.lines_of_a_block(whole, 1, 2, 1024, 32) == 7
-    assert pixels.lines_of_a_block(whole, 1, 2, 100, 32) == 2  # 3 would give one thread 15 of 28
-    assert pixels.lines_of_a_block(whole, 1, 1, 27, 32) == 0
+    assert pixels.lines_of_a_block(whole, 1, 1, 1024, AMX) == 28
+    assert pixels.lines_of_a_block(whole, 1, 2, 1024, AMX) == 7
+    assert pixels.lines_of_a_block(whole, 1, 2, 100, AMX) == 2  # 3 would give one thread 15 of 28
+    assert pixels.lines_of_a_block(whole, 1, 1, 27, AMX) == 0
 
 
 @pytest.mark.parametrize("kernel", RUNS)

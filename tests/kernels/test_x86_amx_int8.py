@@ -17,7 +17,6 @@ import lowgemm
 from lowgemm import kernels
 from lowgemm.engine import planner
 from lowgemm.jit.caches import CacheSizes
-from lowgemm.jit.scratch import aligned_empty
 from lowgemm.jit.target import target
 from lowgemm.kernels import x86_amx_int8
 from lowgemm.kernels.framework import tile_machine, tile_permission
@@ -83,42 +82,6 @@ def test_contract_in_software():
     tile_machine.faults()
     assert verify.verify_native(SOFTWARE) == 0
     assert tile_machine.faults() == {}
-
-
-@pytest.mark.parametrize("kernel", [KERNEL, SOFTWARE], ids=lambda k: k.name)
-def test_a_scattered_lhs(kernel):
-    """Steps anywhere, rows of the result in any order, and of two with one place the later."""
-    if kernels.why_not(kernel):
-        pytest.skip(kernels.why_not(kernel))
-    for seed in range(20):
-        g = np.random.default_rng(seed)
-        signed = bool(seed % 2)
-        dtype = np.int8 if signed else np.uint8
-        rows, panels, steps = int(g.integers(1, 100)), int(g.integers(1, 6)), int(g.integers(1, 8))
-        stride, cols = 64 * int(g.integers(1, 4)), 16 * panels
-        at_steps = 64 * g.integers(0, 9, steps)
-        memory = aligned_empty(rows * stride + 64 * 10)
-        memory[:] = g.integers(0, 256, memory.size, dtype=np.uint8)
-        rhs = g.integers(-128, 128, (64 * steps, cols), dtype=np.int8)
-        packed = aligned_empty(rhs.size)
-        packed[:] = rhs.reshape(16 * steps, 4, panels, 16).transpose(2, 0, 3, 1).ravel().view(np.uint8)
-        lhs = np.array(
-            [
-                np.concatenate([memory[r * stride + s :][:64] for s in at_steps]).view(dtype)
-                for r in range(rows)
-            ]
-        )
-        places = g.integers(0, rows, rows) if seed % 4 > 1 else np.arange(rows)
-        of_rows, of_cols = (g.integers(-(2**20), 2**20, n).astype(np.int32) for n in (rows, cols))
-        found, expected = np.zeros((2, rows, cols), np.int32)
-        for r, place in enumerate(places):
-            expected[place] = lhs[r].astype(np.int32) @ rhs.astype(np.int32) + of_rows[place] + of_cols
-        numbers = np.array([memory.ctypes.data, rows, places.ctypes.data, *at_steps], np.int64)
-        kernels.microkernel(kernel, signed, scattered=True).ctypes(
-            0, panels, 16 * steps, numbers.ctypes.data, stride, packed.ctypes.data, 64 * 16 * steps,
-            found.ctypes.data, cols, of_rows.ctypes.data, of_cols.ctypes.data, 0, None, 0,
-        )  # fmt: skip
-        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def convolutions(r: random.Random, g: np.random.Generator) -> None:
     height, width, depth, groups = (
         r.randrange(3, 12),
         r.randrange(3, 12),
-        r.choice((1, 3, 8, 17, 64)),
+        r.choice((1, 3, 4, 8, 17, 20, 64)),
         r.choice((1, 2)),
     )
     size, padding = r.choice(((1, 1), (2, 3), (3, 3), (5, 7))), r.choice((0, 1, 2))

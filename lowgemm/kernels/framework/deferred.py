@@ -54,9 +54,9 @@ class Deferred:
             b, [load(b, ty, at(b, first, i * self.size), self.size) for i, ty in types]
         )
 
-    def scale(self, b: ir.IRBuilder, index: ir.Value, nv: int, c: ir.Value, ldc: ir.Value) -> None:
-        """Emit: scale and store register number `index` of the full tile, `nv` panels wide, that begins at
-        `c`.
+    def scale(self, b: ir.IRBuilder, index: ir.Value, nv: int, place_of: Any) -> None:
+        """Emit: scale and store register number `index` of the full tile, `nv` panels wide, whose rows go
+        where `place_of` says.
         """
         # Constants where they are known: the two numbers cost one general register more than code for
         # sapphirerapids has.
@@ -66,7 +66,7 @@ class Deferred:
             v, r = b.udiv(index, const(i64, self.mr)), b.urem(index, const(i64, self.mr))
         x = load(b, vec(i32, self.k.lanes), at(b, self.sums, b.mul(index, const(i64, self.size))), self.size)
         y = self.scaling.result(b, x, self._constants(b, v), 8)
-        store(b, y, at(b, at(b, c, b.mul(ldc, r)), b.mul(v, const(i64, self.k.lanes))))
+        store(b, y, at(b, place_of(r), b.mul(v, const(i64, self.k.lanes))))
 
     def _loop(self, b: ir.IRBuilder, start: ir.Value, stop: int, body: Any) -> None:
         fn = b.function
@@ -81,23 +81,21 @@ class Deferred:
         b.cbranch(b.icmp_signed("<", following, const(i64, stop)), block, done)
         b.position_at_end(done)
 
-    def scale_rest(self, b: ir.IRBuilder, start: ir.Value, nv: int, c: ir.Value, ldc: ir.Value) -> None:
+    def scale_rest(self, b: ir.IRBuilder, start: ir.Value, nv: int, place_of: Any) -> None:
         """Emit: scale and store the registers of a full tile from `start` on."""
-        self._loop(b, start, self.mr * nv, lambda index: self.scale(b, index, nv, c, ldc))
+        self._loop(b, start, self.mr * nv, lambda index: self.scale(b, index, nv, place_of))
 
-    def scale_tile(
-        self, b: ir.IRBuilder, skip: ir.Value | None, rows: int, nv: int, c: ir.Value, ldc: ir.Value
-    ) -> None:
+    def scale_tile(self, b: ir.IRBuilder, skip: ir.Value | None, rows: int, nv: int, place_of: Any) -> None:
         """Emit: scale and store a tile of `rows` rows at once, unless `skip`."""
         vector = vec(i32, self.k.lanes)
 
         def panel(v: ir.Value) -> None:
             constants = self._constants(b, v)
             sums = at(b, self.sums, b.mul(v, const(i64, self.mr * self.size)))
-            to = at(b, c, b.mul(v, const(i64, self.k.lanes)))
+            column = b.mul(v, const(i64, self.k.lanes))
             for r in range(rows):
                 x = load(b, vector, at(b, sums, r * self.size), self.size)
-                store(b, self.scaling.result(b, x, constants, 8), at(b, to, b.mul(ldc, const(i64, r))))
+                store(b, self.scaling.result(b, x, constants, 8), at(b, place_of(r), column))
 
         start = const(i64, 0) if skip is None else b.select(skip, const(i64, nv), const(i64, 0))
         self._loop(b, start, nv, panel)

@@ -231,13 +231,6 @@ class Kernel:
     #: along itself; or `max_nv` at most.
     any_panels: ClassVar[bool] = False
 
-    #: Whether the microkernel can also be had for a scattered lhs, whose rows lie in pieces of `row_bytes`.
-    #: Then `lhs` points to a list of 64-bit numbers: the address of the first row; how many rows there are,
-    #: in place of `m`; the address of 64-bit numbers that say which row of the result each of them is; and
-    #: for each step of the depth how many bytes behind its row's address a piece lies. Rows are stored in
-    #: their order: of several with one place the last counts.
-    scatters: ClassVar[bool] = False
-
     #: Whether the scaling of a tile runs inside the next one's depth loop, which needs four registers
     #: (`deferred.py`).
     defers_requantize: ClassVar[bool] = False
@@ -248,6 +241,18 @@ class Kernel:
         it.
         """
         return self.lanes == 16 and not hasattr(self, "compile")
+
+    @property
+    def scatters(self) -> bool:
+        """Whether the microkernel can also be had for a scattered lhs, whose rows lie in pieces of
+        `piece_bytes`.
+
+        Then `lhs` points to a list of 64-bit numbers: the address of the first row; how many rows there are,
+        in place of `m`; the address of 64-bit numbers that say which row of the result each of them is; and
+        for each step of the depth how many bytes behind its row's address a piece lies. Rows are stored in
+        their order: of several with one place the last counts.
+        """
+        return False
 
     @property
     def nr(self) -> int:
@@ -273,6 +278,11 @@ class Kernel:
     def step_depth(self) -> int:
         """Depth that one turn of the loop multiplies (`unroll` aside)."""
         return self.row_bytes or self.kr
+
+    @property
+    def piece_bytes(self) -> int:
+        """Bytes of a piece of a scattered lhs: a step of the depth."""
+        return self.row_bytes or self.kr * self.element_bytes
 
     @property
     def over_read(self) -> int:

@@ -6,14 +6,15 @@ The contract is in `kernel.py`; `deferred.py` has the stores that overlap with t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from llvmlite import ir
 
 from lowgemm.kernels.framework.deferred import Deferred
-from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i32, i64, load, splat, store, vec
-from lowgemm.kernels.framework.kernel import Kernel
+from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i8, i32, i64, load, splat, store, vec
+from lowgemm.kernels.framework.kernel import LIST_HEAD, Kernel
 from lowgemm.kernels.framework.requant import FIXED_POINT
 
 #: Accumulators of a tile, below which the depth has two sets of them in turn: each product waits for the one
@@ -21,14 +22,55 @@ from lowgemm.kernels.framework.requant import FIXED_POINT
 FEW = 5
 
 
-def _prefetch_c(b: ir.IRBuilder, c: ir.Value, ldc_bytes: ir.Value, mr: int, row_bytes: int) -> None:
+#: From a number of a row in a tile to its address.
+Addresses = Callable[[int | ir.Value], ir.Value]
+
+
+def _prefetch_c(b: ir.IRBuilder, place_of: Addresses, mr: int, row_bytes: int) -> None:
     """Ask for the lines of the result before the depth loop hides the wait."""
     void = ir.VoidType()
     for r in range(mr):
-        row = at(b, c, b.mul(ldc_bytes, const(i64, r)))
+        row = place_of(r)
         for line in range(0, row_bytes, 64):
             write, keep, data = const(i32, 1), const(i32, 3), const(i32, 1)
             call_intrinsic(b, "llvm.prefetch.p0", void, [at(b, row, line), write, keep, data])
+
+
+def _panel_rows(k: Kernel, lhs: ir.Value) -> Any:
+    """Where the rows of a packed panel are, for `_depth_loop`: from (builder, step, number of a group behind
+    it) to a function that gives a row's address.
+    """
+
+    def rows(b: ir.IRBuilder, step: ir.Value, u: int) -> Addresses:
+        group = at(b, at(b, lhs, b.mul(step, const(i64, k.lhs_group_bytes))), u * k.lhs_group_bytes)
+        return lambda r: at(b, group, r * k.kr * k.element_bytes)
+
+    return rows
+
+
+def _listed_rows(first: ir.Value, stride: ir.Value, three: ir.Value, pieces: ir.Value) -> Any:
+    """Likewise where rows lie `stride` bytes apart from `first` on, and `pieces` points to how far the groups
+    are behind that; `three` is three strides.
+
+    x86 adds 1, 2, 4 or 8 times a register to an address, so eight rows need no more than two pointers and two
+    strides.
+    """
+
+    def rows(b: ir.IRBuilder, step: ir.Value, u: int) -> Addresses:
+        piece = load(b, i64, at(b, at(b, pieces, b.shl(step, const(i64, 3))), 8 * u), 8)
+        row_0 = at(b, first, piece)
+        row_3 = at(b, row_0, three)
+
+        def address(r: int) -> ir.Value:
+            if r in (5, 7):
+                return at(b, row_3, b.mul(stride, const(i64, r - 3)))
+            return at(
+                b, row_0, b.mul(three, const(i64, r // 3)) if r % 3 == 0 else b.mul(stride, const(i64, r))
+            )
+
+        return address
+
+    return rows
 
 
 def _depth_loop(
@@ -45,10 +87,11 @@ def _depth_loop(
     """Emit ``for step in range(start, stop, count)`` over depth groups, `count` of them in each turn.
 
     Each of a turn's groups has the next of the `sets` of accumulators, in turn. `extra`, a function of
-    (builder, step), emits what else each turn does.
+    (builder, step), emits what else each turn does. `addresses`: where the rows of the lhs are (see
+    `_panel_rows`), and the panels of the rhs.
     """
     fn = b.function
-    lhs, rhs = addresses
+    rows, rhs = addresses
     entry, body, done = b.block, fn.append_basic_block("depth"), fn.append_basic_block("depth_done")
     b.cbranch(b.icmp_signed("<", start, stop), body, done)
     b.position_at_end(body)
@@ -57,13 +100,13 @@ def _depth_loop(
     phis = [{key: tuple(b.phi(a.type) for a in regs) for key, regs in one.items()} for one in sets]
     now = list(phis)
     for u in range(count):
-        lhs_at = at(b, at(b, lhs, b.mul(step, const(i64, k.lhs_group_bytes))), u * k.lhs_group_bytes)
+        row_at = rows(b, step, u)
         rhs_off = b.mul(step, const(i64, k.rhs_group_bytes))
         panels = [at(b, at(b, rhs[v], rhs_off), u * k.rhs_group_bytes) for v in range(nv)]
         right = [partial(k.load_rhs, b, p) if k.reloads_rhs else k.load_rhs(b, p) for p in panels]
         following, before = {}, now[u % len(sets)]
         for r in sorted({r for r, _ in before}):
-            left = k.load_lhs(b, at(b, lhs_at, r * k.kr * k.element_bytes))
+            left = k.load_lhs(b, row_at(r))
             row = k.row_products(b, [before[r, v] for v in range(nv)], left, right)
             following.update({(r, v): acc for v, acc in enumerate(row)})
         now[u % len(sets)] = following
@@ -89,12 +132,13 @@ def _depth_loop(
     return final
 
 
-def _tile(k: Kernel, b: ir.IRBuilder, mr: int, nv: int, groups, lhs, rhs, rhs_stride, begin=None) -> dict:
-    """Emit the depth loop of an `mr` x `nv` tile; gives its accumulators by (first row, panel).
+def _tile(k: Kernel, b: ir.IRBuilder, mr: int, nv: int, groups, rows, rhs, rhs_stride, begin=None) -> dict:
+    """Emit the depth loop of an `mr` x `nv` tile; gives its accumulators by (first row, panel). `rows`: see
+    `_panel_rows`.
 
     `begin`, if given, is a pair of a number of depth groups and what else each of these first groups does.
     """
-    addresses = lhs, [at(b, rhs, b.mul(rhs_stride, const(i64, v))) if v else rhs for v in range(nv)]
+    addresses = rows, [at(b, rhs, b.mul(rhs_stride, const(i64, v))) if v else rhs for v in range(nv)]
     accs = {(r, v): k.zero() for r in range(0, mr, k.lhs_rows) for v in range(nv)}
     start = const(i64, 0)
     if begin is not None:
@@ -116,18 +160,20 @@ def _tile(k: Kernel, b: ir.IRBuilder, mr: int, nv: int, groups, lhs, rhs, rhs_st
     return _depth_loop(k, b, nv, start, groups, 1, addresses, sets[:1])[0]
 
 
-def _sums(k: Kernel, b: ir.IRBuilder, mr: int, accs, cols, rows) -> dict:
-    """Emit: a tile's sums with the compensation added, by (row, panel)."""
+def _sums(k: Kernel, b: ir.IRBuilder, mr: int, accs, cols, of_rows: Addresses) -> dict:
+    """Emit: a tile's sums with the compensation added, by (row, panel); that of a row is where `of_rows`
+    says.
+    """
     values = {}
     for (head, v), acc in accs.items():
         for r, x in enumerate(k.finalize(b, acc), head):
             if r < mr:  # a register of several rows may reach past an odd last one
-                of_row = splat(b, load(b, i32, at(b, rows, 4 * r), 4), k.lanes)
+                of_row = splat(b, load(b, i32, of_rows(r), 4), k.lanes)
                 values[r, v] = b.add(x, b.add(of_row, cols[v]))
     return values
 
 
-def _store_sums(k: Kernel, b: ir.IRBuilder, values, c, ldc_bytes, add_c) -> None:
+def _store_sums(k: Kernel, b: ir.IRBuilder, values, place_of: Addresses, add_c) -> None:
     """Emit: store int32 sums, with `c` added on request."""
     fn = b.function
     plain, adding, stored = (fn.append_basic_block(name) for name in ("plain", "adding", "stored"))
@@ -135,7 +181,7 @@ def _store_sums(k: Kernel, b: ir.IRBuilder, values, c, ldc_bytes, add_c) -> None
     for block in (plain, adding):
         b.position_at_end(block)
         for (r, v), value in sorted(values.items()):
-            place = at(b, at(b, c, b.mul(ldc_bytes, const(i64, r))), v * 4 * k.lanes)
+            place = at(b, place_of(r), v * 4 * k.lanes)
             if block is adding:
                 value = b.add(value, load(b, value.type, place, 4))
             store(b, value, place, 4)
@@ -146,8 +192,18 @@ def _store_sums(k: Kernel, b: ir.IRBuilder, values, c, ldc_bytes, add_c) -> None
 class _Rows:
     """Emits the loops over the rows of one call: ``while m - row >= mr`` for each tile height."""
 
-    def __init__(self, k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value], nv: int) -> None:
-        self.k, self.b, self.args, self.nv = k, b, args, nv
+    def __init__(
+        self, k: Kernel, b: ir.IRBuilder, args: dict[str, ir.Value], nv: int, scattered: bool
+    ) -> None:
+        self.k, self.b, self.args, self.nv, self.scattered = k, b, args, nv, scattered
+        self.count = args["m"]
+        if scattered:  # see `Kernel.scatters`
+            self.first, self.count, self.places = (
+                load(b, ty, at(b, args["lhs"], 8 * i), 8)
+                for i, ty in enumerate((i8.as_pointer(), i64, i8.as_pointer()))
+            )
+            self.pieces = at(b, args["lhs"], 8 * LIST_HEAD)
+            self.three = b.mul(args["lhs_stride"], const(i64, 3))
         vbytes = 4 * k.lanes
         self.cols = [
             load(b, vec(i32, k.lanes), at(b, args["col_compensation"], v * vbytes), 4) for v in range(nv)
@@ -163,7 +219,7 @@ class _Rows:
         b.position_at_end(head)
         row = b.phi(i64)
         row.add_incoming(row_in, before_loop)
-        b.cbranch(b.icmp_signed("<=", b.add(row, const(i64, mr)), self.args["m"]), tile, after)
+        b.cbranch(b.icmp_signed("<=", b.add(row, const(i64, mr)), self.count), tile, after)
         b.position_at_end(tile)
         body(row)
         next_index = b.add(row, const(i64, mr))
@@ -172,16 +228,39 @@ class _Rows:
         b.position_at_end(after)
         return row
 
+    def _of_result(self, base: ir.Value, stride: int | ir.Value, row: ir.Value) -> Addresses:
+        """Addresses of something of the result's rows, `stride` bytes apart from `base` on, for the tile from
+        `row` on.
+        """
+        b = self.b
+        apart = const(i64, stride) if isinstance(stride, int) else stride
+        if self.scattered:
+            places = at(b, self.places, b.shl(row, const(i64, 3)))
+
+            def listed(r: int | ir.Value) -> ir.Value:
+                place = load(
+                    b, i64, at(b, places, 8 * r if isinstance(r, int) else b.shl(r, const(i64, 3))), 8
+                )
+                return at(b, base, b.mul(apart, place))
+
+            return listed
+        start = at(b, base, b.mul(row, apart))
+        if isinstance(stride, int):
+            return lambda r: at(b, start, stride * r)
+        return lambda r: at(b, start, b.mul(apart, const(i64, r) if isinstance(r, int) else r))
+
     def _accumulate(self, mr: int, row: ir.Value, begin: Any = None) -> dict:
         k, b, args = self.k, self.b, self.args
-        panel, within = b.udiv(row, const(i64, k.mr)), b.urem(row, const(i64, k.mr))
-        lhs = at(b, args["lhs"], b.mul(panel, args["lhs_stride"]))
-        lhs = at(b, lhs, b.mul(within, const(i64, k.kr * k.element_bytes)))
         hooks = k.at_height(mr)
-        accs = _tile(hooks, b, mr, self.nv, args["groups"], lhs, args["rhs"], args["rhs_stride"], begin)
-        return _sums(
-            hooks, b, mr, accs, self.cols, at(b, args["row_compensation"], b.mul(row, const(i64, 4)))
-        )
+        if self.scattered:
+            first = at(b, self.first, b.mul(row, args["lhs_stride"]))
+            rows = _listed_rows(first, args["lhs_stride"], self.three, self.pieces)
+        else:
+            panel, within = b.udiv(row, const(i64, k.mr)), b.urem(row, const(i64, k.mr))
+            lhs = at(b, args["lhs"], b.mul(panel, args["lhs_stride"]))
+            rows = _panel_rows(hooks, at(b, lhs, b.mul(within, const(i64, k.kr * k.element_bytes))))
+        accs = _tile(hooks, b, mr, self.nv, args["groups"], rows, args["rhs"], args["rhs_stride"], begin)
+        return _sums(hooks, b, mr, accs, self.cols, self._of_result(args["row_compensation"], 4, row))
 
     def int32(self, row: ir.Value, add_c: ir.Value) -> None:
         """Tiles of every height from `row` on, stored as int32."""
@@ -192,9 +271,9 @@ class _Rows:
         for mr in k.row_tiles:
 
             def tile(row: ir.Value, mr: int = mr) -> None:
-                c = at(b, args["c"], b.mul(row, ldc_bytes))
-                _prefetch_c(b, c, ldc_bytes, mr, 4 * k.lanes * self.nv)
-                _store_sums(k, b, self._accumulate(mr, row), c, ldc_bytes, add_c)
+                place_of = self._of_result(args["c"], ldc_bytes, row)
+                _prefetch_c(b, place_of, mr, 4 * k.lanes * self.nv)
+                _store_sums(k, b, self._accumulate(mr, row), place_of, add_c)
 
             row = self._loop(mr, row, tile)
 
@@ -208,33 +287,32 @@ class _Rows:
         zero, full = const(i64, 0), k.row_tiles[0]
         registers = const(i64, full * self.nv)
 
-        def waiting(row: ir.Value) -> tuple[ir.Value, ir.Value]:
-            """Where the tile before goes, and the registers of it that are done: all, if there is no such
-            tile.
+        def waiting(row: ir.Value) -> tuple[Addresses, ir.Value]:
+            """Where the rows of the tile before go, and the registers of it that are done: all, if there is
+            no such tile.
             """
-            before = at(b, args["c"], b.mul(b.sub(row, const(i64, full)), ldc))
+            before = self._of_result(args["c"], ldc, b.sub(row, const(i64, full)))
             return before, b.select(b.icmp_signed("==", row, zero), registers, zero)
 
         def tile(row: ir.Value) -> None:
             before, done = waiting(row)
             fewer = b.select(b.icmp_signed("<", args["groups"], registers), args["groups"], registers)
             steps = b.select(b.icmp_signed("==", done, zero), fewer, zero)
-            scale = lambda b, step: deferred.scale(b, step, self.nv, before, ldc)  # noqa: E731
+            scale = lambda b, step: deferred.scale(b, step, self.nv, before)  # noqa: E731
             values = self._accumulate(full, row, (steps, scale))
-            deferred.scale_rest(b, b.add(done, steps), self.nv, before, ldc)
+            deferred.scale_rest(b, b.add(done, steps), self.nv, before)
             deferred.keep(b, values)
 
         row, heights = zero, k.row_tiles
         if k.defers_requantize:
             row, heights = self._loop(full, zero, tile), heights[1:]
             before, _ = waiting(row)
-            deferred.scale_tile(b, b.icmp_signed("==", row, zero), full, self.nv, before, ldc)
+            deferred.scale_tile(b, b.icmp_signed("==", row, zero), full, self.nv, before)
         for mr in heights:
 
             def small(row: ir.Value, mr: int = mr) -> None:
                 deferred.keep(b, self._accumulate(mr, row))
-                c = at(b, args["c"], b.mul(row, ldc))
-                deferred.scale_tile(b, None, mr, self.nv, c, ldc)
+                deferred.scale_tile(b, None, mr, self.nv, self._of_result(args["c"], ldc, row))
 
             row = self._loop(mr, row, small)
 
@@ -262,7 +340,7 @@ def emit_microkernel(
         taken, not_taken = fn.append_basic_block(f"nv{n}"), fn.append_basic_block(f"not_nv{n}")
         b.cbranch(b.icmp_signed("==", args["nv"], const(i64, n)), taken, not_taken)
         b.position_at_end(taken)
-        rows = _Rows(k, b, args, n)
+        rows = _Rows(k, b, args, n, scattered)
         if deferred is not None:
             scaling, plain = fn.append_basic_block(f"bytes_nv{n}"), fn.append_basic_block(f"int32_nv{n}")
             b.cbranch(fused, scaling, plain)
