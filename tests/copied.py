@@ -24,7 +24,7 @@ from lowgemm.blockwise import hyper, job, rowcall, rowjob
 from lowgemm.blockwise.optimizer import Optimizer
 from lowgemm.blockwise.records import Record
 from lowgemm.blockwise.state import StateKind, TensorState
-from lowgemm.compat import gemmlowp
+from lowgemm.compat import gemmlowp, onnx_passes
 from lowgemm.conv import Prepared
 from lowgemm.engine import (
     batch,
@@ -283,6 +283,7 @@ _OBJECTS: list[tuple[str, type, Any, Any]] = [
      lambda o: o is gemmlowp.MapOrder.COL_MAJOR),
     ("bit depth", gemmlowp.BitDepthSetting, lambda: gemmlowp.BitDepthSetting.A5B7,
      lambda o: o is gemmlowp.BitDepthSetting.A5B7),
+    ("layout of parameters", onnx_passes.Layout, lambda: onnx_passes.layout((4, 6), 8, 1, 3), tuple),
     ("map", gemmlowp.MatrixMap, lambda: gemmlowp.MatrixMap(np.arange(30), "col", 3, 4, 7, 2),
      lambda m: m.view()),
     ("scale", cases.Scale, lambda: cases.Scale(*np.ones((2, 3), np.int32), 0, 0, 255, 0), fields),

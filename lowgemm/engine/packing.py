@@ -59,7 +59,7 @@ def _clear(sums, n):
 
 @inner
 def _rows_before_the_end(mn_stride, rows, bytes_more):
-    """How many of the first of `rows` rows, `mn_stride` bytes apart, have so many bytes of others behind
+    """How many of the first of `rows` rows, `mn_stride` bytes apart, have `bytes_more` bytes of others behind
     them.
     """
     if mn_stride <= 0:
