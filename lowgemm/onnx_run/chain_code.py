@@ -47,7 +47,8 @@ VECTOR = 4 * LANES
 MANY = 4
 (
     ADD, SUB, MUL, DIV, MAX, MIN, SLOPE, SIGMOID, TANH, ERF, SQRT, SCALE, RANGE, BYTE, SIGNED, TO_BYTE, TO_SIGNED,
-) = range(17)  # fmt: skip
+    EACH_OF,
+) = range(18)  # fmt: skip
 #: Bytes of an element of an array, by the operation that reads or writes it.
 WIDTHS = {BYTE: 1, SIGNED: 1, TO_BYTE: 1, TO_SIGNED: 1}
 
@@ -243,6 +244,15 @@ def _fill(register, numbers, begin, period, count):
         store_f32(register, j, load_f32(register, j - back))
 
 
+@inner
+def _each(to, numbers, times, count):
+    """`count` numbers: each of `numbers` so many times."""
+    for i in range(count // times):
+        number = load_f32(numbers, i)
+        for j in range(i * times, i * times + times):
+            store_f32(to, j, number)
+
+
 #: Numbers of the arguments of `run_chain`; the pointers are the last.
 (
     FILLS, CODE, INSTRUCTIONS, FILLED, LENGTH, STEP, MEMORY, WORKER_BYTES, WALKS, WALKED, OUTER, BEGINS, POINTERS,
@@ -284,11 +294,12 @@ def run_chain(args, first, end, worker):
     """Carry out a chain on rows of `LENGTH` numbers that lie one after the other.
 
     `CODE` is int64, 9 an instruction: the operation, then for the result and three operands which pointer,
-    and how it moves on from block to block (`_place`). `FILLS` is int64, 4 a register that is filled before a
-    row: which pointer, whose numbers, the walk that says from where on, and how many numbers are repeated in
-    the register. A walk says for each row where an operand's numbers begin. `WALKS` is int64: the sizes of
-    the `OUTER` axes whose indices a row is counted by, then for each of the `WALKED` walks by how many
-    numbers it moves on along each.
+    and how it moves on from block to block (`_place`). `EACH_OF` repeats each number of its operand; how many
+    times stands in place of the second. `FILLS` is int64, 4 a register that is filled before a row: which
+    pointer, whose numbers, the walk that says from where on, and how many numbers are repeated in the
+    register. A walk says for each row where an operand's numbers begin. `WALKS` is int64: the sizes of the
+    `OUTER` axes whose indices a row is counted by, then for each of the `WALKED` walks by how many numbers it
+    moves on along each.
 
     `MEMORY` has `WORKER_BYTES` for each worker; the pointers that do not move are offsets into that, and the
     walks' places lie `BEGINS` bytes behind. Pieces are blocks of `STEP` numbers, from the beginning of each
@@ -315,6 +326,14 @@ def run_chain(args, first, end, worker):
             last = row
         count, passed = min(block, length - start), row * length + start
         for i in range(instructions):
+            if c[i, 0] == EACH_OF:
+                _each(
+                    _place(args, memory, begins, c[i, 1], c[i, 2], passed, start),
+                    _place(args, memory, begins, c[i, 3], c[i, 4], passed, start // c[i, 5]),
+                    c[i, 5],
+                    count,
+                )
+                continue
             _apply(
                 c[i, 0],
                 _place(args, memory, begins, c[i, 1], c[i, 2], passed, start),

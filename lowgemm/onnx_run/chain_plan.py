@@ -18,6 +18,7 @@ from lowgemm.onnx_run.addresses import address
 from lowgemm.onnx_run.chain_code import (
     APART,
     BLOCK,
+    EACH_OF,
     ERF,
     MEMORY,
     POINTERS,
@@ -26,7 +27,7 @@ from lowgemm.onnx_run.chain_code import (
     TANH,
     run_chain,
 )
-from lowgemm.onnx_run.chain_rows import ALONG, ONE, rows_of, steps_over
+from lowgemm.onnx_run.chain_rows import ALONG, EACH, ONE, rows_of, steps_over
 from lowgemm.onnx_run.tape import Recorder, clear
 from lowgemm.onnx_run.turned import brought_last, empty_last
 
@@ -110,6 +111,11 @@ class Plan(NotCopied):
             number, numbers = self._walks.index(walk), self._pointer(what)
             if kind == ALONG:
                 self._where[key] = numbers, -1 - number
+            elif kind == EACH:
+                self._where[key] = self._register(True), 0
+                self.code.append(
+                    (EACH_OF, *self._where[key], numbers, -1 - number, rows.period, 0, rows.period, 0)
+                )
             else:
                 register = self._register(True)
                 self._fills.append((register, numbers, number, 1 if kind == ONE else rows.period))

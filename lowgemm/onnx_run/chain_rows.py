@@ -3,7 +3,8 @@ each operand's numbers of a row are.
 
 NumPy's rule says which axes an operand is repeated along. Axes that follow one another in memory for all
 operands are counted as one. What is left at the end is a row: in it an operand is one number, or `period`
-numbers over and over, or runs along beside the result. From row to row it walks by steps of its own.
+numbers over and over, or numbers each `period` times, or runs along beside the result. From row to row it
+walks by steps of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 #: What an operand is in a row.
-ONE, PERIOD, ALONG = "one number", "some numbers, over and over", "as many as the row"
+ONE, PERIOD, EACH, ALONG = (
+    "one number", "some numbers, over and over", "numbers, each some times", "as many as the row",
+)  # fmt: skip
 #: Rows of fewer numbers become parts of longer ones, if that can be.
 WIDE = 256
 #: A row costs some 15 ns for each instruction. So many rows of so few numbers are left to another engine.
@@ -28,7 +31,7 @@ class Rows(NamedTuple):
     outer : tuple of int
         Sizes of the axes that rows are counted by, the last the fastest.
     length, period : int
-        Numbers of a row, and of those that are repeated in it; 1 if none are.
+        Numbers of a row, and of those that are repeated in it, or how many times each is; 1 if none are.
     kinds : tuple of str
         What each operand is in a row.
     walks : tuple of tuple of int
@@ -74,6 +77,15 @@ def steps_over(
     return tuple(along[a] for a in order)
 
 
+def _kind(above: int, step: int, length: int) -> str | None:
+    """What an operand is in a row that is made of two axes, by its steps along both, of which the second has
+    `length` numbers; None if it is nothing of that.
+    """
+    if step:
+        return {0: PERIOD, length: ALONG}.get(above)
+    return {0: ONE, 1: EACH}.get(above)
+
+
 def rows_of(sizes: Sequence[int], operands: Sequence[tuple[int, ...]]) -> Rows | None:
     """Rows of a result with these sizes, in the order of its memory, for operands that move on so (see
     `steps_over`); None if its operands lie in another way.
@@ -93,9 +105,10 @@ def rows_of(sizes: Sequence[int], operands: Sequence[tuple[int, ...]]) -> Rows |
     kinds, period = [ALONG if s else ONE for s in steps], 1
     if outer and length < WIDE:
         n, above = outer[-1]
-        if all(a == 0 or (s == 1 and a == length) for a, s in zip(above, steps, strict=True)):
-            kinds = [ALONG if a else PERIOD if s else ONE for a, s in zip(above, steps, strict=True)]
-            period = length if PERIOD in kinds else 1
+        both = [_kind(a, s, length) for a, s in zip(above, steps, strict=True)]
+        if None not in both:
+            kinds = both
+            period = length if PERIOD in kinds or EACH in kinds else 1
             length *= n
             outer.pop()
     found = Rows(

@@ -95,10 +95,10 @@ class Context(NamedTuple):
 
 #: Bytes from which on a float constant is not written into a part.
 _OUTSIDE = 1 << 16
-#: Work (`work.py`) from which on a part has threads, half a millisecond on one: to wake them takes 20 to 40 us.
-#: Two threads, without threads in parts, or with them from 2**22 or 2**24 on: GRU of 100 steps with a hidden
-#: size of 400 6.7, 3.8, 3.8 ms; of 10 steps and 256 0.28, 0.33, 0.28; MiniLM with float products 7.8, 5.0, 5.0.
-MUCH = 1 << 24
+#: Work (`work.py`) from which on a part has threads, 4 ms on one. Waking them takes 20 to 40 us, but beside
+#: other threads that wait in loops, such as another session's, milliseconds. Two threads, with parts from 2**24
+#: on, and from 2**27: alone, a MaxPool of 2**24 in a model of 1.2 and 1.3 ms; beside such a session 3.2, 1.6.
+MUCH = 1 << 27
 #: Types of outputs that onnxruntime hands over as NumPy arrays.
 _READABLE = re.compile(r"(seq\()?tensor\((float|double|float16|u?int(8|16|32|64)|bool|string)\)\)?")
 

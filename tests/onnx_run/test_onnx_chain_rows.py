@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lowgemm.onnx_run.chain_rows import ALONG, MANY, ONE, PERIOD, SHORT, WIDE, rows_of, steps_over
+from lowgemm.onnx_run.chain_rows import ALONG, EACH, MANY, ONE, PERIOD, SHORT, WIDE, rows_of, steps_over
 
 
 def drawn(g, shape):
@@ -23,6 +23,9 @@ def by_rows(rows, numbers):
         own = []
         for index in itertools.product(*(range(n) for n in rows.outer)):
             begin = sum(i * s for i, s in zip(index, walk, strict=True))
+            if kind == EACH:
+                own.append(np.repeat(held[begin : begin + rows.length // rows.period], rows.period))
+                continue
             count = {ONE: 1, PERIOD: rows.period, ALONG: rows.length}[kind]
             own.append(np.resize(held[begin : begin + count], rows.length))
         found.append(np.concatenate(own))
@@ -52,8 +55,11 @@ def test_beside_numpy(seed):
 
 
 def test_kinds():
-    """One a channel; one a column, of few and of many; two that are repeated against one another."""
-    assert rows_of((2, 3, 40), [(3, 1, 0)])[1:4] == (40, 1, (ONE,))
+    """One a channel, of few and of many; one a column; three a vector; two repeated against one another."""
+    assert rows_of((2, 3, WIDE), [(3, 1, 0)])[1:4] == (WIDE, 1, (ONE,))
+    assert rows_of((2, 3, 40), [(3, 1, 0)])[1:4] == (240, 40, (EACH,))
+    vectors = rows_of((300, 128, 3), [(128, 1, 0), (3, 0, 1), (0, 0, 0)])
+    assert vectors == ((300,), 384, 3, (EACH, PERIOD, ONE), ((128,), (3,), (0,)))
     assert rows_of((2, 3, 40), [(0, 0, 1)])[1:4] == (240, 40, (PERIOD,))
     assert rows_of((2, 3, WIDE), [(0, 0, 1)])[1:4] == (WIDE, 1, (ALONG,))
     against = rows_of((6, 7, 500), [(500, 0, 1), (0, 500, 1)])
@@ -67,5 +73,5 @@ def test_what_is_no_row():
     assert steps_over((3, 4), (0, 1), (2, 3, 4), (12, 4, 1)) is None
     assert steps_over((3, 4), (0, 1), (1, 1, 4), (4, 4, 1)) == (0, 1)
     assert rows_of((3, 4), [(1, 3)]) is None  # its numbers lie the other way round
-    assert rows_of((MANY + 1, SHORT - 1), [(1, 0)]) is None
-    assert rows_of((MANY + 1, SHORT), [(1, 0)]) is not None
+    assert rows_of((MANY + 1, SHORT - 1), [(2, 0)]) is None
+    assert rows_of((MANY + 1, SHORT), [(2, 0)]) is not None

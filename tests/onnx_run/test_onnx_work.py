@@ -48,12 +48,20 @@ NODES = [
         {"x": zeros(1, 4, 5, 6)}, {"w": zeros(4, 3, 2, 2)}, 4 * 5 * 6 * 3 * 4, 3 * 10 * 12,
     ),
     (
-        ("GRU", ["x", "w", "r"], ["y"], {"hidden_size": 6}),
-        X, {"w": zeros(1, 18, 5), "r": zeros(1, 18, 6)}, 3 * 4 * (18 * 5 + 18 * 6), 3 * 4 * 6,
+        ("GRU", ["x", "w", "r"], ["y"], {"hidden_size": 110}),
+        X, {"w": zeros(1, 330, 5), "r": zeros(1, 330, 110)}, 3 * 4 * 330 * (5 + 110), 3 * 4 * 110,
     ),
     (
-        ("LSTM", ["x", "w", "r"], ["", "h"], {"hidden_size": 6, "direction": "bidirectional"}),
-        X, {"w": zeros(2, 24, 5), "r": zeros(2, 24, 6)}, 3 * 4 * 2 * (24 * 5 + 24 * 6), 2 * 4 * 6,
+        ("LSTM", ["x", "w", "r"], ["", "h"], {"hidden_size": 91, "direction": "bidirectional"}),
+        X, {"w": zeros(2, 364, 5), "r": zeros(2, 364, 91)}, 3 * 4 * 2 * 364 * (5 + 91), 2 * 4 * 91,
+    ),
+    (  # steps of less than 2**17
+        ("LSTM", ["x", "w", "r"], ["", "h"], {"hidden_size": 90, "direction": "bidirectional"}),
+        X, {"w": zeros(2, 360, 5), "r": zeros(2, 360, 90)}, 0, 2 * 4 * 90,
+    ),
+    (  # four steps of three rows
+        ("GRU", ["x", "w", "r"], ["", "h"], {"hidden_size": 110, "layout": 1}),
+        X, {"w": zeros(1, 330, 5), "r": zeros(1, 330, 110)}, 0, 3 * 110,
     ),
 ]  # fmt: skip
 
