@@ -93,7 +93,7 @@ def _why_runs(plan: Plan) -> str:
     why, kernel = why_kernel(plan.kernel), plan.kernel
     if plan.runs is kernel:
         return why
-    pays = f"which pays from {kernel.least_rows} rows and depth {kernel.least_depth} on"
+    pays = f"which pays from {kernel.least_rows} rows, depth {kernel.least_depth} and some work on"
     return f"in place of {kernel.name}, {pays}; that one is {why}"
 
 

@@ -30,7 +30,7 @@ ODD = [
 ]
 #: The AMX kernel for products of every size, which it would leave to another kernel where they are small.
 _AMX = dataclasses.replace(
-    kernels.by_name("x86_amx_int8"), name="test_amx_every_size", least_rows=1, least_depth=1
+    kernels.by_name("x86_amx_int8"), name="test_amx_every_size", least_rows=1, least_depth=1, least_work=1
 )
 if not kernels.why_not(_AMX):
     ODD.append(kernels.register(_AMX))

@@ -59,7 +59,7 @@ def rows_in_place(kernel: Kernel) -> int:
     """Rows up to which a kernel multiplies an rhs in place, 0 if it does not: so many that their sums fit the
     registers.
     """
-    if kernel.expect != "vpdpbusd" or kernel.kr != 4:
+    if kernel.expect != "vpdpbusd" or kernel.kr != 4 or kernel.lhs_type != "u8":
         return 0
     return 4 if kernel.lanes == 16 else 2
 

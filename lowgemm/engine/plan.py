@@ -121,7 +121,7 @@ class Plan(NotCopied):
         (m, depth), n = lhs.shape, rhs.shape[1]
         #: What multiplies: the kernel, or where that would not pay its fallback, which reads the same packed
         #: rhs.
-        self.runs = runs = suited(kernel, m, depth)
+        self.runs = runs = suited(kernel, m, n, depth)
         items, distinct_rhs = batch.count, batch.distinct_rhs
         self.kernel, self.packed, self.distinct_rhs, self.batch = kernel, packed, distinct_rhs, items
         self.m, self.n, self.depth, self.result = m, n, depth, np.dtype(result)

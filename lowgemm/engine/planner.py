@@ -276,6 +276,8 @@ def _place_lhs(p, k, grids):
     in_rows = p.lhs_k_stride == 1 and p.image == 0
     if in_rows and p.depth % k.row_bytes == 0 and p.kc % k.row_bytes == 0:
         p.lhs_in_place = WHERE_ALIGNED if p.nc > COLUMNS_IN_PLACE else ALWAYS
+    elif in_rows and p.depth < k.row_bytes and p.depth % k.kr == 0:
+        p.lhs_in_place = ALWAYS
     # an odd number of lines from row to row, so that the rows of a tile do not evict each other from L1
     p.lhs_panel_bytes = up(p.kc + (SLACK if p.image != 0 else 0), k.row_bytes)
     if p.lhs_panel_bytes % (2 * LINE) == 0:

@@ -17,6 +17,7 @@ from lowgemm.engine.planner import BOTH, fill_plan, template_of
 from lowgemm.engine.records import ONE_ITEM_LAYOUT, PLAN_SIZE, TEMPLATE, plan_at
 from lowgemm.jit.memory import offset, record_at
 from lowgemm.jit.routine import routine
+from lowgemm.kernels.framework.kernel import pays
 from lowgemm.output.bilinear import bilinear
 from lowgemm.output.store import store32
 
@@ -32,6 +33,7 @@ KERNEL = np.dtype(
         ("add_to", np.int64),
         ("least_rows", np.int64),
         ("least_depth", np.int64),
+        ("least_work", np.int64),
     ],
     align=True,
 )
@@ -63,6 +65,7 @@ def kernel_record(kernel: kernels.Kernel) -> np.ndarray:
                 *stages,
                 k.least_rows,
                 k.least_depth,
+                k.least_work,
             )
             for k in pair
         ],
@@ -97,7 +100,7 @@ def write_plan(
     numbers = numba.carray(to, (_NUMBERS,), np.int64)
     numbers[:] = 0
     k, p = kernel_at(kernel), plan_at(to)
-    if m < k.least_rows or depth < k.least_depth:
+    if not pays(k, m, n, depth):
         k = kernel_at(offset(kernel, _KERNEL_BYTES))
     p.m = m
     p.n = n

@@ -169,9 +169,9 @@ def rhs_packer(kernel: Kernel) -> Kernel:
     return by_name(kernel.fallback) if kernel.fallback else kernel
 
 
-def suited(kernel: Kernel, m: int, depth: int) -> Kernel:
+def suited(kernel: Kernel, m: int, n: int, depth: int) -> Kernel:
     """The kernel itself, or its fallback for a product that would not pay on it."""
-    return kernel if not kernel.fallback or kernel.takes(m, depth) else by_name(kernel.fallback)
+    return kernel if not kernel.fallback or kernel.takes(m, n, depth) else by_name(kernel.fallback)
 
 
 def check_runs(name: str) -> Kernel:

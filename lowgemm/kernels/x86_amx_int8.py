@@ -9,10 +9,12 @@
     r15: k0 k1 k2 ... k63                          g15: n0: k60 k61 k62 k63 | n1: ...
 
 A tile register holds 16 rows of 64 bytes. An lhs tile is 64 consecutive depth steps of 16 rows that lie any
-number of bytes apart, so the rows of a matrix need no packing where its depth is a multiple of 64. An rhs
-tile is 16 consecutive groups of the panels of `x86_avx512vnni`, byte for byte: that kernel takes over on the
-same packed rhs where rows are few. The rhs is stored signed, as it wants it; the lhs keeps its sign, as there
-is an instruction for each.
+number of bytes apart, so the rows of a matrix need no packing where its depth is a multiple of 64. Where the
+depth is less, the tiles of its one step are as narrow as it is, in groups of 4, and again nothing is packed
+(8192 x 40 by 40 x 128 to bytes takes 0.64 of the time of `x86_avx512vnni`, which packs). An rhs tile is 16
+consecutive groups of the panels of `x86_avx512vnni`, byte for byte: that kernel takes over on the same packed
+rhs where rows are few. The rhs is stored signed, as it wants it; the lhs keeps its sign, as there is an
+instruction for each.
 
 The 8 tile registers: 2 x 2 accumulators (32 x 32 results), two of the lhs, two of the rhs; four products need
 four loads. The products of 8-bit numbers are added in 32 bits; nothing saturates.
@@ -52,7 +54,7 @@ _SHAPES = [1, *[0] * 15, *[BYTES, 0] * 8, *[0] * 16, *[ROWS] * 8, *[0] * 8]
 #: Rows of a finished tile that are finished together, between the products of the next one.
 PAIR = 2
 #: What its twin has otherwise.
-_OF_TWIN = ("name", "features", "fallback", "least_rows", "least_depth", "compiled_for")
+_OF_TWIN = ("name", "features", "fallback", "least_rows", "least_depth", "least_work", "compiled_for")
 
 
 def _loop(b: ir.IRBuilder, start: ir.Value, stop: ir.Value, name: str, body: Any) -> None:
@@ -240,7 +242,9 @@ class _Call:
 
     # ---- products ------------------------------------------------------------------------------------------
     def _configure(self, rows: ir.Value) -> None:
-        """Emit: shapes for a tile of `rows` rows, 32 or what is left of the matrix."""
+        """Emit: shapes for a tile of `rows` rows, 32 or what is left of the matrix, and for the one step of a
+        depth that is less than 64.
+        """
         b = self.b
         store(b, ir.Constant(vec(i8, BYTES), _SHAPES), self.config, BYTES)
         whole = const(i64, ROWS)
@@ -248,9 +252,13 @@ class _Call:
         second = b.sub(rows, first)
         # a shape without rows is a fault, also of a register that is not used
         second = b.select(b.icmp_signed("==", second, const(i64, 0)), whole, second)
+        groups = _least(b, self.args["groups"], whole)
+        groups = b.select(b.icmp_signed("==", groups, const(i64, 0)), whole, groups)
         for a, height in enumerate((first, second)):
             for tile in (*(ACC(a, v) for v in range(2)), LHS(a)):
                 store(b, b.trunc(height, i8), at(b, self.config, 48 + tile))
+            store(b, b.trunc(b.shl(groups, const(i64, 2)), i8), at(b, self.config, 16 + 2 * LHS(a)))
+            store(b, b.trunc(groups, i8), at(b, self.config, 48 + RHS(a)))
         self.k.configure(b, self.config)
 
     def _clear(self, halves: int, nv: int) -> None:
@@ -453,9 +461,11 @@ KERNEL = AmxInt8(
     fallback="x86_avx512vnni",
     # Against `x86_avx512vnni` on one core of an Intel Xeon, panels in L1: 8 rows 1.05 (depth 64) to 2.3 times
     # as fast (1,024), 4 rows 0.79 to 1.39. Whole products of 8 rows 1.03 (8 x 64 x 768) to 2.1 (8 x 768 x
-    # 768).
+    # 768). To bytes, m x depth x n: as fast at 128 x 8 x 64, 128 x 24 x 24, 32 x 60 x 64 and 32 x 100 x 40;
+    # 0.75 of its speed at 8 x 64 x 24 and 8192 x 3 x 40; 1.5 to 2 times at 8192 x 40 x 128.
     least_rows=8,
-    least_depth=64,
+    least_depth=4,
+    least_work=180_000,
     macs_per_cycle=1024,  # 16 x 16 x 64 every 16 cycles
     # After a NumPy product, one thread and two (microseconds): 152 and 158 at 512 cubed, 216 and 210 at 576,
     # 280 and 237 at 640 (two cores of a Xeon, a virtual machine, where waking a thread costs its caller 40).

@@ -81,7 +81,8 @@ def test_equals_its_definition(kernel, tall, monkeypatch):
         zeros = options.pop("image_zero_point"), options.pop("filter_zero_point")
         known = Prepared(packed, image.shape, image.dtype, zeros, **options, output=output, num_threads=1)
         read_so += known.plan(image.strides).p.steps_at != 0
-    assert read_so > 30
+    # another kernel takes what would not pay
+    assert read_so > (10 if kernels.by_name(kernel).fallback else 30)
 
 
 @pytest.mark.parametrize("kernel", RUNS)

@@ -223,13 +223,23 @@ print(lowgemm.explain(x, x.T).kernel)
 
 # ---- what it leaves to others ------------------------------------------------------------------------------
 PARTIAL = kernels.register(
-    dataclasses.replace(SOFTWARE, name="test_amx_partial", least_rows=16, least_depth=64)
+    dataclasses.replace(
+        SOFTWARE, name="test_amx_partial", least_rows=16, least_depth=64, least_work=100 * 40 * 80
+    )
 )
 
 
 @pytest.mark.parametrize(
     ("m", "depth", "own"),
-    [(15, 640, False), (16, 640, True), (300, 63, False), (300, 64, True), (1, 4096, False)],
+    [
+        (15, 640, False),
+        (16, 640, True),
+        (300, 63, False),
+        (300, 64, True),
+        (1, 4096, False),
+        (99, 64, False),
+        (100, 64, True),
+    ],
 )
 @pytest.mark.parametrize("packed", [False, True])
 def test_what_would_not_pay_takes_the_fallback(monkeypatch, m, depth, own, packed):

