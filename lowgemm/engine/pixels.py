@@ -15,7 +15,7 @@ number of bytes ahead:
     . . . . . .
 
 A kernel that finds the steps of its depth through a list (`Kernel.scatters`) multiplies them so: AMX, whose
-steps are 64 bytes, and the kernels of `vpdpbusd`, whose steps are 4. A step of the depth must lie in one tap.
+steps are 64 bytes or less, and the kernels of `vpdpbusd`, whose steps are 4. Whole steps make a tap.
 Where a kernel wants unsigned numbers, the copies of signed pixels have their top bits flipped.
 
 With a stride of 2 along an axis, windows that follow one another see every second pixel. So there are two
@@ -49,6 +49,10 @@ TALL = 1024
 #: 7x7x512 with 512 outputs, 1.25 times the tiles, 1.12; 14x14x256 dilated by 4, 1.43 times, 256 outputs,
 #: 1.10; 4 of 10x10x128, 1.25 times, 128 outputs, 0.79; 28x28x128, 1.06 times, 128 outputs, 0.65.
 FROM_GRIDS, FROM_PATCHES, COPY = 20, 22, 25
+#: What a tile costs beside the steps of its depth, in such steps. They count where pieces are narrower than a
+#: tile register: 28x28x100 to 64 with pieces of 20 takes 0.84 of the time of patches, 28x28x32 to 512 1.05,
+#: 56x56x24 to 24 1.0, 56x56x48 to 48 0.56.
+FINISH = 40
 #: The same for kernels that read panels, from 18 shapes there with AVX512-VNNI: 56x56x64 to 64 takes 0.93 of
 #: the time of patches, 80x80x96 to 24 0.86, 80x80x32 to 32 0.76, 28x28x128 to 128 1.01, 14x14x256 to 256
 #: 1.12, 40x40x64 with a stride of 2 to 128 1.02.
@@ -80,14 +84,15 @@ def grid_fields(kernel: Kernel, windows: Windows, run: int) -> tuple[dict[str, i
     bytes; both are empty where the kernel cannot read these windows so.
     """
     flat = windows.size[0] == windows.taps[0] == windows.out[0] == 1 and not windows.before[0]
-    if not flat or not kernel.scatters or run % kernel.piece_bytes or windows.taps[1:] == (1, 1):
+    piece = kernel.piece_bytes(run) if flat and kernel.scatters else 0
+    if not piece or windows.taps[1:] == (1, 1):
         return {}, {}
     y, x = (_along(windows.taps[i], windows.step[i], windows.apart[i]) for i in (1, 2))
     pixel = run if run % SAME_SETS else run + LINE
     of_plan = {
         "plane_rows": windows.out[1] * windows.out[2], "line_rows": windows.out[2],
         "grid_width": windows.out[2] + x.ahead, "grids": y.grids * x.grids,
-        "lines_ahead": y.ahead, "pixel_bytes": pixel,
+        "lines_ahead": y.ahead, "pixel_bytes": pixel, "piece_bytes": piece,
     }  # fmt: skip
     of_image = {
         "grids_y": y.grids, "grids_x": x.grids, "jump_y": y.jump, "jump_x": x.jump,
@@ -136,6 +141,9 @@ def _cost_of_tiles(rows, height, each):
 def cost_of_block(p, rows, columns, k):
     """What a block from grids costs, in tiles of the template `k`."""
     from_grids, _, copy = _costs(k)
+    if k.row_bytes != 0:
+        # more steps than of patches, where pieces are narrow
+        from_grids = from_grids * (FINISH + p.depth // p.piece_bytes) // (FINISH + -(-p.depth // k.row_bytes))
     lines_more = (rows - 1) // p.line_rows
     computed = rows + lines_more * (p.grid_width - p.line_rows)
     copied = p.grids * (lines_more + 1 + p.lines_ahead) * p.grid_width * p.pixel_bytes
@@ -250,6 +258,7 @@ def pack_pixels(
     store_64(steps, 0, as_address(dst) + x0 * pixel_bytes)
     store_64(steps, 1, (y1 - y0) * width + x1 - x0 + 1)
     store_64(steps, 2, as_address(places))
+    store_64(steps, 3, step)
     for y in range(y1 - y0 + 1):
         begin, place = y * width - x0, y * w.out_width - x0
         for x in range(x0 if y == 0 else 0, x1 + 1 if y == y1 - y0 else width):

@@ -119,7 +119,6 @@ def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
         nr=kernel.nr,
         element_bytes=kernel.element_bytes,
         row_bytes=kernel.row_bytes,
-        piece_bytes=kernel.piece_bytes,
         over_read=kernel.over_read,
         any_panels=int(kernel.any_panels),
         l2=sizes.l2,
@@ -247,7 +246,6 @@ def _name_routines(p, k, lhs_signed, rhs_signed, on_the_fly):
     p.kr = k.kr
     p.rhs_group_bytes = k.rhs_group_bytes
     p.pack_chunk = k.pack_chunk
-    p.piece_bytes = k.piece_bytes
     p.kernel = k.kernel[lhs_signed]
     p.pack_lhs = k.pack_lhs[int(p.image != 0 or p.lhs_k_stride == 1)]
     p.pack_rhs = k.pack_rhs[int(p.rhs_k_stride == 1)] if p.packed == 0 else 0
@@ -267,7 +265,7 @@ def _place_lhs(p, k, grids):
         pixels = pixels_of(p, p.mc)
         p.lhs_panel_bytes = p.pixel_bytes
         p.steps_at = up(pixels * p.pixel_bytes + SLACK, LINE)
-        p.list_size = LIST_HEAD + p.depth // k.piece_bytes
+        p.list_size = LIST_HEAD + p.depth // p.piece_bytes
         p.pixel_sums_at = p.steps_at + 8 * (p.list_size + lines_of(p, p.mc) * p.grid_width)
         return up(p.pixel_sums_at + 4 * pixels, ALIGNMENT)
     if k.row_bytes == 0:

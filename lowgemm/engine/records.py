@@ -49,15 +49,14 @@ PLAN = record_type(
     "image pack_image",
     # where such an lhs may be read from grids of pixels (`pixels.py`): windows of an image, which no block
     # crosses, and of a line; pixels of a grid's line; grids; their lines in addition to those of windows;
-    # bytes of a pixel; else 0
-    "plane_rows line_rows grid_width grids lines_ahead pixel_bytes",
+    # bytes of a pixel, and of a step of the depth; else 0
+    "plane_rows line_rows grid_width grids lines_ahead pixel_bytes piece_bytes",
     "stages",  # output stages; for each, `stage` below has the routine and the address of its parameters
     # What the planner decides.
     "workers",  # threads at most
     "mc nc kc",  # rows, columns and depth of a block
     "row_blocks col_blocks depth_blocks",  # how many there are
     "plane_blocks",  # blocks of rows in `plane_rows` rows
-    "piece_bytes",  # bytes of a step of the depth, for a kernel that reads grids
     # in a thread's memory, the list that `pixels.pack_pixels` makes, and sums of pixels; 0: there are no
     # grids
     "steps_at pixel_sums_at",
@@ -102,7 +101,7 @@ PLAN = record_type(
 #: What the planner needs to know of a kernel and of this machine.
 TEMPLATE_FIELDS = (
     "mr nr element_bytes",
-    "row_bytes piece_bytes over_read any_panels",  # as in `kernels/framework/kernel.py`
+    "row_bytes over_read any_panels",  # as in `kernels/framework/kernel.py`
     "l2 l3",  # bytes of cache
     "most_rows most_rows_with_stages most_columns",  # of a block; see `blocking.py`
     ("lhs_flip", np.int64, (2,)),  # each of an unsigned and of a signed operand

@@ -20,7 +20,8 @@ The 8 tile registers: 2 x 2 accumulators (32 x 32 results), two of the lhs, two 
 four loads. The products of 8-bit numbers are added in 32 bits; nothing saturates.
 
 Where the lhs is scattered (`Kernel.scatters`), the steps of the depth are found through a list, and rows of
-the result through another: convolutions read the pixels of an image so (`engine/pixels.py`).
+the result through another: convolutions read the pixels of an image so (`engine/pixels.py`). The steps are as
+wide as they can be where whole ones make a pixel: with 96 channels there are two of 48.
 
 One call takes any number of panels: a tile of 32 rows meets them all before the next 32 rows. Its lhs (up to
 32 KiB at depth 1,024) so stays in L1 while the rhs passes by from L2 as it lies in memory, and the result is
@@ -95,6 +96,10 @@ class AmxInt8(Kernel):
     def scatters(self) -> bool:
         """Tiles may be of a scattered lhs."""
         return True
+
+    def piece_bytes(self, run: int) -> int:
+        """As many bytes of a run as a tile is wide, in whole groups."""
+        return max((n for n in range(self.kr, BYTES + 1, self.kr) if run % n == 0), default=0)
 
     def tile_loop(self, depth: int, l1: int) -> TileLoop:
         """Four products of 16 cycles; 2 KiB of rhs from L2, and as much lhs where its 32 rows leave L1 while
@@ -212,12 +217,17 @@ class _Call:
         self.k, self.b, self.args, self.signed, self.scaling = k, b, args, signed, scaling
         self.height = 2 * ROWS
         self.first, self.rows, self.scattered = args["lhs"], args["m"], scattered
+        groups, whole = args["groups"], const(i64, ROWS)
         if scattered:
-            self.first, self.rows, self.places = (
+            self.first, self.rows, self.places, piece = (
                 load(b, ty, at(b, args["lhs"], 8 * i), 8)
-                for i, ty in enumerate((i8.as_pointer(), i64, i8.as_pointer()))
+                for i, ty in enumerate((i8.as_pointer(), i64, i8.as_pointer(), i64))
             )
             self.steps_at = at(b, args["lhs"], 8 * LIST_HEAD)
+            self.step_groups = b.lshr(piece, const(i64, 2))
+        else:
+            few = b.and_(b.icmp_signed("<", groups, whole), b.icmp_signed(">", groups, const(i64, 0)))
+            self.step_groups = b.select(few, groups, whole)
         self.row_bytes = 4 * k.nr
         self.config = self._buffer(BYTES)
         self.sums = self._buffer(self.height * self.row_bytes)
@@ -225,7 +235,7 @@ class _Call:
         self.waiting_row, self.waiting_panel, self.waiting_rows, self.waiting_nv = (
             self._number() for _ in range(4)
         )
-        self.steps = b.ashr(b.add(args["groups"], const(i64, 15)), const(i64, 4))
+        self.steps = _parts(b, groups, self.step_groups)
         self.fused = b.icmp_unsigned("!=", b.ptrtoint(args["requant"], i64), const(i64, 0))
 
     def _number(self) -> ir.Value:
@@ -242,8 +252,8 @@ class _Call:
 
     # ---- products ------------------------------------------------------------------------------------------
     def _configure(self, rows: ir.Value) -> None:
-        """Emit: shapes for a tile of `rows` rows, 32 or what is left of the matrix, and for the one step of a
-        depth that is less than 64.
+        """Emit: shapes for a tile of `rows` rows, 32 or what is left of the matrix, and of a step of the
+        depth.
         """
         b = self.b
         store(b, ir.Constant(vec(i8, BYTES), _SHAPES), self.config, BYTES)
@@ -252,13 +262,12 @@ class _Call:
         second = b.sub(rows, first)
         # a shape without rows is a fault, also of a register that is not used
         second = b.select(b.icmp_signed("==", second, const(i64, 0)), whole, second)
-        groups = _least(b, self.args["groups"], whole)
-        groups = b.select(b.icmp_signed("==", groups, const(i64, 0)), whole, groups)
         for a, height in enumerate((first, second)):
             for tile in (*(ACC(a, v) for v in range(2)), LHS(a)):
                 store(b, b.trunc(height, i8), at(b, self.config, 48 + tile))
-            store(b, b.trunc(b.shl(groups, const(i64, 2)), i8), at(b, self.config, 16 + 2 * LHS(a)))
-            store(b, b.trunc(groups, i8), at(b, self.config, 48 + RHS(a)))
+            width = b.shl(self.step_groups, const(i64, 2))
+            store(b, b.trunc(width, i8), at(b, self.config, 16 + 2 * LHS(a)))
+            store(b, b.trunc(self.step_groups, i8), at(b, self.config, 48 + RHS(a)))
         self.k.configure(b, self.config)
 
     def _clear(self, halves: int, nv: int) -> None:
@@ -267,13 +276,13 @@ class _Call:
                 self.k.clear(self.b, ACC(a, v))
 
     def _step(self, halves: int, nv: int, lhs: ir.Value, rhs: ir.Value, step: ir.Value) -> None:
-        """Emit the loads and products of 64 depth steps."""
+        """Emit the loads and products of a step of the depth."""
         k, b, args = self.k, self.b, self.args
         if self.scattered:
             left = at(b, lhs, load(b, i64, at(b, self.steps_at, b.shl(step, const(i64, 3))), 8))
         else:
             left = at(b, lhs, b.mul(step, const(i64, BYTES)))
-        right = at(b, rhs, b.mul(step, const(i64, ROWS * BYTES)))
+        right = at(b, rhs, b.mul(step, b.mul(self.step_groups, const(i64, BYTES))))
         for a in range(halves):
             down = b.mul(args["lhs_stride"], const(i64, ROWS))
             k.load_tile(b, LHS(a), at(b, left, down) if a else left, args["lhs_stride"])

@@ -64,7 +64,7 @@ EITHER = "u8 or s8"
 
 
 #: Numbers of the list by which a scattered lhs is read, before those of the steps: see `Kernel.scatters`.
-LIST_HEAD = 3
+LIST_HEAD = 4
 #: Fields that say what pays on a kernel.
 _LEAST = ("least_rows", "least_depth", "least_work")
 
@@ -258,12 +258,12 @@ class Kernel:
 
     @property
     def scatters(self) -> bool:
-        """Whether the microkernel can also be had for a scattered lhs, whose rows lie in pieces of
-        `piece_bytes`.
+        """Whether the microkernel can also be had for a scattered lhs, whose rows lie in pieces
+        (`piece_bytes`).
 
         Then `lhs` points to a list of 64-bit numbers: the address of the first row; how many rows there are,
-        in place of `m`; the address of 64-bit numbers that say which row of the result each of them is; and
-        for each step of the depth how many bytes behind its row's address a piece lies. Rows are stored in
+        in place of `m`; the address of 64-bit numbers that say which row of the result each of them is; the
+        bytes of a piece; and for each piece how many bytes behind its row's address it lies. Rows are stored in
         their order: of several with one place the last counts.
         """
         return False
@@ -293,10 +293,12 @@ class Kernel:
         """Depth that one turn of the loop multiplies (`unroll` aside)."""
         return self.row_bytes or self.kr
 
-    @property
-    def piece_bytes(self) -> int:
-        """Bytes of a piece of a scattered lhs: a step of the depth."""
-        return self.row_bytes or self.kr * self.element_bytes
+    def piece_bytes(self, run: int) -> int:
+        """Bytes of a piece of a scattered lhs, a step of the depth, where as many as `run` bytes follow one
+        another; 0: the kernel has none of which whole ones make a run.
+        """
+        size = self.kr * self.element_bytes
+        return 0 if run % size else size
 
     @property
     def over_read(self) -> int:
