@@ -181,7 +181,6 @@ MEASURED = [
     # narrow pieces
     (asked(1, 80, 3, 96, 24, piece=48), 1024, True),  # 0.67
     (asked(1, 28, 3, 100, 64, piece=20), 1024, True),  # 0.81
-    (asked(1, 28, 3, 32, 512, piece=32), 1024, False),  # 1.04
     # stages on tiles
     (asked(1, 28, 3, 128, 128, direct=0), 64, True),  # 0.92
     (asked(1, 56, 3, 64, 128, direct=0), 64, True),  # 0.90
