@@ -17,7 +17,7 @@ from lowgemm.engine.filters import PackedFilters
 from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.engine.pixels import pixels_of
 from lowgemm.engine.plan import Plan
-from lowgemm.engine.records import ALWAYS, WHERE_ALIGNED
+from lowgemm.engine.records import ALWAYS, LISTED, WHERE_ALIGNED
 from lowgemm.gemm import checked_call
 from lowgemm.jit.caches import cache_sizes
 from lowgemm.jit.target import target
@@ -115,7 +115,7 @@ class Prediction(NamedTuple):
 
 def _packed_bytes(plan: Plan) -> int:
     """Elements that the call packs."""
-    lhs = 0 if plan.p.lhs_in_place == ALWAYS else plan.m * plan.depth * plan.blocking.col_blocks
+    lhs = 0 if plan.p.lhs_in_place in (ALWAYS, LISTED) else plan.m * plan.depth * plan.blocking.col_blocks
     if plan.p.steps_at:
         lhs = plan.blocking.row_blocks * int(pixels_of(plan.p, plan.blocking.mc) * plan.p.pixel_bytes)
     return (lhs + (0 if plan.packed else plan.n * plan.depth)) * plan.runs.element_bytes
@@ -167,7 +167,7 @@ def _how_lhs(plan: Plan) -> str:
         return f"lhs {kind} read from grids of pixels"
     if plan.image is not None:
         return f"lhs gathered as {kind}"
-    if plan.p.lhs_in_place == ALWAYS:
+    if plan.p.lhs_in_place in (ALWAYS, LISTED):
         return f"lhs {kind} in place"
     if plan.p.lhs_in_place == WHERE_ALIGNED:
         return f"lhs {kind} in place if its rows begin on cache lines, or copied"

@@ -19,11 +19,13 @@ from lowgemm.engine.blocking import Blocking
 from lowgemm.engine.deep_block import deep_block
 from lowgemm.engine.image import Windows, pack_image, patch_bytes, patch_rows
 from lowgemm.engine.in_place import rows_in_place
+from lowgemm.engine.listed import list_rows, places_of
 from lowgemm.engine.packing import sums_routine
 from lowgemm.engine.packing_ir import CHUNK_BYTES
 from lowgemm.engine.pixels import grid_fields, pack_pixels
 from lowgemm.engine.planner import fill_plan, has_deep_blocks, reads_in_place, stores_past_caches, template_of
 from lowgemm.engine.records import (
+    LISTED,
     MAX_STAGES,
     STAGES_AT,
     STATE_SIZE,
@@ -215,7 +217,7 @@ class Plan(NotCopied):
             (bool(plan.rhs_k_stride == 1),) if reads_in_place(plan, rows_in_place(runs), runs.lanes) else ()
         )
         # which of two kernels reads an image depends on what is planned
-        late = image is not None and runs.scatters
+        late = runs.scatters and (image is not None or runs.row_bytes == 0)
         template = template_of(
             runs,
             in_place,
@@ -224,20 +226,24 @@ class Plan(NotCopied):
             pipeline.fusable or 0,
             lhs_by_depth=(image is not None or lhs.strides[1] == 1,),
             rhs_by_depth=() if self.packed else (rhs.strides[0] == 1,),
+            listed=True,
         )
         fill_plan(
             plan, template, int(lhs.kind == "i"), int(rhs.kind == "i"), pipeline.direct, workers, in_order
         )
         grids = plan.steps_at != 0
+        listed = grids or plan.lhs_in_place == LISTED
         if late:
-            plan.kernel = microkernel(runs, lhs.kind == "i", pipeline.fusable or 0, grids).address
+            plan.kernel = microkernel(runs, lhs.kind == "i", pipeline.fusable or 0, listed).address
         if image is not None:
             plan.pack_image = (pack_pixels if grids else pack_image).address
             image["mr"], image["row_bytes"] = runs.mr, runs.row_bytes
             image["panel_rows"], image["panel_bytes"] = patch_rows(runs.mr, plan.kc), patch_bytes(plan.kc)
             image["panel_chunk"] = CHUNK_BYTES // runs.element_bytes
             image["stored_flipped"] = runs.lhs_type != EITHER
-        if grids:
+        if plan.lhs_in_place == LISTED:
+            plan.list_lhs, plan.in_order = list_rows.address, places_of(int(plan.mc)).ctypes.data
+        if listed:
             plan.pack_lhs = sums_routine(runs).address
         if has_deep_blocks(plan):
             plan.deep_block = deep_block.address

@@ -31,9 +31,10 @@ from lowgemm.engine.blocking import (
 from lowgemm.engine.deep_block import deep_block
 from lowgemm.engine.image import SLACK, patch_bytes, patch_rows
 from lowgemm.engine.in_place import add_compensation, in_place_routine, rows_in_place, space_bytes
+from lowgemm.engine.listed import is_listed
 from lowgemm.engine.packing import CHUNK_BYTES, LINE
 from lowgemm.engine.pixels import lines_of, lines_of_a_block, most_grid_rows, pays_as_grids, pixels_of
-from lowgemm.engine.records import ALWAYS, NEVER, TEMPLATE, WHERE_ALIGNED
+from lowgemm.engine.records import ALWAYS, LISTED, NEVER, TEMPLATE, WHERE_ALIGNED
 from lowgemm.engine.stream import register_bytes, stream
 from lowgemm.jit.caches import CacheSizes, cache_sizes
 from lowgemm.jit.scratch import ALIGNMENT
@@ -70,7 +71,7 @@ COLUMNS_IN_PLACE = 64
 def template_of(
     kernel: Kernel, in_place: tuple[bool, ...] = (), streamed: bool = False,
     lhs_signs: tuple[bool, ...] = BOTH, scale: int = 0, deep: bool = False,
-    lhs_by_depth: tuple[bool, ...] = BOTH, rhs_by_depth: tuple[bool, ...] = BOTH,
+    lhs_by_depth: tuple[bool, ...] = BOTH, rhs_by_depth: tuple[bool, ...] = BOTH, listed: bool = False,
 ) -> Any:  # fmt: skip
     """What the planner needs to know of a kernel here; compiles the routines that every plan calls.
 
@@ -79,13 +80,15 @@ def template_of(
     the caches; `deep`: for that of `deep_block.py`. The microkernel is compiled for an lhs of the signs in
     `lhs_signs` (a plan has one); its other address is 0. `scale` is the number of the scale that it does.
     `lhs_by_depth`, `rhs_by_depth`: which packing routines there are, likewise: of operands whose depth is not
-    contiguous (False), whose depth is (True).
+    contiguous (False), whose depth is (True). `listed`: the caller has the microkernel for a scattered lhs,
+    if the plan asks for it.
     """
     addresses = tuple(
         microkernel(kernel, signed, scale).address if signed in lhs_signs else 0 for signed in BOTH
     )
     fields = dict(zip(TEMPLATE.names or (), _template(kernel, cache_sizes()), strict=True))
     fields["kernel"] = addresses
+    fields["listed"] = int(listed and kernel.scatters and kernel.row_bytes == 0)
     for side, kinds in (("lhs", lhs_by_depth), ("rhs", rhs_by_depth)):
         fields[f"pack_{side}"] = tuple(
             packing.pack_routine(kernel, side, by_depth).address if by_depth in kinds else 0
@@ -140,6 +143,7 @@ def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
         compensation_routine=compensation.compensate.address,
         single=drivers.single.address,
         no_compensation=zeros.ctypes.data,
+        listed=0,
         in_place_rows=rows_in_place(kernel),
         in_place=(0, 0),
         in_place_compensation=0,
@@ -257,8 +261,10 @@ def _name_routines(p, k, lhs_signed, rhs_signed, on_the_fly):
 
 
 @register_jitable
-def _place_lhs(p, k, grids):
-    """How a block of the lhs lies in a thread's memory, from its beginning; its bytes."""
+def _place_lhs(p, k, grids, deep):
+    """How a block of the lhs lies in a thread's memory, from its beginning; its bytes. `deep`: blocks are those
+    of `deep_block.py`.
+    """
     p.lhs_in_place = NEVER
     p.steps_at = p.pixel_sums_at = p.list_size = 0
     if grids:
@@ -268,6 +274,10 @@ def _place_lhs(p, k, grids):
         p.list_size = LIST_HEAD + p.depth // p.piece_bytes
         p.pixel_sums_at = p.steps_at + 8 * (p.list_size + lines_of(p, p.mc) * p.grid_width)
         return up(p.pixel_sums_at + 4 * pixels, ALIGNMENT)
+    if k.row_bytes == 0 and not deep and is_listed(p, k):
+        p.lhs_in_place = LISTED
+        p.list_size = LIST_HEAD + p.depth // k.kr
+        return up(8 * p.list_size, ALIGNMENT)
     if k.row_bytes == 0:
         p.lhs_panel_bytes = up(p.kc * k.element_bytes, CHUNK_BYTES) * k.mr
         return p.mc // k.mr * p.lhs_panel_bytes
@@ -359,6 +369,6 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     p.call_columns = columns_of_a_call(k, rows_held, p.kc, p.direct != 0 or whole_tile)
     p.rhs_panel_bytes = up((p.kc if on_the_fly else p.depth) * k.element_bytes, CHUNK_BYTES) * k.lanes
     tile_cols = up(p.nc, k.lanes) if whole_tile else k.nr
-    _place_worker(p, k, _place_lhs(p, k, grids), tile_cols, on_the_fly)
+    _place_worker(p, k, _place_lhs(p, k, grids, whole_tile), tile_cols, on_the_fly)
     _place_shared(p, k, on_the_fly, in_order)
     p.deep_block = k.deep_block if has_deep_blocks(p) else 0

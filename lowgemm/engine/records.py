@@ -18,9 +18,9 @@ from lowgemm.jit.memory import record_at
 #: Stages of an output pipeline at most.
 MAX_STAGES = 24
 
-#: Whether an lhs that is read as rows stays where it lies: never, if its rows begin on cache lines, or
-#: always.
-NEVER, WHERE_ALIGNED, ALWAYS = range(3)
+#: Whether the lhs stays where it lies: never, if its rows begin on cache lines, always, or always and the
+#: kernel finds it through a list (`Kernel.scatters`).
+NEVER, WHERE_ALIGNED, ALWAYS, LISTED = range(4)
 
 
 def record_type(*fields: str | tuple[Any, ...]) -> np.dtype:
@@ -66,7 +66,8 @@ PLAN = record_type(
     "direct",  # the kernel stores whole panels into the result
     "lhs_flip rhs_flip lhs_shift rhs_shift",  # see `packing.element_map`
     "lhs_panel_bytes rhs_panel_bytes",  # from one packed panel to the next, or from row to row
-    "lhs_in_place",  # whether an lhs that is read as rows stays where it lies: NEVER, WHERE_ALIGNED or ALWAYS
+    "lhs_in_place",  # whether the lhs stays where it lies: NEVER, WHERE_ALIGNED, ALWAYS or LISTED
+    "list_lhs in_order",  # for LISTED: the routine `listed.list_rows`, and the places that it is given
     "row_sums_at row_compensation_at tile_at",  # in a thread's memory, which begins with its lhs panels
     "patches_at",  # likewise, rows of a panel that are gathered from an image
     # likewise, panels and sums of an rhs block that is packed on the fly; 0: the rhs is packed before
@@ -101,6 +102,7 @@ PLAN = record_type(
 #: What the planner needs to know of a kernel and of this machine.
 TEMPLATE_FIELDS = (
     "mr nr element_bytes",
+    "listed",  # whether there is a kernel for an lhs that is found through a list
     "row_bytes over_read any_panels",  # as in `kernels/framework/kernel.py`
     "l2 l3",  # bytes of cache
     "most_rows most_rows_with_stages most_columns",  # of a block; see `blocking.py`

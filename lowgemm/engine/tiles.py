@@ -39,6 +39,7 @@ from lowgemm.engine.records import (
     ITEM_OUT_AT,
     ITEM_RHS,
     ITEM_SIZE,
+    LISTED,
     NEVER,
     RHS_AT,
     RHS_SIZE,
@@ -61,6 +62,7 @@ from lowgemm.jit.memory import (
 )
 from lowgemm.jit.routine import call_address, inner
 from lowgemm.jit.scratch import ALIGNMENT
+from lowgemm.kernels.framework.kernel import LIST_HEAD
 
 #: Looks at a thread that still packs before a waiting one gives way: about 10 us.
 _LOOKS = 300
@@ -275,6 +277,12 @@ def pack_lhs_block(p, s, a, row0, rows, k0, depth, space, sums, kept):
         return space, p.lhs_panel_bytes
     source = a.lhs + row0 * p.lhs_row_stride + k0 * p.lhs_k_stride
     in_place = p.lhs_in_place
+    if in_place == LISTED:
+        if kept == 0:
+            call_address(p.list_lhs, (space, source, rows, p.in_order, p.kr, p.list_size - LIST_HEAD))
+            if summed:
+                call_address(p.pack_lhs, (source, p.lhs_row_stride, 1, rows, depth, 0, 0, 0, sums))
+        return space, p.lhs_row_stride
     if in_place == WHERE_ALIGNED and (source % ALIGNMENT != 0 or p.lhs_row_stride % ALIGNMENT != 0):
         in_place = NEVER
     if kept == 0 and (in_place == NEVER or summed):

@@ -236,6 +236,7 @@ def microkernel_body(typingctx, kernel_id, lhs_signed, scale, scattered, args):
     return types.void(kernel_id, lhs_signed, scale, scattered, args), codegen
 
 
+@functools.cache
 def _make(kernel_id: int, lhs_signed: int, scale: int, scattered: int, key: int) -> Routine:
     @routine(SIGNATURE, key)
     def microkernel(

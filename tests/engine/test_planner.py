@@ -21,14 +21,16 @@ if numba.config.DISABLE_JIT:
 
 
 @pytest.mark.parametrize("name", dict.fromkeys([kernels.selected().name, "portable"]))
-def test_compiled_code_plans_as_python_does(name):
+def test_compiled_code_plans_as_python_does(name, monkeypatch):
     """One planner, run both ways: equal records, and stages with parameters of equal content."""
     kernel = kernels.by_name(name)
     record = planning.kernel_record(kernel)
+    assert planning.write_plan.address  # compiled before what it calls is replaced
+    monkeypatch.setattr(planner, "is_listed", lambda p, k: False)  # compiled code has no kernel for that
     small = st.sampled_from([1, 2, 5, 16, 33, 129, 1000, 5000, 70000])
     flag = st.booleans()
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=300, deadline=None)
     @given(small, small, small, flag, flag, flag, flag, flag, flag)
     def check(m, n, depth, left, right, packed, bilinear, add, column_major):
         lhs = Operand((m, depth), (depth, 1), "i" if left else "u")
