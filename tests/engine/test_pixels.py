@@ -82,7 +82,7 @@ def test_equals_its_definition(kernel, tall, monkeypatch):
         known = Prepared(packed, image.shape, image.dtype, zeros, **options, output=output, num_threads=1)
         read_so += known.plan(image.strides).p.steps_at != 0
     # another kernel takes what would not pay
-    assert read_so > (10 if kernels.by_name(kernel).fallback else 30)
+    assert read_so > (5 if kernels.by_name(kernel).fallback else 30)
 
 
 @pytest.mark.parametrize("kernel", RUNS)
@@ -143,7 +143,7 @@ def plan(images, size, channels, taps, outputs, *, stride=1, padding=1, dilation
 @pytest.mark.parametrize("kernel", RUNS)
 def test_a_step_must_lie_in_one_tap_and_be_seen_again(kernel, monkeypatch):
     monkeypatch.setattr(lowgemm.config, "kernel", kernel)
-    for channels in (128, 64, 96, 4):
+    for channels in (128, 64, 96, 8):
         assert plan(1, 28, channels, 3, 32).p.steps_at
     assert not plan(1, 28, 6, 3, 32).p.steps_at  # one step and a half
     assert not plan(1, 28, 128, 2, 512, stride=2, padding=0).p.steps_at  # each pixel is seen once
