@@ -1,4 +1,4 @@
-"""Means of windows and of whole images of bytes, compiled.
+"""Means of whole images of bytes, compiled (those of windows: `average_pool.py`).
 
 Bytes are read as ``(byte ^ flip) - flip``, as everywhere in passes over bytes (`passes.py`).
 """
@@ -6,7 +6,6 @@ Bytes are read as ``(byte ^ flip) - flip``, as everywhere in passes over bytes (
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numba
 import numpy as np
@@ -14,86 +13,14 @@ import numpy as np
 from lowgemm.compat.onnx_passes import quantize_one
 from lowgemm.engine.parts import PASS, run_shared
 from lowgemm.jit.memory import load_i32, load_i64, pointer_at
-from lowgemm.jit.routine import inner, inner_dividing, routine
+from lowgemm.jit.routine import inner_dividing, routine
 from lowgemm.onnx_run import turned
-from lowgemm.onnx_run.addresses import address
-from lowgemm.onnx_run.passes import NANOSECONDS, byte_of
+from lowgemm.onnx_run.passes import NANOSECONDS
 from lowgemm.onnx_run.tape import Recorder, ways
 
 _u64 = np.uint64
 #: Lanes whose sums are made together.
 SUMMED = 256
-
-
-@routine(PASS)
-def average_pool(args, first, end, worker):
-    """QLinearAveragePool of images with their channels last.
-
-    Arguments: src, dst, places, params, images, height, width, channels, out_height, out_width, kh, kw, flip.
-    `places` is int64: where windows begin, the step between them, and whether all places count, one each for
-    rows and columns. `params` is float32: zero point and scale before, zero point and scale after, and
-    limits. Pieces are lines of the result.
-    """
-    src, dst, places, params = (
-        pointer_at(args, 0),
-        pointer_at(args, 1),
-        pointer_at(args, 2),
-        pointer_at(args, 3),
-    )
-    images, height, width, channels = (
-        load_i64(args, 4),
-        load_i64(args, 5),
-        load_i64(args, 6),
-        load_i64(args, 7),
-    )
-    out_height, out_width, kh, kw = (
-        load_i64(args, 8),
-        load_i64(args, 9),
-        load_i64(args, 10),
-        load_i64(args, 11),
-    )
-    p, at = numba.carray(params, (6,), np.float32), numba.carray(places, (6,), np.int64)
-    x = numba.carray(src, (images * height * width * channels,), np.uint8)
-    out = numba.carray(dst, (images * out_height * out_width * channels,), np.uint8)
-    top, left, down, across, everywhere = at[0], at[1], at[2], at[3], at[4]
-    f = np.int32(load_i64(args, 12))
-    total = np.empty(channels, np.float32)
-    for line in range(first, end):
-        n, i = line // out_height, line % out_height
-        for j in range(out_width):
-            for c in range(channels):
-                total[c] = np.float32(0)
-            count = 0
-            for u in range(kh):
-                row = i * down - top + u
-                if row < 0 or row >= height:
-                    continue
-                for v in range(kw):
-                    column = j * across - left + v
-                    if column >= 0 and column < width:
-                        begin = ((n * height + row) * width + column) * channels
-                        _add_real(x, begin, total, channels, f, p[0], p[1])
-                        count += 1
-            divisor = np.float32(kh * kw if everywhere else count)
-            place = (line * out_width + j) * channels
-            _mean(total, out, place, channels, divisor, p[2], p[3], p[4], p[5])
-
-
-@inner
-def _add_real(x, begin, total, count, f, zero, scale):
-    """Add `count` bytes as real numbers to as many sums; `f` is the byte to flip by, 128 or 0."""
-    b = _u64(begin)
-    for c in range(_u64(count)):
-        total[c] += (np.float32((np.int32(x[b + c]) ^ f) - f) - zero) * scale
-
-
-@inner_dividing
-def _mean(total, out, begin, channels, count, zero, scale, low, high):
-    """`channels` sums of `count` numbers to quantized means, from index `begin` on."""
-    b = _u64(begin)
-    for c in range(_u64(channels)):
-        # the zero point is added before rounding
-        out[b + c] = byte_of(total[c] / count / scale + zero, low, high)
 
 
 @routine(PASS)
@@ -194,37 +121,3 @@ def global_average(
     args = at(total), at(y), held(params), math.prod(x.shape[2:]), *zeros, *limits
     run(coded_means, args, y.size)
     return y
-
-
-def averages(
-    x: np.ndarray, scales: tuple[Any, Any], zeros: tuple[Any, Any], g: Any, out: Any, everywhere: bool,
-    num_threads: int | None = 1,
-) -> np.ndarray:  # fmt: skip
-    """QLinearAveragePool of bytes with the channels second and two spatial axes; channels are last in the
-    result's memory.
-
-    Parameters
-    ----------
-    x : ndarray
-        Images.
-    scales, zeros : tuple
-        Before and after.
-    g : Geometry
-        Of the windows.
-    out : sequence of int
-        Windows along both axes.
-    everywhere : bool
-        Whether places outside of the image count.
-    num_threads : int or None
-        As in `lowgemm.gemm`.
-    """
-    last = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
-    y, info = np.empty((x.shape[0], *out, x.shape[1]), zeros[1].dtype), np.iinfo(zeros[1].dtype)
-    places = np.array((*g.begin, *g.strides, everywhere, 0), np.int64)
-    (a, b), (p, q) = (v.reshape(()) for v in scales), (v.reshape(()) for v in zeros)
-    params = np.array((p, a, q, b, info.min, info.max), np.float32)
-    at = [address(v) for v in (last, y, places, params)]
-    pieces, time = x.shape[0] * int(out[0]), 0.2 * y.size * math.prod(g.kernel)
-    args = (*at, *last.shape, *map(int, out), *map(int, g.kernel), 128 if x.dtype == np.int8 else 0)
-    run_shared(average_pool, args, pieces, time, num_threads)
-    return y.transpose(0, 3, 1, 2)

@@ -13,12 +13,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 
 from lowgemm.compat import onnx as ox
 from lowgemm.gemm import gemm
-from lowgemm.onnx_run import activations, average, operators, turned
+from lowgemm.onnx_run import activations, average, average_pool, operators, turned
 from lowgemm.onnx_run.elementwise import qlinear_add, qlinear_mul
 from lowgemm.onnx_run.look_up import by_table
 from lowgemm.onnx_run.operators import (
@@ -146,15 +145,14 @@ def qlinear_average_pool(
     """
     x = _channels_first(x, channels_last)
     w = windows(x.shape[2:], kernel_shape, auto_pad=auto_pad, ceil_mode=ceil_mode, pads=pads, strides=strides)
-    if (
-        w.kernel == x.shape[2:] and not any(w.begin) and set(w.out) == {1}
-    ):  # onnxruntime takes it for a global one
+    if average_pool.is_global(x.shape[2:], w):
         y = qlinear_global_average_pool(state, x, x_scale, x_zero, y_scale, y_zero)
         return _channels_back(y, channels_last)
-    if len(w.kernel) == 2 and x.dtype in (np.uint8, np.int8) and x.size and not numba.config.DISABLE_JIT:
+    if average_pool.fits(x):
         zeros = _zero_like(x, x_zero), _zero_like(x, y_zero)
-        threads = state.num_threads
-        y = average.averages(x, (x_scale, y_scale), zeros, w, w.out, bool(count_include_pad), threads)
+        params = average_pool.params_of((x_scale, y_scale), zeros)
+        everywhere, threads = bool(count_include_pad), state.num_threads
+        y = average_pool.averages(x, params, zeros[1].dtype, w, everywhere, threads)
         return _channels_back(y, channels_last)
     real = _real(x, x_scale, x_zero)
     total, count = np.zeros((*real.shape[:2], *w.out), np.float32), np.zeros(w.out, np.float32)

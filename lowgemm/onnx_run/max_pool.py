@@ -20,12 +20,10 @@ from lowgemm.onnx_run import turned
 from lowgemm.onnx_run.dynamic import OWN, as_own
 from lowgemm.onnx_run.state import NotOurs, State
 from lowgemm.onnx_run.tape import Recorder, unless_refused, ways
-from lowgemm.onnx_run.windows import Windows, largest, windows
+from lowgemm.onnx_run.windows import AXES, Windows, first_and_end, largest, of_three_axes, windows
 
 _u64 = np.uint64
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
-#: Spatial axes of the compiled pass.
-AXES = 3
 #: Nanoseconds of one thread for a byte of a window, about.
 NANOSECONDS = 0.1
 #: Shapes of images whose windows are kept.
@@ -35,16 +33,6 @@ SHAPES = 64
 def max_by_definition(x: np.ndarray, w: Windows) -> np.ndarray:
     """The largest of each window of (images, channels, ...)."""
     return largest(x, w)[0]
-
-
-@inner
-def _first(begin, step, size):
-    """The first place of a window that is not before the `size` places of data, and the first behind them;
-    the window begins at `begin`, and its places are `step` apart.
-    """
-    low = (-begin + step - 1) // step if begin < 0 else 0
-    high = (size - begin + step - 1) // step if begin < size else 0
-    return low, high
 
 
 @inner
@@ -60,17 +48,17 @@ def _larger(x, from_, out, to, count):
 def _pool(x, out, g, channels, lowest, first, end):
     """Lines `first` to `end` of the result: the largest of each window, or `lowest` if it has no data.
 
-    `g` has the sizes, places, strides, dilations, beginnings and windows of three axes.
+    `g` is what `windows.of_three_axes` gives.
     """
     to, rows = first * g[5, 2] * channels, g[5, 0] * g[5, 1]
     for line in range(first, end):
         n, i, j = line // rows, line % rows // g[5, 1], line % g[5, 1]
         top, middle = i * g[2, 0] - g[4, 0], j * g[2, 1] - g[4, 1]
-        low0, high0 = _first(top, g[3, 0], g[0, 0])
-        low1, high1 = _first(middle, g[3, 1], g[0, 1])
+        low0, high0 = first_and_end(top, g[3, 0], g[0, 0])
+        low1, high1 = first_and_end(middle, g[3, 1], g[0, 1])
         for k in range(g[5, 2]):
             left = k * g[2, 2] - g[4, 2]
-            low2, high2 = _first(left, g[3, 2], g[0, 2])
+            low2, high2 = first_and_end(left, g[3, 2], g[0, 2])
             for c in range(_u64(channels)):
                 out[_u64(to) + c] = lowest
             for u in range(low0, min(high0, g[1, 0])):
@@ -86,7 +74,7 @@ def _pool(x, out, g, channels, lowest, first, end):
 def max_pool_bytes(args, first, end, worker):
     """Largest bytes of windows; channels are last in the memory of both.
 
-    Arguments: src, dst, numbers (what `_pool` takes as `g`, int64), channels, bytes of both, whether they are
+    Arguments: src, dst, numbers (`g` of `_pool`), channels, bytes of both, whether they are
     signed. Pieces are lines of the result, along its last axis.
     """
     src, dst = pointer_at(args, 0), pointer_at(args, 1)
@@ -98,14 +86,6 @@ def max_pool_bytes(args, first, end, worker):
     else:
         x, out = numba.carray(src, (size,), np.uint8), numba.carray(dst, (out_size,), np.uint8)
         _pool(x, out, g, channels, np.uint8(0), first, end)
-
-
-def _numbers(size: Sequence[int], w: Windows) -> np.ndarray:
-    """What the compiled pass takes: three axes, the outer ones of size 1 if there are fewer."""
-    more = AXES - len(size)
-    fill = (1, 1, 1, 1, 0, 1)
-    rows = (size, w.kernel, w.strides, w.dilations, w.begin, w.out)
-    return np.array([(f,) * more + tuple(r) for f, r in zip(fill, rows, strict=True)], np.int64)
 
 
 def _compiled(
@@ -143,7 +123,9 @@ def max_pool(state: State, x: np.ndarray, *, storage_order: int = 0, **attribute
     _checked(x)
     w = windows(x.shape[2:], **attributes)
     return (
-        _compiled(x, w, _numbers(x.shape[2:], w), state.num_threads) if _fits(x) else max_by_definition(x, w)
+        _compiled(x, w, of_three_axes(x.shape[2:], w), state.num_threads)
+        if _fits(x)
+        else max_by_definition(x, w)
     )
 
 
@@ -161,7 +143,7 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
             if len(plans) >= SHAPES:
                 plans.clear()
             w = windows(size, **how)
-            plan = plans[size] = w, _numbers(size, w)
+            plan = plans[size] = w, of_three_axes(size, w)
         return _compiled(x, *plan, state.num_threads, recorder)
 
     run.record = unless_refused(run)  # type: ignore[attr-defined]

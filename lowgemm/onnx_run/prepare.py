@@ -19,6 +19,7 @@ from lowgemm.compat import onnx_passes
 from lowgemm.engine import parts
 from lowgemm.onnx_run import (
     average,
+    average_pool,
     binary,
     contrib,
     convolution,
@@ -253,8 +254,8 @@ def dequantize_linear(state: State, constants: Constants, attributes: dict[str, 
 def qlinear_global_average_pool(
     state: State, constants: Constants, attributes: dict[str, Any], last: bool
 ) -> Any:
-    """QLinearGlobalAveragePool with the channels second."""
-    if attributes.get("channels_last") or not _known(constants, 1, 2, 3, 4) or len(constants) < 5:
+    """QLinearGlobalAveragePool."""
+    if not _known(constants, 1, 2, 3, 4) or len(constants) < 5:
         return None
     _, *scales_and_zeros = constants
     x_scale, x_zero, y_scale, y_zero = scales_and_zeros
@@ -268,7 +269,10 @@ def qlinear_global_average_pool(
     def run(x: np.ndarray, *_: Any, recorder: Recorder | None = None) -> Any:
         if x.dtype != kind or x.ndim < 3:
             return NotImplemented
-        return average.global_average(x, params, zeros, dtype, state.num_threads, recorder)
+        channels_last = attributes.get("channels_last")
+        x = np.moveaxis(x, -1, 1) if channels_last else x
+        y = average.global_average(x, params, zeros, dtype, state.num_threads, recorder)
+        return np.moveaxis(y, 1, -1) if channels_last and y is not NotImplemented else y
 
     run.record = unless_refused(run)  # type: ignore[attr-defined]
     return run
@@ -313,6 +317,7 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     (DOMAIN, "QLinearConv"): qlinear_conv,
     ("", "ConvInteger"): conv_integer,
     (DOMAIN, "QLinearGlobalAveragePool"): qlinear_global_average_pool,
+    (DOMAIN, "QLinearAveragePool"): average_pool.prepared,
     (DOMAIN, "QLinearConcat"): qlinear_concat,
     (DOMAIN, "QLinearSoftmax"): softmax.prepared,
     (DOMAIN, "QLinearAdd"): _binary(elementwise.add_values, binary.add, binary.ADD),

@@ -10,7 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lowgemm.jit.routine import inner
 from lowgemm.onnx_run.geometry import AUTO_PADS
+
+#: Spatial axes of the compiled passes.
+AXES = 3
 
 
 class Windows(NamedTuple):
@@ -114,3 +118,24 @@ def largest(x: np.ndarray, w: Windows, column_major: bool = False) -> tuple[np.n
         better = inside & ((found > y) | (numbers < 0))
         y, numbers = np.where(better, found, y), np.where(better, number, numbers)
     return y, numbers
+
+
+# ---- for compiled passes -----------------------------------------------------------------------------------
+def of_three_axes(size: Sequence[int], w: Windows) -> np.ndarray:
+    """Sizes of the data, places, strides, dilations, beginnings and windows: int64, a column for each axis; the
+    outer axes are of size 1 if there are fewer.
+    """
+    more = AXES - len(size)
+    fill = (1, 1, 1, 1, 0, 1)
+    rows = (size, w.kernel, w.strides, w.dilations, w.begin, w.out)
+    return np.array([(f,) * more + tuple(r) for f, r in zip(fill, rows, strict=True)], np.int64)
+
+
+@inner
+def first_and_end(begin, step, size):
+    """The first place of a window that is not before the `size` places of data, and the first behind them;
+    the window begins at `begin`, and its places are `step` apart.
+    """
+    low = (-begin + step - 1) // step if begin < 0 else 0
+    high = (size - begin + step - 1) // step if begin < size else 0
+    return low, high
