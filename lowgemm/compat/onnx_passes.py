@@ -24,6 +24,7 @@ from lowgemm.jit.memory import (
     load_f32,
     load_i32,
     load_i64,
+    nearest,
     offset,
     pointer_at,
     round_even,
@@ -42,12 +43,12 @@ PIECE = 4096
 @inner_dividing
 def quantize_one(x, scale, zero, below, above):
     """A number's step, between the limits `below` and `above`, from which the zero point is taken away: they
-    and the quotient are whole float32 numbers, so nothing is rounded twice.
+    are whole float32 numbers below 2**17, so it does not matter that they come before the rounding.
     """
-    t = round_even(x / scale)
+    t = x / scale
     t = t if t > below else below  # a NaN too
     t = t if t < above else above
-    return np.int32(t) + np.int32(zero)
+    return nearest(t) + np.int32(zero)
 
 
 @inner_dividing

@@ -18,7 +18,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lowgemm.jit.memory import store_f32
+from lowgemm.jit.memory import WHOLE, store_f32
 from lowgemm.jit.routine import inner, inner_dividing, unpack_words
 from lowgemm.jit.target import target
 from lowgemm.kernels.framework.irtools import at, call_intrinsic, const, i8, i32, i64, load, splat, store, vec
@@ -28,8 +28,6 @@ _f32 = ir.FloatType()
 LANES = 16
 #: Divisors for which this holds, with much to spare: remainders of quotients from 2**-20 on are exact.
 LEAST, MOST = np.float32(2.0**-80), np.float32(2.0**80)
-#: Adding it to a number below 2**22 rounds that to a whole one, which is then in the low bits.
-WHOLE = 1.5 * 2.0**23
 #: float32 numbers that `prepare` writes: the divisor, both parts of its inverse, and the limits.
 PARAMETERS = 5
 

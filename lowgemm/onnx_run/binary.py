@@ -15,8 +15,9 @@ import numpy as np
 from lowgemm.compat.onnx_quotient import fused
 from lowgemm.engine.parts import PASS, run_shared
 from lowgemm.jit.addresses import NotCopied
-from lowgemm.jit.memory import pointer_at
+from lowgemm.jit.memory import load_u8, offset, pointer_at, stack, store_8, store_f32
 from lowgemm.jit.routine import inner, routine
+from lowgemm.onnx_run.binary_vectors import TURN, add_vectors, mul_vectors
 from lowgemm.onnx_run.passes import NANOSECONDS, byte_of
 from lowgemm.onnx_run.tape import Recorder, ways
 from lowgemm.onnx_run.turned import brought_last, sizes
@@ -31,49 +32,74 @@ SEGMENT = 4096
 
 
 @inner
-def _add_line(a, at_a, b, at_b, out, at, count, flip, ra, rb, fixed, low, high):
-    """`count` sums ``a * ra + b * rb + fixed``; the numbers are fields of `ADD`. The others below are like
-    it.
+def _repeated(byte, to):
+    """Fill `TURN` bytes."""
+    for i in range(TURN):
+        store_8(to, i, byte)
+    return to
+
+
+@inner
+def _given(to, first, second, third, fourth, low, high):
+    """What the loops of `binary_vectors.py` take."""
+    store_f32(to, 0, first)
+    store_f32(to, 1, second)
+    store_f32(to, 2, third)
+    store_f32(to, 3, fourth)
+    store_f32(to, 4, low)
+    store_f32(to, 5, high)
+    return to
+
+
+@inner
+def _add_line(a, step_a, b, step_b, out, count, flip, ra, rb, fixed, low, high):
+    """`count` sums ``a * ra + b * rb + fixed``; the numbers are fields of `ADD`, the operands pointers. An
+    operand with a step of 0, not 1, is one byte.
     """
-    p, q, r = _u64(at_a), _u64(at_b), _u64(at)
-    for i in range(_u64(count)):
-        u, v = (np.int32(a[p + i]) ^ flip) - flip, (np.int32(b[q + i]) ^ flip) - flip
-        out[r + i] = byte_of(fused(np.float32(u), ra, fused(np.float32(v), rb, fixed)), low, high)
+    turns, zero = count // TURN, np.float32(0)
+    if turns:
+        p = a if step_a else _repeated(load_u8(a, 0), stack(64))
+        q = b if step_b else _repeated(load_u8(b, 0), stack(64))
+        given = _given(stack(64), ra, rb, fixed, zero, low, high)
+        add_vectors((p, q, out, TURN * step_a, TURN * step_b, TURN, given, flip, turns))
+    x, y = numba.carray(a, (count,), np.uint8), numba.carray(b, (count,), np.uint8)
+    z, done = numba.carray(out, (count,), np.uint8), _u64(turns * TURN)
+    if step_a and step_b:
+        for i in range(done, _u64(count)):
+            u, v = (np.int32(x[i]) ^ flip) - flip, (np.int32(y[i]) ^ flip) - flip
+            z[i] = byte_of(fused(np.float32(u), ra, fused(np.float32(v), rb, fixed)), low, high)
+    elif step_a:
+        part = fused(np.float32((np.int32(y[0]) ^ flip) - flip), rb, fixed)
+        for i in range(done, _u64(count)):
+            z[i] = byte_of(fused(np.float32((np.int32(x[i]) ^ flip) - flip), ra, part), low, high)
+    else:
+        first = np.float32((np.int32(x[0]) ^ flip) - flip)
+        for i in range(done, _u64(count)):
+            v = np.float32((np.int32(y[i]) ^ flip) - flip)
+            z[i] = byte_of(fused(first, ra, fused(v, rb, fixed)), low, high)
 
 
 @inner
-def _add_one(a, at_a, part, out, at, count, flip, ra, low, high):
-    """As `_add_line` where `b` is one number: `part` is ``b * rb + fixed``."""
-    p, r = _u64(at_a), _u64(at)
-    for i in range(_u64(count)):
-        out[r + i] = byte_of(fused(np.float32((np.int32(a[p + i]) ^ flip) - flip), ra, part), low, high)
-
-
-@inner
-def _one_add(b, at_b, first, out, at, count, flip, ra, rb, fixed, low, high):
-    """As `_add_line` where `a` is the one number `first`."""
-    q, r = _u64(at_b), _u64(at)
-    for i in range(_u64(count)):
-        v = (np.int32(b[q + i]) ^ flip) - flip
-        out[r + i] = byte_of(fused(first, ra, fused(np.float32(v), rb, fixed)), low, high)
-
-
-@inner
-def _mul_line(a, at_a, b, at_b, out, at, count, flip, za, zb, ratio, zero, low, high):
-    """`count` products ``(a - za) * (b - zb) * ratio + zero``; the numbers are fields of `MUL`."""
-    p, q, r = _u64(at_a), _u64(at_b), _u64(at)
-    for i in range(_u64(count)):
-        u, v = (np.int32(a[p + i]) ^ flip) - flip - za, (np.int32(b[q + i]) ^ flip) - flip - zb
-        out[r + i] = byte_of(np.float32(u * v) * ratio + zero, low, high)
-
-
-@inner
-def _mul_one(a, at_a, v, out, at, count, flip, za, ratio, zero, low, high):
-    """As `_mul_line` where ``b - zb`` is the one number `v`."""
-    p, r = _u64(at_a), _u64(at)
-    for i in range(_u64(count)):
-        u = (np.int32(a[p + i]) ^ flip) - flip - za
-        out[r + i] = byte_of(np.float32(u * v) * ratio + zero, low, high)
+def _mul_line(a, b, step, out, count, flip, za, zb, ratio, zero, low, high):
+    """`count` products ``(a - za) * (b - zb) * ratio + zero``; the numbers are fields of `MUL`, the operands
+    pointers. With a `step` of 0, not 1, `b` is one byte.
+    """
+    turns = count // TURN
+    if turns:
+        q = b if step else _repeated(load_u8(b, 0), stack(64))
+        given = _given(stack(64), ratio, zero, np.float32(za), np.float32(zb), low, high)
+        mul_vectors((a, q, out, TURN, TURN * step, TURN, given, flip, turns))
+    x, y = numba.carray(a, (count,), np.uint8), numba.carray(b, (count,), np.uint8)
+    z, done = numba.carray(out, (count,), np.uint8), _u64(turns * TURN)
+    if step:
+        for i in range(done, _u64(count)):
+            u, v = (np.int32(x[i]) ^ flip) - flip - za, (np.int32(y[i]) ^ flip) - flip - zb
+            z[i] = byte_of(np.float32(u * v) * ratio + zero, low, high)
+    else:
+        v = (np.int32(y[0]) ^ flip) - flip - zb
+        for i in range(done, _u64(count)):
+            u = (np.int32(x[i]) ^ flip) - flip - za
+            z[i] = byte_of(np.float32(u * v) * ratio + zero, low, high)
 
 
 #: Where two operands lie: sizes of the axes, bytes from one element to the next along each, for `a` and for
@@ -86,8 +112,6 @@ _NEST = [
     ("segment", np.int64),
     ("a", np.int64, AXES),
     ("b", np.int64, AXES),
-    ("reach_a", np.int64),
-    ("reach_b", np.int64),
     ("turned", np.int64),
 ]
 _REALS = [("low", np.float32), ("high", np.float32)]
@@ -141,22 +165,17 @@ def add(args, first, end, worker):
     n, sa, sb = p.n, p.a, p.b
     count, step = n[3], sb[3]
     flip, ra, rb, fixed, low, high = np.int32(p.flip), p.ra, p.rb, p.fixed, p.low, p.high
-    a = numba.carray(pointer_at(args, 1), (p.reach_a,), np.uint8)
-    b = numba.carray(pointer_at(args, 2), (p.reach_b,), np.uint8)
-    out = numba.carray(pointer_at(args, 3), (n[0] * n[1] * n[2] * count,), np.uint8)
+    a, b, out = pointer_at(args, 1), pointer_at(args, 2), pointer_at(args, 3)
     line, i, j, k, skip = _segment(p, first)
     for _ in range(first, end):
         at_a = i * sa[0] + j * sa[1] + k * sa[2] + skip
         at_b, at = i * sb[0] + j * sb[1] + k * sb[2], line * count + skip
         size = min(p.segment, count - skip)
-        if step:
-            _add_line(a, at_a, b, at_b + skip, out, at, size, flip, ra, rb, fixed, low, high)
+        x, y, to = offset(a, at_a), offset(b, at_b + skip * step), offset(out, at)
+        if p.turned:
+            _add_line(y, step, x, 1, to, size, flip, ra, rb, fixed, low, high)
         else:
-            v = np.float32((np.int32(b[at_b]) ^ flip) - flip)
-            if p.turned:
-                _one_add(a, at_a, v, out, at, size, flip, ra, rb, fixed, low, high)
-            else:
-                _add_one(a, at_a, fused(v, rb, fixed), out, at, size, flip, ra, low, high)
+            _add_line(x, 1, y, step, to, size, flip, ra, rb, fixed, low, high)
         line, i, j, k, skip = _following(p, line, i, j, k, skip)
 
 
@@ -170,19 +189,14 @@ def mul(args, first, end, worker):
     if p.turned:
         za, zb = zb, za
     ratio, zero, low, high = p.ratio, p.zero, p.low, p.high
-    a = numba.carray(pointer_at(args, 1), (p.reach_a,), np.uint8)
-    b = numba.carray(pointer_at(args, 2), (p.reach_b,), np.uint8)
-    out = numba.carray(pointer_at(args, 3), (n[0] * n[1] * n[2] * count,), np.uint8)
+    a, b, out = pointer_at(args, 1), pointer_at(args, 2), pointer_at(args, 3)
     line, i, j, k, skip = _segment(p, first)
     for _ in range(first, end):
         at_a = i * sa[0] + j * sa[1] + k * sa[2] + skip
         at_b, at = i * sb[0] + j * sb[1] + k * sb[2], line * count + skip
         size = min(p.segment, count - skip)
-        if step:
-            _mul_line(a, at_a, b, at_b + skip, out, at, size, flip, za, zb, ratio, zero, low, high)
-        else:
-            v = (np.int32(b[at_b]) ^ flip) - flip - zb
-            _mul_one(a, at_a, v, out, at, size, flip, za, ratio, zero, low, high)
+        x, y, to = offset(a, at_a), offset(b, at_b + skip * step), offset(out, at)
+        _mul_line(x, y, step, to, size, flip, za, zb, ratio, zero, low, high)
         line, i, j, k, skip = _following(p, line, i, j, k, skip)
 
 
@@ -281,8 +295,6 @@ class Binary(NotCopied):
         record["turned"] = turned
         line = found[0][-1]
         record["segments"], record["segment"] = -(-line // SEGMENT), SEGMENT
-        for name, strides in zip(("reach_a", "reach_b"), found[1:], strict=True):
-            record[name] = 1 + sum((n - 1) * s for n, s in zip(found[0], strides, strict=True))
         pieces = math.prod(found[0][:-1]) * -(-line // SEGMENT)
         return record, memory, back, turned, pieces
 

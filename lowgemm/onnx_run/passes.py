@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lowgemm.jit.memory import round_even
+from lowgemm.jit.memory import nearest
 from lowgemm.jit.routine import inner
 
 #: Nanoseconds of an element of the passes with one operation for each byte, about.
@@ -18,8 +18,7 @@ NANOSECONDS = 0.1
 
 @inner
 def byte_of(t, low, high):
-    """The byte of a float32 `t`, rounded and held between `low` and `high`."""
-    t = round_even(t)
+    """The byte of a float32 `t`, held between `low` and `high`, which are whole numbers, and rounded."""
     t = t if t > low else low  # a NaN too
     t = t if t < high else high
-    return np.uint8(np.int32(t) & np.int32(255))
+    return np.uint8(nearest(t) & np.int32(255))

@@ -35,6 +35,10 @@ def same(got, want):
         np.testing.assert_array_equal(a, b)
 
 
+def whole(g, shape, dtype):
+    return np.asarray(g.integers(0, 256, shape, dtype=np.uint8)).view(dtype)
+
+
 def laid_out(g, shape, dtype):
     """Bytes of any order of axes in memory, now and then with gaps or backwards."""
     order = g.permutation(len(shape))
@@ -70,6 +74,29 @@ def test_two_operands(name, slowly, state):
             )
             zero = np.asarray(g.integers(0, 256, dtype=np.uint8)).view(dtype)
             arguments += [*([] if x is None else [x]), np.float32(scale), zero]
+        same([function(state, *arguments)], [slowly(function, state, *arguments)])
+
+
+@pytest.mark.parametrize("name", ["qlinear_add", "qlinear_mul"])
+def test_lines_of_any_length(name, slowly, state):
+    """In vectors and what is left, with one of the operands repeated along the line that lies in memory."""
+    g, function = np.random.default_rng(3), getattr(elementwise, name)
+    for trial in range(120):
+        dtype, n = (np.uint8, np.int8)[trial % 2], int(g.choice([1, 63, 64, 65, 130, 200, 5000]))
+        long, short = whole(g, (n, 3), dtype), whole(g, (1, 3), dtype)
+        if trial % 3:
+            long = np.asfortranarray(long)
+        pair = [(long, short), (short, long), (long, long[::-1].copy(order="K"))][trial // 2 % 3]
+        coded = [np.float32(g.random() / 20 + 0.001), whole(g, (), dtype)]
+        arguments = [
+            pair[0],
+            *coded,
+            pair[1],
+            np.float32(0.02),
+            whole(g, (), dtype),
+            np.float32(0.03),
+            coded[1],
+        ]
         same([function(state, *arguments)], [slowly(function, state, *arguments)])
 
 
