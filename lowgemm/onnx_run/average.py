@@ -12,13 +12,15 @@ import numpy as np
 
 from lowgemm.compat.onnx_passes import quantize_one
 from lowgemm.engine.parts import PASS, run_shared
-from lowgemm.jit.memory import load_i32, load_i64, pointer_at
+from lowgemm.jit.memory import load_i32, load_i64, offset, pointer_at, store_32
 from lowgemm.jit.routine import inner_dividing, routine
 from lowgemm.onnx_run import turned
-from lowgemm.onnx_run.passes import NANOSECONDS
+from lowgemm.onnx_run.byte_sums import sum_columns, sum_run
 from lowgemm.onnx_run.tape import Recorder, ways
 
 _u64 = np.uint64
+#: Nanoseconds of one thread for a byte, about.
+NANOSECONDS = 0.04
 #: Lanes whose sums are made together.
 SUMMED = 256
 
@@ -29,26 +31,19 @@ def sums(args, first, end, worker):
 
     Arguments: src, dst, rows, count, lanes, flip. Pieces are `SUMMED` lanes of a row.
     """
-    rows, count, lanes = load_i64(args, 2), load_i64(args, 3), load_i64(args, 4)
-    x = numba.carray(pointer_at(args, 0), (rows * count * lanes,), np.uint8)
-    out = numba.carray(pointer_at(args, 1), (rows * lanes,), np.int32)
-    f, parts = np.int32(load_i64(args, 5)), (lanes + SUMMED - 1) // SUMMED
+    count, lanes, flip = load_i64(args, 3), load_i64(args, 4), load_i64(args, 5)
+    parts = (lanes + SUMMED - 1) // SUMMED
     for piece in range(first, end):
         r, low = piece // parts, piece % parts * SUMMED
-        size = _u64(min(SUMMED, lanes - low))
+        src = offset(pointer_at(args, 0), r * count * lanes + low)
+        dst = offset(pointer_at(args, 1), 4 * (r * lanes + low))
+        size = min(SUMMED, lanes - low)
         if lanes == 1:
-            total, begin = np.int32(0), _u64(r * count)
-            for i in range(_u64(count)):
-                total += (np.int32(x[begin + i]) ^ f) - f
-            out[r] = total
+            store_32(dst, 0, sum_run(src, count, flip) - flip * count)
         else:
-            to = _u64(r * lanes + low)
+            sum_columns(src, size, lanes, count, flip, dst)
             for c in range(size):
-                out[to + c] = 0
-            for i in range(count):
-                begin = _u64((r * count + i) * lanes + low)
-                for c in range(size):
-                    out[to + c] += (np.int32(x[begin + c]) ^ f) - f
+                store_32(dst, c, load_i32(dst, c) - flip * count)
 
 
 def _sums_of(x: np.ndarray, num_threads: int | None, recorder: Recorder | None = None) -> np.ndarray:
