@@ -123,7 +123,7 @@ class Rewriter:
         from onnx import numpy_helper
 
         self.model, self.graph, self.held = model, model.graph, {} if held is None else held
-        fed = {i.name for i in self.graph.input}
+        self._fed = fed = {i.name for i in self.graph.input}
         own = {i.name: numpy_helper.to_array(i) for i in self.graph.initializer}
         # an initializer that is also an input may be overridden, so it is no constant
         self.constants = {n: v for n, v in (own | self.held).items() if n not in fed}
@@ -140,12 +140,25 @@ class Rewriter:
                 self.readers.setdefault(name, []).append(node)
             self.visible |= _captured(node)
 
+    def _forget(self, node: Any) -> None:
+        """Take a node out of the index."""
+        for name in node.output:
+            self.makers.pop(name, None)
+        for name in node.input:
+            self.readers[name] = [n for n in self.readers.get(name, ()) if n is not node]
+
+    def _note(self, node: Any) -> None:
+        """Put a node into it."""
+        for name in node.output:
+            self.makers[name] = node
+        for name in node.input:
+            self.readers.setdefault(name, []).append(node)
+
     def constant(self, name: str, value: np.ndarray) -> str:
         """Add an initializer of a name not in use."""
         from onnx import numpy_helper
 
-        taken = set(self.constants) | set(self.makers) | {i.name for i in self.graph.input}
-        while name in taken:
+        while name in self.constants or name in self.makers or name in self._fed:
             name += "_"
         if value.nbytes > LARGE:
             self.held[name] = value
@@ -465,17 +478,23 @@ class Rewriter:
         output: str,
         attributes: list[Any],
     ) -> None:
-        """Put the integer operator in the node's place; what followed it goes."""
+        """Put the integer operator in the node's place; what followed it goes: such a node makes nothing any
+        more, until `drop_unread` removes it. The index follows, for to make it anew takes as long as the model
+        has nodes.
+        """
         self.counts[f"{node.op_type} -> {op}"] += 1
         kept = [copy_of(a) for a in attributes]
+        for gone in (node, *chain):
+            self._forget(gone)
         node.op_type, node.domain = op, domain
         del node.input[:], node.output[:], node.attribute[:]
         node.input.extend(inputs)
         node.output.append(output)
         node.attribute.extend(kept)
         for gone in chain:
-            self.graph.node.remove(gone)
-        self.index()
+            gone.op_type = ""
+            del gone.input[:], gone.output[:]
+        self._note(node)
 
     def merge_equal(self) -> None:
         """Let one node do what several do: the same operator on the same values. Exporters write a Reshape

@@ -292,3 +292,43 @@ def test_subgraphs_use_the_same_operators():
     x = np.array([[1, 2, 3]], np.uint8)
     for flag, right in ((True, 6), (False, 12)):
         assert (Model(proto).run({"c": np.array(flag), "x": x})[0] == right).all()
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_nodes_in_any_order(fuse):
+    """onnxruntime's quantizer may put an If before the node whose value its branches read."""
+    branch = {
+        op: helper.make_graph(
+            [helper.make_node(op, ["d"], [f"r_{op}"])], op, [], [om.value(f"r_{op}", [2, 2])]
+        )
+        for op in ("Relu", "Neg")
+    }
+    nodes = [
+        helper.make_node("If", ["c"], ["y"], then_branch=branch["Relu"], else_branch=branch["Neg"]),
+        helper.make_node("Mul", ["f", "s"], ["d"]),
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["i"]),
+        helper.make_node("Cast", ["i"], ["f"], to=1),
+    ]
+    constants = {"w": np.int8([[1, -2], [3, 4]])}
+    inputs, outputs = [om.value("c", [], T.BOOL), om.value("x", [2, 2])], [om.value("y", [2, 2])]
+    g = np.random.default_rng(0)
+    found = {}
+    for order in ((0, 1, 2, 3, 4), (2, 3, 4, 1, 0), (4, 1, 0, 3, 2)):
+        proto = om.model_of([nodes[i] for i in order], inputs, outputs, constants, checked=False)
+        before, model = proto.SerializeToString(), Model(proto, fuse=fuse)
+        for trial in range(4):
+            x = g.standard_normal((2, 2)).astype(np.float32) if order[0] == 0 else found[trial][0]
+            for flag in (True, False):
+                y = model.run({"c": np.array(flag), "x": x})[0]
+                want = found.setdefault(trial, (x, {}))[1].setdefault(flag, y)
+                np.testing.assert_array_equal(y, want)
+                assert (y >= 0).all() if flag else y.any()
+        assert proto.SerializeToString() == before
+
+
+def test_nodes_in_a_circle():
+    nodes = [helper.make_node("Add", ["x", "b"], ["a"], name="first"), helper.make_node("Relu", ["a"], ["b"])]
+    proto = om.model_of(nodes, [om.value("x", [2])], [om.value("b", [2])], {}, checked=False)
+    with pytest.raises(ValueError, match=r"^model: .* reads, by others, what it makes"):
+        Model(proto)
