@@ -3,9 +3,9 @@
     python asv_bench/compare_onnx.py MODEL.onnx[=INPUTS.npz] ... [--repeat 15] [--memory]
 
 Both run in turns in one process, on one and on two threads; the times are medians of CPU time, with two
-threads of wall time. With two threads each also runs by itself, many times in a row: onnxruntime's threads wait
-in a loop for some 25 ms after a run, on a core that the other then lacks. Memory is the largest that a process of its own has grown by, from before the model is
-loaded to after three runs.
+threads of wall time. With two threads each also runs by itself, many times in a row: onnxruntime's threads
+wait in a loop for some 25 ms after a run, on a core that the other then lacks. Memory is the largest that a
+process of its own has grown by, from before the model is loaded to after three runs.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**
     return float(done.stdout)
 
 
-def rows_of(calls, repeat: int, clock, turns: int = 3) -> list[float]:
+def in_a_row(calls, repeat: int, clock, turns: int = 3) -> list[float]:
     """Median milliseconds of each, where each runs many times in a row, behind a rest in which the threads of
     the others go to sleep.
     """
@@ -127,7 +127,7 @@ def times_of(path: str, feeds: dict[str, np.ndarray], threads: int, repeat: int)
     calls = [lambda: ours.run(None, feeds), lambda: theirs.run(None, feeds)]
     for call in calls * 2:
         call()
-    ways = [alternate] if threads == 1 else [rows_of, alternate]
+    ways = [alternate] if threads == 1 else [in_a_row, alternate]
     return [tuple(way(calls, repeat, clock)) for way in ways]
 
 

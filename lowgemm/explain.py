@@ -93,7 +93,8 @@ def _why_runs(plan: Plan) -> str:
     why, kernel = why_kernel(plan.kernel), plan.kernel
     if plan.runs is kernel:
         return why
-    pays = f"which pays from {kernel.least_rows} rows, depth {kernel.least_depth} and some work on"
+    rows, depth, work = kernel.least_rows, kernel.least_depth, kernel.least_work
+    pays = f"which pays from {rows} rows, depth {depth} and m n (depth + 16) = {work:,} on"
     return f"in place of {kernel.name}, {pays}; that one is {why}"
 
 

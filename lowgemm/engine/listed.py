@@ -31,8 +31,10 @@ def is_listed(p, k):
 
 @functools.cache
 def places_of(rows: int) -> np.ndarray:
-    """Which row of a block each of its rows is: 0, 1, 2 and so on."""
-    return np.arange(rows)
+    """Which row of a block each of its rows is: 0, 1, 2 and so on, as 64-bit numbers, which NumPy below 2 does
+    not make by itself on Windows.
+    """
+    return np.arange(rows, dtype=np.int64)
 
 
 @routine("pnnnnn")

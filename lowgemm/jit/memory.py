@@ -112,8 +112,8 @@ WHOLE = 1.5 * 2.0**23
 
 @intrinsic
 def nearest(typingctx, value):
-    """Nearest int32 of a float32 below 2**22, ties to even: two instructions of a vector, where `round_even` and
-    a conversion take four.
+    """Nearest int32 of a float32 below 2**22, ties to even: two instructions of a vector, where `round_even`
+    and a conversion take four.
     """
 
     def codegen(context, builder, signature, values):

@@ -18,7 +18,6 @@ from lowgemm.onnx_run import turned
 from lowgemm.onnx_run.byte_sums import sum_columns, sum_run
 from lowgemm.onnx_run.tape import Recorder, ways
 
-_u64 = np.uint64
 #: Nanoseconds of one thread for a byte, about.
 NANOSECONDS = 0.04
 #: Lanes whose sums are made together.

@@ -91,7 +91,7 @@ def fits(x: np.ndarray) -> bool:
 
 
 def averages(
-    x: np.ndarray, params: np.ndarray, dtype: np.dtype, w: Windows, everywhere: bool,
+    x: np.ndarray, params: np.ndarray, dtype: np.dtype, w: Windows, numbers: np.ndarray, everywhere: bool,
     num_threads: int | None = 1, recorder: Recorder | None = None,
 ) -> Any:  # fmt: skip
     """QLinearAveragePool by the pass; NotImplemented if a recorder cannot take it down.
@@ -106,6 +106,8 @@ def averages(
         Of the result.
     w : Windows
         Where the windows lie.
+    numbers : ndarray of int64
+        The same, from `of_three_axes`.
     everywhere : bool
         Whether places outside of the image count.
     num_threads : int or None
@@ -121,7 +123,6 @@ def averages(
     y = turned.empty_last((images, channels, *w.out), dtype)
     if not y.size:
         return y if recorder is None else NotImplemented
-    numbers = of_three_axes(x.shape[2:], w)
     x = turned.last(x, num_threads, recorder)
     at, held, run = ways(recorder)
     lines, time = images * math.prod(w.out[:-1]), NANOSECONDS * y.size * math.prod(w.kernel)
@@ -157,7 +158,7 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
     params = params_of((x_scale, y_scale), (x_zero, y_zero))
     both = np.array((x_scale.item(), y_scale.item()), np.float32)
     points = int(x_zero.item()), int(y_zero.item())
-    plans: dict[tuple[int, ...], Windows] = {}
+    plans: dict[tuple[int, ...], tuple[Windows, np.ndarray]] = {}
 
     def run(x: np.ndarray, *_: Any, recorder: Recorder | None = None) -> Any:
         if x.dtype != x_zero.dtype or x.ndim < 3:
@@ -169,12 +170,13 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
         if size not in plans:
             if len(plans) >= SHAPES:
                 plans.clear()
-            plans[size] = windows(size, **how)
-        w, threads, dtype = plans[size], state.num_threads, y_zero.dtype
+            w = windows(size, **how)
+            plans[size] = w, of_three_axes(size, w)
+        (w, numbers), threads, dtype = plans[size], state.num_threads, y_zero.dtype
         if is_global(size, w):
             y = average.global_average(x, both, points, dtype, threads, recorder)
         else:
-            y = averages(x, params, dtype, w, everywhere, threads, recorder)
+            y = averages(x, params, dtype, w, numbers, everywhere, threads, recorder)
         return np.moveaxis(y, 1, -1) if channels_last and y is not NotImplemented else y
 
     run.record = unless_refused(run)  # type: ignore[attr-defined]

@@ -41,8 +41,8 @@ def _repeated(byte, to):
 
 @inner
 def _given(to, first, second, third, fourth, low, high):
-    """Write to `to` what the loops of `binary_vectors.py` take: the `first`, `second`, `third` and `fourth` number
-    of an operation's own, and the limits.
+    """Write to `to` what the loops of `binary_vectors.py` take: the `first`, `second`, `third` and `fourth`
+    number of an operation's own, and the limits.
     """
     store_f32(to, 0, first)
     store_f32(to, 1, second)
@@ -55,8 +55,8 @@ def _given(to, first, second, third, fourth, low, high):
 
 @inner
 def _add_line(a, step_a, b, step_b, out, count, flip, ra, rb, fixed, low, high):
-    """`count` sums ``a * ra + b * rb + fixed``; the numbers are fields of `ADD`, the operands pointers. `step_a`
-    and `step_b` are 1, or 0 for an operand that is one byte.
+    """`count` sums ``a * ra + b * rb + fixed``; the numbers are fields of `ADD`, the operands pointers.
+    `step_a` and `step_b` are 1, or 0 for an operand that is one byte.
     """
     turns, zero = count // TURN, np.float32(0)
     if turns:

@@ -28,7 +28,7 @@ from lowgemm.onnx_run.operators import (
 )
 from lowgemm.onnx_run.softmax import qlinear_softmax
 from lowgemm.onnx_run.state import State
-from lowgemm.onnx_run.windows import at_place, windows
+from lowgemm.onnx_run.windows import at_place, of_three_axes, windows
 
 DOMAIN = "com.microsoft"
 #: Tables of 256 that a model keeps: more than common networks have, and scales that change with each run fill
@@ -152,7 +152,8 @@ def qlinear_average_pool(
         zeros = _zero_like(x, x_zero), _zero_like(x, y_zero)
         params = average_pool.params_of((x_scale, y_scale), zeros)
         everywhere, threads = bool(count_include_pad), state.num_threads
-        y = average_pool.averages(x, params, zeros[1].dtype, w, everywhere, threads)
+        numbers = of_three_axes(x.shape[2:], w)
+        y = average_pool.averages(x, params, zeros[1].dtype, w, numbers, everywhere, threads)
         return _channels_back(y, channels_last)
     real = _real(x, x_scale, x_zero)
     total, count = np.zeros((*real.shape[:2], *w.out), np.float32), np.zeros(w.out, np.float32)

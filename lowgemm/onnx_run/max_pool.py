@@ -74,8 +74,8 @@ def _pool(x, out, g, channels, lowest, first, end):
 def max_pool_bytes(args, first, end, worker):
     """Largest bytes of windows; channels are last in the memory of both.
 
-    Arguments: src, dst, numbers (`g` of `_pool`), channels, bytes of both, whether they are
-    signed. Pieces are lines of the result, along its last axis.
+    Arguments: src, dst, numbers (`g` of `_pool`), channels, bytes of both, whether they are signed. Pieces
+    are lines of the result, along its last axis.
     """
     src, dst = pointer_at(args, 0), pointer_at(args, 1)
     g, channels = numba.carray(pointer_at(args, 2), (6, 3), np.int64), load_i64(args, 3)

@@ -196,7 +196,7 @@ def _recurrence(inside: int) -> Callable[[Any, _Shapes], int]:
             return 0
         recurrent = shapes.count(node.input[2])
         rows = shapes.count(node.input[0]) // max(1, weight[inside])
-        data = shapes.shapes.get(node.input[0], (1,))
+        data = shapes.shapes.get(node.input[0], (1, 1, 1))
         steps = max(1, data[1 if _attribute(node, "layout") else 0])
         if rows * recurrent < STEP * steps * weight[0]:  # weight[0]: directions, one after another
             return 0

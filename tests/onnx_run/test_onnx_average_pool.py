@@ -11,7 +11,7 @@ from onnx import helper as h
 
 from lowgemm.onnx_run import Model, average_pool, contrib
 from lowgemm.onnx_run.state import State
-from lowgemm.onnx_run.windows import windows
+from lowgemm.onnx_run.windows import of_three_axes, windows
 
 MS = "com.microsoft"
 
@@ -75,7 +75,7 @@ def test_the_definition():
         x = whole(g, np.uint8, (2, 5, *g.integers(4, 7, axes)))
         w = windows(x.shape[2:], [2] * axes, pads=[1, 0] * axes)
         params = average_pool.params_of((np.float32(0.1), np.float32(0.2)), (np.uint8(9), np.uint8(30)))
-        got = average_pool.averages(x, params, np.dtype(np.uint8), w, False)
+        got = average_pool.averages(x, params, np.dtype(np.uint8), w, of_three_axes(x.shape[2:], w), False)
         for place in np.ndindex(got.shape):
             total, count = np.float32(0), 0
             for inner in np.ndindex(w.kernel):

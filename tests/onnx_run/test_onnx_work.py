@@ -128,6 +128,17 @@ def test_a_scan_has_as_many_steps_as_what_it_goes_through():
     assert work([node], {"rows": zeros(9, 5), "x": zeros(2, 5)}, w=zeros(5, 7)) == 9 * ONE
 
 
+@pytest.mark.parametrize("layout", [0, 1])
+def test_a_recurrence_of_data_without_a_known_shape(layout):
+    """Behind an operator that nobody knows: its steps count as one."""
+    nodes = [
+        h.make_node("Strange", ["x"], ["a"]),
+        h.make_node("GRU", ["a", "w", "r"], ["", "h"], hidden_size=210, layout=layout),
+    ]
+    got = work(nodes, {"x": zeros(3, 1, 5)}, w=zeros(1, 630, 5), r=zeros(1, 630, 210))
+    assert got >= 3 * 630 * (5 + 210)
+
+
 def test_what_is_no_array_is_no_error():
     """Sequences, texts, values that are left out; nodes that nobody knows."""
     nodes = [

@@ -135,8 +135,9 @@ class Kernel:
     row_bytes : int
         0: the lhs is packed into panels. Otherwise the kernel reads it as rows, `lhs_stride` bytes apart,
         whose depth is padded with zeros to a multiple of this; a matrix that lies so already is not packed at
-        all, nor is one of less depth in whole groups, of which the kernel reads no more. It then reads whole steps of the rhs too: up to `lanes * row_bytes` bytes from the start of the
-        last step, which may lie behind the panel (they meet zeros of the lhs).
+        all. Nor is a matrix of less depth, in whole groups: of its rows the kernel reads no more than these.
+        It reads whole steps of the rhs too: up to `lanes * row_bytes` bytes from the start of the last step,
+        which may lie behind the panel (they meet zeros of the lhs).
     fallback : str
         Name of a kernel on the same packed rhs, which takes products that would not pay here; "" if there is
         none.
@@ -263,8 +264,8 @@ class Kernel:
 
         Then `lhs` points to a list of 64-bit numbers: the address of the first row; how many rows there are,
         in place of `m`; the address of 64-bit numbers that say which row of the result each of them is; the
-        bytes of a piece; and for each piece how many bytes behind its row's address it lies. Rows are stored in
-        their order: of several with one place the last counts.
+        bytes of a piece; and for each piece how many bytes behind its row's address it lies. Rows are stored
+        in their order: of several with one place the last counts.
         """
         return False
 
