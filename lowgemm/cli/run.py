@@ -9,7 +9,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from lowgemm import npz
 from lowgemm.kernels.tools.timing import text_table
 
 _MAX_RANDOM_BYTES = 1 << 32
+
+#: Runs after the first in which a model notes what its later runs repeat (`lowgemm/onnx_run/frame.py`).
+RECORDED = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", metavar="FILE.npz", help="write the outputs by name")
     parser.add_argument("--threads", type=int, default=None, help="threads for each product")
-    parser.add_argument("--repeat", type=int, default=1, help="timed runs after the first (default 1)")
+    parser.add_argument("--repeat", type=int, default=1, help="timed runs (default 1)")
     parser.add_argument(
         "--no-fuse",
         action="store_true",
@@ -142,6 +146,18 @@ def _spent(seconds: float, runs: int, whole: float) -> tuple[str, str]:
     return f"{seconds / runs * 1e6:.0f}", f"{seconds / whole:.0%}" if whole else "-"
 
 
+def _times(count: int, call: Callable[[], Any], before: int = 0) -> list[float]:
+    """Seconds of `count` calls, after some that do not count."""
+    for _ in range(before):
+        call()
+    found = []
+    for _ in range(count):
+        start = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - start)
+    return found
+
+
 def _their_times(
     model: str, options: Any, names: list[str], feeds: dict[str, np.ndarray], runs: int
 ) -> list[Any]:
@@ -189,11 +205,7 @@ def _compare(
             theirs = session.run(names, feeds)
         except Exception as error:  # its errors have no common base
             raise ValueError(f"--compare: onnxruntime does not run the model: {error}") from None
-        times = []
-        for _ in range(max(1, args.repeat)):
-            start = time.perf_counter()
-            session.run(names, feeds)
-            times.append(time.perf_counter() - start)
+        times = _times(max(1, args.repeat), partial(session.run, names, feeds))
         for name, a, b in zip(names, ours, theirs, strict=True):
             if not isinstance(a, np.ndarray) or a.shape != b.shape or a.dtype.kind not in "fiub":
                 rows.append([label, name, "not comparable", "-", f"{statistics.median(times) * 1e3:.2f}"])
@@ -251,17 +263,21 @@ def run(args: argparse.Namespace) -> int:
         print(f"input   {tensor.name}: {feeds[tensor.name].dtype}, {feeds[tensor.name].shape}")
     for tensor, y in zip(model.outputs, outputs, strict=True):
         print(f"output  {tensor.name}: {y.dtype}, {y.shape}")
-    times = []
-    for _ in range(args.repeat):
-        start = time.perf_counter()
-        outputs = model.timed(None, feeds)
-        times.append(time.perf_counter() - start)
+    later: list[float] = []
+    alone: list[float] = []
+    if args.repeat:
+        later = _times(args.repeat, partial(model.run, None, feeds), RECORDED)
+        alone = _times(args.repeat, partial(model.timed, None, feeds))
+        outputs = model.run(None, feeds)  # those of a later run are what is compared
     print(f"\nfirst run {first * 1e3:.1f} ms (packs the weights, may compile)", end="")
-    print(f", then {statistics.median(times) * 1e3:.2f} ms, median of {len(times)}" if times else "")
+    if later:
+        print(f", then {statistics.median(later) * 1e3:.2f} ms, median of {len(later)}")
+        print(f"{statistics.median(alone) * 1e3:.2f} ms with each operator by itself, as timed below", end="")
+    print()
     for pattern, count in sorted(model.rewritten.items()):
         print(f"rewritten to integers: {pattern}, {count}")
     whole = sum(r.seconds for r in model.profile if not math.isnan(r.seconds))
-    rows = [[r.op, r.runs_on, str(r.nodes), *_spent(r.seconds, len(times), whole)] for r in model.profile]
+    rows = [[r.op, r.runs_on, str(r.nodes), *_spent(r.seconds, len(alone), whole)] for r in model.profile]
     print()
     print(text_table(["operator", "runs on", "nodes", "us per run", "share"], rows))
     if args.compare:
