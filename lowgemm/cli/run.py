@@ -264,20 +264,19 @@ def run(args: argparse.Namespace) -> int:
     for tensor, y in zip(model.outputs, outputs, strict=True):
         print(f"output  {tensor.name}: {y.dtype}, {y.shape}")
     later: list[float] = []
-    alone: list[float] = []
     if args.repeat:
         later = _times(args.repeat, partial(model.run, None, feeds), RECORDED)
-        alone = _times(args.repeat, partial(model.timed, None, feeds))
+        for _ in range(args.repeat):
+            model.timed(None, feeds)
         outputs = model.run(None, feeds)  # those of a later run are what is compared
     print(f"\nfirst run {first * 1e3:.1f} ms (packs the weights, may compile)", end="")
     if later:
-        print(f", then {statistics.median(later) * 1e3:.2f} ms, median of {len(later)}")
-        print(f"{statistics.median(alone) * 1e3:.2f} ms with each operator by itself, as timed below", end="")
+        print(f", then {statistics.median(later) * 1e3:.2f} ms, median of {len(later)}", end="")
     print()
     for pattern, count in sorted(model.rewritten.items()):
         print(f"rewritten to integers: {pattern}, {count}")
     whole = sum(r.seconds for r in model.profile if not math.isnan(r.seconds))
-    rows = [[r.op, r.runs_on, str(r.nodes), *_spent(r.seconds, len(alone), whole)] for r in model.profile]
+    rows = [[r.op, r.runs_on, str(r.nodes), *_spent(r.seconds, args.repeat, whole)] for r in model.profile]
     print()
     print(text_table(["operator", "runs on", "nodes", "us per run", "share"], rows))
     if args.compare:

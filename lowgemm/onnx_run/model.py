@@ -15,7 +15,7 @@ from lowgemm.checks.arguments import as_num_threads
 from lowgemm.checks.values import as_array, choice
 from lowgemm.jit import pages
 from lowgemm.onnx_run import engines
-from lowgemm.onnx_run.program import Program, label_of
+from lowgemm.onnx_run.program import TIMED, Program, label_of
 from lowgemm.onnx_run.state import State
 
 if TYPE_CHECKING:  # an extra
@@ -310,7 +310,7 @@ class Model:
             float_nodes = "onnx.reference" if engines.onnxruntime() is None else "onnxruntime"
         if not isinstance(fuse, (bool, np.bool_)):
             raise TypeError(f"fuse: expected a bool, got {type(fuse).__name__}")
-        self._engine, self._fuse, self._timing = float_nodes, bool(fuse), False
+        self._engine, self._fuse, self._mode = float_nodes, bool(fuse), ""
         self.state = State(rounding, as_num_threads(num_threads))
         with _named_errors("model"), np.errstate(all="ignore"):  # scales may be infinite
             self._prepare(_load(source), fuse)
@@ -530,7 +530,7 @@ class Model:
         plain = output_names is None and outputs is None and type(input_feed) is dict and feeds is None
         if plain and not self._overridable and input_feed.keys() == self._forms.keys():  # type: ignore[union-attr]
             given = [input_feed[n] for n in self._program.inputs]  # type: ignore[index, call-overload]
-            found = None if self._timing else self._again(given)
+            found = None if self._mode else self._again(given)
             if found is not None:
                 return found
             if self._fit(input_feed):  # type: ignore[arg-type]
@@ -561,7 +561,7 @@ class Model:
     def _run(self, values: list[Any]) -> list[Any]:
         """The outputs of the program."""
         try:
-            return self._program.owned(self._program.run(values, self._timing), values)
+            return self._program.owned(self._program.run(values, self._mode), values)
         except Exception:
             with _named_errors("model"):
                 raise
@@ -575,11 +575,15 @@ class Model:
         outputs: Sequence[str] | None = None,
     ) -> list[np.ndarray]:
         """`run`, of the same arguments, with the time of each operator added to `profile`."""
-        self._timing = True
+        return self._run_so(TIMED, output_names, input_feed, feeds=feeds, outputs=outputs)
+
+    def _run_so(self, mode: str, *args: Any, **kwargs: Any) -> list[np.ndarray]:
+        """`run` in a mode of `Program.run`."""
+        self._mode = mode
         try:
-            return self.run(output_names, input_feed, feeds=feeds, outputs=outputs)
+            return self.run(*args, **kwargs)
         finally:
-            self._timing = False
+            self._mode = ""
 
     @property
     def profile(self) -> list[Row]:

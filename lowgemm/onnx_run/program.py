@@ -55,6 +55,8 @@ WEIGHTS = {
 SHARED = ("DynamicQuantizeLSTM", "MatMulNBits")
 #: Operators that bring sums to float32, into memory that they make.
 FLOAT_PRODUCTS = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
+#: How a program may run, but as it is meant to (`Program.run`).
+TIMED, ALONE = "timed", "alone"
 #: Operators that say anew where elements lie, and leave them in order.
 VIEWS = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
@@ -135,14 +137,21 @@ class _Group:
     def __init__(self, members: list[_Step], group: tape.Group) -> None:
         self.members, self.group = members, group
 
-    def run(self, first: int, values: list[Any]) -> tuple[int, Any]:
+    def run(self, first: int, values: list[Any], timed: bool = False) -> tuple[int, Any]:
         """Run the members from `first` on that are one call. Returns the first that is not, and what was
-        recorded, or None if they did not run: else the values are filled in.
+        recorded, or None if they did not run: else the values are filled in. `timed`: their passes run one
+        by one, and each member gets the time of its own.
         """
         recorded = self.group.following(first, values)
-        made = None if recorded.tape is None else recorded.tape.run(values)
+        seconds: list[float] | None = [] if timed else None
+        made = None if recorded.tape is None else recorded.tape.run(values, seconds)
         if made is None:
             return recorded.end, None
+        if seconds is not None:
+            begin = 0
+            for step, end in zip(self.members[first : recorded.end], recorded.passes, strict=True):
+                step.seconds += sum(seconds[begin:end])
+                begin = end
         for n, value in (*zip(recorded.outputs, made, strict=True), *recorded.fixed):
             values[n] = value
         for step in self.members[first : recorded.end]:
@@ -676,12 +685,14 @@ class Program(NotCopied):
         return {name: packed.plain() for name, packed in self.packed.items()}
 
     # ---- running it ---------------------------------------------------------------------------------------
-    def run(self, inputs: Sequence[Any], timed: bool = False) -> list[Any]:
-        """Values of the outputs."""
+    def run(self, inputs: Sequence[Any], mode: str = "") -> list[Any]:
+        """Values of the outputs. `mode`: `TIMED`, to add to the seconds of each step; or `ALONE`, to run each
+        step by itself, which recordings are compared with.
+        """
         values = self._start.copy()
         for n, value in zip(self._in, inputs, strict=True):
             values[n] = value
-        return self._run_all(values, timed)
+        return self._run_all(values, mode)
 
     def run_again(self, inputs: Sequence[Any]) -> list[Any] | None:
         """Values of the outputs, which are the caller's, if inputs are like those of the last run; else None,
@@ -694,26 +705,26 @@ class Program(NotCopied):
         """Run steps that a frame cannot."""
         self._run_quietly(steps, values, False, None)
 
-    def _run_all(self, values: list[Any], timed: bool) -> list[Any]:
+    def _run_all(self, values: list[Any], mode: str) -> list[Any]:
         """Run all steps; the values of the outputs."""
         team = threads.helpers(self.state.num_threads)
         if team is None:
-            return self._run_held(values, timed, None)
+            return self._run_held(values, mode, None)
         standing, count = team
         before = standing.last_end
         # passes are short, and threads that sleep come too late for them
         held = _Held(standing, count) if self._shared else None
         try:
-            found = self._run_held(values, timed, held)
+            found = self._run_held(values, mode, held)
         finally:
             if held is not None:
                 held.let_go()
         self._shared = standing.last_end != before
         return found
 
-    def _run_held(self, values: list[Any], timed: bool, held: _Held | None) -> list[Any]:
+    def _run_held(self, values: list[Any], mode: str, held: _Held | None) -> list[Any]:
         """Run all steps, in a frame if there is one."""
-        key = self._frames.key(values) if self.context.optimize and not timed else None
+        key = self._frames.key(values) if self.context.optimize and not mode else None
         free, frame = self._frames.take(key)
         if frame is not None:
             try:
@@ -725,7 +736,7 @@ class Program(NotCopied):
             finally:
                 self._frames.give_back(key, free, frame)
         seen: list[Seen] | None = [] if self._frames.watched(key) else None
-        self._run_quietly(self.steps if timed else self._turns, values, timed, held, seen)
+        self._run_quietly(self.steps if mode == ALONE else self._turns, values, mode == TIMED, held, seen)
         if seen is not None:
             self._frames.make(key, seen)
         return [values[n] for n in self._out]
@@ -748,7 +759,7 @@ class Program(NotCopied):
             if step.__class__ is _Group:
                 first = 0
                 while first < len(step.members):
-                    end, recorded = step.run(first, values)
+                    end, recorded = step.run(first, values, timed)
                     if recorded is None:
                         self._run(step.members[first:end], values, timed, held, seen)
                     elif seen is not None:

@@ -14,6 +14,7 @@ steps run one by one, which says what is wrong. So a tape changes no input.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -44,19 +45,20 @@ from lowgemm.onnx_run.addresses import address
 
 #: Kinds of inputs for which a group keeps tapes.
 SHAPES = 16
-#: Numbers of a tape: which pass failed, counted from 1; passes; addresses of `work_on_parts` and of the team.
+#: Numbers of a tape: which pass failed, counted from 1; the first pass to run, and the one behind the last;
+#: addresses of `work_on_parts` and of the team.
 #: Then `ENTRY` numbers a pass: its address, where its arguments are, pieces, pieces of a part, workers,
 #: whether helpers are woken for it, and the address of a float32 that is NaN if it failed, or 0. Then the
 #: arguments.
-STATUS, PASSES, WORK_ON_PARTS, TEAM, HEAD = range(5)
+STATUS, FIRST, END, WORK_ON_PARTS, TEAM, HEAD = range(6)
 WORK, ARGS, PIECES, STEP, WORKERS, LONG, CHECKED, ENTRY = range(8)
 _JOB_BYTES = 8 * parts.JOB
 
 
 @routine("p")
 def run_tape(tape):
-    """Run all passes of a tape, or those up to the first that fails."""
-    for number in range(load_i64(tape, PASSES)):
+    """Run the passes of a tape, up to the first that fails."""
+    for number in range(load_i64(tape, FIRST), load_i64(tape, END)):
         entry = offset(tape, 8 * (HEAD + ENTRY * number))
         args, pieces = as_address(offset(tape, 8 * load_i64(entry, ARGS))), load_i64(entry, PIECES)
         if load_i64(entry, WORKERS) == 1:
@@ -448,7 +450,7 @@ class Tape(NotCopied):
         #: Bytes that a run needs besides.
         places, self.nbytes = placed(lives)
         where = dict(zip(own, places, strict=True))
-        words: list[Any] = [0, len(recorder.passes), parts.work_on_parts.address, 0]
+        words: list[Any] = [0, 0, len(recorder.passes), parts.work_on_parts.address, 0]
         standing = team.the_team()
         words[TEAM] = 0 if standing is None else standing.address
         at = HEAD + ENTRY * len(recorder.passes)
@@ -512,8 +514,10 @@ class Tape(NotCopied):
                 words[where] += begin
         return words, later
 
-    def run(self, values: Sequence[Any]) -> list[np.ndarray] | None:
-        """The outputs, from all values by number; None if a pass failed."""
+    def run(self, values: Sequence[Any], seconds: list[float] | None = None) -> list[np.ndarray] | None:
+        """The outputs, from all values by number; None if a pass failed. `seconds`, if it is given, gets the
+        time of each pass.
+        """
         space = scratch.borrow(self.nbytes)
         try:
             words = self._relative * address(space)
@@ -528,12 +532,34 @@ class Tape(NotCopied):
                 begin = address(values[number]) - skipped
                 for i in places:
                     words[i] += begin
-            run_tape.ctypes(address(words))
+            if seconds is None:
+                run_tape.ctypes(address(words))
+            else:
+                seconds += _each(words)
             if words[STATUS]:
                 return None
         finally:
             scratch.give_back(space)
         return [np.ndarray(o.shape, o.dtype, memory[o.owner], o.bytes, o.strides) for o in self.outputs]
+
+
+def _each(words: np.ndarray) -> list[float]:
+    """Run the passes of a tape one by one, up to the first that fails; seconds of each."""
+    begin, passes = address(words), int(words[END])
+
+    def seconds(first: int, end: int) -> float:
+        words[FIRST], words[END] = first, end
+        start = time.perf_counter()
+        run_tape.ctypes(begin)
+        return time.perf_counter() - start
+
+    call = min(seconds(0, 0) for _ in range(3))  # what Python's way there takes
+    found = []
+    for number in range(passes):
+        found.append(max(seconds(number, number + 1) - call, 0.0))
+        if words[STATUS]:
+            break
+    return found
 
 
 def placed(lives: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
@@ -562,8 +588,8 @@ def placed(lives: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
 
 class _Recorded(NamedTuple):
     """What steps of a group do, from one on up to `end` (without it): a tape, or None if they run one by one;
-    what it was recorded for, of values that decide what steps do; and what these values and the shapes
-    decide.
+    what it was recorded for, of values that decide what steps do; what these values and the shapes decide;
+    and how many passes there are up to the end of each step.
     """
 
     tape: Tape | None
@@ -571,6 +597,7 @@ class _Recorded(NamedTuple):
     end: int
     values: tuple[tuple[int, bytes], ...] = ()
     fixed: tuple[tuple[int, np.ndarray], ...] = ()
+    passes: tuple[int, ...] = ()
 
 
 class Group(NotCopied):
@@ -648,6 +675,7 @@ class Group(NotCopied):
             return nothing
         recorder = Recorder(given)
         known: dict[int, Any] = dict(recorder.given)
+        passes: list[int] = []
         for end in range(first, len(self._records)):
             record, reads, makes = self._records[end]
             for n in reads:
@@ -660,6 +688,7 @@ class Group(NotCopied):
                 break
             known.update(zip(makes, made, strict=False))
             recorder.keep(*made)
+            passes.append(recorder.mark())
         else:
             end += 1
         later = {n for _, reads, _ in self._records[end:] for n in reads} | self._outputs
@@ -677,4 +706,6 @@ class Group(NotCopied):
                 known[n] = recorder.in_order(known[n])
         read = {n for _, reads, _ in self._records[first:end] for n in reads} & self._values
         sizes = tuple((n, values[n].tobytes()) for n in sorted(read))
-        return _Recorded(Tape(recorder, [known[n] for n in outputs]), outputs, end, sizes, fixed)
+        made_tape = Tape(recorder, [known[n] for n in outputs])
+        passes[-1] = recorder.mark()  # with the copies of outputs
+        return _Recorded(made_tape, outputs, end, sizes, fixed, tuple(passes))

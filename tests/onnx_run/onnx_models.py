@@ -7,6 +7,8 @@ import itertools
 import numpy as np
 from onnx import TensorProto, checker, helper, numpy_helper
 
+from lowgemm.onnx_run.program import ALONE
+
 OPSET = 17
 
 
@@ -136,6 +138,11 @@ def every_tensor(model):
         if o and o not in known
     )
     return more
+
+
+def one_by_one(model, *args):
+    """`run`, where each step runs by itself: what recordings are compared with."""
+    return model._run_so(ALONE, *args)
 
 
 def onnxruntime_run(model, feeds, level="ORT_ENABLE_ALL"):

@@ -8,9 +8,12 @@ import peers
 import pytest
 
 pytest.importorskip("onnx", reason="the package onnx is not installed (extra `test`)")
+from functools import partial
+
 import onnx
 import onnx_models as om
 from onnx import helper as h
+from onnx_models import one_by_one
 
 from lowgemm.onnx_run import Model, copies, frame, tape
 from lowgemm.onnx_run.state import NotOurs, State
@@ -294,7 +297,7 @@ def test_coded_joins_and_pools_between_convolutions(signed, threads):
         feeds = {n: g.standard_normal(shape).astype(np.float32)
                  for n, shape in (("a", (1, 5, 9, columns)), ("b", (1, 45 * columns)))}  # fmt: skip
         want = om.onnxruntime_run(model, feeds, "ORT_DISABLE_ALL")
-        for run in (*[ours.run] * 4, ours.timed):
+        for run in (*[ours.run] * 4, partial(one_by_one, ours)):
             same(run(None, feeds), [want[t.name] for t in ours.outputs])
     assert all(type(u) is frame._Taped for u in units(ours))
     assert len(units(ours)) == 2
@@ -364,7 +367,7 @@ def test_a_model_of_them_is_one_recording(count):
     for seed, (images, rows) in enumerate([(1, 3), (2, 5), (1, 3), (2, 1), (3, 0)]):
         feeds = feeds_of(images, rows, seed)
         want = om.onnxruntime_run(model, feeds, "ORT_DISABLE_ALL")
-        for run in (*[ours.run] * 4, ours.timed):
+        for run in (*[ours.run] * 4, partial(one_by_one, ours)):
             found = run(None, feeds)
             for t, got in zip(ours.outputs, found, strict=True):
                 np.testing.assert_array_equal(got, want[t.name], err_msg=f"{t.name} {images} {rows}")
@@ -419,7 +422,7 @@ def test_parts_that_the_engine_sums_are_aligned():
     for columns in (5, 7, 9, 11, 13):
         feeds = {"a": g.standard_normal((1, 6, columns)).astype(np.float32), "rows": ints(1)}
         want = om.onnxruntime_run(model, feeds, "ORT_DISABLE_ALL")
-        for run in (*[ours.run] * 4, ours.timed):
+        for run in (*[ours.run] * 4, partial(one_by_one, ours)):
             same(run(None, feeds), [want["y"], want["u"]])
 
 

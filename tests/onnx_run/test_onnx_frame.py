@@ -9,8 +9,11 @@ import peers
 import pytest
 
 pytest.importorskip("onnx", reason="the package onnx is not installed (extra `test`)")
+from functools import partial
+
 import onnx
 from onnx import helper as h
+from onnx_models import one_by_one
 
 from lowgemm.onnx_run import Model, frame, tape
 
@@ -53,7 +56,7 @@ def frames(model):
 def compared(model, many, runs=4):
     """Runs of each kind of inputs, those in a frame too, as the steps one by one."""
     for feeds in many:
-        want = model.timed(None, feeds)
+        want = one_by_one(model, None, feeds)
         for _ in range(runs):
             same(model.run(None, feeds), want)
 
@@ -112,7 +115,7 @@ def test_results_are_the_callers():
     """A later run does not write to them, and writing to them changes no later run."""
     model, g = Model(attention(("r0", "t1", "a", "s0", "z0", "heads"))), np.random.default_rng(3)
     feeds = [{"x": g.standard_normal((9, 24)).astype(np.float32)} for _ in range(2)]
-    want = model.timed(None, feeds[0])
+    want = one_by_one(model, None, feeds[0])
     found = [model.run(None, feeds[0]) for _ in range(5)]
     model.run(None, feeds[1])
     for got in found:
@@ -133,7 +136,7 @@ def test_results_share_no_memory(outputs):
     model = Model(model_of(nodes, {"x": (np.float32, 2)}, outputs, constants | {"c": np.float32([1, 2])}))
     x = np.random.default_rng(0).standard_normal((3, 24)).astype(np.float32)
     x.flags.writeable = False
-    want = [y.copy() for y in model.timed(None, {"x": x})]
+    want = [y.copy() for y in one_by_one(model, None, {"x": x})]
     for _ in range(5):
         found = model.run(None, {"x": x})
         for i, y in enumerate(found):
@@ -167,7 +170,7 @@ def test_a_view_is_there_as_long_as_it_is_read():
             compared(model, [feeds])
             kept = model.run(None, feeds)
             model.run(None, {**feeds, "x": feeds["x"][::-1].copy()})
-            same(kept, model.timed(None, feeds))
+            same(kept, one_by_one(model, None, feeds))
         kinds = [type(u).__name__ for u in frames(model)[0].units for _ in u.steps if u.steps[0].moves]
         assert "_Kept" in kinds
 
@@ -232,7 +235,7 @@ def test_sizes_that_depend_on_values():
         if sizes != (8, 0):
             compared(model, [{"x": x, "sizes": np.array(sizes)}])
             continue
-        for call in (model.run, model.run, model.timed):
+        for call in (model.run, model.run, partial(one_by_one, model)):
             with pytest.raises(ValueError, match="Reshape"):
                 call(None, {"x": x, "sizes": np.array(sizes)})
 
@@ -240,7 +243,7 @@ def test_sizes_that_depend_on_values():
 def test_python_threads_at_once():
     model, g = Model(attention()), np.random.default_rng(8)
     feeds = [{"x": g.standard_normal((60, 24)).astype(np.float32)} for _ in range(8)]
-    want = [model.timed(None, f) for f in feeds]
+    want = [one_by_one(model, None, f) for f in feeds]
     for _ in range(3):
         model.run(None, feeds[0])
     with concurrent.futures.ThreadPoolExecutor(4) as pool:

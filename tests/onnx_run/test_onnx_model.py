@@ -47,14 +47,7 @@ def test_command(file, tmp_path, capsys):
         assert main(["run", file, "--input", given, "--output", out]) == 0
         np.testing.assert_array_equal(np.load(out)["y"], right)
     text = capsys.readouterr().out
-    for part in (
-        "x: uint8, (4, 3)",
-        "y: int32, (4, 2)",
-        "MatMulInteger",
-        "lowgemm",
-        "median of 1",
-        "by itself",
-    ):
+    for part in ("x: uint8, (4, 3)", "y: int32, (4, 2)", "MatMulInteger", "lowgemm", "median of 1"):
         assert part in text
     assert main(["run", file, "--random", "--dim", "batch=7", "--repeat", "0"]) == 0
     assert "y: int32, (7, 2)" in capsys.readouterr().out

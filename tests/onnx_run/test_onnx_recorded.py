@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("onnx", reason="the package onnx is not installed (extra `test`)")
 import onnx
 from onnx import helper as h
+from onnx_models import one_by_one
 
 from lowgemm.onnx_run import Model, average, contrib, tape
 from lowgemm.onnx_run.state import State
@@ -50,10 +51,10 @@ def compared(proto, many, threads=1, exact=True):
     for feeds in many:
         kept = {n: x.copy() for n, x in feeds.items()}
         with np.errstate(invalid="ignore"):
-            want = plain.run(None, feeds) if exact else model.timed(None, feeds)
+            want = plain.run(None, feeds) if exact else one_by_one(model, None, feeds)
             found = [
                 *(model.run(None, feeds) for _ in range(4)),
-                model.timed(None, feeds),
+                one_by_one(model, None, feeds),
             ]  # the fourth in a frame
         for got in found:
             for a, b in zip(got, want, strict=True):

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("onnx", reason="the package onnx is not installed (extra `test`)")
 import onnx
 from onnx import helper as h
-from onnx_models import dynamic_convolution, onnxruntime_run
+from onnx_models import dynamic_convolution, one_by_one, onnxruntime_run
 
 from lowgemm.onnx_run import Model, tape
 
@@ -56,23 +56,48 @@ def tapes(model):
     return [r.tape for g in groups for found in g.found for r in found.values()]
 
 
-def one_by_one(model, feeds):
-    """What the steps give without tapes."""
-    return model.timed(None, feeds)
-
-
 @pytest.mark.parametrize("outputs", [["y"], ["t", "y0"], ["q2", "s2", "z2", "y"], ["z0", "s1", "q1", "y1"]])
 def test_as_the_steps(outputs, threads):
     """Whatever is read of them: floats, bytes, scales, zero points; images of several sizes."""
     model, g = Model(model_of(outputs), num_threads=threads), np.random.default_rng(1)
     for size in ((5, 5), (40, 33), (120, 90), (40, 33)):
         feeds = {"x": g.standard_normal((2, 3, *size)).astype(np.float32)}
-        want = one_by_one(model, feeds)
+        want = one_by_one(model, None, feeds)
         for _ in range(4):  # the third is in a frame
             for got, expected in zip(model.run(None, feeds), want, strict=True):
                 assert got.dtype == expected.dtype and got.shape == expected.shape
                 np.testing.assert_array_equal(got, expected)
     assert tapes(model) and all(t is not None for t in tapes(model))
+
+
+def test_timed_passes(monkeypatch, threads):
+    """A timed run has the results of others, and each step the time of its own passes: here each pass takes
+    as many seconds as its number says.
+    """
+    model, g = Model(model_of(["t", "q2"]), num_threads=threads), np.random.default_rng(4)
+    feeds = {"x": g.standard_normal((2, 3, 40, 33)).astype(np.float32)}
+    want = one_by_one(model, None, feeds)
+    real = tape._each
+
+    def numbered(words):
+        count = len(real(words))
+        assert count == words[tape.END] > 1
+        return [float(i) for i in range(1, count + 1)]
+
+    for got, expected in zip(model.timed(None, feeds), want, strict=True):
+        np.testing.assert_array_equal(got, expected)
+    before = {step: step.seconds for step in model._program.all_steps()}
+    monkeypatch.setattr(tape, "_each", numbered)
+    for got, expected in zip(model.timed(None, feeds), want, strict=True):
+        np.testing.assert_array_equal(got, expected)
+    for turn in model._program._turns:
+        if not hasattr(turn, "group"):
+            continue
+        (recorded,) = (r for found in turn.group.found for r in found.values())
+        spent = [round(step.seconds - before[step]) for step in turn.members[: recorded.end]]
+        first = [0, *recorded.passes[:-1]]
+        assert spent == [sum(range(a + 1, b + 1)) for a, b in zip(first, recorded.passes, strict=True)]
+        assert sum(spent) == sum(range(1, int(recorded.tape._words[tape.END]) + 1))
 
 
 def test_inputs_of_any_strides():
@@ -86,7 +111,7 @@ def test_inputs_of_any_strides():
         whole[:, ::-1, :10, :12],
     ):  # fmt: skip
         feeds, kept = {"x": x, "beside": beside}, beside.copy()
-        want = one_by_one(model, feeds)
+        want = one_by_one(model, None, feeds)
         for _ in range(4):
             for got, expected in zip(model.run(None, feeds), want, strict=True):
                 np.testing.assert_array_equal(got, expected)
@@ -165,7 +190,7 @@ def test_an_input_is_still_there_when_a_pass_fails():
 def test_python_threads_at_once():
     model, g = Model(model_of(["t"])), np.random.default_rng(4)
     feeds = [{"x": g.standard_normal((1, 3, 30, 30)).astype(np.float32)} for _ in range(8)]
-    want = [one_by_one(model, f)[0] for f in feeds]
+    want = [one_by_one(model, None, f)[0] for f in feeds]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for got, expected in zip(pool.map(lambda f: model.run(None, f)[0], feeds * 5), want * 5, strict=True):
             np.testing.assert_array_equal(got, expected)
@@ -175,7 +200,7 @@ def test_more_shapes_than_are_kept():
     model = Model(model_of(["y"]))
     for size in range(5, 5 + 2 * tape.SHAPES):
         feeds = {"x": np.full((1, 3, size, 5), size, np.float32)}
-        np.testing.assert_array_equal(model.run(None, feeds), one_by_one(model, feeds))
+        np.testing.assert_array_equal(model.run(None, feeds), one_by_one(model, None, feeds))
         assert len(tapes(model)) <= tape.SHAPES * 2
 
 

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("onnx", reason="the package onnx is not installed (extra `test`)")
 from onnx import helper as h
+from onnx_models import one_by_one
 from test_onnx_frame import frames, model_of, product, same
 
 from lowgemm import config
@@ -61,7 +62,7 @@ def test_other_values(outputs, monkeypatch, threads):
     kept = []
     for _ in range(5):
         feeds = drawn(g)
-        want = model.timed(None, feeds)
+        want = one_by_one(model, None, feeds)
         same(model.run(None, feeds), want)
         kept.append((model.run(None, feeds), want))
     assert all(seen) and bool(seen) == (not any(f.shared for f in frames(model)))
@@ -90,11 +91,11 @@ def test_other_arrays(monkeypatch):
     unaligned = np.empty(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
     unaligned[...] = x
     for other in (swapped, np.asfortranarray(x), x[::-1], unaligned, x.view(np.ma.MaskedArray), x.tolist()):
-        same(model.run(None, feeds | {"x": other}), model.timed(None, feeds | {"x": other}))
-        same(model.run(None, feeds), model.timed(None, feeds))
+        same(model.run(None, feeds | {"x": other}), one_by_one(model, None, feeds | {"x": other}))
+        same(model.run(None, feeds), one_by_one(model, None, feeds))
     more = drawn(g, 7)
-    same(model.run(None, more), model.timed(None, more))
-    same(model.run(None, feeds), model.timed(None, feeds))
+    same(model.run(None, more), one_by_one(model, None, more))
+    same(model.run(None, feeds), one_by_one(model, None, feeds))
     assert True in seen and False in seen
     with pytest.raises(TypeError, match="x: expected dtype float32, got float64"):
         model.run(None, feeds | {"x": x.astype(float)})
@@ -102,14 +103,14 @@ def test_other_arrays(monkeypatch):
         model.run(None, {"x": x})
     with pytest.raises(ValueError, match="unknown z"):
         model.run(None, feeds | {"z": x})
-    same(model.run(None, dict(reversed(feeds.items()))), model.timed(None, feeds))
+    same(model.run(None, dict(reversed(feeds.items()))), one_by_one(model, None, feeds))
 
 
 def test_settings_have_frames_of_their_own(monkeypatch):
     model, g = Model(two_inputs(), num_threads=1), np.random.default_rng(3)
     feeds = drawn(g)
     warm(model, feeds)
-    seen, want = counted(monkeypatch), model.timed(None, feeds)
+    seen, want = counted(monkeypatch), one_by_one(model, None, feeds)
     monkeypatch.setattr(config, "kernel", "portable")
     same(model.run(None, feeds), want)
     assert not seen
@@ -126,7 +127,7 @@ def test_without_built_in_functions(monkeypatch):
     seen = counted(monkeypatch)
     for _ in range(6):
         feeds = drawn(g)
-        same(model.run(None, feeds), model.timed(None, feeds))
+        same(model.run(None, feeds), one_by_one(model, None, feeds))
     assert frames(model) and True not in seen
 
 
