@@ -1,8 +1,9 @@
 """Elements from one place to another, compiled: along any axes, with any strides.
 
 A source may step backwards, or not at all, in which case an element is repeated. So one pass does what Slice,
-Concat, Pad, Expand and a transposed copy need; `take_rows` is for rows whose places are only known when it
-runs.
+Concat, Pad and Expand need. Where neighbours at the destination are apart at the source, and the other way
+round, as in a transposed copy, squares of elements are turned over in registers. `take_rows` is for rows whose
+places are only known when it runs.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ from lowgemm.jit.memory import (
     store_f32,
 )
 from lowgemm.jit.routine import inner, routine
+from lowgemm.onnx_run.turned import BLOCK, block_of_bytes, block_of_words
 
 #: Bytes of an element.
 WIDTHS = (1, 2, 4, 8)
 #: Axes beside the innermost at most, after those that lie one behind the other are counted as one.
 AXES = 9
-#: Nanoseconds of a byte that is copied in a row, of an element by itself, and of a row.
-BYTE, ELEMENT, ROW = 0.05, 0.4, 4.0
+#: Nanoseconds of a byte that is copied in a row, of an element by itself, of one in a square that is turned
+#: over, and of a row.
+BYTE, ELEMENT, TURNED, ROW = 0.05, 0.4, 0.1, 4.0
 _STACK = 8 * AXES
 
 
@@ -107,6 +110,39 @@ def copy(args, first, end, worker):
             source, to = offset(source, (1 - n) * along), offset(to, (1 - n) * to_along)
 
 
+#: Numbers of the arguments of `turn`; then the other axes, as in `copy`. `COUNT` elements lie side by side at
+#: the destination and `SRC_STEP` bytes apart at the source; `ACROSS` others the other way round, `TO_ACROSS`
+#: bytes apart at the destination.
+ACROSS, TO_ACROSS, TURN_MORE, TURN_ALONG = range(5, 9)
+
+
+@routine(PASS)
+def turn(args, first, end, worker):
+    """Copy elements of a byte or of four, square by square; pieces are `BLOCK` of the elements across, for each
+    index of the other axes.
+    """
+    width, count, step = load_i64(args, WIDTH), load_i64(args, COUNT), load_i64(args, SRC_STEP)
+    across, to_across = load_i64(args, ACROSS), load_i64(args, TO_ACROSS)
+    blocks = (across + BLOCK - 1) // BLOCK
+    for piece in range(first, end):
+        # the last square begins so early that it is whole, and copies some elements again
+        begin, left = min(piece % blocks * BLOCK, across - BLOCK), piece // blocks
+        source = offset(pointer_at(args, SRC), begin * width)
+        to = offset(pointer_at(args, DST), begin * to_across)
+        for a in range(load_i64(args, TURN_MORE)):
+            n = load_i64(args, TURN_ALONG + 3 * a)
+            source = offset(source, left % n * load_i64(args, TURN_ALONG + 3 * a + 1))
+            to = offset(to, left % n * load_i64(args, TURN_ALONG + 3 * a + 2))
+            left = left // n
+        for k in range(0, count, BLOCK):
+            i = min(k, count - BLOCK)
+            square = offset(source, i * step), step, offset(to, i * width), to_across, source, 0
+            if width == 1:
+                block_of_bytes(square)
+            else:
+                block_of_words(square)
+
+
 @routine(PASS)
 def take_rows(args, first, end, worker):
     """Rows of tables, by indices; negative ones count from the end.
@@ -156,10 +192,30 @@ def run_copy(
     y: np.ndarray, x: np.ndarray, at: Callable[[np.ndarray], Any], run: Any, num_threads: Any
 ) -> None:
     """Copy `x` to `y`; `at` says where an array lies, and `run` runs a pass (`tape.ways`)."""
-    steps = np.broadcast_to(x, y.shape).strides, y.strides
-    (count, step, to_step), *more = _joined(y.shape, steps) or [[1, y.itemsize, y.itemsize]]
-    args = [at(x), at(y), y.itemsize, count, step, to_step, len(more), *(n for axis in more for n in axis)]
+    steps, width = (np.broadcast_to(x, y.shape).strides, y.strides), y.itemsize
+    (count, step, to_step), *more = _joined(y.shape, steps) or [[1, width, width]]
+    args = [at(x), at(y), width, count, step]
+    across = _across(width, more) if step != width == to_step and count >= BLOCK else None
+    if across is not None:
+        n, _, to_across = more.pop(across)
+        args += [n, to_across, len(more), *(i for axis in more for i in axis)]
+        pieces = -(-n // BLOCK) * math.prod(axis[0] for axis in more)
+        run_shared(turn, args, pieces, TURNED * y.size, num_threads, run)
+        return
+    in_a_row = step == to_step == width
+    if not in_a_row and count < BLOCK and more:  # a row takes as long as ten elements: the longest are best
+        axes = sorted([[count, step, to_step], *more], key=lambda axis: -axis[0])
+        (count, step, to_step), *more = axes
+        args[3:] = count, step
+    args += [to_step, len(more), *(n for axis in more for n in axis)]
     rows = math.prod(axis[0] for axis in more)
-    in_a_row = step == to_step == y.itemsize
     time = rows * ROW + (BYTE * y.nbytes if in_a_row else ELEMENT * y.size)
     run_shared(copy, args, rows, time, num_threads, run)
+
+
+def _across(width: int, axes: Sequence[Sequence[int]]) -> int | None:
+    """Which axis has elements side by side at the source, so many that they can be turned over in squares."""
+    if width not in (1, 4):
+        return None
+    fits = (i for i, (n, step, _) in enumerate(axes) if step == width and n >= BLOCK)
+    return next(fits, None)

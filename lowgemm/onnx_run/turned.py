@@ -134,7 +134,8 @@ def _emit_quickly(b: ir.IRBuilder, rows: list[ir.Value], real: ir.Value, whole: 
 
 
 _block_quickly = _block(_emit_quickly)
-_block_of_bytes, _block_of_words = _block(_emit_bytes), _block(_emit_words)
+#: Of bytes, or of words, as they are; `real` and `whole` are not read.
+block_of_bytes, block_of_words = _block(_emit_bytes), _block(_emit_words)
 _block_quantized, _block_dequantized = _block(_emit_quantized), _block(_emit_dequantized)
 
 
@@ -189,9 +190,9 @@ def turn_over(kind, src, dst, real, whole, rows, columns, first, end):
                 to = offset(dst, to_wide * (begin + c * rows + r))
                 args = (place, step, to, to_step, real, whole)
                 if kind == BYTES:
-                    _block_of_bytes(args)
+                    block_of_bytes(args)
                 elif kind == WORDS:
-                    _block_of_words(args)
+                    block_of_words(args)
                 elif quick:
                     _block_quickly((place, step, to, to_step, given, whole))
                 elif kind == QUANTIZED:

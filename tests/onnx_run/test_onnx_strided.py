@@ -45,6 +45,32 @@ def test_copies_are_numpys(dtype, threads):
         np.testing.assert_array_equal(whole, before, err_msg=f"{shape} {x.strides}")  # and nothing around it
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_squares_are_turned_over(dtype, threads):
+    """Transposed matrices and stacks of them, with gaps, of any size from a square on; nothing around them is
+    written.
+    """
+    g, passes = np.random.default_rng(5), []
+
+    def noted(work, *args):
+        passes.append(work)
+        run(work, *args)
+
+    for _ in range(40):
+        outer, rows, columns = (int(n) for n in g.integers((1, 10, 10), (4, 60, 60)))
+        behind, between = (int(n) for n in g.integers(0, 3, 2))
+        stack = numbers(g, (rows, outer + between, columns + behind), dtype)[:, :outer, :columns]
+        x = stack.transpose(1, 2, 0) if g.random() < 0.5 else stack.transpose(2, 1, 0)
+        whole = numbers(g, [n + 2 for n in x.shape], dtype)
+        before, inside = whole.copy(), tuple(slice(1, n + 1) for n in x.shape)
+        y = whole[inside]
+        strided.run_copy(y, x, address, noted, threads)
+        before[inside] = x
+        np.testing.assert_array_equal(whole, before, err_msg=f"{x.shape} {x.strides}")
+        fits = np.dtype(dtype).itemsize in (1, 4) and min(rows, columns) >= 16
+        assert passes.pop() is (strided.turn if fits else strided.copy)
+
+
 def test_more_axes_than_there_is_room_for():
     """Counted are those that do not lie one behind the other."""
     y = np.empty((2,) * 12, np.int8)
