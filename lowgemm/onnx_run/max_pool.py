@@ -152,8 +152,8 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
 
 #: Operators of the standard that only move elements; the first input's type is the result's.
 _MOVING = (
-    "Concat", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose",
-    "Unsqueeze",
+    "Concat", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Resize", "Slice", "Split", "Squeeze",
+    "Transpose", "Unsqueeze",
 )  # fmt: skip
 
 

@@ -41,7 +41,7 @@ from lowgemm.checks.values import INT32_MAX
 from lowgemm.compat.onnx import dequantize_linear, quantize_linear
 from lowgemm.onnx_run import block_weights, dynamic
 from lowgemm.onnx_run.contrib import DOMAIN
-from lowgemm.onnx_run.engines import LARGE, copy_of
+from lowgemm.onnx_run.engines import LARGE, attributes_of, copy_of
 from lowgemm.onnx_run.folded import CHANCE
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
@@ -468,6 +468,15 @@ class Rewriter:
         self.replace(node, chain, node.op_type, domain, inputs, coded.name, list(node.attribute))
         return True
 
+    def resized(self, node: Any) -> bool:
+        """Let a Resize that takes the nearest element, and none from beyond the edge, do so with the integers."""
+        attributes = attributes_of(node)
+        if attributes.get("mode", "nearest") != "nearest":
+            return False
+        if attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+            return False
+        return self.moved(node)
+
     def replace(
         self,
         node: Any,
@@ -545,7 +554,7 @@ class Rewriter:
         rules |= dict.fromkeys(("Add", "Mul"), self.binary)
         rules |= dict.fromkeys(("Sigmoid", "LeakyRelu", "GlobalAveragePool"), self.unary)
         rules |= dict.fromkeys(_MOVING, self.moved)
-        rules["MaxPool"], rules["Pad"] = self.pooled, self.padded
+        rules["MaxPool"], rules["Pad"], rules["Resize"] = self.pooled, self.padded, self.resized
         rules |= dict.fromkeys(("ConvInteger", "MatMulInteger"), lambda node: dynamic.to_float(self, node))
         self.merge_equal()
         for node in list(self.graph.node):

@@ -136,6 +136,8 @@ FUSED = [
     ("Mul", [(2, 6, 1, 1), IMAGE], {}), ("Sigmoid", [IMAGE], {}), ("LeakyRelu", [IMAGE], {"alpha": 0.1}),
     ("GlobalAveragePool", [IMAGE], {}), ("Concat", [IMAGE, IMAGE, (2, 1, 8, 8)], {"axis": 1}),
 ]  # fmt: skip
+RESIZE = {"roi": np.array([], np.float32)}
+DOWN = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 MOVED = [
     ("Reshape", [IMAGE], {"constants": {"shape": np.array([2, -1])}}),
     ("Transpose", [IMAGE], {"perm": [0, 2, 3, 1]}),
@@ -150,6 +152,10 @@ MOVED = [
     ("Pad", [IMAGE], {"constants": {"pads": np.array([0, 1, 0, 0]), "v": np.float32(-9e9), "a": np.array([1, 3])}, "opset": 18}),
     ("Pad", [IMAGE], {"constants": {"pads": np.array([0, 0, 1, 2, 0, 0, 3, 4])}, "mode": "reflect"}),
     ("Pad", [IMAGE], {"constants": {"pads": np.array([0, 0, 1, 2, 0, 0, 3, 4])}, "mode": "edge"}),
+    ("Resize", [IMAGE], {"constants": RESIZE | {"scales": np.array([1, 1, 2, 3], np.float32)}, **DOWN}),
+    ("Resize", [IMAGE], {"constants": RESIZE | {"scales": np.array([1, 1, 1.5, 0.7], np.float32)}}),
+    ("Resize", [IMAGE], {"constants": RESIZE | {"scales": np.array([], np.float32), "sizes": np.array([2, 6, 5, 19])}, "nearest_mode": "ceil"}),
+    ("Resize", [IMAGE], {"constants": {"scales": np.array([1, 1, 2, 2], np.float32)}, "opset": 10}),
 ]  # fmt: skip
 
 
@@ -181,6 +187,22 @@ def test_operators_that_move_elements(case):
         model = Model(proto)
         assert bool(model.rewritten) == (same == "both" or op == "MaxPool")
         np.testing.assert_array_equal(model.run(feeds)[0], Model(proto, fuse=False).run(feeds)[0])
+
+
+@pytest.mark.parametrize(
+    ("attributes", "box"),
+    [
+        ({"mode": "linear"}, []),
+        ({"coordinate_transformation_mode": "tf_crop_and_resize"}, [0, 0, -0.2, 0, 1, 1, 1.3, 1]),
+    ],
+)
+def test_a_resize_that_makes_new_numbers_stays_float(attributes, box):
+    """Those between its elements, or one from beyond the edge."""
+    constants = {"roi": np.array(box, np.float32), "scales": np.array([1, 1, 2, 2], np.float32)}
+    proto, feeds = between("Resize", [IMAGE], same="both", constants=constants, **attributes)
+    model = Model(proto)
+    assert not model.rewritten
+    np.testing.assert_array_equal(model.run(feeds)[0], Model(proto, fuse=False).run(feeds)[0])
 
 
 @pytest.mark.parametrize("kind", ["dequantized", "fed", "old"])
