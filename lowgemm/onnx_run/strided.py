@@ -203,9 +203,13 @@ def run_copy(
         run_shared(turn, args, pieces, TURNED * y.size, num_threads, run)
         return
     in_a_row = step == to_step == width
-    if not in_a_row and count < BLOCK and more:  # a row takes as long as ten elements: the longest are best
-        axes = sorted([[count, step, to_step], *more], key=lambda axis: -axis[0])
-        (count, step, to_step), *more = axes
+    if not in_a_row and count < BLOCK and more:  # a row takes as long as ten elements
+        axes = [[count, step, to_step], *more]
+        long = (
+            i for i, axis in enumerate(axes) if axis[0] >= BLOCK
+        )  # the first is written nearest to its order
+        count, step, to_step = axes.pop(next(long, max(range(len(axes)), key=lambda i: axes[i][0])))
+        more = axes
         args[3:] = count, step
     args += [to_step, len(more), *(n for axis in more for n in axis)]
     rows = math.prod(axis[0] for axis in more)
