@@ -44,6 +44,11 @@ LINE, SAME_SETS = 64, 1024
 #: Rows of a block at most. On one core of a Xeon 56x56x64 to 64 takes 115, 104, 89 and 85 us with 128, 256,
 #: 512 and 1,024.
 TALL = 1024
+#: The same where the sums of some columns, or with stages those of all, go to a tile first, which is in L2 then
+#: and not in L1. Blocks of few lines copy each line of pixels several times. 128x62x12, 7x3 to 12, takes 193 us
+#: with blocks of a line, 109, 93 and 86 with 256, 512 and 1,024 rows, to 24 it takes 240, 174, 140 and 150;
+#: 56x56x64 to 64 with `Dequantize` 210, and 171 with 512. With AVX512-VNNI stages gain nothing by it.
+WITH_TILE = 512
 #: What things cost: a tile of the kernel for each column, from grids and from patches, which are not as near
 #: in the caches; and to copy the patch of a row. From 24 shapes on one core of a Xeon. New time by old: 8 of
 #: 7x7x512 with 512 outputs, 1.25 times the tiles, 1.12; 14x14x256 dilated by 4, 1.43 times, 256 outputs,
@@ -118,9 +123,10 @@ def most_grid_rows(p, k):
     """Rows of a block at most, for the kernel of template `k`: its grids take half of L2, or where stages run
     on a tile, that is as small as for other products, but of a whole line.
     """
-    if p.direct == 0 or p.n % k.lanes != 0:
+    if p.direct == 0 and k.row_bytes == 0:
         return max(k.most_rows_with_stages, min(p.line_rows, k.most_rows))
-    return max(min(TALL, k.l2 // 2 // (p.grids * p.pixel_bytes)) // k.mr * k.mr, k.mr)
+    tall = TALL if p.direct != 0 and p.n % k.lanes == 0 else WITH_TILE
+    return max(min(tall, k.l2 // 2 // (p.grids * p.pixel_bytes)) // k.mr * k.mr, k.mr)
 
 
 @register_jitable

@@ -4,7 +4,8 @@ scales and stores in one pass.)
 
 from __future__ import annotations
 
-from lowgemm.jit.memory import load_i32, offset, store_8, store_16, store_32
+from lowgemm.jit.memory import copy_bytes, load_i32, offset, store_8, store_16, store_32
+from lowgemm.jit.routine import inner
 from lowgemm.output.parameters import NUMBER, described, reader
 from lowgemm.output.tile_routine import tile_routine
 
@@ -14,12 +15,31 @@ STORE = described(low=NUMBER, high=NUMBER, accumulate=NUMBER)
 _read = reader(STORE)
 
 
+@inner
+def _copy_words(to, source, count):
+    """Copy `count` int32; of vectors the last copies some again. (Element by element a row of 12 takes 14 ns.)"""
+    if count >= 8:
+        for i in range(count // 8):
+            copy_bytes(offset(to, 32 * i), offset(source, 32 * i), 32)
+        copy_bytes(offset(to, 4 * count - 32), offset(source, 4 * count - 32), 32)
+    elif count >= 4:
+        copy_bytes(to, source, 16)
+        copy_bytes(offset(to, 4 * count - 16), offset(source, 4 * count - 16), 16)
+    else:
+        for i in range(count):
+            store_32(to, i, load_i32(source, i))
+
+
 @tile_routine(STORE)
 def store32(
     tile, ld, rows, cols, row, col, params, sums, factors, lhs_zeros, rhs_zeros, out, row_stride, col_stride
 ):
     """Store int32, or add it to what is there."""
     accumulate = _read(params)[2]
+    if col_stride == 4 and not accumulate:
+        for r in range(rows):
+            _copy_words(offset(out, r * row_stride), offset(tile, 4 * r * ld), cols)
+        return
     for r in range(rows):
         line, to = offset(tile, 4 * r * ld), offset(out, r * row_stride)
         for c in range(cols):
