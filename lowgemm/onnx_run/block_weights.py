@@ -45,7 +45,7 @@ def _type_of(r: Any, name: str) -> tuple[int, int] | None:
     from onnx import TensorProto
 
     kinds = {getattr(TensorProto, n): t for n, t in _TYPES.items() if hasattr(TensorProto, n)}
-    return next((kinds.get(t.data_type) for t in r.graph.initializer if t.name == name), None)
+    return next((kinds.get(t.data_type) for t in r.model.graph.initializer if t.name == name), None)
 
 
 def _by_blocks(values: np.ndarray, axis: int, blocks: int, columns: int) -> np.ndarray | None:

@@ -21,6 +21,8 @@ from lowgemm.onnx_run.work import work_of
 
 #: Bytes from which on initializers are held outside of the model's own message.
 LARGE = 1 << 10
+#: Dtypes of which NumPy's array says all that the model's tensor says.
+PLAIN = tuple(np.dtype(t) for t in ("f4", "u1", "i1", "i4", "i8", "f8"))
 #: Settings of `Model(float_nodes=...)`.
 CHOICES = ("auto", "onnxruntime", "onnx.reference")
 
@@ -380,12 +382,21 @@ def attributes_of(node: Any) -> dict[str, Any]:
     return found
 
 
+def graphs_of(node: Any) -> list[Any]:
+    """The subgraphs that a node has (If, Loop, Scan)."""
+    return [
+        graph
+        for attribute in node.attribute
+        if attribute.type in (5, 10)
+        for graph in ([attribute.g] if attribute.type == 5 else attribute.graphs)
+    ]
+
+
 def reads_of(node: Any) -> list[str]:
     """Names that a node reads, those of its subgraphs from outside too; each once, in order."""
     names = [n for n in node.input if n]
-    for attribute in node.attribute:
-        for graph in [attribute.g, *attribute.graphs] if attribute.type in (5, 10) else []:
-            names += read_outside(graph)
+    for graph in graphs_of(node):
+        names += read_outside(graph)
     return list(dict.fromkeys(names))
 
 

@@ -12,7 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from lowgemm.onnx_run.engines import LARGE, Context, Subgraph, attributes_of, copy_of, reads_of
+from lowgemm.onnx_run import branches
+from lowgemm.onnx_run.engines import (
+    LARGE,
+    PLAIN,
+    Context,
+    Subgraph,
+    attributes_of,
+    copy_of,
+    graphs_of,
+    reads_of,
+)
 from lowgemm.onnx_run.operators import OPERATORS
 from lowgemm.onnx_run.state import NotOurs, State
 
@@ -26,39 +36,62 @@ CHANCE = (
 TIMES, FREE = 4, 1 << 16
 #: Operators of lowgemm's that constants may go through; a DequantizeLinear says how weights are coded.
 CODING = ("QuantizeLinear", "DynamicQuantizeLinear")
-#: Dtypes of which NumPy's array says all that the model's tensor says.
-PLAIN = tuple(np.dtype(t) for t in ("f4", "u1", "i1", "i4", "i8", "f8"))
 
 
-def fold(model: Any, held: dict[str, np.ndarray], context: Context, state: State) -> None:
-    """Compute such nodes of a model's graph in place.
+def fold(
+    model: Any, held: dict[str, np.ndarray], context: Context, state: State, table: branches.Table = ()
+) -> None:
+    """Compute such nodes of a model in place, and put the nodes of a branch in the place of each If that they
+    decide.
 
     Parameters
     ----------
     model : ModelProto
-        The model.
+        The model, after `branches.lift`.
     held : dict of str to ndarray
         Its initializers that are not in its message; large results come here.
     context : Context
         Of the engine that computes float nodes.
     state : State
         Settings.
+    table : collection
+        Operators of lowgemm's: branches that hold any are graphs of the model's like its own.
     """
     from onnx import numpy_helper
 
-    graph = model.graph
     # an initializer that is also an input may be overridden
-    fed = {i.name for i in graph.input}
-    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name not in fed}
+    fed = {i.name for i in model.graph.input}
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name not in fed}
     constants |= {n: v for n, v in held.items() if n not in fed}
+    graphs = [model.graph]
+    while graphs:
+        graph = graphs.pop()
+        _fold(graph, model, constants, held, context, state)
+        while branches.decide(model, graph, table, constants, held):
+            _fold(graph, model, constants, held, context, state)
+        graphs += branches.inside(graph, table)
+
+
+def _fold(
+    graph: Any,
+    model: Any,
+    constants: dict[str, np.ndarray],
+    held: dict[str, np.ndarray],
+    context: Context,
+    state: State,
+) -> None:
+    """Compute such nodes of one graph; results that are read become constants of the model."""
+    from onnx import numpy_helper
+
+    known = dict(constants)
     outputs = {o.name for o in graph.output}
-    found = _floats(graph.node, constants, outputs, context)
-    constants |= found
+    found = _floats(graph.node, known, outputs, context)
+    known |= found
     for node in graph.node:
         mine = node.op_type in CODING and not node.domain and outputs.isdisjoint(node.output)
-        if mine and all(n in constants for n in node.input):
-            made = results_of(node, OPERATORS[node.domain, node.op_type], constants, state)
-            constants |= made
+        if mine and all(n in known for n in node.input):
+            made = results_of(node, OPERATORS[node.domain, node.op_type], known, state)
+            known |= made
             found |= made
     if not found:
         return
@@ -69,10 +102,11 @@ def fold(model: Any, held: dict[str, np.ndarray], context: Context, state: State
     for name, value in found.items():
         if name in read:
             value.flags.writeable = False
+            constants[name] = value
             if value.nbytes > LARGE and value.dtype in PLAIN:
                 held[name] = value
             else:
-                graph.initializer.append(numpy_helper.from_array(value, name))
+                model.graph.initializer.append(numpy_helper.from_array(value, name))
 
 
 def _floats(
@@ -84,7 +118,7 @@ def _floats(
     source = {n: v.nbytes for n, v in constants.items()}
     for node in nodes:
         other = (node.domain, node.op_type) in OPERATORS or node.domain or node.op_type in CHANCE
-        if other or any(a.type in (5, 10) for a in node.attribute) or not outputs.isdisjoint(node.output):
+        if other or graphs_of(node) or not outputs.isdisjoint(node.output):
             continue
         reads = reads_of(node)
         if all(n in source for n in reads) and (reads or node.op_type == "Constant"):

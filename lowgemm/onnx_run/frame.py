@@ -563,7 +563,7 @@ class Frames(NotCopied):
         if found.__class__ is not list or not found:
             return [], None
         frame = found.pop()  # type: ignore[union-attr]
-        self._last = (None, []) if frame.shared else (key[1:], found)
+        self._last = (None, []) if frame.shared and not self._alone else (key[1:], found)
         return found, frame  # type: ignore[return-value]
 
     def give_back(self, key: Any, free: list[Frame], frame: Frame) -> None:

@@ -119,9 +119,8 @@ def _operators(graph: Any) -> Counter[tuple[str, str]]:
     found: Counter[tuple[str, str]] = Counter()
     for node in graph.node:
         found["" if node.domain == "ai.onnx" else node.domain, node.op_type] += 1
-        for attribute in node.attribute:
-            for inner in [attribute.g, *attribute.graphs] if attribute.type in (5, 10) else []:
-                found += _operators(inner)
+        for inner in engines.graphs_of(node):
+            found += _operators(inner)
     return found
 
 
@@ -143,7 +142,8 @@ def _plain(model: Any) -> Any:
 
 
 def _put_in_order(graph: Any) -> None:
-    """Put nodes behind those that make what they read, an If behind what its branches read.
+    """Put nodes behind those that make what they read, an If behind what its branches read, in a graph and in
+    all inside of it.
 
     The standard wants them so. But onnxruntime's quantizer leaves out what branches read when it sorts, and
     onnxruntime runs what it writes.
@@ -153,6 +153,9 @@ def _put_in_order(graph: Any) -> None:
     ValueError
         If nodes read each other's results in a circle.
     """
+    for node in graph.node:
+        for inner in engines.graphs_of(node):
+            _put_in_order(inner)
     nodes = list(graph.node)
     makers = {o: i for i, n in enumerate(nodes) for o in n.output if o}
     needs = [sorted({makers[r] for r in engines.reads_of(n) if r in makers}) for n in nodes]
@@ -181,9 +184,8 @@ def _rename_domain(graph: Any) -> None:
     for node in graph.node:
         if node.domain == "ai.onnx":
             node.domain = ""
-        for attribute in node.attribute:
-            for inner in [attribute.g, *attribute.graphs] if attribute.type in (5, 10) else []:
-                _rename_domain(inner)
+        for inner in engines.graphs_of(node):
+            _rename_domain(inner)
 
 
 def _constants(model: Any) -> dict[str, np.ndarray]:
@@ -341,6 +343,7 @@ class Model:
     def _prepare(self, model: Any, fuse: bool) -> None:
         """Rewrite the model, refuse what cannot run, and make the program."""
         from lowgemm.onnx_run import (
+            branches,
             contrib,
             dynamic,
             float_mean,
@@ -355,16 +358,30 @@ class Model:
             views,
         )
 
+        table = (
+            operators.OPERATORS
+            | contrib.OPERATORS
+            | dynamic.OPERATORS
+            | float_mean.OPERATORS
+            | layer_norm.OPERATORS
+            | row_means.OPERATORS
+            | lstm.OPERATORS
+            | max_pool.OPERATORS
+            | nbits.OPERATORS
+        )
         model = _plain(model)
-        rewrite.constants_to_initializers(model)
+        branches.constants_to_initializers(model)
+        branches.lift(model, table)
+        branches.decide_all(model, table)
         model, large = _without(model)
         context = engines.Context(
             self._engine, {o.domain: o.version for o in model.opset_import}, model.ir_version,
             self.state.num_threads, fuse,
         )  # fmt: skip
+        self.rewritten: Counter[str] = Counter()
         if fuse:
-            folded.fold(model, large, context._replace(optimize=False), self.state)
-        self.rewritten = rewrite.Rewriter(model, large).run() if fuse else Counter()
+            folded.fold(model, large, context._replace(optimize=False), self.state, table)
+            self.rewritten = rewrite.Rewriter(model, large, table).run()
         given = {i.name for i in model.graph.input}
         self.outputs = [_tensor(o) for o in model.graph.output]
         read = {n for node in model.graph.node for n in engines.reads_of(node)} | {
@@ -382,17 +399,6 @@ class Model:
             for t in self.inputs
         }  # fmt: skip
         self._overridable = {n: v for n, v in constants.items() if n in given}
-        table = (
-            operators.OPERATORS
-            | contrib.OPERATORS
-            | dynamic.OPERATORS
-            | float_mean.OPERATORS
-            | layer_norm.OPERATORS
-            | row_means.OPERATORS
-            | lstm.OPERATORS
-            | max_pool.OPERATORS
-            | nbits.OPERATORS
-        )
         self._refuse_unknown(model, table)
         self._proto = model
         context = context._replace(
@@ -410,7 +416,7 @@ class Model:
         parts = [step.part for step in self._program.steps]
         if len(parts) == 1 and parts[0] is not None:
             parts[0].whole = True
-        self._large = {n: v for n, v in large.items() if n not in self._program.packed}
+        self._large = {n: v for n, v in large.items() if n not in self._program.all_packed()}
 
     def _refuse_unknown(self, model: Any, table: Any) -> None:
         """Name everything that nothing can run, instead of the first of it at some later time."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numba
@@ -19,6 +20,7 @@ from lowgemm.engine import threads
 from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run import (
+    branches,
     chain_groups,
     chains,
     copies,
@@ -86,9 +88,12 @@ class _Step:
         How many inputs are data, if not all; the others are sizes.
     sized : bool
         Whether it computes with sizes.
+    branches : bool
+        Whether it is an If: `run` takes what `Program.run_inside` takes too.
     """
 
     __slots__ = (
+        "branches",
         "data",
         "frees",
         "inputs",
@@ -117,7 +122,7 @@ class _Step:
         self.runs_on = "lowgemm"
         self.weight = ""
         self.record: Any = None
-        self.moves, self.sized = False, False
+        self.moves, self.sized, self.branches = False, False, False
         self.data: int | None = None
 
     def gets_the_cores(self) -> bool:
@@ -244,6 +249,10 @@ class Program(NotCopied):
         Settings and packed weights.
     context : Context
         For the engine.
+    elsewhere : collection of str
+        Constants that another program reads as well, or an output: they are not held packed alone.
+    computed : collection of str
+        Constants that nodes made.
     """
 
     instead = "copy the Model"
@@ -259,6 +268,8 @@ class Program(NotCopied):
         either: Mapping[tuple[str, str], Callable[..., Any]],
         state: State,
         context: Context,
+        elsewhere: Collection[str] = (),
+        computed: Collection[str] = (),
     ) -> None:
         self.inputs, self.outputs = list(inputs), list(outputs)
         self.table, self.either, self.state, self.context = table, either, state, context
@@ -266,7 +277,12 @@ class Program(NotCopied):
         self._shared = False  # whether any job of the last run was one for several threads
         self._number: dict[str, int] = {"": 0}
         #: Constants that nodes make.
-        self._computed: set[str] = set()
+        self._computed = set(computed)
+        self._elsewhere = {*elsewhere, *outputs}
+        #: How many nodes read a value.
+        self._readers = Counter(r for n in nodes for r in reads_of(n))
+        #: Programs of branches.
+        self.inner: list[Program] = []
         nodes = max_pool.of_bytes(self._folded(list(nodes)), self.constants)
         self._chains: dict[str, chain_groups.Group] = {}
         self._sizes: set[str] = set()
@@ -315,7 +331,7 @@ class Program(NotCopied):
             return OURS
         if key in self.either or not (self._sizes | self._copies.made).isdisjoint(node.output):
             return EITHER
-        return OURS if key == ("", "If") and self._holds_ours(node) else THEIRS
+        return OURS if branches.is_if(node) and branches.holds_ours(node, self.table) else THEIRS
 
     def _tabled(self, nodes: list[Any]) -> list[Any]:
         """Nodes with what is a table of 256 as one node."""
@@ -447,15 +463,6 @@ class Program(NotCopied):
                 convolved.add(node.input[0])
         return convolved - others
 
-    def _holds_ours(self, node: Any) -> bool:
-        """Whether the subgraphs of a node have operators of lowgemm's."""
-        return any(
-            (inner.domain, inner.op_type) in self.table or self._holds_ours(inner)
-            for attribute in node.attribute
-            for graph in ([attribute.g, *attribute.graphs] if attribute.type in (5, 10) else [])
-            for inner in graph.node
-        )
-
     def _folded(self, nodes: list[Any]) -> list[Any]:
         """Without the nodes of lowgemm's that constants alone decide; what they give becomes a constant."""
         kept = []
@@ -478,8 +485,8 @@ class Program(NotCopied):
         return tuple(self._number.setdefault(n, len(self._number)) for n in names)
 
     def _own(self, node: Any) -> _Step:
-        if node.op_type == "If":
-            return self._branch(node)
+        if branches.is_if(node):
+            return self._if(node)
         if node.domain == dynamic.OWN and node.op_type in ("Chain", "Table"):
             return self._chain(node) if node.op_type == "Chain" else self._table(node)
         key = node.domain, node.op_type
@@ -553,34 +560,38 @@ class Program(NotCopied):
         step.run = run
         return run(*inputs)
 
-    def _branch(self, node: Any) -> _Step:
+    def _if(self, node: Any) -> _Step:
         """An If whose branches hold operators of lowgemm's."""
-        graphs = attributes_of(node)
-        # constants are the branches' own: a frame of theirs would copy them as inputs, and they are read-only
-        read = [n for name in ("then", "else") for n in read_outside(graphs[f"{name}_branch"])]
-        captured = [n for n in dict.fromkeys(read) if n not in self.constants]
-        programs = [self._inner(graphs[f"{name}_branch"], captured) for name in ("then", "else")]
+        graphs = [branches.branch(node, condition) for condition in (False, True)]
+        reads = [set(read_outside(graph)) for graph in graphs]
+        programs = [
+            self._branch(graph, read, reads[1 - i])
+            for i, (graph, read) in enumerate(zip(graphs, reads, strict=True))
+        ]
+        self.inner += programs
+        self._elsewhere |= reads[0] | reads[1]
+        outside = list(dict.fromkeys(n for p in programs for n in p.inputs))
+        given = [[outside.index(n) for n in p.inputs] for p in programs]
 
-        def run(condition: np.ndarray, *values: Any) -> list[Any]:
-            return programs[0 if bool(np.reshape(condition, ())) else 1].run(values)
+        def run(condition: np.ndarray, *values: Any, mode: str = "", held: Any = None) -> list[Any]:
+            taken = bool(np.reshape(condition, ()))
+            return programs[taken].run_inside([values[i] for i in given[taken]], mode, held)
 
         step = _Step(run, [node], label_of(node))
-        step.inputs, step.outputs = self._numbers([node.input[0], *captured]), self._numbers(node.output)
-        self.inner = [*getattr(self, "inner", []), *programs]
+        step.inputs = self._numbers([node.input[0], *outside])
+        step.outputs = self._numbers(node.output)
+        step.branches = True
         return step
 
-    def _inner(self, graph: Any, captured: list[str]) -> Program:
-        from onnx import numpy_helper
-
-        own = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
-        for value in own.values():
-            value.flags.writeable = False
-        self.state.add_constants(own.values())
-        reads = set(read_outside(graph))
+    def _branch(self, graph: Any, reads: set[str], others: set[str]) -> Program:
+        """The program of a branch that reads some names from outside, and the other branch some."""
+        # constants are the branch's own: a frame of its own would copy them as inputs, and they are read-only
+        constants = {n: v for n, v in self.constants.items() if n in reads}
+        elsewhere = {n for n in constants if self._readers[n] > 1 or n in others} | self._elsewhere
         return Program(
-            graph.node, {n: v for n, v in self.constants.items() if n in reads} | own, captured,
+            graph.node, constants, [n for n in dict.fromkeys(read_outside(graph)) if n not in constants],
             [o.name for o in graph.output], table=self.table, either=self.either, state=self.state,
-            context=self.context,
+            context=self.context, elsewhere=elsewhere, computed=self._computed,
         )  # fmt: skip
 
     def _part(self, nodes: list[Any], read_later: set[str]) -> _Step:
@@ -673,16 +684,24 @@ class Program(NotCopied):
                 readers.setdefault(n, []).append(step)
         found = {}
         for name in dict.fromkeys(s.weight for s in self.steps if s.weight):
-            if name in self.constants and name not in self.outputs:
+            if name in self.constants and name not in self._elsewhere:
                 all_packed = all(s.weight == name for s in readers[self._number[name]])
                 packed = self.state.packed_alone(self.constants[name]) if all_packed else None
                 if packed is not None:
                     found[name] = packed
         return found
 
+    def all_packed(self) -> dict[str, Packed]:
+        """Weights that are held packed, here and in branches."""
+        return {
+            n: v
+            for program in (self, *self.inner)
+            for n, v in (program.packed if program is self else program.all_packed()).items()
+        }
+
     def unpacked(self) -> dict[str, np.ndarray]:
         """The weights that are held packed, as the model has them."""
-        return {name: packed.plain() for name, packed in self.packed.items()}
+        return {name: packed.plain() for name, packed in self.all_packed().items()}
 
     # ---- running it ---------------------------------------------------------------------------------------
     def run(self, inputs: Sequence[Any], mode: str = "") -> list[Any]:
@@ -703,7 +722,18 @@ class Program(NotCopied):
 
     def _one_by_one(self, steps: list[Any], values: list[Any]) -> None:
         """Run steps that a frame cannot."""
-        self._run_quietly(steps, values, False, None)
+        self._run_quietly(steps, values, "", None)
+
+    def run_inside(self, inputs: Sequence[Any], mode: str, held: _Held | None) -> list[Any]:
+        """Values of the outputs, in a run of another program that may hold the team. They may lie in inputs."""
+        if not mode and held is None:
+            found = self._frames.run_again(inputs, self._one_by_one)
+            if found is not None:
+                return found
+        values = self._start.copy()
+        for n, value in zip(self._in, inputs, strict=True):
+            values[n] = value
+        return self._run_all(values, mode) if held is None else self._run_held(values, mode, held)
 
     def _run_all(self, values: list[Any], mode: str) -> list[Any]:
         """Run all steps; the values of the outputs."""
@@ -730,13 +760,13 @@ class Program(NotCopied):
             try:
                 return frame.run(
                     [(n, values[n]) for n in self._in],
-                    lambda steps, values: self._run_quietly(steps, values, False, held),
+                    lambda steps, values: self._run_quietly(steps, values, "", held),
                     None if held is None else functools.partial(_beside, held),
                 )
             finally:
                 self._frames.give_back(key, free, frame)
         seen: list[Seen] | None = [] if self._frames.watched(key) else None
-        self._run_quietly(self.steps if mode == ALONE else self._turns, values, mode == TIMED, held, seen)
+        self._run_quietly(self.steps if mode == ALONE else self._turns, values, mode, held, seen)
         if seen is not None:
             self._frames.make(key, seen)
         return [values[n] for n in self._out]
@@ -750,18 +780,19 @@ class Program(NotCopied):
         self,
         steps: list[Any],
         values: list[Any],
-        timed: bool,
+        mode: str,
         held: _Held | None,
         seen: list[Seen] | None = None,
     ) -> None:
         """Run steps and groups of steps; note in `seen` what ran."""
+        timed = mode == TIMED
         for step in steps:
             if step.__class__ is _Group:
                 first = 0
                 while first < len(step.members):
                     end, recorded = step.run(first, values, timed)
                     if recorded is None:
-                        self._run(step.members[first:end], values, timed, held, seen)
+                        self._run(step.members[first:end], values, mode, held, seen)
                     elif seen is not None:
                         seen.append(Seen.of(recorded, step.members[first:end], values))
                     first = end
@@ -771,7 +802,8 @@ class Program(NotCopied):
             if held is not None and of_engine and step.gets_the_cores():
                 held.let_go()
             try:
-                results = step.run(*[values[n] for n in step.inputs])
+                given = [values[n] for n in step.inputs]
+                results = step.run(*given, mode=mode, held=held) if step.branches else step.run(*given)
             except TypeError as error:
                 raise TypeError(f"{step.label}: {error}") from error
             except (MemoryError, KeyboardInterrupt):
@@ -788,7 +820,7 @@ class Program(NotCopied):
                 values[n] = None
             if timed or of_engine:
                 step.last = time.perf_counter() - begin
-                step.seconds += step.last if timed else 0.0
+                step.seconds += step.last if timed and not step.branches else 0.0  # its steps have theirs
                 if held is not None:
                     held.hold()
 
@@ -807,4 +839,4 @@ class Program(NotCopied):
 
     def all_steps(self) -> list[_Step]:
         """Steps of the graph and of the branches in it."""
-        return [*self.steps, *(s for p in getattr(self, "inner", []) for s in p.all_steps())]
+        return [*self.steps, *(s for p in self.inner for s in p.all_steps())]

@@ -39,9 +39,9 @@ import numpy as np
 
 from lowgemm.checks.values import INT32_MAX
 from lowgemm.compat.onnx import dequantize_linear, quantize_linear
-from lowgemm.onnx_run import block_weights, dynamic
+from lowgemm.onnx_run import block_weights, branches, dynamic
 from lowgemm.onnx_run.contrib import DOMAIN
-from lowgemm.onnx_run.engines import LARGE, attributes_of, copy_of
+from lowgemm.onnx_run.engines import LARGE, attributes_of, copy_of, graphs_of, read_outside
 from lowgemm.onnx_run.folded import CHANCE
 
 _BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
@@ -79,51 +79,34 @@ def _alike(*tensors: Coded) -> bool:
     )
 
 
-def constants_to_initializers(model: Any) -> None:
-    """Turn `Constant` nodes that hold a tensor into initializers: what they feed counts as constant then."""
-    graph, kept = model.graph, []
-    for node in graph.node:
-        value = next((a for a in node.attribute if a.name == "value"), None)
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and value is not None:
-            tensor = graph.initializer.add()
-            tensor.CopyFrom(value.t)
-            tensor.name = node.output[0]
-        else:
-            kept.append(node)
-    if len(kept) != len(graph.node):
-        kept = [copy_of(n) for n in kept]
-        del graph.node[:]
-        graph.node.extend(kept)
-
-
-def _captured(node: Any) -> set[str]:
-    """Names that a node's subgraphs (If, Loop, Scan) mention."""
-    names: set[str] = set()
-    for attribute in node.attribute:
-        for graph in [attribute.g, *attribute.graphs] if attribute.type in (5, 10) else []:
-            names.update(o.name for o in graph.output)
-            for inner in graph.node:
-                names.update(inner.input)
-                names |= _captured(inner)
-    return names
-
-
 class Rewriter:
-    """Looks through one model and rewrites its main graph in place.
+    """Looks through one model and rewrites its graphs in place: its own, and branches of an If.
 
     Parameters
     ----------
     model : ModelProto
-        The model.
+        The model, after `branches.lift`.
     held : dict of str to ndarray
         Initializers that were taken out of it. Large new ones come here too.
+    table : collection
+        Operators of lowgemm's: branches that hold any are rewritten.
+
+    Attributes
+    ----------
+    graph : GraphProto
+        The one that is looked through.
+    constants : dict of str to ndarray
+        Those of all graphs.
     """
 
-    def __init__(self, model: Any, held: dict[str, np.ndarray] | None = None) -> None:
+    def __init__(
+        self, model: Any, held: dict[str, np.ndarray] | None = None, table: branches.Table = ()
+    ) -> None:
         from onnx import numpy_helper
 
         self.model, self.graph, self.held = model, model.graph, {} if held is None else held
-        self._fed = fed = {i.name for i in self.graph.input}
+        self._table, self._names = table, branches.Names(model, self.held)
+        fed = {i.name for i in self.graph.input}
         own = {i.name: numpy_helper.to_array(i) for i in self.graph.initializer}
         # an initializer that is also an input may be overridden, so it is no constant
         self.constants = {n: v for n, v in (own | self.held).items() if n not in fed}
@@ -138,7 +121,8 @@ class Rewriter:
         for node in self.graph.node:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
-            self.visible |= _captured(node)
+            for inner in graphs_of(node):
+                self.visible.update(read_outside(inner))
 
     def _forget(self, node: Any) -> None:
         """Take a node out of the index."""
@@ -158,12 +142,11 @@ class Rewriter:
         """Add an initializer of a name not in use."""
         from onnx import numpy_helper
 
-        while name in self.constants or name in self.makers or name in self._fed:
-            name += "_"
+        name = self._names.new(name)
         if value.nbytes > LARGE:
             self.held[name] = value
         else:
-            self.graph.initializer.append(numpy_helper.from_array(value, name))
+            self.model.graph.initializer.append(numpy_helper.from_array(value, name))
         self.constants[name] = value
         return name
 
@@ -406,9 +389,7 @@ class Rewriter:
             or not 0 < float(coded.scale.reshape(())) < np.inf
         ):
             return False
-        quantizer, name = copy_of(chain[0]), f"{coded.name}_before"
-        while name in self.makers or name in self.constants:
-            name += "_"
+        quantizer, name = copy_of(chain[0]), self._names.new(f"{coded.name}_before")
         quantizer.input[0], quantizer.output[0] = node.input[0], name
         self.replace(node, chain, "MaxPool", dynamic.OWN, [name], coded.name, list(node.attribute))
         place = list(self.graph.node).index(node)
@@ -523,7 +504,7 @@ class Rewriter:
 
     def _key(self, node: Any) -> Any:
         """What nodes have in common that give equal results; None if that cannot be said of a node."""
-        if node.domain not in ("", "ai.onnx") or node.op_type in CHANCE or _captured(node):
+        if node.domain not in ("", "ai.onnx") or node.op_type in CHANCE or graphs_of(node):
             return None
         attributes = sorted(a.SerializeToString() for a in node.attribute)
         held = [self.constants.get(n) for n in node.input]
@@ -550,6 +531,16 @@ class Rewriter:
 
     def run(self) -> Counter[str]:
         """Rewrite all that can be; returns how many of each kind."""
+        for graph in branches.graphs(self.model.graph, self._table):
+            self.graph = graph
+            self.index()
+            self._rewrite()
+        if self.counts and DOMAIN not in {o.domain for o in self.model.opset_import}:
+            self.model.opset_import.add(domain=DOMAIN, version=1)
+        return self.counts
+
+    def _rewrite(self) -> None:
+        """Rewrite what can be in the graph."""
         rules = {"Conv": self.convolution, "MatMul": self.product, "Gemm": self.gemm, "Concat": self.concat}
         rules |= dict.fromkeys(("Add", "Mul"), self.binary)
         rules |= dict.fromkeys(("Sigmoid", "LeakyRelu", "GlobalAveragePool"), self.unary)
@@ -561,6 +552,3 @@ class Rewriter:
             if node.op_type in rules and node.domain in ("", "ai.onnx"):
                 rules[node.op_type](node)
         self.drop_unread()
-        if self.counts and DOMAIN not in {o.domain for o in self.model.opset_import}:
-            self.model.opset_import.add(domain=DOMAIN, version=1)
-        return self.counts
