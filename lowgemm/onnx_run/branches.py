@@ -156,10 +156,21 @@ def lift(model: Any, table: Table) -> None:
 
 
 def _lifted(graph: Any, names: Names) -> list[Any]:
-    """Give the values of a branch names of their own, and take its constants out of it."""
+    """Give the values of a branch names of their own, take its constants out of it, and let nodes make all its
+    results.
+    """
+    from onnx import helper
+
     _rename(graph, {n: new for n in _defined(graph) if (new := names.only(n)) != n})
     tensors = [copy_of(t) for t in graph.initializer] + _constants_taken_from(graph)
     del graph.initializer[:], graph.value_info[:]
+    # onnxruntime refuses a branch that returns what is outside of it
+    made = {o for n in graph.node for o in n.output}
+    for output in graph.output:
+        if output.name not in made:
+            name = names.new(output.name)
+            graph.node.append(helper.make_node("Identity", [output.name], [name]))
+            output.name = name
     return tensors
 
 

@@ -366,8 +366,8 @@ class Program(NotCopied):
         """
         sums = {n.output[0] for n in nodes if n.op_type in ("ConvSums", "MatMulSums")}
         scaled = {n.output[0] for n in nodes if n.op_type == chain_groups.SCALED}
-        nodes = chain_groups.without_casts(nodes, made | scaled, set(self.outputs))
         sources = made | self._copies.begin
+        nodes = chain_groups.without_casts(nodes, sources | scaled, set(self.outputs))
         found = chain_groups.find(nodes, self.constants, sources, made | sums, set(self.outputs))
         nodes = self._replaced(nodes, found)
         floats = {o for group in found for o in group.outputs} | made

@@ -3,8 +3,8 @@
     python tests/onnx_run/random_graphs.py --graphs 1000 --seed 1
 
 draws graphs of up to 16 operators: quantized products and convolutions as onnxruntime's tool writes them,
-float operators on them, operators that move elements, and sizes that are computed from shapes. Each runs as
-written and fused, on one and on two threads, several times, so that it is recorded and gets a frame, with
+float operators on them, operators that move elements, sizes that are computed from shapes, and parts of all
+that as branches of an If. Each runs as written and fused, on one and on two threads, several times, so that it is recorded and gets a frame, with
 other numbers, and at last with another number of rows where the graph allows that. All results are equal, bit
 for bit.
 """
@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_models as om
 from onnx import TensorProto as T
-from onnx import helper
+from onnx import helper, numpy_helper
+
+from lowgemm.onnx_run import engines
 
 #: Largest number of elements of a value.
 LARGEST = 1 << 14
@@ -46,6 +48,12 @@ class Graph:
         float32 values.
     codes : list of (Value, str, str)
         uint8 values with the names of their scales and zero points.
+    inner : dict of str to ndarray, or None
+        Constants of the branch that is drawn.
+    depth : int
+        How many branches the operators drawn now are inside of.
+    results : list of str
+        Outputs whose shape is not known.
     """
 
     def __init__(self, seed: int) -> None:
@@ -54,7 +62,9 @@ class Graph:
         self.constants: dict[str, np.ndarray] = {}
         self.floats: list[Value] = []
         self.codes: list[tuple[Value, str, str]] = []
-        self.count = 0
+        self.count = self.depth = 0
+        self.inner: dict[str, np.ndarray] | None = None
+        self.results: list[str] = []
 
     def name(self, kind: str = "v") -> str:
         """A new one."""
@@ -64,7 +74,8 @@ class Graph:
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
         """The name of a new constant."""
         name = self.name("c")
-        self.constants[name] = np.asarray(value, dtype)
+        held = self.constants if self.inner is None else self.inner
+        held[name] = np.asarray(value, dtype)
         return name
 
     def node(self, op: str, inputs: list[str], outputs: int = 1, **attributes: Any) -> str:
@@ -382,12 +393,80 @@ def moved_codes(graph: Graph) -> None:
     graph.made(graph.node("DequantizeLinear", [name, scale, zero]), shape)
 
 
+def conditional(graph: Graph) -> None:
+    """An If: parts of the graph as its branches. What decides is an input, a number, a size or a constant; the
+    branches may have names in common, constants of their own or of the graph, and others inside of them.
+    """
+    if graph.depth == 2:
+        raise Unfit
+    r = graph.r
+    condition, equal = _condition(graph), r.random() < 0.5
+    before = graph.count
+    first = _branch(graph, before, None, equal)
+    second = _branch(graph, before if equal else graph.count, first[1].shape, equal)
+    graphs = [first[0], second[0]]
+    r.shuffle(graphs)
+    name = graph.node("If", [condition], then_branch=graphs[0], else_branch=graphs[1])
+    if first[1].shape == second[1].shape:
+        graph.made(name, first[1].shape)
+    else:
+        graph.results.append(name)
+
+
+def _condition(graph: Graph) -> str:
+    """The name of a boolean."""
+    r, kind = graph.r, graph.r.randrange(5)
+    if kind < 2:
+        return "condition"
+    if kind == 2:
+        return graph.constant(r.random() < 0.5, bool)
+    x = graph.any(1)
+    if kind == 3:
+        size = graph.node("Gather", [graph.node("Shape", [x.name]), graph.constant(0, np.int64)])
+        return graph.node("Equal", [size, graph.constant(x.shape[0], np.int64)])
+    return graph.node("Greater", [graph.node("ReduceSum", [x.name], keepdims=0), graph.constant(0.0)])
+
+
+def _branch(graph: Graph, count: int, wanted: Any, alone: bool) -> tuple[Any, Value]:
+    """A branch and its result, of the wanted shape if there is any such value; its names are counted from
+    `count` on. `alone`: its constants must be its own.
+    """
+    r = graph.r
+    outside = graph.nodes, list(graph.floats), list(graph.codes), graph.inner, graph.results, graph.count
+    graph.nodes, graph.count, graph.depth, graph.results = [], count, graph.depth + 1, []
+    # names that are counted anew may be those of constants outside
+    if alone or r.random() < 0.7:
+        graph.inner = {}
+    own = graph.inner is not outside[3]
+    _grow(graph, r.randint(1, 5))
+    inside = [v for v in graph.floats if v not in outside[1] and (wanted is None or v.shape == wanted)]
+    if inside:
+        result = r.choice(inside[-2:])
+    else:
+        x = r.choice([v for v in graph.floats if wanted is None or v.shape == wanted] or graph.floats)
+        result = Value(graph.node(r.choice(("Identity", "Sigmoid")), [x.name]), x.shape)
+    if own and r.random() < 0.05:
+        result = Value(graph.constant(graph.g.standard_normal(result.shape)), result.shape)
+    held = graph.inner if own and graph.inner is not None else {}
+    tensors = [numpy_helper.from_array(v, n) for n, v in held.items()]
+    as_nodes = r.random() < 0.5
+    nodes = [helper.make_node("Constant", [], [t.name], value=t) for t in tensors if as_nodes]
+    output = helper.make_tensor_value_info(result.name, T.FLOAT, None)
+    made = helper.make_graph([*nodes, *graph.nodes], "b", [], [output], [] if as_nodes else tensors)
+    nodes_out, floats, codes, inner, results, most = outside
+    graph.nodes, graph.floats, graph.codes, graph.inner, graph.results = (
+        nodes_out, floats, codes, inner, results,
+    )  # fmt: skip
+    graph.count, graph.depth = max(most, graph.count), graph.depth - 1
+    return made, result
+
+
 #: With how often each is tried.
 OPERATORS = (
     (unary, 4), (root, 1), (normalized, 2), (binary, 5), (softmax, 1), (mean, 2), (slice_, 3), (concat, 2),
     (gather, 2), (pad, 1), (split, 1), (repeat, 2), (transpose, 2), (reshape, 2), (unsqueeze, 1),
     (dynamic_product, 6), (dynamic_convolution, 3),
-    (quantize, 2), (moved_codes, 2),
+    (quantize, 2), (moved_codes, 2), (conditional, 4),
 )  # fmt: skip
 
 
@@ -396,6 +475,20 @@ class Drawn(NamedTuple):
 
     model: Any
     feeds: list[dict[str, np.ndarray]]
+
+
+def _grow(graph: Graph, wanted: int) -> None:
+    """Add so many operators, or as many as fit."""
+    choices = [f for f, weight in OPERATORS for _ in range(weight)]
+    tries = 0
+    while wanted and tries < 200:
+        tries += 1
+        before = len(graph.nodes), len(graph.floats)
+        try:
+            graph.r.choice(choices)(graph)
+            wanted -= 1
+        except Unfit:
+            del graph.nodes[before[0] :], graph.floats[before[1] :]
 
 
 def draw(seed: int) -> Drawn:
@@ -408,29 +501,23 @@ def draw(seed: int) -> Drawn:
                           (r.randint(1, 2), r.randint(1, 8), r.randint(3, 9), r.randint(3, 9))))  # fmt: skip
         inputs.append(Value(f"x{i}", shape))
     graph.floats += inputs
-    choices = [f for f, weight in OPERATORS for _ in range(weight)]
-    wanted = r.randint(3, 16)
-    tries = 0
-    while wanted and tries < 200:
-        tries += 1
-        before = len(graph.nodes), len(graph.floats)
-        try:
-            r.choice(choices)(graph)
-            wanted -= 1
-        except Unfit:
-            del graph.nodes[before[0] :], graph.floats[before[1] :]
+    _grow(graph, r.randint(3, 16))
     made = [v for v in graph.floats if v not in inputs]
-    read = {n for node in graph.nodes for n in node.input}
+    read = {n for node in graph.nodes for n in engines.reads_of(node)}
     outputs = [v for v in made if v.name not in read or r.random() < 0.1]
     model = om.model_of(
         graph.nodes,
-        [om.value(v.name, [None] * len(v.shape)) for v in inputs],
-        [helper.make_tensor_value_info(v.name, T.FLOAT, None) for v in outputs],
+        [om.value("condition", [], T.BOOL), *(om.value(v.name, [None] * len(v.shape)) for v in inputs)],
+        [helper.make_tensor_value_info(n, T.FLOAT, None) for n in [v.name for v in outputs] + graph.results],
         graph.constants, checked=False,
     )  # fmt: skip
-    feeds = [{v.name: _numbers(graph, v.shape) for v in inputs} for _ in range(RUNS)]
+    feeds: list[dict[str, np.ndarray]] = [
+        {v.name: _numbers(graph, v.shape) for v in inputs} for _ in range(RUNS)
+    ]
     more = r.randint(1, 2)
     feeds.append({v.name: _numbers(graph, (v.shape[0] + more, *v.shape[1:])) for v in inputs})
+    for feed in feeds:
+        feed["condition"] = np.array(r.random() < 0.5)
     return Drawn(model, feeds)
 
 
