@@ -176,19 +176,17 @@ def _lifted(graph: Any, names: Names) -> list[Any]:
 
 def _in_place_of(node: Any, taken: Any) -> list[Any]:
     """The nodes of a branch, and what gives their results the names of an If's."""
-    made = {o for n in taken.node for o in n.output}
+    from onnx import helper
+
     names: dict[str, str] = {}
     twice = []
     for inner, outer in zip(taken.output, node.output, strict=False):
-        if outer and inner.name in made and inner.name not in names:
+        if outer and inner.name not in names:
             names[inner.name] = outer
         elif outer:
-            twice.append((inner.name, outer))
+            twice.append(helper.make_node("Identity", [names[inner.name]], [outer]))
     _rename(taken, names)
-    from onnx import helper
-
-    more = [helper.make_node("Identity", [names.get(a, a)], [b]) for a, b in twice]
-    return [copy_of(n) for n in taken.node] + more
+    return [copy_of(n) for n in taken.node] + twice
 
 
 def decide(

@@ -336,6 +336,22 @@ def test_scales_from_outside():
 
 
 # ---- what a model holds -----------------------------------------------------------------------------------
+def test_a_weight_of_the_graph_and_of_a_branch_is_held_once_as_it_is():
+    big = np.random.default_rng(1).integers(-128, 128, (24, 64), dtype=np.int8)
+    nodes = [
+        *product(),
+        when("c", ["r"], graph(product(n="1", y="p"), ["p"]), graph(product(n="1", y="p"), ["p"])),
+    ]
+    proto = model_of(nodes, [C, X], ["r", "y"], [SCALE, constant("w", big, np.int8)])
+    model = Model(proto)
+    for run in range(4):
+        got, want = model.run(None, feed(run % 2 == 0, seed=run))
+        np.testing.assert_array_equal(got, want)
+    assert not model._program.all_packed()
+    held = {**model._large, **model._program.unpacked()}
+    assert sum(np.array_equal(v, big) for v in held.values()) == 1
+
+
 def test_a_branch_holds_its_weight_packed_alone():
     big = np.random.default_rng(1).integers(-128, 128, (64, 64), dtype=np.int8)
     cases = {
