@@ -1,9 +1,10 @@
 """The branches of an If as graphs of the model, like its own.
 
 A branch reads what is around it by name, has constants of its own, and may have names that the other branch
-has too. Here every name in it is made the only one of its kind in the model, and its constants become the
-model's. From then on it is a graph like the model's own: it is folded (`folded.py`), rewritten (`rewrite.py`)
-and made into a program (`program.py`) in the same way, and what it reads of others are its inputs.
+has too. Here every name is made the only one of its kind in the model, and the constants of branches become
+the model's. From then on a branch is a graph like the model's own: it is folded (`folded.py`), rewritten
+(`rewrite.py`) and made into a program (`program.py`) in the same way, and what it reads of others are its
+inputs.
 
 Where a constant decides which branch it is, the nodes of that branch take the place of the If.
 
@@ -38,6 +39,11 @@ def is_if(node: Any) -> bool:
     return bool(node.op_type == "If" and not node.domain)
 
 
+def is_identity(node: Any) -> bool:
+    """Whether a node is an Identity."""
+    return bool(node.op_type == "Identity" and node.domain in ("", "ai.onnx"))
+
+
 def branch(node: Any, condition: bool) -> Any:
     """The graph that an If runs."""
     wanted = "then_branch" if condition else "else_branch"
@@ -66,12 +72,12 @@ def _defined(graph: Any) -> Iterator[str]:
         yield from (o for o in node.output if o)
 
 
-def _all_defined(graph: Any) -> Iterator[str]:
-    """The same of a graph and of all that is in it."""
-    yield from _defined(graph)
+def _all_inside(graph: Any) -> Iterator[Any]:
+    """Every graph in a graph, outer ones first."""
     for node in graph.node:
         for inner in graphs_of(node):
-            yield from _all_defined(inner)
+            yield inner
+            yield from _all_inside(inner)
 
 
 class Names:
@@ -86,7 +92,8 @@ class Names:
     """
 
     def __init__(self, model: Any, held: Collection[str] = ()) -> None:
-        self._count = Counter(_all_defined(model.graph))
+        every = (model.graph, *_all_inside(model.graph))
+        self._count = Counter(name for graph in every for name in _defined(graph))
         self._count.update(held)
 
     def new(self, name: str) -> str:
@@ -101,8 +108,8 @@ class Names:
         return name if self._count[name] == 1 else self.new(name)
 
 
-def _rename(graph: Any, names: Mapping[str, str]) -> None:
-    """Give values other names, in a graph and where those in it read them."""
+def rename(graph: Any, names: Mapping[str, str]) -> None:
+    """Give values of a graph other names, there and where graphs in it read them."""
     if not names:
         return
     for node in graph.node:
@@ -112,8 +119,8 @@ def _rename(graph: Any, names: Mapping[str, str]) -> None:
                     values[i] = names[n]
         for inner in graphs_of(node):
             own = set(_defined(inner))
-            _rename(inner, {a: b for a, b in names.items() if a not in own})
-    for named in (*graph.output, *graph.initializer):
+            rename(inner, {a: b for a, b in names.items() if a not in own})
+    for named in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
         named.name = names.get(named.name, named.name)
 
 
@@ -146,22 +153,21 @@ def constants_to_initializers(model: Any) -> None:
 
 
 def lift(model: Any, table: Table) -> None:
-    """Make all names in branches that hold operators of a table the only ones of their kind, and their
-    constants initializers of the model.
+    """Make every name in a model the only one of its kind, and the constants of branches that hold operators of
+    a table initializers of the model.
     """
     names = Names(model)
+    for graph in _all_inside(model.graph):
+        rename(graph, {n: new for n in _defined(graph) if (new := names.only(n)) != n})
     for graph in graphs(model.graph, table):
         if graph is not model.graph:
             model.graph.initializer.extend(_lifted(graph, names))
 
 
 def _lifted(graph: Any, names: Names) -> list[Any]:
-    """Give the values of a branch names of their own, take its constants out of it, and let nodes make all its
-    results.
-    """
+    """Take the constants of a branch out of it, and let nodes make all its results."""
     from onnx import helper
 
-    _rename(graph, {n: new for n in _defined(graph) if (new := names.only(n)) != n})
     tensors = [copy_of(t) for t in graph.initializer] + _constants_taken_from(graph)
     del graph.initializer[:], graph.value_info[:]
     # onnxruntime refuses a branch that returns what is outside of it
@@ -185,7 +191,7 @@ def _in_place_of(node: Any, taken: Any) -> list[Any]:
             names[inner.name] = outer
         elif outer:
             twice.append(helper.make_node("Identity", [names[inner.name]], [outer]))
-    _rename(taken, names)
+    rename(taken, names)
     return [copy_of(n) for n in taken.node] + twice
 
 

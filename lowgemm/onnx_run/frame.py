@@ -117,6 +117,27 @@ class _Kept:
         return False
 
 
+class _Branched(_Kept):
+    """An If, most of which is done by frames of its branches."""
+
+    def __init__(self, seen: Seen) -> None:
+        super().__init__(seen)
+        (self.step,) = seen.steps
+        #: Whether its last results have memory of their own.
+        self.own = False
+
+    def run(self, values: list[Any], frame: Frame) -> bool:
+        try:
+            found = self.step.run(*[values[n] for n in self.step.inputs])
+        except Exception:  # said when it runs by itself
+            return False
+        for n, value in zip(self.step.outputs, found, strict=False):
+            values[n] = value
+        values[0] = None
+        self.own = found.__class__ is Own
+        return True
+
+
 class _Taped(_Kept):
     """A tape with its addresses written into it."""
 
@@ -400,15 +421,17 @@ class Frame(NotCopied):
                 }
                 unit = _Bound(one, copies, self.start, held)
             else:
-                unit = _Kept(one)
+                unit = _Branched(one) if one.steps[0].branches else _Kept(one)
             unit.fixed = [n for n in unit.made if self.start[n] is not None]
             unit.frees = tuple(n for s in one.steps for n in s.frees if self.start[n] is None)
             self.units.append(unit)
         #: Outputs that units make in memory of their own.
         self._fresh = {n for u in self.units for n in u.fresh_ones()}
         #: Of each output, whether it has to be copied from its place; None if some output may lie elsewhere.
-        self._copied: list[bool] | None = [n not in self._fresh for n in outputs]
-        placed = {n for n, *_ in lives.arrays} | self._fresh
+        self._copied: list[bool] | None = [self.start[n] is not None for n in outputs]
+        self._branched = [u for u in self.units if type(u) is _Branched and not {*outputs}.isdisjoint(u.made)]
+        taken = {n for u in self._branched for n in u.made}
+        placed = {n for n, *_ in lives.arrays} | self._fresh | taken
         owners = [(u, o.owner) for u in self.units if type(u) is _Taped for n, o in u.outputs if n in outputs]
         if len({*outputs}) < len(outputs) or len({*owners}) < len(owners) or not placed.issuperset(outputs):
             self._copied = None
@@ -459,19 +482,22 @@ class Frame(NotCopied):
         for i, unit in enumerate(self.units):
             if unit.__class__ is _Bound and around is not None:
                 done = around(unit.steps[0], lambda unit=unit: unit.run(values, self))
+            elif unit.__class__ is _Branched and around is not None:
+                one_by_one(unit.steps, values)
+                unit.own, done = False, True
             else:
                 done = unit.run(values, self)
             if not done:
                 whole = whole and unit.__class__ is _Kept
                 one_by_one(unit.steps, values)
-                if unit.__class__ is not _Kept and not self._settled(unit, values):
+                if unit.__class__ in (_Taped, _Bound) and not self._settled(unit, values):
                     self.bailed += 1
                     one_by_one([s for u in self.units[i + 1 :] for s in u.steps], values)
                     break
             for n in unit.frees:
                 values[n] = None
         else:
-            if whole and self._copied is not None:
+            if whole and self._copied is not None and all(u.own for u in self._branched):
                 both = zip(self._outputs, self._copied, strict=True)
                 return Own([values[n].copy("K") if copied else values[n] for n, copied in both])
             return [values[n] if n in self._fresh else self._own(values[n]) for n in self._outputs]

@@ -527,7 +527,7 @@ class Program(NotCopied):
                 return function(state, *inputs, **attributes)
 
             step.moves, step.sized = True, size
-            step.data = 0 if size and node.op_type != "Shape" else 1
+            step.data = 0 if size and node.op_type not in sizes.ASKING else 1
             step.record = sizes.recorded(compute, bool(step.data)) if size else views.recorded(compute)
         if fast is not None and node.op_type in WEIGHTS:
             step.weight = node.input[WEIGHTS[node.op_type]]

@@ -486,6 +486,34 @@ class Rewriter:
             del gone.input[:], gone.output[:]
         self._note(node)
 
+    def drop_identities(self) -> None:
+        """Give what an Identity returns and what it reads one name, but where both are results of the graph,
+        or one is and the other is not made here.
+        """
+        outputs = {o.name for o in self.graph.output}
+        names: dict[str, str] = {}
+        kept = []
+
+        def last(name: str) -> str:
+            while name in names:
+                name = names[name]
+            return name
+
+        for node in self.graph.node:
+            first, second = (last(node.input[0]), node.output[0]) if branches.is_identity(node) else ("", "")
+            if second and second not in outputs:
+                names[second] = first
+            elif second and first in self.makers and first not in outputs:
+                names[first] = second
+            else:
+                kept.append(node)
+        if names:
+            kept = [copy_of(n) for n in kept]
+            del self.graph.node[:]
+            self.graph.node.extend(kept)
+            branches.rename(self.graph, {n: last(n) for n in names})
+            self.index()
+
     def merge_equal(self) -> None:
         """Let one node do what several do: the same operator on the same values. Exporters write a Reshape
         and quantizers a quantization for each reader.
@@ -547,6 +575,7 @@ class Rewriter:
         rules |= dict.fromkeys(_MOVING, self.moved)
         rules["MaxPool"], rules["Pad"], rules["Resize"] = self.pooled, self.padded, self.resized
         rules |= dict.fromkeys(("ConvInteger", "MatMulInteger"), lambda node: dynamic.to_float(self, node))
+        self.drop_identities()
         self.merge_equal()
         for node in list(self.graph.node):
             if node.op_type in rules and node.domain in ("", "ai.onnx"):

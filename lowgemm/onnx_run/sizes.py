@@ -21,8 +21,8 @@ from lowgemm.onnx_run.state import State
 from lowgemm.onnx_run.tape import Recorder
 
 _INTEGERS = (np.dtype(np.int64), np.dtype(np.int32))
-#: ONNX's numbers of these types.
-_KINDS = {7: np.int64, 6: np.int32}
+#: ONNX's numbers of these types, and of what an If asks.
+_KINDS = {7: np.int64, 6: np.int32, 9: np.bool_}
 
 
 def shape(state: State, x: np.ndarray, *, start: int = 0, end: int | None = None) -> np.ndarray:
@@ -41,7 +41,7 @@ def concat(state: State, *parts: np.ndarray, axis: int) -> np.ndarray:
 
 
 def cast(state: State, x: np.ndarray, *, to: int, saturate: int = 1, round_mode: str = "up") -> np.ndarray:
-    """Cast to int32 or int64."""
+    """Cast to int32, int64 or bool."""
     return x.astype(_KINDS[to])
 
 
@@ -87,6 +87,7 @@ def constant_of_shape(state: State, shape: np.ndarray, *, value: Any = None) -> 
 #: Operators on int32 and int64.
 OPERATORS: dict[tuple[str, str], Callable[..., Any]] = {
     ("", "Shape"): shape,
+    ("", "Size"): lambda state, x: np.array(np.size(x), np.int64),
     ("", "Gather"): gather,
     ("", "Concat"): concat,
     ("", "Cast"): cast,
@@ -96,9 +97,16 @@ OPERATORS: dict[tuple[str, str], Callable[..., Any]] = {
     ("", "Mul"): lambda state, a, b: np.asarray(a * b),
     ("", "Slice"): slice_,
     ("", "Equal"): lambda state, a, b: np.asarray(a == b),
+    ("", "Less"): lambda state, a, b: np.asarray(a < b),
+    ("", "Greater"): lambda state, a, b: np.asarray(a > b),
+    ("", "Not"): lambda state, a: np.asarray(np.logical_not(a)),
     ("", "Where"): lambda state, condition, a, b: np.where(condition, a, b),
     ("", "ConstantOfShape"): constant_of_shape,
 }
+
+
+#: Operators that ask for a shape.
+ASKING = ("Shape", "Size")
 
 
 def find(nodes: Sequence[Any], constants: Mapping[str, np.ndarray]) -> set[str]:
@@ -118,7 +126,7 @@ def find(nodes: Sequence[Any], constants: Mapping[str, np.ndarray]) -> set[str]:
 
     for node in nodes:
         reads = list(node.input)
-        asks = (node.domain, node.op_type) == ("", "Shape")
+        asks = not node.domain and node.op_type in ASKING
         if asks or (not sizes.isdisjoint(reads) and known(reads) and _is_ours(node)):
             sizes.update(node.output)
     return sizes
@@ -140,7 +148,7 @@ def _is_ours(node: Any) -> bool:
 def recorded(compute: Callable[..., Any], of_shape: bool) -> Callable[..., Any]:
     """What takes a node down whose result the shapes decide: it becomes a constant of the tape.
 
-    Of everything but a Shape (`of_shape`) the inputs must be constants of the tape, too.
+    Of everything but `ASKING` (`of_shape`) the inputs must be constants of the tape, too.
     """
 
     def record(recorder: Recorder, *inputs: Any) -> Any:

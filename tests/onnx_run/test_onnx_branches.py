@@ -408,6 +408,12 @@ def test_names_are_the_only_ones():
     same(as_written(made, feeds), as_written(nested(), feeds))
 
 
+def kinds(node):
+    """Operators of a node and of what is in it, and how many constants that has."""
+    inner = [a.g for a in node.attribute if a.type == 5]
+    return node.op_type, [([kinds(n) for n in g.node], len(g.initializer)) for g in inner]
+
+
 def test_what_stays_as_it_is():
     """An If of float operators, and one in a loop."""
     floats = when("c", ["r"], graph([h.make_node("Neg", ["x"], ["y"])], ["y"]),
@@ -420,8 +426,11 @@ def test_what_stays_as_it_is():
     )  # fmt: skip
     loop = h.make_node("Loop", ["steps", "c", "r"], ["last"], body=body)
     model = model_of([floats, loop], [C, X], ["last"], [SCALE, constant("steps", 2, np.int64)])
-    before = copy.deepcopy(model)
-    assert lifted(model).graph == before.graph
+    made = lifted(model)
+    assert len(made.graph.initializer) == 2
+    assert [kinds(n) for n in made.graph.node] == [kinds(n) for n in model.graph.node]
+    assert len(set(all_names(made.graph))) == len(all_names(made.graph))
+    same(as_written(made, feed()), as_written(model, feed()))
     peers.need("onnxruntime")
     ours = Model(model)
     for run in range(4):
@@ -429,25 +438,26 @@ def test_what_stays_as_it_is():
         same(ours.run(None, feeds), as_written(model, feeds))
 
 
-def test_a_name_of_its_own_in_a_branch_within():
-    """A graph inside of a branch that stays as it is may use a name for another value; that one keeps it."""
-    other = graph([h.make_node("Neg", ["p"], ["i"])], ["i"])
-    deep = when(
-        "c", ["r"], graph([h.make_node("Abs", ["p"], ["t"]), h.make_node("Relu", ["t"], ["i"])], ["i"]), other
-    )
-    first = graph([*product(y="p", n="1"), deep], ["r"])
-    second = graph([*product(y="p"), h.make_node("Tanh", ["p"], ["r"])], ["r"])
-    model = model_of(
-        [when("c", ["y0"], first, second)], [C, X], ["y0"], [SCALE, constant("w", WEIGHT, np.int8)]
-    )
-    made = lifted(model)
-    g = branches.branch(made.graph.node[0], True)
-    inside = branches.branch(g.node[-1], True)
-    assert inside.node[0].input[0] == g.node[-2].output[0]
-    assert [o.name for o in inside.output] == ["i"]
+@pytest.mark.parametrize("decided", [False, True])
+def test_names_that_graphs_within_use_again(decided):
+    """A value in a branch may have the name of the If's result, and one in a graph within that of another
+    branch's, or of the value that it becomes when the nodes of the branch take the place of the If.
+    """
     peers.need("onnxruntime")
-    for c in (True, False):
-        same(Model(model).run(None, feed(c)), as_written(model, feed(c)))
+    other = graph([h.make_node("Neg", ["p"], ["i"])], ["i"])
+    again = graph([h.make_node("Abs", ["p"], ["t"]), h.make_node("Add", ["t", "p"], ["y0"])], ["y0"])
+    deep = when("c", ["r"], again, other)
+    first = graph([*product(y="p", n="1"), deep, h.make_node("Identity", ["p"], ["e"])], ["p", "r", "e"])
+    second = graph([*product(y="p"), h.make_node("Tanh", ["p"], ["r"]), h.make_node("Abs", ["r"], ["e"])],
+                   ["r", "p", "e"])  # fmt: skip
+    nodes = [when("yes" if decided else "c", ["y0", "y1", "y2"], first, second)]
+    held = [SCALE, constant("w", WEIGHT, np.int8), constant("yes", True, bool)]
+    model = model_of(nodes, [C, X], ["y0", "y1", "y2"], held)
+    assert len(set(all_names(lifted(model).graph))) == len(all_names(lifted(model).graph))
+    for fuse in (True, False):
+        ours = Model(model, fuse=fuse)
+        for c in (True, False) * 3:
+            same(ours.run(None, feed(c)), as_written(model, feed(c)))
 
 
 @pytest.mark.parametrize("fuse", [True, False])
