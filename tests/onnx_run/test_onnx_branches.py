@@ -251,7 +251,8 @@ def test_times_of_branches():
     for run in range(4):
         model.timed(None, large(1, run))
     rows = {r.op: r for r in model.profile if r.runs_on == "lowgemm"}
-    assert rows["com.microsoft::MatMulIntegerToFloat"].seconds > 0 < rows["If"].seconds
+    assert rows["com.microsoft::MatMulIntegerToFloat"].seconds > 0
+    assert rows["If"].seconds == 0  # its time is that of the steps in it
 
 
 def test_constants_that_nodes_make_are_inputs_of_parts():
