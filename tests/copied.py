@@ -310,6 +310,7 @@ if importlib.util.find_spec("onnx") is not None:
     from lowgemm.onnx_run import (
         binary,
         block_weights,
+        branches,
         chain_groups,
         chain_plan,
         chain_rows,
@@ -386,6 +387,7 @@ if importlib.util.find_spec("onnx") is not None:
         ("activation", lstm_gates.Activation, lambda: lstm_gates.Activation(lstm_gates.AFFINE, 2.0, 1.0), tuple),
         ("gates", lstm_gates.Gates, lambda: lstm_gates.gates_of({"clip": 2.0})[0], tuple),
         ("rewriter", rewrite.Rewriter, lambda: rewrite.Rewriter(onnx_model()), lambda r: r.constants["w"]),
+        ("names of a model", branches.Names, lambda: branches.Names(onnx_model()), lambda n: n.only("w")),
     ]  # fmt: skip
 
 OBJECTS = {name: (cls, make, use) for name, cls, make, use in _OBJECTS}

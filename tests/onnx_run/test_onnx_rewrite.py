@@ -10,6 +10,7 @@ import onnx_models as om
 from onnx import helper
 
 from lowgemm.onnx_run import Model
+from lowgemm.onnx_run.rewrite import Rewriter
 
 DEPTH = 64
 
@@ -230,3 +231,40 @@ def test_what_a_pad_puts_around(kind):
     assert bool(model.rewritten) == (kind == "dequantized")
     for _ in range(3):
         np.testing.assert_array_equal(model.run(feeds)[0], Model(proto, fuse=False).run(feeds)[0])
+
+
+def test_identities_go():
+    """Each value has one name, but where two results of the graph are one value, or a result is no node's."""
+    node = helper.make_node
+    branch = helper.make_graph(
+        [node("Add", ["b", "c"], ["s"])], "b", [], [helper.make_empty_tensor_value_info("s")]
+    )
+    nodes = [
+        node("Identity", ["x"], ["a"]), node("Relu", ["a"], ["b"]), node("Identity", ["b"], ["c"]),
+        node("Identity", ["c"], ["y"]), node("Identity", ["c"], ["z"]), node("Identity", ["k"], ["m"]),
+        node("Identity", ["x"], ["same"]), node("Add", ["c", "m"], ["t"]), node("Identity", ["t"], ["u"]),
+        node("If", ["q"], ["v"], then_branch=branch, else_branch=branch), node("Mul", ["u", "a"], ["w"]),
+    ]  # fmt: skip
+    names = ("y", "z", "same", "u", "v", "w")
+    outputs = [om.value(n, [2, 2]) for n in names]
+    inputs = [om.value("x", [2, 2]), om.value("q", [], om.TensorProto.BOOL)]
+    model = om.model_of(nodes, inputs, outputs, {"k": np.float32([[3, -1]])}, checked=False)
+    x = np.float32([[1, -2], [0, 3]])
+    feeds = {"x": x, "q": np.array(True)}
+    want = om.onnxruntime_run(model, feeds, "ORT_DISABLE_ALL")
+    rewriter = Rewriter(model)
+    rewriter.drop_identities()
+    left = [(n.op_type, *n.input, *n.output) for n in model.graph.node]
+    assert left == [
+        ("Relu", "x", "y"), ("Identity", "y", "z"), ("Identity", "x", "same"), ("Add", "y", "k", "u"),
+        ("If", "q", "v"), ("Mul", "u", "x", "w"),
+    ]  # fmt: skip
+    assert list(model.graph.node[4].attribute[0].g.node[0].input) == ["y", "y"]
+    got = om.onnxruntime_run(model, feeds, "ORT_DISABLE_ALL")
+    ours = Model(model)
+    for _ in range(4):
+        for name, value in zip(names, ours.run(None, feeds), strict=True):
+            np.testing.assert_array_equal(got[name], want[name])
+            np.testing.assert_array_equal(value, want[name])
+            value[...] = 77
+    np.testing.assert_array_equal(x, [[1, -2], [0, 3]])

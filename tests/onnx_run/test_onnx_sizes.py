@@ -203,6 +203,27 @@ def test_one_row_is_a_view(index):
         Model(cell(more)).run(None, feeds_of(4))
 
 
+@pytest.mark.parametrize("op, number", [("Less", 60), ("Greater", 60), ("Equal", 64)])
+def test_conditions(op, number):
+    """What an If asks of sizes is a constant of the recording before it."""
+
+    def branch(name):
+        return h.make_graph([h.make_node(name, ["p2"], ["r"])], name, [], [onnx.ValueInfoProto(name="r")])
+
+    more = [
+        h.make_node("Constant", [], ["number"], value=h.make_tensor("t", 7, [], [number])),
+        h.make_node("Size", ["a"], ["size"]), h.make_node(op, ["size", "number"], ["is"]),
+        h.make_node("Not", ["is"], ["not"]), h.make_node("Cast", ["not"], ["as_number"], to=7),
+        h.make_node("Cast", ["as_number"], ["cond"], to=9),
+        h.make_node("If", ["cond"], ["y"], then_branch=branch("Exp"), else_branch=branch("Softsign")),
+    ]  # fmt: skip
+    model = cell(more)
+    ours = Model(model, num_threads=1)
+    compared(model, ours, [feeds_of(rows) for rows in (1, 3, 4, 5, 6)])
+    assert [[n.op_type for n in s.nodes] for s in ours._program.steps if s.part] == [["If"]]
+    assert all(type(u) in (frame._Taped, frame._Bound) for u in units(ours))
+
+
 def test_operators():
     """Division towards zero, bounds beyond the ends, negative steps; what is refused."""
     state = State()
