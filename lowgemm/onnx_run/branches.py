@@ -94,7 +94,7 @@ class Names:
     def __init__(self, model: Any, held: Collection[str] = ()) -> None:
         every = (model.graph, *_all_inside(model.graph))
         self._count = Counter(name for graph in every for name in _defined(graph))
-        self._count.update(held)
+        self._count.update(iter(held))  # of a dict it would take the values
 
     def new(self, name: str) -> str:
         """`name`, with underscores behind it if it is in use; it is then."""

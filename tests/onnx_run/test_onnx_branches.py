@@ -409,6 +409,15 @@ def test_names_are_the_only_ones():
     same(as_written(made, feeds), as_written(nested(), feeds))
 
 
+def test_new_names():
+    """Of a model, of what is in it, and of initializers that are elsewhere: their arrays are not looked at."""
+    names = branches.Names(nested(), {"held": np.ones(3), "h_": np.zeros(2)})
+    assert [names.new(n) for n in ("x", "held", "h", "h", "free", "free")] == [
+        "x_", "held_", "h__", "h___", "free", "free_",
+    ]  # fmt: skip
+    assert names.only("v") == "v" and names.only("w") == "w_" and names.only("held") == "held"
+
+
 def kinds(node):
     """Operators of a node and of what is in it, and how many constants that has."""
     inner = [a.g for a in node.attribute if a.type == 5]
