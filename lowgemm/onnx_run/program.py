@@ -802,8 +802,9 @@ class Program(NotCopied):
             if held is not None and of_engine and step.gets_the_cores():
                 held.let_go()
             try:
-                given = [values[n] for n in step.inputs]
-                results = step.run(*given, mode=mode, held=held) if step.branches else step.run(*given)
+                # no name for the inputs: it would keep them beyond their last reader
+                more = {"mode": mode, "held": held} if step.branches else {}
+                results = step.run(*[values[n] for n in step.inputs], **more)
             except TypeError as error:
                 raise TypeError(f"{step.label}: {error}") from error
             except (MemoryError, KeyboardInterrupt):
