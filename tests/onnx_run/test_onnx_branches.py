@@ -524,6 +524,36 @@ def test_without_onnxruntime():
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_what_is_dequantized_for_a_branch_of_the_engines(moved):
+    """Rows of a quantized table: onnxruntime's optimizer (1.32) aborts the process if it gets the
+    DequantizeLinear of what only a branch reads.
+    """
+    g = np.random.default_rng(3)
+    nodes = [
+        h.make_node("Gather", ["table", "i"], ["rows"]), h.make_node("DequantizeLinear", ["rows", "ws", "z"], ["d"]),
+        h.make_node("Reshape", ["d", "flat"], ["r"]),
+        when("c", ["y"], *(graph([h.make_node(op, ["r" if moved else "d"], ["o"])], ["o"]) for op in ("Abs", "Neg"))),
+    ]  # fmt: skip
+    table = g.integers(0, 256, (20, 10), dtype=np.uint8)
+    held = [
+        SCALE,
+        constant("table", table, np.uint8),
+        constant("z", 7, np.uint8),
+        constant("flat", [-1], np.int64),
+    ]
+    ours = Model(model_of(nodes, [C, value("i", T.INT64, [None])], ["y"], held))
+    assert [(s.part is None) for s in ours._program.steps if s.nodes[0].op_type == "DequantizeLinear"] == [
+        True
+    ]
+    for run in range(6):
+        i = g.integers(0, 20, 3)
+        want = (table[i].astype(np.float32) - 7) * np.float32(0.01)
+        want = np.abs(want) if run % 2 == 0 else -want
+        got = ours.run(None, {"c": np.array(run % 2 == 0), "i": i})[0]
+        np.testing.assert_array_equal(got, want.reshape(-1) if moved else want)
+
+
 def test_programs_have_inputs_of_their_own():
     """A branch is given what it reads, not what the other does."""
     model = model_of(
