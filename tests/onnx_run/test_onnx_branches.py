@@ -275,8 +275,9 @@ def test_constants_that_nodes_make_are_inputs_of_parts():
 
 
 # ---- results of branches ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("fuse", [True, False])
-def test_results_that_are_values_of_others(fuse):
+def test_results_that_are_values_of_others(fuse, threads):
     """A branch may return its constant, one from outside, the model's input, or one value twice; the caller may
     write to all of them.
     """
@@ -284,19 +285,26 @@ def test_results_that_are_values_of_others(fuse):
     other = graph(product("x", "w", "k"), ["x", "k", "x", "k", "x"])
     outputs = ["a", "b", "d", "e", "f"]
     weights = [SCALE, constant("w", WEIGHT, np.int8), constant("outer", [4, 5])]
-    model = model_of([when("c", outputs, first, other)], [C, X], outputs, weights)
+    nodes = [*product(y="p", n="0"), when("c", outputs, first, other)]  # the first give the graph a frame
+    model = model_of(nodes, [C, X], [*outputs, "p"], weights)
     plain = Model(model_of(product(), [X], ["y"], weights), fuse=fuse)
-    ours = Model(model, fuse=fuse)
-    for run in range(10):
-        feeds = feed(run % 3 != 2, 2 + run // 5, run)
-        y, before = plain.run(None, {"x": feeds["x"]})[0], feeds["x"].copy()
-        found = ours.run(None, feeds)
-        x = feeds["x"]
-        want = (y, np.ones((2, 2), np.float32), x, y, np.float32([4, 5])) if feeds["c"] else (x, y, x, y, x)
+    ours = Model(model, fuse=fuse, num_threads=threads)
+    results = []
+    for writes in (False, True):
+        for run in range(12):
+            feeds = feed(run % 3 != 2, 2 + run // 6, run)
+            y, before = plain.run(None, {"x": feeds["x"]})[0], feeds["x"].copy()
+            found = ours.run(None, feeds)
+            want = (y, np.ones((2, 2), np.float32), before, y, np.float32([4, 5]))
+            results.append((found, (*(want if feeds["c"] else (before, y, before, y, before)), y)))
+            same(*results[-1])
+            if writes:
+                for a in found:
+                    a[...] = 77
+                np.testing.assert_array_equal(feeds["x"], before)
+                results.pop()
+    for found, want in results:
         same(found, want)
-        for a in found:
-            a[...] = 77
-        np.testing.assert_array_equal(feeds["x"], before)
 
 
 def test_results_that_nobody_reads():
