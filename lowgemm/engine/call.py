@@ -113,8 +113,8 @@ class Call:
         lhs = self.lhs.shape[:-2], self.lhs.strides[:-2]
         return Batch(self.batch_shape, lhs, (rhs.shape[:-2], panels), self.matrices.strides[:-2], sums)
 
-    def plan(self, kernel: kernels.Kernel) -> Plan:
-        """Plan for a kernel, the one of an earlier call of the same kind if there was one."""
+    def plan(self, kernel: kernels.Kernel, held: bool = False) -> Plan:
+        """Plan for a kernel, the one of an earlier call of the same kind if there was one; `held` as in `Plan`."""
         packed = isinstance(self.rhs, PackedRhs)
         lhs = Operand((self.m, self.depth), self.lhs.strides[-2:], self.lhs.dtype.kind)
         rhs = Operand((self.depth, self.n), (0, 0) if packed else self.rhs.strides[-2:], self.rhs.dtype.kind)
@@ -128,6 +128,7 @@ class Call:
             "accumulate": self.accumulate,
             "given_out": self.given_out,
             "num_threads": self.num_threads,
+            "held": held,
         }
         key = (kernel.name, lhs, rhs, *options.values(), stages_key(self.stages))
         plan = _plans.get(key)

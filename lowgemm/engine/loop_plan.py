@@ -197,6 +197,7 @@ class LoopPlan(Plan):
         if len(steps) > 2 * MAX_STAGES:
             raise ValueError(f"output: at most {MAX_STAGES} stages after merging, got {len(steps) // 2}")
         work = loop.macs * self.macs
+        self.nanoseconds = work / threads.MACS_PER_NANOSECOND
         self.made_for = threads.settings() if threads.worth_threads(num_threads, work) else None
         self.image = image = windows.record(strides, windows.channels)
         image["together"] = loop.together

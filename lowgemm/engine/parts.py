@@ -17,19 +17,22 @@ from typing import Any
 
 from lowgemm.engine import threads
 from lowgemm.jit.both_ends import COUNTERS, next_number
-from lowgemm.jit.memory import load_i64
-from lowgemm.jit.routine import Routine, call_address, routine
+from lowgemm.jit.memory import as_address, load_i64, offset, stack, store_64
+from lowgemm.jit.routine import Routine, call_address, inner, routine
+from lowgemm.jit.team import share
 
 #: Signature of a pass.
 PASS = "pnnn"
-#: Nanoseconds of one thread that each thread has to save: what `threads.MACS_PER_THREAD` take.
-NANOSECONDS = 14_000
+#: Nanoseconds of one thread that each thread has to save. Who runs passes holds the team (`jit/team.py`), so two
+#: threads find each other within 1 us.
+NANOSECONDS = 5_000
 #: Nanoseconds from which on it pays to wake a thread; see `threads.LONG_MACS`.
 LONG = 100_000
 #: Parts for each thread, so that one that is late leaves the others most of the work.
 PARTS = 6
 #: Numbers of a job: the pass, its arguments, how many pieces, how many of them a part has, and counters.
 WORK, ARGS, PIECES, STEP, GIVEN, JOB = 0, 1, 2, 3, 4, 4 + COUNTERS
+_JOB_BYTES = 8 * JOB
 
 
 @routine("ppn")
@@ -43,6 +46,24 @@ def work_on_parts(job, counters, worker):
             break
         first = part * step
         call_address(load_i64(job, WORK), (load_i64(job, ARGS), first, min(pieces, first + step), worker))
+
+
+@inner
+def run_inside(team, on_parts, work, args, pieces, step, workers, long):
+    """`run`, in compiled code: a `team`, and the addresses `on_parts` of `work_on_parts`, `work` of a pass and
+    `args` of its arguments. `step` of the `pieces` are a part; `workers` and `long` are as in `jit/team.py`.
+    """
+    if workers == 1:
+        call_address(work, (args, 0, pieces, 0))
+    else:
+        job = stack(_JOB_BYTES)
+        store_64(job, WORK, work)
+        store_64(job, ARGS, args)
+        store_64(job, PIECES, pieces)
+        store_64(job, STEP, step)
+        for i in range(GIVEN, JOB):
+            store_64(job, i, 0)
+        share(team, on_parts, as_address(job), as_address(offset(job, 8 * GIVEN)), workers, long)
 
 
 def workers_for(nanoseconds: float, pieces: int, num_threads: int | None) -> int:

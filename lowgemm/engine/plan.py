@@ -74,6 +74,8 @@ class Plan(NotCopied):
         Add to the result.
     num_threads : int or None
         As in `gemm`.
+    held : bool
+        The team of threads will be held meanwhile (`jit/team.py`), so short products are shared too.
     image : ndarray of one `image.IMAGE`, optional
         The lhs is gathered from an image: its rows are the patches that this describes. What depends on the
         kernel is filled in.
@@ -116,6 +118,7 @@ class Plan(NotCopied):
         accumulate: bool = False,
         given_out: bool = False,
         num_threads: int | None = None,
+        held: bool = False,
         image: np.ndarray | None = None,
         windows: Windows | None = None,
         own_channels: bool = False,
@@ -146,12 +149,18 @@ class Plan(NotCopied):
 
         macs = items * m * n * depth
         # with few rows it takes longer to read the rhs than to multiply
-        work = max(macs, threads.MACS_PER_BYTE * distinct_rhs * depth * n)
+        read, slowest = threads.MACS_PER_BYTE * distinct_rhs * depth * n, threads.LONG_MACS
+        work = max(macs, read)
+        # short work counts as that of a kernel without a `long_macs`
+        shared = max(macs * slowest // (runs.long_macs or slowest), read) if held else work
+        #: What it takes one thread, about.
+        self.nanoseconds = shared / threads.MACS_PER_NANOSECOND
         #: Numba's and lowgemm's thread settings that this plan was made for; None: they play no part.
-        self.made_for = threads.settings() if threads.worth_threads(num_threads, work) else None
+        self.made_for = threads.settings() if threads.worth_threads(num_threads, shared, held) else None
         layout, in_order = batch.layout()
         plan = self._asked(lhs, rhs, out_strides, accumulate, own_channels)
-        self._decide(plan, lhs, rhs, given_out, threads.choose_threads(num_threads, work), in_order)
+        workers = threads.choose_threads(num_threads, shared, held)
+        self._decide(plan, lhs, rhs, given_out, workers, in_order)
         self.threads, self.one_by_one = plan.workers, plan.workers == 1 and in_order
         #: What each worker does.
         self.work = drivers.work

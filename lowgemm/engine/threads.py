@@ -18,6 +18,13 @@ from lowgemm.jit.routine import Routine
 #: two threads were 0.9 times as fast as one at 128 cubed (2 million), 1.26 at 192 (7 million), 1.5 at 256 (17
 #: million).
 MACS_PER_THREAD = 4_500_000
+#: What one thread does in a nanosecond, by which times are reckoned.
+MACS_PER_NANOSECOND = 330
+#: The least while the team is held (`jit/team.py`), so that its threads look for work already: 2.3 us of one
+#: thread. Products of one row of 1024 x 512 and of 9 of 512 x 1024, whose weights come from L3, take
+#: two threads 0.80 and 0.63 of one thread's time then, 9 x 512 x 384 (1.8 million) 0.84, or 1.16 (0.5 us
+#: more) with its weights in L2.
+MACS_PER_THREAD_HELD = 750_000
 #: Multiply-accumulates from which on it pays to wake a thread (0.1 ms at 330 GMAC/s): the caller spends 7 us
 #: on it, and the thread begins 20 to 45 us later. After a NumPy product, on a virtual machine, they are 40
 #: and 60; one thread and two took 116 and 110 us at 320 cubed then, 206 and 194 at 384, 324 and 246 at 448.
@@ -46,9 +53,14 @@ def settings() -> tuple[int | None, int]:
     return config.num_threads, numba.get_num_threads()
 
 
-def worth_threads(requested: int | None, macs: int) -> bool:
+def _least(held: bool) -> int:
+    """Multiply-accumulates for each thread at least."""
+    return MACS_PER_THREAD_HELD if held else MACS_PER_THREAD
+
+
+def worth_threads(requested: int | None, macs: int, held: bool = False) -> bool:
     """Whether the settings matter at all for a product of `macs` multiply-accumulates."""
-    return requested != 1 and macs >= 2 * MACS_PER_THREAD
+    return requested != 1 and macs >= 2 * _least(held)
 
 
 def default_threads() -> int:
@@ -58,15 +70,15 @@ def default_threads() -> int:
     return available if limit is None else max(1, min(limit, available))
 
 
-def choose_threads(requested: int | None, macs: int) -> int:
-    """Number of threads for a product of `macs` multiply-accumulates.
+def choose_threads(requested: int | None, macs: int, held: bool = False) -> int:
+    """Number of threads for a product of `macs` multiply-accumulates; `held`: the team will be held meanwhile.
 
     Never more than asked for, than `config.num_threads` (or else ``OMP_NUM_THREADS``), than Numba's own
     setting, or than pays.
     """
-    if not worth_threads(requested, macs):
+    if not worth_threads(requested, macs, held):
         return 1
-    return max(1, min(most_threads(requested), macs // MACS_PER_THREAD))
+    return max(1, min(most_threads(requested), macs // _least(held)))
 
 
 def most_threads(requested: int | None) -> int:

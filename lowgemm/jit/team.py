@@ -542,8 +542,8 @@ def run(team, work, a, b, workers, long):
     share(team, work, a, b, workers, long)
 
 
-@routine("pnn")
-def hold(team, change, wanted):
+@inner
+def keep(team, change, wanted):
     """Count one caller more, or one less, that holds the team; `wanted` helpers are started or woken."""
     atomic_add(team, HELD, change)
     wanted = min(wanted, load_i64(team, SEATS))
@@ -551,6 +551,12 @@ def hold(team, change, wanted):
         if atomic_load(team, STARTED) < wanted:
             _start(team, wanted)
         _wake_helpers(team, wanted)
+
+
+@routine("pnn")
+def hold(team, change, wanted):
+    """`keep`, for Python."""
+    keep(team, change, wanted)
 
 
 # ---- in Python --------------------------------------------------------------------------------------------

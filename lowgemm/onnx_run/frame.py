@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lowgemm import config
-from lowgemm.engine import threads
+from lowgemm.engine import parts, threads
 from lowgemm.jit import scratch
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run import tape, way_in
@@ -95,9 +95,11 @@ class Seen(NamedTuple):
         return part.session if len(self.made) == len(part.outputs) else None
 
 
-def _shared(one: Seen) -> bool:
-    """Whether what ran may have several threads of lowgemm's."""
-    return one.bound() is None if one.recorded is None else one.recorded.tape.shared
+def _shareable(one: Seen) -> float:
+    """Nanoseconds of lowgemm's that several threads may share, of what ran; of what is not known, many."""
+    if one.recorded is not None:
+        return one.recorded.tape.shareable
+    return parts.LONG if one.bound() is None else 0
 
 
 class _Kept:
@@ -439,8 +441,8 @@ class Frame(NotCopied):
         self._put = way_in.put()
         self._put_call, self._kept = way_in.put_call(list(inputs.values()), places)
         self._loose = [(i, n) for i, n in enumerate(inputs) if i not in places]
-        #: Whether some of it may have several threads of lowgemm's.
-        self.shared = any(_shared(one) for one in seen)
+        #: Whether it pays to hold the team of threads for it. A single tape does that itself.
+        self.shared = len(seen) > 1 and sum(map(_shareable, seen)) >= parts.LONG
 
     def _array(self, begin: int, form: _Form) -> np.ndarray:
         return np.ndarray(form.shape, form.dtype, self._memory, begin, form.strides)

@@ -1,14 +1,16 @@
 """DynamicQuantizeLSTM of constant weights, which are packed once.
 
 Both products are lowgemm's, the gates' functions those of `lstm_gates.py`, and every other operation is in
-onnxruntime's order (`lstm.py` has the definition). One compiled call runs all steps of a direction
-(`lstm_steps.py`), and several threads run both directions at once.
+onnxruntime's order (`lstm.py` has the definition). One compiled call runs all steps (`lstm_steps.py`). Several
+threads run both directions at once; of a single one, or where there are more threads than directions, they
+share each step, if it is large enough.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,11 +19,11 @@ from lowgemm.engine import parts
 from lowgemm.engine.packed_rhs import pack_rhs, repacked
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.gemm import gemm
-from lowgemm.jit import scratch
+from lowgemm.jit import scratch, team
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run import dynamic, turned
+from lowgemm.onnx_run import lstm_steps as steps_code
 from lowgemm.onnx_run.lstm_gates import Gates, gates_of
-from lowgemm.onnx_run.lstm_steps import run_directions, take_state
 from lowgemm.onnx_run.state import State
 from lowgemm.onnx_run.tape import Recorder, clear, scale_by, ways
 
@@ -46,6 +48,68 @@ def lengths_of(given: np.ndarray, steps: int, rows: int) -> np.ndarray:
     return np.ascontiguousarray(given)
 
 
+#: A state of so many units or more has its columns in several blocks, a power of two of them: at most so many,
+#: and each has half as many units at least. With blocks of 64 and of 16 units a batch of sequences takes 1.1
+#: and 1.4 times as long.
+LEAST_CUT, MOST_BLOCKS = 256, 8
+#: Parts of a step for each thread, so that one that is late leaves the others most of the work.
+PARTS = 2
+#: Nanoseconds of a step for each unit of the state beside its products; products in one of a single row, whose
+#: weights come from the second-level cache, and of several rows.
+GATES, PRODUCTS_OF_A_ROW, PRODUCTS = 2.3, 140, 330
+#: Where a pass pays two threads, so does a step of half the time: they find each other at the next one. A step
+#: takes two of them 1 us more than half of its time.
+STEPS_OF_A_PASS = 2
+
+
+def block_of(hidden: int, lanes: int) -> int:
+    """Units of the state whose columns lie together: all of a small one, else a multiple of a vector and of a
+    panel's columns, `lanes`.
+    """
+    count, step = 1, math.lcm(16, lanes)
+    while count < MOST_BLOCKS and hidden >= LEAST_CUT * count:
+        count *= 2
+    return hidden if count == 1 else min(hidden, -(-hidden // (step * count)) * step)
+
+
+def in_blocks(a: np.ndarray, block: int) -> np.ndarray:
+    """The columns of four gates, the last axis, in blocks of so many units, as `lstm_steps.py` has them."""
+    hidden = a.shape[-1] // 4
+    units = np.arange(hidden)
+    order = np.concatenate(
+        [g * hidden + units[u : u + block] for u in range(0, hidden, block) for g in range(4)]
+    )
+    return a[..., order]
+
+
+class _Cut(NamedTuple):
+    """How a step is cut into parts: units and rows of one, how many there are, and threads."""
+
+    units: int
+    rows: int
+    parts: int
+    workers: int
+
+
+def cut_of(hidden: int, block: int, rows: int, num_threads: int | None) -> _Cut:
+    """For as many threads as pay, at most `num_threads`: a large state between its blocks, whose columns each
+    thread finds in its core's cache again, a small one between its rows.
+    """
+    blocks = -(-hidden // block)
+    pieces = blocks if blocks > 1 else rows
+    workers = 1
+    if team.the_team() is not None:
+        workers = parts.workers_for(STEPS_OF_A_PASS * step_time(hidden, rows), pieces, num_threads)
+    each = -(-pieces // (PARTS * workers)) if workers > 1 else pieces
+    units, part_rows = (each * block, rows) if blocks > 1 else (hidden, each)
+    return _Cut(units, part_rows, -(-pieces // each), workers)
+
+
+def step_time(hidden: int, rows: int) -> float:
+    """Nanoseconds of a step on one thread, about."""
+    return 4 * hidden**2 * max(1 / PRODUCTS_OF_A_ROW, rows / PRODUCTS) + rows * hidden * GATES
+
+
 class _Direction(NotCopied):
     """The weights of one direction, packed, and plans by the number of rows."""
 
@@ -62,27 +126,43 @@ class _Direction(NotCopied):
         gates: Gates,
         backward: bool,
     ) -> None:
-        wide = w.shape[1]
-        self.w, self.r, self.zeros = pack_rhs(w), repacked(pack_rhs(r), kernels.selected()), zeros
-        self.scales = [np.broadcast_to(s, (wide,)).astype(np.float32) for s in scales]
+        wide, kernel = w.shape[1], kernels.selected()
+        #: Units of the state whose columns lie together.
+        self.block = block = block_of(len(r), kernel.lanes)
+        self.w, self.zeros = pack_rhs(in_blocks(w, block)), zeros
+        self.r = repacked(pack_rhs(in_blocks(r, block)), kernel)
+        self.scales = [in_blocks(np.broadcast_to(s, (wide,)).astype(np.float32), block) for s in scales]
         #: What nothing is added with.
         self.none, self.nothing = np.zeros(wide, np.int32), np.full(wide, -0.0, np.float32)
-        self.bias = self.nothing if bias is None else (bias[:wide] + bias[wide:]).astype(np.float32)
+        self.bias = self.nothing
+        if bias is not None:
+            self.bias = in_blocks((bias[:wide] + bias[wide:]).astype(np.float32), block)
         self.peepholes = None if peepholes is None else np.ascontiguousarray(peepholes, np.float32)
         self.gates, self.backward = gates.numbers(bias is not None), backward
-        self._plans: dict[int, Plan] = {}
+        #: By rows and columns, for the cut that came last.
+        self._plans: tuple[Any, list[Plan]] = None, []
 
-    def _plan(self, rows: int) -> Plan:
-        if rows not in self._plans:
+    def plans(self, rows: int, cut: _Cut) -> list[Plan]:
+        """Of the state's product in all parts but the last, and in the last."""
+        if self._plans[0] != (rows, cut):
             depth, columns = self.r.shape
-            self._plans = {
-                rows: Plan(
-                    kernels.by_name(self.r.kernel), Operand((rows, depth), (depth, 1), "u"),
-                    Operand((depth, columns), (0, 0), self.r.dtype.kind), result=np.dtype(np.int32),
+            sizes = [(min(cut.rows, rows), min(4 * cut.units, columns))]
+            before = cut.parts - 1
+            # cut one way or the other
+            sizes.append(
+                (rows - before * cut.rows, columns)
+                if cut.rows < rows
+                else (rows, columns - before * 4 * cut.units)
+            )
+            self._plans = (rows, cut), [
+                Plan(
+                    kernels.by_name(self.r.kernel), Operand((m, depth), (depth, 1), "u"),
+                    Operand((depth, n), (0, 0), self.r.dtype.kind), result=np.dtype(np.int32),
                     out_strides=(4 * columns, 4), packed=True, num_threads=1,
                 )
-            }  # fmt: skip
-        return self._plans[rows]
+                for m, n in sizes
+            ]  # fmt: skip
+        return self._plans[1]
 
     def words(
         self,
@@ -91,6 +171,7 @@ class _Direction(NotCopied):
         y: np.ndarray,
         lengths: np.ndarray | None,
         threads: Any,
+        cut: _Cut,
         recorder: Recorder | None,
     ) -> Any:
         """Multiply the input.
@@ -117,29 +198,63 @@ class _Direction(NotCopied):
         run(scale_by, (at(scale), held(self.scales[0]), at(own)), columns)
         places = at(gates), held(self.none), at(own), held(self.nothing)
         turned.run_scaled_rows(*places, (steps * rows, columns), threads, run)
-        plan, r = self._plan(rows), self.r
-        nbytes = plan.scratch_bytes + scratch.ALIGNMENT
+        r, plans = self.r, self.plans(rows, cut)
+        each = -(-max(p.scratch_bytes for p in plans) // scratch.ALIGNMENT) * scratch.ALIGNMENT
         if recorder is None:
-            space = scratch.aligned_empty(nbytes)
+            space = scratch.aligned_empty(each * cut.workers)
         else:  # in a recording each array begins at an aligned place
-            space = np.empty(nbytes, np.uint8)
-            recorder.kept.append(plan)
+            space = np.empty(each * cut.workers, np.uint8)
+            recorder.kept += plans
         memory = (
             space, np.empty(rows * hidden + 64, np.uint8), np.empty((rows, columns), np.int32),
-            np.empty(max(hidden, 2), np.float32),
+            np.empty(max(hidden * cut.workers, 2), np.float32),
         )  # fmt: skip
+        standing = team.the_team()
 
         # where they lie is asked last: a recording keeps a place up to the pass that it was asked for
         def arguments() -> list[Any]:
-            return [
-                int(plan.p.single), held(plan.numbers), r.panels_address, r.sums_address, at(space), at(gates),
-                *(at(v) for v in states), held(self.bias), held(self.scales[1]), at(y),
-                *(at(v) for v in memory[1:]), held(self.gates),
-                *(0 if v is None else held(v) for v in (self.peepholes, lengths)), int(self.zeros[1]), steps,
-                rows, hidden, y.strides[0] // 4, int(self.backward), len(y),
-            ]  # fmt: skip
+            found: list[Any] = [0] * steps_code.OF_DIRECTION
+            for number, value in {
+                steps_code.PRODUCT: int(plans[0].p.single),
+                steps_code.PLAN: held(plans[0].numbers),
+                steps_code.LAST_PLAN: held(plans[1].numbers),
+                steps_code.PANELS: r.panels_address,
+                steps_code.SUMS: r.sums_address,
+                steps_code.COLUMN_BYTES: r.rhs_bytes // r.sums.shape[-1],
+                steps_code.ZERO: int(self.zeros[1]),
+                steps_code.SPACE: at(space),
+                steps_code.SPACE_BYTES: each,
+                steps_code.GATES: at(gates),
+                steps_code.BLOCK: self.block,
+                steps_code.BIAS: held(self.bias),
+                steps_code.SCALES: held(self.scales[1]),
+                steps_code.STATE: at(states[0]),
+                steps_code.CELLS: at(states[1]),
+                steps_code.OUT: at(y),
+                steps_code.OUT_STEP: y.strides[0] // 4,
+                steps_code.BACKWARD: int(self.backward),
+                steps_code.CODED: at(memory[1]),
+                steps_code.ACC: at(memory[2]),
+                steps_code.WORK: at(memory[3]),
+                steps_code.NUMBERS: held(self.gates),
+                steps_code.SEEN: 0 if self.peepholes is None else held(self.peepholes),
+                steps_code.LENGTHS: 0 if lengths is None else held(lengths),
+                steps_code.STEPS: steps,
+                steps_code.ALL_STEPS: len(y),
+                steps_code.ROWS: rows,
+                steps_code.HIDDEN: hidden,
+                steps_code.PART: cut.units,
+                steps_code.PART_ROWS: cut.rows,
+                steps_code.PARTS: cut.parts,
+                steps_code.WORKERS: cut.workers,
+                steps_code.TEAM: 0 if standing is None else standing.address,
+                steps_code.RUN_PART: steps_code.run_part.address,
+                steps_code.RUN_PARTS: parts.work_on_parts.address,
+            }.items():
+                found[number] = value
+            return found
 
-        return arguments, (gates, own, plan, *memory)
+        return arguments, (gates, own, *plans, *memory)
 
 
 def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
@@ -247,19 +362,23 @@ class _Prepared(NotCopied):
         elif not np.isfinite(scale):  # the state becomes NaN
             return NotImplemented
         later_words, alive = [], [x, y, *coded]
+        count, rows, hidden = h.shape
+        block = self.directions[0].block
+        cut = cut_of(hidden, block, rows, self.num_threads)
+        if 1 < cut.workers <= count:  # they run both directions at once
+            cut = cut_of(hidden, block, rows, 1)
         for d, direction in enumerate(self.directions):
-            found = direction.words(coded, (h[d], c[d]), y[:, d], lengths, self.num_threads, recorder)
+            found = direction.words(coded, (h[d], c[d]), y[:, d], lengths, self.num_threads, cut, recorder)
             if found is NotImplemented:
                 return NotImplemented
             later_words.append(found[0])
             alive += found[1]
         words = [word for of_direction in later_words for word in of_direction()]
-        directions, rows, hidden = h.shape
-        # 75 products a nanosecond, read from the second-level cache
-        time = steps * rows * hidden * (4 * hidden / 75 + 3) * directions
-        workers = parts.workers_for(time, directions, self.num_threads)
-        ways(recorder).run(run_directions, words, directions, workers, time)
+        time = count * steps * step_time(hidden, rows)
+        workers = parts.workers_for(time, count, 1 if cut.workers > 1 else self.num_threads)
+        ways(recorder).run(steps_code.run_directions, words, count, workers, time)
         if recorder is not None:
+            recorder.shares(cut.workers, time)
             recorder.keep(*alive)
         return y, h, c
 
@@ -274,7 +393,7 @@ def _finite_copy(given: Any, recorder: Recorder) -> np.ndarray:
     """Take down a copy; the recording refuses numbers that are not finite."""
     copy, bad = np.empty(given.shape, np.float32), np.empty(1, np.float32)
     recorder.keep(given, copy, bad)
-    recorder.run(take_state, (recorder.at(given), recorder.at(copy), recorder.at(bad)), copy.size)
+    recorder.run(steps_code.take_state, (recorder.at(given), recorder.at(copy), recorder.at(bad)), copy.size)
     recorder.check(bad)
     return copy
 

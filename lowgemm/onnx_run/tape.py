@@ -34,7 +34,6 @@ from lowgemm.jit.memory import (
     load_u8,
     offset,
     pointer_at,
-    stack,
     store_32,
     store_64,
     store_f32,
@@ -46,40 +45,34 @@ from lowgemm.onnx_run.addresses import address
 #: Kinds of inputs for which a group keeps tapes.
 SHAPES = 16
 #: Numbers of a tape: which pass failed, counted from 1; the first pass to run, and the one behind the last;
-#: addresses of `work_on_parts` and of the team.
+#: addresses of `work_on_parts` and of the team; helpers of the team that are kept awake meanwhile.
 #: Then `ENTRY` numbers a pass: its address, where its arguments are, pieces, pieces of a part, workers,
 #: whether helpers are woken for it, and the address of a float32 that is NaN if it failed, or 0. Then the
 #: arguments.
-STATUS, FIRST, END, WORK_ON_PARTS, TEAM, HEAD = range(6)
+STATUS, FIRST, END, WORK_ON_PARTS, TEAM, HELPERS, HEAD = range(7)
 WORK, ARGS, PIECES, STEP, WORKERS, LONG, CHECKED, ENTRY = range(8)
-_JOB_BYTES = 8 * parts.JOB
 
 
 @routine("p")
 def run_tape(tape):
     """Run the passes of a tape, up to the first that fails."""
+    helpers = load_i64(tape, HELPERS)
+    if helpers > 0:
+        team.keep(pointer_at(tape, TEAM), 1, helpers)
     for number in range(load_i64(tape, FIRST), load_i64(tape, END)):
         entry = offset(tape, 8 * (HEAD + ENTRY * number))
-        args, pieces = as_address(offset(tape, 8 * load_i64(entry, ARGS))), load_i64(entry, PIECES)
-        if load_i64(entry, WORKERS) == 1:
-            call_address(load_i64(entry, WORK), (args, 0, pieces, 0))
-        else:
-            job = stack(_JOB_BYTES)
-            store_64(job, parts.WORK, load_i64(entry, WORK))
-            store_64(job, parts.ARGS, args)
-            store_64(job, parts.PIECES, pieces)
-            store_64(job, parts.STEP, load_i64(entry, STEP))
-            for i in range(parts.GIVEN, parts.JOB):
-                store_64(job, i, 0)
-            team.share(
-                pointer_at(tape, TEAM), load_i64(tape, WORK_ON_PARTS), as_address(job),
-                as_address(offset(job, 8 * parts.GIVEN)), load_i64(entry, WORKERS), load_i64(entry, LONG),
-            )  # fmt: skip
+        parts.run_inside(
+            pointer_at(tape, TEAM), load_i64(tape, WORK_ON_PARTS), load_i64(entry, WORK),
+            as_address(offset(tape, 8 * load_i64(entry, ARGS))), load_i64(entry, PIECES), load_i64(entry, STEP),
+            load_i64(entry, WORKERS), load_i64(entry, LONG),
+        )  # fmt: skip
         if load_i64(entry, CHECKED) != 0:
             found = load_f32(pointer_at(entry, CHECKED), 0)
             if found != found:
                 store_64(tape, STATUS, number + 1)
-                return
+                break
+    if helpers > 0:
+        team.keep(pointer_at(tape, TEAM), -1, 0)
 
 
 @routine(parts.PASS)
@@ -172,6 +165,8 @@ class Recorder(NotCopied):
     def __init__(self, inputs: Mapping[int, np.ndarray]) -> None:
         self.passes: list[tuple[Any, list[Any], int, int, float]] = []
         self.checks: dict[int, _Place | int] = {}
+        #: By pass: threads of the jobs that it opens itself, and what they take one thread.
+        self.jobs: dict[int, tuple[int, float]] = {}
         #: What has to live as long as the tape, and what only until it is made.
         self.kept: list[Any] = []
         self._alive: list[Any] = []
@@ -196,6 +191,7 @@ class Recorder(NotCopied):
         """Forget the passes that were taken down since."""
         del self.passes[mark:]
         self.checks = {i: place for i, place in self.checks.items() if i < mark}
+        self.jobs = {i: job for i, job in self.jobs.items() if i < mark}
 
     def held(self, a: np.ndarray) -> int:
         """The address of a constant, for an argument of a pass; it lives as long as the tape."""
@@ -241,6 +237,11 @@ class Recorder(NotCopied):
     ) -> None:
         """Take down a pass; the arguments are those of `parts.run`, places instead of addresses."""
         self.passes.append((work, list(args), pieces, workers, nanoseconds))
+
+    def shares(self, workers: int, nanoseconds: float) -> None:
+        """Note that so many threads may share what the last pass does, by jobs of its own."""
+        if workers > 1:
+            self.jobs[len(self.passes) - 1] = workers, nanoseconds
 
     def _point(self, zero: Any, operand: Any) -> tuple[Any, Any] | None:
         """An operand's zero point as two arguments of a pass (`_zero_point`): a number, or one that an array
@@ -299,6 +300,7 @@ class Recorder(NotCopied):
             *at_vectors,
         )  # fmt: skip
         self.run(run_plan, args, 1)
+        self.shares(plan.threads, plan.nanoseconds)
         return True
 
     def product(
@@ -332,7 +334,7 @@ class Recorder(NotCopied):
         if not y.size or call.own_zeros:
             return NotImplemented
         right = repacked(rhs, kernel) if isinstance(rhs, PackedRhs) else rhs
-        return y if self.run_plan(call.plan(kernel), lhs, right, y, zeros) else NotImplemented
+        return y if self.run_plan(call.plan(kernel, held=True), lhs, right, y, zeros) else NotImplemented
 
     def _known_point(self, zero: Any) -> Any:
         """A zero point that is a constant as a number, if it is one for all."""
@@ -431,10 +433,9 @@ class Tape(NotCopied):
 
     def __init__(self, recorder: Recorder, outputs: Sequence[np.ndarray]) -> None:
         self._kept = [recorder.kept, [p[0] for p in recorder.passes]]
-        #: Whether any of it may have several threads.
-        self.shared = any(p[3] > 1 for p in recorder.passes) or any(
-            getattr(kept, "threads", 1) > 1 for kept in recorder.kept
-        )
+        jobs = [(p[3], p[4]) for p in recorder.passes if p[3] > 1] + list(recorder.jobs.values())
+        #: Nanoseconds that one thread takes for what may have several.
+        self.shareable = sum(nanoseconds for _, nanoseconds in jobs)
         #: Shape, dtype and strides of each input, by number.
         self.forms = {n: (x.shape, x.dtype, x.strides) for n, x in recorder.given.items()}
         #: The outputs, and the memory that each run makes for them: number of the owner, bytes.
@@ -450,9 +451,11 @@ class Tape(NotCopied):
         #: Bytes that a run needs besides.
         places, self.nbytes = placed(lives)
         where = dict(zip(own, places, strict=True))
-        words: list[Any] = [0, 0, len(recorder.passes), parts.work_on_parts.address, 0]
+        words: list[Any] = [0, 0, len(recorder.passes), parts.work_on_parts.address, 0, 0]
         standing = team.the_team()
         words[TEAM] = 0 if standing is None else standing.address
+        if self.shareable >= parts.LONG:
+            words[HELPERS] = max(workers for workers, _ in jobs) - 1
         at = HEAD + ENTRY * len(recorder.passes)
         for i, (work, args, pieces, workers, nanoseconds) in enumerate(recorder.passes):
             step, long = parts.step_of(pieces, workers), int(nanoseconds >= parts.LONG)
