@@ -114,7 +114,9 @@ class Call:
         return Batch(self.batch_shape, lhs, (rhs.shape[:-2], panels), self.matrices.strides[:-2], sums)
 
     def plan(self, kernel: kernels.Kernel, held: bool = False) -> Plan:
-        """Plan for a kernel, the one of an earlier call of the same kind if there was one; `held` as in `Plan`."""
+        """Plan for a kernel, the one of an earlier call of the same kind if there was one; `held` is as in
+        `Plan`.
+        """
         packed = isinstance(self.rhs, PackedRhs)
         lhs = Operand((self.m, self.depth), self.lhs.strides[-2:], self.lhs.dtype.kind)
         rhs = Operand((self.depth, self.n), (0, 0) if packed else self.rhs.strides[-2:], self.rhs.dtype.kind)

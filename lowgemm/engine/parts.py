@@ -23,8 +23,8 @@ from lowgemm.jit.team import share
 
 #: Signature of a pass.
 PASS = "pnnn"
-#: Nanoseconds of one thread that each thread has to save. Who runs passes holds the team (`jit/team.py`), so two
-#: threads find each other within 1 us.
+#: Nanoseconds of one thread that each thread has to save. Who runs passes holds the team (`jit/team.py`), so
+#: two threads find each other within 1 us.
 NANOSECONDS = 5_000
 #: Nanoseconds from which on it pays to wake a thread; see `threads.LONG_MACS`.
 LONG = 100_000
@@ -49,21 +49,19 @@ def work_on_parts(job, counters, worker):
 
 
 @inner
-def run_inside(team, on_parts, work, args, pieces, step, workers, long):
-    """`run`, in compiled code: a `team`, and the addresses `on_parts` of `work_on_parts`, `work` of a pass and
-    `args` of its arguments. `step` of the `pieces` are a part; `workers` and `long` are as in `jit/team.py`.
+def share_inside(team, on_parts, work, args, pieces, step, workers, long):
+    """`run` on several threads in compiled code: a `team`, and the addresses `on_parts` of `work_on_parts`,
+    `work` of a pass and `args` of its arguments. `step` of the `pieces` are a part; `workers` and `long` are
+    as in `jit/team.py`.
     """
-    if workers == 1:
-        call_address(work, (args, 0, pieces, 0))
-    else:
-        job = stack(_JOB_BYTES)
-        store_64(job, WORK, work)
-        store_64(job, ARGS, args)
-        store_64(job, PIECES, pieces)
-        store_64(job, STEP, step)
-        for i in range(GIVEN, JOB):
-            store_64(job, i, 0)
-        share(team, on_parts, as_address(job), as_address(offset(job, 8 * GIVEN)), workers, long)
+    job = stack(_JOB_BYTES)
+    store_64(job, WORK, work)
+    store_64(job, ARGS, args)
+    store_64(job, PIECES, pieces)
+    store_64(job, STEP, step)
+    for i in range(GIVEN, JOB):
+        store_64(job, i, 0)
+    share(team, on_parts, as_address(job), as_address(offset(job, 8 * GIVEN)), workers, long)
 
 
 def workers_for(nanoseconds: float, pieces: int, num_threads: int | None) -> int:

@@ -71,7 +71,7 @@ def default_threads() -> int:
 
 
 def choose_threads(requested: int | None, macs: int, held: bool = False) -> int:
-    """Number of threads for a product of `macs` multiply-accumulates; `held`: the team will be held meanwhile.
+    """Threads for a product of `macs` multiply-accumulates; `held`: the team will be held meanwhile.
 
     Never more than asked for, than `config.num_threads` (or else ``OMP_NUM_THREADS``), than Numba's own
     setting, or than pays.

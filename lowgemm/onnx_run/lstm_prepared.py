@@ -1,9 +1,9 @@
 """DynamicQuantizeLSTM of constant weights, which are packed once.
 
 Both products are lowgemm's, the gates' functions those of `lstm_gates.py`, and every other operation is in
-onnxruntime's order (`lstm.py` has the definition). One compiled call runs all steps (`lstm_steps.py`). Several
-threads run both directions at once; of a single one, or where there are more threads than directions, they
-share each step, if it is large enough.
+onnxruntime's order (`lstm.py` has the definition). One compiled call runs all steps (`lstm_steps.py`).
+Several threads run both directions at once. Of a single direction they share each step, if it is large
+enough, and so do more threads than there are directions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lowgemm import kernels
-from lowgemm.engine import parts
+from lowgemm.engine import parts, threads
 from lowgemm.engine.packed_rhs import pack_rhs, repacked
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.gemm import gemm
@@ -48,17 +48,17 @@ def lengths_of(given: np.ndarray, steps: int, rows: int) -> np.ndarray:
     return np.ascontiguousarray(given)
 
 
-#: A state of so many units or more has its columns in several blocks, a power of two of them: at most so many,
-#: and each has half as many units at least. With blocks of 64 and of 16 units a batch of sequences takes 1.1
-#: and 1.4 times as long.
+#: A state of so many units or more has its columns in several blocks, a power of two of them, at most so
+#: many. Each has about half of these units or more: with blocks of 64 and of 16 units a batch of sequences
+#: takes 1.1 and 1.4 times as long.
 LEAST_CUT, MOST_BLOCKS = 256, 8
 #: Parts of a step for each thread, so that one that is late leaves the others most of the work.
 PARTS = 2
-#: Nanoseconds of a step for each unit of the state beside its products; products in one of a single row, whose
-#: weights come from the second-level cache, and of several rows.
-GATES, PRODUCTS_OF_A_ROW, PRODUCTS = 2.3, 140, 330
-#: Where a pass pays two threads, so does a step of half the time: they find each other at the next one. A step
-#: takes two of them 1 us more than half of its time.
+#: Nanoseconds of a step for each unit of the state beside its products; and products in one of a single row
+#: whose weights come from the second-level cache.
+GATES, PRODUCTS_OF_A_ROW = 2.3, 140
+#: A step pays two threads from half of a pass's time on, since they find each other at the next one: it takes
+#: them 1 us more than half of one thread's time.
 STEPS_OF_A_PASS = 2
 
 
@@ -91,23 +91,27 @@ class _Cut(NamedTuple):
     workers: int
 
 
-def cut_of(hidden: int, block: int, rows: int, num_threads: int | None) -> _Cut:
-    """For as many threads as pay, at most `num_threads`: a large state between its blocks, whose columns each
-    thread finds in its core's cache again, a small one between its rows.
+def cut_of(hidden: int, block: int, rows: int, time: float, num_threads: int | None) -> _Cut:
+    """For as many threads as pay where a step takes one so long, at most `num_threads`: a large state between
+    its blocks, whose columns each thread finds in its core's cache again, a small one between its rows.
     """
     blocks = -(-hidden // block)
     pieces = blocks if blocks > 1 else rows
     workers = 1
     if team.the_team() is not None:
-        workers = parts.workers_for(STEPS_OF_A_PASS * step_time(hidden, rows), pieces, num_threads)
+        workers = parts.workers_for(STEPS_OF_A_PASS * time, pieces, num_threads)
     each = -(-pieces // (PARTS * workers)) if workers > 1 else pieces
     units, part_rows = (each * block, rows) if blocks > 1 else (hidden, each)
     return _Cut(units, part_rows, -(-pieces // each), workers)
 
 
-def step_time(hidden: int, rows: int) -> float:
-    """Nanoseconds of a step on one thread, about."""
-    return 4 * hidden**2 * max(1 / PRODUCTS_OF_A_ROW, rows / PRODUCTS) + rows * hidden * GATES
+def step_time(hidden: int, rows: int, steps: int, far: bool) -> float:
+    """Nanoseconds of a step on one thread, about; `far`: the first one finds the weights behind the
+    second-level cache.
+    """
+    near = max(1 / PRODUCTS_OF_A_ROW, rows / threads.MACS_PER_NANOSECOND)
+    first = max(threads.MACS_PER_BYTE / threads.MACS_PER_NANOSECOND, near) if far else near
+    return 4 * hidden**2 * ((steps - 1) * near + first) / steps + rows * hidden * GATES
 
 
 class _Direction(NotCopied):
@@ -170,7 +174,7 @@ class _Direction(NotCopied):
         states: tuple[np.ndarray, np.ndarray],
         y: np.ndarray,
         lengths: np.ndarray | None,
-        threads: Any,
+        num_threads: int | None,
         cut: _Cut,
         recorder: Recorder | None,
     ) -> Any:
@@ -188,16 +192,16 @@ class _Direction(NotCopied):
         lines = coded.reshape(-1, depth)
         if recorder is None:
             gates = gemm(
-                lines, self.w, lhs_zero_point=int(zero), rhs_zero_point=self.zeros[0], num_threads=threads
+                lines, self.w, lhs_zero_point=int(zero), rhs_zero_point=self.zeros[0], num_threads=num_threads
             )
         else:
-            gates = recorder.product(lines, self.w, zero, self.zeros[0], None, threads)
+            gates = recorder.product(lines, self.w, zero, self.zeros[0], None, num_threads)
             if gates is NotImplemented:
                 return NotImplemented
         own = np.empty(columns, np.float32)
         run(scale_by, (at(scale), held(self.scales[0]), at(own)), columns)
         places = at(gates), held(self.none), at(own), held(self.nothing)
-        turned.run_scaled_rows(*places, (steps * rows, columns), threads, run)
+        turned.run_scaled_rows(*places, (steps * rows, columns), num_threads, run)
         r, plans = self.r, self.plans(rows, cut)
         each = -(-max(p.scratch_bytes for p in plans) // scratch.ALIGNMENT) * scratch.ALIGNMENT
         if recorder is None:
@@ -364,9 +368,10 @@ class _Prepared(NotCopied):
         later_words, alive = [], [x, y, *coded]
         count, rows, hidden = h.shape
         block = self.directions[0].block
-        cut = cut_of(hidden, block, rows, self.num_threads)
+        time = step_time(hidden, rows, steps, recorder is not None and recorder.far)
+        cut = cut_of(hidden, block, rows, time, self.num_threads)
         if 1 < cut.workers <= count:  # they run both directions at once
-            cut = cut_of(hidden, block, rows, 1)
+            cut = cut_of(hidden, block, rows, time, 1)
         for d, direction in enumerate(self.directions):
             found = direction.words(coded, (h[d], c[d]), y[:, d], lengths, self.num_threads, cut, recorder)
             if found is NotImplemented:
@@ -374,7 +379,7 @@ class _Prepared(NotCopied):
             later_words.append(found[0])
             alive += found[1]
         words = [word for of_direction in later_words for word in of_direction()]
-        time = count * steps * step_time(hidden, rows)
+        time *= count * steps
         workers = parts.workers_for(time, count, 1 if cut.workers > 1 else self.num_threads)
         ways(recorder).run(steps_code.run_directions, words, count, workers, time)
         if recorder is not None:

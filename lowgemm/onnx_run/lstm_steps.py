@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from lowgemm.compat.onnx_passes import extremes_of, quantize_one, range_of_numbers, scale_of
-from lowgemm.engine.parts import PASS, run_inside
+from lowgemm.engine.parts import PASS, share_inside
 from lowgemm.jit.memory import (
     as_address,
     is_null,
@@ -38,22 +38,22 @@ _u64 = np.uint64
 #: `ZERO` is their zero point. Each worker has `SPACE_BYTES` of `SPACE`.
 #:
 #: `GATES` are float32 (steps, rows, 4 x hidden), the input's part; they are written over. Their columns are
-#: blocks of `BLOCK` units, the last of what is left; each has those of the input, output, forget and cell gate
-#: one after the other. So have `BIAS` and `SCALES`, a float32 for each column, and the product. `STATE` and
-#: `CELLS` (rows, hidden) will be changed, `OUT` (all_steps, rows, hidden) is filled; it has `OUT_STEP` numbers
-#: from one step to the next. With `BACKWARD` steps run from the last to the first. `CODED`, `ACC` and `WORK`
-#: are memory for the state's bytes, the product's sums, and for each worker hidden float32. `NUMBERS` say what becomes of
-#: the gates (`lstm_gates.py`). `SEEN` are 3 x hidden peepholes, those of the input, output and forget gate, or
-#: null. `LENGTHS` are those of the sequences, int32, none above `STEPS`, or null. What lies behind the end of
-#: a sequence is 0 in `OUT`, and in the state until the end.
+#: blocks of `BLOCK` units, the last of what is left; each has those of the input, output, forget and cell
+#: gate one after the other. So have `BIAS` and `SCALES`, a float32 for each column, and the product. `STATE`
+#: and `CELLS` (rows, hidden) will be changed, `OUT` (all_steps, rows, hidden) is filled; it has `OUT_STEP`
+#: numbers from one step to the next. With `BACKWARD` steps run from the last to the first. `CODED`, `ACC` and
+#: `WORK` are memory for the state's bytes, the product's sums, and for each worker hidden float32. `NUMBERS`
+#: say what becomes of the gates (`lstm_gates.py`). `SEEN` are 3 x hidden peepholes, those of the input,
+#: output and forget gate, or null. `LENGTHS` are those of the sequences, int32, none above `STEPS`, or null.
+#: What lies behind the end of a sequence is 0 in `OUT`, and in the state until the end.
 #:
 #: A step has `PARTS`, each of `PART` units of all rows, or of all units of `PART_ROWS` rows, the last of what
-#: is left, for `WORKERS` threads of the `TEAM`; `RUN_PART` and `RUN_PARTS` are the addresses of `run_part` and of
-#: `parts.work_on_parts`.
+#: is left, for `WORKERS` threads of the `TEAM`. `RUN_PART` and `RUN_PARTS` are the addresses of `run_part`
+#: and of `parts.work_on_parts`.
 (
-    PRODUCT, PLAN, LAST_PLAN, PANELS, SUMS, COLUMN_BYTES, ZERO, SPACE, SPACE_BYTES, GATES, BLOCK, BIAS, SCALES,
-    STATE, CELLS, OUT, OUT_STEP, BACKWARD, CODED, ACC, WORK, NUMBERS, SEEN, LENGTHS, STEPS, ALL_STEPS, ROWS,
-    HIDDEN, PART, PART_ROWS, PARTS, WORKERS, TEAM, RUN_PART, RUN_PARTS, OF_DIRECTION,
+    PRODUCT, PLAN, LAST_PLAN, PANELS, SUMS, COLUMN_BYTES, ZERO, SPACE, SPACE_BYTES, GATES, BLOCK, BIAS,
+    SCALES, STATE, CELLS, OUT, OUT_STEP, BACKWARD, CODED, ACC, WORK, NUMBERS, SEEN, LENGTHS, STEPS, ALL_STEPS,
+    ROWS, HIDDEN, PART, PART_ROWS, PARTS, WORKERS, TEAM, RUN_PART, RUN_PARTS, OF_DIRECTION,
 ) = range(36)  # fmt: skip
 #: Numbers of a step, the arguments of `run_part`: the direction's, which step, zero point and scale of the
 #: state.
@@ -63,7 +63,7 @@ _STEP_BYTES = 8 * OF_STEP
 
 @routine(PASS)
 def run_directions(args, first, end, worker):
-    """All steps of one direction or of both: pieces are directions, which do not read each other's numbers."""
+    """All steps of one or both directions: pieces are directions, which do not read each other's numbers."""
     for d in range(first, end):
         _steps(offset(args, 8 * OF_DIRECTION * d))
 
@@ -85,9 +85,8 @@ def take_state(args, first, end, worker):
 @inner
 def _steps(a):
     """All steps of the direction whose numbers are at `a`."""
-    h, coded, work, size = (
-        pointer_at(a, STATE), pointer_at(a, CODED), pointer_at(a, WORK), load_i64(a, ROWS) * load_i64(a, HIDDEN),
-    )  # fmt: skip
+    h, coded, work = pointer_at(a, STATE), pointer_at(a, CODED), pointer_at(a, WORK)
+    size = load_i64(a, ROWS) * load_i64(a, HIDDEN)
     state, q = numba.carray(h, (size,), np.float32), numba.carray(coded, (size,), np.uint8)
     step = stack(_STEP_BYTES)
     store_64(step, DIRECTION, as_address(a))
@@ -105,10 +104,13 @@ def _steps(a):
         store_64(step, STEP, i)
         store_64(step, POINT, np.int64(point))
         store_f32(step, 2 * SCALE, scale)
-        run_inside(
-            pointer_at(a, TEAM), load_i64(a, RUN_PARTS), load_i64(a, RUN_PART), as_address(step),
-            load_i64(a, PARTS), np.int64(1), load_i64(a, WORKERS), np.int64(0),
-        )  # fmt: skip
+        if load_i64(a, WORKERS) == 1:
+            call_address(load_i64(a, RUN_PART), (as_address(step), 0, load_i64(a, PARTS), 0))
+        else:
+            share_inside(
+                pointer_at(a, TEAM), load_i64(a, RUN_PARTS), load_i64(a, RUN_PART), as_address(step),
+                load_i64(a, PARTS), np.int64(1), load_i64(a, WORKERS), np.int64(0),
+            )  # fmt: skip
     if not is_null(pointer_at(a, LENGTHS)):
         _end(a)
 
@@ -125,10 +127,13 @@ def run_part(args, first, end, worker):
         call_address(
             load_i64(a, PRODUCT),
             (
-                pointer_at(a, PLAN if p < parts - 1 else LAST_PLAN), offset(pointer_at(a, CODED), row * hidden),
+                pointer_at(a, PLAN if p < parts - 1 else LAST_PLAN),
+                offset(pointer_at(a, CODED), row * hidden),
                 offset(pointer_at(a, PANELS), 4 * unit * load_i64(a, COLUMN_BYTES)),
-                offset(pointer_at(a, SUMS), 16 * unit), offset(pointer_at(a, ACC), 16 * (row * hidden + unit)),
-                offset(pointer_at(a, SPACE), worker * load_i64(a, SPACE_BYTES)), point, load_i64(a, ZERO), 0, 0,
+                offset(pointer_at(a, SUMS), 16 * unit),
+                offset(pointer_at(a, ACC), 16 * (row * hidden + unit)),
+                offset(pointer_at(a, SPACE), worker * load_i64(a, SPACE_BYTES)),
+                point, load_i64(a, ZERO), 0, 0,
             ),
         )  # fmt: skip
         for begin in range(unit, end_unit, block):
@@ -230,8 +235,8 @@ def _within(t, limit, unordered):
 @inner
 def _add(add, first, end):
     """Add gates `first` to `end` of a block of a product's row, scaled, to those of the input, and the bias;
-    within the limits. `add`: the gates and where their block begins, the product's sums and where theirs does,
-    the scales of its columns, the bias, how many units it has, the scale of the state, and the limits.
+    within the limits. `add`: the gates and where their block begins, the product's sums and where theirs
+    does, the scales of its columns, the bias, how many units it has, the scale of the state, and the limits.
     """
     gates, at, sums, at_sums, scales, bias, units, scale, limit, unordered = add
     w, b = numba.carray(scales, (4 * units,), np.float32), numba.carray(bias, (4 * units,), np.float32)
@@ -243,8 +248,8 @@ def _add(add, first, end):
 
 @inner
 def _add_seen(add, which, cell, seen, all_units):
-    """The same for one gate of four, which sees the cells of its row through a peephole: `cell` and `seen` are
-    those of the block's units, and peepholes of the next gate are `all_units` further.
+    """The same for one gate of four, which sees the cells of its row through a peephole: `cell` and `seen`
+    are those of the block's units, and peepholes of the next gate are `all_units` further.
     """
     gates, at, sums, at_sums, scales, bias, units, scale, limit, unordered = add
     w, b = numba.carray(scales, (4 * units,), np.float32), numba.carray(bias, (4 * units,), np.float32)

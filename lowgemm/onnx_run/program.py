@@ -19,6 +19,7 @@ import numpy as np
 from lowgemm.engine import threads
 from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.jit.addresses import NotCopied
+from lowgemm.jit.caches import cache_sizes
 from lowgemm.onnx_run import (
     branches,
     chain_groups,
@@ -654,6 +655,7 @@ class Program(NotCopied):
     def _grouped(self, kept: set[int], held: set[int]) -> list[Any]:
         """The steps, those that can be recorded together with those that follow."""
         found: list[Any] = []
+        far = sum(v.nbytes for v in self.constants.values()) > cache_sizes().l2
         by_parts = {n for s in self.steps if s.part is not None for n in s.inputs}
         by_others = {n for s in self.steps if s.part is None for n in s.inputs} | kept
         for recorded, steps in itertools.groupby(self.steps, key=lambda s: s.record is not None):
@@ -672,7 +674,9 @@ class Program(NotCopied):
                 {n for s in members if s.data is not None for n in s.inputs[s.data :]} - data - made - held
             )
             ordered = frozenset(outputs & by_parts - by_others)
-            group = tape.Group(records, held, outputs, self.state.num_threads, frozenset(values), ordered)
+            group = tape.Group(
+                records, held, outputs, self.state.num_threads, frozenset(values), ordered, far
+            )
             found.append(_Group(members, group))
         return found
 

@@ -61,11 +61,15 @@ def run_tape(tape):
         team.keep(pointer_at(tape, TEAM), 1, helpers)
     for number in range(load_i64(tape, FIRST), load_i64(tape, END)):
         entry = offset(tape, 8 * (HEAD + ENTRY * number))
-        parts.run_inside(
-            pointer_at(tape, TEAM), load_i64(tape, WORK_ON_PARTS), load_i64(entry, WORK),
-            as_address(offset(tape, 8 * load_i64(entry, ARGS))), load_i64(entry, PIECES), load_i64(entry, STEP),
-            load_i64(entry, WORKERS), load_i64(entry, LONG),
-        )  # fmt: skip
+        work, args = load_i64(entry, WORK), as_address(offset(tape, 8 * load_i64(entry, ARGS)))
+        pieces, workers = load_i64(entry, PIECES), load_i64(entry, WORKERS)
+        if workers == 1:
+            call_address(work, (args, 0, pieces, 0))
+        else:
+            parts.share_inside(
+                pointer_at(tape, TEAM), load_i64(tape, WORK_ON_PARTS), work, args, pieces,
+                load_i64(entry, STEP), workers, load_i64(entry, LONG),
+            )  # fmt: skip
         if load_i64(entry, CHECKED) != 0:
             found = load_f32(pointer_at(entry, CHECKED), 0)
             if found != found:
@@ -158,11 +162,15 @@ class Recorder(NotCopied):
     ----------
     inputs : dict of int to ndarray
         What the steps read of others, by number: arrays as they will come.
+    far : bool
+        Whether products find their weights behind the second-level cache. There short ones take so long that
+        threads pay.
     """
 
     instead = "record again"
 
-    def __init__(self, inputs: Mapping[int, np.ndarray]) -> None:
+    def __init__(self, inputs: Mapping[int, np.ndarray], far: bool = False) -> None:
+        self.far = far
         self.passes: list[tuple[Any, list[Any], int, int, float]] = []
         self.checks: dict[int, _Place | int] = {}
         #: By pass: threads of the jobs that it opens itself, and what they take one thread.
@@ -334,7 +342,7 @@ class Recorder(NotCopied):
         if not y.size or call.own_zeros:
             return NotImplemented
         right = repacked(rhs, kernel) if isinstance(rhs, PackedRhs) else rhs
-        return y if self.run_plan(call.plan(kernel, held=True), lhs, right, y, zeros) else NotImplemented
+        return y if self.run_plan(call.plan(kernel, held=self.far), lhs, right, y, zeros) else NotImplemented
 
     def _known_point(self, zero: Any) -> Any:
         """A zero point that is a constant as a number, if it is one for all."""
@@ -621,6 +629,8 @@ class Group(NotCopied):
         Numbers of what steps read of others, and what they do depends on what it holds: sizes for a Reshape.
     ordered : set of int
         Numbers of outputs that should be in C order.
+    far : bool
+        As in `Recorder`.
     """
 
     instead = "copy the Model"
@@ -633,10 +643,11 @@ class Group(NotCopied):
         num_threads: int | None,
         values: frozenset[int] = frozenset(),
         ordered: frozenset[int] = frozenset(),
+        far: bool = False,
     ) -> None:
         self._records, self._held, self._outputs = records, held, outputs
         self._values, self._ordered = values, ordered
-        self._alone = num_threads == 1
+        self._alone, self._far = num_threads == 1, far
         #: What the steps from each on read of others.
         self._inputs = [self._reads(i, len(records)) for i in range(len(records))]
         self.found: list[dict[Any, _Recorded]] = [{} for _ in records]
@@ -676,7 +687,7 @@ class Group(NotCopied):
         given = {n: values[n] for n in self._inputs[first] if n not in self._values}
         if any(v.size == 0 or v.dtype.hasobject for v in given.values()):
             return nothing
-        recorder = Recorder(given)
+        recorder = Recorder(given, self._far)
         known: dict[int, Any] = dict(recorder.given)
         passes: list[int] = []
         for end in range(first, len(self._records)):

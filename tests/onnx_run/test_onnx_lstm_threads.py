@@ -52,14 +52,14 @@ def test_cuts(workers, monkeypatch, four):
     for hidden in HIDDEN:
         for rows in (1, 2, 3, 5, 16, 33):
             block = block_of(hidden, 16)
-            cut = cut_of(hidden, block, rows, None)
+            cut = cut_of(hidden, block, rows, 1.0, None)
             assert (cut.units >= hidden) or (cut.rows == rows and cut.units % block == 0)
             by_rows = cut.rows < rows
             size, each = (rows, cut.rows) if by_rows else (hidden, cut.units)
             assert (cut.parts - 1) * each < size <= cut.parts * each
             assert 1 <= cut.workers <= min(workers, cut.parts)
             assert (cut.workers > 1) == (workers > 1 and (hidden >= 256 or rows > 1))
-            assert cut_of(hidden, block, rows, 1)[2:] == (1, 1)
+            assert cut_of(hidden, block, rows, 1.0, 1)[2:] == (1, 1)
 
 
 def drawn(g, hidden, rows):
@@ -132,7 +132,7 @@ def test_every_kernel(kernel, four, monkeypatch):
 
 @pytest.mark.parametrize(("hidden", "rows"), [(512, 1), (64, 6)])
 def test_steps_are_shared(hidden, rows, four):
-    """Each step is a job of the team: large states by their units, small ones of several sequences by those."""
+    """Each step is a job of the team: large states by their units, small ones by their sequences."""
     g = np.random.default_rng(hidden)
     while True:
         constants, feeds, attributes = drawn(g, hidden, rows)
