@@ -361,6 +361,58 @@ def test_lines_of_a_depthwise_convolution_share_registers(kernel, monkeypatch):
         np.testing.assert_array_equal(got, expected, strict=True)
 
 
+@pytest.mark.parametrize("kernel", RUNS)
+@pytest.mark.parametrize("depth", [1, 4])
+def test_loops_of_their_own_where_taps_are_apart(kernel, depth, monkeypatch):
+    """Lines of windows that share lines of the image are as far from one another as taps are. Where the steps
+    from window to window and from tap to tap have a common divisor, pixels between are left out, and the
+    padding may end within them.
+    """
+    monkeypatch.setattr(lowgemm.config, "kernel", kernel)
+    g = np.random.default_rng([depth, RUNS.index(kernel)])
+    for stride, dilation, taps in (
+        ((1, 1), (2, 2), (3, 3)), ((2, 2), (2, 2), (3, 3)), ((1, 2), (3, 2), (3, 5)), ((4, 2), (2, 4), (2, 3)),
+        ((3, 1), (2, 1), (3, 3)), ((6, 6), (3, 3), (3, 2)), ((2, 3), (2, 3), (1, 1)), ((2, 5), (4, 5), (5, 2)),
+    ):  # fmt: skip
+        channels = int(g.choice([64, 72, 80])) if depth > 1 else int(g.choice([5, 16, 50, 64, 70]))
+        for size in ((13, 17), (7, 40), (1, 2)):
+            padding = tuple(
+                (int(g.integers(0, d * k)), d * k + int(g.integers(0, 3)))
+                for d, k in zip(dilation, taps, strict=True)
+            )
+            image = integers(g, g.choice(["uint8", "int8"]), (2, *size, channels))
+            filters = integers(g, "int8", (*taps, depth, channels))
+            options = {
+                "image_zero_point": int(g.integers(0, 128)), "filter_zero_point": 0, "stride": stride,
+                "padding": padding, "dilation": dilation, "groups": channels // depth,
+            }  # fmt: skip
+            expected = reference.conv(image, filters, **options)
+            for threads in (1, 2):
+                got = lowgemm.conv(image, filters, num_threads=threads, **options)
+                np.testing.assert_array_equal(got, expected, strict=True)
+
+
+@pytest.mark.parametrize("kernel", RUNS)
+def test_depthwise_convolutions_of_any_number_of_channels(kernel, monkeypatch):
+    """The last of them may share a block of 64 with those before, or be a few registers; the image may be a
+    part of another, so that nothing is behind its last pixel.
+    """
+    monkeypatch.setattr(lowgemm.config, "kernel", kernel)
+    g = np.random.default_rng(RUNS.index(kernel))
+    for channels in (1, 15, 31, 48, 49, 63, 64, 65, 80, 96, 111, 112, 113, 120, 127, 128, 129, 192, 250):
+        dtype = str(g.choice(["uint8", "int8"]))
+        whole = integers(g, dtype, (1, 5, 9, channels + 7))
+        filters = integers(g, "int8", (3, 2, 1, channels))
+        options = {
+            "image_zero_point": int(integers(g, dtype, ())), "stride": (1, int(g.integers(1, 3))),
+            "padding": ((1, 1), (1, 0)), "dilation": (1, 1), "groups": channels,
+            "filter_zero_point": int(g.choice([0, 0, 3, -128])),
+        }  # fmt: skip
+        for image in (whole[..., :channels].copy(), whole[..., 7:], whole[:, ::2, 1:, :channels]):
+            got = lowgemm.conv(image, filters, **options)
+            np.testing.assert_array_equal(got, reference.conv(image, filters, **options), strict=True)
+
+
 def test_channels_may_be_a_member_of_an_enumeration():
     """Its value counts, in the first call and in those that are found again."""
     member = enum.Enum("Layout", {"FIRST": "first"}).FIRST

@@ -22,6 +22,7 @@ than 16 channels in all it reads what follows in the image.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ from lowgemm.engine.line_loop import (
     columns_of,
     dot,
     fill_registers,
+    first_row,
     line_of,
     lines_of,
     loop_of_pointers,
@@ -83,13 +85,29 @@ def fours_of(lines: int) -> int:
     return -(-lines // FOUR)
 
 
-def lines_together(taps: tuple[int, ...], step: tuple[int, ...], apart: tuple[int, ...]) -> int:
-    """Lines of the result whose windows reach into the same registers; the arguments are those of
-    `image.Windows`.
+def lines_together(taps: tuple[int, ...], step: tuple[int, ...]) -> int:
+    """Lines of the result whose windows reach into the same registers, where lines are as far from one
+    another as taps are; the arguments are those of `image.Windows`.
     """
-    if taps[0] > 1 or apart[1] > 1:
+    if taps[0] > 1:
         return 1
     return (FOUR * fours_of(taps[1]) - taps[1]) // step[1] + 1
+
+
+def first_channels(channels: int) -> list[int]:
+    """Where each block of 16 channels begins.
+
+    A task takes 64 channels. If the last one has more than 48, and there are 64 in all, it takes the last 64,
+    so that the lines of its image are read in whole registers.
+    """
+    firsts = []
+    for task in range(0, channels, CHANNELS):
+        left = channels - task
+        if channels >= CHANNELS and left > CHANNELS - LANES:
+            firsts += [min(task, channels - CHANNELS) + i for i in range(0, CHANNELS, LANES)]
+        else:
+            firsts += [max(0, min(task + i, channels - LANES)) for i in range(0, left, LANES)]
+    return firsts
 
 
 def arranged(weights: np.ndarray, bytes_of_weight: int) -> np.ndarray:
@@ -109,42 +127,106 @@ def arranged(weights: np.ndarray, bytes_of_weight: int) -> np.ndarray:
     for line in range(firsts):
         padded = np.zeros((fours * FOUR, taps, max(channels, LANES)), made.dtype)
         padded[line : line + lines, :, :channels] = weights
-        for block in range(blocks):
-            first = max(0, min(block * LANES, channels - LANES))
+        for block, first in enumerate(first_channels(channels)):
             part = padded[:, :, first : first + LANES].reshape(fours, FOUR, taps, LANES)
             made[line, block] = part.transpose(0, 2, 1, 3).reshape(fours, taps, FOUR * LANES)[:, :, order]
     return made
 
 
 # ---- in vectors --------------------------------------------------------------------------------------------
-def _mixed(order: list[int], parts: list[ir.Value], by_table: ir.Value | None, b: ir.IRBuilder) -> ir.Value:
-    """Emit: four times 16 bytes as one register in that order."""
+def _unit(size: int, channels: int) -> int:
+    """Bytes of the registers that unpack lines of so many channels: all that the CPU has, but no more than
+    what is unpacked of two lines has a place for.
+    """
+    features = target()[1]
+    widest = 64 if "avx512bw" in features else 32 if "avx2" in features else LANES
+    return min(widest, channels, 64 if size == 1 else 32)
+
+
+def _table(b: ir.IRBuilder, order: list[int], count: ir.Value) -> ir.Value | None:
+    """Emit: a table for `vpermb`, where the CPU has that.
+
+    LLVM makes eight unpackings of a table that it knows, which takes twice as long; that a count has no upper
+    16 bits it does not know.
+    """
+    if "avx512vbmi" not in target()[1]:
+        return None
+    nothing = b.trunc(b.lshr(count, const(i64, 48)), i8)
+    return b.add(ir.Constant(vec(i8, WIDE), order), splat(b, nothing, WIDE))
+
+
+def _mixed(parts: list[ir.Value], table: ir.Value, b: ir.IRBuilder) -> ir.Value:
+    """Emit: four times 16 bytes as one register in the order of a table."""
     pairs = [shuffle(b, parts[i], parts[i + 1], list(range(2 * LANES))) for i in (0, 2)]
     whole = shuffle(b, *pairs, list(range(WIDE)))
-    if by_table is None:
-        return shuffle(b, whole, None, order)
-    return call_intrinsic(b, "llvm.x86.avx512.permvar.qi.512", whole.type, [whole, by_table])
+    return call_intrinsic(b, "llvm.x86.avx512.permvar.qi.512", whole.type, [whole, table])
 
 
-def _emit_interleave(order: list[int], b: ir.IRBuilder, a: dict[str, ir.Value]) -> None:
-    """Emit: `count` registers of 4 x 16 bytes, from four addresses that each go on by a stride; with the bits
-    of `flip` flipped.
+def _unpacked(b: ir.IRBuilder, x: ir.Value, y: ir.Value, unit: int) -> list[ir.Value]:
+    """Emit: of each 16 bytes the first halves, and the second halves, in turns of `unit` bytes of `x` and of
+    `y`: an instruction each.
     """
-    flips, bits = b.icmp_signed("!=", a["flip"], const(i64, 0)), splat(b, b.trunc(a["flip"], i8), WIDE)
+    n, half = x.type.count, LANES // 2
+    return [
+        shuffle(b, x, y, [
+            part + first + at + of + i
+            for part in range(0, n, LANES) for at in range(0, half, unit) for of in (0, n) for i in range(unit)
+        ])
+        for first in (0, half)
+    ]  # fmt: skip
+
+
+def _unpacked_lines(size: int, lines: list[ir.Value], b: ir.IRBuilder) -> list[tuple[int, ir.Value]]:
+    """Emit: four lines of some channels interleaved, as pieces, with the byte of the registers (16 channels
+    each) that each begins at.
+
+    Registers are unpacked within each 16 bytes. So that channels come in order, the 32 bits (64, with 16-bit
+    weights) that will stand in the same piece are brought into turn before.
+    """
+    n = lines[0].type.count
+    parts, unit = n // LANES, 4 if size == 1 else 8
+    word, words = ir.IntType(8 * unit), n // unit
+    if parts > 1:
+        order = [i * parts + part for part in range(parts) for i in range(words // parts)]
+        turned = [shuffle(b, b.bitcast(line, vec(word, words)), None, order) for line in lines]
+        lines = [b.bitcast(line, vec(i8, n)) for line in turned]
+    pairs = [_unpacked(b, lines[i], lines[i + 1], 1) for i in (0, 2)]
+    if size == 1:
+        pieces = [piece for pair in zip(*pairs, strict=True) for piece in _unpacked(b, *pair, 2)]
+        return [(n * i, piece) for i, piece in enumerate(pieces)]
+    found = []
+    for half, (first, second) in enumerate(pairs):
+        for i, piece in enumerate((first, second)):
+            channel = n // 2 * i
+            found.append((channel // LANES * WIDE + channel % LANES * 2 + WIDE // 2 * half, piece))
+    return found
+
+
+def _emit_interleave(size: int, channels: int, b: ir.IRBuilder, a: dict[str, ir.Value]) -> None:
+    """Emit: `count` times the registers of `channels` channels, from four lines that each go on by a stride,
+    with the bits of `flip` flipped; the registers of the next 16 channels are `apart` bytes behind.
+    """
+    flips, bits = b.icmp_signed("!=", a["flip"], const(i64, 0)), b.trunc(a["flip"], i8)
     starts = [*(a[f"line{i}"] for i in range(FOUR)), a["dst"]]
     steps = [*(a[f"stride{i}"] for i in range(FOUR)), const(i64, WIDE)]
-    table = None
-    if "avx512vbmi" in target()[1]:
-        # `vpermb` by a table. LLVM makes eight unpackings of a table that it knows, which takes twice as
-        # long; that a count has no upper 16 bits it does not know.
-        nothing = b.trunc(b.lshr(a["count"], const(i64, 48)), i8)
-        table = b.add(ir.Constant(vec(i8, WIDE), order), splat(b, nothing, WIDE))
+    table, unit = _table(b, _interleaved(size), a["count"]), _unit(size, channels)
+
+    def pieces(lines: list[ir.Value]) -> Iterator[tuple[int, ir.Value]]:
+        n = unit if table is None else LANES
+        for first in range(0, channels, n):
+            parts = [load(b, vec(i8, n), at(b, line, first)) for line in lines]
+            made = _unpacked_lines(size, parts, b) if table is None else [(0, _mixed(parts, table, b))]
+            yield from ((first // LANES * WIDE + place, piece) for place, piece in made)
+
     # two loops: the flip of signed images would be one of five operations for all
     with b.if_else(flips) as ways:
         for way, flip in zip(ways, (bits, None), strict=True):
             with way, loop_of_pointers(b, a["count"], starts, steps) as (*lines, to):
-                made = _mixed(order, [load(b, vec(i8, LANES), line) for line in lines], table, b)
-                store(b, made if flip is None else b.xor(made, flip), to, WIDE)
+                for place, made in pieces(lines):
+                    register, byte = divmod(place, WIDE)
+                    target_of = at(b, at(b, to, b.mul(a["apart"], const(i64, register))), byte)
+                    n = made.type.count
+                    store(b, made if flip is None else b.xor(made, splat(b, flip, n)), target_of, n)
 
 
 def _emit_windows(bits: int, count: int, b: ir.IRBuilder, a: dict[str, ir.Value]) -> None:
@@ -176,22 +258,24 @@ _INTERLEAVE = (
     "count",
     "flip",
     "dst",
+    "apart",
 )
 _WINDOWS = ("columns", "step", "apart", "taps", "line", "lines", "weights", "start", "tile")
 
 
 @intrinsic(prefer_literal=True)
-def interleave_lines(typingctx, bytes_of_weight, args):
-    """`_emit_interleave` with the arguments `_INTERLEAVE`; `bytes_of_weight`, 1 or 2, is a constant."""
-    order = _interleaved(bytes_of_weight.literal_value)
+def interleave_lines(typingctx, bytes_of_weight, channels, args):
+    """`_emit_interleave` with the arguments `_INTERLEAVE`; `bytes_of_weight`, 1 or 2, and `channels` are
+    constants.
+    """
+    size, some = bytes_of_weight.literal_value, channels.literal_value
 
     def codegen(context, builder, signature, values):
-        _emit_interleave(
-            order, builder, arguments(context, builder, _INTERLEAVE, signature.args[1], values[1])
-        )
+        a = arguments(context, builder, _INTERLEAVE, signature.args[2], values[2])
+        _emit_interleave(size, some, builder, a)
         return context.get_dummy_value()
 
-    return types.void(bytes_of_weight, args), codegen
+    return types.void(bytes_of_weight, channels, args), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -233,10 +317,10 @@ def _spared(image, room, line, step, x, spare):
 
 def _make_interleave(size: int) -> Any:
     @inner
-    def interleave_four(p, w, image, space, number, z, y, four, fours, col, blocks, count, low, high, first):
+    def interleave_four(p, w, image, space, number, z, y, four, fours, col, cols, count, low, high, first):
         """Interleave lines 4 `four` ... of those that the windows of plane `z` and line `y` reach, of which
-        there are 4 `fours`, for `blocks` registers of channels from `col` on: `count` columns, of which those
-        from `low` to `high` are inside of the image; the first is at `first`.
+        there are 4 `fours`, for `cols` channels from `col` on: `count` columns, of which those from `low` to
+        `high` are inside of the image; the first is at `first`.
         """
         filled, spare = offset(space, p.row_sums_at), offset(space, p.row_compensation_at)
         last, room, flip, begin = max(p.n - LANES, 0), w.room, p.lhs_flip, first + low
@@ -245,6 +329,22 @@ def _make_interleave(size: int) -> Any:
         l1, s1 = line_of(w, image, number, z, y, FOUR * four + 1, col, filled)
         l2, s2 = line_of(w, image, number, z, y, FOUR * four + 2, col, filled)
         l3, s3 = line_of(w, image, number, z, y, FOUR * four + 3, col, filled)
+        apart, blocks = fours * count * WIDE, (cols + LANES - 1) // LANES
+        to = offset(space, four * count * WIDE)
+        for c in range(blocks):
+            fill_registers(offset(to, c * apart), outside, low)
+            fill_registers(offset(to, c * apart + WIDE * high), outside, count - high)
+        if cols == CHANNELS:
+            # all channels of a pixel before the next pixel: where pixels are a power of 2 apart, the first
+            # level of the caches does not keep a line until its next 16 channels are read
+            interleave_lines(
+                size, CHANNELS,
+                (
+                    offset(l0, begin * s0), offset(l1, begin * s1), offset(l2, begin * s2),
+                    offset(l3, begin * s3), s0, s1, s2, s3, high - low, flip, offset(to, WIDE * low), apart,
+                ),
+            )  # fmt: skip
+            return
         safe = high - low
         if p.n < LANES:
             safe = _safe(image, room, l0, s0, begin, safe)
@@ -254,14 +354,13 @@ def _make_interleave(size: int) -> Any:
         for c in range(blocks):
             # less than a register, so a line that is `filled` may be read there too
             shift = min(LANES * c, last - col)
-            to = offset(space, (c * fours + four) * count * WIDE)
-            fill_registers(to, outside, low)
+            own = offset(to, c * apart)
             interleave_lines(
-                size,
+                size, LANES,
                 (
                     offset(l0, begin * s0 + shift), offset(l1, begin * s1 + shift),
                     offset(l2, begin * s2 + shift), offset(l3, begin * s3 + shift), s0, s1, s2, s3, safe, flip,
-                    offset(to, WIDE * low),
+                    offset(own, WIDE * low), 0,
                 ),
             )  # fmt: skip
             for i in range(low + safe, high):
@@ -270,13 +369,12 @@ def _make_interleave(size: int) -> Any:
                 _spared(image, room, l2, s2, first + i, offset(spare, 2 * LANES))
                 _spared(image, room, l3, s3, first + i, offset(spare, 3 * LANES))
                 interleave_lines(
-                    size,
+                    size, LANES,
                     (
                         spare, offset(spare, LANES), offset(spare, 2 * LANES), offset(spare, 3 * LANES),
-                        0, 0, 0, 0, 1, flip, offset(to, WIDE * i),
+                        0, 0, 0, 0, 1, flip, offset(own, WIDE * i), 0,
                     ),
                 )  # fmt: skip
-            fill_registers(offset(to, WIDE * high), outside, count - high)
 
     return interleave_four
 
@@ -290,7 +388,7 @@ def _make_multiply(bits: int) -> Any:
         done = 0
         while done < windows:
             # the last windows are done with some of those before, a second time
-            if windows >= AT_ONCE:
+            if windows >= AT_ONCE and (done == 0 or windows - done > HALF):
                 i = min(done, windows - AT_ONCE)
                 to = offset(tile, 4 * CHANNELS * i)
                 multiply_windows(
@@ -339,6 +437,8 @@ def _make(bits: int, key: Any) -> Routine:
         number, z, y, lines = lines_of(w, lines_of_windows)
         last = max(p.n - LANES, 0)  # no register of channels begins behind it
         col = min(part * CHANNELS, last)
+        if p.n >= CHANNELS and p.n - part * CHANNELS > CHANNELS - LANES:  # as `first_channels` says
+            col = min(part * CHANNELS, p.n - CHANNELS)
         cols = min(CHANNELS, p.n - col)
         blocks, all_blocks = (cols + LANES - 1) // LANES, (p.n + LANES - 1) // LANES
         fours = (w.taps_z * w.taps_y + FOUR - 1) // FOUR
@@ -349,10 +449,12 @@ def _make(bits: int, key: Any) -> Routine:
             count, low, high, first = columns_of(w, x0, windows_of_line)
             for four in range(fours):
                 interleave_four(
-                    p, w, image, space, number, z, y, four, fours, col, blocks, count, low, high, first
+                    p, w, image, space, number, z, y, four, fours, col, cols, count, low, high, first
                 )
-            # whole lines follow one another in the result: the stages take as many as a tile holds
-            in_tile = WINDOWS // windows_of_line if windows_of_line == w.out_width else 1
+            # whole lines may follow one another in the result: the stages take as many as a tile holds
+            in_tile = 1
+            if windows_of_line == w.out_width and w.apart_y == 1:
+                in_tile = WINDOWS // windows_of_line
             for line in range(0, lines, in_tile):
                 some = min(in_tile, lines - line)
                 for i in range(some):
@@ -366,7 +468,7 @@ def _make(bits: int, key: Any) -> Routine:
                             fours, offset(weights, own), offset(starts, 4 * (col + shift)),
                             offset(tile, 4 * (CHANNELS * i * windows_of_line + shift)), windows_of_line,
                         )  # fmt: skip
-                row = ((number * w.out_depth + z) * w.out_height + y + line) * w.out_width + x0
+                row = first_row(w, number, z, y, line) + x0
                 tile_to_stages(p, tile, CHANNELS, some * windows_of_line, cols, row, col, by_row, out)
 
     return depthwise_block

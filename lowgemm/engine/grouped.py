@@ -37,6 +37,7 @@ from lowgemm.engine.line_loop import (
     columns_of,
     dot,
     fill_registers,
+    first_row,
     line_of,
     lines_of,
     loop_of_pointers,
@@ -94,10 +95,10 @@ def _sums_at_once(bits: int) -> int:
 
 
 def lines_together(taps: tuple[int, ...], step: tuple[int, ...], apart: tuple[int, ...]) -> int:
-    """Lines of the result that are computed from the same copy of the image's lines; the arguments are those
-    of `image.Windows`.
+    """Lines of the result that are computed from the same copy of the image's lines, where lines are as far
+    from one another as taps are; the arguments are those of `image.Windows`.
     """
-    if taps[0] > 1 or apart[1] > 1:
+    if taps[0] > 1:
         return 1
     fit = _REGISTERS // (WIDE * columns_at_most(taps[2], step[2], apart[2]))
     return max(1, min(_LINES, (fit - taps[1]) // step[1] + 1))
@@ -321,8 +322,10 @@ def _make(bits: int, depth: int, outputs: int, key: Any) -> Routine:
             count, low, high, first = columns_of(w, x0, windows_of_line)
             held = taps + (lines - 1) * w.step_y
             _copy_lines(p, w, image, filled, space, number, z, y, held, channel, count, low, high, first)
-            # whole lines follow one another in the result: the stages take as many as a tile holds
-            in_tile = WINDOWS // windows_of_line if windows_of_line == w.out_width else 1
+            # whole lines may follow one another in the result: the stages take as many as a tile holds
+            in_tile = 1
+            if windows_of_line == w.out_width and w.apart_y == 1:
+                in_tile = WINDOWS // windows_of_line
             for line in range(0, lines, in_tile):
                 some = min(in_tile, lines - line)
                 for i in range(some):
@@ -336,8 +339,8 @@ def _make(bits: int, depth: int, outputs: int, key: Any) -> Routine:
                             offset(own, k * weights_of_turn), offset(starts, 4 * col + output), 4 * of_group,
                             offset(row, output), 4 * cols, windows_of_line,
                         )  # fmt: skip
-                first_row = ((number * w.out_depth + z) * w.out_height + y + line) * w.out_width + x0
-                tile_to_stages(p, tile, cols, some * windows_of_line, cols, first_row, col, by_row, out)
+                at_row = first_row(w, number, z, y, line) + x0
+                tile_to_stages(p, tile, cols, some * windows_of_line, cols, at_row, col, by_row, out)
 
     return grouped_block
 

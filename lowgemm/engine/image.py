@@ -11,6 +11,7 @@ are last and side by side.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ IMAGE = record_type(
     "apart_z apart_y apart_x",  # from one tap to the next
     "front top left",  # padding before the image
     "run",  # bytes of a tap: the channels of a group
+    "start",  # byte of the first pixel that counts, in a loop of depthwise or grouped convolutions
     "room",  # bytes from the first tap's to the end of the last pixel's
     "row_bytes",  # what rows of the lhs are padded to, for a kernel that reads them as rows; or 0
     "mr",  # rows of a panel
@@ -84,6 +86,26 @@ class Windows(NamedTuple):
     def pointwise(self) -> bool:
         """Whether the windows are the pixels, one by one."""
         return self.taps == self.step == (1, 1, 1) and self.out == self.size and not any(self.before)
+
+    def without_gaps(self) -> tuple[tuple[int, ...], tuple[int, ...], Windows]:
+        """The same windows on the pixels that they reach, where both steps, from window to window and from
+        tap to tap, are multiples of more than one pixel.
+
+        The first pixel that is left along each axis, and of how many pixels each time one; and the windows.
+        """
+        axes = zip(self.size, self.out, self.taps, self.step, self.apart, self.before, strict=True)
+        firsts, everies, found = [], [], []
+        for size, out, taps, step, apart, before in axes:
+            every = math.gcd(step if out > 1 else 0, apart if taps > 1 else 0) or 1
+            around = -(-before // every)
+            first = around * every - before
+            left = max(0, -(-(size - first) // every))
+            firsts.append(first)
+            everies.append(every)
+            found.append((left, max(1, step // every), max(1, apart // every), around))
+        size, step, apart, before = zip(*found, strict=True)
+        windows = self._replace(size=size, step=step, apart=apart, before=before)
+        return tuple(firsts), tuple(everies), windows
 
     def record(self, strides: tuple[int, ...], run: int) -> np.ndarray:
         """The record of images with these strides, for the channels of one group, as an array of one."""

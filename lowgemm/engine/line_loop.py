@@ -171,14 +171,33 @@ def fill_registers(typingctx, dst, byte, count):
 
 
 # ---- where things lie --------------------------------------------------------------------------------------
+def groups_of_lines(height: int, together: int, apart: int) -> int:
+    """Groups of lines of a plane of `height` lines that are computed together: see `lines_of`."""
+    whole, left = divmod(height, together * apart)
+    return whole * apart + min(left, apart)
+
+
 @inner
 def lines_of(w, number):
     """Of group number `number` of the lines that are computed together: image, plane, first line, and how
     many.
+
+    The lines of a group are as far from one another as taps are, `apart_y`, so that their windows reach the
+    same lines of the image. `apart_y` groups, which begin line by line, take turns.
     """
-    of_a_plane = (w.out_height + w.together - 1) // w.together
-    plane, y = number // of_a_plane, number % of_a_plane * w.together
-    return plane // w.out_depth, plane % w.out_depth, y, min(w.together, w.out_height - y)
+    block = w.together * w.apart_y
+    whole, left = w.out_height // block, w.out_height % block
+    of_a_plane = whole * w.apart_y + min(left, w.apart_y)
+    plane, group = number // of_a_plane, number % of_a_plane
+    y = group // w.apart_y * block + group % w.apart_y
+    lines = min(w.together, (w.out_height - y + w.apart_y - 1) // w.apart_y)
+    return plane // w.out_depth, plane % w.out_depth, y, lines
+
+
+@inner
+def first_row(w, number, z, y, line):
+    """Row of the result where line number `line` of a group that begins at line `y` begins."""
+    return ((number * w.out_depth + z) * w.out_height + y + line * w.apart_y) * w.out_width
 
 
 @inner
@@ -204,7 +223,7 @@ def line_of(w, image, number, z, y, line, channel, filled):
     at_y = y * w.step_y + tap_y * w.apart_y - w.top
     if tap_z >= w.taps_z or at_z < 0 or at_z >= w.depth or at_y < 0 or at_y >= w.height:
         return filled, 0
-    place = number * w.image_stride + at_z * w.depth_stride + at_y * w.height_stride + channel
+    place = w.start + number * w.image_stride + at_z * w.depth_stride + at_y * w.height_stride + channel
     return offset(image, place), w.width_stride
 
 

@@ -130,7 +130,7 @@ def _of_depthwise(windows: Windows, weights: LoopWeights) -> _Memory:
     registers = line_loop.CHANNELS // depthwise.LANES * depthwise.fours_of(taps[0] * taps[1])
     return _Memory(
         depthwise.block_routine(weights.bits),
-        depthwise.lines_together(taps, windows.step, windows.apart),
+        depthwise.lines_together(taps, windows.step),
         registers * line_loop.columns_at_most(taps[2], windows.step[2], windows.apart[2]) * line_loop.WIDE,
         4 * line_loop.WINDOWS * line_loop.CHANNELS,
         -(-windows.channels // line_loop.CHANNELS),
@@ -182,8 +182,9 @@ class LoopPlan(Plan):
         num_threads: int | None,
     ) -> None:
         n, planes = weights.sums.size, windows.images * windows.out[0]
+        first, every, windows = windows.without_gaps()
         loop = (_of_depthwise if weights.depth == 1 else _of_groups)(windows, weights)
-        lines = planes * -(-windows.out[1] // loop.together)
+        lines = planes * line_loop.groups_of_lines(windows.out[1], loop.together, windows.apart[1])
         self.m, self.n, self.channels = planes * math.prod(windows.out[1:]), n, n
         self.depth = math.prod(windows.taps) * weights.depth
         self.runs = self.kernel = kernel
@@ -199,7 +200,10 @@ class LoopPlan(Plan):
         work = loop.macs * self.macs
         self.nanoseconds = work / threads.MACS_PER_NANOSECOND
         self.made_for = threads.settings() if threads.worth_threads(num_threads, work) else None
-        self.image = image = windows.record(strides, windows.channels)
+        steps_of = [every_one * stride for every_one, stride in zip(every, strides[1:], strict=True)]
+        self.image = image = windows.record((strides[0], *steps_of), windows.channels)
+        image["start"] = sum(pixel * stride for pixel, stride in zip(first, strides[1:], strict=True))
+        image["room"] += image["start"]
         image["together"] = loop.together
         signed, bias, by_row = kind == "i", pipeline.col_bias, pipeline.row_bias
         plan = blank_plan(
