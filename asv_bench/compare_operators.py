@@ -76,6 +76,11 @@ IMAGES = {
     "2 axes, tiny": ((1, 3, 8, 8), (4, 3, 3, 3)),
     "2 axes": ((1, 32, 40, 40), (64, 32, 3, 3)),
     "2 axes, 1x1": ((1, 64, 28, 28), (64, 64, 1, 1)),
+    "2 axes, wide": ((1, 256, 14, 14), (256, 256, 3, 3)),
+    "1 axis, depthwise, tiny": ((1, 4, 16), (4, 1, 3)),
+    "2 axes, depthwise": ((1, 64, 28, 28), (64, 1, 3, 3)),
+    "2 axes, 16 groups": ((1, 64, 28, 28), (64, 4, 3, 3)),
+    "2 axes, 8 groups": ((1, 48, 14, 14), (24, 6, 3, 3)),
     "3 axes": ((1, 16, 8, 12, 12), (16, 16, 3, 3, 3)),
 }
 SIZES = {"tiny": (1, 4, 6), "medium": (1, 32, 28, 28), "large": (4, 64, 56, 56)}
@@ -141,7 +146,7 @@ def _convolutions() -> Iterator[Case]:
     ):
         name = f"{shape} {dx}/{dw} {'constant' if constant else 'data'}"
         a, b, data = coded(dx, *x), coded(dw, *w), (0,) if constant else (0, 1)
-        around = {"pads": [w[-1] // 2] * 2 * (len(x) - 2)}
+        around = {"pads": [w[-1] // 2] * 2 * (len(x) - 2), "group": x[1] // w[1]}
         if dx == U8:
             yield Case(name, "ConvInteger", [a, b, point(dx), point(dw)], data, "", around)
         columns = (w[0],) if constant and dw == S8 else ()

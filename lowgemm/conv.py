@@ -22,7 +22,7 @@ from lowgemm.checks.arguments import as_num_threads, as_operand, as_zero_point, 
 from lowgemm.checks.values import choice, integer
 from lowgemm.engine import entry
 from lowgemm.engine.channels_last import ChannelsLast
-from lowgemm.engine.filters import PackedFilters, convolution_plan
+from lowgemm.engine.filters import Filters, GivenFilters, PackedFilters, convolution_plan
 from lowgemm.engine.image import Windows
 from lowgemm.engine.plan import Plan
 from lowgemm.engine.ready import Ready, ready
@@ -278,7 +278,7 @@ class Prepared(NotCopied):
     instead = "copy its filters"
 
     def __init__(
-        self, filters: PackedFilters, shape: tuple[int, ...], dtype: np.dtype, zero_points: tuple[Any, Any],
+        self, filters: PackedFilters | GivenFilters, shape: tuple[int, ...], dtype: np.dtype, zero_points: tuple[Any, Any],
         stride: Any, padding: Any, dilation: Any, output: Any, num_threads: Any,
     ) -> None:  # fmt: skip
         self.filters, self.dtype = filters, np.dtype(dtype)
@@ -326,17 +326,13 @@ class Prepared(NotCopied):
         return way
 
     def in_one_call(self, strides: tuple[int, ...]) -> tuple[Plan, Any] | None:
-        """The plan and the packed filters for images with these strides, channels last, if a call of the
-        plan's `way` with addresses and zero points is all that runs; else None.
+        """The plan and the packed filters, or what filters that are given become, for images with these
+        strides, channels last, if a call of the plan's `way` with addresses and zero points is all that runs;
+        else None.
         """
         way = self._way_for(strides)
-        plain = way.copied is None and way.plan.way is not None and not way.plan.bilinear
-        if (
-            not plain
-            or type(self.left_zero) is not int
-            or way.plan.pipeline.customs
-            or not math.prod(self.shape)
-        ):
+        plain = way.copied is None and way.plan.way is not None
+        if not plain or way.plan.pipeline.customs or not math.prod(self.shape):
             return None
         return way.plan, way.rhs
 
@@ -440,7 +436,7 @@ def _around(value: Any, axes: int) -> tuple[tuple[int, int], ...]:
 
 
 def windows_of(
-    filters: PackedFilters, shape: tuple[int, ...], stride: Any, padding: Any, dilation: Any
+    filters: Filters, shape: tuple[int, ...], stride: Any, padding: Any, dilation: Any
 ) -> tuple[Windows, tuple[Any, Any, Any]]:
     """Where the windows lie on images of a shape (channels last), and the checked stride, padding and
     dilation.

@@ -40,7 +40,8 @@ from lowgemm.engine import (
     zero_points,
 )
 from lowgemm.engine.channels_last import ChannelsLast
-from lowgemm.engine.loop_plan import LoopPlan, LoopWeights
+from lowgemm.engine.filters import Filters, GivenFilters
+from lowgemm.engine.loop_plan import LoopPlan, LoopShape, LoopWeights
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.in_numba.packed_type import _TYPES, PackedRhsType
 from lowgemm.jit import caches, loaded, lowering, team
@@ -458,8 +459,9 @@ BASES = {
     deferred.Deferred, tile_machine.SoftwareTiles, call.Call, call.PatternCall, program.Emitter,
     tile_routine.TileRoutine, Record, *Record.__subclasses__(),
     *job.Job.__subclasses__(), *job.BlocksJob.__subclasses__(), Routine, LayerRoutine, Lazy, planner.Template,
-    records.RhsAddresses, records.ItemAddresses, Windows, image.Windows, LoopWeights, requant.FixedPoint,
-    requant.Float32, cases.FloatScale,
+    records.RhsAddresses, records.ItemAddresses, Windows, image.Windows, LoopWeights, LoopShape, Filters,
+    GivenFilters,
+    requant.FixedPoint, requant.Float32, cases.FloatScale,
     lowgemm.Stage, Layer, weighted.Weighted, Optimizer, observer.Observer, NotCopied, CheckedCache,
     CheckedFile, quantization.observers.HistogramObserver, kernels.Kernel, TileLoop, explaining.Prediction,
     explaining.TellsItself,
@@ -467,3 +469,5 @@ BASES = {
     lowering.RoutineCompiler, lowering.RoutineLibrary, loaded.Saved, loaded.LoadedLibrary,
     loaded.LoadingContext,
 }  # fmt: skip
+if importlib.util.find_spec("onnx") is not None:
+    BASES.add(convolution.GivenFilters)

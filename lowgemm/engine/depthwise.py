@@ -110,9 +110,9 @@ def first_channels(channels: int) -> list[int]:
     return firsts
 
 
-def arranged(weights: np.ndarray, bytes_of_weight: int) -> np.ndarray:
+def arranged(weights: np.ndarray, bytes_of_weight: int, dtype: Any) -> np.ndarray:
     """Weights (lines, taps of a line, channels) as `multiply` reads them: (first line, blocks of channels,
-    four lines, taps, 16 x 4).
+    four lines, taps, 16 x 4), of some type.
 
     The first axis has the weights from line 0 of the registers on, from line 1 on, and so on as long as they
     fit.
@@ -121,9 +121,7 @@ def arranged(weights: np.ndarray, bytes_of_weight: int) -> np.ndarray:
     blocks, fours = -(-channels // LANES), fours_of(lines)
     order = _interleaved(bytes_of_weight)
     firsts = FOUR * fours - lines + 1
-    made = np.empty(
-        (firsts, blocks, fours, taps, FOUR * LANES), np.int16 if bytes_of_weight == 2 else np.int8
-    )
+    made = np.empty((firsts, blocks, fours, taps, FOUR * LANES), dtype)
     for line in range(firsts):
         padded = np.zeros((fours * FOUR, taps, max(channels, LANES)), made.dtype)
         padded[line : line + lines, :, :channels] = weights

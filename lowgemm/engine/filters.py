@@ -10,13 +10,14 @@ groups have a few channels, few columns: such convolutions run on loops of their
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lowgemm.engine.batch import Batch
 from lowgemm.engine.image import Windows
-from lowgemm.engine.loop_plan import LoopPlan, LoopWeights, has_loop
+from lowgemm.engine.line_loop import dot_bits
+from lowgemm.engine.loop_plan import LoopPlan, LoopShape, LoopWeights, has_loop
 from lowgemm.engine.packed_rhs import PackedRhs, packed_by
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.engine.seen import Seen
@@ -29,8 +30,30 @@ from lowgemm.kernels import Kernel, selected
 COLUMNS = 16
 
 
-class PackedFilters:
-    """Packed filters of a convolution, made by `pack_filters`.
+class _Products(NamedTuple):
+    """The filters as the rhs of a batch of products.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (products, depth, columns).
+    strides : tuple of int
+        Bytes along depth and columns; of panels they do not matter.
+    apart, sums : int
+        Bytes from one product's filters, and from its column sums, to the next one's.
+    packed : bool
+        Whether these are panels.
+    """
+
+    shape: tuple[int, int, int]
+    strides: tuple[int, int]
+    apart: int
+    sums: int
+    packed: bool
+
+
+class Filters:
+    """Filters of a convolution, or their shape alone: plans are made for these.
 
     Attributes
     ----------
@@ -42,13 +65,8 @@ class PackedFilters:
         uint8 or int8.
     """
 
-    def __init__(self, filters: np.ndarray, groups: int) -> None:
-        self.shape, self.groups, self.dtype = filters.shape, groups, filters.dtype
-        self._filters = filters
-        self._packed: tuple[Any, PackedRhs | None] = (None, None)
-        #: What was prepared for calls of a kind with these filters.
-        self.seen = Seen()
-        self._weights: tuple[Any, LoopWeights | None] = (None, None)
+    def __init__(self, shape: tuple[int, ...], groups: int, dtype: Any) -> None:
+        self.shape, self.groups, self.dtype = shape, groups, np.dtype(dtype)
 
     @property
     def axes(self) -> int:
@@ -65,16 +83,82 @@ class PackedFilters:
         """Channels of the result."""
         return self.shape[-1]
 
+    @property
+    def depth(self) -> int:
+        """Depth of the product: taps times channels of a group."""
+        return math.prod(self.shape[:-1])
+
+
+class GivenFilters(Filters):
+    """Filters that come with each run, so that their values are not known when a plan is made.
+
+    A product reads them as they are, with outputs first and channels last in memory, and packs them itself. A
+    loop of its own reads them as `loop_plan.arranged` brings them into order.
+
+    Parameters
+    ----------
+    shape, groups, dtype
+        Of the filters.
+    given_zero : bool
+        Their zero point comes with them, so that there is no loop, which has it subtracted beforehand.
+    """
+
+    def __init__(self, shape: tuple[int, ...], groups: int, dtype: Any, given_zero: bool) -> None:
+        super().__init__(shape, groups, dtype)
+        self._given_zero = given_zero
+
+    def in_loop(self, zero: int | np.ndarray) -> bool:
+        """As of `PackedFilters`, whatever their values are: the loop takes weights of 16 bits too."""
+        if self._given_zero or not isinstance(zero, int) or not has_loop(self.shape, self.groups):
+            return False
+        return abs(zero) < 1 << 14
+
+    def _fit(self, zero: int) -> bool:
+        """Whether all filters of their type less the zero point have 8 bits."""
+        info = np.iinfo(self.dtype)
+        return info.min - zero >= -128 and info.max - zero <= 127
+
+    def rhs(self, kernel: Kernel, zero: int | np.ndarray) -> LoopShape | None:
+        """What a loop for these filters is given, or None: the filters themselves."""
+        return self.loop_shape(kernel, zero) if self.in_loop(zero) else None
+
+    def loop_shape(self, kernel: Kernel, zero: Any) -> LoopShape:
+        """The shape of the weights of a loop."""
+        return LoopShape(self.shape[-2], self.outputs, dot_bits(kernel) if self._fit(zero) else 0)
+
+    def products(self, kernel: Kernel, zero: int | np.ndarray) -> _Products:
+        """How they are the rhs of products: each group of outputs is one."""
+        columns = self.outputs // self.groups
+        shape = self.groups, self.depth, columns
+        return _Products(shape, (1, self.depth), self.depth * columns, 0, False)
+
+
+class PackedFilters(Filters):
+    """Packed filters of a convolution, made by `pack_filters`.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (sizes along the spatial axes ..., channels of a group, outputs).
+    groups : int
+        Groups of channels.
+    dtype : dtype
+        uint8 or int8.
+    """
+
+    def __init__(self, filters: np.ndarray, groups: int) -> None:
+        super().__init__(filters.shape, groups, filters.dtype)
+        self._filters = filters
+        self._packed: tuple[Any, PackedRhs | None] = (None, None)
+        #: What was prepared for calls of a kind with these filters.
+        self.seen = Seen()
+        self._weights: tuple[Any, LoopWeights | None] = (None, None)
+
     def in_loop(self, zero: int | np.ndarray) -> bool:
         """Whether a loop of its own runs, of depthwise or grouped convolutions, given the filters' zero
         point; if not, products do.
         """
         return has_loop(self.shape, self.groups) and LoopWeights.fit(self._filters, zero)
-
-    @property
-    def depth(self) -> int:
-        """Depth of the product: taps times channels of a group."""
-        return math.prod(self.shape[:-1])
 
     @property
     def nbytes(self) -> int:
@@ -132,6 +216,16 @@ class PackedFilters:
             whole[:, :, k, :, k] = split[:, :, :, k].transpose(2, 0, 1, 3)
         return whole.reshape(split.shape[2], -1, together * columns)
 
+    def products(self, kernel: Kernel, zero: int | np.ndarray) -> _Products:
+        """How they are the rhs of products."""
+        packed = self.packed_for(kernel, zero)
+        panels, sums = packed.batch_strides()
+        return _Products(packed.shape, (0, 0), panels[0], sums, True)  # type: ignore[arg-type]
+
+    def loop_shape(self, kernel: Kernel, zero: int | np.ndarray) -> LoopShape:
+        """The shape of the weights of a loop."""
+        return self.loop_weights(kernel, zero).shape
+
     def rhs(self, kernel: Kernel, zero: int | np.ndarray) -> PackedRhs | LoopWeights:
         """What a plan for these filters multiplies with, given their zero point."""
         return self.loop_weights(kernel, zero) if self.in_loop(zero) else self.packed_for(kernel, zero)
@@ -149,7 +243,7 @@ class PackedFilters:
 
 
 def convolution_plan(
-    filters: PackedFilters,
+    filters: PackedFilters | GivenFilters,
     windows: Windows,
     strides: tuple[int, int, int, int],
     kind: str,
@@ -160,12 +254,11 @@ def convolution_plan(
     filter_zero: int | np.ndarray,
     num_threads: int | None,
 ) -> Plan:
-    """Plan of a convolution: its lhs is the first image, its rhs the packed filters, its result one row a
-    window.
+    """Plan of a convolution: its lhs is the first image, its rhs the filters, its result one row a window.
 
     Parameters
     ----------
-    filters : PackedFilters
+    filters : PackedFilters or GivenFilters
         The filters.
     windows : Windows
         Where their windows lie on the images.
@@ -186,10 +279,10 @@ def convolution_plan(
     """
     kernel = selected()
     if filters.in_loop(filter_zero):
-        weights = filters.loop_weights(kernel, filter_zero)
+        weights = filters.loop_shape(kernel, filter_zero)
         return LoopPlan(kernel, weights, windows, strides, kind, stages, result, out_row_stride, num_threads)
-    packed = filters.packed_for(kernel, filter_zero)
-    products, depth, columns = packed.shape
+    right = filters.products(kernel, filter_zero)
+    products, depth, columns = right.shape
     run = depth // math.prod(windows.taps)
     m = windows.images * math.prod(windows.out)
     image, lhs_strides = None, (strides[3], 1)
@@ -197,17 +290,17 @@ def convolution_plan(
         image, lhs_strides = windows.record(strides, run), (0, 0)
     batch = Batch()
     if products > 1:
-        panels, sums = packed.batch_strides()
         each = (products,)
-        batch = Batch(each, (each, (run,)), (each, panels), (columns * result.itemsize,), sums)
+        out = (columns * result.itemsize,)
+        batch = Batch(each, (each, (run,)), (each, (right.apart,)), out, right.sums)
     return Plan(
         kernel,
         Operand((m, depth), lhs_strides, kind),
-        Operand((depth, columns), (0, 0), packed.dtype.kind),
+        Operand((depth, columns), right.strides, filters.dtype.kind),
         result=result,
         out_strides=(out_row_stride, result.itemsize),
         batch=batch,
-        packed=True,
+        packed=right.packed,
         bilinear=isinstance(filter_zero, np.ndarray),
         output=stages,
         num_threads=num_threads,

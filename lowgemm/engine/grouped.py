@@ -109,10 +109,10 @@ def lines_held(taps: tuple[int, ...], step: tuple[int, ...], together: int) -> i
     return taps[0] * taps[1] + (together - 1) * step[1]
 
 
-def arranged(weights: np.ndarray, groups: int, bits: int) -> np.ndarray:
+def arranged(weights: np.ndarray, groups: int, bits: int, dtype: Any) -> np.ndarray:
     """Weights (taps, channels of a group, outputs) as `multiply` reads them: (blocks of channels, registers
     of a block, outputs of a group by as many as are computed at a time, taps, one output of these, channels
-    of a register).
+    of a register), of some type.
     """
     taps, depth, outputs = weights.shape
     channels, some, of_group = groups * depth, _channels_of(bits), outputs // groups
@@ -122,7 +122,7 @@ def arranged(weights: np.ndarray, groups: int, bits: int) -> np.ndarray:
     firsts = [min(first, channels - CHANNELS) for first in range(0, channels, CHANNELS)]
     blocks = np.stack([by_channel[first : first + CHANNELS] for first in firsts])
     split = blocks.reshape(len(firsts), CHANNELS // some, some, of_group // at_once, at_once, taps)
-    return np.ascontiguousarray(split.transpose(0, 1, 3, 5, 4, 2), np.int8 if bits else np.int16)
+    return np.ascontiguousarray(split.transpose(0, 1, 3, 5, 4, 2), dtype)
 
 
 # ---- in vectors --------------------------------------------------------------------------------------------

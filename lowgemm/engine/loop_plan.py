@@ -34,6 +34,32 @@ def has_loop(filters: tuple[int, ...], groups: int) -> bool:
     return grouped.takes(depth, groups, outputs)
 
 
+def arranged(weights: np.ndarray, groups: int, bits: int, dtype: Any) -> np.ndarray:
+    """Numbers of the shape of filters (..., taps of a line, channels of a group, outputs) as a loop reads
+    its weights, 0 in places that none has; `bits` are those of `vpdpbusd` (`line_loop.dot_bits`), or 0.
+    """
+    taps, depth, outputs = weights.shape[-3:]
+    if depth == 1:
+        return depthwise.arranged(weights.reshape(-1, taps, outputs), 1 if bits else 2, dtype)
+    return grouped.arranged(weights.reshape(-1, depth, outputs), groups, bits, dtype)
+
+
+class LoopShape(NamedTuple):
+    """What a plan needs to know of the weights of a loop.
+
+    Attributes
+    ----------
+    depth, outputs : int
+        Channels of a group, and outputs of all groups.
+    bits : int
+        As in `arranged`; with 0, weights have 16 bits.
+    """
+
+    depth: int
+    outputs: int
+    bits: int
+
+
 class LoopWeights:
     """Weights less their zero point, arranged for a kernel's CPU, with the sum of each output's: in place of
     a packed rhs.
@@ -59,17 +85,15 @@ class LoopWeights:
     strides = None
 
     def __init__(self, filters: np.ndarray, groups: int, zero: int | np.ndarray, kernel: Kernel) -> None:
-        taps, self.depth, outputs = filters.shape[-3:]
+        outputs = filters.shape[-1]
         weights = filters.astype(np.int64) - zero
         fits = weights.min() >= -128 and weights.max() <= 127
         if not self.fit(filters, zero):
             raise ValueError("zero: expected filters that have 16 bits less their zero point, or 8 in groups")
         self.kernel = kernel.name
-        self.bits = line_loop.dot_bits(kernel) if fits else 0
-        if self.depth == 1:
-            made = depthwise.arranged(weights.reshape(-1, taps, outputs), 1 if self.bits else 2)
-        else:
-            made = grouped.arranged(weights.reshape(-1, self.depth, outputs), groups, self.bits)
+        bits = line_loop.dot_bits(kernel) if fits else 0
+        self.shape = LoopShape(filters.shape[-2], outputs, bits)
+        made = arranged(weights, groups, bits, np.int8 if bits else np.int16)
         self.panels = scratch.aligned_empty(made.nbytes)
         self.panels[:] = made.reshape(-1).view(np.uint8)
         self.sums = weights.reshape(-1, outputs).sum(0).astype(np.int32)
@@ -125,7 +149,7 @@ class _Memory(NamedTuple):
     macs: int
 
 
-def _of_depthwise(windows: Windows, weights: LoopWeights) -> _Memory:
+def _of_depthwise(windows: Windows, weights: LoopShape) -> _Memory:
     taps = windows.taps
     registers = line_loop.CHANNELS // depthwise.LANES * depthwise.fours_of(taps[0] * taps[1])
     return _Memory(
@@ -139,8 +163,8 @@ def _of_depthwise(windows: Windows, weights: LoopWeights) -> _Memory:
     )
 
 
-def _of_groups(windows: Windows, weights: LoopWeights) -> _Memory:
-    of_group = weights.depth * weights.sums.size // windows.channels
+def _of_groups(windows: Windows, weights: LoopShape) -> _Memory:
+    of_group = weights.depth * weights.outputs // windows.channels
     outputs = line_loop.CHANNELS // weights.depth * of_group
     at_once = grouped.outputs_at_once(of_group, weights.bits)
     together = grouped.lines_together(windows.taps, windows.step, windows.apart)
@@ -163,8 +187,8 @@ class LoopPlan(Plan):
     ----------
     kernel : Kernel
         Whose CPU runs this.
-    weights : LoopWeights
-        Those of the convolution, or others like them.
+    weights : LoopShape
+        Of the weights.
     windows, strides, kind, stages, result, out_row_stride, num_threads
         As in `filters.convolution_plan`.
     """
@@ -172,7 +196,7 @@ class LoopPlan(Plan):
     def __init__(
         self,
         kernel: Kernel,
-        weights: LoopWeights,
+        weights: LoopShape,
         windows: Windows,
         strides: tuple[int, int, int, int],
         kind: str,
@@ -181,7 +205,7 @@ class LoopPlan(Plan):
         out_row_stride: int,
         num_threads: int | None,
     ) -> None:
-        n, planes = weights.sums.size, windows.images * windows.out[0]
+        n, planes = weights.outputs, windows.images * windows.out[0]
         first, every, windows = windows.without_gaps()
         loop = (_of_depthwise if weights.depth == 1 else _of_groups)(windows, weights)
         lines = planes * line_loop.groups_of_lines(windows.out[1], loop.together, windows.apart[1])

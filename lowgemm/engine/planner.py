@@ -155,9 +155,16 @@ def _template(kernel: Kernel, sizes: CacheSizes) -> Any:
 @register_jitable
 def reads_in_place(p, most, lanes):
     """Whether the rhs of a plan, whose asked fields are set, is multiplied where it lies: it comes unpacked,
-    for at most `most` rows, no two batch items share it, and one of its strides is that of a byte.
+    for at most `most` rows of an lhs that is no image, no two batch items share it, and one of its strides is
+    that of a byte.
     """
-    if p.packed != 0 or p.m > most or p.batch != p.distinct_rhs or p.depth * p.n < IN_PLACE_LEAST:
+    if (
+        p.packed != 0
+        or p.image != 0
+        or p.m > most
+        or p.batch != p.distinct_rhs
+        or p.depth * p.n < IN_PLACE_LEAST
+    ):
         return False
     return p.rhs_k_stride == 1 or (p.rhs_n_stride == 1 and p.n >= 4 * lanes)
 
@@ -356,7 +363,7 @@ def fill_plan(p, k, lhs_signed, rhs_signed, plain, threads, in_order):
     if p.stream == 0 and (p.fused != 0 or (plain and p.out_col_stride == 4 and p.out_row_stride % 4 == 0)):
         p.direct = 1
     wanted = NOT_ON_THE_FLY
-    if not p.packed and p.batch == p.distinct_rhs:
+    if not p.packed and p.image == 0 and p.batch == p.distinct_rhs:
         by_columns = p.rhs_k_stride == 1
         wanted = BY_COLUMNS if by_columns else BY_ROWS
         if k.in_place[int(by_columns)] != 0 and reads_in_place(p, k.in_place_rows, k.lanes):

@@ -20,8 +20,10 @@ from lowgemm.checks.arguments import as_operand
 from lowgemm.checks.onnx import result_zero_point, scale_argument, zero_point_argument
 from lowgemm.checks.values import as_array, choice, integer
 from lowgemm.conv import Prepared, pack_filters
+from lowgemm.engine import filters as engine_filters
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run.geometry import Geometry, check_filters, geometry
+from lowgemm.onnx_run.given_filters import arranged_filters, filters_last
 from lowgemm.onnx_run.pipelines import pipeline
 from lowgemm.onnx_run.tape import Recorder
 from lowgemm.onnx_run.turned import brought_last
@@ -32,6 +34,27 @@ from lowgemm.requantize import requantize
 SHAPES = 64
 #: Spatial axes that `lowgemm.conv` knows.
 INNER = 3
+
+
+class GivenFilters:
+    """The shape of filters that come with each run (`given_filters.py`).
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (filters, channels / group, ...), with one to three sizes.
+    dtype : dtype
+        uint8 or int8.
+    group : int
+        Groups of channels.
+    given_zero : bool
+        Their zero point comes with them.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike, group: int, given_zero: bool) -> None:
+        self.shape, self.dtype, self.group = shape, np.dtype(dtype), check_filters(shape, group)
+        inner = (*shape[2:], shape[1], shape[0])
+        self.slices = [engine_filters.GivenFilters(inner, self.group, dtype, given_zero)]
 
 
 class PackedFilters:
@@ -96,8 +119,8 @@ class Convolution(NotCopied):
 
     Parameters
     ----------
-    filters : PackedFilters
-        Packed for the groups that `attributes` say.
+    filters : PackedFilters or GivenFilters
+        For the groups that `attributes` say.
     dtype : dtype
         Of the images.
     zero_points : tuple
@@ -116,7 +139,7 @@ class Convolution(NotCopied):
 
     def __init__(
         self,
-        filters: PackedFilters,
+        filters: PackedFilters | GivenFilters,
         dtype: DTypeLike,
         zero_points: tuple[Any, Any],
         attributes: dict[str, Any],
@@ -162,8 +185,17 @@ class Convolution(NotCopied):
             known = self._plans[shape] = g, made
         return known
 
-    def record(self, recorder: Recorder, x: np.ndarray, zero: np.ndarray | None = None) -> np.ndarray | None:
-        """Take `run` down, with the zero point that `zero` stands for; None if that cannot be."""
+    def record(
+        self,
+        recorder: Recorder,
+        x: np.ndarray,
+        zero: np.ndarray | None = None,
+        w: np.ndarray | None = None,
+        w_zero: np.ndarray | None = None,
+    ) -> np.ndarray | None:
+        """Take `run` down, with the zero points that `zero` and `w_zero` stand for, and with the filters that
+        `w` stands for where they are given; None if that cannot be.
+        """
         g, made = self._plan(x.shape)
         if made is None or len(g.size) > INNER:
             return None
@@ -176,7 +208,11 @@ class Convolution(NotCopied):
             return None
         plan, rhs = found
         y = np.empty(made.shape, self.result)
-        zeros = self.input_zero if zero is None else zero, made.left_zero
+        if w is not None and rhs is None:
+            rhs = filters_last(recorder, w, self.num_threads)
+        elif w is not None:
+            rhs = arranged_filters(recorder, w, self.filters.group, rhs, self.weight_zero, self.num_threads)
+        zeros = self.input_zero if zero is None else zero, made.left_zero if w_zero is None else w_zero
         if not recorder.run_plan(plan, x, rhs, y, zeros):
             return None
         return y.transpose((0, y.ndim - 1, *range(1, y.ndim - 1)))
@@ -362,7 +398,7 @@ def qlinear_conv(
 
 
 def quantized_convolution(
-    filters: PackedFilters,
+    filters: PackedFilters | GivenFilters,
     dtype: DTypeLike,
     scales: tuple[Any, Any, Any],
     zero_points: tuple[Any, Any, Any],

@@ -52,23 +52,62 @@ def _known(constants: Constants, *places: int) -> bool:
     return all(i < len(constants) and constants[i] is not None for i in places)
 
 
+def _given(
+    state: State, make: Callable[..., Any], dtypes: tuple[np.dtype, np.dtype] | None, zero: Any, group: int
+) -> Callable[..., Any]:
+    """What takes down a convolution whose filters come with the data: from (recorder, images, filters, zero
+    points of both where they come with the data) to the result, or None.
+
+    ``make(filters, dtype)`` gives the convolution of images of a dtype. `dtypes` are those of the operands,
+    if they are known. `zero` is the filters' zero point, if that is a constant.
+    """
+    known: dict[Any, Any] = {}
+
+    def record(recorder: Recorder, x: Any, w: Any, x_zero: Any = None, w_zero: Any = None) -> Any:
+        both = x.dtype, w.dtype
+        if any(d not in _BYTES for d in both) or (dtypes is not None and both != dtypes) or not w.size:
+            return None
+        key = w.shape, both, w_zero is None
+        try:
+            if key not in known:
+                if len(known) >= convolution.SHAPES:
+                    known.clear()
+                filters = convolution.GivenFilters(w.shape, w.dtype, group, w_zero is not None)
+                known[key] = make(filters, x.dtype)
+            y = known[key].record(recorder, x, x_zero, w, w_zero)
+        except (TypeError, ValueError):  # said when it runs
+            return None
+        return None if y is None else (y,)
+
+    return record
+
+
 def qlinear_conv(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
-    """QLinearConv with the channels second."""
-    if (
-        attributes.get("channels_last")
-        or not _known(constants, *range(1, len(constants)))
-        or len(constants) < 8
-    ):
+    """QLinearConv with the channels second; the filters may come with the data."""
+    others = [i for i in range(1, len(constants)) if i != 3]
+    if attributes.get("channels_last") or not _known(constants, *others) or len(constants) < 8:
         return None
     _, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, *bias = constants
-    if w.dtype not in _BYTES or x_zero.dtype not in _BYTES:
+    if any(a is not None and a.dtype not in _BYTES for a in (w, x_zero, w_zero)):
         return None
-    how = convolution_attributes(attributes)
-    made = convolution.quantized_convolution(
-        state.filters(w, how.get("group", 1)), x_zero.dtype, (x_scale, w_scale, y_scale),
-        (x_zero, w_zero, y_zero), bias[0] if bias else None, how, state.rounding, state.num_threads,
-    )  # fmt: skip
-    dtype = x_zero.dtype
+    how, dtype = convolution_attributes(attributes), x_zero.dtype
+    group = how.get("group", 1)
+
+    def make(filters: Any, dtype: np.dtype) -> Any:
+        return convolution.quantized_convolution(
+            filters, dtype, (x_scale, w_scale, y_scale), (x_zero, w_zero, y_zero), bias[0] if bias else None,
+            how, state.rounding, state.num_threads,
+        )  # fmt: skip
+
+    if w is None:
+        record_given = _given(state, make, (dtype, w_zero.dtype), w_zero, group)
+
+        def given(*_: Any) -> Any:
+            return NotImplemented
+
+        given.record = lambda recorder, *inputs: record_given(recorder, inputs[0], inputs[3])  # type: ignore[attr-defined]
+        return given
+    made = make(state.filters(w, group), dtype)
 
     def run(x: np.ndarray, *_: Any) -> np.ndarray:
         if x.dtype != dtype:
@@ -84,20 +123,39 @@ def qlinear_conv(state: State, constants: Constants, attributes: dict[str, Any],
 
 
 def conv_integer(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
-    """ConvInteger; the zero point of the images may come with them."""
-    if (
-        not _known(constants, 1)
-        or constants[1].dtype not in _BYTES
-        or (len(constants) > 3 and constants[3] is None)
-    ):
-        return None
+    """ConvInteger; filters and zero points may come with the images."""
     how = convolution_attributes(attributes)
-    filters = state.filters(constants[1], how.get("group", 1))
-    zero = constants[3] if len(constants) > 3 else None
-    made = {
-        dtype: convolution.Convolution(filters, dtype, (None, zero), how, num_threads=state.num_threads)
-        for dtype in _BYTES
-    }
+    w, zero = constants[1], constants[3] if len(constants) > 3 else None
+    if w is not None and w.dtype not in _BYTES:
+        return None
+
+    def make(filters: Any, dtype: np.dtype) -> Any:
+        return convolution.Convolution(filters, dtype, (None, zero), how, num_threads=state.num_threads)
+
+    def points(x: np.ndarray, w: np.ndarray, zeros: Sequence[Any]) -> list[Any] | None:
+        """Zero points for a recorder: those of images, and of filters where they come with them."""
+        found = []
+        for i, operand in enumerate((x, w)):
+            point = zeros[i] if len(zeros) > i else None
+            if point is not None and (point.size != 1 or point.dtype != operand.dtype):
+                return None
+            found.append(point)
+        return found
+
+    if w is None or (len(constants) > 3 and zero is None):
+        record_given = _given(state, make, None, zero, how.get("group", 1))
+
+        def given(*_: Any) -> Any:
+            return NotImplemented
+
+        def record_all(recorder: Recorder, x: Any, w: Any, *zeros: Any) -> Any:
+            found = points(x, w, zeros[:1] if zero is not None else zeros)
+            return None if found is None else record_given(recorder, x, w, *found)
+
+        given.record = record_all  # type: ignore[attr-defined]
+        return given
+    filters = state.filters(w, how.get("group", 1))
+    made = {dtype: make(filters, dtype) for dtype in _BYTES}
 
     def run(x: np.ndarray, w: Any, x_zero: Any = None, *_: Any) -> np.ndarray:
         if x_zero is not None and (x_zero.dtype != x.dtype or x_zero.size != 1):
@@ -109,6 +167,12 @@ def conv_integer(state: State, constants: Constants, attributes: dict[str, Any],
             raise TypeError(f"x: expected uint8 or int8, got {x.dtype}")
         return made[x.dtype].run(x, None if x_zero is None else x_zero.item())
 
+    def record(recorder: Recorder, x: np.ndarray, w: Any, *zeros: Any) -> Any:
+        found = points(x, w, zeros[:1]) if x.dtype in made else None
+        y = None if found is None else made[x.dtype].record(recorder, x, found[0])
+        return None if y is None else (y,)
+
+    run.record = record  # type: ignore[attr-defined]
     return run
 
 

@@ -267,8 +267,8 @@ class Recorder(NotCopied):
         return id(_owner(a)) in self._numbers or id(_owner(a)) in self._constants
 
     def run_plan(self, plan: Any, x: np.ndarray, rhs: Any, y: np.ndarray, zeros: Sequence[Any]) -> bool:
-        """Take down a product or a convolution of `x` with an array or what is packed, to `y`; False if that
-        cannot be.
+        """Take down a product or a convolution of `x` with an array, what is packed, or two arrays that
+        stand for what is packed and its sums, to `y`; False if that cannot be.
 
         The zero points are numbers, vectors of them that the plan is made for, or arrays that stand for one.
         """
@@ -297,9 +297,14 @@ class Recorder(NotCopied):
             points += point
         if not plan.bilinear:
             vectors = [0, 0]
-        held = isinstance(rhs, np.ndarray)
-        self.kept += [plan] if held else [plan, rhs]
-        places = (self.at(rhs), 0) if held else (rhs.panels_address, rhs.sums_address)
+        self.kept += [plan]
+        if isinstance(rhs, np.ndarray):
+            places: Any = self.at(rhs), 0
+        elif isinstance(rhs, tuple):
+            places = self.at(rhs[0]), self.at(rhs[1])
+        else:
+            self.kept += [rhs]
+            places = rhs.panels_address, rhs.sums_address
         at_vectors = [
             v if isinstance(v, int) else self.at(v) if self.knows(v) else self.held(v) for v in vectors
         ]
