@@ -38,6 +38,11 @@ from lowgemm.kernels.framework.irtools import at, const, i32, load, store, vec
 _u64 = np.uint64
 #: Elements of a piece of a pass that treats all alike.
 PIECE = 4096
+#: Blocks of fewer elements are not gone through one by one: for so many elements at a time the parameters are
+#: repeated, a set for each.
+SHORT, REPEATED = 16, 256
+_SET = 4 * REPEATED
+_BOTH = 2 * _SET
 
 
 @inner_dividing
@@ -82,12 +87,42 @@ def _quantize_each(x, out, count, scale, zero, low, high, limit):
 
 
 @inner
-def _row(args, piece):
-    """Of a row of `Layout`: the first element, how many, and the number of its first parameter."""
-    rows, inner_size, whole = load_i64(args, 4), load_i64(args, 5), load_i64(args, 6)
-    o, r = piece // rows, piece % rows
-    at = o * load_i64(args, 7) + r // load_i64(args, 9) * load_i64(args, 8)
-    return o * whole + r * inner_size, min(inner_size, whole - r * inner_size), at
+def _row(args, o, r):
+    """Of row `r` of outer index `o` of `Layout`: the first element, how many, and the number of its first
+    parameter.
+    """
+    inner_size, whole, block = load_i64(args, 5), load_i64(args, 6), load_i64(args, 9)
+    if block > 1:  # no division where there need be none
+        at = r // block * load_i64(args, 8)
+    else:
+        at = r * load_i64(args, 8)
+    return o * whole + r * inner_size, min(inner_size, whole - r * inner_size), at + o * load_i64(args, 7)
+
+
+@inner
+def _repeat(params, to, count, block):
+    """Each of some 32-bit numbers `block` times, for `count` elements."""
+    given, made = numba.carray(params, (count,), np.int32), numba.carray(to, (count,), np.int32)
+    whole = count // block
+    for b in range(whole):
+        for i in range(block):
+            made[_u64(b * block + i)] = given[_u64(b)]
+    for i in range(whole * block, count):
+        made[_u64(i)] = given[_u64(whole)]
+
+
+@inner
+def _parameters(args, number, count, space):
+    """Where the scales and the zero points of a row's elements are, from parameter `number` on; repeated for
+    each element at `space` where they are those of short blocks.
+    """
+    scales, zeros = offset(pointer_at(args, 2), 4 * number), offset(pointer_at(args, 3), 4 * number)
+    each = load_i64(args, 10)
+    if each > 1:
+        _repeat(scales, space, count, each)
+        _repeat(zeros, offset(space, _SET), count, each)
+        scales, zeros = space, offset(space, _SET)
+    return scales, zeros
 
 
 @routine(PASS)
@@ -98,10 +133,12 @@ def quantize(args, first, end, worker):
     the layout.
     """
     each, low, high, item = load_i64(args, 10), load_i64(args, 11), load_i64(args, 12), load_i64(args, 13)
-    for piece in range(first, end):
-        begin, count, number = _row(args, piece)
+    space, rows = stack(_BOTH), load_i64(args, 4)
+    o, r = first // rows, first % rows
+    for _ in range(first, end):
+        begin, count, number = _row(args, o, r)
         src, dst = offset(pointer_at(args, 0), 4 * begin), offset(pointer_at(args, 1), item * begin)
-        scales, zeros = offset(pointer_at(args, 2), 4 * number), offset(pointer_at(args, 3), 4 * number)
+        scales, zeros = _parameters(args, number, count, space)
         x = numba.carray(src, (count,), np.float32)
         out8, out16 = numba.carray(dst, (count,), np.uint8), numba.carray(dst, (count,), np.uint16)
         if each != 0:
@@ -115,6 +152,9 @@ def quantize(args, first, end, worker):
         else:
             one, zero = load_f32(scales, 0), np.int32(load_i32(zeros, 0))
             quantize_all(x, out16, 0, count, one, zero, low, high, np.int32(0xFFFF))
+        r += 1
+        if r == rows:
+            o, r = o + 1, 0
 
 
 @inner
@@ -138,11 +178,13 @@ def dequantize(args, first, end, worker):
     """
     each, kind = load_i64(args, 10), load_i64(args, 11)
     width = 1 if kind < 2 else 4 if kind == 2 else 2
-    for piece in range(first, end):
-        begin, count, number = _row(args, piece)
+    space, rows = stack(_BOTH), load_i64(args, 4)
+    o, r = first // rows, first % rows
+    for _ in range(first, end):
+        begin, count, number = _row(args, o, r)
         src = offset(pointer_at(args, 0), width * begin)
         out = numba.carray(offset(pointer_at(args, 1), 4 * begin), (count,), np.float32)
-        scales, zeros = offset(pointer_at(args, 2), 4 * number), offset(pointer_at(args, 3), 4 * number)
+        scales, zeros = _parameters(args, number, count, space)
         if kind == 0:
             _dequantize(numba.carray(src, (count,), np.uint8), out, count, scales, zeros, each)
         elif kind == 1:
@@ -153,6 +195,9 @@ def dequantize(args, first, end, worker):
             _dequantize(numba.carray(src, (count,), np.uint16), out, count, scales, zeros, each)
         else:
             _dequantize(numba.carray(src, (count,), np.int16), out, count, scales, zeros, each)
+        r += 1
+        if r == rows:
+            o, r = o + 1, 0
 
 
 #: Types that `dequantize` takes.
@@ -302,8 +347,8 @@ class Layout(NamedTuple):
 
     There are `outer` times `rows` rows of `inner` elements. `whole` is the number of elements of an outer
     index, so the last row of it may be shorter. The first parameter of a row is number ``o * by_outer + r //
-    block * by_row``; it is for the whole row, or with `each` for the first element, and those behind it for
-    the next.
+    block * by_row``; it is for the whole row, or for the first `each` elements, and those behind it for the
+    next.
     """
 
     outer: int
@@ -326,5 +371,10 @@ def layout(shape: Sequence[int], count: int, axis: int, block_size: int = 0) -> 
         return Layout(outer, 1, n, n, each=1) if inner == 1 else Layout(outer, n, inner, n * inner, 0, 1)
     blocks = -(-n // block_size)
     if inner == 1:
-        return Layout(outer, blocks, block_size, n, blocks, 1)
+        if n % block_size == 0:  # blocks follow one another all the way
+            outer, n, blocks = 1, outer * n, outer * blocks
+        if block_size >= SHORT:
+            return Layout(outer, blocks, block_size, n, blocks, 1)
+        some = REPEATED // block_size
+        return Layout(outer, -(-blocks // some), some * block_size, n, blocks, some, each=block_size)
     return Layout(outer, n, inner, n * inner, blocks * inner, inner, block_size, 1)

@@ -371,3 +371,27 @@ def test_a_result_without_elements_and_scales_for_each_row_or_column(m, n):
     for scales in ((np.ones(m, np.float32), one), (one, np.ones(n, np.float32))):
         y = ox.qlinear_matmul(a, scales[0], zero, b, scales[1], zero, one, zero)
         assert y.shape == (m, n) and y.dtype == np.uint8
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 15, 16, 17, 300])
+def test_blocks_of_the_last_axis(block):
+    """Short blocks have their scales repeated for some elements at a time, also where the last is a part."""
+    g = np.random.default_rng(block)
+    for shape in ((1, 1), (3, 5), (2, 3, 28), (5, 511), (2, 2, 513), (700,)):
+        n = shape[-1]
+        many = (*shape[:-1], -(-n // block))
+        scale = (g.random(many) / 9 + 1e-3).astype(np.float32)
+        along = np.repeat(scale, block, axis=-1)[..., :n]
+        for dtype in (np.uint8, np.int8, np.int16, np.uint16, np.int32):
+            info = np.iinfo(dtype)
+            zero = g.integers(info.min // 2, info.max // 2, many).astype(dtype)
+            zeros = np.repeat(zero, block, axis=-1)[..., :n].astype(np.float32)
+            q = g.integers(info.min, info.max, shape, endpoint=True).astype(dtype)
+            got = ox.dequantize_linear(q, scale, zero, axis=-1, block_size=block)
+            np.testing.assert_array_equal(got, (q.astype(np.float32) - zeros) * along, strict=True)
+            if dtype == np.int32:
+                continue
+            x = (g.standard_normal(shape) * 50).astype(np.float32)
+            got = ox.quantize_linear(x, scale, zero, axis=-1, block_size=block)
+            steps = np.rint(x / along).astype(np.float64) + zeros
+            np.testing.assert_array_equal(got, np.clip(steps, info.min, info.max).astype(dtype), strict=True)
