@@ -91,7 +91,7 @@ def _of_rows(
 
 
 def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
-    """QLinearSoftmax with constant scales of what lies in rows, for a recorder too."""
+    """QLinearSoftmax with constant scales, for a recorder too."""
     _, x_scale, _, y_scale, y_zero = [*constants, *[None] * 5][:5]
     given_later = y_zero is None and len(constants) > 4
     if given_later or any(v is None or v.size != 1 or v.dtype != np.float32 for v in (x_scale, y_scale)):
@@ -100,17 +100,23 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
     if not (0 < scale < np.inf and step > 0 and np.floor(np.float32(1) / step) < 2**30):
         return None
     zero, axis = 0 if y_zero is None else int(y_zero.reshape(())), attributes.get("axis", -1)
+    one_axis = attributes.get("opset", 13) >= 13
 
     def run(x: np.ndarray, *_: Any, recorder: Recorder | None = None) -> Any:
-        if x.dtype not in _BYTES or not x.size or not x.ndim or axis not in (-1, x.ndim - 1):
+        if x.dtype not in _BYTES or not x.size or not -x.ndim <= axis < x.ndim:
             return NotImplemented
+        at, shape = axis % x.ndim, x.shape
+        rows = np.moveaxis(x, at, -1) if one_axis else x
         if recorder is None:
-            x = np.ascontiguousarray(x)
-        elif not x.flags.c_contiguous:
-            if not strided.takes(x, x):
+            rows = np.ascontiguousarray(rows)
+        elif not rows.flags.c_contiguous:
+            if not strided.takes(rows, rows):
                 return NotImplemented
-            x = recorder.copied(x)
-        return _of_rows(x, scale, step, zero, state.num_threads, recorder)
+            rows = recorder.copied(rows)
+        if one_axis:
+            return np.moveaxis(_of_rows(rows, scale, step, zero, state.num_threads, recorder), -1, at)
+        rows = rows.reshape(*shape[:at], -1)  # the axes from `axis` on count as one
+        return _of_rows(rows, scale, step, zero, state.num_threads, recorder).reshape(shape)
 
     run.record = unless_refused(run)  # type: ignore[attr-defined]
     return run
