@@ -45,15 +45,20 @@ _SET = 4 * REPEATED
 _BOTH = 2 * _SET
 
 
+@inner
+def quantize_scaled(t, zero, below, above):
+    """`quantize_one` of a number that is divided already."""
+    t = t if t > below else below  # a NaN too
+    t = t if t < above else above
+    return nearest(t) + np.int32(zero)
+
+
 @inner_dividing
 def quantize_one(x, scale, zero, below, above):
     """A number's step, between the limits `below` and `above`, from which the zero point is taken away: they
     are whole float32 numbers below 2**17, so it does not matter that they come before the rounding.
     """
-    t = x / scale
-    t = t if t > below else below  # a NaN too
-    t = t if t < above else above
-    return nearest(t) + np.int32(zero)
+    return quantize_scaled(x / scale, zero, below, above)
 
 
 @inner_dividing

@@ -100,7 +100,7 @@ class GivenFilters(Filters):
     shape, groups, dtype
         Of the filters.
     given_zero : bool
-        Their zero point comes with them, so that there is no loop, which has it subtracted beforehand.
+        Their zero point, one for all, comes with them.
     """
 
     def __init__(self, shape: tuple[int, ...], groups: int, dtype: Any, given_zero: bool) -> None:
@@ -109,14 +109,14 @@ class GivenFilters(Filters):
 
     def in_loop(self, zero: int | np.ndarray) -> bool:
         """As of `PackedFilters`, whatever their values are: the loop takes weights of 16 bits too."""
-        if self._given_zero or not isinstance(zero, int) or not has_loop(self.shape, self.groups):
+        if not isinstance(zero, int) or not has_loop(self.shape, self.groups):
             return False
         return abs(zero) < 1 << 14
 
     def _fit(self, zero: int) -> bool:
         """Whether all filters of their type less the zero point have 8 bits."""
         info = np.iinfo(self.dtype)
-        return info.min - zero >= -128 and info.max - zero <= 127
+        return not self._given_zero and info.min - zero >= -128 and info.max - zero <= 127
 
     def rhs(self, kernel: Kernel, zero: int | np.ndarray) -> LoopShape | None:
         """What a loop for these filters is given, or None: the filters themselves."""

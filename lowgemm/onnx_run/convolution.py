@@ -208,11 +208,17 @@ class Convolution(NotCopied):
             return None
         plan, rhs = found
         y = np.empty(made.shape, self.result)
+        weight_zero = made.left_zero if w_zero is None else w_zero
         if w is not None and rhs is None:
             rhs = filters_last(recorder, w, self.num_threads)
         elif w is not None:
-            rhs = arranged_filters(recorder, w, self.filters.group, rhs, self.weight_zero, self.num_threads)
-        zeros = self.input_zero if zero is None else zero, made.left_zero if w_zero is None else w_zero
+            of_loop = self.weight_zero if w_zero is None else w_zero
+            rhs, weight_zero = (
+                arranged_filters(recorder, w, self.filters.group, rhs, of_loop, self.num_threads), 0
+            )  # fmt: skip
+            if rhs is None:
+                return None
+        zeros = self.input_zero if zero is None else zero, weight_zero
         if not recorder.run_plan(plan, x, rhs, y, zeros):
             return None
         return y.transpose((0, y.ndim - 1, *range(1, y.ndim - 1)))

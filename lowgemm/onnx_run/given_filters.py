@@ -17,7 +17,7 @@ from lowgemm.engine.loop_plan import LoopShape, arranged
 from lowgemm.engine.parts import PASS, run_shared
 from lowgemm.jit.memory import load_i32, load_i64, load_u8, offset, pointer_at, store_8, store_32
 from lowgemm.jit.routine import inner, routine
-from lowgemm.onnx_run.tape import Recorder
+from lowgemm.onnx_run.tape import Recorder, zero_point_of
 from lowgemm.onnx_run.turned import brought_last
 
 #: Places of a piece, and nanoseconds that a place and a summed byte take.
@@ -35,12 +35,13 @@ def _value(filters, number, signed):
 def arrange(args, first, end, worker):
     """Filters less their zero point, in the order of a table, and zeros between them.
 
-    Arguments: filters, whether they are signed, the zero point, the table (int32: a value's number from 1 on,
-    or 0), places, dst, bytes of a place (1 or 2). Pieces are `PIECE` places.
+    Arguments: filters, whether they are signed, the zero point (two of `tape.zero_point_of`), the table
+    (int32: a value's number from 1 on, or 0), places, dst, bytes of a place (1 or 2). Pieces are `PIECE`
+    places.
     """
-    filters, table, dst = pointer_at(args, 0), pointer_at(args, 3), pointer_at(args, 5)
-    signed, zero, wide = load_i64(args, 1), load_i64(args, 2), load_i64(args, 6)
-    for i in range(first * PIECE, min(end * PIECE, load_i64(args, 4))):
+    filters, table, dst = pointer_at(args, 0), pointer_at(args, 4), pointer_at(args, 6)
+    signed, zero, wide = load_i64(args, 1), zero_point_of(args, 2), load_i64(args, 7)
+    for i in range(first * PIECE, min(end * PIECE, load_i64(args, 5))):
         number = np.int64(load_i32(table, i))
         value = 0
         if number != 0:
@@ -56,14 +57,15 @@ def arrange(args, first, end, worker):
 def sum_rows(args, first, end, worker):
     """The sum of each row of bytes, less a zero point each.
 
-    Arguments: rows, whether they are signed, the zero point, bytes of a row, dst (int32). Pieces are rows.
+    Arguments: rows, whether they are signed, the zero point as in `arrange`, bytes of a row, dst (int32).
+    Pieces are rows.
     """
-    count, signed, zero = load_i64(args, 3), load_i64(args, 1), load_i64(args, 2)
+    count, signed, zero = load_i64(args, 4), load_i64(args, 1), zero_point_of(args, 2)
     for row in range(first, end):
         at, total = offset(pointer_at(args, 0), row * count), np.int64(0)
         for i in range(count):
             total += _value(at, i, signed)
-        store_32(pointer_at(args, 4), row, total - count * zero)
+        store_32(pointer_at(args, 5), row, total - count * zero)
 
 
 def _table(shape: tuple[int, ...], groups: int, loop: LoopShape) -> np.ndarray:
@@ -73,16 +75,22 @@ def _table(shape: tuple[int, ...], groups: int, loop: LoopShape) -> np.ndarray:
 
 
 def arranged_filters(
-    recorder: Recorder, w: np.ndarray, groups: int, loop: LoopShape, zero: int, num_threads: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """Take down what makes the weights and sums of a loop from filters in ONNX's order."""
+    recorder: Recorder, w: np.ndarray, groups: int, loop: LoopShape, zero: Any, num_threads: Any
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Take down what makes the weights and sums of a loop from filters in ONNX's order, with a zero point or
+    an array that stands for one; None if it is no such.
+    """
+    point = recorder.point(zero, w)
+    if point is None:
+        return None
     w = w if w.flags.c_contiguous else recorder.copied(w)
     table, rows, signed = _table(w.shape, groups, loop), w.shape[0], int(w.dtype == np.int8)
     made, sums = np.empty(table.size, np.int8 if loop.bits else np.int16), np.empty(rows, np.int32)
     recorder.keep(made, sums)
-    args = recorder.at(w), signed, zero, recorder.held(table), table.size, recorder.at(made), made.itemsize
+    args = recorder.at(w), signed, *point, recorder.held(table), table.size, recorder.at(made), made.itemsize
     run_shared(arrange, args, -(-table.size // PIECE), PLACE * table.size, num_threads, recorder.run)
-    args = recorder.at(w), signed, zero, w.size // rows, recorder.at(sums)
+    point = recorder.point(zero, w)  # where it lies is asked for each pass
+    args = recorder.at(w), signed, *point, w.size // rows, recorder.at(sums)
     run_shared(sum_rows, args, rows, SUMMED * w.size, num_threads, recorder.run)
     return made, sums
 

@@ -28,6 +28,7 @@ from lowgemm.onnx_run import (
     dynamic,
     elementwise,
     float_mean,
+    given_scales,
     layer_norm,
     lstm,
     max_pool,
@@ -83,11 +84,51 @@ def _given(
     return record
 
 
+def _scales_given(state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
+    """QLinearConv of which scales, zero points or the bias come with the data, for a recorder."""
+    how, zero = convolution_attributes(attributes), constants[5]
+    if state.rounding != "onnx" or any(c is not None and c.dtype not in _BYTES for c in (constants[3], zero)):
+        return None
+
+    def make(filters: Any, dtype: np.dtype) -> Any:
+        return convolution.Convolution(filters, dtype, (None, zero), how, num_threads=state.num_threads)
+
+    record_sums = _given(state, make, None, zero, how.get("group", 1))
+
+    def run(*_: Any) -> Any:
+        return NotImplemented
+
+    def record(recorder: Recorder, *inputs: Any) -> Any:
+        x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, *bias = inputs
+        if x_zero.size != 1 or x_zero.dtype != x.dtype or w_zero.dtype != w.dtype:
+            return None
+        if zero is None and w_zero.size != 1:
+            return None
+        made = record_sums(recorder, x, w, x_zero, w_zero if zero is None else None)
+        if made is None:
+            return None
+        order = (0, *range(2, x.ndim), 1)
+        last = made[0].transpose(order)
+        y = given_scales.requantized(
+            recorder, last.reshape(-1, last.shape[-1]), (x_scale, w_scale, y_scale), y_zero,
+            bias[0] if bias else None, state.num_threads,
+        )  # fmt: skip
+        if y is NotImplemented:
+            return None
+        y = y.reshape(last.shape)
+        return (y.transpose((0, y.ndim - 1, *range(1, y.ndim - 1))),)
+
+    run.record = record  # type: ignore[attr-defined]
+    return run
+
+
 def qlinear_conv(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
     """QLinearConv with the channels second; the filters may come with the data."""
     others = [i for i in range(1, len(constants)) if i != 3]
-    if attributes.get("channels_last") or not _known(constants, *others) or len(constants) < 8:
+    if attributes.get("channels_last") or len(constants) < 8:
         return None
+    if not _known(constants, *others):
+        return _scales_given(state, constants, attributes)
     _, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, *bias = constants
     if any(a is not None and a.dtype not in _BYTES for a in (w, x_zero, w_zero)):
         return None

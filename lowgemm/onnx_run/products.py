@@ -17,7 +17,7 @@ import numpy as np
 from lowgemm.checks.onnx import result_zero_point
 from lowgemm.engine.packed_rhs import PackedRhs
 from lowgemm.gemm import gemm
-from lowgemm.onnx_run import strided
+from lowgemm.onnx_run import given_scales, strided
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.pipelines import pipeline
 from lowgemm.onnx_run.state import State
@@ -159,10 +159,43 @@ def _coded_product(
     return run
 
 
+def _given_matmul(state: State, constants: Constants) -> Any:
+    """QLinearMatMul of which scales or zero points come with the data, for a recorder."""
+    right = held_right(state, constants[3])
+    if right is NotImplemented or state.rounding != "onnx":
+        return None
+
+    def run(*inputs: Any, recorder: Recorder | None = None) -> Any:
+        a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = inputs[:8]
+        b = b if right is None else right
+        if recorder is None or len(b.shape) < 2 or a.ndim < 2 or a.shape[-1] != b.shape[-2]:
+            return NotImplemented
+        for zero, operand, count in ((a_zero, a, 1), (b_zero, b, b.shape[-1])):
+            if (
+                zero.dtype != operand.dtype
+                or zero.size not in (1, count)
+                or zero.size != max(zero.shape, default=1)
+            ):
+                return NotImplemented
+        sums = product_of(recorder, a, b, (a_zero, b_zero), None, state.num_threads)
+        if sums is NotImplemented:
+            return NotImplemented
+        rows = sums.reshape(-1, sums.shape[-1])
+        y = given_scales.requantized(
+            recorder, rows, (a_scale, b_scale, y_scale), y_zero, None, state.num_threads
+        )
+        return y if y is NotImplemented else y.reshape(sums.shape)
+
+    run.record = unless_refused(run)  # type: ignore[attr-defined]
+    return run
+
+
 def qlinear_matmul(state: State, constants: Constants, attributes: dict[str, Any], last: bool) -> Any:
     """QLinearMatMul."""
-    if len(constants) < 8 or any(constants[i] is None for i in (1, 2, 4, 5, 6, 7)):
+    if len(constants) < 8:
         return None
+    if any(constants[i] is None for i in (1, 2, 4, 5, 6, 7)):
+        return _given_matmul(state, constants)
     _, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = constants
     product = _coded_product(state, (a_scale, b_scale, y_scale), (a_zero, b_zero, y_zero), b)
     if product is None:

@@ -98,7 +98,7 @@ def scale_by(args, first, end, worker):
 
 
 @inner
-def _zero_point(args, number):
+def zero_point_of(args, number):
     """A zero point: argument `number`; or if the one behind it is not 0, the byte at that address, and the
     first says by what it is flipped: 128 if it is signed, else 0.
     """
@@ -108,10 +108,10 @@ def _zero_point(args, number):
 
 @routine(parts.PASS)
 def repeat_point(args, first, end, worker):
-    """A zero point for each row or column, less what packing adds. Arguments: two of `_zero_point`, what is
+    """A zero point for each row or column, less what packing adds. Arguments: two of `zero_point_of`, what is
     taken away, and dst, int32. Pieces are numbers.
     """
-    value = _zero_point(args, 0) - load_i64(args, 2)
+    value = zero_point_of(args, 0) - load_i64(args, 2)
     for i in range(first, end):
         store_32(pointer_at(args, 3), i, value)
 
@@ -121,14 +121,14 @@ def run_plan(args, first, end, worker):
     """A call of a plan's `way` (`engine/drivers.py`).
 
     Arguments: the way, the plan, lhs or images, rhs or panels, sums of packed panels, dst, space, two of
-    `_zero_point` for each operand, and addresses of the zero points of each row and of each column for a plan
+    `zero_point_of` for each operand, and addresses of the zero points of each row and of each column for a plan
     that is bilinear.
     """
     call_address(
         load_i64(args, 0),
         (
             load_i64(args, 1), load_i64(args, 2), load_i64(args, 3), load_i64(args, 4), load_i64(args, 5),
-            load_i64(args, 6), _zero_point(args, 7), _zero_point(args, 9), load_i64(args, 11), load_i64(args, 12),
+            load_i64(args, 6), zero_point_of(args, 7), zero_point_of(args, 9), load_i64(args, 11), load_i64(args, 12),
         ),
     )  # fmt: skip
 
@@ -251,8 +251,8 @@ class Recorder(NotCopied):
         if workers > 1:
             self.jobs[len(self.passes) - 1] = workers, nanoseconds
 
-    def _point(self, zero: Any, operand: Any) -> tuple[Any, Any] | None:
-        """An operand's zero point as two arguments of a pass (`_zero_point`): a number, or one that an array
+    def point(self, zero: Any, operand: Any) -> tuple[Any, Any] | None:
+        """An operand's zero point as two arguments of a pass (`zero_point_of`): a number, or one that an array
         stands for; None if it is no such.
         """
         if isinstance(zero, int):
@@ -286,7 +286,7 @@ class Recorder(NotCopied):
                 vectors[i] = (zero.reshape(-1).astype(np.int64) - shift).astype(np.int32)
                 points += [0, 0]
                 continue
-            point = self._point(zero, operand)
+            point = self.point(zero, operand)
             if point is None:
                 return False
             if plan.bilinear:
