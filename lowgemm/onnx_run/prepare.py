@@ -86,14 +86,24 @@ def _given(
 
 def _scales_given(state: State, constants: Constants, attributes: dict[str, Any]) -> Any:
     """QLinearConv of which scales, zero points or the bias come with the data, for a recorder."""
-    how, zero = convolution_attributes(attributes), constants[5]
-    if state.rounding != "onnx" or any(c is not None and c.dtype not in _BYTES for c in (constants[3], zero)):
+    how, held, zero = convolution_attributes(attributes), constants[3], constants[5]
+    if state.rounding != "onnx" or any(c is not None and c.dtype not in _BYTES for c in (held, zero)):
         return None
+    group = how.get("group", 1)
 
     def make(filters: Any, dtype: np.dtype) -> Any:
         return convolution.Convolution(filters, dtype, (None, zero), how, num_threads=state.num_threads)
 
-    record_sums = _given(state, make, None, zero, how.get("group", 1))
+    record_given = _given(state, make, None, zero, group)
+    packed: dict[np.dtype, Any] = {}
+    if held is not None and zero is not None:
+        packed = {dtype: make(state.filters(held, group), dtype) for dtype in _BYTES}
+
+    def sums(recorder: Recorder, x: Any, x_zero: Any, w: Any, w_zero: Any) -> Any:
+        if not packed:
+            made = record_given(recorder, x, w, x_zero, w_zero if zero is None else None)
+            return None if made is None else made[0]
+        return packed[x.dtype].record(recorder, x, x_zero) if x.dtype in packed else None
 
     def run(*_: Any) -> Any:
         return NotImplemented
@@ -104,11 +114,10 @@ def _scales_given(state: State, constants: Constants, attributes: dict[str, Any]
             return None
         if zero is None and w_zero.size != 1:
             return None
-        made = record_sums(recorder, x, w, x_zero, w_zero if zero is None else None)
-        if made is None:
+        found = sums(recorder, x, x_zero, w, w_zero)
+        if found is None:
             return None
-        order = (0, *range(2, x.ndim), 1)
-        last = made[0].transpose(order)
+        last = found.transpose((0, *range(2, x.ndim), 1))
         y = given_scales.requantized(
             recorder, last.reshape(-1, last.shape[-1]), (x_scale, w_scale, y_scale), y_zero,
             bias[0] if bias else None, state.num_threads,
