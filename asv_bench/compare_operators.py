@@ -105,6 +105,8 @@ def _products() -> Iterator[Case]:
         q = [x, scale(), zeros[0], w, scale(*columns), zeros[1], scale(size=a[-1] * 0.05), zeros[2]]
         pairs = (0,) if constant else (0, 3)
         yield Case(name, "QLinearMatMul", q, pairs)
+        if not constant and len(a) == 2:
+            yield Case(f"{name} and scales", "QLinearMatMul", q, tuple(range(8)))
         floats = [x, w, scale(), scale(*columns), point(da), point(db, *columns), real(b[-1])]
         if da in (U8, db):
             yield Case(name, "MatMulIntegerToFloat", floats, data, MICROSOFT)
@@ -152,6 +154,8 @@ def _convolutions() -> Iterator[Case]:
         columns = (w[0],) if constant and dw == S8 else ()
         q = [a, scale(), point(dx), b, scale(*columns), point(dw), scale(size=w[1] * 0.2), point(dx)]
         yield Case(name, "QLinearConv", q, (0,) if constant else (0, 3), "", around)
+        if not constant and len(x) == 4:
+            yield Case(f"{name} and scales", "QLinearConv", q, tuple(range(8)), "", around)
 
 
 def _quantizers() -> Iterator[Case]:
@@ -256,7 +260,7 @@ def model_of(case: Case, between: bool) -> tuple[bytes, dict[str, np.ndarray]]:
     for i, a in enumerate(case.inputs):
         name = "" if a is None else f"i{i}"
         if i in case.data:
-            feeds[name] = a
+            a = feeds[name] = np.asarray(a)
             given.append(
                 helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
             )
