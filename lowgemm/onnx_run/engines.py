@@ -23,6 +23,9 @@ from lowgemm.onnx_run.work import work_of
 LARGE = 1 << 10
 #: Dtypes of which NumPy's array says all that the model's tensor says.
 PLAIN = tuple(np.dtype(t) for t in ("f4", "u1", "i1", "i4", "i8", "f8"))
+#: onnxruntime's rewritings that round anew between quantizers: float weights that stand there become int8, and
+#: products of int8 weights round their other operand to 8 bits.
+_LOSSY = ("WeightBiasQuantization", "QDQSelectorActionTransformer")
 #: Settings of `Model(float_nodes=...)`.
 CHOICES = ("auto", "onnxruntime", "onnx.reference")
 
@@ -102,6 +105,8 @@ _OUTSIDE = 1 << 16
 #: parts and with them: an LSTM of 2**26.6 in a model that takes 8.6 and 3.3 ms alone, 9.0 and 7.1 beside such a
 #: session; MaxPool of 2**22 in one that takes 1.3 and 1.2, beside it 1.6 and 3.2.
 MUCH = 1 << 26
+#: Elements of a vector that may say one size for each axis.
+_SHORT = 8
 #: Types of outputs that onnxruntime hands over as NumPy arrays.
 _READABLE = re.compile(r"(seq\()?tensor\((float|double|float16|u?int(8|16|32|64)|bool|string)\)\)?")
 
@@ -115,8 +120,18 @@ def _elements(values: Sequence[Any]) -> int:
     return sum(_elements(v) if isinstance(v, list) else getattr(v, "size", 0) for v in values)
 
 
-def _value_info(name: str, value: Any) -> Any:
-    """The type of an input, from the value that came. Sizes stay open, the number of axes does not."""
+def _kind(value: Any, lengths: bool) -> Any:
+    """What a session holds for one kind of input: the number of axes; with `lengths`, of a short vector its
+    length.
+    """
+    axes = getattr(value, "ndim", None)
+    return value.shape if lengths and axes == 1 and value.size <= _SHORT else axes
+
+
+def _value_info(name: str, value: Any, lengths: bool) -> Any:
+    """The type of an input, from the value that came. Sizes stay open, the number of axes does not, nor with
+    `lengths` what `_kind` says.
+    """
     from onnx import helper
 
     if isinstance(value, list):
@@ -128,7 +143,8 @@ def _value_info(name: str, value: Any) -> Any:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiubO" or value.dtype.isbuiltin != 1:
         raise _CannotRun(f"{name}: no element type of onnxruntime's")
     kind = 8 if value.dtype.kind == "O" else helper.np_dtype_to_tensor_dtype(value.dtype)
-    return helper.make_tensor_value_info(name, kind, [None] * value.ndim)
+    of_one = _kind(value, lengths)
+    return helper.make_tensor_value_info(name, kind, [None] * of_one if isinstance(of_one, int) else of_one)
 
 
 def _outside(name: str, value: np.ndarray) -> Any:
@@ -206,10 +222,14 @@ class Subgraph(NotCopied):
         return self._run(*values)
 
     # ---- making it ----------------------------------------------------------------------------------------
-    def _model(self, values: Sequence[Any], typed: bool, outside: Collection[str] = ()) -> Any:
+    def _model(
+        self, values: Sequence[Any], typed: bool, outside: Collection[str] = (), lengths: bool = False
+    ) -> Any:
         from onnx import helper, numpy_helper
 
-        make = _value_info if typed else (lambda name, _: _untyped(name))
+        def make(name: str, value: Any) -> Any:
+            return _value_info(name, value, lengths) if typed else _untyped(name)
+
         graph = helper.make_graph(
             self.nodes, "part", [make(n, v) for n, v in zip(self.inputs, values, strict=True)],
             [_untyped(n) for n in self.outputs],
@@ -236,7 +256,7 @@ class Subgraph(NotCopied):
         self.runs_on = ["onnx.reference"] * len(self.nodes)
         self._run = self._by_reference(values)
 
-    def _by_onnxruntime(self, values: Sequence[Any]) -> Any:
+    def _by_onnxruntime(self, values: Sequence[Any], lengths: bool = False) -> Any:
         package = onnxruntime()
         options = package.SessionOptions()
         options.log_severity_level = 4  # an error is raised, and need not stand on the terminal too
@@ -262,18 +282,22 @@ class Subgraph(NotCopied):
             if outside:
                 shared = [package.OrtValue.ortvalue_from_numpy(v) for v in outside.values()]
                 options.add_external_initializers(list(outside), shared)
-            data = self._model(values, True, outside).SerializeToString()
-            session = package.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            data = self._model(values, True, outside, lengths).SerializeToString()
+            session = package.InferenceSession(
+                data, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(_LOSSY)
+            )
         except _CannotRun:
             raise
         except Exception as error:  # onnxruntime's errors have no common base
+            if not lengths:  # it takes no Resize whose `sizes` may be of any number
+                return self._by_onnxruntime(values, True)
             raise _CannotRun(str(error)) from error
         bare = [o.type for o in session.get_outputs() if not _READABLE.fullmatch(o.type)]
         if bare:
             raise _CannotRun(f"NumPy lacks {', '.join(bare)}")
         names, outputs, run = self.inputs, self.outputs, session.run
         self.session = session
-        kinds = [getattr(v, "ndim", None) for v in values]
+        kinds = [_kind(v, lengths) for v in values]
         may = threads > 1 and not self.threaded
 
         def call(*given: Any) -> Sequence[Any]:
@@ -289,8 +313,8 @@ class Subgraph(NotCopied):
                 ]
                 found = run(outputs, dict(zip(names, given)))  # noqa: B905 - the program counts them
             except Exception as error:
-                if [getattr(v, "ndim", None) for v in given] != kinds:
-                    # the number of axes is part of the session: another one needs another session
+                if [_kind(v, lengths) for v in given] != kinds:
+                    # these are part of the session: other ones need another session
                     self._start(given)
                     return self._run(*given)
                 raise ValueError(_short(error)) from error

@@ -100,8 +100,8 @@ def means(args, first, end, worker):
 
 def by_definition(x: np.ndarray) -> np.ndarray:
     """The means, in the order of the sums that the module describes."""
-    rows = x.reshape(*x.shape[:2], -1)
-    count = rows.shape[2]
+    count = math.prod(x.shape[2:])
+    rows = x.reshape(*x.shape[:2], count)
     whole, sums = count // LANES * LANES, np.zeros((*x.shape[:2], LANES), np.float32)
     for i in range(0, whole, LANES):
         sums += rows[..., i : i + LANES]

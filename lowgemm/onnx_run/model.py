@@ -474,6 +474,8 @@ class Model:
             a = as_array(value, name, "an array", declared[name].dtype if name in declared else None)
             if name in declared:
                 want = declared[name]
+                if want.dtype == object and a.dtype.kind in "SU":  # strings of NumPy's own
+                    a = a.astype(str).astype(object)
                 if want.dtype is not None and a.dtype != want.dtype:
                     raise TypeError(f"{name}: expected dtype {want.dtype}, got {a.dtype}")
                 if want.shape is not None and (

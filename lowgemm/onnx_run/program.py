@@ -326,13 +326,24 @@ class Program(NotCopied):
     # ---- making it ----------------------------------------------------------------------------------------
     def _kind(self, node: Any) -> str:
         key = (node.domain, node.op_type)
-        if key in lstm.OPERATORS and lstm.is_theirs(node):
+        if (key in lstm.OPERATORS and lstm.is_theirs(node)) or self._is_of_16_bits(node):
             return THEIRS
         if key in self.table or key in ((dynamic.OWN, "Chain"), (dynamic.OWN, "Table")):
             return OURS
         if key in self.either or not (self._sizes | self._copies.made).isdisjoint(node.output):
             return EITHER
         return OURS if branches.is_if(node) and branches.holds_ours(node, self.table) else THEIRS
+
+    def _is_of_16_bits(self, node: Any) -> bool:
+        """Whether a quantizer or dequantizer of 16-bit numbers goes to onnxruntime.
+
+        What surrounds it is float arithmetic of onnxruntime's, so as a step of lowgemm's it would part that.
+        """
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 3:
+            return False
+        point = self.constants.get(node.input[2])
+        of_16_bits = point is not None and point.dtype in (np.uint16, np.int16)
+        return of_16_bits and self.context.optimize and self.context.engine == "onnxruntime"
 
     def _tabled(self, nodes: list[Any]) -> list[Any]:
         """Nodes with what is a table of 256 as one node."""

@@ -266,6 +266,70 @@ def test_constants_that_nodes_make_are_none_for_onnxruntime(rows):
     np.testing.assert_array_equal(Model(proto, fuse=False, num_threads=1).run(None, {"x": x})[0], want)
 
 
+@pytest.mark.parametrize("operand", ["sizes", "scales"])
+def test_a_resize_whose_sizes_come_with_the_data_is_onnxruntimes(operand):
+    """It takes none whose sizes are a vector of any length; another number of axes is another session."""
+    peers.need("onnxruntime")
+    made = helper.make_node
+    nodes = [
+        made("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), made("Cast", ["q"], ["c"], to=T.FLOAT),
+        made("Shape", ["x"], ["n"]), made("Mul", ["n", "factors"], ["large"]),
+        made("Cast", ["factors"], ["f"], to=T.FLOAT), made("Neg", ["c"], ["d"]),
+        made("Resize", ["d", "", "", "large"] if operand == "sizes" else ["d", "", "f"], ["y"], mode="linear"),
+    ]  # fmt: skip
+    inputs = [om.value("x", None), om.value("factors", [None], T.INT64)]
+    proto = om.model_of(nodes, inputs, [om.value("y", None)], {}, checked=False)
+    proto.graph.input[0].type.tensor_type.ClearField("shape")
+    model, g = Model(proto, num_threads=1), np.random.default_rng(0)
+    for shape in ((1, 1, 4, 5), (1, 2, 3, 4), (1, 1, 4, 5), (4, 5), (1, 1, 4, 5), (3, 7)):
+        x, factors = g.standard_normal(shape).astype(np.float32), np.array([1, 1, 2, 3][-len(shape) :])
+        feeds = {"x": x, "factors": factors}
+        for _ in range(3):
+            got = model.run(None, feeds)[0]
+            np.testing.assert_array_equal(got, om.onnxruntime_run(proto, feeds, "ORT_DISABLE_ALL")["y"])
+    assert {r.runs_on for r in model.profile if r.op == "Resize"} == {"onnxruntime"}
+
+
+@pytest.mark.parametrize(("domain", "opset"), [("com.microsoft", 17), ("", 21)])
+@pytest.mark.parametrize("fuse", [False, True])
+def test_quantizers_of_16_bits_are_between_float_nodes_as_written(domain, opset, fuse):
+    """onnxruntime's optimizer makes int8 of float weights that stand between them, and of what such weights
+    are multiplied by.
+    """
+    peers.need("onnxruntime")
+    g, made = np.random.default_rng(4), helper.make_node
+    nodes = [
+        made("QuantizeLinear", ["x", "s", "z"], ["q"], domain=domain),
+        made("DequantizeLinear", ["q", "s", "z"], ["r"], domain=domain),
+        made("DequantizeLinear", ["w", "ws", "wz"], ["real"]),
+        made("Conv", ["r", "real"], ["c"]), made("Relu", ["c"], ["d"]),
+        made("QuantizeLinear", ["d", "s", "z"], ["e"], domain=domain),
+        made("DequantizeLinear", ["e", "s", "z"], ["f"], domain=domain),
+        made("DequantizeLinear", ["v", "ws", "wz"], ["weights"]), made("MatMul", ["f", "weights"], ["m"]),
+        made("QuantizeLinear", ["m", "s", "z"], ["h"], domain=domain),
+        made("DequantizeLinear", ["h", "s", "z"], ["y"], domain=domain),
+    ]  # fmt: skip
+    constants = {
+        "s": np.float32(1e-4), "z": np.uint16(32000), "ws": np.float32(3e-3), "wz": np.int8(0),
+        "w": g.integers(-128, 128, (8, 3, 1, 1)).astype(np.int8),
+        "v": g.integers(-128, 128, (64, 32)).astype(np.int8),
+    }  # fmt: skip
+    proto = om.model_of(
+        nodes, [om.value("x", [None, 3, None, 64])], [om.value("y", None)], constants, opset, False
+    )
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    proto.ir_version = 10
+    feeds = {"x": g.standard_normal((2, 3, 5, 64)).astype(np.float32)}
+    want = om.onnxruntime_run(proto, feeds, "ORT_DISABLE_ALL")["y"]
+    model = Model(proto, num_threads=1, fuse=fuse)
+    for _ in range(3):
+        got = model.run(None, feeds)[0]
+        # a step of 1e-4 where a float sum has other last bits; int8 in between moves it by tens of steps
+        assert np.abs(got - want).max() <= (1.1e-4 if fuse else 0)
+    owners = {r.runs_on for r in model.profile if r.op.split(":")[-1] == "QuantizeLinear"}
+    assert owners == {"onnxruntime" if fuse else "lowgemm"}
+
+
 def test_why_onnxruntime_refuses_a_node_is_said():
     """No other engine knows its own operators."""
     peers.need("onnxruntime")

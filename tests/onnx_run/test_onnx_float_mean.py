@@ -44,3 +44,9 @@ def test_what_it_is_not_for():
     x = np.ones((2, 3, 4, 6), np.float32)
     assert float_mean.compiled(x[..., ::2]) is NotImplemented
     assert float_mean.compiled(x[:0]) is NotImplemented
+
+
+def test_no_images():
+    for shape in ((0, 3, 4, 6), (0, 3, 0), (2, 0, 4)):
+        y = float_mean.by_definition(np.ones(shape, np.float32))
+        assert y.shape == (*shape[:2], *(1,) * (len(shape) - 2))

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("onnx", reason="the package onnx is not installed (extra `test`)")
 import onnx
 import onnx_models as om
+import peers
 from onnx import TensorProto as T
 from onnx import helper
 
@@ -332,3 +333,22 @@ def test_nodes_in_a_circle():
     proto = om.model_of(nodes, [om.value("x", [2])], [om.value("b", [2])], {}, checked=False)
     with pytest.raises(ValueError, match=r"^model: .* reads, by others, what it makes"):
         Model(proto)
+
+
+@pytest.mark.parametrize("words", [np.array(["yes", "no"]), np.array(["yes", "no"], object), ["yes", "no"]])
+def test_strings(words):
+    """NumPy's own strings and lists of them do, as in onnxruntime."""
+    peers.need("onnxruntime")
+    nodes = [
+        helper.make_node("LabelEncoder", ["words"], ["n"], domain="ai.onnx.ml", keys_strings=["yes", "no"],
+                         values_floats=[2.0, -1.0]),
+        helper.make_node("DynamicQuantizeLinear", ["n"], ["q", "s", "z"]),
+    ]  # fmt: skip
+    outputs = [onnx.ValueInfoProto(name=n) for n in "qs"]
+    proto = om.model_of(nodes, [om.value("words", [None], T.STRING)], outputs, {}, checked=False)
+    proto.opset_import.append(helper.make_opsetid("ai.onnx.ml", 2))
+    model = Model(proto)
+    want = om.onnxruntime_run(proto, {"words": np.array(words, object)})
+    for _ in range(4):
+        for name, y in zip("qs", model.run(None, {"words": words}), strict=True):
+            np.testing.assert_array_equal(y, want[name])
