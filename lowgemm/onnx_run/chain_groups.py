@@ -81,9 +81,27 @@ def steps_of(node: Any, constants: Mapping[str, np.ndarray]) -> list[tuple[int, 
     return None
 
 
+def factors_of(node: Any, constants: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
+    """What a BatchNormalization multiplies each channel by, and what it adds then, in onnxruntime's order;
+    None if it is none, or these are not constants.
+    """
+    numbers = attributes_of(node)
+    if node.op_type != "BatchNormalization" or node.domain or len(node.output) != 1 or len(node.input) != 5:
+        return None
+    if numbers.get("training_mode") or not numbers.get("spatial", 1) or "is_test" in numbers:
+        return None
+    given = [constants.get(n) for n in node.input[1:]]
+    if any(v is None or v.dtype != np.float32 or v.ndim != 1 for v in given):
+        return None
+    scale, bias, mean, variance = given
+    with np.errstate(all="ignore"):
+        factor = np.float32(1) / np.sqrt(variance + np.float32(numbers.get("epsilon", 1e-5))) * scale
+        return factor, bias - mean * factor
+
+
 def is_elementwise(node: Any, constants: Mapping[str, np.ndarray]) -> bool:
     """Whether a chain may hold a node, if its data are float32."""
-    return steps_of(node, constants) is not None or (
+    return steps_of(node, constants) is not None or factors_of(node, constants) is not None or (
         not node.domain and node.op_type in TWO and len(node.input) == 2
         and all(n not in constants or constants[n].dtype == np.float32 for n in node.input)
     )  # fmt: skip

@@ -14,12 +14,13 @@ DynamicQuantizeLinear need not go through the memory for them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lowgemm.jit.addresses import NotCopied
 from lowgemm.onnx_run.chain_code import (
+    ADD,
     BYTE,
     MUL,
     REGISTERS,
@@ -29,7 +30,7 @@ from lowgemm.onnx_run.chain_code import (
     TO_SIGNED,
     WIDTHS,
 )  # fmt: skip
-from lowgemm.onnx_run.chain_groups import CURVES, SCALED, TWO, Group, coding, steps_of
+from lowgemm.onnx_run.chain_groups import CURVES, SCALED, TWO, Group, coding, factors_of, steps_of
 from lowgemm.onnx_run.chain_plan import Plan
 from lowgemm.onnx_run.prepare import dequantize_linear
 from lowgemm.onnx_run.state import State
@@ -43,6 +44,20 @@ SHAPES = 32
 def _in_order(v: np.ndarray) -> bool:
     """Whether an operand is in C order, or has its channels last in memory."""
     return v.flags.c_contiguous or sizes(v) is not None
+
+
+class _Channels(NamedTuple):
+    """An operand: one number for each index of the second axis of a value, whose name is `of`."""
+
+    numbers: np.ndarray
+    of: str
+
+    def shaped(self, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray | None:
+        """As NumPy repeats it along the other axes; None if the value has not so many channels."""
+        shape = shapes[self.of]
+        if len(shape) < 2 or shape[1] != self.numbers.size:
+            return None
+        return self.numbers.reshape(-1, *(1,) * (len(shape) - 2))
 
 
 class Chain(NotCopied):
@@ -73,7 +88,7 @@ class Chain(NotCopied):
         self.inputs = [n for n in group.inputs if n not in constants]
         #: Types of inputs and outputs that are not float32.
         self.dtypes = {n.input[0]: np.dtype(np.int32) for n in group.nodes if n.op_type == SCALED}
-        #: (operation, result, operands ...); an operand is a name or a number.
+        #: (operation, result, operands ...); an operand is a name, a number, or one for each channel.
         self.instructions: list[tuple[Any, ...]] = []
         for node in group.nodes:
             self._add(node, constants)
@@ -90,6 +105,7 @@ class Chain(NotCopied):
     def _add(self, node: Any, constants: Mapping[str, np.ndarray]) -> None:
         """The instructions of a node."""
         output, simple = node.output[0], steps_of(node, constants)
+        factors = factors_of(node, constants)
         given = [constants.get(n, n) for n in node.input]
         if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
             back = node.op_type == "QuantizeLinear"
@@ -105,6 +121,9 @@ class Chain(NotCopied):
             self.instructions.append(
                 (SCALE, output, *given[:2], given[2] if len(given) > 2 else np.float32(-0.0))
             )
+        elif factors is not None:
+            by, more = (_Channels(v, given[0]) for v in factors)
+            self.instructions += [(MUL, f"{output} 0", given[0], by), (ADD, output, f"{output} 0", more)]
         elif simple is None:
             self.instructions.append((TWO[node.op_type], output, *given))
         elif node.op_type in CURVES:
@@ -132,7 +151,12 @@ class Chain(NotCopied):
     def _plan(self, values: Sequence[np.ndarray]) -> Any:
         """How inputs of these shapes are gone through, or None if the engine has to."""
         shapes = {n: v.shape for n, v in zip(self.inputs, values, strict=True)}
-        for _, to, *operands in self.instructions:
+        instructions: list[tuple[Any, ...]] = []
+        for operation, to, *given in self.instructions:
+            operands = [x.shaped(shapes) if isinstance(x, _Channels) else x for x in given]
+            if any(x is None for x in operands):
+                return None
+            instructions.append((operation, to, *operands))
             try:
                 shapes[to] = np.broadcast_shapes(
                     *(shapes[x] if isinstance(x, str) else np.shape(x) for x in operands)
@@ -144,7 +168,7 @@ class Chain(NotCopied):
             return None
         whole = {n: v for n, v in zip(self.inputs, values, strict=True) if v.shape == shape}
         turned = any(not v.flags.c_contiguous for v in whole.values())
-        plan, numbers = Plan(shape, turned), [x for _, _, *both in self.instructions for x in both]
+        plan, numbers = Plan(shape, turned), [x for _, _, *both in instructions for x in both]
         for name, value in zip(self.inputs, values, strict=True):
             if name in whole:
                 plan.add_input(name, turned and value.flags.c_contiguous, value.itemsize)
@@ -152,8 +176,8 @@ class Chain(NotCopied):
                 return None
         if not all(plan.repeat_number(x) for x in numbers if not isinstance(x, str)) or not plan.lay():
             return None
-        read = {x: i for i, (_, _, *both) in enumerate(self.instructions) for x in both if isinstance(x, str)}
-        for i, (operation, to, *operands) in enumerate(self.instructions):
+        read = {x: i for i, (_, _, *both) in enumerate(instructions) for x in both if isinstance(x, str)}
+        for i, (operation, to, *operands) in enumerate(instructions):
             places = [plan.operand(x) for x in operands]
             plan.release({x for x in operands if isinstance(x, str) and read[x] == i})
             plan.add(operation, plan.result(to, to in self.group.outputs, WIDTHS.get(operation, 4)), places)
@@ -162,7 +186,7 @@ class Chain(NotCopied):
         if len(plan.registers) > REGISTERS:
             return None
         plan.finish(self)
-        made = {to: i for i, (_, to, *_) in enumerate(self.instructions)}
+        made = {to: i for i, (_, to, *_) in enumerate(instructions)}
         spare = [n for n in self.group.spent if shapes.get(n) == shape]
         for output in plan.outputs:
             # an input's memory, or its copy's with the channels last, if nothing reads the input after the

@@ -514,3 +514,55 @@ def test_bytes_that_are_repeated_become_floats_first(kinds, small, threads):
         np.testing.assert_array_equal(one_by_one(model, None, feeds)[0], want[0])
     found = [f for known in model._program._frames._known.values() if type(known) is list for f in known]
     assert [type(u).__name__ for f in found for u in f.units] == ["_Taped"]
+
+
+def normalized(g, channels, name="c", out="y", **attributes):
+    """A BatchNormalization of `name`, and its constants."""
+    constants = {
+        "bs": g.standard_normal(channels), "bb": 10 * g.standard_normal(channels),
+        "bm": g.standard_normal(channels), "bv": g.random(channels) * 10.0 ** g.integers(-6, 6, channels),
+    }  # fmt: skip
+    node = h.make_node("BatchNormalization", [name, *constants], [out], **attributes)
+    return node, {n: v.astype(np.float32) for n, v in constants.items()}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_batch_normalization(seed, threads):
+    """Of images, rows and matrices of rows, whose second axis has the channels; and of what is not finite."""
+    g = np.random.default_rng(seed)
+    channels, axes = int(g.integers(1, 40)), seed % 3 + 2
+    node, constants = normalized(g, channels, epsilon=float(10.0 ** -g.integers(1, 6)))
+    nodes = [
+        node, h.make_node("Relu", ["y"], ["r"]), h.make_node("DynamicQuantizeLinear", ["r"], ["q2", "s2", "z2"]),
+        h.make_node("DequantizeLinear", ["q2", "s2", "z2"], ["last"]),
+    ]  # fmt: skip
+    for size in (1, 17):
+        if axes == 4:
+            model = conv_then(nodes, ["last", "y"], constants, channels)
+            x = g.standard_normal((2, 3, size, size)).astype(np.float32)
+        else:
+            columns = channels if axes == 2 else int(g.integers(1, 40))
+            model = product_then(nodes, ["last", "y"], constants, columns, axes)
+            x = g.standard_normal((size, *(channels,) * (axes - 2), 7)).astype(np.float32)
+        ours = compared(model, {"x": x}, threads=threads)
+        assert {r.runs_on for r in ours.profile if r.op == "BatchNormalization"} == {"lowgemm"}
+        x.reshape(-1)[0] = g.choice([np.inf, np.nan, 3e38])
+        compared(model, {"x": x}, threads=threads)
+
+
+def test_batch_normalization_that_is_not_for_a_chain():
+    """Numbers that are no constants, training, and another number of channels, which is an error."""
+    g = np.random.default_rng(0)
+    node, constants = normalized(g, 5)
+    x = g.standard_normal((2, 3, 6, 6)).astype(np.float32)
+    mean = constants.pop("bm")
+    model = conv_then([node], ["y"], constants, more=["bm"])
+    ours = compared(model, {"x": x, "bm": mean}, kinds=False)
+    assert {r.runs_on for r in ours.profile if r.op == "BatchNormalization"} == {"onnxruntime"}
+    node, constants = normalized(g, 4)
+    for channels in (1, 5):
+        with pytest.raises(ValueError, match="BatchNormalization"):
+            Model(conv_then([node], ["y"], constants, channels)).run(None, {"x": x})
+    for more in ({"training_mode": 1}, {"is_test": 0}, {"spatial": 0}):
+        node, constants = normalized(g, 5, **more)
+        assert chain_groups.factors_of(node, constants) is None
