@@ -57,6 +57,16 @@ def _form(value: Any) -> _Form | None:
     return _Form(value.shape, value.dtype, value.strides) if value.dtype.isbuiltin == 1 else None
 
 
+def _is_of_strings(value: Any) -> bool:
+    """Whether it is an array of strings, which are Python's objects: onnxruntime binds none."""
+    return type(value) is np.ndarray and value.dtype == object
+
+
+def _input_form(value: Any) -> _Form | None:
+    """`_form` of an input of the model; strings have no place, and need none."""
+    return _Form(value.shape, value.dtype, value.strides) if _is_of_strings(value) else _form(value)
+
+
 def _in_order(form: _Form) -> _Form:
     """The same in C order."""
     steps = np.cumprod((1, *form.shape[:0:-1]))[::-1] if form.shape else ()
@@ -68,17 +78,21 @@ def _bytes(form: _Form) -> int:
 
 
 class Seen(NamedTuple):
-    """What ran at once: a tape or a step; the steps it stands for; and the forms of what it made."""
+    """What ran at once: a tape or a step; the steps it stands for; the forms of what it made; and whether it
+    reads strings.
+    """
 
     recorded: Any
     steps: list[Any]
     made: dict[int, _Form | None]
+    strings: bool
 
     @classmethod
     def of(cls, recorded: Any, steps: list[Any], values: Sequence[Any]) -> Seen:
         """Right after it ran."""
         numbers = [n for s in steps for n in s.outputs] if recorded is None else recorded.outputs
-        return cls(recorded, steps, {n: _form(values[n]) for n in numbers if n})
+        strings = any(_is_of_strings(values[n]) for s in steps for n in s.inputs)
+        return cls(recorded, steps, {n: _form(values[n]) for n in numbers if n}, strings)
 
     def reads(self) -> set[int]:
         """Numbers of what comes from elsewhere."""
@@ -88,7 +102,9 @@ class Seen(NamedTuple):
     def bound(self) -> Any:
         """The session of a part of onnxruntime's that can be bound; None of anything else."""
         part = self.steps[0].part
-        if self.recorded is not None or part is None or any(f is None for f in self.made.values()):
+        if self.recorded is not None or part is None or self.strings:
+            return None
+        if any(f is None for f in self.made.values()):
             return None
         if len(part.inputs) != len(self.steps[0].inputs):  # a node that leaves some out
             return None
@@ -305,7 +321,8 @@ class _Lives:
             self.arrays.append((n, form, name, skipped))
 
         for n, form in inputs.items():
-            if n not in outputs and n not in held and _bytes(form) <= SMALL and form == _in_order(form):
+            placed = form.dtype != object and _bytes(form) <= SMALL and form == _in_order(form)
+            if n not in outputs and n not in held and placed:
                 self._add(("input", n), _bytes(form), 0)
                 put(n, form, ("input", n))
         inner = len(self.arrays)
@@ -582,7 +599,7 @@ class Frames(NotCopied):
             return None
         if found in self._known:
             return found
-        forms = tuple([_form(values[n]) for n in self._in])
+        forms = tuple([_input_form(values[n]) for n in self._in])
         return None if None in forms else (forms, *more)
 
     def take(self, key: Any) -> tuple[list[Frame], Frame | None]:

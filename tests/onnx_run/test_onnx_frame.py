@@ -306,3 +306,28 @@ def test_a_branch_may_read_the_condition():
     model = Model(model_of([node], {"c": (bool, 0), "x": (np.float32, 2)}, ["y", "z"]))
     for c in (True, False) * 4:
         assert not model.run({"c": np.array(c), "x": np.zeros((2, 24), np.float32)})[1]
+
+
+def test_strings_have_no_place():
+    """What reads them runs as elsewhere, and the rest has a frame; strings may be results, too."""
+    ml, words = "ai.onnx.ml", ["a", "b", "c"]
+    nodes = [
+        h.make_node("LabelEncoder", ["words"], ["n"], domain=ml, keys_strings=words, values_floats=[1.0, 2.0, 3.0]),
+        h.make_node("Mul", ["n", "x"], ["m"]), *product("m", 0), h.make_node("Softsign", ["p0"], ["o"]),
+        *product("o", 1, "v"), h.make_node("ArgMax", ["p1"], ["i"], axis=-1, keepdims=0),
+        h.make_node("LabelEncoder", ["i"], ["t"], domain=ml, keys_int64s=[0, 1], values_strings=["zero", "one"]),
+    ]  # fmt: skip
+    proto = model_of(nodes, {"x": (np.float32, 2)}, ["p1", "t", "same"])
+    proto.graph.input.append(h.make_tensor_value_info("words", onnx.TensorProto.STRING, [None, None]))
+    proto.graph.node.append(h.make_node("Identity", ["words"], ["same"]))
+    proto.opset_import.append(h.make_opsetid(ml, 2))
+    model, g = Model(proto, num_threads=1), np.random.default_rng(5)
+    for rows in (3, 3, 1, 3):
+        many = [
+            {"x": g.standard_normal((rows, 24)).astype(np.float32),
+             "words": g.choice([*words, "unknown"], (rows, 1)).astype(object)}
+            for _ in range(3)
+        ]  # fmt: skip
+        compared(model, many)
+    assert len(frames(model)) == 2 and not any(f.bailed for f in frames(model))
+    assert {type(u) for f in frames(model) for u in f.units} >= {frame._Kept, frame._Taped, frame._Bound}
