@@ -11,6 +11,7 @@ from lowgemm.onnx_run import views
 from lowgemm.onnx_run.chain_code import ADD, DIV, ERF, MAX, MIN, MUL, SIGMOID, SLOPE, SQRT, SUB, TANH
 from lowgemm.onnx_run.dynamic import as_own
 from lowgemm.onnx_run.engines import attributes_of, copy_of, reads_of
+from lowgemm.onnx_run.image_means import is_image_mean
 from lowgemm.onnx_run.layer_norm import is_layer_norm
 from lowgemm.onnx_run.row_means import is_row_mean
 
@@ -248,7 +249,9 @@ def find(
         elif known and rows and is_row_mean(node, constants):
             starts.add(node.output[0])
             narrow.add(node.output[0])
-        elif known and rows and is_layer_norm(node, constants):
+        elif (known and rows and is_layer_norm(node, constants)) or (
+            rows and any(n in place for n in reads[:1]) and is_image_mean(node, constants)
+        ):
             starts.add(node.output[0])
         if joined == len(groups):
             groups.append([])

@@ -8,7 +8,7 @@ engine has to be called in the middle of a recording.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numba
@@ -19,6 +19,7 @@ from lowgemm.jit.memory import load_f32, load_i64, offset, pointer_at, stack, st
 from lowgemm.jit.routine import inner, inner_dividing, routine
 from lowgemm.onnx_run import turned
 from lowgemm.onnx_run.dynamic import OWN, as_own
+from lowgemm.onnx_run.image_means import is_image_mean
 from lowgemm.onnx_run.state import State
 from lowgemm.onnx_run.tape import Recorder, unless_refused, ways
 
@@ -141,12 +142,15 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
     return run
 
 
-def of_chains(nodes: Sequence[Any]) -> list[Any]:
-    """Nodes with GlobalAveragePool as lowgemm's own where a chain makes what it reads."""
+def of_chains(nodes: Sequence[Any], constants: Mapping[str, np.ndarray]) -> list[Any]:
+    """Nodes with GlobalAveragePool, and ReduceMean over the last axes, as lowgemm's own where a chain makes
+    what they read.
+    """
     made = {o for n in nodes if n.domain == OWN and n.op_type == "Chain" for o in n.output}
     found = []
     for node in nodes:
-        if node.op_type == "GlobalAveragePool" and not node.domain and node.input[0] in made:
+        pool = node.op_type == "GlobalAveragePool" and not node.domain
+        if (pool or is_image_mean(node, constants)) and node.input[0] in made:
             node = as_own(node)
         found.append(node)
     return found

@@ -348,13 +348,13 @@ class Model:
             dynamic,
             float_mean,
             folded,
+            image_means,
             layer_norm,
             lstm,
             max_pool,
             nbits,
             operators,
             rewrite,
-            row_means,
             views,
         )
 
@@ -364,7 +364,7 @@ class Model:
             | dynamic.OPERATORS
             | float_mean.OPERATORS
             | layer_norm.OPERATORS
-            | row_means.OPERATORS
+            | image_means.OPERATORS
             | lstm.OPERATORS
             | max_pool.OPERATORS
             | nbits.OPERATORS

@@ -36,7 +36,7 @@ from lowgemm.onnx_run import (
     views,
 )
 from lowgemm.onnx_run.convolution import PackedFilters
-from lowgemm.onnx_run.engines import Context, Subgraph, attributes_of, read_outside, reads_of
+from lowgemm.onnx_run.engines import Context, Subgraph, attributes_of, copy_of, read_outside, reads_of
 from lowgemm.onnx_run.frame import Frames, Own, Seen
 from lowgemm.onnx_run.nbits import PackedBlocks
 from lowgemm.onnx_run.prepare import prepared
@@ -387,7 +387,7 @@ class Program(NotCopied):
         ranged = {o for group in found for o in group.ranged}
         nodes = [self._in_range(n, ranged) for n in nodes]
         nodes = self._replaced(nodes, chain_groups.find_coded(nodes, self.constants, set(self.outputs)))
-        return float_mean.of_chains(nodes)
+        return float_mean.of_chains(nodes, self.constants)
 
     def _replaced(self, nodes: list[Any], found: list[chain_groups.Group]) -> list[Any]:
         """Nodes with each of the chains as one, where its last operator was that makes an output of it."""
@@ -548,6 +548,9 @@ class Program(NotCopied):
     def _theirs(self, step: _Step, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """Give a node whose element types lowgemm has no arithmetic for to the engine, now and later."""
         node = step.nodes[0]
+        if node.domain == dynamic.OWN:  # the standard's operator under another name
+            node = copy_of(node)
+            node.domain = ""
         if node.domain and (node.op_type not in SHARED or self.context.engine != "onnxruntime"):
             types = ", ".join("none" if i is None else str(i.dtype) for i in inputs)
             needs = " without onnxruntime" if node.op_type in SHARED else ""

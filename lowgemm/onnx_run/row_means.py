@@ -10,7 +10,7 @@ engine has to be called in the middle of a recording.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numba
@@ -19,10 +19,8 @@ import numpy as np
 from lowgemm.engine.parts import PASS, run_shared
 from lowgemm.jit.memory import load_f32, load_i64, offset, pointer_at, store_f32
 from lowgemm.jit.routine import inner, inner_dividing, routine
-from lowgemm.onnx_run.dynamic import OWN
 from lowgemm.onnx_run.engines import attributes_of
-from lowgemm.onnx_run.state import State
-from lowgemm.onnx_run.tape import Recorder, unless_refused, ways
+from lowgemm.onnx_run.tape import Recorder, ways
 
 #: Numbers of a vector.
 LANES = 4
@@ -122,23 +120,3 @@ def is_row_mean(node: Any, constants: Mapping[str, np.ndarray]) -> bool:
     numbers, given = attributes_of(node), list(node.input[1:])
     axes = constants.get(given[0]) if given and given[0] else numbers.get("axes")
     return numbers.get("keepdims", 1) == 1 and axes is not None and np.array_equal(np.ravel(axes), [-1])
-
-
-def reduce_mean(state: State, x: np.ndarray, axes: Any = None, **attributes: Any) -> np.ndarray:
-    """ReduceMean of float32 over the last axis."""
-    y = compiled(np.ascontiguousarray(x), state.num_threads)
-    return by_definition(x) if y is NotImplemented else y
-
-
-def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any], last: bool) -> Any:
-    """ReduceMean, as `prepare.py` has operators."""
-
-    def run(x: np.ndarray, *axes: Any, recorder: Recorder | None = None) -> Any:
-        return compiled(x, state.num_threads, recorder)
-
-    run.record = unless_refused(run)  # type: ignore[attr-defined]
-    return run
-
-
-OPERATORS = {(OWN, "ReduceMean"): reduce_mean}
-MAKERS = {(OWN, "ReduceMean"): prepared}

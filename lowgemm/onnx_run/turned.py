@@ -350,14 +350,16 @@ def second(x: np.ndarray, num_threads: int | None = 1) -> np.ndarray:
     return y
 
 
-def fill(y: np.ndarray, x: np.ndarray, num_threads: int | None = 1) -> None:
-    """Copy an array to one of the same shape in C order."""
+def fill(y: np.ndarray, x: np.ndarray, num_threads: int | None = 1, recorder: Any = None) -> None:
+    """Copy an array to one of the same shape in C order. With a recorder this is taken down; the channels of
+    `x` have to be last in memory then.
+    """
     found = sizes(x) if x.itemsize in _KINDS and not numba.config.DISABLE_JIT else None
     if found is None:
         np.copyto(y, x)
     else:
         images, channels, pixels = found
-        _turned(x, y, (images, pixels, channels), num_threads)
+        _turned(x, y, (images, pixels, channels), num_threads, recorder)
 
 
 def concatenated(parts: list[np.ndarray], axis: int, num_threads: int | None = 1) -> np.ndarray:
