@@ -202,8 +202,19 @@ class Rewriter:
         return None, []
 
     def _bias(self, name: str, scale: np.ndarray) -> str | None:
-        """Name of an int32 bias in units of `scale`; None if it is not that."""
+        """Name of an int32 bias in units of `scale`; None if it is not that.
+
+        The quantizer leaves a bias in float32 that is no initializer, such as one of half precision behind a
+        Cast. onnxruntime rounds it to these units then, and so it is done here.
+        """
         node = self.makers.get(name)
+        real = self.constants.get(name)
+        if real is not None and real.dtype == np.float32 and real.ndim == 1 and scale.size in (1, real.size):
+            with np.errstate(all="ignore"):
+                units = np.rint(real / scale.reshape(-1).astype(np.float32))
+            if not (np.abs(units) < INT32_MAX).all():
+                return None
+            return self.constant(f"{name} rounded", units.astype(np.int32))
         if node is None or node.op_type != "DequantizeLinear":
             return None
         bias = self.constants.get(node.input[0])

@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("onnx", reason="the package onnx is not installed (extra `test`)")
 import onnx_models as om
+import peers
 from onnx import helper
 
 from lowgemm.onnx_run import Model
@@ -268,3 +269,40 @@ def test_identities_go():
             np.testing.assert_array_equal(value, want[name])
             value[...] = 77
     np.testing.assert_array_equal(x, [[1, -2], [0, 3]])
+
+
+@pytest.mark.parametrize("channels", [(), (6,)], ids=["one scale", "scales"])
+@pytest.mark.parametrize("half", [False, True])
+def test_a_bias_that_is_not_quantized_is_rounded_as_in_onnxruntime(channels, half):
+    """The quantizer leaves one of half precision behind a Cast as it is."""
+    peers.need("onnxruntime")
+    g, made = np.random.default_rng(6), helper.make_node
+    b = g.standard_normal(6).astype(np.float16 if half else np.float32)
+    constants = {
+        "w": g.integers(-128, 128, (6, 3, 3, 3)).astype(np.int8), "b16" if half else "b": b,
+        "ws": (g.random(channels) / 50 + 0.01).astype(np.float32), "wz": np.zeros(channels, np.int8),
+        "s": np.float32(0.03), "z": np.uint8(120), "ys": np.float32(0.2), "yz": np.uint8(100),
+    }  # fmt: skip
+    nodes = [
+        *([made("Cast", ["b16"], ["b"], to=1)] if half else []),
+        made("QuantizeLinear", ["x", "s", "z"], ["q"]), made("DequantizeLinear", ["q", "s", "z"], ["r"]),
+        made("DequantizeLinear", ["w", "ws", "wz"], ["real"], axis=0), made("Conv", ["r", "real", "b"], ["c"]),
+        made("QuantizeLinear", ["c", "ys", "yz"], ["d"]), made("DequantizeLinear", ["d", "ys", "yz"], ["y"]),
+    ]  # fmt: skip
+    proto = om.model_of(
+        nodes, [om.value("x", [None, 3, None, None])], [om.value("y", None)], constants, 17, False
+    )
+    feeds = {"x": g.standard_normal((2, 3, 9, 8)).astype(np.float32)}
+    ours = Model(proto)
+    assert ours.rewritten, "it is a QLinearConv"
+    np.testing.assert_array_equal(ours.run(None, feeds)[0], om.onnxruntime_run(proto, feeds)["y"])
+    steps = om.onnxruntime_run(proto, feeds, "ORT_DISABLE_ALL")["y"] - ours.run(None, feeds)[0]
+    assert np.abs(steps).max() < 0.21  # one step at most
+    exact = Model(proto, fuse=False).run(None, feeds)[0]
+    np.testing.assert_array_equal(exact, om.onnxruntime_run(proto, feeds, "ORT_DISABLE_ALL")["y"])
+    constants["b16" if half else "b"] = np.full(6, 6e4, b.dtype)  # 2**31 units and more
+    constants["s"] = np.float32(1e-6)
+    large = om.model_of(
+        nodes, [om.value("x", [None, 3, None, None])], [om.value("y", None)], constants, 17, False
+    )
+    assert not any("Conv" in n for n in Model(large).rewritten)
