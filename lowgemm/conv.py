@@ -78,7 +78,7 @@ def pack_filters(filters: ArrayLike, groups: int = 1, *, channels: str = "last")
         raise ValueError(f"filters: expected filters with elements, got shape {w.shape}")
     if w.shape[-1] % groups:
         raise ValueError(f"groups: expected a divisor of the {w.shape[-1]} outputs, got {groups}")
-    return PackedFilters(np.array(w, order="C"), groups)
+    return PackedFilters(w, groups)
 
 
 def conv(

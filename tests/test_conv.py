@@ -424,3 +424,30 @@ def test_channels_may_be_a_member_of_an_enumeration():
         np.testing.assert_array_equal(lowgemm.conv(image, filters, channels=member), expected)
     with pytest.raises((TypeError, ValueError), match="channels"):
         lowgemm.conv(image, filters, channels=np.array([1, 2]))
+
+
+@compiled
+@pytest.mark.parametrize("kernel", RUNS)
+def test_filters_are_held_packed_alone(kernel, monkeypatch):
+    """Those that are packed at once; all are given back as they came, by another kernel's layout too, and
+    filters that change later are not these.
+    """
+    g = np.random.default_rng(0)
+    for axes in (1, 2, 3):
+        for groups, depth, outputs in ((1, 3, 5), (1, 70, 33), (1, 1, 1), (3, 5, 6), (17, 1, 17), (8, 8, 64)):
+            for dtype in ("uint8", "int8"):
+                monkeypatch.setattr(lowgemm.config, "kernel", kernel)
+                filters = integers(g, dtype, (*(1, 3, 2)[:axes], depth, outputs))
+                given = filters.copy()
+                packed = lowgemm.pack_filters(given, groups)
+                given[...] = 0
+                held = packed.packed_for(kernels.by_name(kernel), 0).nbytes
+                assert packed.nbytes == (held if groups == 1 else filters.nbytes + held)
+                monkeypatch.setattr(lowgemm.config, "kernel", RUNS[0])
+                image = integers(g, "uint8", (1, *(4,) * axes, depth * groups))
+                np.testing.assert_array_equal(
+                    lowgemm.conv(image, packed, filter_zero_point=3),
+                    lowgemm.conv(image, filters, groups=groups, filter_zero_point=3),
+                )
+                for same in (packed, pickle.loads(pickle.dumps(packed))):
+                    np.testing.assert_array_equal(same.to_array(), filters, strict=True)

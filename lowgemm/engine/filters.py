@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 
 from lowgemm.engine.batch import Batch
@@ -136,6 +137,8 @@ class GivenFilters(Filters):
 class PackedFilters(Filters):
     """Packed filters of a convolution, made by `pack_filters`.
 
+    Most are packed when this is made, and held in that form alone.
+
     Attributes
     ----------
     shape : tuple of int
@@ -148,37 +151,55 @@ class PackedFilters(Filters):
 
     def __init__(self, filters: np.ndarray, groups: int) -> None:
         super().__init__(filters.shape, groups, filters.dtype)
-        self._filters = filters
+        #: None where the packed ones say as much.
+        self._filters: np.ndarray | None = np.array(filters, order="C") if self._waits() else filters
         self._packed: tuple[Any, PackedRhs | None] = (None, None)
         #: What was prepared for calls of a kind with these filters.
         self.seen = Seen()
         self._weights: tuple[Any, LoopWeights | None] = (None, None)
+        if not self._waits():
+            self.packed_for(selected(), 0)
+
+    def _waits(self) -> bool:
+        """Whether how they are packed depends on a call: groups are put together with their zero point in
+        between, and loops look at their filters. Such filters are small. Where nothing is compiled,
+        definitions read them.
+        """
+        return self.groups > 1 or has_loop(self.shape, self.groups) or numba.config.DISABLE_JIT
 
     def in_loop(self, zero: int | np.ndarray) -> bool:
         """Whether a loop of its own runs, of depthwise or grouped convolutions, given the filters' zero
         point; if not, products do.
         """
-        return has_loop(self.shape, self.groups) and LoopWeights.fit(self._filters, zero)
+        return has_loop(self.shape, self.groups) and LoopWeights.fit(self._plain(), zero)
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        held = (self._packed[1], self._weights[1])
-        return self._filters.nbytes + sum(0 if part is None else part.nbytes for part in held)
+        held = (self._filters, self._packed[1], self._weights[1])
+        return sum(0 if part is None else part.nbytes for part in held)
 
     def __repr__(self) -> str:
         return f"PackedFilters(shape={self.shape}, dtype={self.dtype}, groups={self.groups})"
 
     def __getstate__(self) -> dict[str, Any]:
         # as a packed rhs: the plain filters, which are right on a machine with another kernel
-        return {"filters": self._filters, "groups": self.groups}
+        return {"filters": self._plain(), "groups": self.groups}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["filters"], state["groups"])  # type: ignore[misc]
 
     def to_array(self) -> np.ndarray:
         """The filters, in the order of `shape`."""
-        return self._filters.copy()
+        return np.array(self._plain(), order="C")
+
+    def _plain(self) -> np.ndarray:
+        """The filters, as they came or out of the packed ones."""
+        filters = self._filters
+        if filters is not None:
+            return filters
+        # what is packed is replaced, but never taken away
+        return self._packed[1].to_array().reshape(self.shape)  # type: ignore[union-attr]
 
     def packed_for(self, kernel: Kernel, zero: int | np.ndarray) -> PackedRhs:
         """The filters as the rhs of a batch of products, given their zero point: shape (products, depth,
@@ -196,6 +217,8 @@ class PackedFilters(Filters):
         if known != key or packed is None:
             packed = packed_by(self._in_products(together, zero), kernel)
             self._packed = key, packed  # one assignment, so threads see a pair that fits
+            if not self._waits():
+                self._filters = None
         return packed
 
     def _together(self, kernel: Kernel) -> int:
@@ -206,7 +229,7 @@ class PackedFilters(Filters):
 
     def _in_products(self, together: int, zero: int | np.ndarray) -> np.ndarray:
         depth, columns = self.shape[-2], self.outputs // self.groups
-        split = self._filters.reshape(-1, depth, self.groups // together, together, columns)
+        split = self._plain().reshape(-1, depth, self.groups // together, together, columns)
         if together == 1:
             return split.transpose(2, 0, 1, 3, 4).reshape(self.groups, -1, columns)
         whole = np.full(
@@ -237,7 +260,7 @@ class PackedFilters(Filters):
         key = kernel.name, zero.tobytes() if isinstance(zero, np.ndarray) else zero
         known, weights = self._weights
         if known != key or weights is None:
-            weights = LoopWeights(self._filters, self.groups, zero, kernel)
+            weights = LoopWeights(self._plain(), self.groups, zero, kernel)
             self._weights = key, weights  # one assignment, so threads see a pair that fits
         return weights
 

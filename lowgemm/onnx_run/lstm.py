@@ -14,7 +14,7 @@ from lowgemm.compat import onnx as ox
 from lowgemm.onnx_run import operators
 from lowgemm.onnx_run.contrib import DOMAIN
 from lowgemm.onnx_run.lstm_gates import Gates, by_definition, gates_of
-from lowgemm.onnx_run.lstm_prepared import lengths_of, prepared, state_of
+from lowgemm.onnx_run.lstm_prepared import PackedDirections, lengths_of, prepared, state_of
 from lowgemm.onnx_run.state import NotOurs, State
 
 
@@ -40,6 +40,7 @@ def dynamic_quantize_lstm(
     if gates is None or w_scale is None or r_scale is None:
         raise NotOurs
     operators.need_bytes(w, r)
+    w, r = (v.to_array() if isinstance(v, PackedDirections) else v for v in (w, r))
     directions, hidden = w.shape[0], r.shape[1]
     kinds = attributes.get("direction", "forward")
     if (

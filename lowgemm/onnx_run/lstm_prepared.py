@@ -16,7 +16,7 @@ import numpy as np
 
 from lowgemm import kernels
 from lowgemm.engine import parts, threads
-from lowgemm.engine.packed_rhs import pack_rhs, repacked
+from lowgemm.engine.packed_rhs import PackedRhs, pack_rhs, repacked
 from lowgemm.engine.plan import Operand, Plan
 from lowgemm.gemm import gemm
 from lowgemm.jit import scratch, team
@@ -114,15 +114,56 @@ def step_time(hidden: int, rows: int, steps: int, far: bool) -> float:
     return 4 * hidden**2 * ((steps - 1) * near + first) / steps + rows * hidden * GATES
 
 
+class PackedDirections:
+    """Weights of all directions, each packed as the right-hand side of a product, its columns in blocks.
+
+    Parameters
+    ----------
+    w : ndarray of uint8 or int8, shape (directions, depth, columns)
+        Weights.
+
+    Attributes
+    ----------
+    shape, dtype
+        Of `w`.
+    block : int
+        Units of the state whose columns lie together.
+    parts : list of PackedRhs
+        Of each direction.
+    """
+
+    def __init__(self, w: np.ndarray) -> None:
+        self.shape, self.dtype = w.shape, w.dtype
+        kernel = kernels.selected()
+        self.block = block_of(w.shape[2] // 4, kernel.lanes)
+        self.parts = [repacked(pack_rhs(in_blocks(of_direction, self.block)), kernel) for of_direction in w]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(part.nbytes for part in self.parts)
+
+    def to_array(self) -> np.ndarray:
+        """The weights as they came."""
+        y = np.empty(self.shape, self.dtype)
+        order = in_blocks(np.arange(self.shape[2]), self.block)
+        for to, part in zip(y, self.parts, strict=True):
+            to[:, order] = part.to_array()
+        return y
+
+
 class _Direction(NotCopied):
-    """The weights of one direction, packed, and plans by the number of rows."""
+    """The packed weights of one direction, whose columns lie in blocks of so many units of the state, and plans
+    by the number of rows.
+    """
 
     instead = "copy the Model"
 
     def __init__(
         self,
-        w: np.ndarray,
-        r: np.ndarray,
+        w: PackedRhs,
+        r: PackedRhs,
+        block: int,
         scales: Sequence[np.ndarray],
         zeros: Sequence[int],
         bias: np.ndarray | None,
@@ -130,11 +171,8 @@ class _Direction(NotCopied):
         gates: Gates,
         backward: bool,
     ) -> None:
-        wide, kernel = w.shape[1], kernels.selected()
-        #: Units of the state whose columns lie together.
-        self.block = block = block_of(len(r), kernel.lanes)
-        self.w, self.zeros = pack_rhs(in_blocks(w, block)), zeros
-        self.r = repacked(pack_rhs(in_blocks(r, block)), kernel)
+        wide, self.block = w.shape[1], block
+        self.w, self.r, self.zeros = w, r, zeros
         self.scales = [in_blocks(np.broadcast_to(s, (wide,)).astype(np.float32), block) for s in scales]
         #: What nothing is added with.
         self.none, self.nothing = np.zeros(wide, np.int32), np.full(wide, -0.0, np.float32)
@@ -277,9 +315,11 @@ def prepared(state: State, constants: Sequence[Any], attributes: dict[str, Any],
         return None
     if any(z.reshape(directions, -1).shape[1] > 1 and (z != z.reshape(-1)[0]).any() for z in zeros):
         return None  # zero points of columns: packing has one for all
+    packed_w, packed_r = (state.blocks(v, make=lambda v=v: PackedDirections(v)) for v in (w, r))
     made = [
         _Direction(
-            w[d], r[d], [s.reshape(directions, -1)[d] for s in (w_scale, r_scale)],
+            packed_w.parts[d], packed_r.parts[d], packed_r.block,
+            [s.reshape(directions, -1)[d] for s in (w_scale, r_scale)],
             [int(z.reshape(directions, -1)[d][0]) for z in zeros], None if bias is None else bias[d],
             None if peepholes is None else peepholes[d], gates[d],
             d == 1 or attributes.get("direction") == "reverse",

@@ -206,9 +206,11 @@ _PLAIN = (1, 2, 3, 6, 7, 11)
 
 
 def _packed_bytes(constants: Iterable[np.ndarray]) -> int:
-    """What the smaller weights among constants take when they are packed, about."""
+    """What the weights among constants take when they are packed, about: what is not used is not taken from
+    the system.
+    """
     bytes_ = [v.nbytes for v in constants if v.dtype.itemsize == 1 and v.ndim > 1]
-    return sum(n + (1 << 12) for n in bytes_ if (1 << 12) <= n < pages.LEAST)
+    return sum(n + (1 << 12) for n in bytes_ if n >= 1 << 12)
 
 
 def _without(model: Any) -> tuple[Any, dict[str, np.ndarray]]:

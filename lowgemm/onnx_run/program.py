@@ -38,6 +38,7 @@ from lowgemm.onnx_run import (
 from lowgemm.onnx_run.convolution import PackedFilters
 from lowgemm.onnx_run.engines import Context, Subgraph, attributes_of, copy_of, read_outside, reads_of
 from lowgemm.onnx_run.frame import Frames, Own, Seen
+from lowgemm.onnx_run.lstm_prepared import PackedDirections
 from lowgemm.onnx_run.nbits import PackedBlocks
 from lowgemm.onnx_run.prepare import prepared
 from lowgemm.onnx_run.state import NotOurs, Packed, State
@@ -49,11 +50,14 @@ CONVOLUTIONS = ("QLinearConv", "ConvInteger", "ConvIntegerToFloat", "ConvSums")
 LONG_PART = 2e-4
 #: Bytes from which on a table that rows are taken from is an input of its part.
 TABLE = 1 << 16
-#: Which input of an operator is the weight that a prepared node holds packed.
+#: Which inputs of an operator are weights that a prepared node holds packed.
 WEIGHTS = {
-    "QLinearConv": 3, "ConvInteger": 1, "ConvSums": 1, "MatMulInteger": 1, "QLinearMatMul": 3, "QGemm": 3,
-    "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1, "MatMulNBits": 1, "MatMulSums": 1,
+    "QLinearConv": (3,), "ConvInteger": (1,), "ConvSums": (1,), "MatMulInteger": (1,), "QLinearMatMul": (3,),
+    "QGemm": (3,), "MatMulIntegerToFloat": (1,), "DynamicQuantizeMatMul": (1,), "MatMulNBits": (1,),
+    "MatMulSums": (1,), "DynamicQuantizeLSTM": (1, 2),
 }  # fmt: skip
+#: Forms of such weights.
+PACKED = (PackedRhs, PackedFilters, PackedBlocks, PackedDirections)
 #: Contributed operators that onnxruntime runs where their attributes or types are not lowgemm's.
 SHARED = ("DynamicQuantizeLSTM", "MatMulNBits")
 #: Operators that bring sums to float32, into memory that they make.
@@ -77,8 +81,8 @@ class _Step:
         What it does.
     label : str
         What an error begins with.
-    weight : str
-        The constant that it takes packed.
+    weights : list of str
+        The constants that it takes packed.
     last : float
         Seconds of the last run, of a part.
     record : callable or None
@@ -109,7 +113,7 @@ class _Step:
         "runs_on",
         "seconds",
         "sized",
-        "weight",
+        "weights",
     )
 
     def __init__(
@@ -121,7 +125,7 @@ class _Step:
         self.frees: tuple[int, ...] = ()
         self.seconds = self.last = 0.0
         self.runs_on = "lowgemm"
-        self.weight = ""
+        self.weights: list[str] = []
         self.record: Any = None
         self.moves, self.sized, self.branches = False, False, False
         self.data: int | None = None
@@ -542,7 +546,7 @@ class Program(NotCopied):
             step.data = 0 if size and node.op_type not in sizes.ASKING else 1
             step.record = sizes.recorded(compute, bool(step.data)) if size else views.recorded(compute)
         if fast is not None and node.op_type in WEIGHTS:
-            step.weight = node.input[WEIGHTS[node.op_type]]
+            step.weights = [node.input[i] for i in WEIGHTS[node.op_type]]
         return step
 
     def _theirs(self, step: _Step, inputs: Sequence[Any]) -> tuple[Any, ...]:
@@ -557,7 +561,7 @@ class Program(NotCopied):
             raise TypeError(f"these attributes or element types are not supported{needs}: {types}")
         # onnxruntime has operators that take no weights but constant ones
         held = {
-            n: value.to_array() if isinstance(value, (PackedRhs, PackedFilters, PackedBlocks)) else value
+            n: value.to_array() if isinstance(value, PACKED) else value
             for n, value in zip(node.input, inputs, strict=True)
             if n and self._start[self._number[n]] is not None
         }
@@ -701,9 +705,9 @@ class Program(NotCopied):
             for n in step.inputs:
                 readers.setdefault(n, []).append(step)
         found = {}
-        for name in dict.fromkeys(s.weight for s in self.steps if s.weight):
+        for name in dict.fromkeys(w for s in self.steps for w in s.weights):
             if name in self.constants and name not in self._elsewhere:
-                all_packed = all(s.weight == name for s in readers[self._number[name]])
+                all_packed = all(name in s.weights for s in readers[self._number[name]])
                 packed = self.state.packed_alone(self.constants[name]) if all_packed else None
                 if packed is not None:
                     found[name] = packed

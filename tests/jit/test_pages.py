@@ -93,27 +93,27 @@ def test_other_memory_serves(monkeypatch):
         assert weights_empty(LARGE + 5).size == LARGE + 5
 
 
-def test_small_ones_together():
-    """One after another, up to the end of their memory; large ones and those outside have memory of their
-    own.
+def test_together():
+    """One after another, of any size, up to the end of their memory; those that do not fit and those outside
+    have memory of their own.
     """
     outside = weights_empty(100)
-    with together(3 * LARGE):
-        found = [weights_empty(n) for n in (100, 64, LEAST - 1, 1)]
-        large = weights_empty(LARGE)
+    with together(5 * LARGE):
+        found = [weights_empty(n) for n in (100, 64, LEAST - 1, 1, LARGE + 1)]
         with together(LEAST - 1):  # too little to ask for
             alone = weights_empty(200)
-        last = [weights_empty(LEAST - 64) for _ in range(6)]
+        too_large = weights_empty(4 * LARGE)
+        last = [weights_empty(LEAST - 64) for _ in range(8)]
     after = weights_empty(100)
     begin = found[0].ctypes.data
-    assert [a.ctypes.data - begin for a in found] == [0, 128, 192, 192 + LEAST]
-    inside = [begin <= a.ctypes.data < begin + 3 * LARGE for a in (outside, large, alone, after, *last)]
-    assert inside == [False] * 4 + [True] * 5 + [False]
+    assert [a.ctypes.data - begin for a in found] == [0, 128, 192, 192 + LEAST, 256 + LEAST]
+    inside = [begin <= a.ctypes.data < begin + 5 * LARGE for a in (outside, alone, too_large, after, *last)]
+    assert inside == [False] * 4 + [True] * 7 + [False]
     if ON_LINUX:
         assert begin % LARGE == 0
-    for i, a in enumerate((*found, large, alone, *last)):
+    for i, a in enumerate((*found, alone, too_large, *last)):
         a[:] = i
-    assert all((a == i).all() for i, a in enumerate((*found, large, alone, *last)))
+    assert all((a == i).all() for i, a in enumerate((*found, alone, too_large, *last)))
 
 
 def test_packed_weights_lie_there(monkeypatch):

@@ -96,6 +96,38 @@ def test_a_packed_weight_is_held_packed_alone(name):
     assert again.packed_bytes == model.packed_bytes
 
 
+def test_weights_of_an_lstm_are_held_packed_alone():
+    """Both, of each direction; the definition, which runs for infinities, has them all the same."""
+    hidden, depth, g = 12, 30, np.random.default_rng(4)
+    constants = {
+        "w": weights(g, 2, depth, 4 * hidden, dtype=np.int8),
+        "r": weights(g, 2, hidden, 4 * hidden, dtype=np.int8),
+        "ws": np.float32([0.01, 0.02]), "wz": np.int8([0, 3]), "rs": np.float32([0.02, 0.01]),
+        "rz": np.int8([1, 0]),
+    }  # fmt: skip
+    names = ["x", "w", "r", "", "", "", "", "", "ws", "wz", "rs", "rz"]
+    node = h.make_node(
+        "DynamicQuantizeLSTM", names, ["y"], domain="com.microsoft", hidden_size=hidden,
+        direction="bidirectional",
+    )  # fmt: skip
+    proto = model_of([node], constants, shape=(None, None, depth))
+    model, x = Model(proto), g.standard_normal((5, 1, depth)).astype(np.float32)
+    got = model.run(None, {"x": x})[0]
+    np.testing.assert_array_equal(got, om.onnxruntime_run(proto, {"x": x}, "ORT_DISABLE_ALL")["y"])
+    assert set(model._program.packed) == {"w", "r"} and not {"w", "r"} & set(model._large)
+    assert not any(isinstance(v, np.ndarray) and v.shape == (2, depth, 4 * hidden) for v in (
+        *model._program._start, *model.state._constants.values()
+    ))  # fmt: skip
+    for name, value in model._program.unpacked().items():
+        np.testing.assert_array_equal(value, constants[name])
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.run(None, {"x": x})[0], got)
+    x[2] = np.inf
+    want = Model(proto, float_nodes="onnx.reference").run(None, {"x": x})[0]
+    for same in (model, again):
+        np.testing.assert_array_equal(same.run(None, {"x": x})[0], want)
+
+
 def test_a_weight_with_other_readers_stays():
     """Two forms of one weight, and a weight that a float node reads as well."""
     nodes = [
