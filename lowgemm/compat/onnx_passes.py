@@ -47,7 +47,7 @@ _BOTH = 2 * _SET
 
 @inner
 def quantize_scaled(t, zero, below, above):
-    """`quantize_one` of a number that is divided already."""
+    """`quantize_one` of a number `t` that is divided already."""
     t = t if t > below else below  # a NaN too
     t = t if t < above else above
     return nearest(t) + np.int32(zero)
@@ -106,7 +106,7 @@ def _row(args, o, r):
 
 @inner
 def _repeat(params, to, count, block):
-    """Each of some 32-bit numbers `block` times, for `count` elements."""
+    """Each of the 32-bit numbers `params` `block` times, for `count` elements."""
     given, made = numba.carray(params, (count,), np.int32), numba.carray(to, (count,), np.int32)
     whole = count // block
     for b in range(whole):
