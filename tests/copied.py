@@ -386,7 +386,7 @@ if importlib.util.find_spec("onnx") is not None:
         ("copies of a model", copies.Found, lambda: copies.Found({"n"}, set()), tuple),
         ("results of a frame", frame.Own, lambda: frame.Own([1]), list),
         ("chain's nodes", chain_groups.Group, lambda: chain_groups.Group([], ["x"], ["y"], [], []), tuple),
-        ("what ran", frame.Seen, lambda: frame.Seen(None, [], {}), tuple),
+        ("what ran", frame.Seen, lambda: frame.Seen(None, [], {}, False), tuple),
         ("table's nodes", tables.Table, lambda: tables.Table([], "x", "y"), tuple),
         ("activation", lstm_gates.Activation, lambda: lstm_gates.Activation(lstm_gates.AFFINE, 2.0, 1.0), tuple),
         ("gates", lstm_gates.Gates, lambda: lstm_gates.gates_of({"clip": 2.0})[0], tuple),

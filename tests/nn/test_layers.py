@@ -278,7 +278,7 @@ def test_parts_of_a_batch_float_inputs_and_copies(part_bytes, monkeypatch):
 
 
 def test_several_threads_give_the_same(monkeypatch):
-    monkeypatch.setattr("lowgemm.engine.threads.choose_threads", lambda requested, macs: 2)
+    monkeypatch.setattr("lowgemm.engine.threads.choose_threads", lambda requested, macs, held=False: 2)
     g = np.random.default_rng(9)
     net = small_net(g)
     x = integers(g, (5, 4, 4, 2), "uint8")

@@ -60,4 +60,6 @@ def test_wider_integers(dtype, threads):
     q = g.integers(info.min, info.max, (4, 6, 10), endpoint=True).astype(dtype)
     z = np.zeros(6, dtype) if dtype == np.int32 else q[0, :, 0].copy()
     constants = {"s": (g.random(6) + 0.01).astype(np.float32), "z": z}
-    same([h.make_node("DequantizeLinear", ["q", "s", "z"], ["r"])], constants, {"q": q}, threads, ("r",))
+    node = h.make_node("DequantizeLinear", ["q", "s", "z"], ["r"])
+    # those of 16 bits are onnxruntime's, unless the model runs as it is written
+    same([node], constants, {"q": q}, threads, ("r",), recorded=dtype == np.int32)
