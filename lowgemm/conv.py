@@ -278,8 +278,8 @@ class Prepared(NotCopied):
     instead = "copy its filters"
 
     def __init__(
-        self, filters: PackedFilters | GivenFilters, shape: tuple[int, ...], dtype: np.dtype, zero_points: tuple[Any, Any],
-        stride: Any, padding: Any, dilation: Any, output: Any, num_threads: Any,
+        self, filters: PackedFilters | GivenFilters, shape: tuple[int, ...], dtype: np.dtype,
+        zero_points: tuple[Any, Any], stride: Any, padding: Any, dilation: Any, output: Any, num_threads: Any,
     ) -> None:  # fmt: skip
         self.filters, self.dtype = filters, np.dtype(dtype)
         if self.dtype not in (np.uint8, np.int8):

@@ -16,22 +16,17 @@ import numpy as np
 
 from lowgemm.engine.parts import PASS, run_shared
 from lowgemm.jit.memory import load_f32, load_i64, offset, pointer_at, stack, store_f32
-from lowgemm.jit.routine import inner, inner_dividing, routine
+from lowgemm.jit.routine import inner, routine
 from lowgemm.onnx_run import turned
 from lowgemm.onnx_run.dynamic import OWN, as_own
-from lowgemm.onnx_run.image_means import is_image_mean
+from lowgemm.onnx_run.image_means import add_to_sums, is_image_mean
+from lowgemm.onnx_run.row_means import mean_of
 from lowgemm.onnx_run.state import State
 from lowgemm.onnx_run.tape import Recorder, unless_refused, ways
 
 #: Sums that are made side by side, and channels of a piece.
 LANES, CHANNELS = 4, 64
 _STACK = 4 * LANES * CHANNELS
-
-
-@inner_dividing
-def _mean(total, count):
-    """A sum divided by a count, both float32."""
-    return total / count
 
 
 @inner
@@ -46,14 +41,7 @@ def _row(x, count):
     total = (a + c) + (b + d)
     for i in range(LANES * whole, count):
         total += load_f32(x, i)
-    return _mean(total, np.float32(count))
-
-
-@inner
-def _add(total, x, count):
-    """Add `count` numbers to as many sums."""
-    for c in range(count):
-        store_f32(total, c, load_f32(total, c) + load_f32(x, c))
+    return mean_of(total, np.float32(count))
 
 
 @inner
@@ -64,14 +52,14 @@ def _columns(x, step, count, channels, dst):
         store_f32(sums, c, np.float32(0))
     whole = count // LANES * LANES
     for i in range(whole):
-        _add(offset(sums, 4 * CHANNELS * (i % LANES)), offset(x, step * i), channels)
+        add_to_sums(offset(sums, 4 * CHANNELS * (i % LANES)), offset(x, step * i), channels)
     for c in range(channels):
         first = load_f32(sums, c) + load_f32(sums, 2 * CHANNELS + c)
         store_f32(sums, c, first + (load_f32(sums, CHANNELS + c) + load_f32(sums, 3 * CHANNELS + c)))
     for i in range(whole, count):
-        _add(sums, offset(x, step * i), channels)
+        add_to_sums(sums, offset(x, step * i), channels)
     for c in range(channels):
-        store_f32(dst, c, _mean(load_f32(sums, c), np.float32(count)))
+        store_f32(dst, c, mean_of(load_f32(sums, c), np.float32(count)))
 
 
 @routine(PASS)

@@ -16,11 +16,11 @@ import numpy as np
 
 from lowgemm.engine.parts import PASS, run_shared
 from lowgemm.jit.memory import load_f32, load_i64, offset, pointer_at, stack, store_f32
-from lowgemm.jit.routine import inner, inner_dividing, routine
+from lowgemm.jit.routine import inner, routine
 from lowgemm.onnx_run import row_means, turned
 from lowgemm.onnx_run.dynamic import OWN
 from lowgemm.onnx_run.engines import attributes_of
-from lowgemm.onnx_run.row_means import LANES
+from lowgemm.onnx_run.row_means import LANES, mean_of
 from lowgemm.onnx_run.state import NotOurs, State
 from lowgemm.onnx_run.tape import Recorder, unless_refused, ways
 
@@ -29,14 +29,8 @@ CHANNELS = 64
 _STACK = 2 * LANES * 4 * CHANNELS
 
 
-@inner_dividing
-def _mean(total, count):
-    """A sum divided by a count, both float32."""
-    return total / count
-
-
 @inner
-def _add(total, x, count):
+def add_to_sums(total, x, count):
     """Add `count` numbers to as many sums."""
     for c in range(count):
         store_f32(total, c, load_f32(total, c) + load_f32(x, c))
@@ -53,16 +47,16 @@ def _columns(x, step, count, channels, dst):
         for c in range(channels):
             store_f32(offset(sums, lane * i), c, load_f32(offset(x, step * i), c))
     for i in range(first, pairs):
-        _add(offset(sums, lane * (i % (2 * LANES))), offset(x, step * i), channels)
+        add_to_sums(offset(sums, lane * (i % (2 * LANES))), offset(x, step * i), channels)
     if first > LANES:
         for i in range(LANES):
-            _add(offset(sums, lane * i), offset(sums, lane * (LANES + i)), channels)
+            add_to_sums(offset(sums, lane * i), offset(sums, lane * (LANES + i)), channels)
         for i in range(pairs, count):
-            _add(offset(sums, lane * (i - pairs)), offset(x, step * i), channels)
+            add_to_sums(offset(sums, lane * (i - pairs)), offset(x, step * i), channels)
     for c in range(channels):
         even = load_f32(sums, c) + load_f32(sums, 2 * CHANNELS + c)
         odd = load_f32(sums, CHANNELS + c) + load_f32(sums, 3 * CHANNELS + c)
-        store_f32(dst, c, _mean(even + odd, np.float32(count)))
+        store_f32(dst, c, mean_of(even + odd, np.float32(count)))
 
 
 @routine(PASS)

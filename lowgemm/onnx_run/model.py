@@ -418,7 +418,8 @@ class Model:
         parts = [step.part for step in self._program.steps]
         if len(parts) == 1 and parts[0] is not None:
             parts[0].whole = True
-        self._large = {n: v for n, v in large.items() if n not in self._program.all_packed()}
+        packed = self._program.all_packed()
+        self._large = {n: v for n, v in large.items() if n not in packed}
 
     def _refuse_unknown(self, model: Any, table: Any) -> None:
         """Name everything that nothing can run, instead of the first of it at some later time."""

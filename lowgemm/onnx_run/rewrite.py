@@ -461,7 +461,7 @@ class Rewriter:
         return True
 
     def resized(self, node: Any) -> bool:
-        """Let a Resize that takes the nearest element, and none from beyond the edge, do so with the integers."""
+        """Let a Resize that takes the nearest element, and none from beyond the edge, do so with integers."""
         attributes = attributes_of(node)
         if attributes.get("mode", "nearest") != "nearest":
             return False

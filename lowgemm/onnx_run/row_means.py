@@ -27,7 +27,7 @@ LANES = 4
 
 
 @inner_dividing
-def _mean(total, count):
+def mean_of(total, count):
     """A sum divided by a count, both float32."""
     return total / count
 
@@ -73,7 +73,7 @@ def row_means(args, first, end, worker):
     for row in range(first, end):
         before = (LANES - row * count % LANES) % LANES
         total = _total(offset(src, 4 * row * count), count, before)
-        store_f32(dst, row, _mean(total, np.float32(count)))
+        store_f32(dst, row, mean_of(total, np.float32(count)))
 
 
 def by_definition(x: np.ndarray) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 A source may step backwards, or not at all, in which case an element is repeated. So one pass does what Slice,
 Concat, Pad and Expand need. Where neighbours at the destination are apart at the source, and the other way
-round, as in a transposed copy, squares of elements are turned over in registers. `take_rows` is for rows whose
-places are only known when it runs.
+round, as in a transposed copy, squares of elements are turned over in registers. `take_rows` is for rows
+whose places are only known when it runs.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ ACROSS, TO_ACROSS, TURN_MORE, TURN_ALONG = range(5, 9)
 
 @routine(PASS)
 def turn(args, first, end, worker):
-    """Copy elements of a byte or of four, square by square; pieces are `BLOCK` of the elements across, for each
-    index of the other axes.
+    """Copy elements of a byte or of four, square by square; pieces are `BLOCK` of the elements across, for
+    each index of the other axes.
     """
     width, count, step = load_i64(args, WIDTH), load_i64(args, COUNT), load_i64(args, SRC_STEP)
     across, to_across = load_i64(args, ACROSS), load_i64(args, TO_ACROSS)

@@ -128,7 +128,8 @@ def run_plan(args, first, end, worker):
         load_i64(args, 0),
         (
             load_i64(args, 1), load_i64(args, 2), load_i64(args, 3), load_i64(args, 4), load_i64(args, 5),
-            load_i64(args, 6), zero_point_of(args, 7), zero_point_of(args, 9), load_i64(args, 11), load_i64(args, 12),
+            load_i64(args, 6), zero_point_of(args, 7), zero_point_of(args, 9), load_i64(args, 11),
+            load_i64(args, 12),
         ),
     )  # fmt: skip
 

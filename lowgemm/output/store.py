@@ -17,7 +17,10 @@ _read = reader(STORE)
 
 @inner
 def _copy_words(to, source, count):
-    """Copy `count` int32 from `source` to `to`; of vectors the last copies some again. (Element by element a row of 12 takes 14 ns.)"""
+    """Copy `count` int32 from `source` to `to`; of vectors the last copies some again.
+
+    Element by element a row of 12 takes 14 ns.
+    """
     if count >= 8:
         for i in range(count // 8):
             copy_bytes(offset(to, 32 * i), offset(source, 32 * i), 32)
